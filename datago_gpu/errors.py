@@ -1,0 +1,52 @@
+"""Every error this package raises on purpose.
+
+    DatagoError
+      ConfigError      the settings cannot work; raised before anything starts
+      SourceError      the origin failed for good: says which URL or path, and what was tried
+      FeederError      the feeder process died: carries its last words
+      DecodeError      one sample is bad: says its id, where it came from and why
+      TooManyErrors    more samples were bad than `max_failures` allows: carries the last ones
+
+A bad sample does not raise: it is counted in `Loader.stats()`. `DecodeError` is what such a sample is described by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+__all__ = ["ConfigError", "DatagoError", "DecodeError", "FeederError", "SourceError", "TooManyErrors"]
+
+
+class DatagoError(Exception):
+    """Base of all errors of datago_gpu."""
+
+
+class ConfigError(DatagoError):
+    """The settings cannot work. Names the setting, the value and a way out."""
+
+
+class SourceError(DatagoError):
+    """The origin of the samples failed for good. Names the URL or path and what was tried."""
+
+
+class FeederError(DatagoError):
+    """The feeder process ended unasked. Carries the last lines that it wrote."""
+
+
+class DecodeError(DatagoError):
+    """One sample is bad.
+
+    id: the sample's id. where: its path or URL, without query. reason: a short fixed word, such as "truncated".
+    """
+
+    def __init__(self, id: str, where: str, reason: str, detail: str = "") -> None:  # noqa: A002
+        super().__init__(f"sample {id!r} ({where}): {reason}" + (f": {detail}" if detail else ""))
+        self.id, self.where, self.reason, self.detail = id, where, reason, detail
+
+
+class TooManyErrors(DatagoError):
+    """More samples were bad than `max_failures` allows. `last` holds the latest of them, oldest first."""
+
+    def __init__(self, message: str, last: Sequence[DecodeError] = ()) -> None:
+        super().__init__("\n  ".join([message, *map(str, last)]))
+        self.last = tuple(last)

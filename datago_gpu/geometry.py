@@ -1,0 +1,65 @@
+"""Aspect-ratio buckets and crop regions: pure arithmetic, no pixels.
+
+The bucket table is datago's (github.com/Photoroom/datago, `build_image_size_list` and
+`get_closest_aspect_ratio`), so that a model trained with one loader sees the same sizes with the other.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+
+__all__ = ["BucketTable", "bucket_sizes", "cover_region"]
+
+
+def bucket_sizes(size: int, ratio: int, min_aspect: float, max_aspect: float) -> list[tuple[int, int]]:
+    """All (height, width) of about `size` x `size` pixels whose sides are multiples of `ratio`, widest last.
+
+    With p = size // ratio patches a side: for every patch width from ceil(p*sqrt(min_aspect)) to
+    floor(p*sqrt(max_aspect)) the height is floor(p*p / width), and likewise for every patch height. Of the sizes
+    that share an aspect ratio, rounded to three decimals, the later one is kept. Aspect is width / height.
+    """
+    patch = size // ratio
+    area = float(patch * patch)
+    wides = range(math.ceil(math.sqrt(area * min_aspect)), math.floor(math.sqrt(area * max_aspect)) + 1)
+    highs = range(math.ceil(math.sqrt(area / max_aspect)), math.floor(math.sqrt(area / min_aspect)) + 1)
+    pairs = [(math.floor(area / wide), wide) for wide in wides if wide]
+    pairs += [(high, math.floor(area / high)) for high in highs if high]
+    by_aspect = {f"{wide / high:.3f}": (high * ratio, wide * ratio) for high, wide in pairs if high and wide}
+    return [by_aspect[aspect] for aspect in sorted(by_aspect, key=float)]
+
+
+class BucketTable:
+    """Finds the bucket of an image. Raises ValueError where the range of aspect ratios holds no bucket.
+
+    The ratios compared are the ones rounded to three decimals, as in datago.
+    """
+
+    def __init__(self, size: int, ratio: int, min_aspect: float, max_aspect: float) -> None:
+        self.sizes = bucket_sizes(size, ratio, min_aspect, max_aspect)
+        if not self.sizes:
+            raise ValueError(
+                f"no bucket of {size} px in steps of {ratio} has an aspect ratio in [{min_aspect}, {max_aspect}]"
+            )
+        self._aspects = [round(width / height, 3) for height, width in self.sizes]
+
+    def nearest(self, height: int, width: int) -> tuple[int, int]:
+        """The (height, width) of the bucket nearest in aspect ratio to an image; a tie goes to the wider one."""
+        aspect = width / height
+        after = bisect_left(self._aspects, aspect)
+        if after == 0:
+            return self.sizes[0]
+        if after == len(self.sizes):
+            return self.sizes[-1]
+        narrower = aspect - self._aspects[after - 1] < self._aspects[after] - aspect
+        return self.sizes[after - 1 if narrower else after]
+
+
+def cover_region(height: int, width: int, target: tuple[int, int]) -> tuple[float, float, float, float]:
+    """(top, left, height, width) of the centred region of an image that fills `target` (height, width) when scaled.
+
+    In pixels of the image, not rounded, never outside it.
+    """
+    scale = max(target[0] / height, target[1] / width)
+    high, wide = min(target[0] / scale, float(height)), min(target[1] / scale, float(width))
+    return (height - high) / 2, (width - wide) / 2, high, wide

@@ -1,0 +1,68 @@
+"""The seam between where samples come from and everything after: a stream of references, in a fixed order."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Protocol
+
+from msgspec import Struct
+
+__all__ = ["Position", "SampleRef", "Skipped", "Source"]
+
+
+class SampleRef(Struct):
+    """One sample to load: who it is and where its image lies. Holds no pixels."""
+
+    index: int
+    """Its number in this rank's order of the epoch, from 0."""
+    id: str
+    source: str = ""
+    path: str = ""
+    """The image's file, absolute; or empty, and then `url` is set."""
+    url: str = ""
+    attributes: bytes = b"{}"
+    """A JSON object."""
+    tags: list[str] = []
+    embedding: list[float] | None = None
+    duplicate_state: int | None = None
+    cursor: str = ""
+    """Where a source may start listing again to come upon this sample: its own words, or empty."""
+    renew: Callable[[], Awaitable[str]] | None = None
+    """Asks the origin for a fresh `url`, where addresses expire."""
+
+    @property
+    def where(self) -> str:
+        """The file or address, without its query (which may hold a signature), for messages."""
+        return self.path or self.url.partition("?")[0]
+
+
+class Skipped(Struct, frozen=True):
+    """One sample that will not be delivered, and why."""
+
+    index: int
+    id: str
+    where: str
+    reason: str
+    """A short fixed word that skips are counted by, such as "truncated"."""
+    detail: str = ""
+
+
+class Position(Struct, frozen=True):
+    """A place in the stream: the sample numbered `index` of an epoch."""
+
+    epoch: int = 0
+    index: int = 0
+    cursor: str = ""
+    """The `cursor` of the sample at `index`, or empty: then the listing starts over and is counted through."""
+
+
+class Source(Protocol):
+    """Lists samples. Raises SourceError where the origin fails for good."""
+
+    def refs(self, start: Position) -> AsyncIterator[SampleRef | Skipped]:
+        """This rank's samples of the epoch `start.epoch`, from number `start.index` on, each with its number."""
+        ...
+
+    async def close(self) -> None:
+        """Give back connections and the like."""
+        ...
