@@ -1,0 +1,134 @@
+"""The body of one answer, gathered over as many tries as it takes, never too large and never taken short."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
+
+from aiohttp import ClientResponse, StreamReader
+
+__all__ = ["Body", "Unreadable"]
+
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+_PLAIN = frozenset(("", "identity", "aws-chunked"))  # S3 keeps the last among an object's headers
+_COMPRESSED = frozenset(("gzip", "x-gzip", "deflate"))
+_GZIP_OR_ZLIB = 47
+
+
+class Unreadable(Exception):
+    """A body that cannot be used. reason: a short fixed word. transient: whether another try may help."""
+
+    def __init__(self, reason: str, detail: str, *, transient: bool = False) -> None:
+        super().__init__(detail)
+        self.reason, self.transient = reason, transient
+
+
+class Body:
+    """What has come of one body so far, and how to ask for the rest."""
+
+    __slots__ = ("_blocks", "_encoding", "_headers", "_max_bytes", "_total", "size")
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._blocks: list[bytes] = []
+        self._headers: Mapping[str, str] = {}
+        self._encoding = ""
+        self._total: int | None = None
+        self.size = 0
+        """Bytes here so far, as sent."""
+
+    def restart(self) -> None:
+        """Forget what has come."""
+        self._blocks.clear()
+        self.size = 0
+
+    def request_headers(self, headers: Mapping[str, str] | None) -> Mapping[str, str] | None:
+        """`headers`, and what asks for the rest where a part has come already of a body that can be recognised."""
+        if not self.size:
+            return headers
+        validator = _strong_validator(self._headers)
+        if not validator or self._headers.get("Accept-Ranges") == "none":
+            self.restart()
+            return headers
+        return {**(headers or {}), "Range": f"bytes={self.size}-", "If-Range": validator}
+
+    def begin(self, response: ClientResponse) -> int:
+        """Take note of an answer's headers. Returns the bytes that are there already. Raises Unreadable."""
+        headers = response.headers
+        if response.status == 206:
+            self._continue(headers)
+        else:
+            self.restart()
+            self._headers = headers
+            self._total = response.content_length
+            self._encoding = headers.get("Content-Encoding", "")
+        if self._total is not None and self._total > self._max_bytes:
+            raise Unreadable("too-large", f"{self._total} bytes, {self._max_bytes} are allowed")
+        if self._encoding and self._encoding.lower() not in _PLAIN | _COMPRESSED:
+            raise Unreadable("encoding", f"compressed as {self._encoding[:20]!r}, which was not asked for")
+        return self.size
+
+    def _continue(self, headers: Mapping[str, str]) -> None:
+        """Hold a partial answer to what was asked for: the rest of the very body that was begun."""
+        match = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
+        same = headers.get("ETag", "") in ("", self._headers.get("ETag", ""))
+        total = int(match[3]) if match and match[3] != "*" else None
+        fits = match is not None and int(match[1]) == self.size and self._total in (None, total)
+        if not (self.size and same and fits):
+            self.restart()
+            raise Unreadable("cut-short", "the server sent another part than the one asked for", transient=True)
+        self._total = total
+
+    async def read(self, content: StreamReader) -> None:
+        """Gather what comes, to its end. Raises Unreadable, or what the transport raises."""
+        blocks = self._blocks
+        while block := await content.readany():
+            blocks.append(block)
+            self.size += len(block)
+            if self.size > self._max_bytes:
+                raise Unreadable("too-large", f"more than the {self._max_bytes} bytes that are allowed")
+        if self._total is not None and self.size != self._total:
+            raise Unreadable("cut-short", f"{self.size} of {self._total} bytes came", transient=True)
+
+    def whole(self) -> bytes:
+        """The body, decompressed. Raises Unreadable."""
+        blocks = self._blocks
+        body = blocks[0] if len(blocks) == 1 else b"".join(blocks)
+        return self._decompressed(body) if self._encoding.lower() in _COMPRESSED else body
+
+    def _decompressed(self, body: bytes) -> bytes:
+        self.restart()  # what follows a failure starts over
+        parts: list[bytes] = []
+        room = self._max_bytes
+        try:
+            while body:  # gzip allows several members in a row
+                member = zlib.decompressobj(_GZIP_OR_ZLIB)
+                parts.append(member.decompress(body, room + 1))
+                room -= len(parts[-1])
+                if room < 0:
+                    raise Unreadable("too-large", f"more than {self._max_bytes} bytes when decompressed")
+                if not member.eof:
+                    raise Unreadable("cut-short", "the compressed body ends early", transient=True)
+                body = member.unused_data
+        except zlib.error:
+            damaged = True
+        else:
+            damaged = False
+        if damaged:
+            raise Unreadable("encoding", "the compressed body is damaged", transient=True)
+        return b"".join(parts)
+
+
+def _strong_validator(headers: Mapping[str, str]) -> str:
+    """What recognises a body byte for byte: a strong ETag, or a date of change that lies before the answer."""
+    tag = headers.get("ETag", "")
+    if tag:
+        return "" if tag.startswith("W/") else tag
+    changed = headers.get("Last-Modified", "")
+    try:
+        same_second = parsedate_to_datetime(headers["Date"]) <= parsedate_to_datetime(changed)
+    except (KeyError, ValueError, TypeError):
+        same_second = False
+    return "" if same_second else changed

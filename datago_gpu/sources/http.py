@@ -1,0 +1,316 @@
+"""GET with patience: bounded tries, bounded time, bounded size, and nothing short taken as whole.
+
+One HttpClient serves all requests of a feeder, for listings and payloads. What a failure means for the run (a skipped
+sample, the end of the source) is left to its callers: they get an HttpFailure, whose text holds neither query strings
+(signatures) nor header values (keys).
+
+Bodies that say no length (neither Content-Length nor chunked) end where the connection ends; that such a body was cut
+cannot be seen here.
+
+A request costs 6 to 8 us of Python over the 83 us of a bare `async with session.get(url) as r: await r.read()` (40 KB
+from nginx on loopback, 16 at once, uvloop, median of nine alternating runs).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import NoReturn, Self
+from urllib.parse import urljoin
+
+import aiohttp
+from aiohttp import ClientTimeout
+from msgspec import Struct
+from yarl import URL
+
+from datago_gpu.config import HttpConfig
+from datago_gpu.sources.body import Body, Unreadable
+
+__all__ = ["Counters", "HttpClient", "HttpFailure", "Response", "origin_of", "without_query"]
+
+_MAX_REDIRECTS = 5
+_REDIRECTS = frozenset((301, 302, 303, 307, 308))
+_WORTH_RETRYING = frozenset((408, 425, 429))
+_FIRST_BACKOFF_S = 0.5
+_ERROR_TEXT_BYTES = 16 * 1024
+"""How much of an error's body is read, for its message and to keep the connection."""
+_DNS_TTL_S = 10
+_SPARE_CONNECTIONS = 4
+"""Beyond the payloads' own, so that a page does not queue behind them."""
+
+# The first that fits: exception, reason, detail, whether another try may help.
+_MEANINGS: tuple[tuple[type[Exception], str, str, bool], ...] = (
+    (aiohttp.ConnectionTimeoutError, "timeout", "no connection within {connect:g} s", True),
+    (aiohttp.SocketTimeoutError, "timeout", "nothing came for {stall:g} s", True),
+    (TimeoutError, "timeout", "not done within {total:g} s", True),
+    (aiohttp.ClientPayloadError, "cut-short", "the body ended early", True),
+    (aiohttp.ClientConnectorCertificateError, "tls", "the server's certificate does not prove who it is", False),
+    (aiohttp.ClientConnectorDNSError, "connection", "the host's name is not known", True),
+    (aiohttp.ClientConnectorError, "connection", "no connection", True),
+    (aiohttp.ServerDisconnectedError, "connection", "the server closed the connection", True),
+    (aiohttp.InvalidURL, "bad-url", "not an http(s) address", False),
+    (aiohttp.NonHttpUrlClientError, "bad-url", "not an http(s) address", False),
+    (aiohttp.ClientResponseError, "protocol", "not a valid HTTP answer", True),
+    (aiohttp.ClientError, "connection", "the connection broke", True),
+    (OSError, "connection", "the connection broke", True),
+    (Exception, "bad-url", "cannot be asked for: {kind}", False),
+)
+
+
+class Response(Struct, frozen=True):
+    """A whole answer with status 200.
+
+    body: as meant by the server, any compression undone. url: where it came from in the end, redirects followed.
+    """
+
+    body: bytes
+    url: str
+
+
+class Counters(Struct):
+    """What went over the wire so far. `bytes` counts bodies as sent, also of tries that failed later."""
+
+    requests: int = 0
+    retries: int = 0
+    bytes: int = 0
+
+
+class HttpFailure(Exception):
+    """One URL could not be had.
+
+    url: without query. reason: a short fixed word: "http-404" (any status), "timeout", "connection", "cut-short",
+    "too-large", "redirect", "bad-url", "tls", "protocol", "encoding" or "closed". status: of the answer, 0 without
+    one. tries: requests made for it. text: the beginning of an error's body, as the server sent it.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        detail: str = "",
+        *,
+        status: int = 0,
+        transient: bool = False,
+        retry_after_s: float | None = None,
+        text: str = "",
+    ) -> None:
+        super().__init__(reason)
+        self.url = ""
+        self.tries = 1
+        self.reason, self.detail, self.status, self.text = reason, detail, status, text
+        self.transient, self.retry_after_s = transient, retry_after_s
+
+    def __str__(self) -> str:
+        tries = f" after {self.tries} tries" if self.tries > 1 else ""
+        return f"{self.url}: {self.reason}{tries}" + (f" ({self.detail})" if self.detail else "")
+
+    def __repr__(self) -> str:
+        return f"HttpFailure({str(self)!r})"
+
+
+class HttpClient:
+    """A pool of connections for GET. To be made, used and closed within one running event loop.
+
+    No cookies are kept, no proxy or netrc of the environment is used. Names are looked up anew after a failed
+    connection and at the latest after 10 s.
+    """
+
+    def __init__(self, config: HttpConfig) -> None:
+        self.counters = Counters()
+        self._config = config
+        self._default_timeout = self._timeout(config.total_timeout_s)
+        self._connector = aiohttp.TCPConnector(
+            limit=config.concurrent_downloads + _SPARE_CONNECTIONS, ttl_dns_cache=_DNS_TTL_S
+        )
+        self._session = aiohttp.ClientSession(
+            connector=self._connector,
+            timeout=self._default_timeout,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,  # Body does it, where the size is bounded
+            trust_env=False,
+            headers={"Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": "datago-gpu"},
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close all connections. Requests in flight fail with reason "closed"; may be called twice."""
+        await self._session.close()
+
+    async def get(self, url: str, *, max_bytes: int, headers: Mapping[str, str] | None = None) -> Response:
+        """The whole body at `url`, of at most `max_bytes` (before and after decompression). Raises HttpFailure.
+
+        headers: sent in addition, to this URL's own origin only: with them a redirect to another one is refused.
+        Retried, after a jittered exponential wait or Retry-After: transport errors, 408, 425, 429, 5xx, time-outs and
+        bodies cut short, which go on from where they ended if the server offers it.
+        """
+        target = self._checked(url)
+        body = Body(max_bytes)
+        tries = 0
+        while True:
+            tries += 1
+            try:
+                return await self._try(url, target, body, headers)
+            except HttpFailure as known:
+                failure = known
+            except Unreadable as problem:
+                failure = HttpFailure(problem.reason, str(problem), transient=problem.transient)
+            except (aiohttp.ClientError, OSError, ValueError, RuntimeError) as error:
+                failure = self._translated(error)
+            # Raised out here, so that no foreign exception with a whole URL or a header hangs on it as its context.
+            failure.url, failure.tries = failure.url or without_query(url), tries
+            if tries >= self._config.max_tries or not failure.transient:
+                raise failure
+            self.counters.retries += 1
+            await asyncio.sleep(self._wait_s(tries, failure.retry_after_s))
+
+    async def _try(self, given: str, url: URL, body: Body, headers: Mapping[str, str] | None) -> Response:
+        """One try: a request, and those that its redirects lead to, all within the total limit."""
+        sent = body.request_headers(headers)
+        home, clock = url, asyncio.get_running_loop().time
+        deadline = clock() + self._config.total_timeout_s
+        for hop in range(_MAX_REDIRECTS + 1):
+            self.counters.requests += 1
+            timeout = self._timeout(max(0.001, deadline - clock())) if hop else self._default_timeout
+            response = await self._session.get(url, headers=sent, allow_redirects=False, timeout=timeout)
+            try:
+                if response.status in (200, 206):
+                    return Response(await self._whole(response, body), str(url) if hop else given)
+                if response.status not in _REDIRECTS:
+                    await self._refuse(response, body)
+            finally:
+                response.release()
+            url = self._target(response)
+            if headers is not None and url.origin() != home.origin():
+                detail = f"refused to go to another origin, {url.origin()}"
+                raise HttpFailure("redirect", detail, status=response.status)
+        raise HttpFailure("redirect", f"more than {_MAX_REDIRECTS} redirects", status=response.status)
+
+    async def _whole(self, response: aiohttp.ClientResponse, body: Body) -> bytes:
+        before = body.begin(response)
+        try:
+            await body.read(response.content)
+        finally:
+            self.counters.bytes += body.size - before
+        return body.whole()
+
+    async def _refuse(self, response: aiohttp.ClientResponse, body: Body) -> NoReturn:
+        """Raise what a status other than 200 and a redirect means."""
+        status = response.status
+        if status == 416 and body.size:  # the rest is not there: another body than the one begun
+            body.restart()
+            raise HttpFailure("cut-short", "the server cannot go on where it stopped", status=status, transient=True)
+        text = await self._error_text(response)
+        transient = status >= 500 or status in _WORTH_RETRYING
+        raise HttpFailure(
+            f"http-{status}",
+            response.reason or "",
+            status=status,
+            transient=transient,
+            retry_after_s=_retry_after_s(response.headers) if transient else None,
+            text=text,
+        )
+
+    async def _error_text(self, response: aiohttp.ClientResponse) -> str:
+        text = b""
+        try:
+            while len(text) < _ERROR_TEXT_BYTES and (block := await response.content.readany()):
+                text += block
+        except (aiohttp.ClientError, OSError):
+            pass  # the status says enough
+        self.counters.bytes += len(text)
+        return text[:_ERROR_TEXT_BYTES].decode("utf-8", "replace")
+
+    def _target(self, response: aiohttp.ClientResponse) -> URL:
+        location = response.headers.get("Location", "")
+        if not location:
+            raise HttpFailure("redirect", "a redirect that says not where to", status=response.status)
+        try:
+            return self._checked(urljoin(str(response.url), location))
+        except (HttpFailure, ValueError):
+            scheme = location.partition(":")[0][:20]
+        raise HttpFailure("redirect", f"refused to go to a {scheme!r} address", status=response.status)
+
+    @staticmethod
+    def _checked(url: str) -> URL:
+        """`url` as it is, since a signature may cover each character. Raises HttpFailure unless it is http(s)."""
+        problem = "not an http(s) address"
+        try:
+            # What cannot stand in a request line (blanks, letters beyond ASCII) is quoted.
+            plain = url.isascii() and url.isprintable() and " " not in url
+            parsed = URL(url, encoded=plain)
+            if parsed.scheme in ("http", "https") and parsed.raw_host:
+                if parsed.raw_user is None and parsed.raw_password is None:
+                    return parsed
+                problem = "holds a user name or password"
+        except ValueError:
+            pass
+        failure = HttpFailure("bad-url", problem)
+        failure.url = without_query(url)
+        raise failure
+
+    def _translated(self, error: Exception) -> HttpFailure:
+        """What an exception of the transport means. Its own text may hold the whole URL or a header: not used."""
+        if self._session.closed:
+            return HttpFailure("closed", "the client was closed")
+        if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
+            self._connector.clear_dns_cache()  # the address may have changed
+        _, reason, detail, transient = next(row for row in _MEANINGS if isinstance(error, row[0]))
+        number = getattr(error, "errno", None) or 0
+        strerror = os.strerror(number) if number > 0 and reason == "connection" else ""
+        shown = detail.format(
+            connect=self._config.connect_timeout_s,
+            stall=self._config.stall_timeout_s,
+            total=self._config.total_timeout_s,
+            kind=type(error).__name__,
+        )
+        return HttpFailure(reason, f"{shown}: {strerror}" if strerror else shown, transient=transient)
+
+    def _wait_s(self, tries: int, retry_after_s: float | None) -> float:
+        limit = self._config.max_backoff_s
+        wait = min(limit, _FIRST_BACKOFF_S * 2.0 ** min(tries - 1, 30)) * random.uniform(0.5, 1.0)
+        return wait if retry_after_s is None else min(limit, max(wait, retry_after_s))
+
+    def _timeout(self, total_s: float) -> ClientTimeout:
+        return ClientTimeout(
+            total=total_s, sock_connect=self._config.connect_timeout_s, sock_read=self._config.stall_timeout_s
+        )
+
+
+def origin_of(url: str) -> str:
+    """Scheme, host and port, such as `https://example.org`. Raises ValueError where there is none."""
+    return str(URL(url).origin())
+
+
+def without_query(url: str) -> str:
+    """`url` as it may be shown: without query and fragment, which may hold a signature, and without a password."""
+    head = url.partition("?")[0].partition("#")[0]
+    scheme, slashes, rest = head.partition("://")
+    authority, slash, path = rest.partition("/")
+    return f"{scheme}{slashes}{authority.rpartition('@')[2]}{slash}{path}" if slashes else head
+
+
+def _retry_after_s(headers: Mapping[str, str]) -> float | None:
+    """Seconds from the header, which holds seconds or a date; a date counts from the server's own clock."""
+    text = headers.get("Retry-After", "").strip()
+    if text.isascii() and text.isdigit():
+        return float(text[:9])
+    try:
+        until = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    try:
+        now = parsedate_to_datetime(headers.get("Date", ""))
+    except ValueError:
+        now = datetime.now(UTC)
+    try:
+        return max(0.0, (until - now).total_seconds())
+    except TypeError:  # one of them names no time zone
+        return None
