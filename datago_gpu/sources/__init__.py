@@ -1,1 +1,24 @@
+"""Where samples come from."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from datago_gpu.config import FileSource, LoaderConfig
+from datago_gpu.sources.base import Source
+
+if TYPE_CHECKING:
+    from datago_gpu.sources.http import HttpClient
+
+__all__ = ["open_source"]
+
+
+def open_source(config: LoaderConfig, http: HttpClient) -> Source:
+    """The source that the settings name. It does nothing until its `refs` are asked for."""
+    if isinstance(config.source_config, FileSource):
+        from datago_gpu.sources.files import Files
+
+        return Files(config)
+    from datago_gpu.sources.dataroom import Dataroom
+
+    return Dataroom(config, http)

@@ -1,0 +1,98 @@
+"""What a Loader hands out: batches, and single samples cut from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Batch", "Sample"]
+
+
+@dataclass(slots=True, eq=False)
+class Sample:
+    """One sample of a batch. Its arrays are views of the batch's and keep it alive."""
+
+    id: str
+    source: str
+    image: Any
+    """(H, W, 3), or (3, H, W) with layout "CHW", on the loader's device."""
+    original_size: tuple[int, int]
+    """(height, width) in pixels, upright."""
+    crop: tuple[float, float, float, float]
+    """(top, left, height, width) of what `image` shows, in original pixels."""
+    attributes: dict[str, Any]
+    tags: list[str]
+    embedding: NDArray[np.float32] | None
+    """(D,), on the host."""
+    duplicate_state: int | None
+
+    def __repr__(self) -> str:
+        return f"Sample(id={self.id!r}, image={describe(self.image)}, original_size={self.original_size})"
+
+
+@dataclass(slots=True, eq=False)
+class Batch:
+    """Samples that share a bucket. All lists and arrays have N = len(batch) entries, in the same order.
+
+    Memory: `image` belongs to the batch. It is complete when the batch is handed out, readable on any stream at once,
+    and stays valid for as long as it, an array made from it by DLPack, or a sample of it is referenced.
+    """
+
+    ids: list[str]
+    sources: list[str]
+    image: Any
+    """With crop_and_resize one array: (N, H, W, 3), or (N, 3, H, W) with layout "CHW", of the dtype asked for (uint8 in
+    [0, 255] unless set), on the loader's device: numpy on the CPU; on a GPU an object with DLPack and
+    `__cuda_array_interface__`. Without crop_and_resize a list of N such arrays, each (H, W, 3) of its own size."""
+    original_sizes: NDArray[np.int32]
+    """(N, 2): height, width in pixels, upright."""
+    crops: NDArray[np.float32]
+    """(N, 4): top, left, height, width of what `image` shows, in original pixels."""
+    bucket: tuple[int, int] | None
+    """Height and width of all images of the batch; None without crop_and_resize."""
+    attributes: list[dict[str, Any]] = field(default_factory=list)
+    tags: list[list[str]] = field(default_factory=list)
+    embeddings: NDArray[np.float32] | None = None
+    """(N, D), on the host, where `require_embeddings` asked for them."""
+    duplicate_states: list[int | None] = field(default_factory=list)
+    epoch: int = 0
+    masks: dict[str, Any] = field(default_factory=dict)
+    """Name -> images aligned with `image`. Empty: this version loads the image of a sample alone."""
+    additional_images: dict[str, Any] = field(default_factory=dict)
+    """Name -> images aligned with `image`. Empty, as `masks`."""
+    latents: dict[str, Any] = field(default_factory=dict)
+    """Name -> arrays. Empty, as `masks`."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> Sample:
+        top, left, height, width = map(float, self.crops[index])
+        return Sample(
+            id=self.ids[index],
+            source=self.sources[index],
+            image=self.image[index],
+            original_size=(int(self.original_sizes[index, 0]), int(self.original_sizes[index, 1])),
+            crop=(top, left, height, width),
+            attributes=self.attributes[index],
+            tags=self.tags[index],
+            embedding=None if self.embeddings is None else self.embeddings[index],
+            duplicate_state=self.duplicate_states[index],
+        )
+
+    def __iter__(self) -> Iterator[Sample]:
+        return (self[index] for index in range(len(self)))
+
+    def __repr__(self) -> str:
+        return f"Batch({len(self)} samples, image={describe(self.image)}, bucket={self.bucket}, epoch={self.epoch})"
+
+
+def describe(image: Any) -> str:
+    """Shape and dtype of an image array, or how many there are in a list; never pixels."""
+    if isinstance(image, list):
+        return f"list of {len(image)}"
+    return f"{tuple(image.shape)} {image.dtype}"

@@ -1,0 +1,59 @@
+"""The command line: parses, calls, prints. Each command lives in a module of its own, loaded when it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import click
+
+from datago_gpu.errors import DatagoError
+
+__all__ = ["main"]
+
+COMMANDS = {
+    "demo": "Stream the photographs that ship with the package, and show what came out.",
+    "bench": "Time a loader with any settings.",
+    "serve": "Serve a folder of images as a Dataroom server does.",
+}
+
+INTERRUPTED = 130
+"""128 + SIGINT, as shells have it."""
+
+
+class _Commands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = getattr(importlib.import_module(f"datago_gpu.cli.{cmd_name}"), cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="datago-gpu")
+def _commands() -> None:
+    """datago_gpu: the image loader that feeds GPU training loops."""
+
+
+def main() -> None:
+    """Entry point. Exit status: 0 done, 2 an expected error (one line on stderr), 130 interrupted."""
+    try:
+        _commands.main(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.exceptions.Exit as done:
+        sys.exit(done.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        sys.exit(INTERRUPTED)
+    except DatagoError as error:
+        first, *more = str(error).splitlines()
+        click.echo(f"datago-gpu: {first}" + "".join(f" {line.strip()}" for line in more), err=True)
+        sys.exit(2)

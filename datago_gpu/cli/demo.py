@@ -1,0 +1,95 @@
+"""`datago-gpu demo`: the whole way, from a server over HTTP to batches, on the photographs that ship."""
+
+from __future__ import annotations
+
+import json
+import random
+import tempfile
+from pathlib import Path
+
+import click
+from PIL import Image, ImageOps
+
+import datago_gpu
+from datago_gpu.cli.run import report, run, show
+from datago_gpu.cli.sheet import ContactSheet
+from datago_gpu.config import DataroomSource, ImageConfig, LoaderConfig
+from datago_gpu.errors import ConfigError
+from datago_gpu.loader import Loader
+from datago_gpu.server import DataroomServer
+
+__all__ = ["demo"]
+
+IMAGES = ImageConfig(crop_and_resize=True, default_image_size=256)
+MOST_PIXELS = 700_000
+
+
+@click.command()
+@click.option("--out", default="demo.png", show_default=True, type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--samples", default=400, show_default=True, type=click.IntRange(16), help="Pictures to cut and stream.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option("--backend", default=None, help="dali or pillow. Default: dali where it is installed, else pillow.")
+def demo(out: Path, samples: int, device: str, backend: str | None) -> None:
+    """Stream the photographs that ship with the package, and show what came out.
+
+    Cuts pictures of all shapes out of them, serves those as a Dataroom on this machine, plants three broken ones, loads
+    everything over HTTP, prints what each stage did, and writes a contact sheet with a row for each bucket.
+    """
+    with tempfile.TemporaryDirectory(prefix="datago-demo-") as folder:
+        click.echo(f"Cutting {samples} pictures from the photographs that ship ...")
+        _cut_all(Path(folder), samples)
+        _plant_broken(Path(folder))
+        with DataroomServer(folder) as server:
+            click.echo(f"Serving them, and 3 broken ones, at {server.url}")
+            source = DataroomSource(api_url=server.url, api_key=server.key, page_size=100)
+            config = LoaderConfig(source_type="db", source_config=source, image_config=IMAGES, batch_size=16)
+            sheet = ContactSheet()
+            with _loader(config, device, backend) as loader:
+                figures = report(loader, *run(loader, sheet.add))
+    show(figures)
+    sheet.save(out)
+    click.echo(f"Wrote {out}: look at it.")
+
+
+def _loader(config: LoaderConfig, device: str, backend: str | None) -> Loader:
+    if backend is not None:
+        return Loader(config, device=device, backend=backend)
+    try:
+        return Loader(config, device=device, backend="dali")
+    except ConfigError:
+        if device.startswith("cuda"):
+            raise
+        return Loader(config, device=device, backend="pillow")
+
+
+def _cut_all(folder: Path, samples: int) -> None:
+    """Different parts of the photographs, in the shapes of all buckets, each with a caption beside it."""
+    rng = random.Random(0)
+    paths = sorted(Path(datago_gpu.__file__).parent.joinpath("photos").glob("*.[jp][pn]g"))
+    photos = [ImageOps.exif_transpose(Image.open(path)) for path in paths]
+    shapes = [width / height for height, width in IMAGES.buckets().sizes]
+    for number in range(samples):
+        photo, path = photos[number % len(photos)], paths[number % len(photos)]
+        part = _cut(photo, shapes[rng.randrange(len(shapes))], rng)
+        name = folder / f"{path.stem}-{number:04d}{path.suffix}"
+        part.save(name, quality=85)
+        caption = {"source": "demo", "attributes": {"caption": f"a part of {path.stem}"}, "tags": [path.stem]}
+        name.with_suffix(".json").write_text(json.dumps(caption))
+
+
+def _cut(photo: Image.Image, shape: float, rng: random.Random) -> Image.Image:
+    width = min(photo.width, photo.height * shape) * rng.uniform(0.6, 1.0)
+    width, height = round(width), round(width / shape)
+    left, top = rng.randint(0, photo.width - width), rng.randint(0, max(0, photo.height - height))
+    part = photo.crop((left, top, left + width, top + height))
+    if width * height > MOST_PIXELS:
+        part.thumbnail((1000, 1000), Image.Resampling.LANCZOS)
+    return part
+
+
+def _plant_broken(folder: Path) -> None:
+    """What a loader meets in the wild: a file cut short, an empty one is not even listed, and an error page."""
+    whole = next(folder.glob("otters-*.jpg")).read_bytes()
+    folder.joinpath("broken-cut.jpg").write_bytes(whole[: len(whole) // 2])
+    folder.joinpath("broken-noise.jpg").write_bytes(whole[:700] + bytes(2000))
+    folder.joinpath("broken-end.jpg").write_bytes(whole[: len(whole) * 9 // 10])

@@ -1,0 +1,73 @@
+"""A contact sheet: what came out of a loader, a row for each bucket."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from datago_gpu.batch import Batch
+
+__all__ = ["ContactSheet"]
+
+THUMBNAIL = 104
+GAP = 8
+LABEL = 130
+PAPER, INK, FAINT = (250, 250, 248), (30, 30, 30), (120, 120, 120)
+
+
+class ContactSheet:
+    """Collects a few images of each bucket. Wants uint8 batches of layout "HWC" with a bucket."""
+
+    def __init__(self, columns: int = 9) -> None:
+        self._columns = columns
+        self._tiles: dict[tuple[int, int], list[Image.Image]] = {}
+        self._counts: dict[tuple[int, int], int] = {}
+
+    def add(self, batch: Batch) -> None:
+        """Look at a batch; copies what it keeps."""
+        assert batch.bucket is not None
+        tiles = self._tiles.setdefault(batch.bucket, [])
+        self._counts[batch.bucket] = self._counts.get(batch.bucket, 0) + len(batch)
+        for index in range(min(self._columns - len(tiles), len(batch))):
+            tiles.append(_thumbnail(_on_host(batch.image[index])))
+
+    def save(self, path: Path) -> None:
+        """Write the sheet as PNG, widest bucket first."""
+        buckets = sorted(self._tiles, key=lambda bucket: bucket[0] / bucket[1])
+        rows = [(bucket, max(tile.height for tile in self._tiles[bucket])) for bucket in buckets]
+        width = LABEL + max(self._row_width(bucket) for bucket in buckets) + GAP
+        sheet = Image.new("RGB", (width, sum(height + GAP for _, height in rows) + GAP), PAPER)
+        pen, top = ImageDraw.Draw(sheet), GAP
+        for bucket, height in rows:
+            self._draw_row(sheet, pen, bucket, top)
+            top += height + GAP
+        sheet.save(path)
+
+    def _row_width(self, bucket: tuple[int, int]) -> int:
+        return sum(tile.width + GAP for tile in self._tiles[bucket])
+
+    def _draw_row(self, sheet: Image.Image, pen: ImageDraw.ImageDraw, bucket: tuple[int, int], top: int) -> None:
+        pen.text((GAP, top), f"{bucket[1]} x {bucket[0]}", INK, ImageFont.load_default(15))
+        pen.text((GAP, top + 20), f"{self._counts[bucket]} images", FAINT, ImageFont.load_default(12))
+        left = LABEL
+        for tile in self._tiles[bucket]:
+            sheet.paste(tile, (left, top))
+            left += tile.width + GAP
+
+
+def _thumbnail(pixels: Any) -> Image.Image:
+    """About the same area for each, whatever its shape."""
+    picture = Image.fromarray(pixels)
+    scale = THUMBNAIL / (picture.width * picture.height) ** 0.5
+    return picture.resize((round(picture.width * scale), round(picture.height * scale)), Image.Resampling.LANCZOS)
+
+
+def _on_host(image: Any) -> Any:
+    if isinstance(image, np.ndarray):
+        return image
+    import cupy
+
+    return cupy.asnumpy(cupy.from_dlpack(image))

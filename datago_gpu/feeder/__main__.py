@@ -1,0 +1,7 @@
+"""`python -m datago_gpu.feeder`: see `datago_gpu.feeder.process`."""
+
+import sys
+
+from datago_gpu.feeder.process import main
+
+main(int(sys.argv[1]), int(sys.argv[2]))

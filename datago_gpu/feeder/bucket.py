@@ -1,0 +1,77 @@
+"""Groups samples into batches of one bucket each. Depends on the order of the samples alone, never on time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from msgspec import Struct
+
+from datago_gpu.sources.base import SampleRef
+
+__all__ = ["Admitted", "Grouper"]
+
+Region = tuple[float, float, float, float]
+"""(top, left, height, width) in pixels."""
+
+
+class Admitted(Struct):
+    """A sample whose payload has been fetched and found decodable by its header."""
+
+    ref: SampleRef
+    payload: bytes
+    size: tuple[int, int]
+    """(height, width) of the picture in `payload`, upright."""
+    orientation: int
+    """EXIF orientation of the picture in `payload`."""
+    region: Region
+    """What is to be seen, in pixels of the picture in `payload`, upright."""
+    original_size: tuple[int, int]
+    """(height, width) of the sample's own picture, upright."""
+    crop: Region
+    """What is to be seen, in pixels of the sample's own picture."""
+    bucket: tuple[int, int] | None
+    """(height, width); None where images keep their sizes."""
+
+
+class Grouper:
+    """Holds the batches that are not full yet, one for each bucket.
+
+    A batch is complete with `batch_size` samples, or when one more would pass `batch_bytes`. Where all that is held
+    passes `held_bytes`, the batch with the most bytes goes out short.
+    """
+
+    def __init__(self, batch_size: int, batch_bytes: int, held_bytes: int) -> None:
+        self._batch_size, self._batch_bytes, self._held_bytes = batch_size, batch_bytes, held_bytes
+        self._open: dict[tuple[int, int] | None, list[Admitted]] = {}
+        self._bytes: dict[tuple[int, int] | None, int] = {}
+
+    def __len__(self) -> int:
+        """Samples held."""
+        return sum(map(len, self._open.values()))
+
+    def add(self, sample: Admitted) -> Iterator[list[Admitted]]:
+        """Take a sample in; yield the batches that it completes."""
+        bucket, size = sample.bucket, len(sample.payload)
+        if self._bytes.get(bucket, 0) + size > self._batch_bytes and bucket in self._open:
+            yield self._close(bucket)
+        batch = self._open.setdefault(bucket, [])
+        batch.append(sample)
+        self._bytes[bucket] = self._bytes.get(bucket, 0) + size
+        if len(batch) == self._batch_size:
+            yield self._close(bucket)
+        elif sum(self._bytes.values()) > self._held_bytes:
+            yield self._close(max(self._bytes, key=self._bytes.__getitem__))
+
+    def flush(self) -> Iterator[list[Admitted]]:
+        """Yield what is held, short as it is, the batch that was begun first first."""
+        for bucket in sorted(self._open, key=lambda bucket: self._open[bucket][0].ref.index):
+            yield self._close(bucket)
+
+    def drop(self) -> None:
+        """Forget what is held."""
+        self._open.clear()
+        self._bytes.clear()
+
+    def _close(self, bucket: tuple[int, int] | None) -> list[Admitted]:
+        self._bytes.pop(bucket)
+        return self._open.pop(bucket)

@@ -1,0 +1,141 @@
+"""The trainer's side of the feeder process: starts it, reads what it sends, ends it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import msgspec
+from msgspec import msgpack
+
+import datago_gpu
+from datago_gpu.config import LoaderConfig, MiB
+from datago_gpu.errors import FeederError
+from datago_gpu.feeder import arena, wire
+
+__all__ = ["Feeder", "FeederClosed"]
+
+LAST_WORDS_BYTES = 4000
+
+
+class FeederClosed(Exception):
+    """`close` was called while waiting for the feeder."""
+
+
+class Feeder:
+    """A feeder process and the memory shared with it.
+
+    `receive`, `waiting` and `report` are for one thread; `close` may be called from any thread, at any time, repeatedly.
+    """
+
+    def __init__(self, config: LoaderConfig, resume: wire.Resume) -> None:
+        descriptor = arena.create(config.arena_mb * MiB)
+        self._channel, theirs = socket.socketpair()
+        self._last_words = os.memfd_create("datago_gpu-stderr", os.MFD_CLOEXEC)
+        try:
+            self._process = self._spawn(theirs.fileno(), descriptor)
+        finally:
+            theirs.close()
+            self.memory = arena.map_memory(descriptor)
+        self._decoder: msgpack.Decoder[wire.FromFeeder] = msgpack.Decoder(wire.FromFeeder)
+        self._closing = threading.Lock()
+        self._closed = False
+        rank, world_size = config.rank_and_world_size()
+        settled = config.with_source(rank=rank, world_size=world_size)
+        self._send(wire.Start(msgspec.json.encode(settled), resume))
+
+    @property
+    def pid(self) -> int:
+        """Process id of the feeder."""
+        return self._process.pid
+
+    def receive(self) -> wire.FromFeeder:
+        """Wait for the next message. Raises FeederError if the feeder is gone, FeederClosed after `close`."""
+        try:
+            header = self._read(wire.HEADER_BYTES)
+            return self._decoder.decode(self._read(int.from_bytes(header, "big")))
+        except (OSError, EOFError):
+            if self._closed:
+                raise FeederClosed from None
+            raise FeederError(self._epitaph()) from None
+
+    def waiting(self) -> bool:
+        """Whether there is something to receive now."""
+        try:
+            self._channel.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
+            pass
+        return True
+
+    def report(self, number: int, failures: int) -> None:
+        """Give the memory of a batch back to the feeder. A feeder that has ended does not mind."""
+        self._send(wire.Report(number, failures))
+
+    def close(self) -> None:
+        """End the process, at once, in whatever state it is (it owns nothing that needs saving), and wake `receive`."""
+        with self._closing:
+            if not self._closed:
+                self._closed = True
+                self._process.kill()
+                with contextlib.suppress(OSError):
+                    self._channel.shutdown(socket.SHUT_RDWR)
+                self._process.wait()
+
+    def dispose(self) -> None:
+        """After `close`, from the thread that receives: let go of descriptors. The memory goes with its last view."""
+        self._channel.close()
+        if self._last_words >= 0:
+            os.close(self._last_words)
+            self._last_words = -1
+
+    def _spawn(self, channel: int, memory: int) -> subprocess.Popen[bytes]:
+        """A new Python, not a fork: CUDA and threads do not survive one. It has a process group of its own, so that
+        Ctrl-C reaches the trainer alone."""
+        package = str(Path(datago_gpu.__file__).parent.parent)
+        path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH", "")]))
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", "datago_gpu.feeder", str(channel), str(memory)],
+            pass_fds=(channel, memory),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=self._last_words,
+            env={**os.environ, "PYTHONPATH": path},
+            process_group=0,
+        )
+
+    def _send(self, message: wire.Start | wire.Report) -> None:
+        try:
+            self._channel.sendall(wire.frame(message))
+        except OSError:
+            return  # `receive` finds out, and knows why
+
+    def _read(self, size: int) -> bytearray:
+        """Unbuffered, so that `waiting` sees all that has not been read. Raises EOFError at the end."""
+        body = bytearray(size)
+        view = memoryview(body)
+        while view:
+            received = self._channel.recv_into(view)
+            if not received:
+                raise EOFError
+            view = view[received:]
+        return body
+
+    def _epitaph(self) -> str:
+        """What can be said of a feeder that has closed its socket unasked."""
+        try:
+            code = self._process.wait(timeout=1)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            code = self._process.wait()
+        how = f"by signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"with status {code}"
+        size = os.fstat(self._last_words).st_size
+        words = os.pread(self._last_words, LAST_WORDS_BYTES, max(0, size - LAST_WORDS_BYTES)).decode(errors="replace")
+        return f"the feeder process ended {how}; its last words: {words.strip() or '(none)'}"

@@ -1,0 +1,149 @@
+"""Writes batches into the arena and announces them, at the pace at which the other side gives memory back."""
+
+from __future__ import annotations
+
+import asyncio
+import mmap
+import time
+from array import array
+from collections.abc import Callable, Sequence
+from itertools import chain
+
+from msgspec import msgpack
+
+from datago_gpu.feeder import wire
+from datago_gpu.feeder.arena import Ring, aligned
+from datago_gpu.feeder.bucket import Admitted
+from datago_gpu.sources.base import Position, Skipped
+
+__all__ = ["Packer"]
+
+MOST_UNDER_WAY = 4
+"""Batches sent and not yet decoded: two inside the decoder, and two so that it never waits for the way between."""
+
+SKIPS_A_MESSAGE = 64
+
+Stages = Callable[[], dict[str, wire.StageCount]]
+
+
+class Packer:
+    """The feeder's end of the socket and the arena. At most MOST_UNDER_WAY batches are out at once."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, memory: mmap.mmap) -> None:
+        self._reader, self._writer, self._memory = reader, writer, memory
+        self._ring = Ring(len(memory))
+        self._reported = asyncio.Event()
+        self._skipped: list[Skipped] = []
+        self._number = 0
+        self.samples = 0
+        """Samples sent, less those reported undecodable."""
+        self.items = self.bytes = 0
+        self.waited_s = 0.0
+
+    async def listen(self) -> None:
+        """Take in reports until the other side is gone."""
+        decoder = msgpack.Decoder(wire.Report)
+        try:
+            while True:
+                report = decoder.decode(await wire.read(self._reader))
+                self._ring.give_back(report.number)
+                self.samples -= report.failures
+                self._reported.set()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return
+
+    async def send(self, batch: list[Admitted], epoch: int, resume_at: Position, stages: Stages) -> None:
+        """Send a batch, once there is room for it."""
+        sizes = [len(sample.payload) for sample in batch]
+        offset = await self._take(sum(map(aligned, sizes)))
+        at = offset
+        for sample, size in zip(batch, sizes, strict=True):
+            self._memory[at : at + size] = sample.payload
+            at += aligned(size)
+        self.samples += len(batch)
+        self.items += len(batch)
+        self.bytes += sum(sizes)
+        await self._write(_message(batch, self._number, epoch, offset, resume_at, self._take_skips(), stages()))
+        self._number += 1
+
+    async def skip(self, skipped: Skipped, stages: Stages) -> None:
+        """Tell of a skip with the next batch, or sooner if there are many."""
+        self._skipped.append(skipped)
+        if len(self._skipped) >= SKIPS_A_MESSAGE:
+            await self._write(wire.SkippedOnly(self._take_skips(), stages()))
+
+    async def settled(self) -> None:
+        """Wait until every batch that was sent has been reported."""
+        while len(self._ring):
+            await self._report()
+
+    async def end(self, stages: dict[str, wire.StageCount]) -> None:
+        """Say that the stream is complete."""
+        await self._write(wire.Ended(self._take_skips(), stages))
+
+    async def fail(self, kind: str, message: str) -> None:
+        """Say that the stream ends early."""
+        await self._write(wire.Failed(kind, message, self._take_skips()))
+
+    async def _take(self, size: int) -> int:
+        while True:
+            offset = None
+            if len(self._ring) < MOST_UNDER_WAY:
+                offset = self._ring.take(self._number, size)
+            if offset is not None:
+                return offset
+            await self._report()
+
+    async def _report(self) -> None:
+        clock = time.perf_counter()
+        self._reported.clear()
+        await self._reported.wait()
+        self.waited_s += time.perf_counter() - clock
+
+    async def _write(self, message: wire.EncodedBatch | wire.SkippedOnly | wire.Ended | wire.Failed) -> None:
+        self._writer.write(wire.frame(message))
+        await self._writer.drain()
+
+    def _take_skips(self) -> list[Skipped]:
+        skipped, self._skipped = self._skipped, []
+        return skipped
+
+
+def _message(
+    batch: list[Admitted],
+    number: int,
+    epoch: int,
+    offset: int,
+    resume_at: Position,
+    skipped: list[Skipped],
+    stages: dict[str, wire.StageCount],
+) -> wire.EncodedBatch:
+    refs = [sample.ref for sample in batch]
+    embeddings = [ref.embedding for ref in refs if ref.embedding is not None]
+    return wire.EncodedBatch(
+        number=number,
+        epoch=epoch,
+        bucket=batch[0].bucket,
+        offset=offset,
+        lengths=[len(sample.payload) for sample in batch],
+        indices=[ref.index for ref in refs],
+        ids=[ref.id for ref in refs],
+        wheres=[ref.where for ref in refs],
+        sources=[ref.source for ref in refs],
+        attributes=[ref.attributes for ref in refs],
+        tags=[ref.tags for ref in refs],
+        duplicate_states=[ref.duplicate_state for ref in refs],
+        embeddings=_packed("f", embeddings) if len(embeddings) == len(refs) else b"",
+        sizes=_packed("i", [sample.size for sample in batch]),
+        original_sizes=_packed("i", [sample.original_size for sample in batch]),
+        regions=_packed("f", [sample.region for sample in batch]),
+        crops=_packed("f", [sample.crop for sample in batch]),
+        orientations=bytes(sample.orientation for sample in batch),
+        resume_at=resume_at,
+        skipped=skipped,
+        stages=stages,
+    )
+
+
+def _packed(kind: str, rows: Sequence[Sequence[float]]) -> bytes:
+    return array(kind, chain.from_iterable(rows)).tobytes()

@@ -1,0 +1,90 @@
+"""The feeder process: lists, fetches, admits and groups samples, and sends them as batches.
+
+Run as `python -m datago_gpu.feeder SOCKET_FD ARENA_FD` by `feeder.client`; not for use by hand. It lives no longer than
+the other end of its socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import mmap
+import os
+import socket
+import traceback
+from collections.abc import Callable
+
+from msgspec import msgpack
+
+from datago_gpu.config import LoaderConfig
+from datago_gpu.errors import DatagoError
+from datago_gpu.feeder import wire
+from datago_gpu.feeder.arena import map_memory
+from datago_gpu.feeder.fetch import Fetcher
+from datago_gpu.feeder.pack import Packer
+from datago_gpu.feeder.production import Production
+from datago_gpu.sources import open_source
+from datago_gpu.sources.http import HttpClient
+
+__all__ = ["main"]
+
+PARENT_CHECK_S = 1.0
+
+
+def main(socket_descriptor: int, arena_descriptor: int) -> None:
+    """Serve the process at the other end of the socket until the stream is complete or that process is gone."""
+    memory = map_memory(arena_descriptor)
+    channel = socket.socket(fileno=socket_descriptor)
+    channel.setblocking(False)
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(_serve(channel, memory))
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:  # not made for this platform: asyncio's own loop is a third slower
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
+
+
+async def _serve(channel: socket.socket, memory: mmap.mmap) -> None:
+    reader, writer = await asyncio.open_connection(sock=channel)
+    start = msgpack.decode(await wire.read(reader), type=wire.Start)
+    config = LoaderConfig.load(start.config)
+    packer = Packer(reader, writer, memory)
+    guards = [asyncio.create_task(_leave_with_the_socket(packer)), asyncio.create_task(_leave_with_the_parent())]
+    try:
+        await _produce(config, start.resume, packer)
+    except DatagoError as error:
+        await packer.fail(type(error).__name__, str(error))
+    except Exception:
+        await packer.fail("FeederError", f"the feeder process failed:\n{traceback.format_exc()}")
+    for guard in guards:
+        guard.cancel()
+    writer.close()
+    await writer.wait_closed()
+
+
+async def _produce(config: LoaderConfig, resume: wire.Resume, packer: Packer) -> None:
+    async with HttpClient(config.http_config) as http:
+        source = open_source(config, http)
+        fetcher = Fetcher(config, http)
+        try:
+            await Production(config, resume, source, fetcher, packer).run()
+        finally:
+            fetcher.close()
+            await source.close()
+
+
+async def _leave_with_the_socket(packer: Packer) -> None:
+    await packer.listen()
+    os._exit(0)
+
+
+async def _leave_with_the_parent() -> None:
+    """The socket may outlive the trainer in a process that it forked."""
+    parent = os.getppid()
+    while os.getppid() == parent:  # noqa: ASYNC110 - nothing tells of it
+        await asyncio.sleep(PARENT_CHECK_S)
+    os._exit(0)

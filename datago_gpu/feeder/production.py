@@ -1,0 +1,142 @@
+"""The feeder's main line: epoch after epoch, from references to batches sent, up to the limit."""
+
+from __future__ import annotations
+
+import sys
+import time
+from bisect import bisect_right
+from collections.abc import AsyncIterator
+from itertools import count
+
+from datago_gpu.config import LoaderConfig, MiB
+from datago_gpu.errors import DatagoError
+from datago_gpu.feeder.bucket import Admitted, Grouper
+from datago_gpu.feeder.fetch import Fetcher, Outcome, Window
+from datago_gpu.feeder.pack import Packer
+from datago_gpu.feeder.wire import Resume, StageCount
+from datago_gpu.sources.base import Position, SampleRef, Skipped, Source
+
+__all__ = ["Production"]
+
+
+class Production:
+    """Drives one stream from its start to its end, its limit or its failure."""
+
+    def __init__(self, config: LoaderConfig, resume: Resume, source: Source, fetcher: Fetcher, packer: Packer) -> None:
+        self._config, self._resume = config, resume
+        self._source, self._fetcher, self._packer = source, fetcher, packer
+        self._grouper = Grouper(config.batch_size, config.arena_mb * MiB // 2, config.bucket_memory_mb * MiB)
+        self._outstanding: dict[int, str] = {}
+        """Index -> cursor of the samples that are listed and neither sent nor skipped, in the order of listing."""
+        self._newest = Position()
+        self._waited_refs_s = self._waited_payloads_s = 0.0
+
+    async def run(self) -> None:
+        """Send everything. Raises SourceError where the source fails, after all that was fetched has been sent."""
+        first = self._resume.position.epoch
+        epochs = count(first) if self._config.epochs is None else range(first, self._config.epochs)
+        for epoch in epochs:
+            sent = self._packer.items
+            if not self._still_wanted() or await self._run_epoch(epoch):
+                break
+            if self._packer.items == sent and epoch > first:
+                break  # an epoch that brings nothing would repeat for ever
+        await self._packer.end(self._stages())
+
+    async def _run_epoch(self, epoch: int) -> bool:
+        """True when the limit has been reached."""
+        self._outstanding.clear()
+        self._newest = Position(epoch)
+        window = Window(
+            self._undelivered(epoch),
+            self._fetcher,
+            size=self._config.prefetch_buffer_size,
+            chunk=self._fetcher.chunk,
+            ordered=self._config.ordered,
+            launched=self._note_launch,
+        )
+        async with window:
+            window.want(self._still_wanted())
+            try:
+                async for outcomes in self._timed(window):
+                    if await self._take(outcomes, epoch):
+                        return True
+                    window.want(self._still_wanted())
+            except DatagoError:
+                await self._flush(epoch)
+                raise
+        if self._config.drop_last:
+            self._grouper.drop()
+        await self._flush(epoch)
+        return False
+
+    async def _undelivered(self, epoch: int) -> AsyncIterator[SampleRef | Skipped]:
+        """The source's samples, less those that were delivered before the start."""
+        resumed = epoch == self._resume.position.epoch
+        done = sorted(self._resume.done) if resumed else []
+        async for ref in self._source.refs(self._resume.position if resumed else Position(epoch)):
+            after = bisect_right(done, (ref.index, sys.maxsize))
+            if not after or ref.index > done[after - 1][1]:
+                yield ref
+
+    async def _timed(self, window: Window) -> AsyncIterator[list[Outcome]]:
+        waited_refs_s, clock = self._waited_refs_s, time.perf_counter()
+        async for outcomes in window.results():
+            self._waited_payloads_s += time.perf_counter() - clock
+            self._waited_refs_s = waited_refs_s + window.waited_for_refs_s
+            yield outcomes
+            clock = time.perf_counter()
+
+    async def _take(self, outcomes: list[Outcome], epoch: int) -> bool:
+        """True when the limit has been reached."""
+        for outcome in outcomes:
+            if isinstance(outcome, Skipped):
+                self._outstanding.pop(outcome.index, None)
+                await self._packer.skip(outcome, self._stages)
+            else:
+                for batch in self._grouper.add(outcome):
+                    await self._send(batch, epoch)
+        return not self._still_wanted() and await self._limit_reached(epoch)
+
+    async def _limit_reached(self, epoch: int) -> bool:
+        """Send what is held, and see whether all of it could be decoded: else more is needed."""
+        if not self._config.drop_last:
+            await self._flush(epoch)
+            await self._packer.settled()
+        return not self._still_wanted()
+
+    def _still_wanted(self) -> int:
+        """How many further samples can be used."""
+        if self._config.limit is None:
+            return sys.maxsize
+        missing = self._config.limit - self._resume.delivered - self._packer.samples
+        if self._config.drop_last:
+            return missing if missing >= self._config.batch_size else 0
+        return missing - len(self._grouper)
+
+    async def _flush(self, epoch: int) -> None:
+        for batch in self._grouper.flush():
+            await self._send(batch, epoch)
+
+    async def _send(self, batch: list[Admitted], epoch: int) -> None:
+        for sample in batch:
+            del self._outstanding[sample.ref.index]
+        await self._packer.send(batch, epoch, self._resume_at(epoch), self._stages)
+
+    def _note_launch(self, ref: SampleRef) -> None:
+        self._outstanding[ref.index] = ref.cursor
+        self._newest = Position(self._newest.epoch, ref.index, ref.cursor)
+
+    def _resume_at(self, epoch: int) -> Position:
+        """The first sample that is not done; where all are, the last one, which does no harm."""
+        for index, cursor in self._outstanding.items():
+            return Position(epoch, index, cursor)
+        return self._newest
+
+    def _stages(self) -> dict[str, StageCount]:
+        """The source is asked for samples only when there is room; the stages behind it wait for each other."""
+        packer, fetcher = self._packer, self._fetcher
+        return {
+            "fetch": StageCount(fetcher.items, fetcher.bytes, self._waited_refs_s, packer.waited_s),
+            "pack": StageCount(packer.items, packer.bytes, self._waited_payloads_s, packer.waited_s),
+        }

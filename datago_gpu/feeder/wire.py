@@ -1,0 +1,124 @@
+"""What the feeder process and the trainer's process say to each other, and how it is framed.
+
+Each message is four bytes of length (big-endian) and MessagePack. Payloads do not travel here: they lie in the arena.
+"""
+
+from __future__ import annotations
+
+from asyncio import StreamReader
+
+from msgspec import Struct, msgpack
+
+from datago_gpu.sources.base import Position, Skipped
+
+__all__ = ["EncodedBatch", "Ended", "Failed", "FromFeeder", "Report", "Resume", "SkippedOnly", "StageCount", "Start"]
+
+HEADER_BYTES = 4
+
+
+class Resume(Struct, frozen=True):
+    """Where to begin, and what of it was delivered before."""
+
+    position: Position = Position()
+    done: list[tuple[int, int]] = []
+    """Ranges [first, last] of samples of the epoch that were delivered or skipped."""
+    delivered: int = 0
+    """Samples delivered so far, over all epochs, to count against the limit."""
+
+
+class Start(Struct, frozen=True):
+    """The first message to the feeder. It travels on a socket, not in arguments: it holds the API key."""
+
+    config: bytes
+    """JSON of the LoaderConfig."""
+    resume: Resume
+
+
+class Report(Struct, frozen=True):
+    """To the feeder: a batch has been decoded, its memory may be written again."""
+
+    number: int
+    failures: int = 0
+    """How many of its samples could not be decoded, so that others can be delivered for them."""
+
+
+class StageCount(Struct, frozen=True):
+    """What one stage of the feeder has counted since the start."""
+
+    items: int = 0
+    bytes: int = 0
+    waited_input_s: float = 0.0
+    waited_output_s: float = 0.0
+
+
+class EncodedBatch(Struct, frozen=True, tag="batch", kw_only=True):
+    """A batch of encoded images. Columns have N entries; arrays are packed in the machine's byte order."""
+
+    number: int
+    epoch: int
+    bucket: tuple[int, int] | None
+    offset: int
+    lengths: list[int]
+    """Bytes of each payload; the first begins at `offset` of the arena, each on a multiple of ALIGNMENT."""
+    indices: list[int]
+    ids: list[str]
+    wheres: list[str]
+    sources: list[str]
+    attributes: list[bytes]
+    tags: list[list[str]]
+    duplicate_states: list[int | None]
+    embeddings: bytes
+    """float32 (N, D), or empty."""
+    sizes: bytes
+    """int32 (N, 2)."""
+    original_sizes: bytes
+    """int32 (N, 2)."""
+    regions: bytes
+    """float32 (N, 4)."""
+    crops: bytes
+    """float32 (N, 4)."""
+    orientations: bytes
+    """uint8 (N,)."""
+    resume_at: Position
+    """Where to begin so that nothing that is not delivered by now is missed."""
+    skipped: list[Skipped]
+    stages: dict[str, StageCount]
+
+
+class SkippedOnly(Struct, frozen=True, tag="skipped"):
+    """Skips for which there is no batch yet to travel with."""
+
+    skipped: list[Skipped]
+    stages: dict[str, StageCount]
+
+
+class Ended(Struct, frozen=True, tag="ended"):
+    """The stream is complete."""
+
+    skipped: list[Skipped]
+    stages: dict[str, StageCount]
+
+
+class Failed(Struct, frozen=True, tag="failed"):
+    """The stream ended early; all that was fetched before has been sent."""
+
+    kind: str
+    """Name of the class in `datago_gpu.errors` to raise."""
+    message: str
+    skipped: list[Skipped]
+
+
+FromFeeder = EncodedBatch | SkippedOnly | Ended | Failed
+
+_encoder = msgpack.Encoder()
+
+
+def frame(message: Struct) -> bytes:
+    """The bytes of a message, ready to send."""
+    body = _encoder.encode(message)
+    return len(body).to_bytes(HEADER_BYTES, "big") + body
+
+
+async def read(reader: StreamReader) -> bytes:
+    """The body of the next message. Raises asyncio.IncompleteReadError at the end."""
+    return await reader.readexactly(int.from_bytes(await reader.readexactly(HEADER_BYTES), "big"))

@@ -1,0 +1,70 @@
+"""A bounded queue between two threads, which either side can end."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from typing import Generic, TypeVar
+
+__all__ = ["Ended", "Handoff"]
+
+T = TypeVar("T")
+
+
+class Ended(Exception):
+    """There is nothing more to get, and there will not be."""
+
+
+class Handoff(Generic[T]):
+    """Holds at most `size` items. What was put before the end can still be got after it."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._items: deque[T] = deque()
+        self._changed = threading.Condition()
+        self._ended = False
+        self._error: BaseException | None = None
+        self.waited_put_s = self.waited_get_s = 0.0
+
+    def put(self, item: T) -> bool:
+        """Wait for room. False if the other side has closed."""
+        with self._changed:
+            clock = time.perf_counter()
+            while len(self._items) >= self._size and not self._ended:
+                self._changed.wait()
+            self.waited_put_s += time.perf_counter() - clock
+            if self._ended:
+                return False
+            self._items.append(item)
+            self._changed.notify_all()
+            return True
+
+    def get(self) -> T:
+        """Wait for an item. Raises Ended after the last one, or the error that `end` was given."""
+        with self._changed:
+            clock = time.perf_counter()
+            while not self._items and not self._ended:
+                self._changed.wait()
+            self.waited_get_s += time.perf_counter() - clock
+            if self._items:
+                self._changed.notify_all()
+                return self._items.popleft()
+            error, self._error = self._error, None
+            raise error or Ended
+
+    def end(self, error: BaseException | None = None) -> None:
+        """Nothing more will be put: what is there can still be got, then `error` is raised, once, or Ended."""
+        with self._changed:
+            self._ended, self._error = True, self._error or error
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Nothing more will be got: drop what is there and wake whoever waits."""
+        with self._changed:
+            self._items.clear()
+            self._ended, self._error = True, None
+            self._changed.notify_all()
+
+    def __len__(self) -> int:
+        return len(self._items)

@@ -1,0 +1,204 @@
+"""Joins the parts: settings, feeder process, decoder thread, and the trainer that iterates."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+
+from datago_gpu.batch import Batch, Sample
+from datago_gpu.config import LoaderConfig
+from datago_gpu.decode.select import Backend, choose, make_decoder
+from datago_gpu.errors import ConfigError, DatagoError, TooManyErrors
+from datago_gpu.failures import Failures
+from datago_gpu.feeder.client import Feeder
+from datago_gpu.feeder.wire import Resume
+from datago_gpu.handoff import Ended, Handoff
+from datago_gpu.progress import Progress
+from datago_gpu.stats import Stage, Stats
+from datago_gpu.worker import Ready, Worker
+
+__all__ = ["Loader"]
+
+STATE_VERSION = 1
+CLOSE_S = 1.0
+
+
+class Loader:
+    """Streams batches. Starts to load when it is made; iterate over it once, then close it, or use it in a `with`.
+
+    config: a LoaderConfig, a dict, JSON text, or the Path of a JSON file.
+    device: "auto" (a GPU if there is one), "cuda", "cuda:1", or "cpu".
+    backend: "auto", "dali", or "pillow" (CPU only).
+
+    It is its own iterator: a `for` that was left early is taken up by the next one where it stopped. Batches may be
+    taken from any thread, by one at a time. Leaving bad samples out is not an error: see `stats`.
+
+    Raises ConfigError at once where the settings cannot work; while iterating SourceError, FeederError and
+    TooManyErrors, each after all that was loaded before has been handed out.
+    """
+
+    def __init__(
+        self,
+        config: LoaderConfig | dict[str, Any] | str | bytes | Path,
+        device: str = "auto",
+        backend: str = "auto",
+    ) -> None:
+        self.config = LoaderConfig.load(config)
+        self.backend: Backend = choose(device, backend)
+        """Which back end decodes, on which device, and why."""
+        self._taking = threading.Lock()
+        self._process = os.getpid()
+        self._start(Resume())
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        with self._taking:
+            ready = self._next_ready()
+            self._progress.deliver(ready.indices)
+            assert ready.batch is not None
+            return ready.batch
+
+    def samples(self) -> Iterator[Sample]:
+        """The samples one by one. `state_dict` then counts those yielded, also in the middle of a batch."""
+        while True:
+            with self._taking:
+                try:
+                    ready = self._next_ready()
+                except StopIteration:
+                    return
+            assert ready.batch is not None
+            for index, sample in zip(ready.indices, ready.batch, strict=True):
+                self._progress.deliver([index])
+                yield sample
+
+    def stats(self) -> Stats:
+        """Counts so far, and where the time went."""
+        worker, seconds = self._worker, max((self._ended_at or time.perf_counter()) - self._began_at, 1e-9)
+        stages = [
+            Stage(name, count.items, count.items / seconds, count.waited_input_s / seconds,
+                  count.waited_output_s / seconds)
+            for name, count in worker.stages.items()
+        ]  # fmt: skip
+        delivered = self._progress.delivered - self._delivered_before
+        put_s, get_s = self._ready.waited_put_s / seconds, self._ready.waited_get_s / seconds
+        stages.append(Stage("decode", worker.decoded, worker.decoded / seconds, worker.waited_s / seconds, put_s))
+        stages.append(Stage("trainer", delivered, delivered / seconds, get_s, 0.0))
+        return Stats(delivered, dict(self._failures.by_reason), worker.bytes, seconds, tuple(stages))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the stream stands, in plain values for JSON: what was handed out is done, the rest is to come.
+
+        With server-side random draws (`random_method` "server") only the number of samples can be kept.
+        """
+        resume = msgspec.to_builtins(self._progress.resume())
+        return {"version": STATE_VERSION, "order": self._order(), "resume": resume}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a `state_dict`, of this loader or one with the same source, seed, rank and world size.
+
+        Samples that were handed out before are not loaded again. Raises ConfigError where the state is of another
+        order of samples, or no state at all.
+        """
+        try:
+            version, order, resume = state["version"], state["order"], msgspec.convert(state["resume"], Resume)
+        except (KeyError, TypeError, msgspec.ValidationError) as error:
+            raise ConfigError(f"this is not the state of a Loader: {error!r}") from error
+        if version != STATE_VERSION:
+            raise ConfigError(f"the state has version {version!r}, this package reads {STATE_VERSION}")
+        for name, value in self._order().items():
+            if order.get(name) != value:
+                raise ConfigError(f"the state belongs to {name}={order.get(name)!r}, the loader has {value!r}")
+        self.close()
+        self._start(resume)
+
+    def close(self) -> None:
+        """Stop loading and give everything back. May be called more than once, from any state and thread.
+
+        Batches that were handed out stay valid. Iterating further ends at once.
+        """
+        self._stop()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Loader({self.config.source_config!r}, backend={self.backend.name!r}, device={self.backend.device!r})"
+
+    def _start(self, resume: Resume) -> None:
+        config = self.config
+        self._progress = Progress(resume)
+        self._delivered_before = resume.delivered
+        self._failures = Failures(config.max_failures)
+        self._ready: Handoff[Ready] = Handoff(-(-config.samples_buffer_size // config.batch_size))
+        self._began_at, self._ended_at = time.perf_counter(), 0.0
+        backend = self.backend
+        self._worker = Worker(
+            Feeder(config, resume),
+            lambda: make_decoder(backend, config.image_config, config.decode_config, config.batch_size),
+            self._ready,
+        )
+        self._worker.start()
+        self._stop = weakref.finalize(self, _stop, self._worker)
+
+    def _next_ready(self) -> Ready:
+        """The next item with a batch in it. Raises StopIteration at the end."""
+        if os.getpid() != self._process:
+            raise DatagoError("this Loader was made in another process: make it in the one that iterates over it")
+        while True:
+            ready = self._get()
+            if ready.resume_at is not None:
+                self._progress.begin(ready.epoch, ready.resume_at)
+            self._failures.add(ready.skipped)
+            self._progress.skipped(each.index for each in ready.skipped if each.index >= 0)
+            self._check_failures(final=False)
+            if ready.batch is not None:
+                return ready
+
+    def _get(self) -> Ready:
+        try:
+            return self._ready.get()
+        except Ended:
+            self._ended_at = self._ended_at or time.perf_counter()
+            self._check_failures(final=True)
+            raise StopIteration from None
+        except DatagoError:
+            self._ended_at = time.perf_counter()
+            raise
+
+    def _check_failures(self, *, final: bool) -> None:
+        try:
+            self._failures.check(self._progress.delivered - self._delivered_before, final=final)
+        except TooManyErrors:
+            self.close()
+            raise
+
+    def _order(self) -> dict[str, Any]:
+        """What the order of samples depends on."""
+        source = {
+            name: value
+            for name, value in msgspec.to_builtins(self.config.source_config).items()
+            if name not in ("api_url", "api_key", "rank", "world_size", "page_size", "check_count")
+        }
+        rank, world_size = self.config.rank_and_world_size()
+        return {"source_config": source, "seed": self.config.seed, "rank": rank, "world_size": world_size}
+
+
+def _stop(worker: Worker) -> None:
+    worker.stop()
+    if worker is not threading.current_thread():
+        worker.join(CLOSE_S)

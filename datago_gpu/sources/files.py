@@ -1,0 +1,154 @@
+"""Images in a folder, listed in the order of their names. Reads names only; the feeder reads the files."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from array import array
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+
+from datago_gpu.config import FileSource, LoaderConfig
+from datago_gpu.errors import SourceError
+from datago_gpu.sources.base import Position, SampleRef, Skipped
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["EXTENSIONS", "Files", "permutation"]
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".jp2", ".avif")
+
+
+class Files:
+    """The `Source` of source_type "file".
+
+    Order: the images of a folder by name, then its subfolders by name, each the same way. A sample's id is its path
+    below the root, with "/" between folders; bytes of a name that are not UTF-8 appear as "\\xNN".
+    """
+
+    def __init__(self, config: LoaderConfig) -> None:
+        assert isinstance(config.source_config, FileSource)
+        self._root = os.path.abspath(config.source_config.root_path)
+        self._shuffled = config.source_config.random_sampling
+        self._seed = config.seed
+        self._rank, self._world_size = config.rank_and_world_size()
+        self._listing: _Listing | None = None
+
+    async def refs(self, start: Position) -> AsyncIterator[SampleRef | Skipped]:
+        """See `Source.refs`. Raises SourceError where the root is missing, unreadable or holds no image."""
+        refs = self._refs_shuffled(start) if self._shuffled else self._refs_walked(start.index)
+        async for ref in refs:
+            yield ref
+
+    async def close(self) -> None:
+        self._listing = None
+
+    async def _refs_walked(self, start: int) -> AsyncIterator[SampleRef | Skipped]:
+        position = 0
+        async for paths, unreadable in _walk(self._root):
+            if unreadable:
+                yield unreadable
+            for path in paths:
+                index, other_rank = divmod(position - self._rank, self._world_size)
+                if not other_rank and index >= start:
+                    yield self._ref(index, path)
+                position += 1
+        self._refuse_none(position)
+
+    async def _refs_shuffled(self, start: Position) -> AsyncIterator[SampleRef | Skipped]:
+        if self._listing is None:
+            listing = _Listing()
+            async for paths, unreadable in _walk(self._root):
+                if unreadable:
+                    yield unreadable
+                listing.extend(paths)
+            self._refuse_none(len(listing))
+            self._listing = listing
+        order = await asyncio.to_thread(permutation, len(self._listing), self._seed, start.epoch)
+        mine = order[self._rank :: self._world_size]
+        for index in range(start.index, len(mine)):
+            yield self._ref(index, self._listing[int(mine[index])])
+
+    def _ref(self, index: int, path: str) -> SampleRef:
+        return SampleRef(index, _printable(os.path.relpath(path, self._root)), source="filesystem", path=path)
+
+    def _refuse_none(self, count: int) -> None:
+        if not count:
+            kinds = ", ".join(extension[1:] for extension in EXTENSIONS)
+            raise SourceError(f"no images under {_printable(self._root)}: looked for {kinds} in it and its subfolders")
+
+
+class _Listing:
+    """Many paths in little memory: one block of bytes, since a million strings of their own take 150 MB."""
+
+    def __init__(self) -> None:
+        self._text = bytearray()
+        self._ends = array("Q")
+
+    def extend(self, paths: list[str]) -> None:
+        for path in paths:
+            self._text += os.fsencode(path)
+            self._ends.append(len(self._text))
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __getitem__(self, index: int) -> str:
+        begin = self._ends[index - 1] if index else 0
+        return os.fsdecode(bytes(self._text[begin : self._ends[index]]))
+
+
+async def _walk(root: str) -> AsyncIterator[tuple[list[str], Skipped | None]]:
+    """The images of each folder in turn. One folder is read at a time, and only when it is its turn."""
+    waiting = [root]
+    while waiting:
+        folder = waiting.pop()
+        try:
+            images, folders = await asyncio.to_thread(_list_folder, folder)
+        except OSError as error:
+            if folder == root:
+                raise SourceError(f"cannot list {_printable(root)}: {error.strerror}; check root_path") from error
+            yield [], Skipped(-1, "", _printable(folder), "unreadable-folder", str(error.strerror))
+            continue
+        waiting.extend(reversed(folders))
+        yield images, None
+
+
+def _list_folder(folder: str) -> tuple[list[str], list[str]]:
+    """The paths of the images in a folder and of its subfolders, each sorted."""
+    images, folders = [], []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.lower().endswith(EXTENSIONS):
+                if entry.is_file(follow_symlinks=False):
+                    images.append(entry.path)
+            elif entry.is_dir(follow_symlinks=False):
+                folders.append(entry.path)
+    return sorted(images), sorted(folders)
+
+
+def permutation(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    """An order of range(count) that depends on the arguments alone, not on the version of a library.
+
+    Sorts by the outputs of the splitmix64 generator (Steele, Lea, Flood: Fast Splittable Pseudorandom Number
+    Generators, OOPSLA 2014), which are all different within one sequence.
+    """
+    import numpy as np  # only a shuffle needs it: it would delay the start of the feeder
+
+    golden = np.uint64(0x9E3779B97F4A7C15)
+    start = _mix(np.array([seed & (2**64 - 1)], np.uint64) * golden) ^ np.uint64(epoch)
+    return np.argsort(_mix(_mix(start) + np.arange(1, count + 1, dtype=np.uint64) * golden), kind="stable")
+
+
+def _mix(value: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    import numpy as np
+
+    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return value ^ (value >> np.uint64(31))
+
+
+def _printable(path: str) -> str:
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
