@@ -1,0 +1,240 @@
+"""The DALI back end: one graph for GPU and CPU. The only file that imports DALI.
+
+On a GPU nvJPEG decodes whole images there (a decoder fused with a crop crashes on Hopper in nvImageCodec 0.9), then
+each image's region is resized. EXIF orientation is applied by DALI's own reader, so sizes and regions, which are in
+displayed coordinates, agree with it. Giving GPU memory to the trainer is device.py's part.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from nvidia.dali import fn, types
+from nvidia.dali.pipeline import Pipeline
+
+from datago_gpu.config import DecodeConfig, ImageConfig
+from datago_gpu.decode.base import DecodedImages, EncodedImages
+from datago_gpu.decode.device import Parking
+from datago_gpu.decode.pillow import decoding_threads
+from datago_gpu.errors import DatagoError
+
+__all__ = ["DaliDecoder"]
+
+_DTYPES = {"uint8": types.UINT8, "float16": types.FLOAT16, "float32": types.FLOAT}
+
+
+class DaliDecoder:
+    """Decodes on a GPU, or with the same graph on the CPU. See `Decoder` for the contract.
+
+    image, decode: the settings. batch_size: the most images that a batch may hold.
+    device_id: which GPU; None is the CPU.
+    Raises DatagoError where DALI cannot be set up. Make it on the thread that uses it.
+    """
+
+    def __init__(
+        self, image: ImageConfig, decode: DecodeConfig, *, batch_size: int, device_id: int | None = None
+    ) -> None:
+        self.depth = decode.prefetch
+        self._image, self._decode, self._batch_size, self._device_id = image, decode, batch_size, device_id
+        self._parking = None if device_id is None else Parking(device_id)
+        self._under_way: deque[_Job] = deque()
+        self._pipeline: Pipeline | None = self._new_pipeline()
+
+    def submit(self, images: EncodedImages) -> None:
+        if self._pipeline is None:
+            raise RuntimeError("the decoder is closed")
+        if len(self._under_way) >= self.depth:
+            raise RuntimeError(f"{self.depth} batches are under way: collect one first")
+        if len(images) > self._batch_size:
+            raise ValueError(f"{len(images)} images in a batch, made for at most {self._batch_size}")
+        if (images.target is not None) != self._image.crop_and_resize:
+            raise ValueError(f"target {images.target} does not go with crop_and_resize={self._image.crop_and_resize}")
+        self._sweep()
+        job = self._job(images)
+        self._start(job.images, job.kept)
+        self._under_way.append(job)
+
+    def collect(self) -> DecodedImages:
+        if not self._under_way:
+            raise RuntimeError("no batch is under way: submit one first")
+        self._sweep()
+        job = self._under_way.popleft()
+        output = None
+        if job.kept:
+            try:
+                output = self._outputs()
+            except _Refused as refusal:
+                output = self._rescue(job, refusal)
+        failures = dict(sorted(job.failures.items()))
+        return DecodedImages(None if output is None else self._handed_over(output), failures)
+
+    def close(self) -> None:
+        self._under_way.clear()
+        self._pipeline = None  # waits for the iterations under way; DALI cannot be interrupted
+        if self._parking:
+            self._parking.close()
+
+    def _job(self, images: EncodedImages) -> _Job:
+        pixels = images.sizes.astype(np.int64).prod(axis=1)
+        job = _Job(images, np.flatnonzero(pixels <= self._decode.max_pixels).tolist())
+        for index in np.flatnonzero(pixels > self._decode.max_pixels).tolist():
+            height, width = images.sizes[index].tolist()
+            job.failures[index] = f"too-many-pixels: {height} x {width}, allowed are {self._decode.max_pixels} in all"
+        return job
+
+    def _start(self, images: EncodedImages, kept: list[int]) -> None:
+        """Give some images of a batch to the pipeline, as its next iteration."""
+        if not kept:
+            return
+        assert self._pipeline is not None
+        try:
+            self._pipeline.feed_input("payloads", [images.payloads[index] for index in kept])
+            if images.target is not None:
+                starts = np.ascontiguousarray(images.regions[kept, :2])
+                # Rounding may have put the far edges a hair outside.
+                ends = np.minimum(starts + images.regions[kept, 2:], images.sizes[kept], dtype=np.float32)
+                self._pipeline.feed_input("starts", starts)
+                self._pipeline.feed_input("ends", ends)
+                self._pipeline.feed_input("target", np.full((len(kept), 2), images.target, np.float32))
+            self._pipeline.schedule_run()
+        except Exception as error:  # whatever kind DALI chose: a batch cannot be fed in part
+            raise DatagoError(f"DALI does not accept a batch of {len(kept)} images: {_message(error)}") from error
+
+    def _outputs(self) -> Any:
+        """The oldest iteration's images, a TensorList. Complete: without a stream, DALI waits on the host for them."""
+        assert self._pipeline is not None
+        try:
+            (output,) = self._pipeline.outputs()
+        except Exception as error:  # DALI maps its own to RuntimeError, ValueError, ...; all mean the same here
+            raise _Refused(_message(error)) from error
+        return output
+
+    def _rescue(self, job: _Job, refusal: _Refused) -> Any:
+        """Decode a batch again without its bad images, and what was behind it again too.
+
+        After an error the pipeline is no longer valid, says DALI. A new one costs 7 ms on the CPU.
+        """
+        self._pipeline = self._new_pipeline()
+        bad = self._bad_images(job.images, job.kept, str(refusal))
+        job.failures |= bad
+        job.kept = [index for index in job.kept if index not in bad]
+        # The first batch that a pipeline sees fixes the share of the hardware decoder: let it not be a fragment.
+        self._pipeline = self._new_pipeline()
+        for waiting in (job, *self._under_way):
+            self._start(waiting.images, waiting.kept)
+        if not job.kept:
+            return None
+        try:
+            return self._outputs()
+        except _Refused as again:
+            raise DatagoError(f"DALI decodes {len(job.kept)} images one by one, but not together: {again}") from again
+
+    def _bad_images(self, images: EncodedImages, suspects: list[int], message: str) -> dict[int, str]:
+        """Halve a set of images that failed together until the bad ones stand alone: index -> what DALI said."""
+        if len(suspects) == 1:
+            return {suspects[0]: f"undecodable: {message}"}
+        middle = len(suspects) // 2
+        bad: dict[int, str] = {}
+        for half in (suspects[:middle], suspects[middle:]):
+            self._start(images, half)
+            try:
+                self._outputs()
+            except _Refused as refusal:
+                self._pipeline = self._new_pipeline()
+                bad |= self._bad_images(images, half, str(refusal))
+        return bad
+
+    def _handed_over(self, output: Any) -> Any:
+        tensors = [output.as_tensor()] if self._image.crop_and_resize else list(output)
+        arrays = [self._parking.lend(tensor) if self._parking else np.asarray(tensor) for tensor in tensors]
+        return arrays[0] if self._image.crop_and_resize else arrays
+
+    def _sweep(self) -> None:
+        if self._parking:
+            self._parking.sweep()
+
+    def _new_pipeline(self) -> Pipeline:
+        # With depth 1 each feed starts with its schedule_run, no priming, and as many may be under way as are fed: the
+        # executor bounds neither. One decode and one resize run at a time, so that batches overlap between the two.
+        self._pipeline = None  # the old one's memory goes back first
+        try:
+            pipeline = Pipeline(
+                batch_size=self._batch_size,
+                num_threads=decoding_threads(self._decode),
+                device_id=self._device_id,
+                prefetch_queue_depth=1,
+                exec_dynamic=True,
+            )
+            with pipeline:
+                pipeline.set_outputs(self._graph())
+            pipeline.build()
+        except Exception as error:  # of any kind; it is about the installation or the device
+            raise DatagoError(f"cannot set up DALI: {_message(error)}") from error
+        return pipeline
+
+    def _graph(self) -> Any:
+        on_gpu = self._device_id is not None
+        payloads = fn.external_source(name="payloads", dtype=types.UINT8, ndim=1, no_copy=True)
+        options: dict[str, Any] = {}
+        if on_gpu:
+            options = {"affine": False, "jpeg_fancy_upsampling": self._decode.fancy_upsampling}
+            if self._decode.hw_decoder_load is not None:
+                options["hw_decoder_load"] = self._decode.hw_decoder_load
+        pixels = fn.decoders.image(payloads, device="mixed" if on_gpu else "cpu", output_type=types.RGB, **options)
+        if self._image.crop_and_resize:
+            pixels = _resized(pixels)
+        return self._formed(pixels)
+
+    def _formed(self, pixels: Any) -> Any:
+        image = self._image
+        if (image.layout, image.dtype) == ("HWC", "uint8"):
+            return pixels
+        # uint8 keeps its range; floating values are (x / 255 - mean) / std = (x - 255 mean) / (255 std).
+        unit = 1.0 if image.dtype == "uint8" else 255.0
+        return fn.crop_mirror_normalize(
+            pixels,
+            dtype=_DTYPES[image.dtype],
+            output_layout=image.layout,
+            mean=[255.0 * value for value in image.mean or (0.0, 0.0, 0.0)],
+            std=[unit * value for value in image.std or (1.0, 1.0, 1.0)],
+        )
+
+
+def _resized(pixels: Any) -> Any:
+    """Each image's region scaled to the batch's size, as Pillow's LANCZOS does it."""
+    starts, ends, target = (
+        fn.external_source(name=name, dtype=types.FLOAT, ndim=1, no_copy=True) for name in ("starts", "ends", "target")
+    )
+    return fn.resize(
+        pixels,
+        size=target,
+        roi_start=starts,
+        roi_end=ends,
+        roi_relative=False,
+        interp_type=types.INTERP_LANCZOS3,
+        antialias=True,
+    )
+
+
+@dataclass(slots=True)
+class _Job:
+    """A batch under way."""
+
+    images: EncodedImages
+    kept: list[int]
+    """Indices of the images that were given to DALI, in order. None were if it is empty."""
+    failures: dict[int, str] = field(default_factory=dict)
+
+
+class _Refused(Exception):
+    """An iteration failed."""
+
+
+def _message(error: Exception) -> str:
+    """What DALI said, without the trace through the graph around it."""
+    text = re.sub(r"\s*Current pipeline object is no longer valid\.\s*", "", str(error))
+    return " ".join(text.rpartition("encountered:")[2].split()) or type(error).__name__

@@ -1,0 +1,39 @@
+"""The form in which pixels are delivered: layout, dtype and normalisation, on the CPU with numpy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datago_gpu.config import ImageConfig
+
+__all__ = ["Form"]
+
+
+class Form:
+    """Writes 8-bit RGB images as the settings ask for them: `(x / 255 - mean) / std` where the dtype is floating."""
+
+    def __init__(self, image: ImageConfig) -> None:
+        self.channels_first = image.layout == "CHW"
+        self.dtype = np.dtype(image.dtype)
+        mean = np.asarray(image.mean or (0.0, 0.0, 0.0), np.float64)
+        std = np.asarray(image.std or (1.0, 1.0, 1.0), np.float64)
+        levels = np.arange(256, dtype=np.float64)[None] / 255
+        self._table = ((levels - mean[:, None]) / std[:, None]).astype(self.dtype)
+
+    def empty(self, height: int, width: int, *batch: int) -> NDArray[Any]:
+        """Memory for images of this size: (*batch, H, W, 3) or (*batch, 3, H, W)."""
+        shape = (3, height, width) if self.channels_first else (height, width, 3)
+        return np.empty((*batch, *shape), self.dtype)
+
+    def write(self, pixels: bytes, out: NDArray[Any]) -> None:
+        """Put one image (rows of RGB, 8 bits) into memory from `empty`."""
+        if self.dtype == np.uint8 and not self.channels_first:
+            out.reshape(-1)[:] = np.frombuffer(pixels, np.uint8)
+            return
+        planes = out if self.channels_first else out.transpose(2, 0, 1)
+        source = np.frombuffer(pixels, np.uint8).reshape(*planes.shape[1:], 3)
+        for plane, channel, table in zip(planes, range(3), self._table, strict=True):
+            plane[:] = source[:, :, channel] if self.dtype == np.uint8 else table[source[:, :, channel]]

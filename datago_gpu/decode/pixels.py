@@ -1,0 +1,257 @@
+"""One encoded image -> upright RGB pixels of one region, with Pillow and cykooz-resizer.
+
+The Pillow back end uses it for every image; the feeder uses `to_ppm` for the payloads that DALI cannot decode, or would
+render otherwise than we promise. It knows nothing of batches, threads or DALI.
+"""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+from cykooz_resizer import CropBox, FilterType, ResizeAlg, ResizeOptions, Resizer
+from PIL import (
+    AvifImagePlugin,
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    ImageFile,
+    Jpeg2KImagePlugin,
+    JpegImagePlugin,
+    PngImagePlugin,
+    PpmImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
+
+from datago_gpu.geometry import cover_region
+
+__all__ = ["Converted", "Region", "Undecodable", "render", "to_ppm"]
+
+Region = tuple[float, float, float, float]
+"""top, left, height, width in pixels as displayed."""
+
+_GRAY = (128, 128, 128, 255)
+"""What shows through transparent pixels, as in datago."""
+
+_LANCZOS3 = ResizeAlg.convolution(FilterType.lanczos3)
+_EXIF_ORIENTATION = 0x0112
+
+_OPENERS: dict[str, type[ImageFile.ImageFile]] = {
+    "JPEG": JpegImagePlugin.JpegImageFile,
+    "PNG": PngImagePlugin.PngImageFile,
+    "WEBP": WebPImagePlugin.WebPImageFile,
+    "PPM": PpmImagePlugin.PpmImageFile,
+    "GIF": GifImagePlugin.GifImageFile,
+    "BMP": BmpImagePlugin.BmpImageFile,
+    "TIFF": TiffImagePlugin.TiffImageFile,
+    "JPEG2000": Jpeg2KImagePlugin.Jpeg2KImageFile,
+    "AVIF": AvifImagePlugin.AvifImageFile,
+}
+"""No other formats: Pillow would start Ghostscript for an EPS file, for one."""
+
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_FLIPPED = {2: (False, True), 3: (True, True), 4: (True, False), 6: (False, True), 7: (True, True), 8: (True, False)}
+"""EXIF orientation -> whether the displayed picture runs against the stored one, vertically and horizontally."""
+
+
+class Undecodable(Exception):
+    """The payload is no image that can be shown.
+
+    reason: "empty", "unknown-format", "too-many-pixels" or "undecodable". detail: what was found, or what Pillow said.
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason, self.detail = reason, detail
+
+
+@dataclass(frozen=True, slots=True)
+class Converted:
+    """An image as a PPM, and what was taken from it."""
+
+    ppm: bytes
+    """A binary PPM: upright, RGB, 8 bits."""
+    size: tuple[int, int]
+    """Height and width of the PPM."""
+    original_size: tuple[int, int]
+    """Height and width of the whole image as displayed."""
+    crop: Region
+    """The region of the whole image that the PPM shows."""
+
+
+def to_ppm(payload: bytes, size_of: Callable[[int, int], tuple[int, int] | None], max_pixels: int) -> Converted:
+    """Decode any image that Pillow knows to a PPM; what is transparent shows mid-gray.
+
+    size_of: (height, width) as displayed -> the size to cover and cut the centre to, or None to leave it alone.
+    max_pixels: of the header; images with more are not decoded.
+    Raises Undecodable. Safe on any thread.
+    """
+    with _translated_errors():
+        image = _open(payload, max_pixels)
+        orientation = _exif_orientation(image)
+        size = (image.height, image.width) if orientation < 5 else (image.width, image.height)
+        target = size_of(*size)
+        region = cover_region(*size, target) if target else (0.0, 0.0, float(size[0]), float(size[1]))
+        shown = _show(image, region, orientation, target, draft=False)
+        ppm = b"P6\n%d %d\n255\n" % shown.size + shown.tobytes()
+        return Converted(ppm, (shown.height, shown.width), size, region)
+
+
+def render(
+    payload: memoryview,
+    region: Region,
+    orientation: int,
+    target: tuple[int, int] | None,
+    *,
+    draft: bool,
+    max_pixels: int,
+) -> Image.Image:
+    """Decode one image, upright and in mode RGB: `region` scaled to `target`, or all of it where `target` is None.
+
+    orientation: the EXIF orientation, 1 to 8; the image's own is not read again.
+    draft: decode a JPEG at 1/2, 1/4 or 1/8 where the region shrinks at least as much.
+    Raises Undecodable. Safe on any thread.
+    """
+    with _translated_errors():
+        return _show(_open(payload, max_pixels), region, orientation, target, draft=draft)
+
+
+@contextmanager
+def _translated_errors() -> Iterator[None]:
+    """The one place where Pillow's exceptions become ours.
+
+    Pillow's readers raise nearly anything on a hostile file: OSError, SyntaxError, struct.error, KeyError, ...
+    """
+    try:
+        yield
+    except Undecodable:
+        raise
+    except Exception as error:
+        raise Undecodable("undecodable", f"{type(error).__name__}: {error}") from error
+
+
+def _open(payload: bytes | memoryview, max_pixels: int) -> ImageFile.ImageFile:
+    """Read the header of an image; its pixels are decoded by `load()`.
+
+    Image.open would do, but for its limit on pixels: a global of Pillow's, which warns before it raises.
+    """
+    if not payload:
+        raise Undecodable("empty", "")
+    prefix = bytes(payload[:16])
+    for name, opener in _OPENERS.items():
+        accepts = Image.OPEN[name][1]
+        if accepts and accepts(prefix):
+            image = opener(io.BytesIO(payload))
+            break
+    else:
+        raise Undecodable("unknown-format", f"begins with {prefix!r}")
+    if image.width * image.height > max_pixels:
+        raise Undecodable("too-many-pixels", f"{image.height} x {image.width}, allowed are {max_pixels} in all")
+    return image
+
+
+def _exif_orientation(image: ImageFile.ImageFile) -> int:
+    """The EXIF orientation, 1 to 8, and 1 where there is none or it cannot be read."""
+    if image.format == "TIFF":
+        return 1  # its reader turns the pixels itself
+    try:
+        orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+    except Exception:  # EXIF is metadata: broken, it costs the orientation, not the picture
+        return 1
+    return orientation if orientation in range(1, 9) else 1
+
+
+def _show(
+    image: ImageFile.ImageFile, region: Region, orientation: int, target: tuple[int, int] | None, *, draft: bool
+) -> Image.Image:
+    """The region, cut and scaled as it is stored and turned upright when it is small."""
+    if target is None:
+        return _rgb(_upright(_eight_bit(image), orientation))
+    box = _stored_box(region, orientation, (image.height, image.width))
+    size = target if orientation < 5 else (target[1], target[0])
+    scale = _draft(image, box, size) if draft and image.format == "JPEG" else 1
+    return _rgb(_upright(_resize(_eight_bit(image), box, scale, size), orientation))
+
+
+def _stored_box(region: Region, orientation: int, stored: tuple[int, int]) -> Region:
+    """A region in the coordinates of the pixels as stored in an image of (height, width)."""
+    top, left, height, width = map(float, region)
+    displayed = stored if orientation < 5 else (stored[1], stored[0])
+    upside_down, mirrored = _FLIPPED.get(orientation, (False, False))
+    if upside_down:
+        top = displayed[0] - top - height
+    if mirrored:
+        left = displayed[1] - left - width
+    return (top, left, height, width) if orientation < 5 else (left, top, width, height)
+
+
+def _draft(image: ImageFile.ImageFile, box: Region, size: tuple[int, int]) -> int:
+    """Have a JPEG decoded smaller where the box is at least twice `size` in both directions; the divisor used."""
+    shrink = min(box[2] / size[0], box[3] / size[1])
+    scale = next((scale for scale in (8, 4, 2) if shrink >= scale), 1)
+    if scale == 1:
+        return 1
+    wide, high = image.size
+    image.draft(None, (wide // scale, high // scale))
+    return scale
+
+
+def _resize(image: Image.Image, box: Region, scale: int, size: tuple[int, int]) -> Image.Image:
+    """Cut a box (in pixels before the division by `scale`) and scale it to `size` in one pass."""
+    top, left = max(box[0] / scale, 0.0), max(box[1] / scale, 0.0)
+    # Rounding may have put the far edges a hair outside.
+    high, wide = min(box[2] / scale, image.height - top), min(box[3] / scale, image.width - left)
+    if (top, left, high, wide) == (0.0, 0.0, *size) and image.size == (size[1], size[0]):
+        return image
+    result = Image.new(image.mode, (size[1], size[0]))
+    options = ResizeOptions(_LANCZOS3, use_alpha=False, crop_box=CropBox(left, top, wide, high))
+    _resizer().resize_pil(image, result, options)
+    return result
+
+
+_of_thread = threading.local()
+
+
+def _resizer() -> Resizer:
+    """This thread's own: a Resizer keeps working memory and refuses to be used by two threads at once."""
+    if not hasattr(_of_thread, "resizer"):
+        _of_thread.resizer = Resizer()
+    return _of_thread.resizer
+
+
+def _upright(image: Image.Image, orientation: int) -> Image.Image:
+    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """Decode, and convert to RGB, or to L for gray, which scales in a third of the time."""
+    image.load()
+    if image.mode in ("RGB", "L") and "transparency" not in image.info:
+        return image
+    if image.has_transparency_data:
+        shown = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", shown.size, _GRAY), shown).convert("RGB")
+    if image.mode.startswith("I"):
+        # convert() clips at 255; 65535 / 255 = 257.
+        levels = np.asarray(image).astype(np.int32).clip(0, 65535)
+        return Image.fromarray(((levels + 128) // 257).astype(np.uint8))
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no range that is agreed on")
+    return image.convert("L" if image.mode == "1" else "RGB")

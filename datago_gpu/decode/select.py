@@ -1,0 +1,125 @@
+"""Chooses the decoder once, before anything starts, and keeps the reason.
+
+Looks at the driver (libcuda, through ctypes) and at what is installed, without importing DALI or cupy: that takes 0.4 s
+and more, and is left to `make_decoder`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Literal
+
+from datago_gpu.config import DecodeConfig, ImageConfig
+from datago_gpu.decode.base import Decoder
+from datago_gpu.errors import ConfigError
+
+__all__ = ["Backend", "choose", "make_decoder"]
+
+_INSTALL = "pip install 'datago_gpu[cuda12]' (or [cuda13] for CUDA 13)"
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """What decodes, where, and why."""
+
+    name: Literal["dali", "pillow"]
+    device: str
+    """"cpu", or "cuda:" and the index of the GPU."""
+    device_id: int | None = None
+    """The index of the GPU; None for the CPU."""
+    reason: str = ""
+
+
+def choose(device: str = "auto", backend: str = "auto") -> Backend:
+    """Decide what decodes.
+
+    device: "auto", "cuda", "cuda:INDEX" or "cpu". "auto" and "cuda" take the GPU that LOCAL_RANK names, else the first.
+    backend: "auto", "dali" or "pillow". "auto" is DALI on a GPU and Pillow on the CPU.
+    Raises ConfigError where that cannot work, saying what is missing and how to get it.
+    """
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+        raise ConfigError(f"device must be 'auto', 'cpu', 'cuda' or 'cuda:INDEX', got {device!r}")
+    if backend not in ("auto", "dali", "pillow"):
+        raise ConfigError(f"backend must be 'auto', 'dali' or 'pillow', got {backend!r}")
+    if backend == "pillow":
+        if device.startswith("cuda"):
+            raise ConfigError(f"backend 'pillow' decodes on the CPU only, got device {device!r}: use backend 'dali'")
+        return Backend("pillow", "cpu", reason="backend='pillow' was asked for")
+    if device == "cpu":
+        return _on_cpu(backend, "device='cpu' was asked for")
+    return _on_gpu(device, backend)
+
+
+def make_decoder(backend: Backend, image: ImageConfig, decode: DecodeConfig, batch_size: int) -> Decoder:
+    """Make the decoder chosen. `batch_size`: the most images a batch may hold. Call it on the thread that uses it."""
+    if backend.name == "pillow":
+        from datago_gpu.decode.pillow import PillowDecoder
+
+        return PillowDecoder(image, decode)
+    try:
+        from datago_gpu.decode.dali import DaliDecoder
+    except ImportError as error:
+        raise ConfigError(f"DALI is installed but cannot be imported ({error}): {_INSTALL}") from error
+    return DaliDecoder(image, decode, batch_size=batch_size, device_id=backend.device_id)
+
+
+def _on_cpu(backend: str, why: str) -> Backend:
+    if backend == "auto":
+        return Backend("pillow", "cpu", reason=why)
+    if not _installed("nvidia.dali"):
+        raise ConfigError(f"backend 'dali' needs DALI, which is not installed: {_INSTALL}")
+    return Backend("dali", "cpu", reason=f"{why}; backend='dali' was asked for")
+
+
+def _on_gpu(device: str, backend: str) -> Backend:
+    count, missing = _gpus()
+    remedy = "check that nvidia-smi lists a GPU here, or use device='auto'"
+    absent = [name for name in ("nvidia.dali", "cupy") if not _installed(name)]
+    if not missing and absent:
+        missing, remedy = f"{' and '.join(absent)} not installed", _INSTALL
+    if missing and device == "auto":
+        return _on_cpu(backend, missing)
+    if missing:
+        raise ConfigError(f"device {device!r} cannot be used: {missing}; {remedy}")
+    index, reason = _index(device, count)
+    return Backend("dali", f"cuda:{index}", index, reason)
+
+
+def _index(device: str, count: int) -> tuple[int, str]:
+    """Which of `count` GPUs, and why."""
+    _, _, wanted = device.partition(":")
+    if wanted:
+        if int(wanted) >= count:
+            raise ConfigError(f"device {device!r} does not exist: there are {count} GPUs, counted from 0")
+        return int(wanted), f"device={device!r} was asked for"
+    local_rank = os.environ.get("LOCAL_RANK", "")
+    if local_rank.isdecimal():
+        return int(local_rank) % count, f"LOCAL_RANK is {local_rank} and there are {count} GPUs"
+    return 0, f"the first of {count} GPUs"
+
+
+def _installed(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except ModuleNotFoundError:  # of the package around it
+        return False
+
+
+def _gpus() -> tuple[int, str]:
+    """How many GPUs the driver offers, and if none, why."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return 0, "no CUDA driver (libcuda.so.1 not found)"
+    status = driver.cuInit(0)
+    if status:
+        return 0, f"no usable GPU (the CUDA driver's cuInit returned {status})"
+    count = ctypes.c_int()
+    status = driver.cuDeviceGetCount(ctypes.byref(count))
+    if status or not count.value:
+        return 0, f"no GPU (the CUDA driver counts {count.value}, status {status})"
+    return count.value, ""

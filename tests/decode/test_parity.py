@@ -1,0 +1,93 @@
+"""Pillow and DALI cut the same region and scale it the same way.
+
+Two differences are known and stay. Where the filter reaches beyond the picture, DALI repeats the last pixel and
+cykooz-resizer leaves it out. And where it overshoots 0 or 255 between its two passes, cykooz-resizer clips and DALI,
+which computes in floating point, does not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+import datago_gpu
+from datago_gpu.config import DecodeConfig, ImageConfig
+from datago_gpu.decode.base import Decoder
+from datago_gpu.decode.pillow import PillowDecoder
+from datago_gpu.decode.select import choose, make_decoder
+from tests.decode.pictures import batch, decode, difference, encode, picture
+
+PHOTOS = Path(datago_gpu.__file__).parent / "photos"
+CROP = ImageConfig(crop_and_resize=True)
+
+Decoders = tuple[Decoder, Decoder]
+Region = tuple[float, float, float, float]
+
+
+@pytest.fixture
+def both(device: str) -> Iterator[Decoders]:
+    config = DecodeConfig(threads=1)
+    decoders = PillowDecoder(CROP, config), make_decoder(choose(device, "dali"), CROP, config, 16)
+    yield decoders
+    for decoder in decoders:
+        decoder.close()
+
+
+def apart(both: Decoders, pixels: np.ndarray, region: Region, target: tuple[int, int]) -> np.ndarray:
+    images = batch([encode(pixels, compress_level=1)], [pixels.shape[:2]], target, regions=[region])
+    ours, theirs = (decode(decoder, images) for decoder in both)
+    assert not ours.failures
+    assert not theirs.failures
+    return difference(ours.image, theirs.image)
+
+
+@pytest.mark.parametrize("name", ["skyline", "cat", "heron", "spices"])
+@pytest.mark.parametrize("target", [(224, 224), (64, 128), (160, 96)])
+def test_photographs_agree(both: Decoders, name: str, target: tuple[int, int]) -> None:
+    photo = np.asarray(Image.open(PHOTOS / f"{name}.jpg").convert("RGB"))[:900, :900]
+    soft = (40 + photo * np.float32(175 / 255)).astype(np.uint8)  # never overshoots
+    height, width = photo.shape[:2]
+    for region in [(0, 0, height, width), (height * 0.31, width * 0.17, height * 0.5, width * 0.5), (7.3, 9.9, 60, 60)]:
+        as_it_is, softened = apart(both, photo, region, target), apart(both, soft, region, target)
+        assert as_it_is.mean() <= 0.5
+        assert softened.mean() <= 0.5
+        assert np.quantile(inside(as_it_is, region, target), 0.999) <= 4
+        assert inside(softened, region, target).max() <= 2
+
+
+def inside(difference: np.ndarray, region: Region, target: tuple[int, int]) -> np.ndarray:
+    """Without the margin that Lanczos3 computes from beyond the region's edges."""
+    down, right = (math.ceil(3 * max(1, size / side)) for size, side in zip(target, region[2:], strict=True))
+    return difference[:, down:-down, right:-right]
+
+
+@st.composite
+def cuts(draw: st.DrawFn) -> tuple[tuple[int, int], Region, tuple[int, int]]:
+    """An image's size, a region within it and a target, not scaled up by more than 8."""
+    height, width = draw(st.integers(1, 400)), draw(st.integers(1, 400))
+    high, wide = draw(st.floats(0.05, 1)) * height, draw(st.floats(0.05, 1)) * width
+    top, left = draw(st.floats(0, 1)) * (height - high), draw(st.floats(0, 1)) * (width - wide)
+    target = tuple(draw(st.integers(8, max(8, min(160, int(8 * side))))) for side in (high, wide))
+    return (height, width), (top, left, high, wide), target
+
+
+@given(cut=cuts())
+@example(cut=((1, 1), (0, 0, 1, 1), (32, 32)))
+@example(cut=((1, 5000), (0, 0, 1, 5000), (32, 64)))
+@example(cut=((5000, 1), (2499.5, 0, 1, 1), (32, 32)))
+@example(cut=((300, 200), (0, 0, 300, 200), (300, 200)))
+@example(cut=((301, 203), (100.3, 67.7, 200.7, 135.3), (64, 48)))  # a hair outside, in float32
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_cut_agrees(both: Decoders, cut: tuple[tuple[int, int], Region, tuple[int, int]]) -> None:
+    (height, width), region, target = cut
+    difference = apart(both, picture(height, width), region, target)
+    assert difference.mean() <= 2
+    assert difference.max() <= 20
+    assert inside(difference, region, target).max(initial=0) <= 2
