@@ -1,0 +1,175 @@
+"""Images of a Dataroom server: its listing, filtered, shared out among the ranks, shuffled if wanted.
+
+Order: the server's, by id. A rank's share is a partition of the server's where the world size divides its 48 shards;
+else gcd(world_size, 48) partitions are used and the images of each are dealt out by their position in it. That, as
+any position does, takes a source that does not change during an epoch; the server has no snapshots.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, suppress
+from functools import partial
+from weakref import WeakSet
+
+from msgspec import Struct, structs
+
+from datago_gpu.config import DataroomSource, LoaderConfig
+from datago_gpu.sources.api import DataroomApi
+from datago_gpu.sources.base import Position, SampleRef, Skipped
+from datago_gpu.sources.draws import Draws
+from datago_gpu.sources.http import HttpClient, without_query
+from datago_gpu.sources.pages import AnyEntry, OddEntry
+from datago_gpu.sources.shuffle import SplitMix64, shuffled
+from datago_gpu.sources.walk import Walk
+
+__all__ = ["Dataroom", "Share"]
+
+_SHARDS = 48
+"""Of the server's index; partitions come out even where they divide it."""
+
+
+class Share(Struct, frozen=True):
+    """What one rank takes: of the server's `partitions`, number `partition`, the entries at `offset` + n * `stride`.
+
+    The ranks' shares are disjoint and cover everything, whatever the world size.
+    """
+
+    partitions: int
+    partition: int
+    stride: int
+    offset: int
+
+    @classmethod
+    def of(cls, rank: int, world_size: int) -> Share:
+        partitions = math.gcd(world_size, _SHARDS)
+        offset, partition = divmod(rank, partitions)
+        return cls(partitions, partition, world_size // partitions, offset)
+
+    def parameters(self) -> dict[str, str]:
+        """What the server has to be told; it takes 2 partitions and more."""
+        if self.partitions == 1:
+            return {}
+        return {"partitions_count": str(self.partitions), "partition": str(self.partition)}
+
+
+class Dataroom:
+    """The `Source` of source_type "db". Raises ConfigError where no server is named.
+
+    A `cursor` is "POSITION:ID": the listing goes on after the image ID, where the next entry of the partition is
+    number POSITION. It outlives the image.
+    """
+
+    def __init__(self, config: LoaderConfig, http: HttpClient) -> None:
+        assert isinstance(config.source_config, DataroomSource)
+        self._source, self._seed = config.source_config, config.seed
+        self._rank, self._world_size = config.rank_and_world_size()
+        self._share = Share.of(self._rank, self._world_size)
+        self._api = DataroomApi(self._source, config.http_config, http)
+        self._draws = config.draws_from_server
+        self._open: WeakSet[AsyncGenerator[SampleRef | Skipped, None]] = WeakSet()
+
+    def refs(self, start: Position) -> AsyncGenerator[SampleRef | Skipped, None]:
+        """See `Source.refs`. The server's own random draws cannot be repeated: they only go on counting."""
+        if self._draws:
+            refs = self._drawn(start)
+        elif self._source.random_sampling:
+            refs = self._shuffled(start)
+        else:
+            refs = self._listed(start)
+        self._open.add(refs)
+        return refs
+
+    async def close(self) -> None:
+        """End the requests for pages, also of iterators that were left half-way. The HttpClient stays open."""
+        for refs in list(self._open):
+            with suppress(RuntimeError):  # one that is waited on at this moment ends with its task
+                await refs.aclose()
+
+    async def _listed(self, start: Position) -> AsyncGenerator[SampleRef | Skipped, None]:
+        position, last_id = _parsed(start.cursor)
+        cursor = f"{position}:{last_id}"
+        stride, offset = self._share.stride, self._share.offset
+        filters = {**self._source.filters(), **self._share.parameters()}
+        page_size = self._source.page_size
+        walk = Walk(self._api, filters, page_size=page_size, check=self._source.check_count)
+        async with aclosing(walk.pages(self._shape(), position, last_id)) as pages:
+            async for entries in pages:
+                for entry in entries:
+                    index, elsewhere = divmod(position - offset, stride)
+                    if not elsewhere and index >= start.index:
+                        yield self._ref(entry, index, cursor)
+                    position += 1
+                    if entry.id:
+                        cursor = f"{position}:{entry.id}"
+
+    async def _shuffled(self, start: Position) -> AsyncGenerator[SampleRef | Skipped, None]:
+        generator = SplitMix64(self._seed, start.epoch, self._rank)
+        async with aclosing(self._listed(Position(start.epoch))) as listing:
+            index = 0
+            async with aclosing(shuffled(listing, self._source.shuffle_buffer, generator)) as samples:
+                async for sample in samples:
+                    if index >= start.index:
+                        yield _renumbered(sample, index)
+                    index += 1
+
+    async def _drawn(self, start: Position) -> AsyncGenerator[SampleRef | Skipped, None]:
+        generator = SplitMix64(self._seed, start.epoch, self._rank, start.index)
+        draws = Draws(self._api, self._source.filters(), page_size=self._source.page_size, generator=generator)
+        index = start.index
+        async with aclosing(draws.pages(self._shape())) as pages:
+            async for entries in pages:
+                for key, entry in entries:
+                    if key % self._world_size == self._rank:
+                        yield self._ref(entry, index, "")
+                        index += 1
+
+    def _shape(self) -> dict[str, str]:
+        """The parameters that say what a page holds: nothing that is not used."""
+        fields = ["id", "source", "attributes", "tags", "image_direct_url", "duplicate_state"]
+        if self._source.require_embeddings:
+            fields.append("coca_embedding")
+        return {"fields": ",".join(fields), "page_size": str(self._source.page_size)}
+
+    def _ref(self, entry: AnyEntry, index: int, cursor: str) -> SampleRef | Skipped:
+        if isinstance(entry, OddEntry):
+            return Skipped(index, entry.id, self._api.base, "bad-entry", entry.problem)
+        given = entry.image_direct_url
+        if not given:
+            return Skipped(index, entry.id, self._api.base, "no-url")
+        url = self._api.payload_address(given)
+        if url is None:
+            return Skipped(index, entry.id, without_query(given), "bad-url", "not an http(s) address")
+        attributes = entry.attributes_json()
+        if attributes is None:
+            return Skipped(index, entry.id, without_query(url), "bad-entry", "attributes is not an object")
+        embedding = entry.coca_embedding.vector if entry.coca_embedding is not None else None
+        if self._source.require_embeddings and not embedding:
+            return Skipped(index, entry.id, without_query(url), "no-embedding")
+        return SampleRef(
+            index,
+            entry.id,
+            source=entry.source or "",
+            url=url,
+            attributes=attributes,
+            tags=entry.tags or [],
+            embedding=embedding,
+            duplicate_state=entry.duplicate_state,
+            cursor=cursor,
+            renew=partial(self._api.renewed, entry.id),
+        )
+
+
+def _parsed(cursor: str) -> tuple[int, str]:
+    """Position and id of a cursor; the beginning where there is none."""
+    position, _, last_id = cursor.partition(":")
+    return (int(position), last_id) if position.isdecimal() else (0, "")
+
+
+def _renumbered(sample: SampleRef | Skipped, index: int) -> SampleRef | Skipped:
+    """The sample as number `index` of another order, in which its cursor means nothing."""
+    if isinstance(sample, SampleRef):
+        sample.index, sample.cursor = index, ""
+        return sample
+    return structs.replace(sample, index=index)
