@@ -71,7 +71,7 @@ def _cut_all(folder: Path, samples: int) -> None:
     for number in range(samples):
         photo, path = photos[number % len(photos)], paths[number % len(photos)]
         part = _cut(photo, shapes[rng.randrange(len(shapes))], rng)
-        name = folder / f"{path.stem}-{number:04d}{path.suffix}"
+        name = folder / f"{number:04d}-{path.stem}{path.suffix}"
         part.save(name, quality=85)
         caption = {"source": "demo", "attributes": {"caption": f"a part of {path.stem}"}, "tags": [path.stem]}
         name.with_suffix(".json").write_text(json.dumps(caption))
@@ -89,7 +89,7 @@ def _cut(photo: Image.Image, shape: float, rng: random.Random) -> Image.Image:
 
 def _plant_broken(folder: Path) -> None:
     """What a loader meets in the wild: a file cut short, an empty one is not even listed, and an error page."""
-    whole = next(folder.glob("otters-*.jpg")).read_bytes()
+    whole = next(folder.glob("*-otters.jpg")).read_bytes()
     folder.joinpath("broken-cut.jpg").write_bytes(whole[: len(whole) // 2])
     folder.joinpath("broken-noise.jpg").write_bytes(whole[:700] + bytes(2000))
     folder.joinpath("broken-end.jpg").write_bytes(whole[: len(whole) * 9 // 10])

@@ -96,7 +96,9 @@ class Production:
             else:
                 for batch in self._grouper.add(outcome):
                     await self._send(batch, epoch)
-        return not self._still_wanted() and await self._limit_reached(epoch)
+            if not self._still_wanted() and await self._limit_reached(epoch):
+                return True
+        return False
 
     async def _limit_reached(self, epoch: int) -> bool:
         """Send what is held, and see whether all of it could be decoded: else more is needed."""
