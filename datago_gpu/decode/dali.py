@@ -235,6 +235,6 @@ class _Refused(Exception):
 
 
 def _message(error: Exception) -> str:
-    """What DALI said, without the trace through the graph around it."""
-    text = re.sub(r"\s*Current pipeline object is no longer valid\.\s*", "", str(error))
+    """What DALI said, without the trace through the graph around it, and the number of a sample tried alone."""
+    text = re.sub(r"\s*Current pipeline object is no longer valid\.\s*| sample #\d+ :", "", str(error))
     return " ".join(text.rpartition("encountered:")[2].split()) or type(error).__name__

@@ -20,8 +20,10 @@ class Form:
         self.dtype = np.dtype(image.dtype)
         mean = np.asarray(image.mean or (0.0, 0.0, 0.0), np.float64)
         std = np.asarray(image.std or (1.0, 1.0, 1.0), np.float64)
-        levels = np.arange(256, dtype=np.float64)[None] / 255
-        self._table = ((levels - mean[:, None]) / std[:, None]).astype(self.dtype)
+        self._scale = (1 / (255 * std)).astype(np.float32)
+        self._shift = (-mean / std).astype(np.float32)
+        levels = np.arange(256, dtype=np.float32)
+        self._halves = (levels * self._scale[:, None] + self._shift[:, None]).astype(np.float16)
 
     def empty(self, height: int, width: int, *batch: int) -> NDArray[Any]:
         """Memory for images of this size: (*batch, H, W, 3) or (*batch, 3, H, W)."""
@@ -35,5 +37,16 @@ class Form:
             return
         planes = out if self.channels_first else out.transpose(2, 0, 1)
         source = np.frombuffer(pixels, np.uint8).reshape(*planes.shape[1:], 3)
-        for plane, channel, table in zip(planes, range(3), self._table, strict=True):
-            plane[:] = source[:, :, channel] if self.dtype == np.uint8 else table[source[:, :, channel]]
+        for index, plane in enumerate(planes):
+            self._write_channel(source[:, :, index], index, plane)
+
+    def _write_channel(self, levels: NDArray[np.uint8], index: int, plane: NDArray[Any]) -> None:
+        if self.dtype == np.uint8:
+            plane[:] = levels
+        elif self.dtype == np.float32:
+            np.multiply(levels, self._scale[index], out=plane)
+            plane += self._shift[index]
+        else:
+            # numpy rounds to float16 so slowly that a table of the 256 levels is 6 times as quick. For float32 it is
+            # the multiplication that is quicker, twice where channels come first.
+            np.take(self._halves[index], levels, out=plane, mode="clip")

@@ -41,8 +41,16 @@ _GRAY = (128, 128, 128, 255)
 _LANCZOS3 = ResizeAlg.convolution(FilterType.lanczos3)
 _EXIF_ORIENTATION = 0x0112
 
+
+class _Jpeg(JpegImagePlugin.JpegImageFile):
+    """Without the search for a resolution in EXIF, which is of no use here and warns where EXIF is broken."""
+
+    def _read_dpi_from_exif(self) -> None:
+        pass
+
+
 _OPENERS: dict[str, type[ImageFile.ImageFile]] = {
-    "JPEG": JpegImagePlugin.JpegImageFile,
+    "JPEG": _Jpeg,
     "PNG": PngImagePlugin.PngImageFile,
     "WEBP": WebPImagePlugin.WebPImageFile,
     "PPM": PpmImagePlugin.PpmImageFile,

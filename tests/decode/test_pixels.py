@@ -96,6 +96,15 @@ def test_broken_exif_costs_the_orientation_only() -> None:
     assert np.array_equal(shown(payload), pixels)
 
 
+@pytest.mark.parametrize("exif", [b"Exif\0\0II*\0\x08\0\0\0\xff\xff", b"Exif\0\0garbage"])
+def test_a_jpeg_with_broken_exif_and_no_resolution_raises_no_warning(exif: bytes) -> None:
+    jpeg = encode(picture(40, 64), "JPEG")
+    after_jfif = 4 + int.from_bytes(jpeg[4:6])
+    payload = jpeg[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2) + exif + jpeg[after_jfif:]
+    assert render(memoryview(payload), (0, 0, 40, 64), 1, None, draft=True, max_pixels=LIMIT).size == (64, 40)
+    assert to_ppm(payload, lambda _height, _width: None, LIMIT).size == (40, 64)
+
+
 def test_the_covering_region_is_cut_to_the_target_as_the_decoder_does_it() -> None:
     pixels, target = picture(90, 150), (32, 48)
     payload = encode(pixels)
