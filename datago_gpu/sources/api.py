@@ -168,7 +168,7 @@ class DataroomApi:
         if failure.status == 400:
             return SourceError(f"{failure.url}: the server refused the request (400){saying}")
         if failure.reason == "redirect":
-            return SourceError(f"{failure}: the key goes to {self._origin} only; check that api_url is where the API is")
+            return SourceError(f"{failure}: the key goes to {self._origin} only; is api_url where the API is?")
         if failure.reason == "too-large":
             return SourceError(f"{failure}: lower page_size or raise http_config.max_page_mb")
         if failure.status == 404:

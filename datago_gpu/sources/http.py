@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import socket
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -23,7 +24,8 @@ from typing import NoReturn, Self
 from urllib.parse import urljoin
 
 import aiohttp
-from aiohttp import ClientTimeout
+from aiohttp import ClientTimeout, ThreadedResolver
+from aiohttp.abc import ResolveResult
 from msgspec import Struct
 from yarl import URL
 
@@ -115,7 +117,7 @@ class HttpClient:
     """A pool of connections for GET. To be made, used and closed within one running event loop.
 
     No cookies are kept, no proxy or netrc of the environment is used. Names are looked up anew after a failed
-    connection and at the latest after 10 s.
+    connection and at the latest after 10 s. Waiting for a free connection counts towards the total time of a try.
     """
 
     def __init__(self, config: HttpConfig) -> None:
@@ -123,7 +125,9 @@ class HttpClient:
         self._config = config
         self._default_timeout = self._timeout(config.total_timeout_s)
         self._connector = aiohttp.TCPConnector(
-            limit=config.concurrent_downloads + _SPARE_CONNECTIONS, ttl_dns_cache=_DNS_TTL_S
+            limit=config.concurrent_downloads + _SPARE_CONNECTIONS,
+            ttl_dns_cache=_DNS_TTL_S,
+            resolver=_Resolver(config.connect_timeout_s),
         )
         self._session = aiohttp.ClientSession(
             connector=self._connector,
@@ -282,6 +286,23 @@ class HttpClient:
         return ClientTimeout(
             total=total_s, sock_connect=self._config.connect_timeout_s, sock_read=self._config.stall_timeout_s
         )
+
+
+class _Resolver(ThreadedResolver):
+    """The system's resolver, within the limit for making a connection, which in aiohttp begins after it."""
+
+    def __init__(self, limit_s: float) -> None:
+        super().__init__()
+        self._limit_s = limit_s
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        try:
+            async with asyncio.timeout(self._limit_s):
+                return await super().resolve(host, port, family)
+        except TimeoutError:
+            raise aiohttp.ConnectionTimeoutError from None
 
 
 def origin_of(url: str) -> str:

@@ -70,7 +70,7 @@ _UNREADABLE = (msgspec.MsgspecError, ValueError, TypeError, OverflowError, Recur
 def parse_page(body: bytes) -> Page:
     """Read a page. Raises NotAPage.
 
-    2,000 entries with captions take about 3 ms. A page with anything odd in it is read again, entry by entry.
+    2,000 entries with captions take about 1 ms (8 with anything odd among them, 120 with embeddings).
     """
     try:
         return _decoder.decode(body)

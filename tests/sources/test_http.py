@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gzip
 import socket
+import threading
 import time
 import zlib
 from collections.abc import Awaitable, Callable, Iterator
@@ -19,6 +20,11 @@ from datago_gpu.config import HttpConfig
 from datago_gpu.sources.http import Counters, HttpClient, HttpFailure, Response, origin_of, without_query
 from tests.servers import Answer, MisbehavingServer
 
+try:
+    import uvloop
+except ImportError:
+    uvloop = None  # type: ignore[assignment]
+
 BODY = bytes(range(256)) * 800  # 200 KiB, more than one read
 TAG = {"ETag": '"one"'}
 SECRET = "Token 0123456789abcdef0123456789abcdef01234567"
@@ -31,12 +37,15 @@ def server() -> Iterator[MisbehavingServer]:
         yield running
 
 
-def using(work: Callable[[HttpClient], Awaitable[Any]], config: HttpConfig = QUICK) -> Any:
+def using(work: Callable[[HttpClient], Awaitable[Any]], config: HttpConfig = QUICK, *, plain: bool = False) -> Any:
+    """Runs `work` on uvloop, which the feeder uses, where there is one; the tests of the source use asyncio's own."""
+
     async def main() -> Any:
         async with HttpClient(config) as client:
             return await work(client)
 
-    return asyncio.run(main())
+    with asyncio.Runner(loop_factory=None if plain or uvloop is None else uvloop.new_event_loop) as runner:
+        return runner.run(main())
 
 
 def get(url: str, config: HttpConfig = QUICK, *, max_bytes: int = 1 << 20, **more: Any) -> Response:
@@ -106,9 +115,26 @@ def test_an_unknown_name_is_a_connection_failure(monkeypatch: pytest.MonkeyPatch
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
-    failure = failing("http://nowhere.invalid/a")
-    assert (failure.reason, failure.tries) == ("connection", 5)
-    assert failure.detail == "the host's name is not known"
+
+    async def work(client: HttpClient) -> None:
+        with pytest.raises(HttpFailure, match=r"connection after 5 tries \(the host's name is not known\)"):
+            await client.get("http://nowhere.invalid/a", max_bytes=100)
+
+    using(work, plain=True)
+
+
+def test_a_name_server_that_hangs_is_left_after_the_connect_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    answered = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: answered.wait(20))
+
+    async def work(client: HttpClient) -> None:
+        try:
+            with pytest.raises(HttpFailure, match="no connection within"):
+                await client.get("http://slow.example/a", max_bytes=100)
+        finally:
+            answered.set()
+
+    using(work, HttpConfig(connect_timeout_s=0.05, max_tries=2, max_backoff_s=0.01), plain=True)
 
 
 def test_an_address_that_changes_is_followed_at_once(
@@ -128,7 +154,7 @@ def test_an_address_that_changes_is_followed_at_once(
         response = await client.get(f"http://moved.example:{server.port}/a", max_bytes=100)
         return response.body, client.counters.retries
 
-    assert using(work) == (b"here", 1)
+    assert using(work, plain=True) == (b"here", 1)  # uvloop asks the system by itself
 
 
 @pytest.mark.parametrize("dated", [False, True])
