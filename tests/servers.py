@@ -155,7 +155,12 @@ class MisbehavingServer:
                 self.requests.append(request)
                 self.asked.set()
                 answer = self._answers.get(request.path, lambda _request: Answer(404, b"no such thing"))(request)
-                if not await self._send(answer, request, reader, writer):
+                try:
+                    stays_open = await self._send(answer, request, reader, writer)
+                except ConnectionError:
+                    self.closed_by_client.set()
+                    break
+                if not stays_open:
                     break
         with contextlib.suppress(ConnectionError):
             await writer.wait_closed()
