@@ -7,6 +7,7 @@ The keys are datago's own schema (`source_type`, `source_config`, `image_config`
 from __future__ import annotations
 
 import difflib
+import math
 import os
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
@@ -21,11 +22,21 @@ __all__ = ["DataroomSource", "DecodeConfig", "FileSource", "HttpConfig", "ImageC
 
 MiB = 1024 * 1024
 
-_Count = Annotated[int, Meta(ge=1)]
-_Natural = Annotated[int, Meta(ge=0)]
+_LARGEST = 2**63 - 1
+_Count = Annotated[int, Meta(ge=1, le=_LARGEST)]
+_Natural = Annotated[int, Meta(ge=0, le=_LARGEST)]
 _Seconds = Annotated[float, Meta(gt=0)]
-_Positive = Annotated[float, Meta(gt=0)]
+_Aspect = Annotated[float, Meta(ge=0.001, le=1000)]
 S = TypeVar("S", bound=Struct)
+
+
+def _no_json(value: Any) -> str | None:
+    """Why the feeder process, which gets the settings as JSON, could not be told this value."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return "must be a finite number"
+    if isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
+        return "must be UTF-8 text (for a folder with another name, give a symbolic link to it)"
+    return None
 
 
 class _Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -51,9 +62,12 @@ class _Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         if records:
             return
         try:
-            msgspec.convert(value, wanted)
+            msgspec.structs.force_setattr(self, name, msgspec.convert(value, wanted))  # a list becomes a tuple
         except msgspec.ValidationError as error:
             raise ConfigError(f"{self.place}{name}: {error}, got {_shown(name, value)}") from None
+        problem = _no_json(value)
+        if problem:
+            raise ConfigError(f"{self.place}{name} {problem}, got {_shown(name, value)}")
 
     def _problem(self) -> str | None:
         """What is wrong with the values taken together, or None."""
@@ -216,11 +230,18 @@ class DataroomSource(_Settings, frozen=True, kw_only=True):
         return sent
 
     def __repr__(self) -> str:
+        return f"DataroomSource({', '.join(f'{name}={value!r}' for name, value in self._told().items())})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        """What rich prints, in tracebacks too: msgspec's own would show the key."""
+        return list(self._told().items())
+
+    def _told(self) -> dict[str, Any]:
+        """What was set, less the key."""
         shown = {name: getattr(self, name) for name in self.__struct_fields__}
         shown["api_key"] = "***" if self.api_key else ""
         defaults = dict(zip(self.__struct_fields__, self.__struct_defaults__, strict=True))
-        parts = [f"{name}={value!r}" for name, value in shown.items() if value != defaults[name]]
-        return f"DataroomSource({', '.join(parts)})"
+        return {name: value for name, value in shown.items() if value != defaults[name]}
 
 
 class ImageConfig(_Settings, frozen=True, kw_only=True):
@@ -241,10 +262,10 @@ class ImageConfig(_Settings, frozen=True, kw_only=True):
 
     place: ClassVar[str] = "image_config."
     crop_and_resize: bool = False
-    default_image_size: _Count = 512
+    default_image_size: Annotated[int, Meta(ge=1, le=65_535)] = 512
     downsampling_ratio: _Count = 32
-    min_aspect_ratio: _Positive = 0.5
-    max_aspect_ratio: _Positive = 2.0
+    min_aspect_ratio: _Aspect = 0.5
+    max_aspect_ratio: _Aspect = 2.0
     layout: Literal["HWC", "CHW"] = "HWC"
     dtype: Literal["uint8", "float16", "float32"] = "uint8"
     mean: tuple[float, float, float] | None = None
@@ -426,7 +447,7 @@ _SECTIONS: dict[str, type[_Settings]] = {
 def _build_loader_config(given: dict[str, Any]) -> LoaderConfig:
     _refuse_unknown_keys(given, LoaderConfig, "")
     source_type = given.get("source_type", "db")
-    if source_type not in _SOURCES:
+    if not isinstance(source_type, str) or source_type not in _SOURCES:
         raise ConfigError(f"source_type must be one of {', '.join(map(repr, _SOURCES))}, got {source_type!r}")
     if given.get("source_config") is None:
         raise ConfigError(f"source_config is missing: source_type {source_type!r} needs it")
@@ -444,7 +465,7 @@ def _build_loader_config(given: dict[str, Any]) -> LoaderConfig:
 
 def _build(kind: type[S], given: Any, where: str) -> S:
     if not isinstance(given, dict):
-        raise ConfigError(f"{where} must be an object, got {given!r}")
+        raise ConfigError(f"{where} must be an object, got {type(given).__name__}")  # not the value: a key may be in it
     _refuse_unknown_keys(given, kind, f"{where}.")
     try:
         return msgspec.convert(given, kind)

@@ -56,7 +56,8 @@ class Handoff(Generic[T]):
     def end(self, error: BaseException | None = None) -> None:
         """Nothing more will be put: what is there can still be got, then `error` is raised, once, or Ended."""
         with self._changed:
-            self._ended, self._error = True, self._error or error
+            if not self._ended:  # after `close` nobody wants to know
+                self._ended, self._error = True, error
             self._changed.notify_all()
 
     def close(self) -> None:

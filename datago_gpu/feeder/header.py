@@ -26,6 +26,9 @@ _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _APP1 = 0xE1
 _WITHOUT_LENGTH = frozenset((0x01, *range(0xD0, 0xDA)))
 
+_MOST_SEGMENTS = 1000
+"""A large colour profile takes 255. A payload of nothing else would hold up the feeder's loop for seconds."""
+
 
 class Header(Struct, frozen=True):
     """What a header says. Sizes are as stored, in pixels, before `orientation`."""
@@ -62,20 +65,22 @@ def read_header(payload: bytes) -> Header:
 
 def _jpeg(payload: bytes) -> Header:
     """Segments up to the frame header: ITU-T T.81, annex B."""
-    at, orientation = 2, 1
-    while True:
+    at, orientation = 2, 0
+    for _ in range(_MOST_SEGMENTS):
         prefix, marker, length = _SEGMENT.unpack_from(payload, at)
         if prefix != 0xFF or marker in _WITHOUT_LENGTH or marker == 0xFF:
             return _UNKNOWN  # fill bytes are legal, and rare enough to leave to Pillow
         if marker in _FRAMES:
             break
-        if marker == _APP1 and orientation == 1 and payload.startswith(b"Exif\0\0", at + 4):
+        if marker == _APP1 and not orientation and payload.startswith(b"Exif\0\0", at + 4):
             orientation = _exif_orientation(payload[at + 10 : at + 2 + length])
         at += 2 + length
+    else:
+        return _UNKNOWN
     precision, height, width, components = _FRAME.unpack_from(payload, at + 4)
     common = marker in (_BASELINE, _EXTENDED, _PROGRESSIVE) and precision == 8 and components in (1, 3)
     ended = payload.endswith(b"\xff\xd9") or payload.rfind(b"\xff\xd9", at) > 0
-    return Header(height, width, orientation, plain=common and ended and height > 0 and width > 0)
+    return Header(height, width, orientation or 1, plain=common and ended and height > 0 and width > 0)
 
 
 def _exif_orientation(tiff: bytes) -> int:
@@ -96,16 +101,24 @@ def _exif_orientation(tiff: bytes) -> int:
 
 def _png(payload: bytes) -> Header:
     """IHDR and the chunks before the pixels: PNG specification, sections 5 and 11."""
+    if payload[12:16] != b"IHDR":
+        return _UNKNOWN
     width, height, depth, colour = _IHDR.unpack_from(payload, 16)
-    plain = payload[12:16] == b"IHDR" and depth == 8 and colour in (0, 2, 3) and payload.endswith(b"IEND\xaeB`\x82")
-    at = 8
-    while plain:
-        length, name = _CHUNK.unpack_from(payload, at)
-        if name == b"IDAT":
-            break
-        plain = name not in (b"tRNS", b"eXIf", b"acTL")
-        at += 12 + length
+    plain = depth == 8 and colour in (0, 2, 3) and payload.endswith(b"IEND\xaeB`\x82") and _shows_as_stored(payload)
     return Header(height, width, plain=plain and height > 0 and width > 0)
+
+
+def _shows_as_stored(payload: bytes) -> bool:
+    """Whether no chunk before the pixels changes how they look."""
+    at = 8
+    for _ in range(_MOST_SEGMENTS):
+        length, name = _CHUNK.unpack_from(payload, at)
+        if name in (b"tRNS", b"eXIf", b"acTL"):
+            return False
+        if name == b"IDAT":
+            return True
+        at += 12 + length
+    return False
 
 
 def _webp(payload: bytes) -> Header:

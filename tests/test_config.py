@@ -1,0 +1,342 @@
+"""Settings that cannot be wrong: what is refused, with which words, and that a key is shown nowhere."""
+
+from __future__ import annotations
+
+import json
+import math
+import traceback
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.pretty import pretty_repr
+
+from datago_gpu.config import DataroomSource, DecodeConfig, FileSource, HttpConfig, ImageConfig, LoaderConfig
+from datago_gpu.errors import ConfigError
+
+KEY = "5ecret5ecret5ecret5ecret5ecret5ecret5ecr"
+FILES: dict[str, Any] = {"source_type": "file", "source_config": {"root_path": "/images"}}
+DATABASE: dict[str, Any] = {"source_type": "db", "source_config": {"sources": "a,b", "api_key": KEY}}
+
+
+def files(**more: Any) -> dict[str, Any]:
+    return {**FILES, **more}
+
+
+def database(**source: Any) -> dict[str, Any]:
+    return {"source_type": "db", "source_config": source}
+
+
+def test_a_dict_json_text_bytes_a_path_and_a_record_mean_the_same(tmp_path: Path) -> None:
+    settings = files(image_config={"crop_and_resize": True, "mean": [0.5, 0.5, 0.5], "dtype": "float32"}, limit=10)
+    text = json.dumps(settings)
+    path = tmp_path / "config.json"
+    path.write_text(text)
+    config = LoaderConfig.load(settings)
+    assert LoaderConfig.load(text) == LoaderConfig.load(text.encode()) == LoaderConfig.load(path) == config
+    assert LoaderConfig.load(config) is config
+    assert config == LoaderConfig(
+        source_type="file",
+        source_config=FileSource(root_path="/images"),
+        image_config=ImageConfig(crop_and_resize=True, mean=(0.5, 0.5, 0.5), dtype="float32"),
+        limit=10,
+    )
+
+
+def test_records_may_stand_inside_a_dict() -> None:
+    config = LoaderConfig.load({"source_type": "file", "source_config": FileSource(root_path="/images")})
+    assert config == LoaderConfig.load(FILES)
+
+
+def test_datago_s_own_configuration_is_understood() -> None:
+    config = LoaderConfig.load(
+        {
+            "source_config": {"sources": "SOURCE", "page_size": 500, "require_images": True},
+            "image_config": {
+                "crop_and_resize": True,
+                "default_image_size": 1024,
+                "downsampling_ratio": 32,
+                "min_aspect_ratio": 0.5,
+                "max_aspect_ratio": 2.0,
+                "image_to_rgb8": True,
+            },
+            "limit": 200,
+            "samples_buffer_size": 64,
+            "prefetch_buffer_size": 128,
+        }
+    )
+    assert isinstance(config.source_config, DataroomSource)
+    assert config.source_type == "db"
+
+
+REFUSED: list[tuple[Any, str]] = [
+    (files(btach_size=1), "unknown key btach_size; did you mean batch_size?"),
+    (files(zzz=1), "unknown key zzz; known are source_type, source_config, "),
+    ({7: 1}, "unknown key 7; known are"),
+    (files(source_config={"rootpath": "x"}), "unknown key source_config.rootpath; did you mean source_config.root_pa"),
+    (files(image_config={"default_size": 1}), "unknown key image_config.default_size; did you mean image_config.def"),
+    (files(http_config={"retries": 1}), "unknown key http_config.retries"),
+    (files(decode_config={"thread": 1}), "unknown key decode_config.thread; did you mean decode_config.threads?"),
+    ({}, "source_config is missing: source_type 'db' needs it"),
+    ({"source_type": "file", "source_config": None}, "source_config is missing: source_type 'file' needs it"),
+    ({"source_type": "file", "source_config": {}}, "source_config: Object missing required field `root_path`"),
+    (files(source_type="webdataset"), "source_type must be one of 'file', 'db', got 'webdataset'"),
+    (files(source_type=["file"]), "source_type must be one of 'file', 'db', got ['file']"),
+    (files(source_config=[1]), "source_config must be an object, got list"),
+    (files(image_config="big"), "image_config must be an object, got str"),
+    (files(source_config={"root_path": 3}), "source_config.root_path: Expected `str`, got `int`, got 3"),
+    (files(source_config={"root_path": ""}), "source_config.root_path is empty: name a folder of images"),
+    (files(source_config={"root_path": "/x\udcff"}), "source_config.root_path must be UTF-8 text (for a folder with"),
+    (files(source_config={"root_path": "/x", "rank": -1}), "source_config.rank: Expected `int` >= 0, got -1"),
+    (files(source_config={"root_path": "/x", "rank": 2, "world_size": 2}), "rank (2) must be below world_size (2)"),
+    (files(source_config={"root_path": "/x", "rank": 1}), "rank (1) must be below world_size (1); ranks count from 0"),
+    (files(source_config={"root_path": "/x", "world_size": 0}), "source_config.world_size: Expected `int` >= 1, got 0"),
+    (files(batch_size=0), "batch_size: Expected `int` >= 1, got 0"),
+    (files(batch_size=4097), "batch_size: Expected `int` <= 4096, got 4097"),
+    (files(batch_size="8"), "batch_size: Expected `int`, got `str`, got '8'"),
+    (files(batch_size=True), "batch_size: Expected `int`, got `bool`, got True"),
+    (files(limit=0), "limit: Expected `int` >= 1, got 0"),
+    (files(epochs=0), "epochs: Expected `int` >= 1, got 0"),
+    (files(seed=-1), "seed: Expected `int` >= 0, got -1"),
+    (files(seed=2**70), f"seed: Expected `int` <= 9223372036854775807, got {2**70}"),
+    (files(max_failures=1.5), "max_failures: Expected `float` < 1.0, got 1.5"),
+    (files(max_failures=-1), "max_failures: Expected `int` >= 0, got -1"),
+    (files(ordered="yes"), "ordered: Expected `bool`, got `str`, got 'yes'"),
+    (files(arena_mb=100), "arena_mb (100) must be at least twice http_config.max_payload_mb (64): raise the one or lo"),
+    (files(http_config={"stall_timeout_s": 0}), "http_config.stall_timeout_s: Expected `float` > 0.0, got 0"),
+    (files(http_config={"max_tries": 0}), "http_config.max_tries: Expected `int` >= 1, got 0"),
+    (files(http_config={"total_timeout_s": math.inf}), "http_config.total_timeout_s must be a finite number, got inf"),
+    (files(decode_config={"hw_decoder_load": 1.5}), "decode_config.hw_decoder_load: Expected `float` <= 1.0, got 1.5"),
+    (files(image_config={"layout": "NHWC"}), "image_config.layout: Invalid enum value 'NHWC', got 'NHWC'"),
+    (files(image_config={"default_image_size": 10**6}), "image_config.default_image_size: Expected `int` <= 65535"),
+    (files(image_config={"max_aspect_ratio": math.inf}), "image_config.max_aspect_ratio: Expected `float` <= 1000.0"),
+    (files(image_config={"max_aspect_ratio": math.nan}), "image_config.max_aspect_ratio"),
+    (files(image_config={"min_aspect_ratio": 0}), "image_config.min_aspect_ratio: Expected `float` >= 0.001, got 0"),
+    (
+        files(image_config={"min_aspect_ratio": 3}),
+        "image_config.min_aspect_ratio (3.0) is above max_aspect_ratio (2.0): swap them",
+    ),
+    (
+        files(image_config={"crop_and_resize": True, "default_image_size": 16}),
+        "image_config: no bucket of 16 px in steps of 32 has an aspect ratio in [0.5, 2.0]; widen the aspect range or",
+    ),
+    (
+        files(image_config={"mean": [0.5, 0.5, 0.5]}),
+        "image_config.mean and std need dtype 'float16' or 'float32', got 'uint8'",
+    ),
+    (files(image_config={"mean": [1, 2]}), "image_config.mean: Expected `array` of length 3, got 2, got [1, 2]"),
+    (
+        files(image_config={"mean": [127, 127, 127], "dtype": "float32"}),
+        "image_config.mean is in units of [0, 1], got (127.0, 127.0, 127.0): divide by 255",
+    ),
+    (
+        files(image_config={"std": [0, 1, 1], "dtype": "float32"}),
+        "image_config.std is in units of [0, 1] and above 0, got (0.0, 1.0, 1.0)",
+    ),
+    (database(require_images=False), "source_config.require_images is false"),
+    (database(duplicate_state=3), "source_config.duplicate_state must be -1 to 2 or 'unprocessed', got 3"),
+    (database(api_url="dataroom.local"), "source_config.api_url must begin with http:// or https://, got 'dataroom.lo"),
+    (database(tags_empty="maybe"), "source_config.tags_empty must be 'true' or 'false', got 'maybe'"),
+    (database(page_size=2001), "source_config.page_size: Expected `int` <= 2000, got 2001"),
+    (
+        database(random_sampling=True, random_method="server"),
+        "source_config.random_method 'server' never ends by itself: set limit",
+    ),
+    (
+        {"source_type": "file", "source_config": DataroomSource()},
+        "source_type 'file' goes with a FileSource, got a DataroomSource",
+    ),
+    ([1], "the config must be a LoaderConfig, a dict or JSON text, got list"),
+    ("[1]", "the config must be a LoaderConfig, a dict or JSON text, got list"),
+    (3, "the config must be a LoaderConfig, a dict or JSON text, got int"),
+    ("{", "the config is not JSON: Input data was truncated"),
+    (b"\xff", "the config is not JSON: "),
+    (Path("/no/such/config.json"), "cannot read the config '/no/such/config.json': No such file or directory"),
+]
+
+
+@pytest.mark.parametrize(("given", "words"), REFUSED, ids=[words[:60] for _, words in REFUSED])
+def test_what_cannot_work_is_a_config_error_naming_key_and_value(given: Any, words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        LoaderConfig.load(given)
+    assert str(caught.value).startswith(words)
+
+
+def test_a_constructor_is_as_strict_as_json() -> None:
+    for wrong, words in [
+        (lambda: HttpConfig(max_tries=0), "http_config.max_tries: Expected `int` >= 1, got 0"),
+        (lambda: DecodeConfig(threads=1.5), "decode_config.threads: Expected `int | null`, got `float`, got 1.5"),  # type: ignore[arg-type]
+        (lambda: FileSource(root_path=Path("/x")), "source_config.root_path: Expected `str`, got `PosixPath`"),  # type: ignore[arg-type]
+        (lambda: ImageConfig(dtype="int8"), "image_config.dtype: Invalid enum value 'int8'"),  # type: ignore[arg-type]
+        (
+            lambda: LoaderConfig(source_config={"root_path": "/x"}),  # type: ignore[arg-type]
+            "source_config must be a FileSource or DataroomSource, got dict",
+        ),
+        (
+            lambda: LoaderConfig(source_config=DataroomSource(), image_config=None),  # type: ignore[arg-type]
+            "image_config must be a ImageConfig, got NoneType",
+        ),
+    ]:
+        with pytest.raises(ConfigError) as caught:
+            wrong()
+        assert str(caught.value).startswith(words)
+
+
+@pytest.mark.parametrize(
+    ("rank", "world_size", "expected"), [("", "", (0, 1)), ("3", "4", (3, 4)), ("0", "", (0, 1)), ("", "8", (0, 8))]
+)
+def test_rank_and_world_size_come_from_the_environment(
+    monkeypatch: pytest.MonkeyPatch, rank: str, world_size: str, expected: tuple[int, int]
+) -> None:
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv("WORLD_SIZE", world_size)
+    assert LoaderConfig.load(FILES).rank_and_world_size() == expected
+
+
+def test_settings_go_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.setenv("WORLD_SIZE", "not a number")
+    config = LoaderConfig.load(files(source_config={"root_path": "/x", "rank": 0, "world_size": 2}))
+    assert config.rank_and_world_size() == (0, 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("RANK", "one", "the environment's RANK must be a whole number of at least 0, got 'one'"),
+        ("RANK", "-1", "the environment's RANK must be a whole number of at least 0, got '-1'"),
+        ("WORLD_SIZE", "0", "the environment's WORLD_SIZE must be a whole number of at least 1, got '0'"),
+        ("RANK", "1", "rank (1) must be below world_size (1); ranks count from 0"),
+    ],
+)
+def test_an_environment_that_makes_no_sense_is_a_config_error(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, words: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError) as caught:
+        LoaderConfig.load(FILES)
+    assert str(caught.value) == words
+
+
+def test_the_api_key_is_shown_in_no_text() -> None:
+    config = LoaderConfig.load(DATABASE)
+    for text in (repr(config), str(config), f"{config}", repr(config.source_config), pretty_repr(config)):
+        assert KEY not in text
+        assert "***" in text
+    assert KEY in msgspec.json.encode(config).decode()  # but the feeder is told
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"source_config": {"api_key": KEY, "page_size": "x"}},
+        {"source_config": {"api_key": KEY, "nonsense": 1}},
+        {"source_config": {"api_key": [KEY]}},
+        {"source_config": {"api_key": KEY + "\udcff"}},
+        {"source_config": json.dumps({"api_key": KEY})},
+        {"source_config": [{"api_key": KEY}]},
+        {"source_config": {"api_key": KEY}, "batch_size": 0},
+        {"source_type": "file", "source_config": {"root_path": "/x", "api_key": KEY}},
+        {"source_type": "file", "source_config": DataroomSource(api_key=KEY)},
+    ],
+    ids=str,
+)
+def test_the_api_key_is_in_no_error(wrong: dict[str, Any]) -> None:
+    for given_as in (wrong, json.dumps(wrong) if "DataroomSource" not in repr(wrong) else wrong):
+        with pytest.raises(ConfigError) as caught:
+            LoaderConfig.load(given_as)
+        assert "5ecret" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_settings_are_frozen_and_hashable() -> None:
+    config = LoaderConfig.load(files(image_config={"std": [0.5, 0.5, 0.5], "dtype": "float16"}))
+    with pytest.raises(AttributeError):
+        config.batch_size = 3  # type: ignore[misc]
+    with pytest.raises(AttributeError):
+        config.source_config.rank = 3  # type: ignore[misc]
+    assert hash(config) == hash(LoaderConfig.load(msgspec.to_builtins(config)))
+
+
+def test_a_list_given_to_a_constructor_becomes_the_tuple_it_stands_for() -> None:
+    config = ImageConfig(mean=[0, 0.5, 1], dtype="float32")  # type: ignore[arg-type]
+    assert config.mean == (0.0, 0.5, 1.0)
+    assert config == ImageConfig(mean=(0, 0.5, 1), dtype="float32")
+
+
+def test_with_source_gives_a_copy_that_is_checked() -> None:
+    config = LoaderConfig.load(FILES)
+    assert config.with_source(rank=1, world_size=2).rank_and_world_size() == (1, 2)
+    assert config.rank_and_world_size() == (0, 1)
+    with pytest.raises(ConfigError, match="rank"):
+        config.with_source(rank=2, world_size=2)
+
+
+@given(
+    st.builds(
+        LoaderConfig,
+        source_type=st.just("file"),
+        source_config=st.builds(
+            FileSource,
+            root_path=st.text(st.characters(codec="utf-8"), min_size=1),
+            random_sampling=st.booleans(),
+            rank=st.integers(0, 3),
+            world_size=st.integers(4, 2**40),
+        ),
+        image_config=st.builds(
+            ImageConfig,
+            default_image_size=st.integers(1, 65_535),
+            min_aspect_ratio=st.floats(0.001, 1),
+            max_aspect_ratio=st.floats(1, 1000),
+            dtype=st.just("float16"),
+            mean=st.none() | st.tuples(*[st.floats(-1, 1)] * 3),
+        ),
+        http_config=st.builds(HttpConfig, stall_timeout_s=st.floats(1e-6, 1e9)),
+        batch_size=st.integers(1, 4096),
+        limit=st.none() | st.integers(1, 2**63 - 1),
+        epochs=st.none() | st.integers(1, 2**63 - 1),
+        seed=st.integers(0, 2**63 - 1),
+        max_failures=st.none() | st.integers(0, 10**9) | st.floats(0, 0.99),
+    )
+)
+def test_settings_survive_the_way_to_the_feeder(config: LoaderConfig) -> None:
+    assert LoaderConfig.load(msgspec.json.encode(config)) == config
+
+
+@given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), lambda inner: st.lists(inner)))
+def test_any_value_anywhere_is_accepted_or_a_config_error(value: Any) -> None:
+    """Never another exception, so that a caller has one to catch; and what is accepted can be told to the feeder."""
+    for name in LoaderConfig.__struct_fields__:
+        accepted(files(**{name: value}))
+    for section, kind in (("image_config", ImageConfig), ("http_config", HttpConfig), ("decode_config", DecodeConfig)):
+        for name in kind.__struct_fields__:
+            accepted(files(**{section: {name: value}}))
+    for name in DataroomSource.__struct_fields__:
+        accepted(database(**{name: value}))
+
+
+def accepted(given: dict[str, Any]) -> None:
+    try:
+        config = LoaderConfig.load(given)
+    except ConfigError:
+        return
+    assert LoaderConfig.load(msgspec.json.encode(config)) == config
+
+
+def test_only_filters_that_are_set_are_sent() -> None:
+    assert DataroomSource().filters() == {}
+    source = DataroomSource(
+        sources="a,b", tags_ne="x", min_short_edge=300, max_aspect_ratio=1.5, duplicate_state=0, has_masks="fg"
+    )
+    assert source.filters() == {
+        "sources": "a,b",
+        "tags__ne": "x",
+        "short_edge__gte": "300",
+        "aspect_ratio__lte": "1.5",
+        "has_masks": "fg",
+    }
+    assert DataroomSource(duplicate_state=-1).filters() == {}
+    assert DataroomSource(duplicate_state=1).filters() == {"duplicate_state": "1"}
+    assert DataroomSource(duplicate_state="unprocessed").filters() == {"duplicate_state": "None"}

@@ -1,0 +1,125 @@
+"""The bounded queue between the decoder's thread and the trainer: what is put comes out, and every wait ends."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+import pytest
+
+from datago_gpu.handoff import Ended, Handoff
+
+T = TypeVar("T")
+WAIT_S = 10
+
+
+@pytest.fixture
+def beside() -> Iterator[Callable[[Callable[[], T]], Future[T]]]:
+    """Calls something on another thread."""
+    with ThreadPoolExecutor(4) as threads:
+        yield threads.submit  # type: ignore[misc]
+
+
+Beside = Callable[..., "Future[object]"]
+
+
+def test_items_come_out_in_order_and_then_the_end() -> None:
+    queue: Handoff[int] = Handoff(3)
+    assert [queue.put(number) for number in range(3)] == [True] * 3
+    queue.end()
+    assert [queue.get() for _ in range(3)] == [0, 1, 2]
+    for _ in range(2):
+        with pytest.raises(Ended):
+            queue.get()
+
+
+def test_an_error_is_raised_once_behind_what_came_before_it() -> None:
+    queue: Handoff[int] = Handoff(3)
+    queue.put(1)
+    queue.end(OSError("broken"))
+    assert queue.get() == 1
+    with pytest.raises(OSError, match="broken"):
+        queue.get()
+    with pytest.raises(Ended):
+        queue.get()
+
+
+def test_put_waits_for_room(beside: Beside) -> None:
+    queue: Handoff[int] = Handoff(1)
+    queue.put(1)
+    second = beside(queue.put, 2)
+    assert not second.done()
+    assert len(queue) == 1
+    assert queue.get() == 1
+    assert second.result(WAIT_S) is True
+    assert queue.get() == 2
+    assert queue.waited_put_s > 0
+
+
+def test_get_waits_for_an_item(beside: Beside) -> None:
+    queue: Handoff[int] = Handoff(1)
+    first = beside(queue.get)
+    assert not first.done()
+    queue.put(7)
+    assert first.result(WAIT_S) == 7
+    assert queue.waited_get_s > 0
+
+
+def test_the_end_wakes_who_waits_for_an_item(beside: Beside) -> None:
+    queue: Handoff[int] = Handoff(1)
+    waiting = [beside(queue.get) for _ in range(3)]
+    queue.end()
+    for each in waiting:
+        with pytest.raises(Ended):
+            each.result(WAIT_S)
+
+
+def test_closing_wakes_who_waits_for_room_and_drops_what_is_there(beside: Beside) -> None:
+    queue: Handoff[int] = Handoff(1)
+    queue.put(1)
+    waiting = [beside(queue.put, number) for number in range(3)]
+    queue.close()
+    assert [each.result(WAIT_S) for each in waiting] == [False] * 3
+    assert len(queue) == 0
+    assert queue.put(2) is False
+    with pytest.raises(Ended):
+        queue.get()
+
+
+def test_what_fails_because_of_closing_is_not_reported_after_it() -> None:
+    """A decoder that is stopped half-way may well fail: nobody asked."""
+    queue: Handoff[int] = Handoff(1)
+    queue.close()
+    queue.end(OSError("stopped half-way"))
+    with pytest.raises(Ended):
+        queue.get()
+
+
+def test_nothing_is_lost_or_doubled_between_threads(beside: Beside) -> None:
+    queue: Handoff[int] = Handoff(3)
+    got: list[int] = []
+
+    def take() -> None:
+        while True:
+            try:
+                got.append(queue.get())
+            except Ended:
+                return
+
+    taker = beside(take)
+    begun = threading.Barrier(2)
+
+    def put(numbers: range) -> None:
+        begun.wait(WAIT_S)
+        for number in numbers:
+            queue.put(number)
+
+    puts = [beside(put, range(start, 2000, 2)) for start in range(2)]
+    for each in puts:
+        each.result(WAIT_S)
+    queue.end()
+    taker.result(WAIT_S)
+    assert sorted(got) == list(range(2000))
+    assert [number for number in got if number % 2] == list(range(1, 2000, 2))
