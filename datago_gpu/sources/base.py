@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Protocol
 
 from msgspec import Struct
 
-__all__ = ["Position", "SampleRef", "Skipped", "Source"]
+__all__ = ["Position", "SampleRef", "Skipped", "Source", "printable"]
+
+
+def printable(path: str) -> str:
+    """A path as text that can be sent and shown: bytes that are not UTF-8 appear as "\\xNN"."""
+    return path if path.isascii() else os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 class SampleRef(Struct):
@@ -33,7 +39,7 @@ class SampleRef(Struct):
     @property
     def where(self) -> str:
         """The file or address, without its query (which may hold a signature), for messages."""
-        return self.path or self.url.partition("?")[0]
+        return printable(self.path) if self.path else self.url.partition("?")[0]
 
 
 class Skipped(Struct, frozen=True):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from datago_gpu.config import FileSource, LoaderConfig
 from datago_gpu.errors import SourceError
-from datago_gpu.sources.base import Position, SampleRef, Skipped
+from datago_gpu.sources.base import Position, SampleRef, Skipped, printable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -72,12 +72,12 @@ class Files:
             yield self._ref(index, self._listing[int(mine[index])])
 
     def _ref(self, index: int, path: str) -> SampleRef:
-        return SampleRef(index, _printable(os.path.relpath(path, self._root)), source="filesystem", path=path)
+        return SampleRef(index, printable(os.path.relpath(path, self._root)), source="filesystem", path=path)
 
     def _refuse_none(self, count: int) -> None:
         if not count:
             kinds = ", ".join(extension[1:] for extension in EXTENSIONS)
-            raise SourceError(f"no images under {_printable(self._root)}: looked for {kinds} in it and its subfolders")
+            raise SourceError(f"no images under {printable(self._root)}: looked for {kinds} in it and its subfolders")
 
 
 class _Listing:
@@ -109,8 +109,8 @@ async def _walk(root: str) -> AsyncIterator[tuple[list[str], Skipped | None]]:
             images, folders = await asyncio.to_thread(_list_folder, folder)
         except OSError as error:
             if folder == root:
-                raise SourceError(f"cannot list {_printable(root)}: {error.strerror}; check root_path") from error
-            yield [], Skipped(-1, "", _printable(folder), "unreadable-folder", str(error.strerror))
+                raise SourceError(f"cannot list {printable(root)}: {error.strerror}; check root_path") from error
+            yield [], Skipped(-1, "", printable(folder), "unreadable-folder", str(error.strerror))
             continue
         waiting.extend(reversed(folders))
         yield images, None
@@ -121,11 +121,10 @@ def _list_folder(folder: str) -> tuple[list[str], list[str]]:
     images, folders = [], []
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.name.lower().endswith(EXTENSIONS):
-                if entry.is_file(follow_symlinks=False):
-                    images.append(entry.path)
-            elif entry.is_dir(follow_symlinks=False):
+            if entry.is_dir(follow_symlinks=False):
                 folders.append(entry.path)
+            elif entry.name.lower().endswith(EXTENSIONS) and entry.is_file(follow_symlinks=False):
+                images.append(entry.path)
     return sorted(images), sorted(folders)
 
 
@@ -148,7 +147,3 @@ def _mix(value: NDArray[np.uint64]) -> NDArray[np.uint64]:
     value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return value ^ (value >> np.uint64(31))
-
-
-def _printable(path: str) -> str:
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
