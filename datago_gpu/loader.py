@@ -164,7 +164,7 @@ class Loader:
             if ready.resume_at is not None:
                 self._progress.begin(ready.epoch, ready.resume_at)
             self._failures.add(ready.skipped)
-            self._progress.skipped(each.index for each in ready.skipped if each.index >= 0)
+            self._progress.skipped(ready.skipped)
             self._check_failures(final=False)
             if ready.batch is not None:
                 return ready

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from datago_gpu.feeder.wire import Resume
-from datago_gpu.sources.base import Position
+from datago_gpu.sources.base import Position, Skipped
 
 __all__ = ["Progress"]
 
@@ -34,9 +34,9 @@ class Progress:
             self._holes.clear()
         self._at = resume_at
 
-    def skipped(self, indices: Iterable[int]) -> None:
-        """These samples will not come."""
-        self._note(indices)
+    def skipped(self, skips: Iterable[Skipped]) -> None:
+        """These samples will not come. Skips at the end of an epoch may be told of in the next, where they are void."""
+        self._note(each.index for each in skips if each.index >= 0 and each.epoch == self._epoch)
 
     def deliver(self, indices: list[int]) -> None:
         """These samples have been handed to the user."""

@@ -115,7 +115,14 @@ class Worker(threading.Thread):
         self.bytes += sum(message.lengths)
         self._skipped += message.skipped
         self._skipped += [
-            Skipped(message.indices[at], message.ids[at], message.wheres[at], UNDECODABLE, decoded.failures[at])
+            Skipped(
+                message.indices[at],
+                message.ids[at],
+                message.wheres[at],
+                UNDECODABLE,
+                decoded.failures[at],
+                message.epoch,
+            )
             for at in failed
         ]
         kept = [at for at in range(len(message.ids)) if at not in decoded.failures]

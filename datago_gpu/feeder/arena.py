@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections import deque
 
-__all__ = ["ALIGNMENT", "Ring", "aligned", "create", "map_memory"]
+__all__ = ["ALIGNMENT", "Room", "aligned", "create", "map_memory"]
 
 ALIGNMENT = 64
 """Bytes; each payload begins at a multiple of it."""
@@ -35,40 +34,33 @@ def map_memory(descriptor: int) -> mmap.mmap:
     return memory
 
 
-class Ring:
-    """Hands out contiguous pieces of the memory, in order round and round. Knows offsets, touches no memory.
+class Room:
+    """Hands out pieces of the memory, the lowest that fits first. Knows offsets, touches no memory.
 
-    Pieces may be given back in any order; room is made once the oldest is back.
+    There are only ever a few pieces. Taking the lowest uses the same pages again and again: a ring round the whole
+    memory has each page faulted in, which costs as much as receiving the bytes, and finds nothing in a cache.
     """
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self._pieces: deque[tuple[int, int, int]] = deque()  # (key, begin, end), oldest first
-        self._returned: set[int] = set()
+        self._pieces: dict[int, tuple[int, int]] = {}  # key -> (begin, end)
 
     def take(self, key: int, size: int) -> int | None:
-        """The offset of `size` bytes (at least 1), or None while there is no room. `key` names the piece."""
-        begin = self._find(size)
-        if begin is not None:
-            self._pieces.append((key, begin, begin + size))
+        """The offset of `size` bytes, or None while there is no room. `key` names the piece, to give it back."""
+        begin = 0
+        for taken, end in sorted(self._pieces.values()):
+            if begin + size <= taken:
+                break
+            begin = end
+        if begin + size > self.size:
+            return None
+        self._pieces[key] = (begin, begin + size)
         return begin
 
     def give_back(self, key: int) -> None:
-        """The piece may be written again."""
-        self._returned.add(key)
-        while self._pieces and self._pieces[0][0] in self._returned:
-            self._returned.remove(self._pieces.popleft()[0])
+        """The piece may be written again. Raises KeyError if it is not taken."""
+        del self._pieces[key]
 
     def __len__(self) -> int:
-        """How many pieces are in use."""
-        return len(self._pieces) - len(self._returned)
-
-    def _find(self, size: int) -> int | None:
-        if not self._pieces:
-            return 0 if size <= self.size else None
-        (_, first, _), (_, newest, last) = self._pieces[0], self._pieces[-1]
-        if newest < first:  # wrapped round: what is free lies between the newest and the oldest
-            return last if last + size <= first else None
-        if last + size <= self.size:
-            return last
-        return 0 if size <= first else None
+        """How many pieces are taken."""
+        return len(self._pieces)

@@ -44,6 +44,7 @@ class Grouper:
         self._batch_size, self._batch_bytes, self._held_bytes = batch_size, batch_bytes, held_bytes
         self._open: dict[tuple[int, int] | None, list[Admitted]] = {}
         self._bytes: dict[tuple[int, int] | None, int] = {}
+        self._held = 0
 
     def __len__(self) -> int:
         """Samples held."""
@@ -57,9 +58,10 @@ class Grouper:
         batch = self._open.setdefault(bucket, [])
         batch.append(sample)
         self._bytes[bucket] = self._bytes.get(bucket, 0) + size
+        self._held += size
         if len(batch) == self._batch_size:
             yield self._close(bucket)
-        elif sum(self._bytes.values()) > self._held_bytes:
+        elif self._held > self._held_bytes:
             yield self._close(max(self._bytes, key=self._bytes.__getitem__))
 
     def flush(self) -> Iterator[list[Admitted]]:
@@ -71,7 +73,8 @@ class Grouper:
         """Forget what is held."""
         self._open.clear()
         self._bytes.clear()
+        self._held = 0
 
     def _close(self, bucket: tuple[int, int] | None) -> list[Admitted]:
-        self._bytes.pop(bucket)
+        self._held -= self._bytes.pop(bucket)
         return self._open.pop(bucket)

@@ -23,6 +23,10 @@ __all__ = ["Feeder", "FeederClosed"]
 
 LAST_WORDS_BYTES = 4000
 
+ENVIRONMENT = {"MALLOC_TRIM_THRESHOLD_": str(256 * MiB), "MALLOC_MMAP_THRESHOLD_": str(32 * MiB)}
+"""By default glibc gives memory back as soon as 128 KiB are free, so that each payload faults its pages in anew: 25 us
+for 40 KB, 150 us for 400 KB."""
+
 
 class FeederClosed(Exception):
     """`close` was called while waiting for the feeder."""
@@ -31,7 +35,7 @@ class FeederClosed(Exception):
 class Feeder:
     """A feeder process and the memory shared with it.
 
-    `receive`, `waiting` and `report` are for one thread; `close` may be called from any thread, at any time, repeatedly.
+    `receive`, `waiting` and `report` are for one thread; `close` may be called from any, at any time, and repeatedly.
     """
 
     def __init__(self, config: LoaderConfig, resume: wire.Resume) -> None:
@@ -107,7 +111,7 @@ class Feeder:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=self._last_words,
-            env={**os.environ, "PYTHONPATH": path},
+            env={**ENVIRONMENT, **os.environ, "PYTHONPATH": path},
             process_group=0,
         )
 

@@ -8,7 +8,9 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
+
+from msgspec import Struct
 
 from datago_gpu.config import LoaderConfig, MiB
 from datago_gpu.feeder.admit import Admission
@@ -16,7 +18,7 @@ from datago_gpu.feeder.bucket import Admitted
 from datago_gpu.sources.base import SampleRef, Skipped
 from datago_gpu.sources.http import HttpClient, HttpFailure
 
-__all__ = ["Fetcher", "Outcome", "Window"]
+__all__ = ["Fetcher", "Outcome", "Waits", "Window"]
 
 Outcome = Admitted | Skipped
 
@@ -35,7 +37,7 @@ class Fetcher:
         self._admission = Admission(config)
         self._threads = ThreadPoolExecutor(min(32, config.http_config.concurrent_downloads), "datago-files")
         self.chunk = FILES_A_JOB if config.source_type == "file" else 1
-        self.items = self.bytes = 0
+        self.items = 0
 
     async def __call__(self, refs: list[SampleRef]) -> list[Outcome]:
         """Load these samples. What goes wrong with one is a Skipped in its place."""
@@ -44,7 +46,6 @@ class Fetcher:
         else:
             outcomes = [await self._download(ref) for ref in refs]
         self.items += len(outcomes)
-        self.bytes += sum(len(each.payload) for each in outcomes if isinstance(each, Admitted))
         return outcomes
 
     def close(self) -> None:
@@ -90,11 +91,20 @@ class Fetcher:
         return Skipped(ref.index, ref.id, ref.where, "too-large", f"{size} bytes, above http_config.max_payload_mb")
 
 
+class Waits(Struct):
+    """Seconds that a Window has spent waiting: for the source, and for results."""
+
+    refs_s: float = 0.0
+    results_s: float = 0.0
+
+
 class Window:
-    """Runs `work` on the references of a stream, several calls at once, and hands out the results.
+    """Runs `work` on the references of a stream, `workers` calls at once, and hands out the results.
 
     In the order of the references; or, with `ordered` false, as they come. At most `size` references, and at most
     `wanted`, are under way or waiting to be handed out. An error of the stream is raised after all that came before it.
+
+    A fixed set of workers, rather than a task for each call, saves 15 us a sample.
     """
 
     def __init__(
@@ -104,88 +114,117 @@ class Window:
         *,
         size: int,
         chunk: int,
+        workers: int,
         ordered: bool,
         launched: Callable[[SampleRef], None],
+        waits: Waits,
     ) -> None:
-        self._refs, self._work, self._chunk, self._ordered = refs, work, chunk, ordered
-        self._size, self._launched = size, launched
+        self._refs, self._work, self._chunk, self._workers = refs, work, chunk, workers
+        self._ordered, self._size, self._launched = ordered, size, launched
         self._wanted = size
+        self._collected: list[SampleRef] = []
         self._under_way = 0
         self._room = asyncio.Event()
+        self._wake_at = size - max(1, size // 8)
+        self._jobs: asyncio.Queue[tuple[list[SampleRef], asyncio.Future[list[Outcome]]]] = asyncio.Queue()
         self._results: asyncio.Queue[asyncio.Future[list[Outcome]] | None] = asyncio.Queue()
-        self._tasks: set[asyncio.Future[list[Outcome]]] = set()
-        self.waited_for_refs_s = 0.0
+        self._tasks: list[asyncio.Task[None]] = []
+        self.waits = waits
 
     async def __aenter__(self) -> Self:
         self._launcher = asyncio.create_task(self._launch())
+        self._tasks = [self._launcher, *(asyncio.create_task(self._serve()) for _ in range(self._workers))]
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        tasks: list[asyncio.Future[Any]] = [self._launcher, *self._tasks]
-        for task in tasks:
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def want(self, count: int) -> None:
         """Bound what is under way by what can still be used."""
-        self._wanted = min(self._size, count)
-        self._room.set()
+        if count < self._size or self._wanted < self._size:
+            self._wanted = min(self._size, count)
+            self._room.set()
 
     async def results(self) -> AsyncIterator[list[Outcome]]:
         """What became of the references, a few at a time."""
-        while (task := await self._results.get()) is not None:
-            outcomes = await task
+        clock = time.perf_counter()
+        while (result := await self._results.get()) is not None:
+            outcomes = await result
+            self.waits.results_s += time.perf_counter() - clock
             yield outcomes
+            clock = time.perf_counter()
             self._under_way -= len(outcomes)
-            self._room.set()
+            # An eighth of the window at a time: waking the launcher for each result costs 2 us.
+            if self._under_way <= self._wake_at or self._wanted < self._size:
+                self._room.set()
         await self._launcher  # raises what ended the stream
 
-    async def _launch(self) -> None:
-        try:
-            refs: list[SampleRef] = []
-            clock = time.perf_counter()
-            async for ref in self._refs:
-                self.waited_for_refs_s += time.perf_counter() - clock
-                if isinstance(ref, Skipped):
-                    await self._start_with_room(refs)
-                    refs = []
-                    self._start_done(ref)
-                else:
-                    self._launched(ref)
-                    refs.append(ref)
-                if len(refs) >= min(self._chunk, self._wanted):
-                    await self._start_with_room(refs)
-                    refs = []
-                clock = time.perf_counter()
-            await self._start_with_room(refs)
-        finally:
+    async def _serve(self) -> None:
+        while True:
+            refs, result = await self._jobs.get()
+            try:
+                result.set_result(await self._work(refs))
+            except Exception as error:  # it is raised where the result is taken
+                result.set_exception(error)
             if not self._ordered:
-                await asyncio.gather(*self._tasks, return_exceptions=True)
-            self._results.put_nowait(None)
+                self._results.put_nowait(result)
+            self._jobs.task_done()
 
-    async def _start_with_room(self, refs: list[SampleRef]) -> None:
-        """Start all of them at once if it can be, else as many as are wanted at a time."""
+    async def _launch(self) -> None:
+        problem: Exception | None = None
+        try:
+            await self._launch_all()
+        except Exception as error:  # not when cancelled: then nobody takes results any more
+            problem = error
+        await self._start_collected()
+        if not self._ordered:
+            await self._jobs.join()
+        self._results.put_nowait(None)
+        if problem:
+            raise problem
+
+    async def _launch_all(self) -> None:
+        clock = time.perf_counter()
+        async for ref in self._refs:
+            self.waits.refs_s += time.perf_counter() - clock
+            if isinstance(ref, Skipped):
+                await self._start_collected()
+                await self._pass_on(ref)
+            else:
+                self._launched(ref)
+                self._collected.append(ref)
+            if len(self._collected) >= min(self._chunk, self._wanted):
+                await self._start_collected()
+            clock = time.perf_counter()
+
+    async def _start_collected(self) -> None:
+        """Start all of them in one job if there is room, else as many as are wanted at a time."""
+        refs = self._collected
         while refs:
             room = self._wanted - self._under_way
             if room >= len(refs) or (room > 0 and not self._under_way):
-                self._start(asyncio.ensure_future(self._work(refs[:room])), len(refs[:room]))
-                refs = refs[room:]
+                job = refs[:room], self._result(len(refs[:room]))
+                if self._ordered:
+                    self._results.put_nowait(job[1])
+                self._jobs.put_nowait(job)
+                del refs[:room]
             else:
                 self._room.clear()
                 await self._room.wait()
 
-    def _start_done(self, skipped: Skipped) -> None:
-        done: asyncio.Future[list[Outcome]] = asyncio.get_running_loop().create_future()
-        done.set_result([skipped])
-        self._start(done, 1)
+    async def _pass_on(self, skipped: Skipped) -> None:
+        """A source may skip any number in a row."""
+        while self._under_way >= self._size:
+            self._room.clear()
+            await self._room.wait()
+        result = self._result(1)
+        result.set_result([skipped])
+        self._results.put_nowait(result)
 
-    def _start(self, task: asyncio.Future[list[Outcome]], count: int) -> None:
+    def _result(self, count: int) -> asyncio.Future[list[Outcome]]:
         self._under_way += count
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        if self._ordered:
-            self._results.put_nowait(task)
-        else:
-            task.add_done_callback(self._results.put_nowait)
+        return asyncio.get_running_loop().create_future()

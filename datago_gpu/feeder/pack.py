@@ -12,7 +12,7 @@ from itertools import chain
 from msgspec import msgpack
 
 from datago_gpu.feeder import wire
-from datago_gpu.feeder.arena import Ring, aligned
+from datago_gpu.feeder.arena import Room, aligned
 from datago_gpu.feeder.bucket import Admitted
 from datago_gpu.sources.base import Position, Skipped
 
@@ -31,13 +31,13 @@ class Packer:
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, memory: mmap.mmap) -> None:
         self._reader, self._writer, self._memory = reader, writer, memory
-        self._ring = Ring(len(memory))
+        self._room = Room(len(memory))
         self._reported = asyncio.Event()
         self._skipped: list[Skipped] = []
         self._number = 0
         self.samples = 0
         """Samples sent, less those reported undecodable."""
-        self.items = self.bytes = 0
+        self.items = 0
         self.waited_s = 0.0
 
     async def listen(self) -> None:
@@ -46,7 +46,7 @@ class Packer:
         try:
             while True:
                 report = decoder.decode(await wire.read(self._reader))
-                self._ring.give_back(report.number)
+                self._room.give_back(report.number)
                 self.samples -= report.failures
                 self._reported.set()
         except (asyncio.IncompleteReadError, ConnectionError):
@@ -62,7 +62,6 @@ class Packer:
             at += aligned(size)
         self.samples += len(batch)
         self.items += len(batch)
-        self.bytes += sum(sizes)
         await self._write(_message(batch, self._number, epoch, offset, resume_at, self._take_skips(), stages()))
         self._number += 1
 
@@ -74,7 +73,7 @@ class Packer:
 
     async def settled(self) -> None:
         """Wait until every batch that was sent has been reported."""
-        while len(self._ring):
+        while len(self._room):
             await self._report()
 
     async def end(self, stages: dict[str, wire.StageCount]) -> None:
@@ -88,8 +87,8 @@ class Packer:
     async def _take(self, size: int) -> int:
         while True:
             offset = None
-            if len(self._ring) < MOST_UNDER_WAY:
-                offset = self._ring.take(self._number, size)
+            if len(self._room) < MOST_UNDER_WAY:
+                offset = self._room.take(self._number, size)
             if offset is not None:
                 return offset
             await self._report()

@@ -8,6 +8,8 @@ from bisect import bisect_right
 from collections.abc import AsyncIterator
 from itertools import count
 
+import msgspec
+
 from datago_gpu.config import LoaderConfig, MiB
 from datago_gpu.errors import DatagoError
 from datago_gpu.feeder.bucket import Admitted, Grouper
@@ -92,7 +94,7 @@ class Production:
         for outcome in outcomes:
             if isinstance(outcome, Skipped):
                 self._outstanding.pop(outcome.index, None)
-                await self._packer.skip(outcome, self._stages)
+                await self._packer.skip(msgspec.structs.replace(outcome, epoch=epoch), self._stages)
             else:
                 for batch in self._grouper.add(outcome):
                     await self._send(batch, epoch)
@@ -101,8 +103,12 @@ class Production:
         return False
 
     async def _limit_reached(self, epoch: int) -> bool:
-        """Send what is held, and see whether all of it could be decoded: else more is needed."""
-        if not self._config.drop_last:
+        """Send what is held, and see whether all of it could be decoded: else more is needed.
+
+        Both times it waits for the decoder's word, so that what is sent when does not depend on when that comes.
+        """
+        await self._packer.settled()
+        if not self._config.drop_last and not self._still_wanted():
             await self._flush(epoch)
             await self._packer.settled()
         return not self._still_wanted()

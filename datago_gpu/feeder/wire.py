@@ -49,7 +49,6 @@ class StageCount(Struct, frozen=True):
     """What one stage of the feeder has counted since the start."""
 
     items: int = 0
-    bytes: int = 0
     waited_input_s: float = 0.0
     waited_output_s: float = 0.0
 

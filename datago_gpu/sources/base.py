@@ -51,6 +51,8 @@ class Skipped(Struct, frozen=True):
     reason: str
     """A short fixed word that skips are counted by, such as "truncated"."""
     detail: str = ""
+    epoch: int = 0
+    """The one that `index` belongs to; the feeder fills it in."""
 
 
 class Position(Struct, frozen=True):

@@ -1,0 +1,163 @@
+"""The feeder alone against a bare HTTP client: what listing, checking, bucketing and packing cost on top of it.
+
+    python benchmarks/feeder.py [--runs 3]      (needs nginx on the PATH or in /usr/sbin)
+
+nginx on loopback serves JPEGs padded to 40 and 400 KB, and pages of a Dataroom that name them. The bare client is
+aiohttp with uvloop, reading bodies and dropping them. Ours is the feeder process with its reader giving the memory back
+at once: nothing is decoded. Both keep the same number of requests in flight.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+from common import Contest, contestant, machine, material_folder, parser
+from PIL import Image
+
+OURS = """
+import sys, time
+from datago_gpu.config import LoaderConfig
+from datago_gpu.feeder.client import Feeder
+from datago_gpu.feeder.wire import EncodedBatch, Ended, Resume
+url, count, concurrent = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+feeder = Feeder(LoaderConfig.load({
+    "source_config": {"api_url": url + "/api/", "api_key": "k", "page_size": 500, "check_count": False},
+    "image_config": {"crop_and_resize": True, "default_image_size": 224},
+    "http_config": {"concurrent_downloads": concurrent}, "prefetch_buffer_size": 2 * concurrent}), Resume())
+clock, taken = 0.0, 0
+while not isinstance(message := feeder.receive(), Ended):
+    if isinstance(message, EncodedBatch):
+        feeder.report(message.number, 0)
+        if clock:
+            taken += len(message.ids)
+        clock = clock or time.perf_counter()
+print(taken / (time.perf_counter() - clock))
+feeder.close()
+feeder.dispose()
+"""
+
+BARE = """
+import asyncio, sys, time
+import aiohttp, uvloop
+url, count, concurrent = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+async def worker(session, numbers):
+    for number in numbers:
+        async with session.get(f"{url}/payloads/{number % 100}.jpg") as response:
+            await response.read()
+async def main():
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=concurrent)) as session:
+        numbers = iter(range(count))
+        clock = time.perf_counter()
+        await asyncio.gather(*(worker(session, numbers) for _ in range(concurrent)))
+        print(count / (time.perf_counter() - clock))
+uvloop.run(main())
+"""
+
+CONTESTANTS = {"feeder": OURS, "bare client": BARE}
+
+NGINX = """
+worker_processes 1; pid {root}/nginx.pid; error_log {root}/error.log; daemon off;
+events {{ worker_connections 1024; }}
+http {{ access_log off; sendfile on; keepalive_requests 1000000; types {{ image/jpeg jpg; application/json json; }}
+  server {{ listen 127.0.0.1:{port}; root {root};
+    location = /api/images/ {{ rewrite ^ /pages/page$arg_cursor.json last; }}
+    location / {{ }} }} }}
+"""
+
+PAGE = 500
+
+
+def padded_jpeg(size: int) -> bytes:
+    """A JPEG of exactly `size` bytes, filled up with comments."""
+    file = io.BytesIO()
+    Image.radial_gradient("L").resize((500, 375)).convert("RGB").save(file, "JPEG", quality=85)
+    jpeg, missing = file.getvalue(), size - file.tell()
+    comments = b""
+    while missing > 0:
+        part = min(missing, 60_000) if missing - 60_000 > 4 or missing <= 60_000 else missing - 10
+        comments += b"\xff\xfe" + (part - 2).to_bytes(2, "big") + bytes(part - 4)
+        missing -= part
+    return jpeg[:2] + comments + jpeg[2:]
+
+
+def lay_out(root: Path, size: int, count: int, url: str) -> None:
+    """Payloads and pages, as files."""
+    for name in ("payloads", "pages"):
+        (root / name).mkdir(parents=True, exist_ok=True)
+    for number in range(100):
+        (root / "payloads" / f"{number}.jpg").write_bytes(padded_jpeg(size))
+    for page in range(count // PAGE + 1):
+        numbers = range(page * PAGE, min(count, (page + 1) * PAGE))
+        entries = [
+            {
+                "id": f"{number:09d}",
+                "source": "nginx",
+                "attributes": {"number": number},
+                "tags": [],
+                "image_direct_url": f"{url}/payloads/{number % 100}.jpg",
+            }
+            for number in numbers
+        ]
+        following = f"{url}/api/images/?cursor={page + 1}" if entries else None
+        name = f"page{page or ''}.json"
+        (root / "pages" / name).write_text(json.dumps({"next": following, "results": entries}))
+
+
+@contextmanager
+def nginx(root: Path, port: int) -> Iterator[None]:
+    """A server of its own for `root`, for as long as the block runs."""
+    root.chmod(0o755)
+    (root / "nginx.conf").write_text(NGINX.format(root=root, port=port))
+    program = shutil.which("nginx") or "/usr/sbin/nginx"
+    process = subprocess.Popen([program, "-c", str(root / "nginx.conf"), "-e", str(root / "error.log")])
+    try:
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            with socket.socket() as probe:
+                if not probe.connect_ex(("127.0.0.1", port)):
+                    break
+        yield
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def main() -> None:
+    options = parser(__doc__ or "")
+    options.add_argument("--count", type=int, default=20_000, help="requests of 40 KB; a fifth as many of 400 KB")
+    options.add_argument("--concurrent", type=int, default=64)
+    args = options.parse_args()
+    print(machine())
+    results = {}
+    for kilobytes, count in ((40, args.count), (400, args.count // 5)):
+        port = free_port()
+        url, root = f"http://127.0.0.1:{port}", material_folder(args.material) / f"nginx-{kilobytes}"
+        lay_out(root, kilobytes * 1000, count, url)
+        contest = Contest(f"{kilobytes} KB payloads, {args.concurrent} in flight", "requests/s", args.runs)
+        given = (url, str(count), str(args.concurrent))
+        with nginx(root, port):
+            contest.hold({name: partial(contestant, text, *given) for name, text in CONTESTANTS.items()})
+        contest.show()
+        print(f"  ratio {contest.ratio('feeder', 'bare client'):.2f} (target 0.70)")
+        results[f"{kilobytes} KB"] = contest.figures
+    if args.json:
+        args.json.write_text(json.dumps({"machine": machine(), "results": results}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

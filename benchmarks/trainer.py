@@ -1,0 +1,97 @@
+"""Does a loader slow down the Python loop beside it? A training step alone, and next to a loader that streams.
+
+    python benchmarks/trainer.py [--backend dali] [--concurrent 64]
+
+The step makes 300 small calls that release and take the GIL (as launching GPU kernels does) and some Python between
+them. The loader streams from a Dataroom server in a process of its own, at a rate held below what one core can do, so
+that a core's worth of slack is left; the loop takes a batch a step. Prints the mean time of a step alone and beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from common import machine, material_folder, parser
+from material import make
+
+from datago_gpu import Loader
+
+CALLS = 300
+BLOCK = bytes(8192)
+
+
+def step() -> float:
+    """Seconds of one step, a few milliseconds: checksums of blocks this large give the GIL away while they run."""
+    clock = time.perf_counter()
+    total = 0
+    for number in range(CALLS):
+        total += zlib.crc32(BLOCK, number)
+    return time.perf_counter() - clock
+
+
+@contextmanager
+def server(root: Path) -> Iterator[dict[str, str]]:
+    """The embedded server in another process; yields where it is and its key."""
+    command = [sys.executable, "-m", "datago_gpu.cli", "serve", str(root), "--port", "0", "--key", "0" * 40]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout
+        yield {"api_url": process.stdout.readline().split()[-1], "api_key": "0" * 40}
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def main() -> None:
+    options = parser(__doc__ or "", runs=5)
+    options.add_argument("--backend", default="dali", choices=("dali", "pillow"))
+    options.add_argument("--steps", type=int, default=400, help="steps of each run")
+    options.add_argument("--rate", type=float, default=200, help="images a second, to leave a core's worth of slack")
+    options.add_argument("--batch-size", type=int, default=16)
+    args = options.parse_args()
+    print(machine())
+    folder = make(material_folder(args.material) / "500px-500", 500, "500px")
+    alone, beside = [], []
+    with server(folder) as source:
+        config = {
+            "source_config": source,
+            "image_config": {"crop_and_resize": True, "default_image_size": 224},
+            "batch_size": args.batch_size,
+            "epochs": None,
+            "decode_config": {"threads": 1},
+        }
+        for _ in range(args.runs):
+            alone.append(_measure(args.steps, None, 0))
+            with Loader(config, device="cpu", backend=args.backend) as loader:
+                next(loader)
+                beside.append(_measure(args.steps, loader, args.batch_size / args.rate))
+    ratio = statistics.median(there / here for here, there in zip(alone, beside, strict=True))
+    print(f"\nA step of {CALLS} calls (ms, median of {args.runs} runs of {args.steps} steps)")
+    print(f"  alone                {statistics.median(alone) * 1e3:8.3f}")
+    print(f"  beside the loader    {statistics.median(beside) * 1e3:8.3f}   ({args.backend}, {args.rate:.0f} images/s)")
+    print(f"  ratio {ratio:.3f} (target 1.10)")
+    if args.json:
+        args.json.write_text(json.dumps({"machine": machine(), "alone_s": alone, "beside_s": beside}, indent=1))
+
+
+def _measure(steps: int, loader: Loader | None, batch_every_s: float) -> float:
+    """The mean seconds of a step; a batch is taken whenever it is due."""
+    seconds, due = 0.0, time.perf_counter()
+    for _ in range(steps):
+        seconds += step()
+        if loader is not None and time.perf_counter() >= due:
+            next(loader)
+            due += batch_every_s
+    return seconds / steps
+
+
+if __name__ == "__main__":
+    main()
