@@ -128,6 +128,11 @@ class Loader:
         """
         self._stop()
 
+    @property
+    def feeder_pid(self) -> int:
+        """Process id of the feeder, to watch its memory or its threads."""
+        return self._worker.feeder_pid
+
     def __enter__(self) -> Self:
         return self
 

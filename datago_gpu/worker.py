@@ -51,6 +51,11 @@ class Worker(threading.Thread):
         self.waited_s = 0.0
         """For the feeder."""
 
+    @property
+    def feeder_pid(self) -> int:
+        """Process id of the feeder."""
+        return self._feeder.pid
+
     def stop(self) -> None:
         """End the thread; it takes as long as the batch that is being decoded."""
         self._feeder.close()

@@ -261,7 +261,7 @@ def test_a_state_of_another_order_is_refused() -> None:
 def test_a_killed_feeder_is_an_error_at_once_and_what_was_loaded_comes_first() -> None:
     with Loader(config(PHOTOS, epochs=None), device="cpu") as loader:
         next(loader)
-        os.kill(loader._worker._feeder.pid, 9)
+        os.kill(loader.feeder_pid, 9)
         with pytest.raises(FeederError, match="SIGKILL"):
             for _ in loader:
                 pass

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from bisect import bisect_right
 from collections.abc import AsyncIterator
 from itertools import count
@@ -13,7 +12,7 @@ import msgspec
 from datago_gpu.config import LoaderConfig, MiB
 from datago_gpu.errors import DatagoError
 from datago_gpu.feeder.bucket import Admitted, Grouper
-from datago_gpu.feeder.fetch import Fetcher, Outcome, Window
+from datago_gpu.feeder.fetch import Fetcher, Outcome, Waits, Window
 from datago_gpu.feeder.pack import Packer
 from datago_gpu.feeder.wire import Resume, StageCount
 from datago_gpu.sources.base import Position, SampleRef, Skipped, Source
@@ -31,7 +30,7 @@ class Production:
         self._outstanding: dict[int, str] = {}
         """Index -> cursor of the samples that are listed and neither sent nor skipped, in the order of listing."""
         self._newest = Position()
-        self._waited_refs_s = self._waited_payloads_s = 0.0
+        self._waits = Waits()
 
     async def run(self) -> None:
         """Send everything. Raises SourceError where the source fails, after all that was fetched has been sent."""
@@ -54,13 +53,15 @@ class Production:
             self._fetcher,
             size=self._config.prefetch_buffer_size,
             chunk=self._fetcher.chunk,
+            workers=self._config.http_config.concurrent_downloads,
             ordered=self._config.ordered,
             launched=self._note_launch,
+            waits=self._waits,
         )
         async with window:
             window.want(self._still_wanted())
             try:
-                async for outcomes in self._timed(window):
+                async for outcomes in window.results():
                     if await self._take(outcomes, epoch):
                         return True
                     window.want(self._still_wanted())
@@ -80,14 +81,6 @@ class Production:
             after = bisect_right(done, (ref.index, sys.maxsize))
             if not after or ref.index > done[after - 1][1]:
                 yield ref
-
-    async def _timed(self, window: Window) -> AsyncIterator[list[Outcome]]:
-        waited_refs_s, clock = self._waited_refs_s, time.perf_counter()
-        async for outcomes in window.results():
-            self._waited_payloads_s += time.perf_counter() - clock
-            self._waited_refs_s = waited_refs_s + window.waited_for_refs_s
-            yield outcomes
-            clock = time.perf_counter()
 
     async def _take(self, outcomes: list[Outcome], epoch: int) -> bool:
         """True when the limit has been reached."""
@@ -145,6 +138,6 @@ class Production:
         """The source is asked for samples only when there is room; the stages behind it wait for each other."""
         packer, fetcher = self._packer, self._fetcher
         return {
-            "fetch": StageCount(fetcher.items, fetcher.bytes, self._waited_refs_s, packer.waited_s),
-            "pack": StageCount(packer.items, packer.bytes, self._waited_payloads_s, packer.waited_s),
+            "fetch": StageCount(fetcher.items, self._waits.refs_s, packer.waited_s),
+            "pack": StageCount(packer.items, self._waits.results_s, packer.waited_s),
         }

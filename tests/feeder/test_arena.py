@@ -1,4 +1,4 @@
-"""The ring of memory: pieces never overlap, and what is given back is used again."""
+"""The room in the shared memory: pieces never overlap, and what is given back is used again."""
 
 from __future__ import annotations
 
@@ -7,90 +7,79 @@ import mmap
 import os
 
 import psutil
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from datago_gpu.feeder.arena import ALIGNMENT, Ring, aligned, create, map_memory
+from datago_gpu.feeder.arena import ALIGNMENT, Room, aligned, create, map_memory
 
 SIZE = 100
 
 
-class RingMachine(RuleBasedStateMachine):
-    """Takes and gives back in any order; `used` is what a plain map of pieces would know."""
+class RoomMachine(RuleBasedStateMachine):
+    """Takes and gives back in any order; `free` is the memory byte by byte."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.ring = Ring(SIZE)
-        self.used: dict[int, range] = {}
-        self.order: list[int] = []
-        self.next_key = 0
+        self.room = Room(SIZE)
+        self.pieces: dict[int, range] = {}
+        self.free = bytearray(b"." * SIZE)
 
-    @rule(size=st.integers(1, SIZE))
-    def take(self, size: int) -> None:
-        key, self.next_key = self.next_key, self.next_key + 1
-        offset = self.ring.take(key, size)
-        if offset is None:
-            assert self.order, "an empty ring has room for anything"
+    @rule(size=st.integers(1, SIZE), key=st.integers())
+    def take(self, size: int, key: int) -> None:
+        if key in self.pieces:
             return
-        piece = range(offset, offset + size)
-        assert piece.start >= 0
-        assert piece.stop <= SIZE
-        for other in self.used.values():
-            assert piece.stop <= other.start or other.stop <= piece.start
-        self.used[key] = piece
-        self.order.append(key)
+        offset = self.room.take(key, size)
+        lowest = self.free.find(b"." * size)
+        assert offset == (None if lowest < 0 else lowest)
+        if offset is not None:
+            self.pieces[key] = range(offset, offset + size)
+            self.free[offset : offset + size] = b"x" * size
 
-    @precondition(lambda self: self.used)
+    @precondition(lambda self: self.pieces)
     @rule(data=st.data())
     def give_back(self, data: st.DataObject) -> None:
-        key = data.draw(st.sampled_from(sorted(self.used)))
-        self.ring.give_back(key)
-        del self.used[key]
-        while self.order and self.order[0] not in self.used:
-            self.order.pop(0)
+        key = data.draw(st.sampled_from(sorted(self.pieces)))
+        self.room.give_back(key)
+        piece = self.pieces.pop(key)
+        self.free[piece.start : piece.stop] = b"." * len(piece)
 
     @rule()
     def give_all_back(self) -> None:
-        for key in sorted(self.used, reverse=True):
-            self.ring.give_back(key)
-        self.used.clear()
-        self.order.clear()
-        assert self.ring.take(self.next_key, SIZE) == 0, "all of it can be had in one piece"
-        self.ring.give_back(self.next_key)
-        self.next_key += 1
+        for key in sorted(self.pieces, reverse=True):
+            self.room.give_back(key)
+        self.pieces.clear()
+        self.free = bytearray(b"." * SIZE)
+        assert self.room.take(0, SIZE) == 0, "all of it can be had in one piece"
+        self.room.give_back(0)
 
     @invariant()
     def knows_how_many_are_out(self) -> None:
-        assert len(self.ring) == len(self.used)
+        assert len(self.room) == len(self.pieces)
+        assert len(self.free) == SIZE, "no piece was outside"
 
 
-TestRing = RingMachine.TestCase
-TestRing.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+TestRoom = RoomMachine.TestCase
+TestRoom.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
 
 
-def test_pieces_follow_each_other_and_wrap_round() -> None:
-    ring = Ring(100)
-    assert [ring.take(key, 30) for key in range(4)] == [0, 30, 60, None]
-    ring.give_back(0)
-    assert ring.take(4, 31) is None
-    assert ring.take(5, 30) == 0
-    assert ring.take(6, 1) is None
-
-
-def test_a_piece_that_is_returned_early_makes_room_once_the_older_ones_are_back() -> None:
-    ring = Ring(100)
-    for key in range(2):
-        ring.take(key, 50)
-    ring.give_back(1)
-    assert ring.take(2, 50) is None
-    assert len(ring) == 1
-    ring.give_back(0)
-    assert ring.take(3, 100) == 0
+def test_the_lowest_place_that_fits_is_taken_first() -> None:
+    room = Room(100)
+    assert [room.take(key, 30) for key in range(4)] == [0, 30, 60, None]
+    room.give_back(1)
+    assert room.take(4, 31) is None
+    assert room.take(5, 10) == 30
+    assert room.take(6, 20) == 40
 
 
 def test_more_than_all_of_it_never_fits() -> None:
-    assert Ring(100).take(0, 101) is None
+    assert Room(100).take(0, 101) is None
+
+
+def test_what_is_not_taken_cannot_be_given_back() -> None:
+    with pytest.raises(KeyError):
+        Room(100).give_back(0)
 
 
 @given(st.integers(0, 10**12))
