@@ -1,0 +1,66 @@
+"""Encoding a batch as JPEG on the device, for `pre_encode_images`: is it right, how fast, and what form it takes."""
+
+from __future__ import annotations
+
+import io
+import time
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.gpu.arrays import Arrays
+from benchmarks.gpu.context import Context
+from benchmarks.gpu.findings import Findings, NotHere
+from benchmarks.gpu.pixels import Difference
+from benchmarks.gpu.ram import batches, decoded, read
+from datago_gpu.config import ImageConfig
+
+QUALITY = 92
+MEAN = "<= 6"
+"""JPEG of this quality and 4:2:0, on small pictures full of edges."""
+
+
+def run(context: Context, findings: Findings) -> None:
+    findings.part("nvImageCodec", _encoded, context, findings)
+    findings.part("pre_encode_images", _option)
+
+
+def _encoded(context: Context, findings: Findings) -> None:
+    from nvidia import nvimgcodec
+
+    arrays = Arrays(context.device_id)
+    todo = batches(read(context.material / "500px"), context.amount(64, 4), context.target("500px"), most=1)
+    decoder = context.decoder(len(todo[0].images))
+    batch = arrays.view(decoded(decoder, todo[0].images).image)
+    device = nvimgcodec.NVIMGCODEC_DEVICE_CPU_ONLY if context.device_id is None else context.device_id
+    encoder = nvimgcodec.Encoder(device_id=device, max_num_cpu_threads=1)
+    params = nvimgcodec.EncodeParams(quality_type=nvimgcodec.QualityType.QUALITY, quality_value=QUALITY)
+
+    def encode() -> list[Any]:
+        images = [nvimgcodec.as_image(batch[index]) for index in range(len(batch))]
+        return [
+            bytes(stream) if stream is not None else b"" for stream in encoder.encode(images, "jpeg", params=params)
+        ]
+
+    payloads = encode()
+    findings.add("nvImageCodec: images not encoded", payloads.count(b""), gate="== 0")
+    difference, pixels = Difference(), arrays.host(batch)
+    for payload, original in zip(payloads, pixels, strict=True):
+        if payload:
+            difference.add(np.asarray(Image.open(io.BytesIO(payload)).convert("RGB")), original)
+    findings.add("nvImageCodec: decoded again with Pillow, mean difference", round(difference.mean, 3), gate=MEAN)
+    first = Image.open(io.BytesIO(next(filter(None, payloads))))
+    findings.add("nvImageCodec: sampling factors", str([part[1:3] for part in getattr(first, "layer", [])]))
+    began, rounds = time.perf_counter(), context.amount(20, 2)
+    for _ in range(rounds):
+        encode()
+    seconds = time.perf_counter() - began
+    findings.add("nvImageCodec: speed, bytes on the host included", round(rounds * len(batch) / seconds), "images/s")
+    decoder.close()
+
+
+def _option() -> None:
+    if "pre_encode_images" not in ImageConfig.__struct_fields__:
+        raise NotHere("this version of datago_gpu has no pre_encode_images")
+    raise NotHere("pre_encode_images is there, and this check does not run it yet")

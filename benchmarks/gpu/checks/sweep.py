@@ -1,0 +1,84 @@
+"""Which settings are best on this device, for each size of image: one factor at a time, then the best ones together."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from benchmarks.gpu.context import Context
+from benchmarks.gpu.findings import Findings, NotHere
+from benchmarks.gpu.ram import Payload, batches, read, timed
+from benchmarks.gpu.rates import Rate
+
+FACTORS: dict[str, tuple[Any, ...]] = {
+    "hw_decoder_load": (0.0, 0.65, 0.9, 1.0),
+    "threads": (2, 4, 8, 16),
+    "batch_size": (32, 64, 128, 256),
+    "prefetch": (2, 3),
+}
+BASE = {"hw_decoder_load": 0.65, "threads": 8, "batch_size": 64, "prefetch": 2}
+SMALL: dict[str, tuple[Any, ...]] = {
+    "hw_decoder_load": (0.65,), "threads": (1, 2), "batch_size": (2, 4), "prefetch": (2, 3),
+}  # fmt: skip
+SMALL_BASE = {"hw_decoder_load": 0.65, "threads": 2, "batch_size": 4, "prefetch": 2}
+WORTH = 1.03
+"""A setting has to be so much better than the base to be chosen: less is noise."""
+
+
+def run(context: Context, findings: Findings) -> None:
+    sizes = context.amount(["1mp", "500px", "2.5mp", "8mp"], ["500px"])
+    for number, size in enumerate(sizes):
+        findings.part(size, _size, context, findings, size, context.left_s() / (len(sizes) - number))
+
+
+def _size(context: Context, findings: Findings, size: str, budget_s: float) -> None:
+    payloads, base = read(context.material / size), dict(context.amount(BASE, SMALL_BASE))
+    factors = context.amount(FACTORS, SMALL)
+    runs = 2 + sum(len(values) - 1 for values in factors.values())
+    ends, each_s = time.monotonic() + budget_s, context.amount(budget_s / runs * 0.6, 0.1)
+    first = _rate(context, payloads, size, base, each_s)
+    findings.add(f"{size}, {_text(base)}", round(first.images_per_s), "images/s (base)")
+    best = dict(base)
+    for name, values in factors.items():
+        rates = {base[name]: first.images_per_s}
+        for value in values:
+            if value == base[name]:
+                continue
+            if time.monotonic() > ends:
+                raise NotHere("no time was left for the rest of the sweep")
+            rates[value] = _try(context, findings, payloads, size, base | {name: value}, each_s)
+            findings.add(f"{size}, {name}={value}", round(rates[value]), "images/s")
+        winner = max(rates, key=lambda value: rates[value])
+        if rates[winner] >= first.images_per_s * WORTH:
+            best[name] = winner
+    together = first.images_per_s
+    if best != base:
+        together = _try(context, findings, payloads, size, best, each_s)
+    if together < first.images_per_s:
+        best, together = base, first.images_per_s
+    findings.add(f"{size}: suggested defaults", _text(best), f"({together:,.0f} images/s)")
+
+
+def _try(
+    context: Context, findings: Findings, payloads: list[Payload], size: str, settings: dict[str, Any], seconds: float
+) -> float:
+    """Images a second; 0 where the device does not manage, as for want of memory."""
+    try:
+        return _rate(context, payloads, size, settings, seconds).images_per_s
+    except Exception as error:  # of any kind, from DALI or below
+        findings.add(f"{size}, {_text(settings)}: failed", f"{type(error).__name__}: {error}"[:200])
+        return 0.0
+
+
+def _rate(context: Context, payloads: list[Payload], size: str, settings: dict[str, Any], seconds: float) -> Rate:
+    batch_size = settings["batch_size"]
+    todo = batches(payloads, batch_size, context.target(size), most=4)
+    decoder = context.decoder(**settings)
+    try:
+        return timed(decoder, todo, seconds, warm_up=settings["prefetch"] + 1)
+    finally:
+        decoder.close()
+
+
+def _text(settings: dict[str, Any]) -> str:
+    return " ".join(f"{name}={value}" for name, value in settings.items())

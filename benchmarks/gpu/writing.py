@@ -1,0 +1,125 @@
+"""The report: report.json, report.md, and a short table on the terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.gpu.findings import Finding, NotHere
+from benchmarks.gpu.nvml import Gpu
+
+if TYPE_CHECKING:
+    from benchmarks.gpu.report import Outcome
+
+__all__ = ["write"]
+
+_PACKAGES = (
+    "datago-gpu", "nvidia-dali-cuda120", "nvidia-dali-cuda130", "nvidia-nvimgcodec-cu12", "nvidia-nvimgcodec-cu13",
+    "nvidia-nvjpeg-cu12", "cupy-cuda12x", "cupy-cuda13x", "torch", "torchvision", "torchcodec", "datago", "spdl",
+    "numpy", "pillow", "cykooz-resizer",
+)  # fmt: skip
+
+
+def write(out: Path, outcomes: Sequence[Outcome], settings: dict[str, Any], seconds: float) -> None:
+    """Write the files and print the table."""
+    machine = _machine(settings["device"])
+    checks = [
+        {"name": outcome.name, "status": outcome.status, "seconds": round(outcome.seconds, 1), "crash": outcome.crash,
+         "findings": [asdict(each) for each in outcome.findings if each.kind != "part"]}
+        for outcome in outcomes
+    ]  # fmt: skip
+    report = {"machine": machine, "settings": settings, "seconds": round(seconds, 1), "checks": checks}
+    (out / "report.json").write_text(json.dumps(report, indent=1, default=str) + "\n")
+    (out / "report.md").write_text(_markdown(outcomes, machine, settings, seconds))
+    print(f"\n{machine['gpu']}, DALI {_dali(machine)}, {seconds:.0f} s, report in {out}\n")
+    for outcome in outcomes:
+        print(f"{outcome.name:<10} {outcome.status:<8} {outcome.seconds:5.0f} s  {_summary(outcome)}")
+
+
+def _machine(device: str) -> dict[str, Any]:
+    machine: dict[str, Any] = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "gpu": "no GPU", "driver": ""}
+    if device != "cpu":
+        try:
+            gpu = Gpu(int(device.partition(":")[2] or 0))
+            used, total = gpu.memory_mib()
+            machine |= {"gpu": gpu.name(), "driver": gpu.driver(), "gpu_memory_mib": [round(used), round(total)]}
+        except NotHere as missing:
+            machine["gpu"] = f"unknown GPU ({missing})"
+    versions = {}
+    for name in _PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return machine | {
+        "cpus": len(os.sched_getaffinity(0)),
+        "processor": _processor(),
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "packages": versions,
+    }
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def _dali(machine: dict[str, Any]) -> str:
+    return next((f"{v}" for k, v in machine["packages"].items() if k.startswith("nvidia-dali")), "not installed")
+
+
+def _markdown(outcomes: Sequence[Outcome], machine: dict[str, Any], settings: dict[str, Any], seconds: float) -> str:
+    lines = ["# GPU report", ""]
+    if settings["small"]:
+        lines += ["**A small run: it proves that the script works, and measures nothing.**", ""]
+    lines += [f"- {name}: {value}" for name, value in machine.items() if name != "packages" and value != ""]
+    lines += ["- packages: " + ", ".join(f"{name} {version}" for name, version in machine["packages"].items())]
+    lines += [f"- settings: {settings}", f"- took {seconds:.0f} s", ""]
+    for outcome in outcomes:
+        lines += [f"## {outcome.name}: {outcome.status} ({outcome.seconds:.0f} s)", ""]
+        lines += [f"**Crashed:** {outcome.crash}", ""] if outcome.crash else []
+        lines += ["| what | figure | gate | |", "| --- | --- | --- | --- |"]
+        lines += [_row(each) for each in outcome.findings if each.kind != "part"]
+        lines += [""]
+    return "\n".join(lines)
+
+
+def _row(each: Finding) -> str:
+    verdict = {True: "passed", False: "**missed**", None: ""}[each.passed]
+    if each.kind != "figure":
+        verdict = each.kind if each.kind == "skipped" else "**error**"
+    cells = (each.name, f"{_shown(each.value)} {each.unit}".strip(), each.gate, verdict)
+    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _summary(outcome: Outcome) -> str:
+    """One line: what went wrong, or how much was looked at."""
+    troubles = [f"CRASH {outcome.crash}"] if outcome.crash else []
+    for each in outcome.findings:
+        if each.kind == "error":
+            troubles.append(f"ERROR {each.name}: {each.value}")
+        elif each.passed is False:
+            troubles.append(f"MISSED {each.name}: {_shown(each.value)}, gate {each.gate}")
+    if troubles:
+        return "; ".join(troubles)[:400]
+    gated = sum(each.passed is True for each in outcome.findings)
+    figures = sum(each.kind == "figure" for each in outcome.findings)
+    left_out = [each for each in outcome.findings if each.kind == "skipped"]
+    text = f"{figures} figures, {gated} gates passed" if figures else ""
+    if left_out:
+        text += f"{', ' if text else ''}{len(left_out)} not on this machine ({left_out[0].value[:60]})"
+    return text
