@@ -5,13 +5,14 @@ BIN := $(VENV)/bin
 CUDA ?= cuda12
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test lint format clean
+.PHONY: demo test lint format gpu-report clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    stream the photographs that ship with the package and write demo.png"
 	@echo "make test    lint, types and the test suite"
 	@echo "make format  rewrite the code in its style"
+	@echo "make gpu-report [OUT=folder] [DEVICE=cuda]  check and measure the GPU path: docs/gpu/README.md"
 	@echo "make clean   remove .venv and what tools left"
 
 $(BIN)/python:
@@ -44,3 +45,10 @@ format: $(VENV)/.test
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache demo.png
+
+# RUN=python3 takes an interpreter that has what is needed, where nothing can be installed.
+OUT ?= results/gpu
+DEVICE ?= cuda
+
+gpu-report: $(if $(RUN),,$(VENV)/.run)
+	$(or $(RUN),$(BIN)/python) -m benchmarks.gpu.report --out $(OUT) --device $(DEVICE)

@@ -61,13 +61,13 @@ class Gpu:
         """How much of the driver's last sampling period the JPEG engines were busy."""
         percent, period_us = ctypes.c_uint(), ctypes.c_uint()
         self._call("nvmlDeviceGetJpgUtilization", self._handle, ctypes.byref(percent), ctypes.byref(period_us))
-        return percent.value
+        return int(percent.value)
 
     def kernel_percent(self) -> int:
         """How much of the driver's last sampling period a kernel was running."""
         utilization = _Utilization()
         self._call("nvmlDeviceGetUtilizationRates", self._handle, ctypes.byref(utilization))
-        return utilization.gpu
+        return int(utilization.gpu)
 
     def _call(self, name: str, *arguments: object) -> None:
         try:

@@ -115,7 +115,8 @@ def _summary(outcome: Outcome) -> str:
         elif each.passed is False:
             troubles.append(f"MISSED {each.name}: {_shown(each.value)}, gate {each.gate}")
     if troubles:
-        return "; ".join(troubles)[:400]
+        more = f"; and {len(troubles) - 3} more" if len(troubles) > 3 else ""
+        return "; ".join(trouble[:160] for trouble in troubles[:3]) + more
     gated = sum(each.passed is True for each in outcome.findings)
     figures = sum(each.kind == "figure" for each in outcome.findings)
     left_out = [each for each in outcome.findings if each.kind == "skipped"]

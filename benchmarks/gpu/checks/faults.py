@@ -134,9 +134,9 @@ def _through_the_loader(context: Context, findings: Findings, bad: list[Bad], go
                 pixels = arrays.host(arrays.view(batch.image))
                 delivered += sum(sample.endswith("-good.jpg") for sample in batch.ids)
                 for sample, own in zip(batch.ids, pixels, strict=True):
-                    each = by_name.get(sample.partition("-")[2])
-                    if each and not _as_pillow(each, own):
-                        rubbish.append(each.name)
+                    known = by_name.get(sample.partition("-")[2])
+                    if known and not _as_pillow(known, own):
+                        rubbish.append(known.name)
             stats = loader.stats()
     finally:
         shutil.rmtree(folder)

@@ -92,7 +92,11 @@ def _backends(context: Context, findings: Findings, kind: str) -> None:
     able = []
     for name in names:
         backend = nvimgcodec.Backend(getattr(nvimgcodec.BackendKind, name))
-        decoder = nvimgcodec.Decoder(device_id=device, backends=[backend], max_num_cpu_threads=1)
+        try:
+            decoder = nvimgcodec.Decoder(device_id=device, backends=[backend], max_num_cpu_threads=1)
+        except RuntimeError:  # the platform has none of it
+            able.append(f"{name} not there")
+            continue
         images = decoder.decode([nvimgcodec.CodeStream(payload) for payload in payloads])
         able.append(f"{name} {sum(image is not None for image in images)}")
     findings.add(f"{kind}: decoded by", ", ".join(able), f"of {len(payloads)}")
