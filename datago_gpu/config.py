@@ -143,8 +143,9 @@ class DataroomSource(_Settings, frozen=True, kw_only=True):
         has_attributes, lacks_attributes, has_masks, lacks_masks, has_latents, lacks_latents: names, all of which
             must be there, or none of which may be.
         attributes: `name:value` or `name__comparator:value` pairs, comma-separated, all of which must hold.
-        min_short_edge, max_short_edge: pixels. min_pixel_count, max_pixel_count: pixels. All inclusive; 0 is not sent.
-        min_aspect_ratio, max_aspect_ratio: width / height, inclusive; 0 is not sent. aspect_ratio_fraction: like "4:3".
+        min_short_edge, max_short_edge, min_pixel_count, max_pixel_count: pixels, inclusive; 0 is not sent.
+        min_aspect_ratio, max_aspect_ratio: width / height, inclusive; 0 is not sent.
+        aspect_ratio_fraction: like "4:3".
         duplicate_state: as in datago, 0 or less filters nothing; 1 originals, 2 duplicates; also "unprocessed".
         embedding_empty: "true" for images without an embedding, "false" for those with one.
         created_after, created_before, updated_after, updated_before: ISO 8601.
@@ -304,7 +305,8 @@ class HttpConfig(_Settings, frozen=True, kw_only=True):
 
     Attributes:
         concurrent_downloads: payloads in flight at once. Also the number of threads that read local files, up to 32.
-        connect_timeout_s: to make a connection. stall_timeout_s: between two pieces of an answer.
+        connect_timeout_s: to make a connection.
+        stall_timeout_s: between two pieces of an answer.
         total_timeout_s: for one try of one request.
         max_tries: tries of one request, the first included, with jittered exponential waits between them.
         max_backoff_s: the longest of those waits, and the longest Retry-After that is honoured.

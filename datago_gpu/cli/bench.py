@@ -56,13 +56,15 @@ def _settings() -> list[Setting]:
 def _described(kind: type[msgspec.Struct]) -> dict[str, str]:
     """Setting -> its text, from the class's own documentation."""
     texts: dict[str, str] = {}
+    names: list[str] = []
     for line in (kind.__doc__ or "").partition("Attributes:")[2].splitlines():
         head, colon, text = line.strip().partition(": ")
-        names = head.split(", ")
-        if colon and line.startswith(" " * 8) and not line.startswith(" " * 9) and all(map(str.isidentifier, names)):
+        heads = head.split(", ")
+        if colon and line.startswith(" " * 8) and line[8] != " " and all(map(str.isidentifier, heads)):
+            names = heads
             texts |= dict.fromkeys(names, text)
-        elif texts and line.strip():
-            texts[next(reversed(texts))] += " " + line.strip()
+        elif line.strip():
+            texts |= {name: f"{texts[name]} {line.strip()}" for name in names}
     return texts
 
 
