@@ -28,7 +28,7 @@ OURS = """
 import sys, time
 from datago_gpu.config import LoaderConfig
 from datago_gpu.feeder.client import Feeder
-from datago_gpu.feeder.wire import EncodedBatch, Ended, Resume
+from datago_gpu.feeder.wire import EncodedBatch, Ended, Failed, Resume
 url, count, concurrent = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 feeder = Feeder(LoaderConfig.load({
     "source_config": {"api_url": url + "/api/", "api_key": "k", "page_size": 500, "check_count": False},
@@ -36,6 +36,8 @@ feeder = Feeder(LoaderConfig.load({
     "http_config": {"concurrent_downloads": concurrent}, "prefetch_buffer_size": 2 * concurrent}), Resume())
 clock, taken = 0.0, 0
 while not isinstance(message := feeder.receive(), Ended):
+    if isinstance(message, Failed):
+        raise SystemExit(message.message)
     if isinstance(message, EncodedBatch):
         feeder.report(message.number, 0)
         if clock:
@@ -71,6 +73,7 @@ events {{ worker_connections 1024; }}
 http {{ access_log off; sendfile on; keepalive_requests 1000000; types {{ image/jpeg jpg; application/json json; }}
   server {{ listen 127.0.0.1:{port}; root {root};
     location = /api/images/ {{ rewrite ^ /pages/page$arg_cursor.json last; }}
+    location /pages/ {{ try_files $uri /pages/end.json; }}
     location / {{ }} }} }}
 """
 
@@ -96,7 +99,8 @@ def lay_out(root: Path, size: int, count: int, url: str) -> None:
         (root / name).mkdir(parents=True, exist_ok=True)
     for number in range(100):
         (root / "payloads" / f"{number}.jpg").write_bytes(padded_jpeg(size))
-    for page in range(count // PAGE + 1):
+    (root / "pages" / "end.json").write_text(json.dumps({"next": None, "results": []}))
+    for page in range(-(-count // PAGE)):
         numbers = range(page * PAGE, min(count, (page + 1) * PAGE))
         entries = [
             {
@@ -108,7 +112,7 @@ def lay_out(root: Path, size: int, count: int, url: str) -> None:
             }
             for number in numbers
         ]
-        following = f"{url}/api/images/?cursor={page + 1}" if entries else None
+        following = f"{url}/api/images/?cursor={page + 1}"
         name = f"page{page or ''}.json"
         (root / "pages" / name).write_text(json.dumps({"next": following, "results": entries}))
 
