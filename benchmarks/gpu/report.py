@@ -46,7 +46,7 @@ CHECKS = {
 TOTAL_S = 470.0
 GRACE = 1.4
 """A check is ended when it takes so many times its seconds, and 15 s."""
-RETRIES = 2
+RETRIES = 8
 """How often a check that crashed is taken up again behind the part that it crashed in."""
 
 

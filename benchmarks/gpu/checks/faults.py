@@ -39,6 +39,8 @@ def run(context: Context, findings: Findings) -> None:
             findings.part(f"{each.name}, {name}", _in_a_batch, context, findings, each, good, name, load)
     findings.part("what it costs", _cost, context, findings, bad, good)
     findings.part("through the loader", _through_the_loader, context, findings, bad, good)
+    for each in bad:
+        findings.part(f"{each.name}, in large batches", _in_large_batches, context, findings, each, good)
 
 
 def _with(bad: Bad, good: list[Payload], target: tuple[int, int]) -> EncodedImages:
@@ -89,7 +91,7 @@ def _outcome(bad: Bad, pixels: np.ndarray | None, target: tuple[int, int], said:
 
 def _cost(context: Context, findings: Findings, bad: list[Bad], good: list[Payload]) -> None:
     target = context.target("500px")
-    truncated = next(each for each in bad if each.name == "header only")
+    truncated = next(each for each in bad if each.name == "truncated")
     size = context.amount(64, GOOD + 1)
     many = [good[index % len(good)] for index in range(size - 1)]
     times: dict[str, list[float]] = {"good": [], "bad": [], "new": []}
@@ -104,6 +106,18 @@ def _cost(context: Context, findings: Findings, bad: list[Bad], good: list[Paylo
     findings.add(f"a good batch of {size}", round(ms["good"], 2), "ms")
     findings.add("the same with one bad image, found and left out", round(ms["bad"], 2), "ms")
     findings.add("a new pipeline and its first batch", round(ms["new"], 2), "ms")
+
+
+def _in_large_batches(context: Context, findings: Findings, bad: Bad, good: list[Payload]) -> None:
+    """Again and again among many: DALI 2.4.0 may crash where it stops at one image while others are being decoded."""
+    target, size, rounds = context.target("500px"), context.amount(64, GOOD + 1), context.amount(8, 1)
+    decoder = context.decoder(size)
+    many = [good[index % len(good)] for index in range(size - 1)]
+    lost = 0
+    for _ in range(rounds):
+        lost += len(decoded(decoder, _with(bad, many, target)).failures.keys() - {AT})
+    decoder.close()
+    findings.add(f"{bad.name}, {rounds} batches of {size}: good images lost", lost, gate="== 0")
 
 
 def _timed(decoder: Decoder, images: EncodedImages, into: list[float], began: float | None = None) -> None:

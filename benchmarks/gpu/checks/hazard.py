@@ -100,7 +100,8 @@ def run(context: Context, findings: Findings) -> None:
     findings.part("the hazard without our guard", _unguarded, context, findings)
     for name, load in LOADS.items() if context.on_gpu else [("the CPU", None)]:
         findings.part(f"resized, {name}", _stress, context, findings, name, load, True)
-    findings.part("whole images, all hardware", _stress, context, findings, "all hardware", 1.0, False)
+    name = "all hardware" if context.on_gpu else "the CPU"
+    findings.part(f"whole images, {name}", _stress, context, findings, name, 1.0, False)
     findings.part("cost of a synchronisation", _cost, context, findings)
 
 

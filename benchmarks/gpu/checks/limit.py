@@ -15,7 +15,7 @@ import statistics
 from collections.abc import Callable
 
 from benchmarks.gpu.context import Context
-from benchmarks.gpu.findings import Findings
+from benchmarks.gpu.findings import Findings, NotHere
 from benchmarks.gpu.graph import bare_pipeline
 from benchmarks.gpu.loading import drain, over_files, over_http
 from benchmarks.gpu.ram import RamBatch, batches, read, timed
@@ -35,6 +35,8 @@ def run(context: Context, findings: Findings) -> None:
 
 
 def _size(context: Context, findings: Findings, size: str, budget_s: float) -> None:
+    if not context.left_s():
+        raise NotHere("no time was left")
     batch_size = context.amount(64, 2)
     # Half of the time goes into starting and warming up.
     seconds = context.amount(budget_s / ROUNDS / 5 / 2, 0.2)
