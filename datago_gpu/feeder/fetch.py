@@ -1,26 +1,22 @@
-"""From references to payloads, many at once, within a window that bounds how far ahead of the bucketing they run."""
+"""From references to payloads: reads local files on threads, downloads the others."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from types import TracebackType
-from typing import Self
-
-from msgspec import Struct
+from typing import TYPE_CHECKING
 
 from datago_gpu.config import LoaderConfig, MiB
 from datago_gpu.feeder.admit import Admission
-from datago_gpu.feeder.bucket import Admitted
+from datago_gpu.feeder.window import Outcome
 from datago_gpu.sources.base import SampleRef, Skipped
-from datago_gpu.sources.http import HttpClient, HttpFailure
+from datago_gpu.sources.failure import HttpFailure
 
-__all__ = ["Fetcher", "Outcome", "Waits", "Window"]
+if TYPE_CHECKING:
+    from datago_gpu.sources.http import HttpClient  # aiohttp takes 0.1 s to import, which local files need not wait for
 
-Outcome = Admitted | Skipped
+__all__ = ["Fetcher"]
 
 FILES_A_JOB = 8
 """Local files that one hop to a thread reads. A hop costs about 60 us, a file from the page cache 20."""
@@ -30,9 +26,12 @@ EXPIRED = frozenset((401, 403))
 
 
 class Fetcher:
-    """Loads payloads and has them admitted. `chunk` is how many references one call should bring."""
+    """Loads payloads and has them admitted. `chunk` is how many references one call should bring.
 
-    def __init__(self, config: LoaderConfig, http: HttpClient) -> None:
+    http: for references with a `url`; a source of local files has none.
+    """
+
+    def __init__(self, config: LoaderConfig, http: HttpClient | None) -> None:
         self._http, self._max_bytes = http, config.http_config.max_payload_mb * MiB
         self._admission = Admission(config)
         self._threads = ThreadPoolExecutor(min(32, config.http_config.concurrent_downloads), "datago-files")
@@ -80,6 +79,7 @@ class Fetcher:
         return await loop.run_in_executor(self._threads, self._admission.thorough, ref, payload)
 
     async def _get(self, ref: SampleRef) -> bytes:
+        assert self._http is not None
         try:
             return (await self._http.get(ref.url, max_bytes=self._max_bytes)).body
         except HttpFailure as failure:
@@ -89,142 +89,3 @@ class Fetcher:
 
     def _too_large(self, ref: SampleRef, size: int) -> Skipped:
         return Skipped(ref.index, ref.id, ref.where, "too-large", f"{size} bytes, above http_config.max_payload_mb")
-
-
-class Waits(Struct):
-    """Seconds that a Window has spent waiting: for the source, and for results."""
-
-    refs_s: float = 0.0
-    results_s: float = 0.0
-
-
-class Window:
-    """Runs `work` on the references of a stream, `workers` calls at once, and hands out the results.
-
-    In the order of the references; or, with `ordered` false, as they come. At most `size` references, and at most
-    `wanted`, are under way or waiting to be handed out. An error of the stream is raised after all that came before it.
-
-    A fixed set of workers, rather than a task for each call, saves 15 us a sample.
-    """
-
-    def __init__(
-        self,
-        refs: AsyncIterator[SampleRef | Skipped],
-        work: Callable[[list[SampleRef]], Awaitable[list[Outcome]]],
-        *,
-        size: int,
-        chunk: int,
-        workers: int,
-        ordered: bool,
-        launched: Callable[[SampleRef], None],
-        waits: Waits,
-    ) -> None:
-        self._refs, self._work, self._chunk, self._workers = refs, work, chunk, workers
-        self._ordered, self._size, self._launched = ordered, size, launched
-        self._wanted = size
-        self._collected: list[SampleRef] = []
-        self._under_way = 0
-        self._room = asyncio.Event()
-        self._wake_at = size - max(1, size // 8)
-        self._jobs: asyncio.Queue[tuple[list[SampleRef], asyncio.Future[list[Outcome]]]] = asyncio.Queue()
-        self._results: asyncio.Queue[asyncio.Future[list[Outcome]] | None] = asyncio.Queue()
-        self._tasks: list[asyncio.Task[None]] = []
-        self.waits = waits
-
-    async def __aenter__(self) -> Self:
-        self._launcher = asyncio.create_task(self._launch())
-        self._tasks = [self._launcher, *(asyncio.create_task(self._serve()) for _ in range(self._workers))]
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    def want(self, count: int) -> None:
-        """Bound what is under way by what can still be used."""
-        if count < self._size or self._wanted < self._size:
-            self._wanted = min(self._size, count)
-            self._room.set()
-
-    async def results(self) -> AsyncIterator[list[Outcome]]:
-        """What became of the references, a few at a time."""
-        clock = time.perf_counter()
-        while (result := await self._results.get()) is not None:
-            outcomes = await result
-            self.waits.results_s += time.perf_counter() - clock
-            yield outcomes
-            clock = time.perf_counter()
-            self._under_way -= len(outcomes)
-            # An eighth of the window at a time: waking the launcher for each result costs 2 us.
-            if self._under_way <= self._wake_at or self._wanted < self._size:
-                self._room.set()
-        await self._launcher  # raises what ended the stream
-
-    async def _serve(self) -> None:
-        while True:
-            refs, result = await self._jobs.get()
-            try:
-                result.set_result(await self._work(refs))
-            except Exception as error:  # it is raised where the result is taken
-                result.set_exception(error)
-            if not self._ordered:
-                self._results.put_nowait(result)
-            self._jobs.task_done()
-
-    async def _launch(self) -> None:
-        problem: Exception | None = None
-        try:
-            await self._launch_all()
-        except Exception as error:  # not when cancelled: then nobody takes results any more
-            problem = error
-        await self._start_collected()
-        if not self._ordered:
-            await self._jobs.join()
-        self._results.put_nowait(None)
-        if problem:
-            raise problem
-
-    async def _launch_all(self) -> None:
-        clock = time.perf_counter()
-        async for ref in self._refs:
-            self.waits.refs_s += time.perf_counter() - clock
-            if isinstance(ref, Skipped):
-                await self._start_collected()
-                await self._pass_on(ref)
-            else:
-                self._launched(ref)
-                self._collected.append(ref)
-            if len(self._collected) >= min(self._chunk, self._wanted):
-                await self._start_collected()
-            clock = time.perf_counter()
-
-    async def _start_collected(self) -> None:
-        """Start all of them in one job if there is room, else as many as are wanted at a time."""
-        refs = self._collected
-        while refs:
-            room = self._wanted - self._under_way
-            if room >= len(refs) or (room > 0 and not self._under_way):
-                job = refs[:room], self._result(len(refs[:room]))
-                if self._ordered:
-                    self._results.put_nowait(job[1])
-                self._jobs.put_nowait(job)
-                del refs[:room]
-            else:
-                self._room.clear()
-                await self._room.wait()
-
-    async def _pass_on(self, skipped: Skipped) -> None:
-        """A source may skip any number in a row."""
-        while self._under_way >= self._size:
-            self._room.clear()
-            await self._room.wait()
-        result = self._result(1)
-        result.set_result([skipped])
-        self._results.put_nowait(result)
-
-    def _result(self, count: int) -> asyncio.Future[list[Outcome]]:
-        self._under_way += count
-        return asyncio.get_running_loop().create_future()

@@ -23,7 +23,7 @@ _IHDR = Layout(">IIBB")
 
 _BASELINE, _EXTENDED, _PROGRESSIVE = 0xC0, 0xC1, 0xC2
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_APP1 = 0xE1
+_APP1, _SCAN = 0xE1, 0xDA
 _WITHOUT_LENGTH = frozenset((0x01, *range(0xD0, 0xDA)))
 
 _MOST_SEGMENTS = 1000
@@ -78,9 +78,20 @@ def _jpeg(payload: bytes) -> Header:
     else:
         return _UNKNOWN
     precision, height, width, components = _FRAME.unpack_from(payload, at + 4)
+    scan = _scan_offset(payload, at + 2 + length)
     common = marker in (_BASELINE, _EXTENDED, _PROGRESSIVE) and precision == 8 and components in (1, 3)
-    ended = payload.endswith(b"\xff\xd9") or payload.rfind(b"\xff\xd9", at) > 0
+    ended = scan > 0 and (payload.endswith(b"\xff\xd9") or payload.rfind(b"\xff\xd9", scan) > 0)
     return Header(height, width, orientation or 1, plain=common and ended and height > 0 and width > 0)
+
+
+def _scan_offset(payload: bytes, at: int) -> int:
+    """Where the first scan begins, from `at` on; 0 where there is none: DALI may crash on such a JPEG."""
+    for _ in range(_MOST_SEGMENTS):
+        prefix, marker, length = _SEGMENT.unpack_from(payload, at)
+        if marker == _SCAN or prefix != 0xFF or marker in _WITHOUT_LENGTH:
+            return at if prefix == 0xFF and marker == _SCAN else 0
+        at += 2 + length
+    return 0
 
 
 def _exif_orientation(tiff: bytes) -> int:

@@ -13,6 +13,8 @@ import os
 import socket
 import traceback
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
+from typing import TYPE_CHECKING
 
 from msgspec import msgpack
 
@@ -24,7 +26,9 @@ from datago_gpu.feeder.fetch import Fetcher
 from datago_gpu.feeder.pack import Packer
 from datago_gpu.feeder.production import Production
 from datago_gpu.sources import open_source
-from datago_gpu.sources.http import HttpClient
+
+if TYPE_CHECKING:
+    from datago_gpu.sources.http import HttpClient
 
 __all__ = ["main"]
 
@@ -71,7 +75,7 @@ async def _serve(channel: socket.socket, memory: mmap.mmap) -> None:
 
 
 async def _produce(config: LoaderConfig, resume: wire.Resume, packer: Packer) -> None:
-    async with HttpClient(config.http_config) as http:
+    async with _client(config) as http:
         source = open_source(config, http)
         fetcher = Fetcher(config, http)
         try:
@@ -79,6 +83,15 @@ async def _produce(config: LoaderConfig, resume: wire.Resume, packer: Packer) ->
         finally:
             fetcher.close()
             await source.close()
+
+
+def _client(config: LoaderConfig) -> AbstractAsyncContextManager[HttpClient | None]:
+    """Local files need none, and start 0.1 s sooner without aiohttp."""
+    if config.source_type == "file":
+        return nullcontext()
+    from datago_gpu.sources.http import HttpClient
+
+    return HttpClient(config.http_config)
 
 
 async def _leave_with_the_socket(packer: Packer) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from bisect import bisect_right
 from collections.abc import AsyncIterator
@@ -12,8 +13,9 @@ import msgspec
 from datago_gpu.config import LoaderConfig, MiB
 from datago_gpu.errors import DatagoError
 from datago_gpu.feeder.bucket import Admitted, Grouper
-from datago_gpu.feeder.fetch import Fetcher, Outcome, Waits, Window
+from datago_gpu.feeder.fetch import Fetcher
 from datago_gpu.feeder.pack import Packer
+from datago_gpu.feeder.window import Outcome, Waits, Window
 from datago_gpu.feeder.wire import Resume, StageCount
 from datago_gpu.sources.base import Position, SampleRef, Skipped, Source
 
@@ -42,6 +44,7 @@ class Production:
                 break
             if self._packer.items == sent and epoch > first:
                 break  # an epoch that brings nothing would repeat for ever
+            gc.collect()  # the workers of an epoch end in cycles of tasks and tracebacks
         await self._packer.end(self._stages())
 
     async def _run_epoch(self, epoch: int) -> bool:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["open_source"]
 
 
-def open_source(config: LoaderConfig, http: HttpClient) -> Source:
+def open_source(config: LoaderConfig, http: HttpClient | None) -> Source:
     """The source that the settings name. It does nothing until its `refs` are asked for."""
     if isinstance(config.source_config, FileSource):
         from datago_gpu.sources.files import Files
@@ -21,4 +21,5 @@ def open_source(config: LoaderConfig, http: HttpClient) -> Source:
         return Files(config)
     from datago_gpu.sources.dataroom import Dataroom
 
+    assert http is not None
     return Dataroom(config, http)

@@ -12,7 +12,8 @@ from urllib.parse import quote, urlencode, urljoin, urlsplit
 
 from datago_gpu.config import DataroomSource, HttpConfig, MiB
 from datago_gpu.errors import ConfigError, SourceError
-from datago_gpu.sources.http import HttpClient, HttpFailure, Response, origin_of, without_query
+from datago_gpu.sources.failure import HttpFailure
+from datago_gpu.sources.http import HttpClient, Response, origin_of, without_query
 from datago_gpu.sources.pages import NotAPage, Page, parse_page
 
 __all__ = ["DataroomApi", "api_address"]

@@ -31,6 +31,7 @@ from yarl import URL
 
 from datago_gpu.config import HttpConfig
 from datago_gpu.sources.body import Body, Unreadable
+from datago_gpu.sources.failure import HttpFailure
 
 __all__ = ["Counters", "HttpClient", "HttpFailure", "Response", "origin_of", "without_query"]
 
@@ -79,38 +80,6 @@ class Counters(Struct):
     requests: int = 0
     retries: int = 0
     bytes: int = 0
-
-
-class HttpFailure(Exception):
-    """One URL could not be had.
-
-    url: without query. reason: a short fixed word: "http-404" (any status), "timeout", "connection", "cut-short",
-    "too-large", "redirect", "bad-url", "tls", "protocol", "encoding" or "closed". status: of the answer, 0 without
-    one. tries: requests made for it. text: the beginning of an error's body, as the server sent it.
-    """
-
-    def __init__(
-        self,
-        reason: str,
-        detail: str = "",
-        *,
-        status: int = 0,
-        transient: bool = False,
-        retry_after_s: float | None = None,
-        text: str = "",
-    ) -> None:
-        super().__init__(reason)
-        self.url = ""
-        self.tries = 1
-        self.reason, self.detail, self.status, self.text = reason, detail, status, text
-        self.transient, self.retry_after_s = transient, retry_after_s
-
-    def __str__(self) -> str:
-        tries = f" after {self.tries} tries" if self.tries > 1 else ""
-        return f"{self.url}: {self.reason}{tries}" + (f" ({self.detail})" if self.detail else "")
-
-    def __repr__(self) -> str:
-        return f"HttpFailure({str(self)!r})"
 
 
 class HttpClient:

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from datago_gpu.errors import SourceError
 from datago_gpu.feeder.bucket import Admitted
-from datago_gpu.feeder.fetch import Fetcher, Outcome, Waits, Window
+from datago_gpu.feeder.fetch import Fetcher
+from datago_gpu.feeder.window import Outcome, Waits, Window
 from datago_gpu.sources.base import SampleRef, Skipped
 from datago_gpu.sources.http import HttpClient
 from tests.images import add_picture, file_config

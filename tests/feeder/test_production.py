@@ -24,9 +24,10 @@ from datago_gpu.config import LoaderConfig, MiB
 from datago_gpu.errors import DatagoError, SourceError
 from datago_gpu.feeder import wire
 from datago_gpu.feeder.arena import aligned
-from datago_gpu.feeder.fetch import Fetcher, Outcome
+from datago_gpu.feeder.fetch import Fetcher
 from datago_gpu.feeder.pack import MOST_UNDER_WAY, SKIPS_A_MESSAGE, Packer
 from datago_gpu.feeder.production import Production
+from datago_gpu.feeder.window import Outcome
 from datago_gpu.feeder.wire import Resume
 from datago_gpu.progress import Progress
 from datago_gpu.sources.base import Position, SampleRef, Skipped, Source

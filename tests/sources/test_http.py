@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from datago_gpu.config import HttpConfig
-from datago_gpu.sources.http import Counters, HttpClient, HttpFailure, Response, origin_of, without_query
+from datago_gpu.sources.failure import HttpFailure
+from datago_gpu.sources.http import Counters, HttpClient, Response, origin_of, without_query
 from tests.servers import Answer, MisbehavingServer
 
 try:

@@ -1,0 +1,37 @@
+"""Why one URL could not be had. Apart from http.py, so that nothing but a download has to import aiohttp."""
+
+from __future__ import annotations
+
+__all__ = ["HttpFailure"]
+
+
+class HttpFailure(Exception):
+    """One URL could not be had.
+
+    url: without query. reason: a short fixed word: "http-404" (any status), "timeout", "connection", "cut-short",
+    "too-large", "redirect", "bad-url", "tls", "protocol", "encoding" or "closed". status: of the answer, 0 without
+    one. tries: requests made for it. text: the beginning of an error's body, as the server sent it.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        detail: str = "",
+        *,
+        status: int = 0,
+        transient: bool = False,
+        retry_after_s: float | None = None,
+        text: str = "",
+    ) -> None:
+        super().__init__(reason)
+        self.url = ""
+        self.tries = 1
+        self.reason, self.detail, self.status, self.text = reason, detail, status, text
+        self.transient, self.retry_after_s = transient, retry_after_s
+
+    def __str__(self) -> str:
+        tries = f" after {self.tries} tries" if self.tries > 1 else ""
+        return f"{self.url}: {self.reason}{tries}" + (f" ({self.detail})" if self.detail else "")
+
+    def __repr__(self) -> str:
+        return f"HttpFailure({str(self)!r})"
