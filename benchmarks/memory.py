@@ -49,7 +49,7 @@ def main() -> None:
             if not seen:
                 print(f"first batch after {time.perf_counter() - clock:.2f} s")
             seen += len(batch)
-            if seen >= due:
+            if seen >= due and args.samples - seen >= WARM:  # the feeder is ahead, and gone at the end
                 ours, feeder = memory_mb(os.getpid()), memory_mb(loader.feeder_pid)
                 figures.append(ours + feeder)
                 print(f"  {seen:7,} samples: {ours:8.1f} MB here, {feeder:8.1f} MB in the feeder", flush=True)

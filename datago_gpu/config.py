@@ -329,7 +329,7 @@ class DecodeConfig(_Settings, frozen=True, kw_only=True):
     """How payloads become pixels.
 
     Attributes:
-        threads: decoding threads; default: the CPUs this process may use.
+        threads: decoding threads; default: the CPUs this process may use, with Pillow one more.
         prefetch: batches inside the decoder at once, so that one decodes while the next is prepared.
         max_pixels: images with more pixels are skipped, by their header.
         hw_decoder_load: share of the JPEGs that the GPU's hardware decoder takes, 0 to 1; default: DALI's own.

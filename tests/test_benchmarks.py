@@ -23,7 +23,7 @@ def run(script: str, *arguments: str) -> str:
 @pytest.mark.timeout(180)
 def test_against_datago(tmp_path: Path) -> None:
     pytest.importorskip("datago")
-    printed = run("against_datago.py", "--runs", "1", "--scale", "0.02", "--material", str(tmp_path))
+    printed = run("against_datago.py", "--runs", "1", "--scale", "0.01", "--material", str(tmp_path))
     assert printed.count("ratio") == 3
 
 
