@@ -95,6 +95,7 @@ def padded_jpeg(size: int) -> bytes:
 
 def lay_out(root: Path, size: int, count: int, url: str) -> None:
     """Payloads and pages, as files."""
+    shutil.rmtree(root, ignore_errors=True)  # pages of another run name another port
     for name in ("payloads", "pages"):
         (root / name).mkdir(parents=True, exist_ok=True)
     for number in range(100):
