@@ -131,6 +131,7 @@ class MisbehavingServer:
 
         def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             self.connections += 1
+            self._open.add(writer)  # here: a task that is cancelled before it starts would leave it open
             task = asyncio.ensure_future(self._serve(reader, writer, self.connections))
             tasks.add(task)
             task.add_done_callback(tasks.discard)
@@ -141,6 +142,8 @@ class MisbehavingServer:
         self._listening.set()
         await self._stop.wait()
         server.close()
+        for _ in range(5):  # connections that are being accepted right now come through in so many turns
+            await asyncio.sleep(0)
         for task in list(tasks):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -149,7 +152,6 @@ class MisbehavingServer:
         await asyncio.gather(*(writer.wait_closed() for writer in self._open), return_exceptions=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, number: int) -> None:
-        self._open.add(writer)
         with contextlib.suppress(*_GONE), contextlib.closing(writer):
             while (request := await _read_request(reader, number)) is not None:
                 self.requests.append(request)
