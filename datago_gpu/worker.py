@@ -94,10 +94,14 @@ class Worker(threading.Thread):
             raise getattr(errors, ended.kind)(ended.message)
 
     def _receive(self) -> wire.FromFeeder:
+        """The next message; a feeder that is gone counts as a stream that failed: what it sent is handed on first."""
         clock = time.perf_counter()
-        message = self._feeder.receive()
-        self.waited_s += time.perf_counter() - clock
-        return message
+        try:
+            return self._feeder.receive()
+        except errors.FeederError as error:
+            return wire.Failed(type(error).__name__, str(error), [])
+        finally:
+            self.waited_s += time.perf_counter() - clock
 
     def _take(self, decoder: Decoder, message: wire.FromFeeder) -> wire.Ended | wire.Failed | None:
         if isinstance(message, wire.Failed):

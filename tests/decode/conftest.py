@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,7 +10,7 @@ import pytest
 from datago_gpu.config import DecodeConfig, ImageConfig
 from datago_gpu.decode.base import Decoder
 from datago_gpu.decode.select import Backend, choose, make_decoder
-from datago_gpu.errors import ConfigError
+from tests.gpus import usable
 
 MakeDecoder = Callable[..., Decoder]
 
@@ -19,25 +18,14 @@ MakeDecoder = Callable[..., Decoder]
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
 def device(request: pytest.FixtureRequest) -> str:
     """Where DALI decodes. Without a GPU, "cuda" skips, and fails under DATAGO_GPU_REQUIRE_CUDA=1."""
-    return _usable(request.param)
+    return usable(request.param)
 
 
 @pytest.fixture(params=["pillow-cpu", "dali-cpu", pytest.param("dali-cuda", marks=pytest.mark.cuda)])
 def backend(request: pytest.FixtureRequest) -> Backend:
     """Each decoder on each device."""
     name, _, where = request.param.partition("-")
-    return choose(_usable(where), name)
-
-
-def _usable(where: str) -> str:
-    if where == "cuda":
-        try:
-            choose("cuda", "dali")
-        except ConfigError as problem:
-            if os.environ.get("DATAGO_GPU_REQUIRE_CUDA") == "1":
-                raise
-            pytest.skip(str(problem))
-    return where
+    return choose(usable(where), name)
 
 
 @pytest.fixture

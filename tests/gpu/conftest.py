@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,8 +11,7 @@ from typing import Any
 
 import pytest
 
-from datago_gpu.decode.select import choose
-from datago_gpu.errors import ConfigError
+from tests.gpus import usable
 
 ROOT = Path(__file__).parents[2]
 Report = dict[str, Any]
@@ -45,14 +43,3 @@ def device(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def cuda() -> str:
     return usable("cuda")
-
-
-def usable(device: str) -> str:
-    if device == "cuda":
-        try:
-            choose("cuda", "dali")
-        except ConfigError as problem:
-            if os.environ.get("DATAGO_GPU_REQUIRE_CUDA") == "1":
-                raise
-            pytest.skip(str(problem))
-    return device

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -24,18 +23,6 @@ from tests.sources.listing import KEY, Listing, collect, config_for, ids, names
 
 EVEN = (2, 3, 4, 6, 8, 12, 16, 24, 48)
 FEW = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[MisbehavingServer]:
-    with MisbehavingServer() as running:
-        yield running
-
-
-@pytest.fixture
-def listing(server: MisbehavingServer) -> Listing:
-    server.requests.clear()
-    return Listing(server, names(53))
 
 
 def pages_asked(server: MisbehavingServer) -> list[dict[str, str]]:

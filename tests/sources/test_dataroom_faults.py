@@ -7,7 +7,7 @@ import json
 import logging
 import socket
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -18,18 +18,6 @@ from datago_gpu.sources.base import Position, SampleRef, Skipped
 from datago_gpu.sources.pages import NotAPage, OddEntry, parse_page
 from tests.servers import Answer, MisbehavingServer, Request, json_answer
 from tests.sources.listing import HASTY, KEY, Listing, collect, config_for, ids, names, with_results
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[MisbehavingServer]:
-    with MisbehavingServer() as running:
-        yield running
-
-
-@pytest.fixture
-def listing(server: MisbehavingServer) -> Listing:
-    server.requests.clear()
-    return Listing(server, names(53))
 
 
 def failing(listing: Listing, before: int | None = None, **source: Any) -> str:
