@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
 
 from aiohttp import ClientResponse, StreamReader
@@ -81,10 +81,12 @@ class Body:
             raise Unreadable("cut-short", "the server sent another part than the one asked for", transient=True)
         self._total = total
 
-    async def read(self, content: StreamReader) -> None:
-        """Gather what comes, to its end. Raises Unreadable, or what the transport raises."""
+    async def read(self, content: StreamReader, progress: Callable[[], None]) -> None:
+        """Gather what comes, to its end; call `progress` for each piece. Raises Unreadable, or what the transport does."""
         blocks = self._blocks
-        while block := await content.readany():
+        # What came together with the headers is there: nobody has to wait for it.
+        while block := content.read_nowait() if content.is_eof() else await content.readany():
+            progress()
             blocks.append(block)
             self.size += len(block)
             if self.size > self._max_bytes:

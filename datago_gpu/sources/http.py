@@ -32,6 +32,7 @@ from yarl import URL
 from datago_gpu.config import HttpConfig
 from datago_gpu.sources.body import Body, Unreadable
 from datago_gpu.sources.failure import HttpFailure
+from datago_gpu.sources.watch import Connector, Watch
 
 __all__ = ["Counters", "HttpClient", "HttpFailure", "Response", "origin_of", "without_query"]
 
@@ -48,8 +49,7 @@ _SPARE_CONNECTIONS = 4
 # The first that fits: exception, reason, detail, whether another try may help.
 _MEANINGS: tuple[tuple[type[Exception], str, str, bool], ...] = (
     (aiohttp.ConnectionTimeoutError, "timeout", "no connection within {connect:g} s", True),
-    (aiohttp.SocketTimeoutError, "timeout", "nothing came for {stall:g} s", True),
-    (TimeoutError, "timeout", "not done within {total:g} s", True),
+    (TimeoutError, "timeout", "not done in time", True),
     (aiohttp.ClientPayloadError, "cut-short", "the body ended early", True),
     (aiohttp.ClientConnectorCertificateError, "tls", "the server's certificate does not prove who it is", False),
     (aiohttp.ClientConnectorDNSError, "connection", "the host's name is not known", True),
@@ -92,15 +92,15 @@ class HttpClient:
     def __init__(self, config: HttpConfig) -> None:
         self.counters = Counters()
         self._config = config
-        self._default_timeout = self._timeout(config.total_timeout_s)
-        self._connector = aiohttp.TCPConnector(
+        self._loop = asyncio.get_running_loop()
+        self._connector = Connector(
             limit=config.concurrent_downloads + _SPARE_CONNECTIONS,
             ttl_dns_cache=_DNS_TTL_S,
             resolver=_Resolver(config.connect_timeout_s),
         )
         self._session = aiohttp.ClientSession(
             connector=self._connector,
-            timeout=self._default_timeout,
+            timeout=ClientTimeout(total=None, sock_connect=config.connect_timeout_s),  # Watch does the rest
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,  # Body does it, where the size is bounded
             trust_env=False,
@@ -130,7 +130,9 @@ class HttpClient:
         while True:
             tries += 1
             try:
-                return await self._try(url, target, body, headers)
+                with Watch(self._config, self._connector, self._loop) as watch:
+                    return await self._try(url, target, body, headers, watch)
+                failure = HttpFailure("timeout", watch.expired, transient=True)
             except HttpFailure as known:
                 failure = known
             except Unreadable as problem:
@@ -144,18 +146,18 @@ class HttpClient:
             self.counters.retries += 1
             await asyncio.sleep(self._wait_s(tries, failure.retry_after_s))
 
-    async def _try(self, given: str, url: URL, body: Body, headers: Mapping[str, str] | None) -> Response:
-        """One try: a request, and those that its redirects lead to, all within the total limit."""
-        sent = body.request_headers(headers)
-        home, clock = url, asyncio.get_running_loop().time
-        deadline = clock() + self._config.total_timeout_s
+    async def _try(
+        self, given: str, url: URL, body: Body, headers: Mapping[str, str] | None, watch: Watch
+    ) -> Response:
+        """One try: a request, and those that its redirects lead to."""
+        sent, home = body.request_headers(headers), url
         for hop in range(_MAX_REDIRECTS + 1):
             self.counters.requests += 1
-            timeout = self._timeout(max(0.001, deadline - clock())) if hop else self._default_timeout
-            response = await self._session.get(url, headers=sent, allow_redirects=False, timeout=timeout)
+            response = await self._session.get(url, headers=sent, allow_redirects=False)
+            watch.progress()
             try:
                 if response.status in (200, 206):
-                    return Response(await self._whole(response, body), str(url) if hop else given)
+                    return Response(await self._whole(response, body, watch), str(url) if hop else given)
                 if response.status not in _REDIRECTS:
                     await self._refuse(response, body)
             finally:
@@ -166,10 +168,10 @@ class HttpClient:
                 raise HttpFailure("redirect", detail, status=response.status)
         raise HttpFailure("redirect", f"more than {_MAX_REDIRECTS} redirects", status=response.status)
 
-    async def _whole(self, response: aiohttp.ClientResponse, body: Body) -> bytes:
+    async def _whole(self, response: aiohttp.ClientResponse, body: Body, watch: Watch) -> bytes:
         before = body.begin(response)
         try:
-            await body.read(response.content)
+            await body.read(response.content, watch.progress)
         finally:
             self.counters.bytes += body.size - before
         return body.whole()
@@ -240,8 +242,6 @@ class HttpClient:
         strerror = os.strerror(number) if number > 0 and reason == "connection" else ""
         shown = detail.format(
             connect=self._config.connect_timeout_s,
-            stall=self._config.stall_timeout_s,
-            total=self._config.total_timeout_s,
             kind=type(error).__name__,
         )
         return HttpFailure(reason, f"{shown}: {strerror}" if strerror else shown, transient=transient)
@@ -250,11 +250,6 @@ class HttpClient:
         limit = self._config.max_backoff_s
         wait = min(limit, _FIRST_BACKOFF_S * 2.0 ** min(tries - 1, 30)) * random.uniform(0.5, 1.0)
         return wait if retry_after_s is None else min(limit, max(wait, retry_after_s))
-
-    def _timeout(self, total_s: float) -> ClientTimeout:
-        return ClientTimeout(
-            total=total_s, sock_connect=self._config.connect_timeout_s, sock_read=self._config.stall_timeout_s
-        )
 
 
 class _Resolver(ThreadedResolver):
