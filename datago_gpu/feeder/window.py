@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from types import TracebackType
-from typing import Self
+from typing import Generic, Self, TypeVar
 
 from msgspec import Struct
 
@@ -15,6 +16,7 @@ from datago_gpu.sources.base import SampleRef, Skipped
 
 __all__ = ["Outcome", "Waits", "Window"]
 
+T = TypeVar("T")
 Outcome = Admitted | Skipped
 
 
@@ -23,6 +25,32 @@ class Waits(Struct):
 
     refs_s: float = 0.0
     results_s: float = 0.0
+
+
+class Line(Generic[T]):
+    """A queue without a bound, for one event loop. asyncio's own takes twice as long for a put and a get."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._items: deque[T] = deque()
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    def put(self, item: T) -> None:
+        """Put it at the end, and wake one that waits."""
+        self._items.append(item)
+        while self._waiting:
+            waiter = self._waiting.popleft()
+            if not waiter.done():  # it is when it was cancelled
+                waiter.set_result(None)
+                return
+
+    async def get(self) -> T:
+        """The first item, as soon as there is one."""
+        while not self._items:
+            waiter = self._loop.create_future()
+            self._waiting.append(waiter)
+            await waiter
+        return self._items.popleft()
 
 
 class Window:
@@ -53,8 +81,11 @@ class Window:
         self._under_way = 0
         self._room = asyncio.Event()
         self._wake_at = size - max(1, size // 8)
-        self._jobs: asyncio.Queue[tuple[list[SampleRef], asyncio.Future[list[Outcome]]]] = asyncio.Queue()
-        self._results: asyncio.Queue[asyncio.Future[list[Outcome]] | None] = asyncio.Queue()
+        self._loop = asyncio.get_running_loop()
+        self._jobs: Line[tuple[list[SampleRef], asyncio.Future[list[Outcome]]]] = Line(self._loop)
+        self._results: Line[asyncio.Future[list[Outcome]] | None] = Line(self._loop)
+        self._unfinished = 0
+        self._all_launched = False
         self._tasks: list[asyncio.Task[None]] = []
         self.waits = waits
 
@@ -97,9 +128,10 @@ class Window:
                 result.set_result(await self._work(refs))
             except Exception as error:  # it is raised where the result is taken
                 result.set_exception(error)
+            self._unfinished -= 1
             if not self._ordered:
-                self._results.put_nowait(result)
-            self._jobs.task_done()
+                self._results.put(result)
+                self._end_when_done()
             del refs, result  # while it waits for the next, it would keep these payloads
 
     async def _launch(self) -> None:
@@ -109,11 +141,15 @@ class Window:
         except Exception as error:  # not when cancelled: then nobody takes results any more
             problem = error
         await self._start_collected()
-        if not self._ordered:
-            await self._jobs.join()
-        self._results.put_nowait(None)
+        self._all_launched = True
+        self._end_when_done()
         if problem:
             raise problem
+
+    def _end_when_done(self) -> None:
+        """The end comes behind the last result: in order it is in line already, else it has to have come."""
+        if self._all_launched and (self._ordered or not self._unfinished):
+            self._results.put(None)
 
     async def _launch_all(self) -> None:
         clock = time.perf_counter()
@@ -137,8 +173,9 @@ class Window:
             if room >= len(refs) or (room > 0 and not self._under_way):
                 job = refs[:room], self._result(len(refs[:room]))
                 if self._ordered:
-                    self._results.put_nowait(job[1])
-                self._jobs.put_nowait(job)
+                    self._results.put(job[1])
+                self._unfinished += 1
+                self._jobs.put(job)
                 del refs[:room]
             else:
                 self._room.clear()
@@ -151,8 +188,8 @@ class Window:
             await self._room.wait()
         result = self._result(1)
         result.set_result([skipped])
-        self._results.put_nowait(result)
+        self._results.put(result)
 
     def _result(self, count: int) -> asyncio.Future[list[Outcome]]:
         self._under_way += count
-        return asyncio.get_running_loop().create_future()
+        return self._loop.create_future()
