@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from datago_gpu.config import DecodeConfig, ImageConfig
 from datago_gpu.decode.base import DecodedImages, EncodedImages
 from datago_gpu.decode.device import Parking
 from datago_gpu.decode.pillow import decoding_threads
+from datago_gpu.decode.pixels import Undecodable, as_ppm, render
 from datago_gpu.errors import DatagoError
 
 __all__ = ["DaliDecoder"]
@@ -86,12 +87,35 @@ class DaliDecoder:
         for index in np.flatnonzero(pixels > self._decode.max_pixels).tolist():
             height, width = images.sizes[index].tolist()
             job.failures[index] = f"too-many-pixels: {height} x {width}, allowed are {self._decode.max_pixels} in all"
-        for index in job.kept[:]:
-            problem = _header_problem(images.payloads[index])
-            if problem:
-                job.kept.remove(index)
-                job.failures[index] = f"undecodable: {problem}"
+        problems = {index: _header_problem(images.payloads[index], images.sizes[index]) for index in job.kept}
+        self._second_chance(job, {index: problem for index, problem in problems.items() if problem})
         return job
+
+    def _second_chance(self, job: _Job, refused: dict[int, str]) -> None:
+        """Have Pillow decode what DALI refuses; DALI gets the pixels. What Pillow refuses too is a failure."""
+        if not refused:
+            return
+        images = job.images
+        job.images = replace(
+            images, payloads=images.payloads[:], sizes=images.sizes.copy(), regions=images.regions.copy()
+        )
+        for index, problem in refused.items():
+            try:
+                pixels = render(
+                    images.payloads[index].data,
+                    images.regions[index].tolist(),
+                    int(images.orientations[index]),
+                    images.target,
+                    draft=False,
+                    max_pixels=self._decode.max_pixels,
+                )
+            except Undecodable as final:
+                job.kept.remove(index)
+                job.failures[index] = f"undecodable: {problem}; Pillow says {final.detail or final.reason}"
+                continue
+            job.images.payloads[index] = np.frombuffer(as_ppm(pixels), np.uint8)
+            job.images.sizes[index] = pixels.height, pixels.width
+            job.images.regions[index] = 0, 0, pixels.height, pixels.width
 
     def _start(self, images: EncodedImages, kept: list[int]) -> None:
         """Give some images of a batch to the pipeline, as its next iteration."""
@@ -121,14 +145,12 @@ class DaliDecoder:
         return output
 
     def _rescue(self, job: _Job, refusal: _Refused) -> Any:
-        """Decode a batch again without its bad images, and what was behind it again too.
+        """Decode a batch again, its bad images by Pillow or not at all, and what was behind it again too.
 
         After an error the pipeline is no longer valid, says DALI. A new one costs 7 ms on the CPU.
         """
         self._pipeline = self._new_pipeline()
-        bad = self._bad_images(job.images, job.kept, str(refusal))
-        job.failures |= bad
-        job.kept = [index for index in job.kept if index not in bad]
+        self._second_chance(job, self._bad_images(job.images, job.kept, str(refusal)))
         # The first batch that a pipeline sees fixes the share of the hardware decoder: let it not be a fragment.
         self._pipeline = self._new_pipeline()
         for waiting in (job, *self._under_way):
@@ -143,7 +165,7 @@ class DaliDecoder:
     def _bad_images(self, images: EncodedImages, suspects: list[int], message: str) -> dict[int, str]:
         """Halve a set of images that failed together until the bad ones stand alone: index -> what DALI said."""
         if len(suspects) == 1:
-            return {suspects[0]: f"undecodable: {message}"}
+            return {suspects[0]: message}
         middle = len(suspects) // 2
         bad: dict[int, str] = {}
         for half in (suspects[:middle], suspects[middle:]):
@@ -241,14 +263,19 @@ class _Refused(Exception):
     """An iteration failed."""
 
 
-def _header_problem(payload: NDArray[np.uint8]) -> str | None:
-    """What DALI's own reader says against a header, in 3 us. It must not get to read such a one itself: DALI 2.4.0
-    fails the iteration, and after a few of them in large batches the process dies of a segmentation fault."""
+def _header_problem(payload: NDArray[np.uint8], size: NDArray[np.int32]) -> str | None:
+    """What DALI's own reader says against a header, in 3 us. It must not get to read such a one itself: DALI 2.4.0 fails
+    the iteration, and after a few of them in large batches the process dies of a segmentation fault.
+
+    size: the height and width that the feeder found, as displayed.
+    """
     try:
-        height: int = nvimgcodec.CodeStream(payload).height  # without the question it reads nothing
+        stream = nvimgcodec.CodeStream(payload)
+        height, width = stream.height, stream.width  # without the questions it reads nothing
     except Exception as error:  # of any kind DALI's makers chose
         return _message(error)
-    return None if height else "no pixels"
+    # Of two contradicting headers the feeder may have read one and DALI the other, which is not bounded by max_pixels.
+    return None if sorted((height, width)) == sorted(size.tolist()) else f"{height} x {width} to DALI"
 
 
 def _message(error: Exception) -> str:

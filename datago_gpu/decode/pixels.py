@@ -6,7 +6,6 @@ render otherwise than we promise. It knows nothing of batches, threads or DALI.
 
 from __future__ import annotations
 
-import io
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,23 +13,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from cykooz_resizer import CropBox, FilterType, ResizeAlg, ResizeOptions, Resizer
-from PIL import (
-    AvifImagePlugin,
-    BmpImagePlugin,
-    GifImagePlugin,
-    Image,
-    ImageFile,
-    Jpeg2KImagePlugin,
-    JpegImagePlugin,
-    PngImagePlugin,
-    PpmImagePlugin,
-    TiffImagePlugin,
-    WebPImagePlugin,
-)
+from PIL import Image, ImageFile
 
+from datago_gpu.decode.formats import Undecodable, exif_orientation, open_image
 from datago_gpu.geometry import cover_region
 
-__all__ = ["Converted", "Region", "Undecodable", "render", "to_ppm"]
+__all__ = ["Converted", "Region", "Undecodable", "as_ppm", "render", "to_ppm"]
 
 Region = tuple[float, float, float, float]
 """top, left, height, width in pixels as displayed."""
@@ -39,28 +27,6 @@ _GRAY = (128, 128, 128, 255)
 """What shows through transparent pixels, as in datago."""
 
 _LANCZOS3 = ResizeAlg.convolution(FilterType.lanczos3)
-_EXIF_ORIENTATION = 0x0112
-
-
-class _Jpeg(JpegImagePlugin.JpegImageFile):
-    """Without the search for a resolution in EXIF, which is of no use here and warns where EXIF is broken."""
-
-    def _read_dpi_from_exif(self) -> None:
-        pass
-
-
-_OPENERS: dict[str, type[ImageFile.ImageFile]] = {
-    "JPEG": _Jpeg,
-    "PNG": PngImagePlugin.PngImageFile,
-    "WEBP": WebPImagePlugin.WebPImageFile,
-    "PPM": PpmImagePlugin.PpmImageFile,
-    "GIF": GifImagePlugin.GifImageFile,
-    "BMP": BmpImagePlugin.BmpImageFile,
-    "TIFF": TiffImagePlugin.TiffImageFile,
-    "JPEG2000": Jpeg2KImagePlugin.Jpeg2KImageFile,
-    "AVIF": AvifImagePlugin.AvifImageFile,
-}
-"""No other formats: Pillow would start Ghostscript for an EPS file, for one."""
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -73,17 +39,6 @@ _UPRIGHT = {
 }
 _FLIPPED = {2: (False, True), 3: (True, True), 4: (True, False), 6: (False, True), 7: (True, True), 8: (True, False)}
 """EXIF orientation -> whether the displayed picture runs against the stored one, vertically and horizontally."""
-
-
-class Undecodable(Exception):
-    """The payload is no image that can be shown.
-
-    reason: "empty", "unknown-format", "too-many-pixels" or "undecodable". detail: what was found, or what Pillow said.
-    """
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(f"{reason}: {detail}" if detail else reason)
-        self.reason, self.detail = reason, detail
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,14 +63,19 @@ def to_ppm(payload: bytes, size_of: Callable[[int, int], tuple[int, int] | None]
     Raises Undecodable. Safe on any thread.
     """
     with _translated_errors():
-        image = _open(payload, max_pixels)
-        orientation = _exif_orientation(image)
+        image = open_image(payload, max_pixels)
+        image.load()  # first: where it fails within getexif(), as of a PNG, the next load() returns what there is
+        orientation = exif_orientation(image)
         size = (image.height, image.width) if orientation < 5 else (image.width, image.height)
         target = size_of(*size)
         region = cover_region(*size, target) if target else (0.0, 0.0, float(size[0]), float(size[1]))
         shown = _show(image, region, orientation, target, draft=False)
-        ppm = b"P6\n%d %d\n255\n" % shown.size + shown.tobytes()
-        return Converted(ppm, (shown.height, shown.width), size, region)
+        return Converted(as_ppm(shown), (shown.height, shown.width), size, region)
+
+
+def as_ppm(image: Image.Image) -> bytes:
+    """An RGB image as a binary PPM."""
+    return b"P6\n%d %d\n255\n" % image.size + image.tobytes()
 
 
 def render(
@@ -134,7 +94,7 @@ def render(
     Raises Undecodable. Safe on any thread.
     """
     with _translated_errors():
-        return _show(_open(payload, max_pixels), region, orientation, target, draft=draft)
+        return _show(open_image(payload, max_pixels), region, orientation, target, draft=draft)
 
 
 @contextmanager
@@ -149,37 +109,6 @@ def _translated_errors() -> Iterator[None]:
         raise
     except Exception as error:
         raise Undecodable("undecodable", f"{type(error).__name__}: {error}") from error
-
-
-def _open(payload: bytes | memoryview, max_pixels: int) -> ImageFile.ImageFile:
-    """Read the header of an image; its pixels are decoded by `load()`.
-
-    Image.open would do, but for its limit on pixels: a global of Pillow's, which warns before it raises.
-    """
-    if not payload:
-        raise Undecodable("empty", "")
-    prefix = bytes(payload[:16])
-    for name, opener in _OPENERS.items():
-        accepts = Image.OPEN[name][1]
-        if accepts and accepts(prefix):
-            image = opener(io.BytesIO(payload))
-            break
-    else:
-        raise Undecodable("unknown-format", f"begins with {prefix!r}")
-    if image.width * image.height > max_pixels:
-        raise Undecodable("too-many-pixels", f"{image.height} x {image.width}, allowed are {max_pixels} in all")
-    return image
-
-
-def _exif_orientation(image: ImageFile.ImageFile) -> int:
-    """The EXIF orientation, 1 to 8, and 1 where there is none or it cannot be read."""
-    if image.format == "TIFF":
-        return 1  # its reader turns the pixels itself
-    try:
-        orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
-    except Exception:  # EXIF is metadata: broken, it costs the orientation, not the picture
-        return 1
-    return orientation if orientation in range(1, 9) else 1
 
 
 def _show(
@@ -260,6 +189,5 @@ def _eight_bit(image: Image.Image) -> Image.Image:
         # convert() clips at 255; 65535 / 255 = 257.
         levels = np.asarray(image).astype(np.int32).clip(0, 65535)
         return Image.fromarray(((levels + 128) // 257).astype(np.uint8))
-    if image.mode == "F":
-        raise ValueError("floating-point pixels have no range that is agreed on")
-    return image.convert("L" if image.mode == "1" else "RGB")
+    # Floating-point pixels have no range that is agreed on: they are taken as levels, and clipped, as Pillow does it.
+    return image.convert("L" if image.mode in ("1", "F") else "RGB")

@@ -1,0 +1,127 @@
+"""Opens a payload with one of Pillow's readers: header first, and pixels only where there are not too many.
+
+Every format that Pillow decodes by itself, within the process, is taken. Left out are EPS, for which it starts
+Ghostscript, and IPTC, which opens what is inside as any format, EPS among them; FITS, which Pillow 12 unpacks without a
+bound; and those for which it has a header reader only (BUFR, GRIB, HDF5, MPEG, WMF).
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+
+from PIL import (
+    AvifImagePlugin,
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    ImageFile,
+    Jpeg2KImagePlugin,
+    JpegImagePlugin,
+    PngImagePlugin,
+    PpmImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
+
+__all__ = ["Undecodable", "exif_orientation", "open_image"]
+
+_EXIF_ORIENTATION = 0x0112
+
+_MOST_SCANS = 500
+"""A progressive JPEG has about ten. Each is a pass over all pixels and needs hardly any bytes: 64 MB take hours."""
+
+
+class Undecodable(Exception):
+    """The payload is no image that can be shown.
+
+    reason: "empty", "unknown-format", "too-many-pixels" or "undecodable". detail: what was found, or what Pillow said.
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason, self.detail = reason, detail
+
+
+class _Jpeg(JpegImagePlugin.JpegImageFile):
+    """Without the search for a resolution in EXIF, which is of no use here and warns where EXIF is broken."""
+
+    def _read_dpi_from_exif(self) -> None:
+        pass
+
+
+_COMMON: dict[str, type[ImageFile.ImageFile]] = {
+    "JPEG": _Jpeg,
+    "PNG": PngImagePlugin.PngImageFile,
+    "WEBP": WebPImagePlugin.WebPImageFile,
+    "PPM": PpmImagePlugin.PpmImageFile,
+    "GIF": GifImagePlugin.GifImageFile,
+    "BMP": BmpImagePlugin.BmpImageFile,
+    "TIFF": TiffImagePlugin.TiffImageFile,
+    "JPEG2000": Jpeg2KImagePlugin.Jpeg2KImageFile,
+    "AVIF": AvifImagePlugin.AvifImageFile,
+}
+"""Their first bytes tell them for certain."""
+
+_RARE = (
+    "BLP", "DIB", "CUR", "PCX", "DCX", "DDS", "FLI", "FTEX", "GBR", "ICNS", "ICO", "MCIDAS", "MSP", "PIXAR", "PSD",
+    "QOI", "SGI", "SUN", "XBM", "XPM", "XVTHUMB", "IM", "IMT", "PCD", "SPIDER", "TGA",
+)  # fmt: skip
+"""Tried one after the other; those that have no sign of their own in the first bytes (IM and on) last."""
+
+_NOT_THIS_FORMAT = (SyntaxError, IndexError, TypeError, struct.error)
+"""What readers raise where a payload is of another format, says Image.open."""
+
+
+def open_image(payload: bytes | memoryview, max_pixels: int) -> ImageFile.ImageFile:
+    """Read the header of an image; its pixels are decoded by `load()`.
+
+    Image.open would do, but for the formats named above, and for its limit on pixels: a global of Pillow's, which warns
+    before it raises. Raises Undecodable, and anything that Pillow's readers raise.
+    """
+    if not payload:
+        raise Undecodable("empty", "")
+    image = _common(payload) or _rare(payload)
+    if image is None:
+        raise Undecodable("unknown-format", f"begins with {bytes(payload[:16])!r}")
+    if image.width * image.height > max_pixels:
+        raise Undecodable("too-many-pixels", f"{image.height} x {image.width}, allowed are {max_pixels} in all")
+    return image
+
+
+def _common(payload: bytes | memoryview) -> ImageFile.ImageFile | None:
+    prefix = bytes(payload[:16])
+    for name, opener in _COMMON.items():
+        accepts = Image.OPEN[name][1]
+        if accepts and accepts(prefix):
+            image = opener(io.BytesIO(payload))
+            if image.info.get("progressive") and (scans := bytes(payload).count(b"\xff\xda")) > _MOST_SCANS:
+                raise Undecodable("undecodable", f"{scans} scans in a progressive JPEG, allowed are {_MOST_SCANS}")
+            return image
+    return None
+
+
+def _rare(payload: bytes | memoryview) -> ImageFile.ImageFile | None:
+    Image.init()  # loads all readers, once
+    prefix = bytes(payload[:16])
+    for name in _RARE:
+        if name not in Image.OPEN:
+            continue  # another version of Pillow
+        opener, accepts = Image.OPEN[name]
+        try:
+            if not accepts or accepts(prefix):
+                return opener(io.BytesIO(payload), "")
+        except _NOT_THIS_FORMAT:
+            continue
+    return None
+
+
+def exif_orientation(image: ImageFile.ImageFile) -> int:
+    """The EXIF orientation, 1 to 8, and 1 where there is none or it cannot be read."""
+    if image.format == "TIFF":
+        return 1  # its reader turns the pixels itself
+    try:
+        orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+    except Exception:  # EXIF is metadata: broken, it costs the orientation, not the picture
+        return 1
+    return orientation if orientation in range(1, 9) else 1
