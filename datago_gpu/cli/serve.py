@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
 from datago_gpu.errors import ConfigError
 from datago_gpu.server import DataroomServer
+
+KEY_VARIABLE = "DATAROOM_API_KEY"
 
 
 @click.command()
@@ -18,34 +22,31 @@ from datago_gpu.server import DataroomServer
     help="Serve the image files from this port, as another origin, like an object store; 0 picks a free one. "
     "Default: the API's port.",
 )
-@click.option(
-    "--key",
-    envvar="DATAROOM_API_KEY",
-    help="Token that clients must send. Default: the environment variable DATAROOM_API_KEY, else a new one.",
-)
 @click.option("--url-ttl", default=86400.0, show_default=True, help="Seconds that the URL of an image file is valid.")
-def serve(root: str, host: str, port: int, payload_port: int | None, key: str | None, url_ttl: float) -> None:
+def serve(root: str, host: str, port: int, payload_port: int | None, url_ttl: float) -> None:
     """Serve the images below the folder ROOT with the HTTP API of a Dataroom.
 
     Beside NAME.jpg, an optional NAME.json may hold id, source, attributes, tags, duplicate_state, datasets,
     coca_embedding and latents. New, changed and removed files are noticed while it runs; ROOT is never written to.
 
+    The token that clients must send is DATAROOM_API_KEY of the environment (a command line is seen by every user of the
+    machine), else a new one, which is printed.
+
     The first line printed ends with the API's URL. Ctrl-C stops the server.
     """
+    key = os.environ.get(KEY_VARIABLE) or None
     try:
-        server = DataroomServer(
-            root, host=host, port=port, payload_port=payload_port, key=key or None, url_ttl_s=url_ttl
-        )
-        server.serve_forever(lambda: _announce(server))
+        server = DataroomServer(root, host=host, port=port, payload_port=payload_port, key=key, url_ttl_s=url_ttl)
+        server.serve_forever(lambda: _announce(server, tell_key=key is None))
     except ConfigError as error:
         click.echo(f"Error: {error}", err=True)
         raise SystemExit(2) from error
 
 
-def _announce(server: DataroomServer) -> None:
+def _announce(server: DataroomServer, *, tell_key: bool) -> None:
     click.echo(f"Serving {len(server):,} images of {server.root} at {server.url}")
     click.echo(f"Image files from {server.payload_url}")
     click.echo("Clients find it with:")
     click.echo(f"  export DATAROOM_API_URL={server.url}")
-    click.echo(f"  export DATAROOM_API_KEY={server.key}")
+    click.echo(f"  export {KEY_VARIABLE}={server.key}" if tell_key else f"and the {KEY_VARIABLE} that was set here.")
     click.echo("Ctrl-C stops it.")

@@ -19,6 +19,7 @@ import msgspec
 from aiohttp import web
 
 from datago_gpu.server.attributes import UnanswerableFilter
+from datago_gpu.server.connection import SERVER, error_text
 from datago_gpu.server.index import Index, Row, random_prefixes
 from datago_gpu.server.media import MediaStore, UrlSigner
 from datago_gpu.server.parameters import Parameters, Refused, Shape, parse_draw, parse_page, parse_shape
@@ -29,9 +30,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 Handler = Callable[[web.Request, Parameters], Awaitable[bytes]]
 
-_HOST = re.compile(r"(?P<name>[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::\d{1,5})?")
-_SERVER_ERROR = "<!doctype html><title>Server Error (500)</title><h1>Server Error (500)</h1>"
-_BAD_REQUEST = "<!doctype html><title>Bad Request (400)</title><h1>Bad Request (400)</h1>"
+_HOST = re.compile(r"(?P<name>[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
 _LOGIN = "<!doctype html><title>Log in</title><h1>Log in</h1><p>This is not an endpoint of the API.</p>"
 _MAX_BODY_BYTES = 64 << 10
 _READ_METHODS = ("GET", "HEAD", "OPTIONS")
@@ -78,7 +77,7 @@ class Api:
             app.router.add_route("*", path, self._endpoint(handler))
         if self._payload_port is None:
             _add_payloads(app, self._index, self._signer, strict=False)
-        app.router.add_route("*", "/{rest:.*}", _to_login)
+        app.router.add_route("*", "/{rest:(?s:.*)}", _to_login)
         return app
 
     def _endpoints(self) -> dict[str, Handler]:
@@ -107,7 +106,7 @@ class Api:
             except Refused as refusal:
                 status, body = 400, _json(refusal.body)
             except UnanswerableFilter:
-                return _page(500, _SERVER_ERROR)
+                return _page(500, error_text(500))
             return _rendered(status, body, as_html)
 
         return handle
@@ -133,9 +132,6 @@ class Api:
     async def _images(self, request: web.Request, parameters: Parameters) -> bytes:
         shape, page_size, cursor = parse_page(parameters)
         links = self._links(request)
-
-        def following(last_id: str) -> str:
-            return _absolute(request, "/api/images/?" + parameters.encoded_with("cursor", last_id))
 
         def search() -> bytes:
             selection = parse_selection(parameters, self._index.known, partitioned=True)
@@ -213,12 +209,12 @@ def _application() -> web.Application:
 
 
 def _add_payloads(app: web.Application, index: Index, signer: UrlSigner, *, strict: bool) -> None:
-    path = "/{key:.*}" if strict else "/media/{key:.*}"
+    path = "/{key:(?s:.*)}" if strict else "/media/{key:(?s:.*)}"
     app.router.add_route("*", path, MediaStore(index.files, signer, strict=strict).handle)
 
 
 async def _name_server(_request: web.Request, response: web.StreamResponse) -> None:
-    response.headers["Server"] = "datago-gpu"
+    response.headers["Server"] = SERVER
 
 
 @web.middleware
@@ -232,7 +228,7 @@ async def _hide_failures(
         raise
     except Exception:  # the outermost boundary: whatever it is, the client must not see it
         logger.exception("failed to answer %s %r", request.method, request.path)
-        return _page(500, _SERVER_ERROR)
+        return _page(500, error_text(500))
 
 
 async def _health(_: web.Request) -> web.Response:
@@ -256,7 +252,7 @@ def _parameters(request: web.Request) -> Parameters:
     try:
         return Parameters(query)
     except ValueError as error:
-        raise web.HTTPBadRequest(text=_BAD_REQUEST, content_type="text/html") from error
+        raise web.HTTPBadRequest(text=error_text(400), content_type="text/html") from error
 
 
 def _wants_html(accept: str) -> bool:
@@ -279,7 +275,7 @@ def _rendered(status: int, body: bytes, as_html: bool) -> web.Response:
 def _host(request: web.Request) -> re.Match[str]:
     match = _HOST.fullmatch(request.host)
     if match is None:
-        raise web.HTTPBadRequest(text=_BAD_REQUEST, content_type="text/html")
+        raise web.HTTPBadRequest(text=error_text(400), content_type="text/html")
     return match
 
 

@@ -126,9 +126,6 @@ class _Payload:
 
 
 def _open_payload(path: str) -> _Payload:
-    # A folder on the way may have become a link since the index was built; O_NOFOLLOW minds only the last part.
-    if os.path.realpath(path) != path:
-        raise _no_such_key()
     try:
         descriptor = open_regular(path)
     except OSError as error:

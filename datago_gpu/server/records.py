@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import math
 import os
@@ -142,9 +143,15 @@ def media_key(image_id: str, path: str, latent_type: str | None = None) -> str:
 
 
 def open_regular(path: str) -> int:
-    """A descriptor of the file, opened for reading; a symbolic link or a special file is an OSError or a wait-free
-    descriptor that the caller refuses by its mode."""
-    return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    """A descriptor of the file, opened for reading; a symbolic link anywhere on the absolute `path` is an OSError, a
+    special file a wait-free descriptor that the caller refuses by its mode."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    # O_NOFOLLOW minds only the last part, and a look before opening comes too early: a folder on the way may become a
+    # link at any moment.
+    if os.readlink(f"/proc/self/fd/{descriptor}") != path:
+        os.close(descriptor)
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+    return descriptor
 
 
 def read_facts(path: str) -> ImageFacts:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import secrets
 import signal
@@ -13,12 +14,14 @@ import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from typing import Any, Self
 
 from aiohttp import web
 
 from datago_gpu.errors import ConfigError
 from datago_gpu.server.app import Api, payload_application
+from datago_gpu.server.connection import IDLE_S, Connection
 from datago_gpu.server.folder import Folder, ScanStopped
 from datago_gpu.server.index import Index
 from datago_gpu.server.media import PREFIX, UrlSigner
@@ -26,6 +29,7 @@ from datago_gpu.server.media import PREFIX, UrlSigner
 logger = logging.getLogger(__name__)
 
 _SHUTDOWN_S = 0.2
+_BACKLOG = 1024
 _SCAN_SHARE = 0.05
 """At most this share of the time goes into looking for changes."""
 
@@ -44,6 +48,7 @@ class DataroomServer:
     key: the token that clients send; None makes one of 40 hexadecimal digits.
     url_ttl_s: how long the URL of a payload is valid, in seconds. URLs do not outlive the server.
     watch_interval_s: how often to look for changes below `root`, in seconds; None never looks but in `refresh()`.
+    idle_s: after so many seconds without a whole request, or a byte taken of an answer, a connection is closed.
 
     Indexing happens in `start()`, or on entering the context, and reads every file once. The folder is not written to.
     """
@@ -58,8 +63,9 @@ class DataroomServer:
         key: str | None = None,
         url_ttl_s: float = 86400.0,
         watch_interval_s: float | None = 2.0,
+        idle_s: float = IDLE_S,
     ) -> None:
-        _check_settings(port, payload_port, key, url_ttl_s, watch_interval_s)
+        _check_settings(port, payload_port, key, url_ttl_s, watch_interval_s, idle_s)
         self.root = os.path.abspath(root)
         self.key = key if key is not None else secrets.token_hex(20)
         self._folder = Folder(root)
@@ -67,6 +73,7 @@ class DataroomServer:
         self._signer = UrlSigner(url_ttl_s)
         self._host, self._port, self._payload_port = host, port, payload_port
         self._watch_interval_s = watch_interval_s
+        self._idle_s = idle_s
         self._refreshing = threading.Lock()
         self._sockets: list[socket.socket] = []
         self._thread: threading.Thread | None = None
@@ -159,9 +166,9 @@ class DataroomServer:
             raise
 
     def _bind(self) -> None:
-        self._sockets.append(_listener(self._host, self._port))
+        self._sockets.append(_listener(self._host, self._port, self._idle_s))
         if self._payload_port is not None:
-            self._sockets.append(_listener(self._host, self._payload_port))
+            self._sockets.append(_listener(self._host, self._payload_port, self._idle_s))
 
     def _run_on_thread(self, ready: Future[None]) -> None:
         try:
@@ -177,19 +184,22 @@ class DataroomServer:
             self._loop.add_signal_handler(number, self._stop.set)
         # One thread: the index answers one search at a time anyway.
         with ThreadPoolExecutor(1, thread_name_prefix="dataroom-index") as executor:
-            runners = [
-                web.AppRunner(app, access_log=None, shutdown_timeout=_SHUTDOWN_S) for app in self._sites(executor)
-            ]
+            runners = [web.AppRunner(app, shutdown_timeout=_SHUTDOWN_S) for app in self._sites(executor)]
             watcher = asyncio.create_task(self._watch())
+            listening: list[asyncio.Server] = []
             try:
                 for runner, listener in zip(runners, self._sockets, strict=True):
                     await runner.setup()
-                    await web.SockSite(runner, listener).start()
+                    assert runner.server is not None
+                    connection = partial(Connection, runner.server, self._loop, self._idle_s)
+                    listening.append(await self._loop.create_server(connection, sock=listener, backlog=_BACKLOG))
                 on_ready()
                 await self._stop.wait()
             finally:
                 self._folder.stop()
                 watcher.cancel()
+                for server in listening:
+                    server.close()
                 await asyncio.gather(*(runner.cleanup() for runner in runners))
 
     def _sites(self, executor: ThreadPoolExecutor) -> list[web.Application]:
@@ -213,7 +223,12 @@ class DataroomServer:
 
 
 def _check_settings(
-    port: int, payload_port: int | None, key: str | None, url_ttl_s: float, watch_interval_s: float | None
+    port: int,
+    payload_port: int | None,
+    key: str | None,
+    url_ttl_s: float,
+    watch_interval_s: float | None,
+    idle_s: float,
 ) -> None:
     for name, number in (("port", port), ("payload_port", payload_port)):
         if number is not None and not 0 <= number <= 65535:
@@ -224,14 +239,19 @@ def _check_settings(
         raise ConfigError(f"url_ttl_s must be more than 0 and at most 1e9 seconds, got {url_ttl_s}")
     if watch_interval_s is not None and not watch_interval_s > 0:
         raise ConfigError(f"watch_interval_s must be more than 0 seconds, or None, got {watch_interval_s}")
+    if not 0 < idle_s <= 1e6:
+        raise ConfigError(f"idle_s must be more than 0 and at most 1e6 seconds, got {idle_s}")
 
 
-def _listener(host: str, port: int) -> socket.socket:
+def _listener(host: str, port: int, idle_s: float) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=1024)
+        listener = socket.create_server((host, port), family=family, backlog=_BACKLOG)
     except OSError as error:
         raise ConfigError(f"cannot listen on {host}, port {port}: {error.strerror or error}") from error
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux; its connections inherit it: a client that reads nothing loses them
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, math.ceil(idle_s * 1000))
+    return listener
 
 
 def _run(main: Coroutine[Any, Any, None]) -> None:

@@ -1,0 +1,71 @@
+"""One client's connection: how long it may idle, how much it may send, and what it is told when it makes no sense.
+
+aiohttp's own answer to a malformed request repeats it and names the library's version, and its log repeats it too, line
+by line: the token of a client whose header was slightly wrong would stand there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from http import HTTPStatus
+
+from aiohttp import web
+
+__all__ = ["SERVER", "Connection", "error_text"]
+
+SERVER = "datago-gpu"
+"""What the server calls itself, without a version."""
+
+IDLE_S = 30.0
+"""Until the first request, and each one after it, has come whole up to the end of its headers. Longer than clients keep
+an idle connection (aiohttp: 15 s), so that they are the ones to close it."""
+LINGER_S = 2.0
+"""For a body, which no request here needs, to arrive after the answer has been sent."""
+MAX_LINE_BYTES = 8190
+"""Of the request line, and of each header."""
+MAX_HEADERS = 128
+
+logger = logging.getLogger(__name__)
+
+
+class Connection(web.RequestHandler):
+    """aiohttp's connection, with limits, and without its words. idle_s: in place of IDLE_S."""
+
+    __slots__ = ()
+
+    def __init__(self, server: web.Server, loop: asyncio.AbstractEventLoop, idle_s: float = IDLE_S) -> None:
+        super().__init__(
+            server,
+            loop=loop,
+            keepalive_timeout=idle_s,
+            lingering_time=LINGER_S,
+            max_line_size=MAX_LINE_BYTES,
+            max_field_size=MAX_LINE_BYTES,
+            max_headers=MAX_HEADERS,
+            auto_decompress=False,
+            access_log=None,  # type: ignore[arg-type] # means none, and its lines hold the signatures of URLs
+            logger=logger,
+        )
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,  # noqa: ARG002 - it repeats what the client sent
+    ) -> web.StreamResponse:
+        """Answers a request that could not be read with its status alone, and closes."""
+        logger.debug("refused a request from %s: %s", request.remote, type(exc).__name__)
+        if request.writer.output_size > 0:
+            raise ConnectionError("an answer is under way already")
+        response = web.Response(status=status, text=error_text(status), content_type="text/html")
+        response.headers["Server"] = SERVER
+        response.force_close()
+        return response
+
+
+def error_text(status: int) -> str:
+    """A page in HTML that says the status, and nothing else."""
+    title = f"{HTTPStatus(status).phrase} ({status})"
+    return f"<!doctype html><title>{title}</title><h1>{title}</h1>"
