@@ -369,6 +369,7 @@ class LoaderConfig(_Settings, frozen=True, kw_only=True):
         max_failures: bad samples after which the run ends with TooManyErrors: a count (int), or a share of the samples
             (float below 1, looked at from the 100th sample on, and at the end). None skips and counts them only;
             a run in which every sample was bad is an error in any case.
+        skipped_file: a file to which every skipped sample is added as a line of JSON: id, reason, detail, where, epoch.
     """
 
     source_type: Literal["db", "file"] = "db"
@@ -387,6 +388,7 @@ class LoaderConfig(_Settings, frozen=True, kw_only=True):
     bucket_memory_mb: _Count = 1024
     arena_mb: _Count = 512
     max_failures: Annotated[int, Meta(ge=0)] | Annotated[float, Meta(ge=0, lt=1)] | None = None
+    skipped_file: str | None = None
 
     @classmethod
     def load(cls, config: LoaderConfig | dict[str, Any] | str | bytes | Path) -> LoaderConfig:

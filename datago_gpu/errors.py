@@ -30,7 +30,7 @@ class SourceError(DatagoError):
 
 
 class FeederError(DatagoError):
-    """The feeder process ended unasked. Carries the last lines that it wrote."""
+    """The feeder process ended unasked, or cannot be started. Carries the last lines that it wrote."""
 
 
 class DecodeError(DatagoError):

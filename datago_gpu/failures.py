@@ -1,12 +1,16 @@
-"""Counts the samples that are not delivered, and says when there are too many."""
+"""Counts and lists the samples that are not delivered, and says when there are too many."""
 
 from __future__ import annotations
 
 import logging
+import os
 from collections import Counter, deque
 from collections.abc import Iterable
+from pathlib import Path
 
-from datago_gpu.errors import DecodeError, TooManyErrors
+import msgspec
+
+from datago_gpu.errors import ConfigError, DecodeError, TooManyErrors
 from datago_gpu.sources.base import Skipped
 
 __all__ = ["Failures"]
@@ -20,15 +24,22 @@ log = logging.getLogger("datago_gpu")
 
 
 class Failures:
-    """The budget that `max_failures` sets: a count, a share, or None for no bound."""
+    """The budget that `max_failures` sets: a count, a share, or None for no bound.
 
-    def __init__(self, allowed: float | None) -> None:
+    file: where each is listed as well, if anywhere; see `SkippedFile`.
+    """
+
+    def __init__(self, allowed: float | None, file: str | None = None) -> None:
         self._allowed = allowed
+        self._file = SkippedFile(file) if file is not None else None
         self._last: deque[DecodeError] = deque(maxlen=KEPT)
         self.by_reason: Counter[str] = Counter()
 
     def add(self, skipped: Iterable[Skipped]) -> None:
-        """Count, and log: the first of each reason as a warning, the others at debug level."""
+        """Count, list, and log: the first of each reason as a warning, the others at debug level."""
+        skipped = list(skipped)
+        if self._file and skipped:
+            self._file.write(skipped)
         for each in skipped:
             error = DecodeError(each.id, each.where, each.reason, each.detail)
             level = logging.DEBUG if self.by_reason[each.reason] else logging.WARNING
@@ -48,3 +59,43 @@ class Failures:
             reasons = ", ".join(f"{count} {reason}" for reason, count in self.by_reason.most_common())
             allowed = "" if self._allowed is None else f"; max_failures is {self._allowed}"
             raise TooManyErrors(f"{bad} of {seen} samples were bad ({reasons}){allowed}; the last of them:", self._last)
+
+
+class SkippedFile:
+    """One JSON line for each skipped sample, behind those that the file has. Raises ConfigError where it cannot write.
+
+    It is open only while it is written, with a single call: several ranks may share it, and no crash loses a line.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = Path(path).absolute()  # the trainer may change its folder
+        self._warned = self._cut = False
+        try:
+            self._append(b"")
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"skipped_file {path!r} cannot be written: {error}") from error
+
+    def write(self, skipped: list[Skipped]) -> None:
+        """Add these. Where that fails, the run goes on: there is a warning, once, and the next ones are tried again."""
+        lines = b"".join(msgspec.json.encode(_entry(each)) + b"\n" for each in skipped)
+        try:
+            self._append(b"\n" + lines if self._cut else lines)
+        except OSError as error:
+            if not self._warned:
+                log.warning("skipped_file %s misses samples: %s", self._path, error.strerror)
+            self._warned = True
+
+    def _append(self, lines: bytes) -> None:
+        # Not blocking, for who names a pipe.
+        file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, 0o666)
+        try:
+            while lines:
+                written = os.write(file, lines)
+                lines = lines[written:]
+                self._cut = bool(lines)  # the disk is full in the middle: the next write says so
+        finally:
+            os.close(file)
+
+
+def _entry(skip: Skipped) -> dict[str, str | int]:
+    return {"id": skip.id, "reason": skip.reason, "detail": skip.detail, "where": skip.where, "epoch": skip.epoch}

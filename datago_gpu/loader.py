@@ -18,11 +18,11 @@ from datago_gpu.config import LoaderConfig
 from datago_gpu.decode.select import Backend, choose, make_decoder
 from datago_gpu.errors import ConfigError, DatagoError, TooManyErrors
 from datago_gpu.failures import Failures
-from datago_gpu.feeder.client import Feeder
 from datago_gpu.feeder.wire import Resume
 from datago_gpu.handoff import Ended, Handoff
 from datago_gpu.progress import Progress
 from datago_gpu.stats import Stage, Stats
+from datago_gpu.supervisor import Supervisor
 from datago_gpu.worker import Ready, Worker
 
 __all__ = ["Loader"]
@@ -62,6 +62,7 @@ class Loader:
         return self
 
     def __next__(self) -> Batch:
+        self._refuse_other_processes()
         with self._taking:
             ready = self._next_ready()
             self._progress.deliver(ready.indices)
@@ -71,6 +72,7 @@ class Loader:
     def samples(self) -> Iterator[Sample]:
         """The samples one by one. `state_dict` then counts those yielded, also in the middle of a batch."""
         while True:
+            self._refuse_other_processes()
             with self._taking:
                 try:
                     ready = self._next_ready()
@@ -148,22 +150,28 @@ class Loader:
         config = self.config
         self._progress = Progress(resume)
         self._delivered_before = resume.delivered
-        self._failures = Failures(config.max_failures)
+        self._failures = Failures(config.max_failures, config.skipped_file)
         self._ready: Handoff[Ready] = Handoff(-(-config.samples_buffer_size // config.batch_size))
         self._began_at, self._ended_at = time.perf_counter(), 0.0
         backend = self.backend
         self._worker = Worker(
-            Feeder(config, resume),
+            Supervisor(config, resume),
             lambda: make_decoder(backend, config.image_config, config.decode_config, config.batch_size),
             self._ready,
         )
         self._worker.start()
-        self._stop = weakref.finalize(self, _stop, self._worker)
+        self._stop = weakref.finalize(self, _stop, self._worker, self._process)
+
+    def __reduce__(self) -> str:
+        raise DatagoError("a Loader cannot be sent to another process: make it in the one that iterates over it")
+
+    def _refuse_other_processes(self) -> None:
+        """Before any lock: in a fork, a lock that another thread held stays locked for ever."""
+        if os.getpid() != self._process:
+            raise DatagoError("this Loader was made in another process: make it in the one that iterates over it")
 
     def _next_ready(self) -> Ready:
         """The next item with a batch in it. Raises StopIteration at the end."""
-        if os.getpid() != self._process:
-            raise DatagoError("this Loader was made in another process: make it in the one that iterates over it")
         while True:
             ready = self._get()
             if ready.resume_at is not None:
@@ -203,7 +211,9 @@ class Loader:
         return {"source_config": source, "seed": self.config.seed, "rank": rank, "world_size": world_size}
 
 
-def _stop(worker: Worker) -> None:
+def _stop(worker: Worker, process: int) -> None:
+    if os.getpid() != process:  # a fork shares the feeder's socket, and must not shut it down
+        return
     worker.stop()
     if worker is not threading.current_thread():
         worker.join(CLOSE_S)

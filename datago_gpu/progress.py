@@ -18,7 +18,8 @@ class Progress:
     """
 
     def __init__(self, resume: Resume) -> None:
-        self._epoch = resume.position.epoch
+        self.epoch = resume.position.epoch
+        """The one that is under way."""
         self._at = resume.position
         self._highest = resume.position.index - 1
         self._holes: set[int] = set()
@@ -29,14 +30,14 @@ class Progress:
 
     def begin(self, epoch: int, resume_at: Position) -> None:
         """What is noted next belongs to this epoch; nothing before `resume_at` is missing once it is noted."""
-        if epoch != self._epoch:
-            self._epoch, self._highest = epoch, -1
+        if epoch != self.epoch:
+            self.epoch, self._highest = epoch, -1
             self._holes.clear()
         self._at = resume_at
 
     def skipped(self, skips: Iterable[Skipped]) -> None:
         """These samples will not come. Skips at the end of an epoch may be told of in the next, where they are void."""
-        self._note(each.index for each in skips if each.index >= 0 and each.epoch == self._epoch)
+        self._note(each.index for each in skips if each.index >= 0 and each.epoch == self.epoch)
 
     def deliver(self, indices: list[int]) -> None:
         """These samples have been handed to the user."""
@@ -47,7 +48,7 @@ class Progress:
         """Where to go on from."""
         first_hole = min(self._holes, default=self._highest + 1)
         # A sample that is missing before the feeder's own mark was sent, and is only half handed out.
-        position = self._at if first_hole >= self._at.index else Position(self._epoch, first_hole)
+        position = self._at if first_hole >= self._at.index else Position(self.epoch, first_hole)
         return Resume(position, list(self._done(position.index)), self.delivered)
 
     def _note(self, indices: Iterable[int]) -> None:

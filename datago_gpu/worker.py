@@ -17,13 +17,17 @@ from datago_gpu.batch import Batch
 from datago_gpu.decode.base import DecodedImages, Decoder, EncodedImages
 from datago_gpu.feeder import wire
 from datago_gpu.feeder.arena import aligned
-from datago_gpu.feeder.client import Feeder, FeederClosed
+from datago_gpu.feeder.client import FeederClosed
 from datago_gpu.handoff import Handoff
 from datago_gpu.sources.base import Position, Skipped
+from datago_gpu.supervisor import Supervisor
 
 __all__ = ["Ready", "Worker"]
 
 UNDECODABLE = "undecodable"
+
+_End = wire.Ended | wire.Failed | errors.FeederError
+"""How a feeder's messages end; the error is its death."""
 
 
 @dataclass(slots=True)
@@ -41,7 +45,7 @@ class Ready:
 class Worker(threading.Thread):
     """Runs from `start` until the stream ends, fails, or `stop`. Owns the decoder, which wants a single thread."""
 
-    def __init__(self, feeder: Feeder, make_decoder: Callable[[], Decoder], ready: Handoff[Ready]) -> None:
+    def __init__(self, feeder: Supervisor, make_decoder: Callable[[], Decoder], ready: Handoff[Ready]) -> None:
         super().__init__(name="datago-decode", daemon=True)
         self._feeder, self._make_decoder, self._ready = feeder, make_decoder, ready
         self._under_way: deque[wire.EncodedBatch] = deque()
@@ -79,31 +83,42 @@ class Worker(threading.Thread):
         self._feeder.dispose()
 
     def _stream(self, decoder: Decoder) -> None:
-        """Keep the decoder filled; while the feeder has nothing new, hand on what is decoded."""
-        ended: wire.Ended | wire.Failed | None = None
-        while True:
-            if self._under_way and (ended or len(self._under_way) >= decoder.depth or not self._feeder.waiting()):
-                if not self._hand_on(decoder.collect()):
-                    return
-            elif ended:
-                break
-            else:
-                ended = self._take(decoder, self._receive())
-        self._ready.put(Ready(None, skipped=self._take_skips()))
+        """Hand on all that comes. What a feeder sent before its death is handed on before anything is done about it."""
+        try:
+            while isinstance(ended := self._follow(decoder), errors.FeederError):
+                self._feeder.restart(ended)
+        finally:
+            self._ready.put(Ready(None, skipped=self._take_skips()))
         if isinstance(ended, wire.Failed):
             raise getattr(errors, ended.kind)(ended.message)
 
-    def _receive(self) -> wire.FromFeeder:
-        """The next message; a feeder that is gone counts as a stream that failed: what it sent is handed on first."""
+    def _follow(self, decoder: Decoder) -> _End | None:
+        """Keep the decoder filled; while the feeder has nothing new, hand on what is decoded. None: the trainer closed.
+
+        When it returns an end, the decoder is empty, and so is the arena.
+        """
+        ended: _End | None = None
+        while True:
+            if self._under_way and (ended or len(self._under_way) >= decoder.depth or not self._feeder.waiting()):
+                if not self._hand_on(decoder.collect()):
+                    return None
+            elif ended:
+                return ended
+            else:
+                ended = self._take(decoder, self._receive())
+
+    def _receive(self) -> wire.FromFeeder | errors.FeederError:
         clock = time.perf_counter()
         try:
             return self._feeder.receive()
-        except errors.FeederError as error:
-            return wire.Failed(type(error).__name__, str(error), [])
+        except errors.FeederError as death:
+            return death
         finally:
             self.waited_s += time.perf_counter() - clock
 
-    def _take(self, decoder: Decoder, message: wire.FromFeeder) -> wire.Ended | wire.Failed | None:
+    def _take(self, decoder: Decoder, message: wire.FromFeeder | errors.FeederError) -> _End | None:
+        if isinstance(message, errors.FeederError):
+            return message
         if isinstance(message, wire.Failed):
             self._skipped += message.skipped
             return message
@@ -144,7 +159,7 @@ class Worker(threading.Thread):
         return skipped
 
 
-def _images(message: wire.EncodedBatch, feeder: Feeder) -> EncodedImages:
+def _images(message: wire.EncodedBatch, feeder: Supervisor) -> EncodedImages:
     """Views of the arena; nothing is copied."""
     count = len(message.lengths)
     payloads: list[NDArray[np.uint8]] = []

@@ -4,4 +4,4 @@ import sys
 
 from datago_gpu.feeder.process import main
 
-main(int(sys.argv[1]), int(sys.argv[2]))
+main(*map(int, sys.argv[1:]))

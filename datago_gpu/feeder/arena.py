@@ -29,9 +29,10 @@ def create(size: int) -> int:
 
 def map_memory(descriptor: int) -> mmap.mmap:
     """Map all of it. Closes the descriptor: the mapping alone keeps the memory."""
-    memory = mmap.mmap(descriptor, os.fstat(descriptor).st_size)
-    os.close(descriptor)
-    return memory
+    try:
+        return mmap.mmap(descriptor, os.fstat(descriptor).st_size)
+    finally:
+        os.close(descriptor)
 
 
 class Room:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 import signal
 import socket
@@ -23,6 +24,9 @@ __all__ = ["Feeder", "FeederClosed"]
 
 LAST_WORDS_BYTES = 4000
 
+KILL_S = 0.5
+"""A killed process is gone in milliseconds, unless it hangs in the kernel, say on a dead network file system."""
+
 ENVIRONMENT = {
     "MALLOC_TRIM_THRESHOLD_": str(256 * MiB),
     "MALLOC_MMAP_THRESHOLD_": str(32 * MiB),
@@ -40,19 +44,21 @@ class Feeder:
     """A feeder process and the memory shared with it.
 
     `receive`, `waiting` and `report` are for one thread; `close` may be called from any, at any time, and repeatedly.
+    Raises FeederError where no process can be started.
     """
 
+    _channel: socket.socket
+    _last_words: int
+    _process: subprocess.Popen[bytes]
+    memory: mmap.mmap
+
     def __init__(self, config: LoaderConfig, resume: wire.Resume) -> None:
-        descriptor = arena.create(config.arena_mb * MiB)
-        self._channel, theirs = socket.socketpair()
-        self._last_words = os.memfd_create("datago_gpu-stderr", os.MFD_CLOEXEC)
         try:
-            self._process = self._spawn(theirs.fileno(), descriptor)
-        finally:
-            theirs.close()
-            self.memory = arena.map_memory(descriptor)
+            self._open(config.arena_mb * MiB)
+        except OSError as error:
+            raise FeederError(f"the feeder process cannot be started: {error}") from error
         self._decoder: msgpack.Decoder[wire.FromFeeder] = msgpack.Decoder(wire.FromFeeder)
-        self._closing = threading.Lock()
+        self._closing = threading.RLock()  # a signal's handler may close while its thread is closing
         self._closed = False
         rank, world_size = config.rank_and_world_size()
         settled = config.with_source(rank=rank, world_size=world_size)
@@ -62,6 +68,11 @@ class Feeder:
     def pid(self) -> int:
         """Process id of the feeder."""
         return self._process.pid
+
+    @property
+    def killed(self) -> bool:
+        """Whether a signal ended it, once it has ended."""
+        return (self._process.returncode or 0) < 0
 
     def receive(self) -> wire.FromFeeder:
         """Wait for the next message. Raises FeederError if the feeder is gone, FeederClosed after `close`."""
@@ -95,7 +106,8 @@ class Feeder:
                 self._process.kill()
                 with contextlib.suppress(OSError):
                     self._channel.shutdown(socket.SHUT_RDWR)
-                self._process.wait()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._process.wait(KILL_S)
 
     def dispose(self) -> None:
         """After `close`, from the thread that receives: let go of descriptors. The memory goes with its last view."""
@@ -104,13 +116,27 @@ class Feeder:
             os.close(self._last_words)
             self._last_words = -1
 
+    def _open(self, arena_bytes: int) -> None:
+        """Make what is shared with the process, and the process; all of it or nothing."""
+        with contextlib.ExitStack() as undo:
+            self._last_words = os.memfd_create("datago_gpu-stderr", os.MFD_CLOEXEC)
+            undo.callback(os.close, self._last_words)
+            self._channel, theirs = socket.socketpair()
+            undo.callback(self._channel.close)
+            with theirs, contextlib.ExitStack() as spawned:
+                descriptor = arena.create(arena_bytes)
+                spawned.callback(os.close, descriptor)
+                self.memory = arena.map_memory(os.dup(descriptor))
+                self._process = self._spawn(theirs.fileno(), descriptor)
+            undo.pop_all()
+
     def _spawn(self, channel: int, memory: int) -> subprocess.Popen[bytes]:
         """A new Python, not a fork: CUDA and threads do not survive one. It has a process group of its own, so that
         Ctrl-C reaches the trainer alone."""
         package = str(Path(datago_gpu.__file__).parent.parent)
         path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH", "")]))
         return subprocess.Popen(
-            [sys.executable, "-P", "-m", "datago_gpu.feeder", str(channel), str(memory)],
+            [sys.executable, "-P", "-m", "datago_gpu.feeder", str(channel), str(memory), str(os.getpid())],
             pass_fds=(channel, memory),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -139,7 +165,7 @@ class Feeder:
     def _epitaph(self) -> str:
         """What can be said of a feeder that has closed its socket unasked."""
         try:
-            code = self._process.wait(timeout=1)
+            code = self._process.wait(KILL_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
             code = self._process.wait()

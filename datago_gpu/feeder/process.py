@@ -1,7 +1,7 @@
 """The feeder process: lists, fetches, admits and groups samples, and sends them as batches.
 
-Run as `python -m datago_gpu.feeder SOCKET_FD ARENA_FD` by `feeder.client`; not for use by hand. It lives no longer than
-the other end of its socket.
+Run as `python -m datago_gpu.feeder SOCKET_FD ARENA_FD PARENT_PID` by `feeder.client`; not for use by hand. It lives no
+longer than the other end of its socket, or that process.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ __all__ = ["main"]
 PARENT_CHECK_S = 1.0
 
 
-def main(socket_descriptor: int, arena_descriptor: int) -> None:
+def main(socket_descriptor: int, arena_descriptor: int, parent: int) -> None:
     """Serve the process at the other end of the socket until the stream is complete or that process is gone."""
     # What is imported lives for ever, and the stream makes few cycles: looking for them took 6% of the time.
     gc.freeze()
@@ -44,7 +44,7 @@ def main(socket_descriptor: int, arena_descriptor: int) -> None:
     channel = socket.socket(fileno=socket_descriptor)
     channel.setblocking(False)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_serve(channel, memory))
+        runner.run(_serve(channel, memory, parent))
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -56,12 +56,13 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return factory
 
 
-async def _serve(channel: socket.socket, memory: mmap.mmap) -> None:
+async def _serve(channel: socket.socket, memory: mmap.mmap, parent: int) -> None:
+    guards = [asyncio.create_task(_leave_with(parent))]
     reader, writer = await asyncio.open_connection(sock=channel)
     start = msgpack.decode(await wire.read(reader), type=wire.Start)
     config = LoaderConfig.load(start.config)
     packer = Packer(reader, writer, memory)
-    guards = [asyncio.create_task(_leave_with_the_socket(packer)), asyncio.create_task(_leave_with_the_parent())]
+    guards.append(asyncio.create_task(_leave_with_the_socket(packer)))
     try:
         await _produce(config, start.resume, packer)
     except DatagoError as error:
@@ -99,9 +100,8 @@ async def _leave_with_the_socket(packer: Packer) -> None:
     os._exit(0)
 
 
-async def _leave_with_the_parent() -> None:
+async def _leave_with(parent: int) -> None:
     """The socket may outlive the trainer in a process that it forked."""
-    parent = os.getppid()
     while os.getppid() == parent:  # noqa: ASYNC110 - nothing tells of it
         await asyncio.sleep(PARENT_CHECK_S)
     os._exit(0)
