@@ -20,7 +20,7 @@ SERVER = "datago-gpu"
 IDLE_S = 30.0
 """Until the first request, and each one after it, has come whole up to the end of its headers. Longer than clients keep
 an idle connection (aiohttp: 15 s), so that they are the ones to close it."""
-LINGER_S = 2.0
+LINGER_S = 1.0
 """For a body, which no request here needs, to arrive after the answer has been sent."""
 MAX_LINE_BYTES = 8190
 """Of the request line, and of each header."""
@@ -55,8 +55,13 @@ class Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,  # noqa: ARG002 - it repeats what the client sent
     ) -> web.StreamResponse:
-        """Answers a request that could not be read with its status alone, and closes."""
-        logger.debug("refused a request from %s: %s", request.remote, type(exc).__name__)
+        """Answers a request that could not be read, or was failed outside the handlers, with a status, and closes."""
+        if isinstance(exc, UnicodeError):  # such as from aiohttp's attempt to repeat a header that is no text
+            status = HTTPStatus.BAD_REQUEST
+        if status < HTTPStatus.INTERNAL_SERVER_ERROR:
+            logger.debug("refused a request from %s: %s", request.remote, type(exc).__name__)
+        else:
+            logger.error("failed to answer %s", request.remote, exc_info=exc)
         if request.writer.output_size > 0:
             raise ConnectionError("an answer is under way already")
         response = web.Response(status=status, text=error_text(status), content_type="text/html")
