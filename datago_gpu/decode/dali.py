@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from datago_gpu.config import DecodeConfig, ImageConfig
 from datago_gpu.decode.base import DecodedImages, EncodedImages
 from datago_gpu.decode.device import Parking
 from datago_gpu.decode.pillow import decoding_threads
-from datago_gpu.decode.pixels import Undecodable, as_ppm, render
+from datago_gpu.decode.second import with_pixels
 from datago_gpu.errors import DatagoError
 
 __all__ = ["DaliDecoder"]
@@ -92,30 +92,9 @@ class DaliDecoder:
         return job
 
     def _second_chance(self, job: _Job, refused: dict[int, str]) -> None:
-        """Have Pillow decode what DALI refuses; DALI gets the pixels. What Pillow refuses too is a failure."""
-        if not refused:
-            return
-        images = job.images
-        job.images = replace(
-            images, payloads=images.payloads[:], sizes=images.sizes.copy(), regions=images.regions.copy()
-        )
-        for index, problem in refused.items():
-            try:
-                pixels = render(
-                    images.payloads[index].data,
-                    images.regions[index].tolist(),
-                    int(images.orientations[index]),
-                    images.target,
-                    draft=False,
-                    max_pixels=self._decode.max_pixels,
-                )
-            except Undecodable as final:
-                job.kept.remove(index)
-                job.failures[index] = f"undecodable: {problem}; Pillow says {final.detail or final.reason}"
-                continue
-            job.images.payloads[index] = np.frombuffer(as_ppm(pixels), np.uint8)
-            job.images.sizes[index] = pixels.height, pixels.width
-            job.images.regions[index] = 0, 0, pixels.height, pixels.width
+        job.images, failures = with_pixels(job.images, refused, self._decode.max_pixels)
+        job.failures |= failures
+        job.kept = [index for index in job.kept if index not in failures]
 
     def _start(self, images: EncodedImages, kept: list[int]) -> None:
         """Give some images of a batch to the pipeline, as its next iteration."""
@@ -264,8 +243,8 @@ class _Refused(Exception):
 
 
 def _header_problem(payload: NDArray[np.uint8], size: NDArray[np.int32]) -> str | None:
-    """What DALI's own reader says against a header, in 3 us. It must not get to read such a one itself: DALI 2.4.0 fails
-    the iteration, and after a few of them in large batches the process dies of a segmentation fault.
+    """What DALI's own reader says against a header, in 3 us. It must not get to read such a one itself: DALI 2.4.0
+    fails the iteration, and after a few of them in large batches the process dies of a segmentation fault.
 
     size: the height and width that the feeder found, as displayed.
     """
