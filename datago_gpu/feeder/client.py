@@ -57,6 +57,7 @@ class Feeder:
             self._open(config.arena_mb * MiB)
         except OSError as error:
             raise FeederError(f"the feeder process cannot be started: {error}") from error
+        self._redacted = config.redacted
         self._decoder: msgpack.Decoder[wire.FromFeeder] = msgpack.Decoder(wire.FromFeeder)
         self._closing = threading.RLock()  # a signal's handler may close while its thread is closing
         self._closed = False
@@ -110,7 +111,9 @@ class Feeder:
                     self._process.wait(KILL_S)
 
     def dispose(self) -> None:
-        """After `close`, from the thread that receives: let go of descriptors. The memory goes with its last view."""
+        """After `close`, from the thread that receives: let go of the process, however long its end takes, and of
+        descriptors. The memory goes with its last view."""
+        self._process.wait()
         self._channel.close()
         if self._last_words >= 0:
             os.close(self._last_words)
@@ -172,4 +175,4 @@ class Feeder:
         how = f"by signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"with status {code}"
         size = os.fstat(self._last_words).st_size
         words = os.pread(self._last_words, LAST_WORDS_BYTES, max(0, size - LAST_WORDS_BYTES)).decode(errors="replace")
-        return f"the feeder process ended {how}; its last words: {words.strip() or '(none)'}"
+        return f"the feeder process ended {how}; its last words: {self._redacted(words.strip()) or '(none)'}"
