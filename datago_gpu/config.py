@@ -17,6 +17,7 @@ from msgspec import Meta, Struct
 
 from datago_gpu.errors import ConfigError
 from datago_gpu.geometry import BucketTable
+from datago_gpu.redact import redacted, shown_address
 
 __all__ = ["DataroomSource", "DecodeConfig", "FileSource", "HttpConfig", "ImageConfig", "LoaderConfig"]
 
@@ -214,11 +215,21 @@ class DataroomSource(_Settings, frozen=True, kw_only=True):
         if isinstance(self.duplicate_state, int) and not -1 <= self.duplicate_state <= 2:
             return f"source_config.duplicate_state must be -1 to 2 or 'unprocessed', got {self.duplicate_state}"
         if self.api_url and not self.api_url.startswith(("http://", "https://")):
-            return f"source_config.api_url must begin with http:// or https://, got {self.api_url!r}"
+            return f"source_config.api_url must begin with http:// or https://, got {self.shown_address!r}"
         for name in ("tags_empty", "datasets_empty"):
             if getattr(self, name).lower() not in ("", "true", "false", "1", "0"):
                 return f"source_config.{name} must be 'true' or 'false', got {getattr(self, name)!r}"
         return None
+
+    @property
+    def key(self) -> str:
+        """The API key, from the settings or the environment; "" for none."""
+        return (self.api_key or os.environ.get("DATAROOM_API_KEY", "")).strip()
+
+    @property
+    def shown_address(self) -> str:
+        """`api_url` as it may be shown."""
+        return redacted(shown_address(self.api_url), self.key)
 
     def filters(self) -> dict[str, str]:
         """The API parameters of the filters that are set."""
@@ -241,6 +252,7 @@ class DataroomSource(_Settings, frozen=True, kw_only=True):
         """What was set, less the key."""
         shown = {name: getattr(self, name) for name in self.__struct_fields__}
         shown["api_key"] = "***" if self.api_key else ""
+        shown["api_url"] = self.shown_address
         defaults = dict(zip(self.__struct_fields__, self.__struct_defaults__, strict=True))
         return {name: value for name, value in shown.items() if value != defaults[name]}
 
@@ -435,6 +447,11 @@ class LoaderConfig(_Settings, frozen=True, kw_only=True):
             _from_environment("WORLD_SIZE", 1) if world_size is None else world_size,
         )
 
+    def redacted(self, text: str) -> str:
+        """`text` with *** for the API key, should it be there."""
+        source = self.source_config
+        return redacted(text, source.key) if isinstance(source, DataroomSource) else text
+
     def with_source(self, **changes: Any) -> LoaderConfig:
         """A copy whose source_config has these values."""
         return msgspec.structs.replace(self, source_config=msgspec.structs.replace(self.source_config, **changes))
@@ -489,6 +506,8 @@ def _explain(error: msgspec.ValidationError, given: dict[str, Any], where: str) 
 
 
 def _shown(name: str, value: Any) -> str:
+    if name == "api_url" and isinstance(value, str):
+        value = shown_address(value)
     return "***" if name == "api_key" else repr(value)
 
 

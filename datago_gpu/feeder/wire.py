@@ -36,6 +36,12 @@ class Start(Struct, frozen=True):
     """JSON of the LoaderConfig."""
     resume: Resume
 
+    def __repr__(self) -> str:
+        return f"Start(resume={self.resume!r})"
+
+    def __rich_repr__(self) -> list[tuple[str, Resume]]:
+        return [("resume", self.resume)]  # msgspec's own would show the key in a traceback with locals
+
 
 class Report(Struct, frozen=True):
     """To the feeder: a batch has been decoded, its memory may be written again."""

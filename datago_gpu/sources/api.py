@@ -12,6 +12,7 @@ from urllib.parse import quote, urlencode, urljoin, urlsplit
 
 from datago_gpu.config import DataroomSource, HttpConfig, MiB
 from datago_gpu.errors import ConfigError, SourceError
+from datago_gpu.redact import redacted, shown_address
 from datago_gpu.sources.failure import HttpFailure
 from datago_gpu.sources.http import HttpClient, Response, origin_of, without_query
 from datago_gpu.sources.pages import NotAPage, Page, parse_page
@@ -31,7 +32,8 @@ def api_address(source: DataroomSource) -> tuple[str, str]:
     Raises ConfigError where the address is missing or cannot work, or the key cannot be sent.
     """
     url = (source.api_url or os.environ.get("DATAROOM_API_URL", "")).strip()
-    key = (source.api_key or os.environ.get("DATAROOM_API_KEY", "")).strip()
+    key = source.key
+    shown = redacted(shown_address(url), key)
     if not url:
         raise ConfigError(
             "no Dataroom server is named: set source_config.api_url or the environment's DATAROOM_API_URL, "
@@ -42,10 +44,12 @@ def api_address(source: DataroomSource) -> tuple[str, str]:
     except ValueError:
         origin = ""
     if not origin.startswith(("http://", "https://")):
-        raise ConfigError(f"the Dataroom's address must begin with http:// or https://, got {without_query(url)!r}")
+        raise ConfigError(f"the Dataroom's address must begin with http:// or https://, got {shown!r}")
     if split.username is not None or split.query or split.fragment:
+        raise ConfigError(f"the Dataroom's address must have no user name, query or fragment: {shown!r} is enough")
+    if redacted(url, key) != url:
         raise ConfigError(
-            f"the Dataroom's address must have no user name, query or fragment: {without_query(url)!r} is enough"
+            f"the Dataroom's address holds the API key: {shown!r}; the key goes in a header, leave it out"
         )
     if not (key.isascii() and key.isprintable() and " " not in key):
         raise ConfigError("source_config.api_key (or DATAROOM_API_KEY) holds blanks or characters that no key has")
@@ -95,7 +99,8 @@ class DataroomApi:
             raise SourceError(f"{without_query(current)}: `next` is not an http(s) address")
         own_path = urlsplit(current).path
         path = own_path if own_path.endswith(split.path) else split.path
-        logger.debug("`next` is on %s: asked for on %s instead", split.netloc.rpartition("@")[2], self._origin)
+        elsewhere = self._hidden(split.netloc.rpartition("@")[2])
+        logger.debug("`next` is on %s: asked for on %s instead", elsewhere, self._origin)
         return f"{self._origin}{path}?{split.query}"
 
     async def page(self, url: str) -> Page:
@@ -110,7 +115,7 @@ class DataroomApi:
             except NotAPage as error:
                 problem = str(error)
             if response.url != url:  # such as to /login/, where unknown paths lead
-                problem += f" from {without_query(response.url)}, where it redirects to"
+                problem += f" from {self._hidden(without_query(response.url))}, where it redirects to"
                 break
             await self.pause()
         raise SourceError(f"{without_query(url)}: not an answer of the API: got {problem}; {_HINT}")
@@ -151,7 +156,14 @@ class DataroomApi:
         await asyncio.sleep(min(1.0, self._limits.max_backoff_s))
 
     async def _get(self, url: str) -> Response:
-        return await self._http.get(url, max_bytes=self._limits.max_page_mb * MiB, headers=self._headers)
+        try:
+            return await self._http.get(url, max_bytes=self._limits.max_page_mb * MiB, headers=self._headers)
+        except HttpFailure as failure:  # a server may repeat what it was sent: in its status line, addresses, messages
+            failure.url, failure.detail, failure.text = map(self._hidden, (failure.url, failure.detail, failure.text))
+            raise
+
+    def _hidden(self, text: str) -> str:
+        return redacted(text, self._key)
 
     def _source_error(self, failure: HttpFailure) -> SourceError:
         said = self._said(failure.text)
@@ -178,13 +190,12 @@ class DataroomApi:
         return SourceError(f"{failure}{hint}")
 
     def _said(self, text: str) -> str:
-        """The messages in an error's body. The key is cut out, should the server have repeated it."""
+        """The messages in an error's body."""
         try:
             said = "; ".join(_messages(json.loads(text)))
         except (ValueError, RecursionError):
             return ""
-        said = " ".join(said.split())
-        return (said.replace(self._key, "***") if self._key else said)[:500]
+        return self._hidden(" ".join(said.split()))[:500]  # again: JSON can spell the key in other ways
 
 
 def _messages(said: Any) -> list[str]:

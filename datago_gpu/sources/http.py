@@ -30,6 +30,7 @@ from msgspec import Struct
 from yarl import URL
 
 from datago_gpu.config import HttpConfig
+from datago_gpu.redact import without_query
 from datago_gpu.sources.body import Body, Unreadable
 from datago_gpu.sources.failure import HttpFailure
 from datago_gpu.sources.watch import Connector, Watch
@@ -272,14 +273,6 @@ class _Resolver(ThreadedResolver):
 def origin_of(url: str) -> str:
     """Scheme, host and port, such as `https://example.org`. Raises ValueError where there is none."""
     return str(URL(url).origin())
-
-
-def without_query(url: str) -> str:
-    """`url` as it may be shown: without query and fragment, which may hold a signature, and without a password."""
-    head = url.partition("?")[0].partition("#")[0]
-    scheme, slashes, rest = head.partition("://")
-    authority, slash, path = rest.partition("/")
-    return f"{scheme}{slashes}{authority.rpartition('@')[2]}{slash}{path}" if slashes else head
 
 
 def _retry_after_s(headers: Mapping[str, str]) -> float | None:
