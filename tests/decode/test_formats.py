@@ -1,0 +1,85 @@
+"""Which payloads are opened, as what, and which are not."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from datago_gpu.decode.formats import Undecodable, open_image
+from datago_gpu.decode.pixels import to_ppm
+from datago_gpu.feeder.header import read_header
+from tests.decode.pictures import difference, encode, picture
+
+LIMIT = 100_000_000
+PIXELS = picture(32, 32)
+RGB = Image.fromarray(PIXELS)
+
+
+@pytest.mark.parametrize("kind", ["DIB", "ICNS", "ICO", "PCX", "QOI", "SGI", "TGA", "DDS"])
+def test_a_rare_format_is_known_by_its_bytes_and_has_its_pixels(kind: str) -> None:
+    options: dict[str, Any] = {"sizes": [(32, 32)]} if kind == "ICO" else {}
+    converted = to_ppm(encode(RGB, kind, **options), lambda _height, _width: None, LIMIT)
+    shown = np.asarray(Image.open(io.BytesIO(converted.ppm)))
+    size = shown.shape[1], shown.shape[0]  # an ICNS holds larger sizes only
+    assert difference(shown, np.asarray(RGB.resize(size, Image.Resampling.BICUBIC))).mean() <= (
+        3 if kind == "ICNS" else 0
+    )
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "SPIDER"])
+def test_floating_point_pixels_are_levels_that_are_clipped(kind: str) -> None:
+    levels = np.array([[-1e9, 0, 1, 128, 255, 1e9]] * 6, np.float32)
+    converted = to_ppm(encode(Image.fromarray(levels), kind), lambda _height, _width: None, LIMIT)
+    assert np.asarray(Image.open(io.BytesIO(converted.ppm)))[0, :, 0].tolist() == [0, 0, 1, 128, 255, 255]
+
+
+def test_no_program_is_started_for_a_payload(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow would start Ghostscript for EPS, also where it is inside of an IPTC file."""
+
+    def refuse(*_arguments: Any, **_options: Any) -> None:
+        pytest.fail("a program was started")
+
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    eps = encode(RGB, "EPS")
+    for payload in (eps, eps[eps.index(b"%%") :], b"\x1c\x03\x0a\x00\x02\x01\x00" + eps):
+        with pytest.raises(Undecodable, match="unknown-format"):
+            to_ppm(payload, lambda _height, _width: None, LIMIT)
+
+
+@given(
+    st.binary(max_size=300), st.sampled_from([b"", b"\0\0\2\0", b"*", b"DDS |\0\0\0", b"qoif", b"8BPS\0\1", b"BLP2"])
+)
+def test_random_bytes_are_refused_or_opened_and_raise_nothing_else(payload: bytes, prefix: bytes) -> None:
+    try:
+        converted = to_ppm(prefix + payload, lambda _height, _width: (8, 8), 1_000_000)
+    except Undecodable:
+        return
+    assert converted.size == (8, 8)
+
+
+def test_a_rare_format_is_refused_by_its_header_too() -> None:
+    bomb = encode(RGB, "TGA")[:12] + b"\xff\xff\xff\xff" + encode(RGB, "TGA")[16:]
+    with pytest.raises(Undecodable, match="too-many-pixels: 65535 x 65535"):
+        open_image(bomb, LIMIT)
+
+
+def test_a_progressive_jpeg_of_endless_scans_is_refused() -> None:
+    """Each of 140 bytes, which on 98 megapixels take 38 ms: 64 MB of them take five hours."""
+    payload = encode(RGB, "JPEG", progressive=True)
+    last_scan = payload[payload.rindex(b"\xff\xda") : -2]
+    assert read_header(payload).plain
+
+    def repeated(times: int) -> bytes:
+        return payload[:-2] + last_scan * times + payload[-2:]
+
+    assert not read_header(repeated(60)).plain
+    assert to_ppm(repeated(60), lambda _height, _width: None, LIMIT).size == (32, 32)
+    with pytest.raises(Undecodable, match=r"undecodable: 6\d\d scans in a progressive JPEG, allowed are 500"):
+        to_ppm(repeated(600), lambda _height, _width: None, LIMIT)

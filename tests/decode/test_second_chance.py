@@ -1,0 +1,68 @@
+"""What DALI refuses and Pillow decodes is delivered, and what both refuse says so."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from datago_gpu.decode.base import Decoder
+from datago_gpu.decode.second import with_pixels
+from datago_gpu.decode.select import choose
+from tests.decode.conftest import MakeDecoder
+from tests.decode.pictures import batch, decode, difference, encode, picture
+
+PIXELS = picture(40, 64)
+UNKNOWN_TO_DALI = {kind: encode(PIXELS, kind, lossless=True, quality=100) for kind in ("GIF", "AVIF", "TGA")}
+
+
+@pytest.fixture
+def dali(make: MakeDecoder, device: str, crop: bool) -> Decoder:
+    return make(choose(device, "dali"), crop=crop)
+
+
+@pytest.mark.parametrize("crop", [True, False])
+@pytest.mark.parametrize("kind", UNKNOWN_TO_DALI)
+def test_a_format_that_dali_does_not_know_is_decoded_by_pillow(dali: Decoder, crop: bool, kind: str) -> None:
+    good, other = encode(PIXELS), UNKNOWN_TO_DALI[kind]
+    payloads = [good, other, b"<html>", other, good]
+    decoded = decode(dali, batch(payloads, [(40, 64)] * 5, (24, 40) if crop else None))
+    assert list(decoded.failures) == [2]
+    assert decoded.failures[2].startswith("undecodable: DALI says ")
+    assert decoded.failures[2].endswith("Pillow says begins with b'<html>'")
+    assert len(decoded.image) == 4
+    for image in decoded.image:
+        assert difference(image, decoded.image[0]).mean() <= (12 if kind == "GIF" else 2)
+
+
+@pytest.mark.parametrize("crop", [True, False])
+def test_its_orientation_and_region_are_kept(dali: Decoder, crop: bool) -> None:
+    turned = encode(Image.fromarray(PIXELS).transpose(Image.Transpose.ROTATE_90), "TGA")
+    target, region = ((16, 24), (3.0, 5.0, 20.0, 30.0)) if crop else (None, (0.0, 0.0, 40.0, 64.0))
+    images = batch([turned, encode(PIXELS)], [(40, 64)] * 2, target, regions=[region] * 2, orientations=[6, 1])
+    decoded = decode(dali, images)
+    assert not decoded.failures
+    assert difference(decoded.image[0], decoded.image[1]).max() <= 2
+
+
+@pytest.mark.parametrize("crop", [True])
+def test_a_header_that_dali_reads_otherwise_is_left_to_pillow(dali: Decoder, crop: bool) -> None:
+    """The feeder bounds the size that it reads; what DALI would decode must be of that size."""
+    images = batch([encode(PIXELS), encode(PIXELS)], [(40, 64), (20, 20)], (16, 16))
+    decoded = decode(dali, images)
+    assert not decoded.failures
+    top_left = np.asarray(Image.fromarray(PIXELS[:20, :20]).resize((16, 16), Image.Resampling.LANCZOS))
+    assert difference(decoded.image[1], top_left).mean() <= 2
+
+
+def test_without_refusals_the_batch_stays_as_it_is() -> None:
+    images = batch([encode(PIXELS)], [(40, 64)], None)
+    assert with_pixels(images, {}, 10_000) == (images, {})
+
+
+def test_the_limit_on_pixels_holds_for_pillow_too() -> None:
+    images = batch([encode(PIXELS)] * 2, [(40, 64)] * 2, None)
+    unchanged = images.payloads[:]
+    changed, failures = with_pixels(images, {1: "no"}, 100)
+    assert failures == {1: "undecodable: DALI says no; Pillow says 40 x 64, allowed are 100 in all"}
+    assert changed.payloads == images.payloads == unchanged
