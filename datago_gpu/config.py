@@ -322,6 +322,8 @@ class HttpConfig(_Settings, frozen=True, kw_only=True):
         total_timeout_s: for one try of one request.
         max_tries: tries of one request, the first included, with jittered exponential waits between them.
         max_backoff_s: the longest of those waits, and the longest Retry-After that is honoured.
+        hedge_share: extra requests, as a share of all, for payloads that take much longer than the others: the first
+            answer wins. 0 makes none.
         max_payload_mb: MiB; a larger payload is skipped, and not read further.
         max_page_mb: MiB; a larger page of the listing is a SourceError.
     """
@@ -333,6 +335,7 @@ class HttpConfig(_Settings, frozen=True, kw_only=True):
     total_timeout_s: _Seconds = 300.0
     max_tries: _Count = 5
     max_backoff_s: _Seconds = 30.0
+    hedge_share: Annotated[float, Meta(ge=0, le=1)] = 0.05
     max_payload_mb: _Count = 64
     max_page_mb: _Count = 256
 

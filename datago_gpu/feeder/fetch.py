@@ -8,13 +8,15 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from datago_gpu.config import LoaderConfig, MiB
+from datago_gpu.errors import SourceError
 from datago_gpu.feeder.admit import Admission
 from datago_gpu.feeder.window import Outcome
 from datago_gpu.sources.base import SampleRef, Skipped
 from datago_gpu.sources.failure import HttpFailure
 
 if TYPE_CHECKING:
-    from datago_gpu.sources.http import HttpClient  # aiohttp takes 0.1 s to import, which local files need not wait for
+    from datago_gpu.sources.hedge import Hedged  # aiohttp takes 0.1 s to import, which local files need not wait for
+    from datago_gpu.sources.http import HttpClient
 
 __all__ = ["Fetcher"]
 
@@ -32,7 +34,8 @@ class Fetcher:
     """
 
     def __init__(self, config: LoaderConfig, http: HttpClient | None) -> None:
-        self._http, self._max_bytes = http, config.http_config.max_payload_mb * MiB
+        self._http = _hedged(config, http)
+        self._max_bytes = config.http_config.max_payload_mb * MiB
         self._admission = Admission(config)
         self._threads = ThreadPoolExecutor(min(32, config.http_config.concurrent_downloads), "datago-files")
         self.chunk = FILES_A_JOB if config.source_type == "file" else 1
@@ -71,6 +74,8 @@ class Fetcher:
         try:
             payload = await self._get(ref)
         except HttpFailure as failure:
+            if failure.down:
+                raise SourceError(f"{failure}; nor does its server answer any other request") from failure
             return Skipped(ref.index, ref.id, ref.where, failure.reason, failure.detail)
         outcome = self._admission.quick(ref, payload)
         if outcome is not None:
@@ -87,5 +92,14 @@ class Fetcher:
                 raise
         return (await self._http.get(await ref.renew(), max_bytes=self._max_bytes)).body
 
-    def _too_large(self, ref: SampleRef, size: int) -> Skipped:
+    @staticmethod
+    def _too_large(ref: SampleRef, size: int) -> Skipped:
         return Skipped(ref.index, ref.id, ref.where, "too-large", f"{size} bytes, above http_config.max_payload_mb")
+
+
+def _hedged(config: LoaderConfig, http: HttpClient | None) -> Hedged | None:
+    if http is None:
+        return None
+    from datago_gpu.sources.hedge import Hedged
+
+    return Hedged(http, config.http_config)

@@ -10,7 +10,8 @@ class HttpFailure(Exception):
 
     url: without query. reason: a short fixed word: "http-404" (any status), "timeout", "connection", "cut-short",
     "too-large", "redirect", "bad-url", "tls", "protocol", "encoding" or "closed". status: of the answer, 0 without
-    one. tries: requests made for it. text: the beginning of an error's body, as the server sent it.
+    one. tries: requests made for it. text: the beginning of an error's body, as the server sent it. down: the server
+    has stopped answering: not one of the latest requests to it, for whatever URL, brought an answer.
     """
 
     def __init__(
@@ -26,6 +27,7 @@ class HttpFailure(Exception):
         super().__init__(reason)
         self.url = ""
         self.tries = 1
+        self.down = False
         self.reason, self.detail, self.status, self.text = reason, detail, status, text
         self.transient, self.retry_after_s = transient, retry_after_s
 

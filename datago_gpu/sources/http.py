@@ -20,7 +20,7 @@ import socket
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import NoReturn, Self
+from typing import Any, NoReturn, Self
 from urllib.parse import urljoin
 
 import aiohttp
@@ -41,11 +41,15 @@ _MAX_REDIRECTS = 5
 _REDIRECTS = frozenset((301, 302, 303, 307, 308))
 _WORTH_RETRYING = frozenset((408, 425, 429))
 _FIRST_BACKOFF_S = 0.5
+_SERVER_IS_SILENT = frozenset(("connection", "timeout", "tls", "protocol"))
+_DOWN_AFTER = 16
+"""Failed tries in a row, over all URLs of a server, after which one that is given up means that the server is down."""
 _ERROR_TEXT_BYTES = 16 * 1024
 """How much of an error's body is read, for its message and to keep the connection."""
 _DNS_TTL_S = 10
+
 _SPARE_CONNECTIONS = 4
-"""Beyond the payloads' own, so that a page does not queue behind them."""
+"""Beyond those of the payloads and their hedges, so that a page does not queue behind them."""
 
 # The first that fits: exception, reason, detail, whether another try may help.
 _MEANINGS: tuple[tuple[type[Exception], str, str, bool], ...] = (
@@ -87,15 +91,18 @@ class HttpClient:
     """A pool of connections for GET. To be made, used and closed within one running event loop.
 
     No cookies are kept, no proxy or netrc of the environment is used. Names are looked up anew after a failed
-    connection and at the latest after 10 s. Waiting for a free connection counts towards the total time of a try.
+    connection and at the latest after 10 s.
     """
 
     def __init__(self, config: HttpConfig) -> None:
         self.counters = Counters()
+        self.pausing: set[asyncio.Task[Any] | None] = set()
+        """Tasks that wait before they try again."""
+        self._failed_in_a_row: dict[str, int] = {}
         self._config = config
         self._loop = asyncio.get_running_loop()
         self._connector = Connector(
-            limit=config.concurrent_downloads + _SPARE_CONNECTIONS,
+            limit=2 * config.concurrent_downloads + _SPARE_CONNECTIONS,
             ttl_dns_cache=_DNS_TTL_S,
             resolver=_Resolver(config.connect_timeout_s),
         )
@@ -142,10 +149,25 @@ class HttpClient:
                 failure = self._translated(error)
             # Raised out here, so that no foreign exception with a whole URL or a header hangs on it as its context.
             failure.url, failure.tries = failure.url or without_query(url), tries
+            failure.down = self._is_down(target, failure)
             if tries >= self._config.max_tries or not failure.transient:
                 raise failure
             self.counters.retries += 1
-            await asyncio.sleep(self._wait_s(tries, failure.retry_after_s))
+            await self._pause(self._wait_s(tries, failure.retry_after_s))
+
+    def _is_down(self, url: URL, failure: HttpFailure) -> bool:
+        """Whether this failure is one of many in a row for which the server, and no single payload, is to blame."""
+        if failure.reason in _SERVER_IS_SILENT or failure.status >= 500:
+            self._failed_in_a_row[url.raw_authority] = self._failed_in_a_row.get(url.raw_authority, 0) + 1
+        return self._failed_in_a_row.get(url.raw_authority, 0) >= _DOWN_AFTER
+
+    async def _pause(self, seconds: float) -> None:
+        task = asyncio.current_task(self._loop)
+        self.pausing.add(task)
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            self.pausing.discard(task)
 
     async def _try(
         self, given: str, url: URL, body: Body, headers: Mapping[str, str] | None, watch: Watch
@@ -156,6 +178,8 @@ class HttpClient:
             self.counters.requests += 1
             response = await self._session.get(url, headers=sent, allow_redirects=False)
             watch.progress()
+            if self._failed_in_a_row and response.status < 500:
+                self._failed_in_a_row.pop(url.raw_authority, None)
             try:
                 if response.status in (200, 206):
                     return Response(await self._whole(response, body, watch), str(url) if hop else given)

@@ -1,0 +1,124 @@
+"""Payloads that do not wait for a straggler: what takes much longer than the others is asked for once more.
+
+The first answer wins. Object stores answer a few requests in a thousand a hundred times later than the rest; a stream
+that keeps its order waits for each of them. Jeffrey Dean and Luiz Andre Barroso call this a hedged request ("The Tail
+at Scale", CACM 56(2), 2013) and have shown that a few per cent of extra requests take nearly all of the tail away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Any
+
+from datago_gpu.config import HttpConfig
+from datago_gpu.sources.failure import HttpFailure
+from datago_gpu.sources.http import HttpClient, Response
+
+__all__ = ["Hedged"]
+
+_SEEN = 256
+"""The latest answers, whose times say what is usual."""
+_SEEN_BEFORE_HEDGING = 32
+_QUANTILE = 0.95
+_TIMES_USUAL = 2.0
+"""A request is late after so many times the quantile. The slowest of an even lot are not."""
+_LEAST_DELAY_S = 0.02
+_LONGEST_TICK_S = 0.25
+_BURST = 16.0
+"""Extra requests that may be saved up while all goes well."""
+
+
+class Hedged:
+    """Gets payloads with an HttpClient. Extra requests are at most `hedge_share` of all, and a burst of 16.
+
+    Nothing is done for a request that is in time but noting when it began and how long it took: no task, no timer.
+    """
+
+    def __init__(self, http: HttpClient, config: HttpConfig) -> None:
+        self._http, self._share, self._most = http, config.hedge_share, config.concurrent_downloads
+        self._loop = asyncio.get_running_loop()
+        self._open: set[_Request] = set()
+        self._twins: set[asyncio.Task[None]] = set()
+        self._seconds: deque[float] = deque(maxlen=_SEEN)
+        self._credit = 1.0
+        self._tick: asyncio.TimerHandle | None = None
+        self.extra = 0
+        """Extra requests made so far."""
+
+    async def get(self, url: str, *, max_bytes: int) -> Response:
+        """As HttpClient.get, without headers."""
+        if not self._share:
+            return await self._http.get(url, max_bytes=max_bytes)
+        request = _Request(url, max_bytes, self._loop)
+        self._begin(request)
+        try:
+            response = await self._http.get(url, max_bytes=max_bytes)
+        except asyncio.CancelledError:
+            if request.answer is None or request.task.uncancel() > request.cancelling:
+                raise
+            response = request.answer
+        finally:
+            self._open.discard(request)
+            for twin in request.twins:
+                twin.cancel()
+        self._seconds.append(self._loop.time() - request.began)
+        return response
+
+    def _begin(self, request: _Request) -> None:
+        self._open.add(request)
+        self._credit = min(_BURST, self._credit + self._share)
+        if self._tick is None and len(self._seconds) >= _SEEN_BEFORE_HEDGING:
+            self._look_again_in(self._delay_s())
+
+    def _look_again_in(self, delay_s: float) -> None:
+        self._tick = self._loop.call_later(min(delay_s / 4, _LONGEST_TICK_S), self._look)
+
+    def _delay_s(self) -> float:
+        usual = sorted(self._seconds)[int(len(self._seconds) * _QUANTILE)]
+        return max(_LEAST_DELAY_S, _TIMES_USUAL * usual)
+
+    def _look(self) -> None:
+        """Ask once more for what is late, the latest first, and again when the extra request is late itself."""
+        self._tick = None
+        if not self._open:
+            return
+        delay_s, now = self._delay_s(), self._loop.time()
+        pausing = self._http.pausing  # the server has asked for patience
+        late = [request for request in self._open if now - request.asked > delay_s and request.task not in pausing]
+        for request in sorted(late, key=lambda request: request.asked):
+            if self._credit < 1 or len(self._twins) >= self._most:
+                break
+            self._credit -= 1
+            self.extra += 1
+            request.asked = now
+            twin = self._loop.create_task(self._ask_too(request))
+            request.twins.append(twin)
+            self._twins.add(twin)
+            twin.add_done_callback(self._twins.discard)
+        self._look_again_in(delay_s)
+
+    async def _ask_too(self, request: _Request) -> None:
+        try:
+            answer = await self._http.get(request.url, max_bytes=request.max_bytes)
+        except HttpFailure:
+            return  # the first request tells what is wrong
+        if request in self._open and request.answer is None:
+            request.answer = answer
+            request.task.cancel()
+
+
+class _Request:
+    """One that is under way. asked: when it was asked for, the last time."""
+
+    __slots__ = ("answer", "asked", "began", "cancelling", "max_bytes", "task", "twins", "url")
+
+    def __init__(self, url: str, max_bytes: int, loop: asyncio.AbstractEventLoop) -> None:
+        task = asyncio.current_task(loop)
+        assert task is not None
+        self.task: asyncio.Task[Any] = task
+        self.cancelling = task.cancelling()
+        self.url, self.max_bytes = url, max_bytes
+        self.began = self.asked = loop.time()
+        self.twins: list[asyncio.Task[None]] = []
+        self.answer: Response | None = None
