@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["redacted", "shown_address", "without_query"]
+__all__ = ["redacted", "shown_address", "without_query", "word"]
 
 _LIKE_A_KEY = re.compile(r"[0-9A-Fa-f]{32,}")
+_LONGEST_WORD = 20
 _SHORTEST = 6
 """Letters. A shorter key would cut up words that have nothing to do with it."""
 
@@ -27,3 +28,8 @@ def shown_address(url: str) -> str:
 def redacted(text: str, key: str) -> str:
     """`text` with *** for the key, should it be there."""
     return text.replace(key, "***") if len(key) >= _SHORTEST else text
+
+
+def word(text: str) -> str:
+    """A word of a server's for a message: whole, so that a secret in it can be found there, or not at all."""
+    return text if len(text) <= _LONGEST_WORD else "..."

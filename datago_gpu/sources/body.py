@@ -9,6 +9,8 @@ from email.utils import parsedate_to_datetime
 
 from aiohttp import ClientResponse, StreamReader
 
+from datago_gpu.redact import word
+
 __all__ = ["Body", "Unreadable"]
 
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
@@ -67,7 +69,7 @@ class Body:
         if self._total is not None and self._total > self._max_bytes:
             raise Unreadable("too-large", f"{self._total} bytes, {self._max_bytes} are allowed")
         if self._encoding and self._encoding.lower() not in _PLAIN | _COMPRESSED:
-            raise Unreadable("encoding", f"compressed as {self._encoding[:20]!r}, which was not asked for")
+            raise Unreadable("encoding", f"compressed as {word(self._encoding)!r}, which was not asked for")
         return self.size
 
     def _continue(self, headers: Mapping[str, str]) -> None:

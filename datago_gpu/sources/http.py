@@ -30,7 +30,7 @@ from msgspec import Struct
 from yarl import URL
 
 from datago_gpu.config import HttpConfig
-from datago_gpu.redact import without_query
+from datago_gpu.redact import without_query, word
 from datago_gpu.sources.body import Body, Unreadable
 from datago_gpu.sources.failure import HttpFailure
 from datago_gpu.sources.watch import Connector, Watch
@@ -235,7 +235,7 @@ class HttpClient:
         try:
             return self._checked(urljoin(str(response.url), location))
         except (HttpFailure, ValueError):
-            scheme = location.partition(":")[0][:20]
+            scheme = word(location.partition(":")[0])
         raise HttpFailure("redirect", f"refused to go to a {scheme!r} address", status=response.status)
 
     @staticmethod
