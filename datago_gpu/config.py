@@ -7,257 +7,29 @@ The keys are datago's own schema (`source_type`, `source_config`, `image_config`
 from __future__ import annotations
 
 import difflib
-import math
 import os
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
 
 from datago_gpu.errors import ConfigError
 from datago_gpu.geometry import BucketTable
-from datago_gpu.redact import redacted, shown_address
+from datago_gpu.redact import redacted
+from datago_gpu.settings import Count, Natural, Settings, shown
+from datago_gpu.source_config import DataroomSource, FileSource
 
 __all__ = ["DataroomSource", "DecodeConfig", "FileSource", "HttpConfig", "ImageConfig", "LoaderConfig"]
 
 MiB = 1024 * 1024
 
-_LARGEST = 2**63 - 1
-_Count = Annotated[int, Meta(ge=1, le=_LARGEST)]
-_Natural = Annotated[int, Meta(ge=0, le=_LARGEST)]
-_Seconds = Annotated[float, Meta(gt=0)]
-_Aspect = Annotated[float, Meta(ge=0.001, le=1000)]
+Seconds = Annotated[float, Meta(gt=0)]
+Aspect = Annotated[float, Meta(ge=0.001, le=1000)]
 S = TypeVar("S", bound=Struct)
 
 
-def _no_json(value: Any) -> str | None:
-    """Why the feeder process, which gets the settings as JSON, could not be told this value."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return "must be a finite number"
-    if isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
-        return "must be UTF-8 text (for a folder with another name, give a symbolic link to it)"
-    return None
-
-
-class _Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What all settings share: constructing one with a wrong value raises ConfigError, as reading it from JSON does."""
-
-    place: ClassVar[str] = ""
-    """Where the settings stand in the config, for messages."""
-
-    def __post_init__(self) -> None:
-        for field in msgspec.structs.fields(type(self)):
-            self._check(field.name, field.type)
-        problem = self._problem()
-        if problem:
-            raise ConfigError(problem)
-
-    def _check(self, name: str, wanted: Any) -> None:
-        """Hold a value given to the constructor to the same rules as one read from JSON."""
-        value = getattr(self, name)
-        records = [kind for kind in (get_args(wanted) or (wanted,)) if isinstance(kind, type(_Settings))]
-        if records and not isinstance(value, tuple(records)):
-            names = " or ".join(kind.__name__ for kind in records)
-            raise ConfigError(f"{self.place}{name} must be a {names}, got {type(value).__name__}")
-        if records:
-            return
-        try:
-            msgspec.structs.force_setattr(self, name, msgspec.convert(value, wanted))  # a list becomes a tuple
-        except msgspec.ValidationError as error:
-            raise ConfigError(f"{self.place}{name}: {error}, got {_shown(name, value)}") from None
-        problem = _no_json(value)
-        if problem:
-            raise ConfigError(f"{self.place}{name} {problem}, got {_shown(name, value)}")
-
-    def _problem(self) -> str | None:
-        """What is wrong with the values taken together, or None."""
-        return None
-
-
-class FileSource(_Settings, frozen=True, kw_only=True):
-    """A folder of images, walked with its subfolders in the order of their names; symbolic links are not followed.
-
-    Attributes:
-        root_path: the folder.
-        random_sampling: true shuffles: each epoch is a full permutation that depends on `seed` and the epoch alone.
-            The whole listing is read first (seconds for a million files).
-        rank, world_size: this process takes samples rank, rank + world_size, ... of the order that all ranks share.
-            Default: the environment's RANK and WORLD_SIZE, else 0 of 1.
-    """
-
-    place: ClassVar[str] = "source_config."
-    root_path: str
-    random_sampling: bool = False
-    rank: _Natural | None = None
-    world_size: _Count | None = None
-
-    def _problem(self) -> str | None:
-        return "source_config.root_path is empty: name a folder of images" if not self.root_path else None
-
-
-_FILTERS: dict[str, str] = {
-    "sources": "sources",
-    "sources_ne": "sources__ne",
-    "tags": "tags",
-    "tags_all": "tags__all",
-    "tags_ne": "tags__ne",
-    "tags_ne_all": "tags__ne_all",
-    "tags_empty": "tags__empty",
-    "has_attributes": "has_attributes",
-    "lacks_attributes": "lacks_attributes",
-    "has_masks": "has_masks",
-    "lacks_masks": "lacks_masks",
-    "has_latents": "has_latents",
-    "lacks_latents": "lacks_latents",
-    "attributes": "attributes",
-    "datasets": "datasets",
-    "datasets_all": "datasets__all",
-    "datasets_ne": "datasets__ne",
-    "datasets_ne_all": "datasets__ne_all",
-    "datasets_empty": "datasets__empty",
-    "min_short_edge": "short_edge__gte",
-    "max_short_edge": "short_edge__lte",
-    "min_pixel_count": "pixel_count__gte",
-    "max_pixel_count": "pixel_count__lte",
-    "min_aspect_ratio": "aspect_ratio__gte",
-    "max_aspect_ratio": "aspect_ratio__lte",
-    "aspect_ratio_fraction": "aspect_ratio_fraction",
-    "embedding_empty": "coca_embedding__empty",
-    "created_after": "date_created__gt",
-    "created_before": "date_created__lt",
-    "updated_after": "date_updated__gt",
-    "updated_before": "date_updated__lt",
-}
-"""Setting -> parameter of the Dataroom API."""
-
-
-class DataroomSource(_Settings, frozen=True, kw_only=True):
-    """Images of a Dataroom server that pass all the filters given, in the server's order (by id).
-
-    A filter left empty is not sent. Lists are comma-separated text, as on the server.
-
-    Attributes:
-        sources, sources_ne: names of the origins wanted, not wanted. "" means all.
-        tags, tags_all, tags_ne, tags_ne_all, tags_empty: any of, all of, none of, not all together; "true" or "false".
-        datasets, datasets_all, datasets_ne, datasets_ne_all, datasets_empty: the same for `slug/version`.
-        has_attributes, lacks_attributes, has_masks, lacks_masks, has_latents, lacks_latents: names, all of which
-            must be there, or none of which may be.
-        attributes: `name:value` or `name__comparator:value` pairs, comma-separated, all of which must hold.
-        min_short_edge, max_short_edge, min_pixel_count, max_pixel_count: pixels, inclusive; 0 is not sent.
-        min_aspect_ratio, max_aspect_ratio: width / height, inclusive; 0 is not sent.
-        aspect_ratio_fraction: like "4:3".
-        duplicate_state: as in datago, 0 or less filters nothing; 1 originals, 2 duplicates; also "unprocessed".
-        embedding_empty: "true" for images without an embedding, "false" for those with one.
-        created_after, created_before, updated_after, updated_before: ISO 8601.
-        require_images: each sample must have an image (the only kind of sample that this version delivers).
-        require_embeddings: ask for `coca_embedding` as well; a sample without one is skipped.
-        page_size: samples a request, 1 to 2000.
-        random_sampling: true shuffles. See `random_method`.
-        random_method: "shuffle": a walk in the server's order through a buffer of `shuffle_buffer` samples that are
-            drawn from with `seed`; every sample once an epoch, reproducible. "server": the server's own random pages,
-            drawn again and again without repeats until `limit` (which it needs) or until draws bring nothing new.
-        shuffle_buffer: samples (names and addresses, not payloads) held to draw from.
-        check_count: compare the walk with the server's own count, since a short page can be a time-out of the server.
-        api_url: the server, up to and with `/api/`. Default: the environment's DATAROOM_API_URL.
-        api_key: 40 hex digits. Default: the environment's DATAROOM_API_KEY. Sent to the origin of `api_url` only.
-        rank, world_size: as for files: the ranks share the images without overlap.
-    """
-
-    place: ClassVar[str] = "source_config."
-    sources: str = ""
-    sources_ne: str = ""
-    tags: str = ""
-    tags_all: str = ""
-    tags_ne: str = ""
-    tags_ne_all: str = ""
-    tags_empty: str = ""
-    datasets: str = ""
-    datasets_all: str = ""
-    datasets_ne: str = ""
-    datasets_ne_all: str = ""
-    datasets_empty: str = ""
-    has_attributes: str = ""
-    lacks_attributes: str = ""
-    has_masks: str = ""
-    lacks_masks: str = ""
-    has_latents: str = ""
-    lacks_latents: str = ""
-    attributes: str = ""
-    min_short_edge: int = 0
-    max_short_edge: int = 0
-    min_pixel_count: int = 0
-    max_pixel_count: int = 0
-    min_aspect_ratio: float = 0.0
-    max_aspect_ratio: float = 0.0
-    aspect_ratio_fraction: str = ""
-    duplicate_state: int | Literal["unprocessed"] = 0
-    embedding_empty: Literal["", "true", "false"] = ""
-    created_after: str = ""
-    created_before: str = ""
-    updated_after: str = ""
-    updated_before: str = ""
-    require_images: bool = True
-    require_embeddings: bool = False
-    page_size: Annotated[int, Meta(ge=1, le=2000)] = 500
-    random_sampling: bool = False
-    random_method: Literal["shuffle", "server"] = "shuffle"
-    shuffle_buffer: _Count = 10_000
-    check_count: bool = True
-    api_url: str = ""
-    api_key: str = ""
-    rank: _Natural | None = None
-    world_size: _Count | None = None
-
-    def _problem(self) -> str | None:
-        if not self.require_images:
-            return "source_config.require_images is false: samples without images are not supported yet"
-        if isinstance(self.duplicate_state, int) and not -1 <= self.duplicate_state <= 2:
-            return f"source_config.duplicate_state must be -1 to 2 or 'unprocessed', got {self.duplicate_state}"
-        if self.api_url and not self.api_url.startswith(("http://", "https://")):
-            return f"source_config.api_url must begin with http:// or https://, got {self.shown_address!r}"
-        for name in ("tags_empty", "datasets_empty"):
-            if getattr(self, name).lower() not in ("", "true", "false", "1", "0"):
-                return f"source_config.{name} must be 'true' or 'false', got {getattr(self, name)!r}"
-        return None
-
-    @property
-    def key(self) -> str:
-        """The API key, from the settings or the environment; "" for none."""
-        return (self.api_key or os.environ.get("DATAROOM_API_KEY", "")).strip()
-
-    @property
-    def shown_address(self) -> str:
-        """`api_url` as it may be shown."""
-        return redacted(shown_address(self.api_url), self.key)
-
-    def filters(self) -> dict[str, str]:
-        """The API parameters of the filters that are set."""
-        given = {parameter: getattr(self, name) for name, parameter in _FILTERS.items()}
-        sent = {name: str(value) for name, value in given.items() if value and (isinstance(value, str) or value > 0)}
-        if self.duplicate_state == "unprocessed":
-            sent["duplicate_state"] = "None"
-        elif self.duplicate_state > 0:
-            sent["duplicate_state"] = str(self.duplicate_state)
-        return sent
-
-    def __repr__(self) -> str:
-        return f"DataroomSource({', '.join(f'{name}={value!r}' for name, value in self._told().items())})"
-
-    def __rich_repr__(self) -> list[tuple[str, Any]]:
-        """What rich prints, in tracebacks too: msgspec's own would show the key."""
-        return list(self._told().items())
-
-    def _told(self) -> dict[str, Any]:
-        """What was set, less the key."""
-        shown = {name: getattr(self, name) for name in self.__struct_fields__}
-        shown["api_key"] = "***" if self.api_key else ""
-        shown["api_url"] = self.shown_address
-        defaults = dict(zip(self.__struct_fields__, self.__struct_defaults__, strict=True))
-        return {name: value for name, value in shown.items() if value != defaults[name]}
-
-
-class ImageConfig(_Settings, frozen=True, kw_only=True):
+class ImageConfig(Settings, frozen=True, kw_only=True):
     """What is made of each image.
 
     Attributes:
@@ -276,9 +48,9 @@ class ImageConfig(_Settings, frozen=True, kw_only=True):
     place: ClassVar[str] = "image_config."
     crop_and_resize: bool = False
     default_image_size: Annotated[int, Meta(ge=1, le=65_535)] = 512
-    downsampling_ratio: _Count = 32
-    min_aspect_ratio: _Aspect = 0.5
-    max_aspect_ratio: _Aspect = 2.0
+    downsampling_ratio: Count = 32
+    min_aspect_ratio: Aspect = 0.5
+    max_aspect_ratio: Aspect = 2.0
     layout: Literal["HWC", "CHW"] = "HWC"
     dtype: Literal["uint8", "float16", "float32"] = "uint8"
     mean: tuple[float, float, float] | None = None
@@ -312,7 +84,7 @@ class ImageConfig(_Settings, frozen=True, kw_only=True):
         )
 
 
-class HttpConfig(_Settings, frozen=True, kw_only=True):
+class HttpConfig(Settings, frozen=True, kw_only=True):
     """How long requests may take and how often they are tried.
 
     Attributes:
@@ -329,18 +101,18 @@ class HttpConfig(_Settings, frozen=True, kw_only=True):
     """
 
     place: ClassVar[str] = "http_config."
-    concurrent_downloads: _Count = 64
-    connect_timeout_s: _Seconds = 10.0
-    stall_timeout_s: _Seconds = 30.0
-    total_timeout_s: _Seconds = 300.0
-    max_tries: _Count = 5
-    max_backoff_s: _Seconds = 30.0
+    concurrent_downloads: Count = 64
+    connect_timeout_s: Seconds = 10.0
+    stall_timeout_s: Seconds = 30.0
+    total_timeout_s: Seconds = 300.0
+    max_tries: Count = 5
+    max_backoff_s: Seconds = 30.0
     hedge_share: Annotated[float, Meta(ge=0, le=1)] = 0.05
-    max_payload_mb: _Count = 64
-    max_page_mb: _Count = 256
+    max_payload_mb: Count = 64
+    max_page_mb: Count = 256
 
 
-class DecodeConfig(_Settings, frozen=True, kw_only=True):
+class DecodeConfig(Settings, frozen=True, kw_only=True):
     """How payloads become pixels.
 
     Attributes:
@@ -355,15 +127,15 @@ class DecodeConfig(_Settings, frozen=True, kw_only=True):
     """
 
     place: ClassVar[str] = "decode_config."
-    threads: _Count | None = None
-    prefetch: _Count = 2
-    max_pixels: _Count = 100_000_000
+    threads: Count | None = None
+    prefetch: Count = 2
+    max_pixels: Count = 100_000_000
     hw_decoder_load: Annotated[float, Meta(ge=0, le=1)] | None = None
     fancy_upsampling: bool = True
     draft: bool = True
 
 
-class LoaderConfig(_Settings, frozen=True, kw_only=True):
+class LoaderConfig(Settings, frozen=True, kw_only=True):
     """Everything a Loader needs to know.
 
     Attributes:
@@ -393,15 +165,15 @@ class LoaderConfig(_Settings, frozen=True, kw_only=True):
     http_config: HttpConfig = HttpConfig()
     decode_config: DecodeConfig = DecodeConfig()
     batch_size: Annotated[int, Meta(ge=1, le=4096)] = 32
-    limit: _Count | None = None
-    epochs: _Count | None = 1
-    seed: _Natural = 0
+    limit: Count | None = None
+    epochs: Count | None = 1
+    seed: Natural = 0
     drop_last: bool = False
     ordered: bool = True
-    samples_buffer_size: _Count = 64
-    prefetch_buffer_size: _Count = 256
-    bucket_memory_mb: _Count = 1024
-    arena_mb: _Count = 512
+    samples_buffer_size: Count = 64
+    prefetch_buffer_size: Count = 256
+    bucket_memory_mb: Count = 1024
+    arena_mb: Count = 512
     max_failures: Annotated[int, Meta(ge=0)] | Annotated[float, Meta(ge=0, lt=1)] | None = None
     skipped_file: str | None = None
 
@@ -461,7 +233,7 @@ class LoaderConfig(_Settings, frozen=True, kw_only=True):
 
 
 _SOURCES: dict[str, type[FileSource | DataroomSource]] = {"file": FileSource, "db": DataroomSource}
-_SECTIONS: dict[str, type[_Settings]] = {
+_SECTIONS: dict[str, type[Settings]] = {
     "image_config": ImageConfig,
     "http_config": HttpConfig,
     "decode_config": DecodeConfig,
@@ -479,7 +251,7 @@ def _build_loader_config(given: dict[str, Any]) -> LoaderConfig:
     for name, kind in {"source_config": _SOURCES[source_type], **_SECTIONS}.items():
         if parts.get(name) is None:
             parts.pop(name, None)
-        elif not isinstance(parts[name], _Settings):
+        elif not isinstance(parts[name], Settings):
             parts[name] = _build(kind, parts[name], name)
     try:
         return LoaderConfig(**parts)
@@ -505,13 +277,7 @@ def _explain(error: msgspec.ValidationError, given: dict[str, Any], where: str) 
     name = path.rstrip("`").lstrip(".").split("[")[0]
     if not name:
         return f"{where.rstrip('.')}: {message}"
-    return f"{where}{name}: {message}, got {_shown(name, given.get(name))}"
-
-
-def _shown(name: str, value: Any) -> str:
-    if name == "api_url" and isinstance(value, str):
-        value = shown_address(value)
-    return "***" if name == "api_key" else repr(value)
+    return f"{where}{name}: {message}, got {shown(name, given.get(name))}"
 
 
 def _refuse_unknown_keys(given: dict[str, Any], kind: type[Struct], where: str) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Protocol
+from typing import Literal, Protocol
 
 from msgspec import Struct
 
-__all__ = ["Position", "SampleRef", "Skipped", "Source", "printable"]
+__all__ = ["Part", "Position", "SampleRef", "Skipped", "Source", "printable"]
 
 
 def printable(path: str) -> str:
@@ -16,8 +16,19 @@ def printable(path: str) -> str:
     return path if path.isascii() else os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
+class Part(Struct):
+    """A further payload of a sample, beside its image."""
+
+    name: str
+    kind: Literal["mask", "image", "latent"]
+    path: str = ""
+    url: str = ""
+    payload: bytes | None = None
+    """As in SampleRef."""
+
+
 class SampleRef(Struct):
-    """One sample to load: who it is and where its image lies. Holds no pixels."""
+    """One sample to load: who it is and where its payloads lie. Holds no pixels."""
 
     index: int
     """Its number in this rank's order of the epoch, from 0."""
@@ -26,6 +37,11 @@ class SampleRef(Struct):
     path: str = ""
     """The image's file, absolute; or empty, and then `url` is set."""
     url: str = ""
+    payload: bytes | None = None
+    """The image's bytes, where the source has them already (a shard holds its samples); `path` or `url` then only say
+    where they came from."""
+    parts: list[Part] = []
+    """What else was asked for and is there."""
     attributes: bytes = b"{}"
     """A JSON object."""
     tags: list[str] = []

@@ -1,0 +1,195 @@
+"""Settings of the sources: which samples there are to load, and where."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated, Any, ClassVar, Literal
+
+from msgspec import Meta
+
+from datago_gpu.redact import redacted, shown_address
+from datago_gpu.settings import Count, Natural, Settings
+
+__all__ = ["DataroomSource", "FileSource"]
+
+
+class FileSource(Settings, frozen=True, kw_only=True):
+    """A folder of images, walked with its subfolders in the order of their names; symbolic links are not followed.
+
+    Attributes:
+        root_path: the folder.
+        random_sampling: true shuffles: each epoch is a full permutation that depends on `seed` and the epoch alone.
+            The whole listing is read first (seconds for a million files).
+        rank, world_size: this process takes samples rank, rank + world_size, ... of the order that all ranks share.
+            Default: the environment's RANK and WORLD_SIZE, else 0 of 1.
+    """
+
+    place: ClassVar[str] = "source_config."
+    root_path: str
+    random_sampling: bool = False
+    rank: Natural | None = None
+    world_size: Count | None = None
+
+    def _problem(self) -> str | None:
+        return "source_config.root_path is empty: name a folder of images" if not self.root_path else None
+
+
+_FILTERS: dict[str, str] = {
+    "sources": "sources",
+    "sources_ne": "sources__ne",
+    "tags": "tags",
+    "tags_all": "tags__all",
+    "tags_ne": "tags__ne",
+    "tags_ne_all": "tags__ne_all",
+    "tags_empty": "tags__empty",
+    "has_attributes": "has_attributes",
+    "lacks_attributes": "lacks_attributes",
+    "has_masks": "has_masks",
+    "lacks_masks": "lacks_masks",
+    "has_latents": "has_latents",
+    "lacks_latents": "lacks_latents",
+    "attributes": "attributes",
+    "datasets": "datasets",
+    "datasets_all": "datasets__all",
+    "datasets_ne": "datasets__ne",
+    "datasets_ne_all": "datasets__ne_all",
+    "datasets_empty": "datasets__empty",
+    "min_short_edge": "short_edge__gte",
+    "max_short_edge": "short_edge__lte",
+    "min_pixel_count": "pixel_count__gte",
+    "max_pixel_count": "pixel_count__lte",
+    "min_aspect_ratio": "aspect_ratio__gte",
+    "max_aspect_ratio": "aspect_ratio__lte",
+    "aspect_ratio_fraction": "aspect_ratio_fraction",
+    "embedding_empty": "coca_embedding__empty",
+    "created_after": "date_created__gt",
+    "created_before": "date_created__lt",
+    "updated_after": "date_updated__gt",
+    "updated_before": "date_updated__lt",
+}
+"""Setting -> parameter of the Dataroom API."""
+
+
+class DataroomSource(Settings, frozen=True, kw_only=True):
+    """Images of a Dataroom server that pass all the filters given, in the server's order (by id).
+
+    A filter left empty is not sent. Lists are comma-separated text, as on the server.
+
+    Attributes:
+        sources, sources_ne: names of the origins wanted, not wanted. "" means all.
+        tags, tags_all, tags_ne, tags_ne_all, tags_empty: any of, all of, none of, not all together; "true" or "false".
+        datasets, datasets_all, datasets_ne, datasets_ne_all, datasets_empty: the same for `slug/version`.
+        has_attributes, lacks_attributes, has_masks, lacks_masks, has_latents, lacks_latents: names, all of which
+            must be there, or none of which may be.
+        attributes: `name:value` or `name__comparator:value` pairs, comma-separated, all of which must hold.
+        min_short_edge, max_short_edge, min_pixel_count, max_pixel_count: pixels, inclusive; 0 is not sent.
+        min_aspect_ratio, max_aspect_ratio: width / height, inclusive; 0 is not sent.
+        aspect_ratio_fraction: like "4:3".
+        duplicate_state: as in datago, 0 or less filters nothing; 1 originals, 2 duplicates; also "unprocessed".
+        embedding_empty: "true" for images without an embedding, "false" for those with one.
+        created_after, created_before, updated_after, updated_before: ISO 8601.
+        require_images: each sample must have an image (the only kind of sample that this version delivers).
+        require_embeddings: ask for `coca_embedding` as well; a sample without one is skipped.
+        page_size: samples a request, 1 to 2000.
+        random_sampling: true shuffles. See `random_method`.
+        random_method: "shuffle": a walk in the server's order through a buffer of `shuffle_buffer` samples that are
+            drawn from with `seed`; every sample once an epoch, reproducible. "server": the server's own random pages,
+            drawn again and again without repeats until `limit` (which it needs) or until draws bring nothing new.
+        shuffle_buffer: samples (names and addresses, not payloads) held to draw from.
+        check_count: compare the walk with the server's own count, since a short page can be a time-out of the server.
+        api_url: the server, up to and with `/api/`. Default: the environment's DATAROOM_API_URL.
+        api_key: 40 hex digits. Default: the environment's DATAROOM_API_KEY. Sent to the origin of `api_url` only.
+        rank, world_size: as for files: the ranks share the images without overlap.
+    """
+
+    place: ClassVar[str] = "source_config."
+    sources: str = ""
+    sources_ne: str = ""
+    tags: str = ""
+    tags_all: str = ""
+    tags_ne: str = ""
+    tags_ne_all: str = ""
+    tags_empty: str = ""
+    datasets: str = ""
+    datasets_all: str = ""
+    datasets_ne: str = ""
+    datasets_ne_all: str = ""
+    datasets_empty: str = ""
+    has_attributes: str = ""
+    lacks_attributes: str = ""
+    has_masks: str = ""
+    lacks_masks: str = ""
+    has_latents: str = ""
+    lacks_latents: str = ""
+    attributes: str = ""
+    min_short_edge: int = 0
+    max_short_edge: int = 0
+    min_pixel_count: int = 0
+    max_pixel_count: int = 0
+    min_aspect_ratio: float = 0.0
+    max_aspect_ratio: float = 0.0
+    aspect_ratio_fraction: str = ""
+    duplicate_state: int | Literal["unprocessed"] = 0
+    embedding_empty: Literal["", "true", "false"] = ""
+    created_after: str = ""
+    created_before: str = ""
+    updated_after: str = ""
+    updated_before: str = ""
+    require_images: bool = True
+    require_embeddings: bool = False
+    page_size: Annotated[int, Meta(ge=1, le=2000)] = 500
+    random_sampling: bool = False
+    random_method: Literal["shuffle", "server"] = "shuffle"
+    shuffle_buffer: Count = 10_000
+    check_count: bool = True
+    api_url: str = ""
+    api_key: str = ""
+    rank: Natural | None = None
+    world_size: Count | None = None
+
+    def _problem(self) -> str | None:
+        if not self.require_images:
+            return "source_config.require_images is false: samples without images are not supported yet"
+        if isinstance(self.duplicate_state, int) and not -1 <= self.duplicate_state <= 2:
+            return f"source_config.duplicate_state must be -1 to 2 or 'unprocessed', got {self.duplicate_state}"
+        if self.api_url and not self.api_url.startswith(("http://", "https://")):
+            return f"source_config.api_url must begin with http:// or https://, got {self.shown_address!r}"
+        for name in ("tags_empty", "datasets_empty"):
+            if getattr(self, name).lower() not in ("", "true", "false", "1", "0"):
+                return f"source_config.{name} must be 'true' or 'false', got {getattr(self, name)!r}"
+        return None
+
+    @property
+    def key(self) -> str:
+        """The API key, from the settings or the environment; "" for none."""
+        return (self.api_key or os.environ.get("DATAROOM_API_KEY", "")).strip()
+
+    @property
+    def shown_address(self) -> str:
+        """`api_url` as it may be shown."""
+        return redacted(shown_address(self.api_url), self.key)
+
+    def filters(self) -> dict[str, str]:
+        """The API parameters of the filters that are set."""
+        given = {parameter: getattr(self, name) for name, parameter in _FILTERS.items()}
+        sent = {name: str(value) for name, value in given.items() if value and (isinstance(value, str) or value > 0)}
+        if self.duplicate_state == "unprocessed":
+            sent["duplicate_state"] = "None"
+        elif self.duplicate_state > 0:
+            sent["duplicate_state"] = str(self.duplicate_state)
+        return sent
+
+    def __repr__(self) -> str:
+        return f"DataroomSource({', '.join(f'{name}={value!r}' for name, value in self._told().items())})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        """What rich prints, in tracebacks too: msgspec's own would show the key."""
+        return list(self._told().items())
+
+    def _told(self) -> dict[str, Any]:
+        """What was set, less the key."""
+        shown = {name: getattr(self, name) for name in self.__struct_fields__}
+        shown["api_key"] = "***" if self.api_key else ""
+        shown["api_url"] = self.shown_address
+        defaults = dict(zip(self.__struct_fields__, self.__struct_defaults__, strict=True))
+        return {name: value for name, value in shown.items() if value != defaults[name]}
