@@ -15,7 +15,7 @@ import msgspec
 
 from datago_gpu.batch import Batch, Sample
 from datago_gpu.config import LoaderConfig
-from datago_gpu.decode.select import Backend, choose, make_decoder
+from datago_gpu.decode.select import Backend, choose, load_decoder, make_decoder
 from datago_gpu.errors import ConfigError, DatagoError, TooManyErrors
 from datago_gpu.failures import Failures
 from datago_gpu.feeder.wire import Resume
@@ -153,9 +153,15 @@ class Loader:
         self._failures = Failures(config.max_failures, config.skipped_file)
         self._ready: Handoff[Ready] = Handoff(-(-config.samples_buffer_size // config.batch_size))
         self._began_at, self._ended_at = time.perf_counter(), 0.0
-        backend = self.backend
+        backend, feeder = self.backend, Supervisor(config, resume)
+        try:
+            load_decoder(backend)  # on this thread: a fork in the middle of an import on another gets half a module
+        except BaseException:
+            feeder.close()
+            feeder.dispose()
+            raise
         self._worker = Worker(
-            Supervisor(config, resume),
+            feeder,
             lambda: make_decoder(backend, config.image_config, config.decode_config, config.batch_size),
             self._ready,
         )

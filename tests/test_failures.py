@@ -1,16 +1,25 @@
-"""The budget for bad samples: what is counted, what is logged, and when a run ends."""
+"""The budget for bad samples: what is counted, what is logged and listed, and when a run ends."""
 
 from __future__ import annotations
 
+import json
 import logging
+import os
+import resource
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datago_gpu.errors import TooManyErrors
+from datago_gpu import ConfigError, Loader, TooManyErrors
 from datago_gpu.failures import KEPT, SHARE_FROM, Failures
 from datago_gpu.sources.base import Skipped
+from tests.images import add_pictures, file_config
 
 
 def bad(count: int, reason: str = "truncated", first: int = 0) -> list[Skipped]:
@@ -83,3 +92,89 @@ def raises(failures: Failures, delivered: int, *, final: bool) -> bool:
     except TooManyErrors:
         return True
     return False
+
+
+def entries(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_each_skip_is_a_line_of_the_file_as_soon_as_it_is_known(tmp_path: Path) -> None:
+    path = tmp_path / "skipped.jsonl"
+    failures = Failures(None, str(path))
+    assert path.read_text() == ""
+    failures.add([Skipped(3, "a\n\u00e9", "/data/a", "truncated", 'cut "here"', 2)])
+    assert entries(path) == [
+        {"id": "a\n\u00e9", "reason": "truncated", "detail": 'cut "here"', "where": "/data/a", "epoch": 2}
+    ]
+    failures.add(bad(2))
+    assert [entry["id"] for entry in entries(path)] == ["a\n\u00e9", "id0", "id1"]
+
+
+def test_the_file_is_added_to_by_further_runs_and_ranks(tmp_path: Path) -> None:
+    path = tmp_path / "skipped.jsonl"
+    ranks = [Failures(None, str(path)) for _ in range(2)]
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(lambda rank: [rank.add(bad(1)) for _ in range(100)], ranks))
+    assert len(entries(path)) == 200
+
+
+def test_the_file_stays_where_it_was_when_the_trainer_changes_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    failures = Failures(None, "skipped.jsonl")
+    monkeypatch.chdir("/")
+    failures.add(bad(1))
+    assert len(entries(tmp_path / "skipped.jsonl")) == 1
+
+
+@pytest.mark.parametrize("name", ["nowhere/skipped.jsonl", "", "pipe", "a\0b"])
+def test_a_file_that_cannot_be_written_is_an_error_before_anything_starts(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / "pipe")  # nobody reads it
+    with pytest.raises(ConfigError, match=r"skipped_file '.*' cannot be written: "):
+        Loader(file_config(tmp_path, skipped_file=f"{tmp_path}/{name}"), device="cpu")
+    assert not psutil.Process().children()
+
+
+def test_a_full_disk_warns_once_and_does_not_stop_the_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in add_pictures(tmp_path, [(40, 40)] * 200)[:190]:
+        (tmp_path / name).write_bytes(b"no image")
+    with Loader(file_config(tmp_path, skipped_file="/dev/full"), device="cpu") as loader:
+        assert sum(map(len, loader)) == 10
+        assert loader.stats().skipped == {"unknown-format": 190}
+    warnings = [record.getMessage() for record in caplog.records if "skipped_file" in record.getMessage()]
+    assert warnings == ["skipped_file /dev/full misses samples: No space left on device"]
+
+
+def test_after_a_line_that_was_cut_the_next_begins_on_its_own(tmp_path: Path) -> None:
+    """A file may grow to so many bytes and no more, for a while, as on a disk that is full."""
+    path = tmp_path / "skipped.jsonl"
+    failures = Failures(None, str(path))
+    failures.add(bad(1))
+    size = path.stat().st_size
+    allowed = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 9, allowed[1]))
+    try:
+        failures.add(bad(1, first=1))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, allowed)
+    failures.add(bad(1, first=2))
+    first, cut, last = path.read_text().splitlines()
+    assert (json.loads(first)["id"], len(cut), json.loads(last)["id"]) == ("id0", 9, "id2")
+
+
+def test_what_a_killed_trainer_had_learned_is_in_the_file(tmp_path: Path) -> None:
+    root, path = tmp_path / "images", tmp_path / "skipped.jsonl"
+    for name in add_pictures(root, [(40, 40)] * 12)[1::3]:
+        (root / name).write_bytes(b"no image")
+    code = """
+import os, sys
+from datago_gpu import Loader
+from tests.images import file_config
+loader = Loader(file_config(sys.argv[1], skipped_file=sys.argv[2]), device="cpu")
+for batch in loader: pass
+os.kill(os.getpid(), 9)
+"""
+    done = subprocess.run([sys.executable, "-c", code, root, path], cwd=Path(__file__).parents[1], timeout=30)
+    assert done.returncode == -9
+    assert [entry["id"] for entry in entries(path)] == [f"{number:04}.jpg" for number in (1, 4, 7, 10)]

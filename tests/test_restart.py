@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from datago_gpu import FeederError, Loader, LoaderConfig
+from datago_gpu import Batch, FeederError, Loader, LoaderConfig
 from datago_gpu.feeder.pack import SKIPS_A_MESSAGE
 from datago_gpu.server import DataroomServer
 from tests.images import SHAPES, add_picture, add_pictures, file_config
@@ -54,6 +54,10 @@ def kill_at(folder: Path, name: str, at: tuple[int, ...], monkeypatch: pytest.Mo
     monkeypatch.setenv("PYTHONPATH", str(folder))
 
 
+def described(batch: Batch) -> tuple[int, tuple[int, int] | None, list[str], int]:
+    return batch.epoch, batch.bucket, batch.ids, int(batch.image.sum())
+
+
 def run(config: LoaderConfig, kill_after: int | None = None) -> tuple[Delivered, dict[str, int], Any]:
     """What is delivered, what is skipped, and where the stream stands then; with a kill after so many batches."""
     delivered: Delivered = []
@@ -61,7 +65,7 @@ def run(config: LoaderConfig, kill_after: int | None = None) -> tuple[Delivered,
         if kill_after == 0:
             os.kill(loader.feeder_pid, signal.SIGKILL)
         for batch in loader:
-            delivered.append((batch.epoch, batch.bucket, batch.ids, int(batch.image.sum())))
+            delivered.append(described(batch))
             if len(delivered) == kill_after:
                 os.kill(loader.feeder_pid, signal.SIGKILL)
         return delivered, loader.stats().skipped, loader.state_dict()
@@ -98,10 +102,9 @@ def test_a_file_that_kills_every_feeder_is_an_error_with_the_last_words_of_both(
 ) -> None:
     whole = run(settings(root))[0]
     kill_at(tmp_path / "site", "0060.jpg", tuple(range(9)), monkeypatch)
-    delivered = []
+    delivered: Delivered = []
     with Loader(settings(root), device="cpu") as loader, pytest.raises(FeederError) as caught:
-        for batch in loader:
-            delivered.append((batch.epoch, batch.bucket, batch.ids, int(batch.image.sum())))
+        delivered.extend(map(described, loader))
     assert delivered
     assert delivered == whole[: len(delivered)]
     assert str(caught.value).count("ended by signal 9 (SIGKILL); its last words: (none)") == 2

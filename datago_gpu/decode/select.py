@@ -1,7 +1,7 @@
 """Chooses the decoder once, before anything starts, and keeps the reason.
 
 Looks at the driver (libcuda, through ctypes) and at what is installed, without importing DALI or cupy: that takes 0.4 s
-and more, and is left to `make_decoder`.
+and more, and is left to `load_decoder`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from datago_gpu.config import DecodeConfig, ImageConfig
 from datago_gpu.decode.base import Decoder
 from datago_gpu.errors import ConfigError
 
-__all__ = ["Backend", "choose", "make_decoder"]
+__all__ = ["Backend", "choose", "load_decoder", "make_decoder"]
 
 _INSTALL = "pip install 'datago_gpu[cuda12]' (or [cuda13] for CUDA 13)"
 
@@ -54,16 +54,27 @@ def choose(device: str = "auto", backend: str = "auto") -> Backend:
     return _on_gpu(device, backend)
 
 
+def load_decoder(backend: Backend) -> None:
+    """Import what the decoder chosen needs. Raises ConfigError where that fails."""
+    if backend.name == "pillow":
+        import datago_gpu.decode.pillow
+
+        return
+    try:
+        import datago_gpu.decode.dali  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(f"DALI is installed but cannot be imported ({error}): {_INSTALL}") from error
+
+
 def make_decoder(backend: Backend, image: ImageConfig, decode: DecodeConfig, batch_size: int) -> Decoder:
     """Make the decoder chosen. `batch_size`: the most images a batch may hold. Call it on the thread that uses it."""
+    load_decoder(backend)
     if backend.name == "pillow":
         from datago_gpu.decode.pillow import PillowDecoder
 
         return PillowDecoder(image, decode)
-    try:
-        from datago_gpu.decode.dali import DaliDecoder
-    except ImportError as error:
-        raise ConfigError(f"DALI is installed but cannot be imported ({error}): {_INSTALL}") from error
+    from datago_gpu.decode.dali import DaliDecoder
+
     return DaliDecoder(image, decode, batch_size=batch_size, device_id=backend.device_id)
 
 

@@ -111,10 +111,12 @@ class Feeder:
                     self._process.wait(KILL_S)
 
     def dispose(self) -> None:
-        """After `close`, from the thread that receives: let go of the process, however long its end takes, and of
-        descriptors. The memory goes with its last view."""
+        """After `close`, from the thread that receives: let go of the process, however long its end takes, of
+        descriptors, and of the memory, which goes with its last view."""
         self._process.wait()
         self._channel.close()
+        with contextlib.suppress(BufferError):  # there is a view
+            self.memory.close()
         if self._last_words >= 0:
             os.close(self._last_words)
             self._last_words = -1
