@@ -24,6 +24,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from common import machine, material_folder, parser
 from mutations import good_files, mutations
@@ -45,15 +46,7 @@ log = logging.getLogger("datago_gpu")
 log.setLevel(logging.DEBUG)
 log.addHandler(Skips())
 log.propagate = False
-config = {
-    "source_type": "file",
-    "source_config": {"root_path": sys.argv[1]},
-    # One bucket, so that all sorts share each batch.
-    "image_config": {"crop_and_resize": True, "default_image_size": 64, "downsampling_ratio": 16,
-                     "min_aspect_ratio": 1.0, "max_aspect_ratio": 1.0},
-    "batch_size": 32,
-}
-with Loader(config, device="cpu", backend=sys.argv[2]) as loader:
+with Loader(sys.argv[1], device="cpu", backend=sys.argv[2]) as loader:
     for batch in loader:
         pixels = [zlib.crc32(np.ascontiguousarray(image)) for image in batch.image]
         print(json.dumps({"ids": batch.ids, "pixels": pixels}), flush=True)
@@ -84,15 +77,25 @@ class Run:
         return [n for n in neighbours if self.delivered.get(n) != usual.get(n.rpartition(GOOD)[2], -1)]
 
 
-def stream(folder: Path, backend: str, hang_s: float) -> Run:
-    """Load a folder; a run that says nothing for `hang_s` seconds is ended."""
+def settings(folder: Path, batch_size: int, *, whole: bool) -> dict[str, Any]:
+    """To load a folder: one bucket, so that all sorts share each batch; or whole pictures, each of its own size."""
+    sizes = {"default_image_size": 64, "downsampling_ratio": 16, "min_aspect_ratio": 1.0, "max_aspect_ratio": 1.0}
+    return {
+        "source_type": "file",
+        "source_config": {"root_path": str(folder)},
+        "image_config": {"crop_and_resize": not whole, **sizes},
+        "batch_size": batch_size,
+    }
+
+
+def stream(config: dict[str, Any], backend: str, hang_s: float) -> Run:
+    """Load by these settings; a run that says nothing for `hang_s` seconds is ended."""
     run, lines = Run(), queue.Queue[str | None]()
-    errors = folder.with_suffix(f".{backend}.stderr")
+    errors = Path(config["source_config"]["root_path"]).with_suffix(f".{backend}.stderr")
+    command = [sys.executable, "-c", STREAM, json.dumps(config), backend]
     with (
         open(errors, "wb") as stderr,
-        subprocess.Popen(
-            [sys.executable, "-c", STREAM, str(folder), backend], stdout=subprocess.PIPE, stderr=stderr, text=True
-        ) as process,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True) as process,
     ):
         threading.Thread(target=_read, args=(process.stdout, lines), daemon=True).start()
         try:
@@ -209,22 +212,24 @@ def main() -> int:
     options.add_argument("--seed", type=int, default=0, help="of the mutations")
     options.add_argument("--files", type=int, help="only the first so many of Pillow's files; 0 fetches none")
     options.add_argument("--backend", nargs="+", choices=("pillow", "dali"), default=("pillow", "dali"))
+    options.add_argument("--batch-size", type=int, default=32)
+    options.add_argument("--whole", action="store_true", help="pictures of their own sizes, without crop_and_resize")
     options.add_argument("--pillow-source", type=Path, help="Pillow's source, unpacked; default: fetched")
     options.add_argument("--hang-s", type=float, default=60, help="seconds without a batch that count as a hang")
     args = options.parse_args()
     print(machine())
-    material, parts = material_folder(args.material), {}
+    material = material_folder(args.material)
+    parts: dict[str, tuple[dict[str, bool], Path]] = {}
     if args.files != 0:
         files = list(pillow_tests(material, args.pillow_source))[: args.files]
         parts["Pillow's tests"] = with_neighbours(material / "corpus-pillow", files), material / "corpus-pillow"
     if args.mutations:
         folder = material / "corpus-mutations"
         parts["mutations"] = with_neighbours(folder, mutations(args.mutations, args.seed)), folder
-    figures = [
-        judge(f"{title}, {backend}", opened, stream(folder, backend, args.hang_s))
-        for title, (opened, folder) in parts.items()
-        for backend in args.backend
-    ]
+    figures: list[dict[str, object]] = []
+    for title, (opened, folder) in parts.items():
+        config = settings(folder, args.batch_size, whole=args.whole)
+        figures += [judge(f"{title}, {name}", opened, stream(config, name, args.hang_s)) for name in args.backend]
     if args.json:
         args.json.write_text(json.dumps({"machine": machine(), "figures": figures}, indent=1))
     return int(any(figure["failed"] for figure in figures))

@@ -2,7 +2,9 @@
 
 Two differences are known and stay. Where the filter reaches beyond the picture, DALI repeats the last pixel and
 cykooz-resizer leaves it out. And where it overshoots 0 or 255 between its two passes, cykooz-resizer clips and DALI,
-which computes in floating point, does not.
+which computes in floating point, does not. Each makes 0.025 to 0.04% of the values of the photographs below differ by
+more than 2; that cykooz-resizer also rounds between its passes never makes more than 1. With 16 bits, room on either
+side and the edge repeated, it agrees with DALI to 1 everywhere, and a PNG takes 15 to 50% longer: not worth it.
 """
 
 from __future__ import annotations
