@@ -34,6 +34,7 @@ from datago_gpu.server.records import (
     Record,
     Sidecar,
     Unreadable,
+    raise_if_overloaded,
     read_facts,
     read_sidecar,
 )
@@ -143,6 +144,7 @@ class Folder:
             with os.scandir(os.path.join(self.root, folder)) as entries:
                 yield from entries
         except OSError as error:
+            raise_if_overloaded(error)  # or all its images would be gone from the index
             self._warn_once(f"skipped the folder {folder!r}: {error.strerror}")
 
     def _check_stopped(self) -> None:

@@ -20,7 +20,7 @@ from xml.sax.saxutils import escape
 
 from aiohttp import web
 
-from datago_gpu.server.records import IMAGE_TYPES, open_regular
+from datago_gpu.server.records import IMAGE_TYPES, OVERLOADED, open_regular
 
 PREFIX = "/media/"
 
@@ -129,6 +129,8 @@ def _open_payload(path: str) -> _Payload:
     try:
         descriptor = open_regular(path)
     except OSError as error:
+        if error.errno in OVERLOADED:
+            raise StoreError(503, "SlowDown", "Please reduce your request rate.") from error
         raise _no_such_key() from error
     state = os.fstat(descriptor)
     if not stat.S_ISREG(state.st_mode):

@@ -47,6 +47,9 @@ _UNREADABLE = (
     Image.DecompressionBombError,
 )
 
+OVERLOADED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""Errors that say nothing about a file: the process is short of something at the moment."""
+
 ImageId = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{1,512}\Z")]
 LatentType = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{1,100}\Z")]
 Name = Annotated[str, msgspec.Meta(min_length=1, pattern=r"^[^\x00]*\Z")]
@@ -142,6 +145,12 @@ def media_key(image_id: str, path: str, latent_type: str | None = None) -> str:
     return f"images/{image_id}/{name}.{extension}"
 
 
+def raise_if_overloaded(error: Exception) -> None:
+    """Raises the error if it is not the file's own: the file is then to be looked at again later."""
+    if isinstance(error, OSError) and error.errno in OVERLOADED:
+        raise error
+
+
 def open_regular(path: str) -> int:
     """A descriptor of the file, opened for reading; a symbolic link anywhere on the absolute `path` is an OSError, a
     special file a wait-free descriptor that the caller refuses by its mode."""
@@ -165,6 +174,7 @@ def read_facts(path: str) -> ImageFacts:
             file.seek(0)
             digest = hashlib.file_digest(file, "sha256")
     except _UNREADABLE as error:
+        raise_if_overloaded(error)
         raise Unreadable(f"{type(error).__name__}: not a readable image") from error
     return ImageFacts(width, height, f"sha256:{digest.hexdigest()}")
 
@@ -178,4 +188,5 @@ def read_sidecar(path: str) -> Sidecar:
             raise Unreadable(f"larger than {MAX_SIDECAR_BYTES} bytes")
         return msgspec.json.decode(text, type=Sidecar)
     except (OSError, ValueError, RecursionError) as error:
+        raise_if_overloaded(error)
         raise Unreadable(str(error)) from error

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import hmac
+import http.client
 import json
 import logging
 import os
+import resource
 import socket
 import time
 from collections.abc import Iterator
@@ -369,6 +371,33 @@ def test_a_failure_inside_is_a_page_without_a_reason(tmp_path: Path, caplog: pyt
             assert_says_nothing(reply)
     assert "closed database" in caplog.text  # who runs the server does learn of it
     assert KEY not in caplog.text
+
+
+def test_a_lack_of_descriptors_loses_no_image(tmp_path: Path) -> None:
+    """As when somebody opens as many connections as there can be."""
+    add_image(tmp_path / "sub/a.jpg")
+    with DataroomServer(tmp_path, key=KEY, watch_interval_s=None) as server:
+        url = urlsplit(Client(server)("images/a/").json["image_direct_url"])
+        connection = http.client.HTTPConnection(url.hostname or "", url.port, timeout=10)
+        add_image(tmp_path / "sub/b.jpg")
+        statuses = []
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        for most in (limits[0], 3, limits[0]):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, limits[1]))
+            try:
+                connection.request("GET", f"{url.path}?{url.query}")
+                reply = connection.getresponse()
+                statuses.append((reply.status, b"SlowDown" in reply.read()))
+                if most == 3:
+                    with pytest.raises(OSError, match="Too many open files"):
+                        server.refresh()
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        connection.close()
+        assert statuses == [(200, False), (503, True), (200, False)]
+        assert Client(server).ids() == ["a"]
+        server.refresh()
+        assert Client(server).ids() == ["a", "b"]
 
 
 HEADERS = ["Range", "If-Range", "If-None-Match", "Accept", "X-Forwarded-Proto", "Cookie", "Expect", "Upgrade", "Host"]
