@@ -1,6 +1,7 @@
 """An embedded server that speaks a Dataroom's HTTP API over a folder of images.
 
 service.py     DataroomServer: sockets, thread, signals, watching for changes
+connection.py  limits of one connection, and answers to what is no request
 app.py         the API's endpoints
 media.py       the payload files, behind signed URLs
 parameters.py  what a request asks to be answered with
