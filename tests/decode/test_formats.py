@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from datago_gpu.decode.formats import Undecodable, open_image
-from datago_gpu.decode.pixels import to_ppm
+from datago_gpu.decode.pixels import Converted, to_ppm
 from datago_gpu.feeder.header import read_header
 from tests.decode.pictures import difference, encode, picture
 
@@ -22,10 +22,15 @@ PIXELS = picture(32, 32)
 RGB = Image.fromarray(PIXELS)
 
 
+def convert(payload: bytes, max_pixels: int = LIMIT) -> Converted:
+    """Whole, as the feeder has it done."""
+    return to_ppm(payload, lambda _height, _width: None, max_pixels)
+
+
 @pytest.mark.parametrize("kind", ["DIB", "ICNS", "ICO", "PCX", "QOI", "SGI", "TGA", "DDS"])
 def test_a_rare_format_is_known_by_its_bytes_and_has_its_pixels(kind: str) -> None:
     options: dict[str, Any] = {"sizes": [(32, 32)]} if kind == "ICO" else {}
-    converted = to_ppm(encode(RGB, kind, **options), lambda _height, _width: None, LIMIT)
+    converted = convert(encode(RGB, kind, **options))
     shown = np.asarray(Image.open(io.BytesIO(converted.ppm)))
     size = shown.shape[1], shown.shape[0]  # an ICNS holds larger sizes only
     assert difference(shown, np.asarray(RGB.resize(size, Image.Resampling.BICUBIC))).mean() <= (
@@ -36,7 +41,7 @@ def test_a_rare_format_is_known_by_its_bytes_and_has_its_pixels(kind: str) -> No
 @pytest.mark.parametrize("kind", ["TIFF", "SPIDER"])
 def test_floating_point_pixels_are_levels_that_are_clipped(kind: str) -> None:
     levels = np.array([[-1e9, 0, 1, 128, 255, 1e9]] * 6, np.float32)
-    converted = to_ppm(encode(Image.fromarray(levels), kind), lambda _height, _width: None, LIMIT)
+    converted = convert(encode(Image.fromarray(levels), kind))
     assert np.asarray(Image.open(io.BytesIO(converted.ppm)))[0, :, 0].tolist() == [0, 0, 1, 128, 255, 255]
 
 
@@ -50,7 +55,7 @@ def test_no_program_is_started_for_a_payload(monkeypatch: pytest.MonkeyPatch) ->
     eps = encode(RGB, "EPS")
     for payload in (eps, eps[eps.index(b"%%") :], b"\x1c\x03\x0a\x00\x02\x01\x00" + eps):
         with pytest.raises(Undecodable, match="unknown-format"):
-            to_ppm(payload, lambda _height, _width: None, LIMIT)
+            convert(payload)
 
 
 @given(
@@ -58,10 +63,10 @@ def test_no_program_is_started_for_a_payload(monkeypatch: pytest.MonkeyPatch) ->
 )
 def test_random_bytes_are_refused_or_opened_and_raise_nothing_else(payload: bytes, prefix: bytes) -> None:
     try:
-        converted = to_ppm(prefix + payload, lambda _height, _width: (8, 8), 1_000_000)
+        height, width = convert(prefix + payload, 1_000_000).size
     except Undecodable:
         return
-    assert converted.size == (8, 8)
+    assert 0 < height * width <= 1_000_000
 
 
 def test_a_rare_format_is_refused_by_its_header_too() -> None:
@@ -80,6 +85,6 @@ def test_a_progressive_jpeg_of_endless_scans_is_refused() -> None:
         return payload[:-2] + last_scan * times + payload[-2:]
 
     assert not read_header(repeated(60)).plain
-    assert to_ppm(repeated(60), lambda _height, _width: None, LIMIT).size == (32, 32)
+    assert convert(repeated(60)).size == (32, 32)
     with pytest.raises(Undecodable, match=r"undecodable: 6\d\d scans in a progressive JPEG, allowed are 500"):
-        to_ppm(repeated(600), lambda _height, _width: None, LIMIT)
+        convert(repeated(600))
