@@ -28,7 +28,8 @@ from datago_gpu.worker import Ready, Worker
 __all__ = ["Loader"]
 
 STATE_VERSION = 1
-CLOSE_S = 1.0
+CLOSE_S = 0.8
+"""With KILL_S of the feeder it is a second. A decoder may take longer with a picture; its thread then ends by itself."""
 
 
 class Loader:

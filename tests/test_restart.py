@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 from collections import Counter
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -33,15 +34,16 @@ sys.addaudithook(look)
 """Kills the process that opens a file, at these of all times that it is opened."""
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """90 pictures for three buckets; nine are none, and of five only a decoder finds out."""
-    root = tmp_path / "images"
+    folder = tmp_path_factory.mktemp("of90")
+    root = folder / "images"
     names = add_pictures(root, [SHAPES[number * number % 3] for number in range(90)])
     for name in names[9::10]:
         (root / name).write_bytes(b"no image")
     for name in names[6::20]:
-        whole = add_picture(root.with_name("whole.png")).read_bytes()
+        whole = add_picture(folder / "whole.png").read_bytes()
         data = whole.index(b"IDAT") + 4
         (root / name).write_bytes(whole[:data] + bytes(8) + whole[data + 8 :])
     return root
@@ -78,6 +80,12 @@ def run(
         return delivered, loader.stats().skipped, rest_of(loader.state_dict()["resume"])
 
 
+@cache
+def undisturbed(config: LoaderConfig) -> tuple[Delivered, dict[str, int], tuple[int, int, set[int]]]:
+    """The same without a kill."""
+    return run(config)
+
+
 def rest_of(resume: dict[str, Any]) -> tuple[int, int, set[int]]:
     """What a state says, which may begin anywhere in what is done."""
     done = {index for first, last in resume["done"] for index in range(first, last + 1)}
@@ -89,9 +97,9 @@ def rest_of(resume: dict[str, Any]) -> tuple[int, int, set[int]]:
 def test_what_is_delivered_does_not_depend_on_a_feeder_that_is_killed(
     root: Path, more: dict[str, Any], kill_after: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    undisturbed = run(settings(root, **more))
-    assert kill_after <= len(undisturbed[0])
-    assert run(settings(root, **more), kill_after) == undisturbed
+    whole = undisturbed(settings(root, **more))
+    assert kill_after <= len(whole[0])
+    assert run(settings(root, **more), kill_after) == whole
     warnings = [record.getMessage() for record in caplog.records if "SIGKILL" in record.getMessage()]
     assert len(warnings) <= 1  # one that has sent everything is not missed
     assert all(warning.endswith("another one goes on from there") for warning in warnings)
@@ -103,9 +111,9 @@ def test_what_is_delivered_does_not_depend_on_a_feeder_that_is_killed(
 def test_a_file_that_kills_a_feeder_once_is_delivered(
     root: Path, tmp_path: Path, name: str, at: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    undisturbed = run(settings(root, drop_last=True))
+    whole = undisturbed(settings(root, drop_last=True))
     kill_at(tmp_path / "site", name, (at,), monkeypatch)
-    assert run(settings(root, drop_last=True)) == undisturbed
+    assert run(settings(root, drop_last=True)) == whole
     times = len((tmp_path / "site" / "opened").read_text().splitlines())
     assert times == 3  # once an epoch, and once more
 
@@ -113,7 +121,7 @@ def test_a_file_that_kills_a_feeder_once_is_delivered(
 def test_a_file_that_kills_every_feeder_is_an_error_with_the_last_words_of_both(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = run(settings(root))[0]
+    whole = undisturbed(settings(root))[0]
     kill_at(tmp_path / "site", "0060.jpg", tuple(range(9)), monkeypatch)
     delivered: Delivered = []
     with Loader(settings(root), device="cpu") as loader, pytest.raises(FeederError) as caught:
@@ -156,7 +164,7 @@ def test_stats_count_both_feeders(root: Path) -> None:
     assert items["fetch"] >= 180  # what was on its way is fetched again
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def server(root: Path) -> Any:
     with DataroomServer(root, payload_port=0) as server:
         yield server
@@ -183,7 +191,7 @@ def of_server(server: DataroomServer, **source: Any) -> LoaderConfig:
 @pytest.mark.parametrize("shuffled", [False, True])
 def test_a_dataroom_goes_on_after_a_kill(server: DataroomServer, shuffled: bool, kill_after: int) -> None:
     config = of_server(server, random_sampling=shuffled, shuffle_buffer=20)
-    assert run(config, kill_after) == run(config)
+    assert run(config, kill_after) == undisturbed(config)
 
 
 def test_random_draws_of_the_server_end_with_the_feeder(server: DataroomServer) -> None:

@@ -24,8 +24,11 @@ __all__ = ["Feeder", "FeederClosed"]
 
 LAST_WORDS_BYTES = 4000
 
-KILL_S = 0.5
+KILL_S = 0.2
 """A killed process is gone in milliseconds, unless it hangs in the kernel, say on a dead network file system."""
+
+EXIT_S = 1.0
+"""One that has closed its socket is about to end."""
 
 ENVIRONMENT = {
     "MALLOC_TRIM_THRESHOLD_": str(256 * MiB),
@@ -170,7 +173,7 @@ class Feeder:
     def _epitaph(self) -> str:
         """What can be said of a feeder that has closed its socket unasked."""
         try:
-            code = self._process.wait(KILL_S)
+            code = self._process.wait(EXIT_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
             code = self._process.wait()
