@@ -29,7 +29,7 @@ __all__ = ["Loader"]
 
 STATE_VERSION = 1
 CLOSE_S = 0.8
-"""With KILL_S of the feeder it is a second. A decoder may take longer with a picture; its thread then ends by itself."""
+"""A second with KILL_S of the feeder. A decoder may take longer with a picture: its thread then ends by itself."""
 
 
 class Loader:
