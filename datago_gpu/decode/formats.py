@@ -24,12 +24,11 @@ from PIL import (
     WebPImagePlugin,
 )
 
+from datago_gpu.decode.scans import MOST_SCANS, count_scans
+
 __all__ = ["Undecodable", "exif_orientation", "open_image"]
 
 _EXIF_ORIENTATION = 0x0112
-
-_MOST_SCANS = 500
-"""A progressive JPEG has about ten. Each is a pass over all pixels and needs hardly any bytes: 64 MB take hours."""
 
 
 class Undecodable(Exception):
@@ -95,8 +94,8 @@ def _common(payload: bytes | memoryview) -> ImageFile.ImageFile | None:
         accepts = Image.OPEN[name][1]
         if accepts and accepts(prefix):
             image = opener(io.BytesIO(payload))
-            if image.info.get("progressive") and (scans := bytes(payload).count(b"\xff\xda")) > _MOST_SCANS:
-                raise Undecodable("undecodable", f"{scans} scans in a progressive JPEG, allowed are {_MOST_SCANS}")
+            if image.info.get("progressive") and (scans := count_scans(payload)) > MOST_SCANS:
+                raise Undecodable("undecodable", f"{scans} scans in a progressive JPEG, allowed are {MOST_SCANS}")
             return image
     return None
 

@@ -14,6 +14,8 @@ from struct import Struct as Layout
 
 from msgspec import Struct
 
+from datago_gpu.decode.scans import MOST_SCANS, count_scans
+
 __all__ = ["Header", "read_header"]
 
 _SEGMENT = Layout(">BBH")
@@ -25,9 +27,6 @@ _BASELINE, _EXTENDED, _PROGRESSIVE = 0xC0, 0xC1, 0xC2
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _APP1, _SCAN = 0xE1, 0xDA
 _WITHOUT_LENGTH = frozenset((0x01, *range(0xD0, 0xDA)))
-
-_MOST_SCANS = 50
-"""Of a progressive JPEG; usual are about ten. Each costs a pass over all pixels, and hardly any bytes."""
 
 _MOST_SEGMENTS = 1000
 """A large colour profile takes 255. A payload of nothing else would hold up the feeder's loop for seconds."""
@@ -84,7 +83,7 @@ def _jpeg(payload: bytes) -> Header:
     scan = _scan_offset(payload, at + 2 + length)
     common = marker in (_BASELINE, _EXTENDED, _PROGRESSIVE) and precision == 8 and components in (1, 3)
     ended = scan > 0 and (payload.endswith(b"\xff\xd9") or payload.rfind(b"\xff\xd9", scan) > 0)
-    common = common and (marker != _PROGRESSIVE or payload.count(b"\xff\xda") <= _MOST_SCANS)
+    common = common and (marker != _PROGRESSIVE or count_scans(payload) <= MOST_SCANS)
     return Header(height, width, orientation or 1, plain=common and ended and height > 0 and width > 0)
 
 
