@@ -123,6 +123,8 @@ ENDS = {
     "killed, its feeder stopped": LOOP + "os.kill(loader.feeder_pid, signal.SIGSTOP); held(); signal.pause()",
     "killed, a fork left": LOOP + "if not os.fork(): signal.pause()\nheld(); signal.pause()",
     "killed at once": "loader = Loader(file_config(root), device='cpu'); held(); signal.pause()",
+    "killed at once, a fork left": "loader = Loader(file_config(root), device='cpu')\n"
+    "if not os.fork(): signal.pause()\nheld(); signal.pause()",
     "interrupted": LOOP + "held()\nfor batch in loader: pass",
     "an exception": LOOP + "held()\nfor batch in loader: raise RuntimeError('of the training step')",
     "at exit": LOOP + "held()",
