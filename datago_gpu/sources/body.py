@@ -11,9 +11,9 @@ from aiohttp import ClientResponse, StreamReader
 
 from datago_gpu.redact import word
 
-__all__ = ["Body", "Unreadable"]
+__all__ = ["CONTENT_RANGE", "Body", "Unreadable", "strong_validator"]
 
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 _PLAIN = frozenset(("", "identity", "aws-chunked"))  # S3 keeps the last among an object's headers
 _COMPRESSED = frozenset(("gzip", "x-gzip", "deflate"))
 _GZIP_OR_ZLIB = 47
@@ -50,7 +50,7 @@ class Body:
         """`headers`, and what asks for the rest where a part has come already of a body that can be recognised."""
         if not self.size:
             return headers
-        validator = _strong_validator(self._headers)
+        validator = strong_validator(self._headers)
         if not validator or self._headers.get("Accept-Ranges") == "none":
             self.restart()
             return headers
@@ -74,7 +74,7 @@ class Body:
 
     def _continue(self, headers: Mapping[str, str]) -> None:
         """Hold a partial answer to what was asked for: the rest of the very body that was begun."""
-        match = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
+        match = CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
         same = headers.get("ETag", "") in ("", self._headers.get("ETag", ""))
         total = int(match[3]) if match and match[3] != "*" else None
         fits = match is not None and int(match[1]) == self.size and self._total in (None, total)
@@ -84,7 +84,7 @@ class Body:
         self._total = total
 
     async def read(self, content: StreamReader, progress: Callable[[], None]) -> None:
-        """Gather what comes, to its end; call `progress` for each piece. Raises Unreadable, or what the transport does."""
+        """Gather what comes, and call `progress` for each piece. Raises Unreadable, or what the transport raises."""
         blocks = self._blocks
         # What came together with the headers is there: nobody has to wait for it.
         while block := content.read_nowait() if content.is_eof() else await content.readany():
@@ -125,7 +125,7 @@ class Body:
         return b"".join(parts)
 
 
-def _strong_validator(headers: Mapping[str, str]) -> str:
+def strong_validator(headers: Mapping[str, str]) -> str:
     """What recognises a body byte for byte: a strong ETag, or a date of change that lies before the answer."""
     tag = headers.get("ETag", "")
     if tag:

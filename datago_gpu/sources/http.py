@@ -17,10 +17,10 @@ import asyncio
 import os
 import random
 import socket
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Container, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, NoReturn, Self
+from typing import Any, NoReturn, Self, TypeVar
 from urllib.parse import urljoin
 
 import aiohttp
@@ -33,10 +33,12 @@ from datago_gpu.config import HttpConfig
 from datago_gpu.redact import without_query, word
 from datago_gpu.sources.body import Body, Unreadable
 from datago_gpu.sources.failure import HttpFailure
+from datago_gpu.sources.stream import Flow
 from datago_gpu.sources.watch import Connector, Watch
 
 __all__ = ["Counters", "HttpClient", "HttpFailure", "Response", "origin_of", "without_query"]
 
+T = TypeVar("T")
 _MAX_REDIRECTS = 5
 _REDIRECTS = frozenset((301, 302, 303, 307, 308))
 _WORTH_RETRYING = frozenset((408, 425, 429))
@@ -132,14 +134,30 @@ class HttpClient:
         Retried, after a jittered exponential wait or Retry-After: transport errors, 408, 425, 429, 5xx, time-outs and
         bodies cut short, which go on from where they ended if the server offers it.
         """
-        target = self._checked(url)
         body = Body(max_bytes)
+        return await self._patiently(url, lambda target, watch: self._try(url, target, body, headers, watch))
+
+    async def stream(
+        self, url: str, sink: Callable[[bytes], Awaitable[None]], *, headers: Mapping[str, str] | None = None
+    ) -> None:
+        """Give the body at `url` to `sink`, a piece at a time, as it comes and as sent. Raises HttpFailure.
+
+        headers: sent to this URL's own origin only; where a redirect leads to another one, it goes on without them.
+        Patient as `get` is, but for the total limit. Time that the sink takes counts for none. Reason "changed": a
+        break could not be mended, since the server has another body now, or may have.
+        """
+        flow = Flow(sink)
+        await self._patiently(url, lambda target, watch: self._try_stream(target, flow, headers, watch), flow)
+
+    async def _patiently(self, url: str, attempt: Callable[[URL, Watch], Awaitable[T]], flow: Flow | None = None) -> T:
+        """Try until it works, or cannot any more. Raises HttpFailure."""
+        target = self._checked(url)
         tries = 0
         while True:
-            tries += 1
+            tries = 1 if flow is not None and flow.advanced() else tries + 1
             try:
-                with Watch(self._config, self._connector, self._loop) as watch:
-                    return await self._try(url, target, body, headers, watch)
+                with Watch(self._config, self._connector, self._loop, endless=flow is not None) as watch:
+                    return await attempt(target, watch)
                 failure = HttpFailure("timeout", watch.expired, transient=True)
             except HttpFailure as known:
                 failure = known
@@ -169,28 +187,59 @@ class HttpClient:
         finally:
             self.pausing.discard(task)
 
-    async def _try(
-        self, given: str, url: URL, body: Body, headers: Mapping[str, str] | None, watch: Watch
-    ) -> Response:
+    async def _try(self, given: str, url: URL, body: Body, headers: Mapping[str, str] | None, watch: Watch) -> Response:
         """One try: a request, and those that its redirects lead to."""
-        sent, home = body.request_headers(headers), url
-        for hop in range(_MAX_REDIRECTS + 1):
+        response, reached = await self._follow(url, body.request_headers(headers), watch, stay=headers is not None)
+        try:
+            if response.status not in (200, 206):
+                await self._refuse(response, body)
+            return Response(await self._whole(response, body, watch), given if reached is url else str(reached))
+        finally:
+            response.release()
+
+    async def _try_stream(self, url: URL, flow: Flow, headers: Mapping[str, str] | None, watch: Watch) -> None:
+        response, _ = await self._follow(url, flow.request_headers(headers), watch, private=headers or {})
+        before = flow.size
+        try:
+            if response.status not in (200, 206):
+                await self._refuse(response, flow)
+            flow.begin(response)
+            await flow.read(response.content, watch)
+        finally:
+            self.counters.bytes += flow.size - before
+            response.release()
+
+    async def _follow(
+        self,
+        url: URL,
+        headers: Mapping[str, str] | None,
+        watch: Watch,
+        *,
+        stay: bool = False,
+        private: Container[str] = (),
+    ) -> tuple[aiohttp.ClientResponse, URL]:
+        """The answer that a request and its redirects lead to, and where it is. The caller releases it.
+
+        stay: a redirect to another origin is refused. private: names of headers that are not sent there.
+        """
+        home = url.origin()
+        for _ in range(_MAX_REDIRECTS + 1):
             self.counters.requests += 1
-            response = await self._session.get(url, headers=sent, allow_redirects=False)
+            response = await self._session.get(url, headers=headers, allow_redirects=False)
             watch.progress()
             if self._failed_in_a_row and response.status < 500:
                 self._failed_in_a_row.pop(url.raw_authority, None)
+            if response.status not in _REDIRECTS:
+                return response, url
             try:
-                if response.status in (200, 206):
-                    return Response(await self._whole(response, body, watch), str(url) if hop else given)
-                if response.status not in _REDIRECTS:
-                    await self._refuse(response, body)
+                url = self._target(response)
             finally:
                 response.release()
-            url = self._target(response)
-            if headers is not None and url.origin() != home.origin():
-                detail = f"refused to go to another origin, {url.origin()}"
-                raise HttpFailure("redirect", detail, status=response.status)
+            if url.origin() != home:
+                if stay:
+                    detail = f"refused to go to another origin, {url.origin()}"
+                    raise HttpFailure("redirect", detail, status=response.status)
+                headers = {name: value for name, value in (headers or {}).items() if name not in private}
         raise HttpFailure("redirect", f"more than {_MAX_REDIRECTS} redirects", status=response.status)
 
     async def _whole(self, response: aiohttp.ClientResponse, body: Body, watch: Watch) -> bytes:
@@ -201,7 +250,7 @@ class HttpClient:
             self.counters.bytes += body.size - before
         return body.whole()
 
-    async def _refuse(self, response: aiohttp.ClientResponse, body: Body) -> NoReturn:
+    async def _refuse(self, response: aiohttp.ClientResponse, body: Body | Flow) -> NoReturn:
         """Raise what a status other than 200 and a redirect means."""
         status = response.status
         if status == 416 and body.size:  # the rest is not there: another body than the one begun

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from types import TracebackType
 from typing import Any, Self
 
@@ -37,10 +38,27 @@ class Watch:
     answer, which takes 6 us of the 100 that a request of 40 KB costs.
     """
 
-    __slots__ = ("_cancelling", "_connector", "_end", "_last", "_limits", "_loop", "_task", "_timer", "expired")
+    __slots__ = (
+        "_cancelling",
+        "_connector",
+        "_end",
+        "_last",
+        "_limits",
+        "_loop",
+        "_task",
+        "_timer",
+        "expired",
+        "paused",
+    )
 
-    def __init__(self, limits: HttpConfig, connector: Connector, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, limits: HttpConfig, connector: Connector, loop: asyncio.AbstractEventLoop, *, endless: bool = False
+    ) -> None:
+        """endless: there is no limit on the whole."""
         self._limits, self._connector, self._loop = limits, connector, loop
+        self._end = math.inf if endless else loop.time() + limits.total_timeout_s
+        self.paused = False
+        """Set while the block waits for something else than the server."""
         self.expired = ""
         """What limit was passed, in words."""
 
@@ -49,7 +67,6 @@ class Watch:
         assert task is not None
         self._task, self._cancelling = task, task.cancelling()
         self._last = self._loop.time()
-        self._end = self._last + self._limits.total_timeout_s
         self._arm()
         return self
 
@@ -69,7 +86,7 @@ class Watch:
 
     def _check(self) -> None:
         now = self._loop.time()
-        if self._task in self._connector.connecting:
+        if self.paused or self._task in self._connector.connecting:
             self._last = now
         if now >= self._end:
             self.expired = f"not done within {self._limits.total_timeout_s:g} s"

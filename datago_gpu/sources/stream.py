@@ -1,0 +1,91 @@
+"""A body too large to hold, on its way to a sink: where it stopped, and how to go on from there."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+
+from aiohttp import ClientResponse, StreamReader
+
+from datago_gpu.sources.body import CONTENT_RANGE, Unreadable, strong_validator
+from datago_gpu.sources.watch import Watch
+
+__all__ = ["Flow"]
+
+_ADVANCE_BYTES = 1024 * 1024
+"""So much has to come between two breaks for the server to count as working: tries are then counted anew."""
+
+
+class Flow:
+    """One body, over as many requests as it takes. The sink gets each byte once, in order."""
+
+    def __init__(self, sink: Callable[[bytes], Awaitable[None]]) -> None:
+        self._sink = sink
+        self._headers: Mapping[str, str] = {}
+        self._total: int | None = None
+        self._ranges = True
+        self._repeated = 0
+        """Bytes at the head of the answer that the sink has already."""
+        self._counted_at = 0
+        self.size = 0
+        """Bytes that the sink has."""
+
+    def advanced(self) -> bool:
+        """Whether much has come since this was last true."""
+        if self.size < self._counted_at + _ADVANCE_BYTES:
+            return False
+        self._counted_at = self.size
+        return True
+
+    def restart(self) -> None:
+        """Ask for the whole next time: the server cannot go on in the middle."""
+        self._ranges = False
+
+    def request_headers(self, headers: Mapping[str, str] | None) -> Mapping[str, str] | None:
+        """`headers`, and what asks for the rest where the server can tell that it is the rest of the same body."""
+        validator = strong_validator(self._headers)
+        if not (self.size and validator and self._ranges) or self._headers.get("Accept-Ranges") == "none":
+            return headers
+        return {**(headers or {}), "Range": f"bytes={self.size}-", "If-Range": validator}
+
+    def begin(self, response: ClientResponse) -> None:
+        """Take note of an answer's headers. Raises Unreadable."""
+        if response.status == 206:
+            self._continue(response.headers)
+        else:
+            self._start_over(response)
+
+    def _continue(self, headers: Mapping[str, str]) -> None:
+        match = CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
+        same = headers.get("ETag", "") in ("", self._headers.get("ETag", ""))
+        total = int(match[3]) if match and match[3] != "*" else None
+        if not (self.size and same and match and int(match[1]) == self.size and self._total in (None, total)):
+            self.restart()
+            raise Unreadable("cut-short", "the server sent another part than the one asked for", transient=True)
+        self._total, self._repeated = total, 0
+
+    def _start_over(self, response: ClientResponse) -> None:
+        """From the first byte: what the sink has is left out, if this is the same body."""
+        headers, total = response.headers, response.content_length
+        if self.size:
+            known = [name for name in ("ETag", "Last-Modified") if name in self._headers]
+            same = total == self._total and all(headers.get(name) == self._headers[name] for name in known)
+            if not same or (total is None and not known):
+                raise Unreadable("changed", f"the body broke off after {self.size} bytes, and is another one now")
+        self._headers, self._total, self._repeated = headers, total, self.size
+
+    async def read(self, content: StreamReader, watch: Watch) -> None:
+        """Pass on what comes, to its end. Raises Unreadable, or what the transport or the sink does."""
+        while block := content.read_nowait() if content.is_eof() else await content.readany():
+            watch.progress()
+            if self._repeated:
+                known = min(self._repeated, len(block))
+                self._repeated -= known
+                block = block[known:]
+            if block:
+                self.size += len(block)
+                watch.paused = True
+                await self._sink(block)
+                watch.paused = False
+        if self._repeated or (self._total is not None and self.size != self._total):
+            detail = f"{self.size - self._repeated} of {self._total} bytes came"
+            raise Unreadable("cut-short", detail, transient=self._total is None or self.size < self._total)
