@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import select
@@ -10,7 +11,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -52,9 +52,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@contextmanager
+@contextlib.contextmanager
 def trainer(code: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
-    """A Python of its own that runs this, in a session of its own; it is gone afterwards."""
+    """A Python of its own that runs this, in a session of its own; it and its forks are gone afterwards."""
     process = subprocess.Popen(
         [sys.executable, "-c", BEGIN + code, *map(str, arguments)],
         stdout=subprocess.PIPE,
@@ -67,7 +67,8 @@ def trainer(code: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
         try:
             yield process
         finally:
-            process.kill()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def line_of(process: subprocess.Popen[str]) -> list[str]:
