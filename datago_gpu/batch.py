@@ -19,16 +19,22 @@ class Sample:
     id: str
     source: str
     image: Any
-    """(H, W, 3), or (3, H, W) with layout "CHW", on the loader's device."""
+    """(H, W, 3), or (3, H, W) with layout "CHW", on the loader's device. None without `require_images`."""
     original_size: tuple[int, int]
     """(height, width) in pixels, upright."""
     crop: tuple[float, float, float, float]
     """(top, left, height, width) of what `image` shows, in original pixels."""
     attributes: dict[str, Any]
     tags: list[str]
-    embedding: NDArray[np.float32] | None
-    """(D,), on the host."""
+    embedding: Any
+    """(D,), on the loader's device."""
     duplicate_state: int | None
+    masks: dict[str, Any] = field(default_factory=dict)
+    """Name -> (H, W, 1), or None where this sample has none."""
+    additional_images: dict[str, Any] = field(default_factory=dict)
+    """Name -> as `image`, or None."""
+    latents: dict[str, Any] = field(default_factory=dict)
+    """Name -> an array, bytes, or None."""
 
     def __repr__(self) -> str:
         return f"Sample(id={self.id!r}, image={describe(self.image)}, original_size={self.original_size})"
@@ -47,7 +53,8 @@ class Batch:
     image: Any
     """With crop_and_resize one array: (N, H, W, 3), or (N, 3, H, W) with layout "CHW", of the dtype asked for (uint8 in
     [0, 255] unless set), on the loader's device: numpy on the CPU; on a GPU an object with DLPack and
-    `__cuda_array_interface__`. Without crop_and_resize a list of N such arrays, each (H, W, 3) of its own size."""
+    `__cuda_array_interface__`. Without crop_and_resize a list of N such arrays, each (H, W, 3) of its own size. None
+    where `require_images` is false."""
     original_sizes: NDArray[np.int32]
     """(N, 2): height, width in pixels, upright."""
     crops: NDArray[np.float32]
@@ -56,16 +63,20 @@ class Batch:
     """Height and width of all images of the batch; None without crop_and_resize."""
     attributes: list[dict[str, Any]] = field(default_factory=list)
     tags: list[list[str]] = field(default_factory=list)
-    embeddings: NDArray[np.float32] | None = None
-    """(N, D), on the host, where `require_embeddings` asked for them."""
+    embeddings: Any = None
+    """float32 (N, D), on the loader's device, where `require_embeddings` asked for them."""
     duplicate_states: list[int | None] = field(default_factory=list)
     epoch: int = 0
     masks: dict[str, Any] = field(default_factory=dict)
-    """Name -> images aligned with `image`. Empty: this version loads the image of a sample alone."""
+    """Name -> uint8 (N, H, W, 1), or (N, 1, H, W) with layout "CHW", cut from the same region as `image`; a list where
+    `image` is one. Zeros, or None in a list, for a sample without it; None where no sample of the batch has it."""
     additional_images: dict[str, Any] = field(default_factory=dict)
-    """Name -> images aligned with `image`. Empty, as `masks`."""
+    """Name -> as `image`, cut from the same region; absent ones as in `masks`."""
     latents: dict[str, Any] = field(default_factory=dict)
-    """Name -> arrays. Empty, as `masks`."""
+    """Name -> one array (N, ...) on the loader's device where all samples have one and dtypes and shapes agree; else a
+    list of N arrays, of bytes for payloads that are no npy files, or None for a sample without it."""
+    present: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
+    """Name of a mask, further image or latent -> (N,): which samples have it."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -75,14 +86,20 @@ class Batch:
         return Sample(
             id=self.ids[index],
             source=self.sources[index],
-            image=self.image[index],
+            image=None if self.image is None else self.image[index],
             original_size=(int(self.original_sizes[index, 0]), int(self.original_sizes[index, 1])),
             crop=(top, left, height, width),
             attributes=self.attributes[index],
             tags=self.tags[index],
             embedding=None if self.embeddings is None else self.embeddings[index],
             duplicate_state=self.duplicate_states[index],
+            masks=self._of_sample(self.masks, index),
+            additional_images=self._of_sample(self.additional_images, index),
+            latents=self._of_sample(self.latents, index),
         )
+
+    def _of_sample(self, named: dict[str, Any], index: int) -> dict[str, Any]:
+        return {name: values[index] if self.present[name][index] else None for name, values in named.items()}
 
     def __iter__(self) -> Iterator[Sample]:
         return (self[index] for index in range(len(self)))
@@ -93,6 +110,8 @@ class Batch:
 
 def describe(image: Any) -> str:
     """Shape and dtype of an image array, or how many there are in a list; never pixels."""
+    if image is None:
+        return "none"
     if isinstance(image, list):
         return f"list of {len(image)}"
     return f"{tuple(image.shape)} {image.dtype}"

@@ -18,9 +18,18 @@ from datago_gpu.errors import ConfigError
 from datago_gpu.geometry import BucketTable
 from datago_gpu.redact import redacted
 from datago_gpu.settings import Count, Natural, Settings, shown
+from datago_gpu.shard_config import WebDatasetSource
 from datago_gpu.source_config import DataroomSource, FileSource
 
-__all__ = ["DataroomSource", "DecodeConfig", "FileSource", "HttpConfig", "ImageConfig", "LoaderConfig"]
+__all__ = [
+    "DataroomSource",
+    "DecodeConfig",
+    "FileSource",
+    "HttpConfig",
+    "ImageConfig",
+    "LoaderConfig",
+    "WebDatasetSource",
+]
 
 MiB = 1024 * 1024
 
@@ -42,6 +51,7 @@ class ImageConfig(Settings, frozen=True, kw_only=True):
         dtype: "uint8" (0 to 255), or "float16", "float32": values are then in [0, 1], before `mean` and `std`.
         mean, std: three numbers (R, G, B) in units of [0, 1], as torchvision has them; x -> (x - mean) / std.
             They need a floating dtype.
+        mask_interpolation: "nearest" keeps the values of masks (labels); "lanczos" scales them as datago does.
         image_to_rgb8: accepted for datago's sake; batches are RGB with 8 bits a channel in any case.
     """
 
@@ -55,6 +65,7 @@ class ImageConfig(Settings, frozen=True, kw_only=True):
     dtype: Literal["uint8", "float16", "float32"] = "uint8"
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
+    mask_interpolation: Literal["nearest", "lanczos"] = "nearest"
     image_to_rgb8: bool = True
 
     def _problem(self) -> str | None:
@@ -139,7 +150,8 @@ class LoaderConfig(Settings, frozen=True, kw_only=True):
     """Everything a Loader needs to know.
 
     Attributes:
-        source_type, source_config: "file" and a FileSource, or "db" and a DataroomSource.
+        source_type, source_config: "file" and a FileSource, "db" and a DataroomSource, or "webdataset" and a
+            WebDatasetSource.
         image_config, http_config, decode_config: see there.
         batch_size: samples a batch. All samples of a batch share a bucket; at the end of an epoch the batches that
             are not full are delivered short, unless `drop_last`.
@@ -159,8 +171,8 @@ class LoaderConfig(Settings, frozen=True, kw_only=True):
         skipped_file: a file to which every skipped sample is added as a line of JSON: id, reason, detail, where, epoch.
     """
 
-    source_type: Literal["db", "file"] = "db"
-    source_config: FileSource | DataroomSource
+    source_type: Literal["db", "file", "webdataset"] = "db"
+    source_config: FileSource | DataroomSource | WebDatasetSource
     image_config: ImageConfig = ImageConfig()
     http_config: HttpConfig = HttpConfig()
     decode_config: DecodeConfig = DecodeConfig()
@@ -223,16 +235,20 @@ class LoaderConfig(Settings, frozen=True, kw_only=True):
         )
 
     def redacted(self, text: str) -> str:
-        """`text` with *** for the API key, should it be there."""
+        """`text` with *** for the API key and other secrets, should they be there."""
         source = self.source_config
-        return redacted(text, source.key) if isinstance(source, DataroomSource) else text
+        return redacted(text, source.key) if isinstance(source, DataroomSource) else source.hidden(text)
 
     def with_source(self, **changes: Any) -> LoaderConfig:
         """A copy whose source_config has these values."""
         return msgspec.structs.replace(self, source_config=msgspec.structs.replace(self.source_config, **changes))
 
 
-_SOURCES: dict[str, type[FileSource | DataroomSource]] = {"file": FileSource, "db": DataroomSource}
+_SOURCES: dict[str, type[FileSource | DataroomSource | WebDatasetSource]] = {
+    "file": FileSource,
+    "db": DataroomSource,
+    "webdataset": WebDatasetSource,
+}
 _SECTIONS: dict[str, type[Settings]] = {
     "image_config": ImageConfig,
     "http_config": HttpConfig,

@@ -9,7 +9,13 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 
-__all__ = ["BucketTable", "bucket_sizes", "cover_region"]
+__all__ = ["BucketTable", "Region", "Size", "bucket_sizes", "cover_region", "whole"]
+
+Size = tuple[int, int]
+"""(height, width) in pixels."""
+
+Region = tuple[float, float, float, float]
+"""(top, left, height, width) in pixels."""
 
 
 def bucket_sizes(size: int, ratio: int, min_aspect: float, max_aspect: float) -> list[tuple[int, int]]:
@@ -55,7 +61,7 @@ class BucketTable:
         return self.sizes[after - 1 if narrower else after]
 
 
-def cover_region(height: int, width: int, target: tuple[int, int]) -> tuple[float, float, float, float]:
+def cover_region(height: int, width: int, target: Size) -> Region:
     """(top, left, height, width) of the centred region of an image that fills `target` (height, width) when scaled.
 
     In pixels of the image, not rounded, never outside it.
@@ -63,3 +69,8 @@ def cover_region(height: int, width: int, target: tuple[int, int]) -> tuple[floa
     scale = max(target[0] / height, target[1] / width)
     high, wide = min(target[0] / scale, float(height)), min(target[1] / scale, float(width))
     return (height - high) / 2, (width - wide) / 2, high, wide
+
+
+def whole(height: int, width: int) -> Region:
+    """The region that is all of an image."""
+    return 0.0, 0.0, float(height), float(width)

@@ -13,9 +13,10 @@ from typing import Any, Self
 
 import msgspec
 
+from datago_gpu.assembly import Assembly
 from datago_gpu.batch import Batch, Sample
 from datago_gpu.config import LoaderConfig
-from datago_gpu.decode.select import Backend, choose, load_decoder, make_decoder
+from datago_gpu.decode.select import Backend, choose, load_decoder, make_decoder, make_placer
 from datago_gpu.errors import ConfigError, DatagoError, TooManyErrors
 from datago_gpu.failures import Failures
 from datago_gpu.feeder.wire import Resume
@@ -161,11 +162,7 @@ class Loader:
             feeder.close()
             feeder.dispose()
             raise
-        self._worker = Worker(
-            feeder,
-            lambda: make_decoder(backend, config.image_config, config.decode_config, config.batch_size),
-            self._ready,
-        )
+        self._worker = Worker(feeder, lambda: _assembly(backend, config), self._ready)
         self._worker.start()
         self._stop = weakref.finalize(self, _stop, self._worker, self._process)
 
@@ -224,3 +221,12 @@ def _stop(worker: Worker, process: int) -> None:
     worker.stop()
     if worker is not threading.current_thread():
         worker.join(CLOSE_S)
+
+
+def _assembly(backend: Backend, config: LoaderConfig) -> Assembly:
+    image, decode, batch_size = config.image_config, config.decode_config, config.batch_size
+    return Assembly(
+        lambda mask: make_decoder(backend, image, decode, batch_size, mask=mask),
+        make_placer(backend),
+        config.source_config.optional_parts,
+    )

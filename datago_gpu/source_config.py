@@ -8,18 +8,38 @@ from typing import Annotated, Any, ClassVar, Literal
 from msgspec import Meta
 
 from datago_gpu.redact import redacted, shown_address
-from datago_gpu.settings import Count, Natural, Settings
+from datago_gpu.settings import Count, Natural, Settings, told, without_secrets
 
-__all__ = ["DataroomSource", "FileSource"]
+__all__ = ["STORE_SCHEMES", "DataroomSource", "FileSource", "Kind", "kind_of", "names_in"]
+
+
+STORE_SCHEMES = ("s3://", "gs://", "az://", "abfs://", "abfss://")
+"""What addresses in object storage begin with."""
+
+Kind = Literal["mask", "image", "latent"]
+
+
+def kind_of(name: str, *, is_mask: bool) -> Kind:
+    """What the server calls a latent is one of three things. As datago tells them apart: by the name first."""
+    if "image" in name and "latent_" not in name:
+        return "image"
+    return "mask" if is_mask else "latent"
+
+
+def names_in(*lists: str) -> list[str]:
+    """The names of comma-separated lists, each once."""
+    return list(dict.fromkeys(name.strip() for text in lists for name in text.split(",") if name.strip()))
 
 
 class FileSource(Settings, frozen=True, kw_only=True):
     """A folder of images, walked with its subfolders in the order of their names; symbolic links are not followed.
 
     Attributes:
-        root_path: the folder.
+        root_path: the folder; or a prefix in object storage, such as `s3://bucket/photos`, in the store's own order.
         random_sampling: true shuffles: each epoch is a full permutation that depends on `seed` and the epoch alone.
             The whole listing is read first (seconds for a million files).
+        storage_options: for s3, gs and az: options of obstore such as {"endpoint": "http://localhost:9000"}; others
+            come from the environment.
         rank, world_size: this process takes samples rank, rank + world_size, ... of the order that all ranks share.
             Default: the environment's RANK and WORLD_SIZE, else 0 of 1.
     """
@@ -27,11 +47,39 @@ class FileSource(Settings, frozen=True, kw_only=True):
     place: ClassVar[str] = "source_config."
     root_path: str
     random_sampling: bool = False
+    storage_options: dict[str, str] = {}  # noqa: RUF012 - msgspec copies it
     rank: Natural | None = None
     world_size: Count | None = None
 
     def _problem(self) -> str | None:
-        return "source_config.root_path is empty: name a folder of images" if not self.root_path else None
+        if not self.root_path:
+            return "source_config.root_path is empty: name a folder of images"
+        scheme, slashes, _ = self.root_path.partition("://")
+        if slashes and f"{scheme}://" not in STORE_SCHEMES:
+            return (f"source_config.root_path begins with {scheme}://, which holds no folder: "
+                    f"a local folder or {', '.join(STORE_SCHEMES)} do")  # fmt: skip
+        return None
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether the root is in object storage."""
+        return self.root_path.startswith(STORE_SCHEMES)
+
+    def hidden(self, text: str) -> str:
+        """`text` with *** for the values of storage_options, should they be there."""
+        return without_secrets(text, self.storage_options.values())
+
+    def __repr__(self) -> str:
+        return f"FileSource({', '.join(f'{name}={value!r}' for name, value in self.__rich_repr__())})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        """What rich prints, in tracebacks too: what was set, less what is secret."""
+        return told(self, storage_options=dict.fromkeys(self.storage_options, "***"))
+
+    @property
+    def optional_parts(self) -> dict[str, Kind]:
+        """What a sample may have beside its image, and may lack: name -> kind."""
+        return {}
 
 
 _FILTERS: dict[str, str] = {
@@ -81,6 +129,9 @@ class DataroomSource(Settings, frozen=True, kw_only=True):
         datasets, datasets_all, datasets_ne, datasets_ne_all, datasets_empty: the same for `slug/version`.
         has_attributes, lacks_attributes, has_masks, lacks_masks, has_latents, lacks_latents: names, all of which
             must be there, or none of which may be.
+            Masks and latents that must be there are also loaded: `Batch.masks`, `additional_images` (those whose name
+            holds "image" and not "latent_", as in datago) and `latents`.
+        optional_masks, optional_latents: names that are loaded where they are there, and filter nothing.
         attributes: `name:value` or `name__comparator:value` pairs, comma-separated, all of which must hold.
         min_short_edge, max_short_edge, min_pixel_count, max_pixel_count: pixels, inclusive; 0 is not sent.
         min_aspect_ratio, max_aspect_ratio: width / height, inclusive; 0 is not sent.
@@ -88,7 +139,7 @@ class DataroomSource(Settings, frozen=True, kw_only=True):
         duplicate_state: as in datago, 0 or less filters nothing; 1 originals, 2 duplicates; also "unprocessed".
         embedding_empty: "true" for images without an embedding, "false" for those with one.
         created_after, created_before, updated_after, updated_before: ISO 8601.
-        require_images: each sample must have an image (the only kind of sample that this version delivers).
+        require_images: false loads no images, only what else is asked for; `Batch.image` is then None.
         require_embeddings: ask for `coca_embedding` as well; a sample without one is skipped.
         page_size: samples a request, 1 to 2000.
         random_sampling: true shuffles. See `random_method`.
@@ -121,6 +172,8 @@ class DataroomSource(Settings, frozen=True, kw_only=True):
     lacks_masks: str = ""
     has_latents: str = ""
     lacks_latents: str = ""
+    optional_masks: str = ""
+    optional_latents: str = ""
     attributes: str = ""
     min_short_edge: int = 0
     max_short_edge: int = 0
@@ -148,8 +201,6 @@ class DataroomSource(Settings, frozen=True, kw_only=True):
     world_size: Count | None = None
 
     def _problem(self) -> str | None:
-        if not self.require_images:
-            return "source_config.require_images is false: samples without images are not supported yet"
         if isinstance(self.duplicate_state, int) and not -1 <= self.duplicate_state <= 2:
             return f"source_config.duplicate_state must be -1 to 2 or 'unprocessed', got {self.duplicate_state}"
         if self.api_url and not self.api_url.startswith(("http://", "https://")):
@@ -158,6 +209,18 @@ class DataroomSource(Settings, frozen=True, kw_only=True):
             if getattr(self, name).lower() not in ("", "true", "false", "1", "0"):
                 return f"source_config.{name} must be 'true' or 'false', got {getattr(self, name)!r}"
         return None
+
+    @property
+    def optional_parts(self) -> dict[str, Kind]:
+        """What a sample may have beside its image, and may lack: name -> kind."""
+        masks, latents = names_in(self.optional_masks), names_in(self.optional_latents)
+        kinds = {name: kind_of(name, is_mask=False) for name in latents}
+        kinds |= {name: kind_of(name, is_mask=True) for name in masks}
+        wanted = names_in(self.has_masks, self.has_latents)
+        return {name: kind for name, kind in kinds.items() if name not in wanted and self._is_loaded(kind)}
+
+    def _is_loaded(self, kind: Kind) -> bool:
+        return self.require_images or kind == "latent"
 
     @property
     def key(self) -> str:

@@ -136,7 +136,6 @@ REFUSED: list[tuple[Any, str]] = [
         files(image_config={"std": [0, 1, 1], "dtype": "float32"}),
         "image_config.std is in units of [0, 1] and above 0, got (0.0, 1.0, 1.0)",
     ),
-    (database(require_images=False), "source_config.require_images is false"),
     (database(duplicate_state=3), "source_config.duplicate_state must be -1 to 2 or 'unprocessed', got 3"),
     (database(api_url="dataroom.local"), "source_config.api_url must begin with http:// or https://, got 'dataroom.lo"),
     (database(tags_empty="maybe"), "source_config.tags_empty must be 'true' or 'false', got 'maybe'"),

@@ -10,7 +10,15 @@ import click
 import msgspec
 
 from datago_gpu.cli.run import report, run, show
-from datago_gpu.config import DataroomSource, DecodeConfig, FileSource, HttpConfig, ImageConfig, LoaderConfig
+from datago_gpu.config import (
+    DataroomSource,
+    DecodeConfig,
+    FileSource,
+    HttpConfig,
+    ImageConfig,
+    LoaderConfig,
+    WebDatasetSource,
+)
 from datago_gpu.loader import Loader
 
 __all__ = ["bench"]
@@ -22,9 +30,18 @@ SECTIONS: list[tuple[str, type[msgspec.Struct]]] = [
     ("http_config", HttpConfig),
     ("source_config", FileSource),
     ("source_config", DataroomSource),
+    ("source_config", WebDatasetSource),
 ]
-NOT_FLAGS = {"source_config", "image_config", "http_config", "decode_config", "api_key"}
-"""A key on a command line is seen by every user of the machine: it comes by DATAROOM_API_KEY or the JSON file."""
+NOT_FLAGS = {
+    "source_config",
+    "image_config",
+    "http_config",
+    "decode_config",
+    "api_key",
+    "auth_token",
+    "storage_options",
+}
+"""A key on a command line is seen by every user of the machine: it comes by the environment or the JSON file."""
 
 
 class Setting(click.Option):
@@ -86,7 +103,8 @@ def _config(file: Path | None, given: dict[tuple[str, str], Any]) -> dict[str, A
         place = config.setdefault(section, {}) if section else config
         place[name] = value
     if "source_type" not in config:
-        config["source_type"] = "file" if "root_path" in config.get("source_config", {}) else "db"
+        source = config.get("source_config", {})
+        config["source_type"] = "file" if "root_path" in source else "webdataset" if "url" in source else "db"
     config.setdefault("source_config", {})
     return config
 

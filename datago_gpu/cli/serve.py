@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from typing import NoReturn
 
 import click
 
@@ -22,18 +24,22 @@ KEY_VARIABLE = "DATAROOM_API_KEY"
     help="Serve the image files from this port, as another origin, like an object store; 0 picks a free one. "
     "Default: the API's port.",
 )
+@click.option(
+    "--key",
+    help="The token that clients must send. Default: DATAROOM_API_KEY of the environment, else a new one, which is "
+    "printed. The program starts itself again to take it off the list of processes.",
+)
 @click.option("--url-ttl", default=86400.0, show_default=True, help="Seconds that the URL of an image file is valid.")
-def serve(root: str, host: str, port: int, payload_port: int | None, url_ttl: float) -> None:
+def serve(root: str, host: str, port: int, payload_port: int | None, key: str | None, url_ttl: float) -> None:
     """Serve the images below the folder ROOT with the HTTP API of a Dataroom.
 
     Beside NAME.jpg, an optional NAME.json may hold id, source, attributes, tags, duplicate_state, datasets,
     coca_embedding and latents. New, changed and removed files are noticed while it runs; ROOT is never written to.
 
-    The token that clients must send is DATAROOM_API_KEY of the environment (a command line is seen by every user of the
-    machine), else a new one, which is printed.
-
     The first line printed ends with the API's URL. Ctrl-C stops the server.
     """
+    if key is not None:
+        _start_again(key, root, host, port, payload_port, url_ttl)
     key = os.environ.get(KEY_VARIABLE) or None
     try:
         server = DataroomServer(root, host=host, port=port, payload_port=payload_port, key=key, url_ttl_s=url_ttl)
@@ -41,6 +47,15 @@ def serve(root: str, host: str, port: int, payload_port: int | None, url_ttl: fl
     except ConfigError as error:
         click.echo(f"Error: {error}", err=True)
         raise SystemExit(2) from error
+
+
+def _start_again(key: str, root: str, host: str, port: int, payload_port: int | None, url_ttl: float) -> NoReturn:
+    """Become the same program with the key in its environment: every user of the machine sees a command line."""
+    os.environ[KEY_VARIABLE] = key
+    options = ["--host", host, "--port", str(port), "--url-ttl", str(url_ttl)]
+    if payload_port is not None:
+        options += ["--payload-port", str(payload_port)]
+    os.execv(sys.executable, [sys.executable, "-m", "datago_gpu.cli", "serve", *options, "--", root])
 
 
 def _announce(server: DataroomServer, *, tell_key: bool) -> None:

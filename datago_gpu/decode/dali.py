@@ -21,12 +21,14 @@ from nvidia.dali.pipeline import Pipeline
 from datago_gpu.config import DecodeConfig, ImageConfig
 from datago_gpu.decode.base import DecodedImages, EncodedImages
 from datago_gpu.decode.device import Parking
+from datago_gpu.decode.form import unnormalised
 from datago_gpu.decode.pillow import decoding_threads
 from datago_gpu.decode.second import with_pixels
 from datago_gpu.errors import DatagoError
 
 __all__ = ["DaliDecoder"]
 
+_FILTERS = {"lanczos": types.INTERP_LANCZOS3, "nearest": types.INTERP_NN}
 _DTYPES = {"uint8": types.UINT8, "float16": types.FLOAT16, "float32": types.FLOAT}
 
 
@@ -35,13 +37,15 @@ class DaliDecoder:
 
     image, decode: the settings. batch_size: the most images that a batch may hold.
     device_id: which GPU; None is the CPU.
+    mask: "nearest" or "lanczos" for masks, which have one channel; "" for images.
     Raises DatagoError where DALI cannot be set up. Make it on the thread that uses it.
     """
 
     def __init__(
-        self, image: ImageConfig, decode: DecodeConfig, *, batch_size: int, device_id: int | None = None
+        self, image: ImageConfig, decode: DecodeConfig, *, batch_size: int, device_id: int | None = None, mask: str = ""
     ) -> None:
-        self.depth = decode.prefetch
+        self.depth, self._mask = decode.prefetch, mask
+        image = unnormalised(image) if mask else image
         self._image, self._decode, self._batch_size, self._device_id = image, decode, batch_size, device_id
         self._parking = None if device_id is None else Parking(device_id)
         self._under_way: deque[_Job] = deque()
@@ -92,7 +96,7 @@ class DaliDecoder:
         return job
 
     def _second_chance(self, job: _Job, refused: dict[int, str]) -> None:
-        job.images, failures = with_pixels(job.images, refused, self._decode.max_pixels)
+        job.images, failures = with_pixels(job.images, refused, self._decode.max_pixels, mask=self._mask)
         job.failures |= failures
         job.kept = [index for index in job.kept if index not in failures]
 
@@ -192,9 +196,10 @@ class DaliDecoder:
             options = {"affine": False, "jpeg_fancy_upsampling": self._decode.fancy_upsampling}
             if self._decode.hw_decoder_load is not None:
                 options["hw_decoder_load"] = self._decode.hw_decoder_load
-        pixels = fn.decoders.image(payloads, device="mixed" if on_gpu else "cpu", output_type=types.RGB, **options)
+        kind = types.GRAY if self._mask else types.RGB
+        pixels = fn.decoders.image(payloads, device="mixed" if on_gpu else "cpu", output_type=kind, **options)
         if self._image.crop_and_resize:
-            pixels = _resized(pixels)
+            pixels = _resized(pixels, _FILTERS[self._mask or "lanczos"])
         return self._formed(pixels)
 
     def _formed(self, pixels: Any) -> Any:
@@ -203,17 +208,18 @@ class DaliDecoder:
             return pixels
         # uint8 keeps its range; floating values are (x / 255 - mean) / std = (x - 255 mean) / (255 std).
         unit = 1.0 if image.dtype == "uint8" else 255.0
+        channels = 1 if self._mask else 3
         return fn.crop_mirror_normalize(
             pixels,
             dtype=_DTYPES[image.dtype],
             output_layout=image.layout,
-            mean=[255.0 * value for value in image.mean or (0.0, 0.0, 0.0)],
-            std=[unit * value for value in image.std or (1.0, 1.0, 1.0)],
+            mean=[255.0 * value for value in image.mean or channels * (0.0,)],
+            std=[unit * value for value in image.std or channels * (1.0,)],
         )
 
 
-def _resized(pixels: Any) -> Any:
-    """Each image's region scaled to the batch's size, as Pillow's LANCZOS does it."""
+def _resized(pixels: Any, interpolation: Any) -> Any:
+    """Each image's region scaled to the batch's size: LANCZOS3 with antialiasing is as Pillow's LANCZOS."""
     starts, ends, target = (
         fn.external_source(name=name, dtype=types.FLOAT, ndim=1, no_copy=True) for name in ("starts", "ends", "target")
     )
@@ -223,7 +229,7 @@ def _resized(pixels: Any) -> Any:
         roi_start=starts,
         roi_end=ends,
         roi_relative=False,
-        interp_type=types.INTERP_LANCZOS3,
+        interp_type=interpolation,
         antialias=True,
     )
 

@@ -106,12 +106,19 @@ class Parking:
 
     def lend(self, tensor: Any) -> DeviceArray:
         """A DALI tensor on the GPU, whose content is complete, as an array for the trainer. No copy."""
+        dtype = np.dtype(tensor.__cuda_array_interface__["typestr"])
+        return self._lend(tensor, tensor.data_ptr(), tuple(tensor.shape()), dtype)
+
+    def lend_array(self, array: Any) -> DeviceArray:
+        """The same for an array of cupy's, contiguous."""
+        return self._lend(array, array.data.ptr, array.shape, array.dtype)
+
+    def _lend(self, owner: Any, pointer: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> DeviceArray:
         cuda = self._cupy.cuda
-        lease = _Lease(self, tensor, self._device_id)
-        shape, dtype = tuple(tensor.shape()), np.dtype(tensor.__cuda_array_interface__["typestr"])
+        lease = _Lease(self, owner, self._device_id)
         size = int(np.prod(shape)) * dtype.itemsize
         with cuda.Device(self._device_id):
-            memory = cuda.UnownedMemory(tensor.data_ptr(), size, lease, self._device_id)
+            memory = cuda.UnownedMemory(pointer, size, lease, self._device_id)
             array = self._cupy.ndarray(shape, dtype, cuda.MemoryPointer(memory, 0))
         return DeviceArray(array, lease)
 

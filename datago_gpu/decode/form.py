@@ -4,18 +4,29 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from datago_gpu.config import ImageConfig
 
-__all__ = ["Form"]
+__all__ = ["Form", "unnormalised"]
+
+
+def unnormalised(image: ImageConfig) -> ImageConfig:
+    """The settings for pixels that are numbers of their own, as those of masks."""
+    return msgspec.structs.replace(image, dtype="uint8", mean=None, std=None)
 
 
 class Form:
-    """Writes 8-bit RGB images as the settings ask for them: `(x / 255 - mean) / std` where the dtype is floating."""
+    """Writes 8-bit images as the settings ask for them: RGB, `(x / 255 - mean) / std` where the dtype is floating.
 
-    def __init__(self, image: ImageConfig) -> None:
+    mask: one channel of numbers instead, which stay as they are.
+    """
+
+    def __init__(self, image: ImageConfig, *, mask: bool = False) -> None:
+        image = unnormalised(image) if mask else image
+        self._channels = 1 if mask else 3
         self.channels_first = image.layout == "CHW"
         self.dtype = np.dtype(image.dtype)
         mean = np.asarray(image.mean or (0.0, 0.0, 0.0), np.float64)
@@ -26,17 +37,17 @@ class Form:
         self._halves = (levels * self._scale[:, None] + self._shift[:, None]).astype(np.float16)
 
     def empty(self, height: int, width: int, *batch: int) -> NDArray[Any]:
-        """Memory for images of this size: (*batch, H, W, 3) or (*batch, 3, H, W)."""
-        shape = (3, height, width) if self.channels_first else (height, width, 3)
+        """Memory for images of this size: (*batch, H, W, C) or (*batch, C, H, W)."""
+        shape = (self._channels, height, width) if self.channels_first else (height, width, self._channels)
         return np.empty((*batch, *shape), self.dtype)
 
     def write(self, pixels: bytes, out: NDArray[Any]) -> None:
-        """Put one image (rows of RGB, 8 bits) into memory from `empty`."""
+        """Put one image (rows of pixels, 8 bits a channel) into memory from `empty`."""
         if self.dtype == np.uint8 and not self.channels_first:
             out.reshape(-1)[:] = np.frombuffer(pixels, np.uint8)
             return
         planes = out if self.channels_first else out.transpose(2, 0, 1)
-        source = np.frombuffer(pixels, np.uint8).reshape(*planes.shape[1:], 3)
+        source = np.frombuffer(pixels, np.uint8).reshape(*planes.shape[1:], self._channels)
         for index, plane in enumerate(planes):
             self._write_channel(source[:, :, index], index, plane)
 

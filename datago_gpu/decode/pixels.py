@@ -16,17 +16,14 @@ from cykooz_resizer import CropBox, FilterType, ResizeAlg, ResizeOptions, Resize
 from PIL import Image, ImageFile
 
 from datago_gpu.decode.formats import Undecodable, exif_orientation, open_image
-from datago_gpu.geometry import cover_region
+from datago_gpu.geometry import Region, Size
 
-__all__ = ["Converted", "Region", "Undecodable", "as_ppm", "render", "to_ppm"]
-
-Region = tuple[float, float, float, float]
-"""top, left, height, width in pixels as displayed."""
+__all__ = ["Converted", "Undecodable", "as_ppm", "render", "to_ppm"]
 
 _GRAY = (128, 128, 128, 255)
 """What shows through transparent pixels, as in datago."""
 
-_LANCZOS3 = ResizeAlg.convolution(FilterType.lanczos3)
+_FILTERS = {"lanczos": ResizeAlg.convolution(FilterType.lanczos3), "nearest": ResizeAlg.nearest()}
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -55,11 +52,14 @@ class Converted:
     """The region of the whole image that the PPM shows."""
 
 
-def to_ppm(payload: bytes, size_of: Callable[[int, int], tuple[int, int] | None], max_pixels: int) -> Converted:
+def to_ppm(
+    payload: bytes, view: Callable[[int, int], tuple[Region, Size | None]], max_pixels: int, *, mask: str = ""
+) -> Converted:
     """Decode any image that Pillow knows to a PPM; what is transparent shows mid-gray.
 
-    size_of: (height, width) as displayed -> the size to cover and cut the centre to, or None to leave it alone.
+    view: (height, width) as displayed -> what is to be seen, and the size to scale that to, or None to leave it alone.
     max_pixels: of the header; images with more are not decoded.
+    mask: "nearest" or "lanczos" for a mask, which becomes gray.
     Raises Undecodable. Safe on any thread.
     """
     with _translated_errors():
@@ -67,15 +67,14 @@ def to_ppm(payload: bytes, size_of: Callable[[int, int], tuple[int, int] | None]
         image.load()  # first: where it fails within getexif(), as of a PNG, the next load() returns what there is
         orientation = exif_orientation(image)
         size = (image.height, image.width) if orientation < 5 else (image.width, image.height)
-        target = size_of(*size)
-        region = cover_region(*size, target) if target else (0.0, 0.0, float(size[0]), float(size[1]))
-        shown = _show(image, region, orientation, target, draft=False)
+        region, target = view(*size)
+        shown = _show(image, region, orientation, target, draft=False, mask=mask)
         return Converted(as_ppm(shown), (shown.height, shown.width), size, region)
 
 
 def as_ppm(image: Image.Image) -> bytes:
-    """An RGB image as a binary PPM."""
-    return b"P6\n%d %d\n255\n" % image.size + image.tobytes()
+    """An image, RGB or gray, as a binary PPM."""
+    return b"P6\n%d %d\n255\n" % image.size + _rgb(image).tobytes()
 
 
 def render(
@@ -86,15 +85,18 @@ def render(
     *,
     draft: bool,
     max_pixels: int,
+    mask: str = "",
 ) -> Image.Image:
-    """Decode one image, upright and in mode RGB: `region` scaled to `target`, or all of it where `target` is None.
+    """Decode one image, upright: `region` scaled to `target`, or all of it where `target` is None.
+
+    In mode RGB; or in mode L with `mask`, which is then the filter: "nearest" or "lanczos".
 
     orientation: the EXIF orientation, 1 to 8; the image's own is not read again.
     draft: decode a JPEG at 1/2, 1/4 or 1/8 where the region shrinks at least as much.
     Raises Undecodable. Safe on any thread.
     """
     with _translated_errors():
-        return _show(open_image(payload, max_pixels), region, orientation, target, draft=draft)
+        return _show(open_image(payload, max_pixels), region, orientation, target, draft=draft, mask=mask)
 
 
 @contextmanager
@@ -112,15 +114,16 @@ def _translated_errors() -> Iterator[None]:
 
 
 def _show(
-    image: ImageFile.ImageFile, region: Region, orientation: int, target: tuple[int, int] | None, *, draft: bool
+    image: ImageFile.ImageFile, region: Region, orientation: int, target: Size | None, *, draft: bool, mask: str
 ) -> Image.Image:
     """The region, cut and scaled as it is stored and turned upright when it is small."""
+    levels, finish = (_labels, _same) if mask else (_eight_bit, _rgb)
     if target is None:
-        return _rgb(_upright(_eight_bit(image), orientation))
+        return finish(_upright(levels(image), orientation))
     box = _stored_box(region, orientation, (image.height, image.width))
     size = target if orientation < 5 else (target[1], target[0])
     scale = _draft(image, box, size) if draft and image.format == "JPEG" else 1
-    return _rgb(_upright(_resize(_eight_bit(image), box, scale, size), orientation))
+    return finish(_upright(_resize(levels(image), box, scale, size, mask or "lanczos"), orientation))
 
 
 def _stored_box(region: Region, orientation: int, stored: tuple[int, int]) -> Region:
@@ -146,7 +149,7 @@ def _draft(image: ImageFile.ImageFile, box: Region, size: tuple[int, int]) -> in
     return scale
 
 
-def _resize(image: Image.Image, box: Region, scale: int, size: tuple[int, int]) -> Image.Image:
+def _resize(image: Image.Image, box: Region, scale: int, size: Size, name: str) -> Image.Image:
     """Cut a box (in pixels before the division by `scale`) and scale it to `size` in one pass."""
     top, left = max(box[0] / scale, 0.0), max(box[1] / scale, 0.0)
     # Rounding may have put the far edges a hair outside.
@@ -154,7 +157,7 @@ def _resize(image: Image.Image, box: Region, scale: int, size: tuple[int, int]) 
     if (top, left, high, wide) == (0.0, 0.0, *size) and image.size == (size[1], size[0]):
         return image
     result = Image.new(image.mode, (size[1], size[0]))
-    options = ResizeOptions(_LANCZOS3, use_alpha=False, crop_box=CropBox(left, top, wide, high))
+    options = ResizeOptions(_FILTERS[name], use_alpha=False, crop_box=CropBox(left, top, wide, high))
     _resizer().resize_pil(image, result, options)
     return result
 
@@ -175,6 +178,25 @@ def _upright(image: Image.Image, orientation: int) -> Image.Image:
 
 def _rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _same(image: Image.Image) -> Image.Image:
+    return image
+
+
+def _labels(image: Image.Image) -> Image.Image:
+    """A mask in mode L: the numbers of a coloured palette (class labels), else the brightness."""
+    image.load()
+    if image.mode == "P" and not _gray_palette(image):
+        return Image.frombytes("L", image.size, image.tobytes())
+    if image.mode.startswith("I"):
+        return _eight_bit(image)
+    return image if image.mode == "L" else image.convert("L")
+
+
+def _gray_palette(image: Image.Image) -> bool:
+    levels = image.getpalette("RGB") or []
+    return levels[0::3] == levels[1::3] == levels[2::3]
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:

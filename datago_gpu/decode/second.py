@@ -14,11 +14,11 @@ __all__ = ["with_pixels"]
 
 
 def with_pixels(
-    images: EncodedImages, refused: Mapping[int, str], max_pixels: int
+    images: EncodedImages, refused: Mapping[int, str], max_pixels: int, *, mask: str = ""
 ) -> tuple[EncodedImages, dict[int, str]]:
     """Put PPMs in place of some images of a batch, already cut to its target.
 
-    refused: index in the batch -> what DALI said. max_pixels: images with more are not decoded.
+    refused: index in the batch -> what DALI said. max_pixels: images with more are not decoded. mask: see `render`.
     Returns the batch, a new one if anything has changed, and the failures: index -> what DALI and Pillow say.
     """
     failures: dict[int, str] = {}
@@ -29,7 +29,7 @@ def with_pixels(
         payload, region = images.payloads[index].data, images.regions[index].tolist()
         orientation = int(images.orientations[index])
         try:
-            pixels = render(payload, region, orientation, images.target, draft=False, max_pixels=max_pixels)
+            pixels = render(payload, region, orientation, images.target, draft=False, max_pixels=max_pixels, mask=mask)
         except Undecodable as final:
             failures[index] = f"undecodable: DALI says {problem}; Pillow says {final.detail or final.reason}"
             continue

@@ -15,9 +15,10 @@ from typing import Literal
 
 from datago_gpu.config import DecodeConfig, ImageConfig
 from datago_gpu.decode.base import Decoder
+from datago_gpu.decode.place import GpuPlacer, HostPlacer, Placer
 from datago_gpu.errors import ConfigError
 
-__all__ = ["Backend", "choose", "load_decoder", "make_decoder"]
+__all__ = ["Backend", "choose", "load_decoder", "make_decoder", "make_placer"]
 
 _INSTALL = "pip install 'datago_gpu[cuda12]' (or [cuda13] for CUDA 13)"
 
@@ -66,16 +67,27 @@ def load_decoder(backend: Backend) -> None:
         raise ConfigError(f"DALI is installed but cannot be imported ({error}): {_INSTALL}") from error
 
 
-def make_decoder(backend: Backend, image: ImageConfig, decode: DecodeConfig, batch_size: int) -> Decoder:
-    """Make the decoder chosen. `batch_size`: the most images a batch may hold. Call it on the thread that uses it."""
+def make_decoder(
+    backend: Backend, image: ImageConfig, decode: DecodeConfig, batch_size: int, *, mask: bool = False
+) -> Decoder:
+    """Make the decoder chosen, for images or for masks. Call it on the thread that uses it.
+
+    batch_size: the most images a batch may hold.
+    """
     load_decoder(backend)
+    mask_filter = image.mask_interpolation if mask else ""
     if backend.name == "pillow":
         from datago_gpu.decode.pillow import PillowDecoder
 
-        return PillowDecoder(image, decode)
+        return PillowDecoder(image, decode, mask=mask_filter)
     from datago_gpu.decode.dali import DaliDecoder
 
-    return DaliDecoder(image, decode, batch_size=batch_size, device_id=backend.device_id)
+    return DaliDecoder(image, decode, batch_size=batch_size, device_id=backend.device_id, mask=mask_filter)
+
+
+def make_placer(backend: Backend) -> Placer:
+    """What brings other arrays to the device. Call it on the thread that uses it."""
+    return HostPlacer() if backend.device_id is None else GpuPlacer(backend.device_id)
 
 
 def _on_cpu(backend: str, why: str) -> Backend:

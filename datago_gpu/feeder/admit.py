@@ -5,10 +5,15 @@ from __future__ import annotations
 from datago_gpu.config import LoaderConfig, MiB
 from datago_gpu.feeder.bucket import Admitted
 from datago_gpu.feeder.header import read_header
-from datago_gpu.geometry import cover_region
+from datago_gpu.geometry import Region, Size, cover_region, whole
 from datago_gpu.sources.base import SampleRef, Skipped
 
-__all__ = ["Admission"]
+__all__ = ["Admission", "without_image"]
+
+
+def without_image(ref: SampleRef) -> Admitted:
+    """A sample of which only other things than an image are wanted."""
+    return Admitted(ref, b"", (0, 0), 1, whole(0, 0), (0, 0), whole(0, 0), None)
 
 
 class Admission:
@@ -29,8 +34,7 @@ class Admission:
         if not header.plain:
             return None
         size = header.upright_size
-        bucket = self._bucket(*size)
-        region = cover_region(*size, bucket) if bucket else (0.0, 0.0, float(size[0]), float(size[1]))
+        region, bucket = self._view(*size)
         return Admitted(ref, payload, size, header.orientation, region, size, region, bucket)
 
     def thorough(self, ref: SampleRef, payload: bytes) -> Admitted | Skipped:
@@ -38,19 +42,22 @@ class Admission:
         from datago_gpu.decode.pixels import Undecodable, to_ppm  # most streams never need it
 
         try:
-            converted = to_ppm(payload, self._bucket, self._max_pixels)
+            converted = to_ppm(payload, self._view, self._max_pixels)
         except Undecodable as problem:
             return Skipped(ref.index, ref.id, ref.where, problem.reason, problem.detail)
         if len(converted.ppm) > self._max_bytes:
             detail = f"{len(converted.ppm)} bytes of pixels do not fit into half of arena_mb"
             return Skipped(ref.index, ref.id, ref.where, "too-large", detail)
-        size = converted.size
-        region = (0.0, 0.0, float(size[0]), float(size[1]))
-        bucket = self._bucket(*converted.original_size)
-        return Admitted(ref, converted.ppm, size, 1, region, converted.original_size, converted.crop, bucket)
+        size, seen = converted.size, converted.original_size
+        _, bucket = self._view(*seen)
+        return Admitted(ref, converted.ppm, size, 1, whole(*size), seen, converted.crop, bucket)
 
-    def _bucket(self, height: int, width: int) -> tuple[int, int] | None:
-        return self._buckets.nearest(height, width) if self._buckets else None
+    def _view(self, height: int, width: int) -> tuple[Region, Size | None]:
+        """What is to be seen of an image, and the bucket that it is scaled to, if any."""
+        if self._buckets is None:
+            return whole(height, width), None
+        bucket = self._buckets.nearest(height, width)
+        return cover_region(height, width, bucket), bucket
 
     def _too_many_pixels(self, ref: SampleRef, height: int, width: int) -> Skipped:
         detail = f"{height} x {width}, above decode_config.max_pixels ({self._max_pixels})"

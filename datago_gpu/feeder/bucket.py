@@ -6,19 +6,19 @@ from collections.abc import Iterator
 
 from msgspec import Struct
 
+from datago_gpu.feeder.parts import AdmittedPart
+from datago_gpu.geometry import Region
 from datago_gpu.sources.base import SampleRef
 
 __all__ = ["Admitted", "Grouper"]
 
-Region = tuple[float, float, float, float]
-"""(top, left, height, width) in pixels."""
-
 
 class Admitted(Struct):
-    """A sample whose payload has been fetched and found decodable by its header."""
+    """A sample whose payloads have been fetched and found decodable by their headers."""
 
     ref: SampleRef
     payload: bytes
+    """Empty for a sample without an image."""
     size: tuple[int, int]
     """(height, width) of the picture in `payload`, upright."""
     orientation: int
@@ -31,6 +31,12 @@ class Admitted(Struct):
     """What is to be seen, in pixels of the sample's own picture."""
     bucket: tuple[int, int] | None
     """(height, width); None where images keep their sizes."""
+    parts: list[AdmittedPart] = []
+
+    @property
+    def bytes(self) -> int:
+        """Of all its payloads."""
+        return len(self.payload) + sum(len(part.payload) for part in self.parts)
 
 
 class Grouper:
@@ -52,7 +58,7 @@ class Grouper:
 
     def add(self, sample: Admitted) -> Iterator[list[Admitted]]:
         """Take a sample in; yield the batches that it completes."""
-        bucket, size = sample.bucket, len(sample.payload)
+        bucket, size = sample.bucket, sample.bytes
         if self._bytes.get(bucket, 0) + size > self._batch_bytes and bucket in self._open:
             yield self._close(bucket)
         batch = self._open.setdefault(bucket, [])

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 
 from datago_gpu.config import LoaderConfig, MiB
 from datago_gpu.errors import SourceError
-from datago_gpu.feeder.admit import Admission
+from datago_gpu.feeder.admit import Admission, without_image
+from datago_gpu.feeder.bucket import Admitted
+from datago_gpu.feeder.parts import AdmittedPart, Frame, PartAdmission, Unfit
 from datago_gpu.feeder.window import Outcome
-from datago_gpu.sources.base import SampleRef, Skipped
+from datago_gpu.sources.base import Part, SampleRef, Skipped
 from datago_gpu.sources.failure import HttpFailure
 
 if TYPE_CHECKING:
@@ -26,6 +28,8 @@ FILES_A_JOB = 8
 EXPIRED = frozenset((401, 403))
 """What object stores answer to an address that has expired."""
 
+GONE = frozenset((404, 410))
+
 
 class Fetcher:
     """Loads payloads and has them admitted. `chunk` is how many references one call should bring.
@@ -36,14 +40,14 @@ class Fetcher:
     def __init__(self, config: LoaderConfig, http: HttpClient | None) -> None:
         self._http = _hedged(config, http)
         self._max_bytes = config.http_config.max_payload_mb * MiB
-        self._admission = Admission(config)
+        self._admission, self._parts = Admission(config), PartAdmission(config)
         self._threads = ThreadPoolExecutor(min(32, config.http_config.concurrent_downloads), "datago-files")
         self.chunk = FILES_A_JOB if config.source_type == "file" else 1
         self.items = 0
 
     async def __call__(self, refs: list[SampleRef]) -> list[Outcome]:
         """Load these samples. What goes wrong with one is a Skipped in its place."""
-        if refs[0].path:
+        if refs[0].path and refs[0].payload is None:
             outcomes = await asyncio.get_running_loop().run_in_executor(self._threads, self._read_all, refs)
         else:
             outcomes = [await self._download(ref) for ref in refs]
@@ -71,26 +75,61 @@ class Fetcher:
         return self._admission.quick(ref, payload) or self._admission.thorough(ref, payload)
 
     async def _download(self, ref: SampleRef) -> Outcome:
+        outcome = await self._image(ref) if ref.has_image else without_image(ref)
+        if not ref.parts or isinstance(outcome, Skipped):
+            return outcome
+        return await self._with_parts(ref, outcome)
+
+    async def _image(self, ref: SampleRef) -> Outcome:
         try:
-            payload = await self._get(ref)
+            payload = await self._get(ref, ref)
         except HttpFailure as failure:
-            if failure.down:
-                raise SourceError(f"{failure}; nor does its server answer any other request") from failure
-            return Skipped(ref.index, ref.id, ref.where, failure.reason, failure.detail)
+            return self._lost(ref, failure)
         outcome = self._admission.quick(ref, payload)
         if outcome is not None:
             return outcome
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, self._admission.thorough, ref, payload)
 
-    async def _get(self, ref: SampleRef) -> bytes:
+    async def _with_parts(self, ref: SampleRef, sample: Admitted) -> Outcome:
+        """One after the other, so that no more payloads are in flight than there are workers."""
+        frame = Frame(sample.original_size, sample.crop, sample.bucket)
+        for part in ref.parts:
+            try:
+                sample.parts.append(await self._part(ref, part, frame))
+            except HttpFailure as failure:
+                if not (part.optional and failure.status in GONE):
+                    return self._lost(ref, failure, f"{part.kind} {part.name!r}: ")
+            except Unfit as problem:
+                return Skipped(ref.index, ref.id, ref.where, problem.reason, f"{part.kind} {part.name!r}: {problem}")
+        return sample
+
+    async def _part(self, ref: SampleRef, part: Part, frame: Frame) -> AdmittedPart:
+        payload = await self._get(ref, part)
+        admitted = self._parts.quick(part, payload, frame)
+        if admitted is not None:
+            return admitted
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, self._parts.thorough, part, payload, frame)
+
+    async def _get(self, ref: SampleRef, wanted: SampleRef | Part) -> bytes:
+        """The payload of a sample's image, or of one of its parts."""
+        if wanted.payload is not None:
+            return wanted.payload
         assert self._http is not None
         try:
-            return (await self._http.get(ref.url, max_bytes=self._max_bytes)).body
+            return (await self._http.get(wanted.url, max_bytes=self._max_bytes)).body
         except HttpFailure as failure:
             if failure.status not in EXPIRED or ref.renew is None:
                 raise
-        return (await self._http.get(await ref.renew(), max_bytes=self._max_bytes)).body
+        renewed = await ref.renew(wanted.name if isinstance(wanted, Part) else "")
+        return (await self._http.get(renewed, max_bytes=self._max_bytes)).body
+
+    @staticmethod
+    def _lost(ref: SampleRef, failure: HttpFailure, what: str = "") -> Skipped:
+        if failure.down:
+            raise SourceError(f"{failure}; nor does its server answer any other request") from failure
+        return Skipped(ref.index, ref.id, ref.where, failure.reason, what + failure.detail)
 
     @staticmethod
     def _too_large(ref: SampleRef, size: int) -> Skipped:

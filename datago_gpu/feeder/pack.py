@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import mmap
 import time
-from array import array
-from collections.abc import Callable, Sequence
-from itertools import chain
+from collections.abc import Callable
 
 from msgspec import msgpack
 
 from datago_gpu.feeder import wire
 from datago_gpu.feeder.arena import Room, aligned
 from datago_gpu.feeder.bucket import Admitted
+from datago_gpu.feeder.message import Layout
 from datago_gpu.sources.base import Position, Skipped
 
 __all__ = ["Packer"]
@@ -54,15 +53,14 @@ class Packer:
 
     async def send(self, batch: list[Admitted], epoch: int, resume_at: Position, stages: Stages) -> None:
         """Send a batch, once there is room for it."""
-        sizes = [len(sample.payload) for sample in batch]
-        offset = await self._take(sum(map(aligned, sizes)))
-        at = offset
-        for sample, size in zip(batch, sizes, strict=True):
-            self._memory[at : at + size] = sample.payload
-            at += aligned(size)
+        layout = Layout(batch)
+        offset = at = await self._take(layout.size)
+        for payload in layout.payloads:
+            self._memory[at : at + len(payload)] = payload
+            at += aligned(len(payload))
         self.samples += len(batch)
         self.items += len(batch)
-        await self._write(_message(batch, self._number, epoch, offset, resume_at, self._take_skips(), stages()))
+        await self._write(layout.message(self._number, epoch, offset, resume_at, self._take_skips(), stages()))
         self._number += 1
 
     async def skip(self, skipped: Skipped, stages: Stages) -> None:
@@ -106,43 +104,3 @@ class Packer:
     def _take_skips(self) -> list[Skipped]:
         skipped, self._skipped = self._skipped, []
         return skipped
-
-
-def _message(
-    batch: list[Admitted],
-    number: int,
-    epoch: int,
-    offset: int,
-    resume_at: Position,
-    skipped: list[Skipped],
-    stages: dict[str, wire.StageCount],
-) -> wire.EncodedBatch:
-    refs = [sample.ref for sample in batch]
-    embeddings = [ref.embedding for ref in refs if ref.embedding is not None]
-    return wire.EncodedBatch(
-        number=number,
-        epoch=epoch,
-        bucket=batch[0].bucket,
-        offset=offset,
-        lengths=[len(sample.payload) for sample in batch],
-        indices=[ref.index for ref in refs],
-        ids=[ref.id for ref in refs],
-        wheres=[ref.where for ref in refs],
-        sources=[ref.source for ref in refs],
-        attributes=[ref.attributes for ref in refs],
-        tags=[ref.tags for ref in refs],
-        duplicate_states=[ref.duplicate_state for ref in refs],
-        embeddings=_packed("f", embeddings) if len(embeddings) == len(refs) else b"",
-        sizes=_packed("i", [sample.size for sample in batch]),
-        original_sizes=_packed("i", [sample.original_size for sample in batch]),
-        regions=_packed("f", [sample.region for sample in batch]),
-        crops=_packed("f", [sample.crop for sample in batch]),
-        orientations=bytes(sample.orientation for sample in batch),
-        resume_at=resume_at,
-        skipped=skipped,
-        stages=stages,
-    )
-
-
-def _packed(kind: str, rows: Sequence[Sequence[float]]) -> bytes:
-    return array(kind, chain.from_iterable(rows)).tobytes()

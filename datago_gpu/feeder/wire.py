@@ -5,7 +5,7 @@ Each message is four bytes of length (big-endian) and MessagePack. Payloads do n
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from msgspec import Struct, msgpack
 
@@ -14,7 +14,18 @@ from datago_gpu.sources.base import Position, Skipped
 if TYPE_CHECKING:
     from asyncio import StreamReader  # 30 ms that `import datago_gpu` can do without
 
-__all__ = ["EncodedBatch", "Ended", "Failed", "FromFeeder", "Report", "Resume", "SkippedOnly", "StageCount", "Start"]
+__all__ = [
+    "EncodedBatch",
+    "Ended",
+    "Failed",
+    "FromFeeder",
+    "PartColumn",
+    "Report",
+    "Resume",
+    "SkippedOnly",
+    "StageCount",
+    "Start",
+]
 
 HEADER_BYTES = 4
 
@@ -59,6 +70,26 @@ class StageCount(Struct, frozen=True):
     waited_output_s: float = 0.0
 
 
+class PartColumn(Struct, frozen=True, kw_only=True):
+    """What goes with the images of a batch under one name. Columns have an entry for each sample that has it, K."""
+
+    name: str
+    kind: Literal["mask", "image", "latent"]
+    rows: list[int]
+    """Which samples of the batch have it, ascending."""
+    offsets: list[int]
+    """Where each payload begins in the arena."""
+    lengths: list[int]
+    sizes: bytes
+    """int32 (K, 2), of pictures."""
+    regions: bytes
+    """float32 (K, 4), of pictures."""
+    orientations: bytes
+    """uint8 (K,), of pictures."""
+    arrays: list[tuple[str, list[int], bool]]
+    """dtype, shape and whether the first axis varies fastest, of latents; no dtype where there is no array."""
+
+
 class EncodedBatch(Struct, frozen=True, tag="batch", kw_only=True):
     """A batch of encoded images. Columns have N entries; arrays are packed in the machine's byte order."""
 
@@ -67,7 +98,8 @@ class EncodedBatch(Struct, frozen=True, tag="batch", kw_only=True):
     bucket: tuple[int, int] | None
     offset: int
     lengths: list[int]
-    """Bytes of each payload; the first begins at `offset` of the arena, each on a multiple of ALIGNMENT."""
+    """Bytes of each image's payload; the first begins at `offset` of the arena, each on a multiple of ALIGNMENT. All 0
+    where there are no images."""
     indices: list[int]
     ids: list[str]
     wheres: list[str]
@@ -75,6 +107,7 @@ class EncodedBatch(Struct, frozen=True, tag="batch", kw_only=True):
     attributes: list[bytes]
     tags: list[list[str]]
     duplicate_states: list[int | None]
+    parts: list[PartColumn]
     embeddings: bytes
     """float32 (N, D), or empty."""
     sizes: bytes

@@ -136,13 +136,19 @@ class DataroomApi:
         logger.warning("%s: %s: whether the listing is complete is not checked", without_query(url), problem)
         return None
 
-    async def renewed(self, image_id: str) -> str:
-        """A fresh address of an image's file. Raises HttpFailure, with reason "no-url" where there is none any more."""
-        url = self.address(f"images/{quote(image_id, safe='')}/", {"fields": "image_direct_url"})
+    async def renewed(self, image_id: str, latent: str = "") -> str:
+        """A fresh address of an image's file, or of its latent so named.
+
+        Raises HttpFailure, with reason "no-url" where there is none any more.
+        """
+        asked = {"fields": "latents", "return_latents": latent} if latent else {"fields": "image_direct_url"}
+        url = self.address(f"images/{quote(image_id, safe='')}/", asked)
         response = await self._get(url)
         try:
-            given = json.loads(response.body)["image_direct_url"]
-        except (ValueError, TypeError, KeyError, RecursionError):
+            answer = json.loads(response.body)
+            found = [each for each in answer["latents"] if each["latent_type"] == latent] if latent else [answer]
+            given = found[0]["file_direct_url" if latent else "image_direct_url"]
+        except (ValueError, TypeError, KeyError, IndexError, RecursionError):
             given = None
         address = self.payload_address(given) if isinstance(given, str) else None
         if address is not None:

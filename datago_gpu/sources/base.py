@@ -25,6 +25,8 @@ class Part(Struct):
     url: str = ""
     payload: bytes | None = None
     """As in SampleRef."""
+    optional: bool = False
+    """The sample may do without it, should it turn out to be gone."""
 
 
 class SampleRef(Struct):
@@ -49,13 +51,19 @@ class SampleRef(Struct):
     duplicate_state: int | None = None
     cursor: str = ""
     """Where a source may start listing again to come upon this sample: its own words, or empty."""
-    renew: Callable[[], Awaitable[str]] | None = None
-    """Asks the origin for a fresh `url`, where addresses expire."""
+    renew: Callable[[str], Awaitable[str]] | None = None
+    """Asks the origin for a fresh address of the part so named, or with "" of the image, where addresses expire."""
+
+    @property
+    def has_image(self) -> bool:
+        """False where only other things were asked for."""
+        return bool(self.url or self.path or self.payload)
 
     @property
     def where(self) -> str:
         """The file or address, without its query (which may hold a signature), for messages."""
-        return printable(self.path) if self.path else self.url.partition("?")[0]
+        url = self.url or (self.parts[0].url if self.parts else "")
+        return printable(self.path) if self.path else url.partition("?")[0]
 
 
 class Skipped(Struct, frozen=True):

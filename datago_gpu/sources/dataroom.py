@@ -23,6 +23,7 @@ from datago_gpu.sources.http import HttpClient, without_query
 from datago_gpu.sources.pages import AnyEntry, OddEntry
 from datago_gpu.sources.shuffle import SplitMix64, shuffled
 from datago_gpu.sources.walk import Walk
+from datago_gpu.sources.wanted import Lacking, Wanted
 
 __all__ = ["Dataroom", "Share"]
 
@@ -68,6 +69,7 @@ class Dataroom:
         self._share = Share.of(self._rank, self._world_size)
         self._api = DataroomApi(self._source, config.http_config, http)
         self._draws = config.draws_from_server
+        self._wanted = Wanted(self._source)
         self._open: WeakSet[AsyncGenerator[SampleRef | Skipped, None]] = WeakSet()
 
     def refs(self, start: Position) -> AsyncGenerator[SampleRef | Skipped, None]:
@@ -130,15 +132,18 @@ class Dataroom:
         fields = ["id", "source", "attributes", "tags", "image_direct_url", "duplicate_state"]
         if self._source.require_embeddings:
             fields.append("coca_embedding")
-        return {"fields": ",".join(fields), "page_size": str(self._source.page_size)}
+        latents = self._wanted.parameters()
+        if latents:
+            fields.append("latents")
+        return {"fields": ",".join(fields), "page_size": str(self._source.page_size), **latents}
 
     def _ref(self, entry: AnyEntry, index: int, cursor: str) -> SampleRef | Skipped:
         if isinstance(entry, OddEntry):
             return Skipped(index, entry.id, self._api.base, "bad-entry", entry.problem)
-        given = entry.image_direct_url
-        if not given:
+        given = entry.image_direct_url if self._source.require_images else ""
+        if given is None or (not given and self._source.require_images):
             return Skipped(index, entry.id, self._api.base, "no-url")
-        url = self._api.payload_address(given)
+        url = self._api.payload_address(given) if given else ""
         if url is None:
             return Skipped(index, entry.id, without_query(given), "bad-url", "not an http(s) address")
         attributes = entry.attributes_json()
@@ -147,11 +152,16 @@ class Dataroom:
         embedding = entry.coca_embedding.vector if entry.coca_embedding is not None else None
         if self._source.require_embeddings and not embedding:
             return Skipped(index, entry.id, without_query(url), "no-embedding")
+        try:
+            parts = self._wanted.parts(entry, self._api.payload_address)
+        except Lacking as problem:
+            return Skipped(index, entry.id, without_query(url), problem.reason, problem.detail)
         return SampleRef(
             index,
             entry.id,
             source=entry.source or "",
             url=url,
+            parts=parts,
             attributes=attributes,
             tags=entry.tags or [],
             embedding=embedding,

@@ -8,13 +8,21 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Raw, Struct
 
-__all__ = ["AnyEntry", "Entry", "NotAPage", "OddEntry", "Page", "parse_page"]
+__all__ = ["AnyEntry", "Entry", "Latent", "NotAPage", "OddEntry", "Page", "parse_page"]
 
 
 class Embedding(Struct):
     """What the server keeps beside the vector (who made it) is not asked about."""
 
     vector: list[float]
+
+
+class Latent(Struct):
+    """A mask, a further image or a latent of an image."""
+
+    latent_type: str
+    file_direct_url: str | None = None
+    is_mask: bool | None = None
 
 
 class Entry(Struct):
@@ -27,6 +35,7 @@ class Entry(Struct):
     tags: list[str] | None = None
     duplicate_state: int | None = None
     coca_embedding: Embedding | None = None
+    latents: list[Latent] | None = None
 
     def attributes_json(self) -> bytes | None:
         """The attributes as a JSON object, or None where they are something else."""

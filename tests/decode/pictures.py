@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from datago_gpu.decode.base import DecodedImages, Decoder, EncodedImages
-from datago_gpu.geometry import cover_region
+from datago_gpu.geometry import Region, cover_region, whole
 
 Pixels = NDArray[np.uint8]
 
@@ -97,3 +97,8 @@ def on_host(image: Any) -> NDArray[Any]:
 
 def difference(a: Any, b: Any) -> NDArray[np.float64]:
     return np.abs(on_host(a).astype(np.float64) - on_host(b).astype(np.float64))
+
+
+def uncut(height: int, width: int) -> tuple[Region, None]:
+    """A view for `to_ppm`: all of the image, at its own size."""
+    return whole(height, width), None

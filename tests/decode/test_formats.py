@@ -16,7 +16,7 @@ from datago_gpu.decode.formats import Undecodable, open_image
 from datago_gpu.decode.pixels import Converted, to_ppm
 from datago_gpu.decode.scans import MOST_SCANS, count_scans
 from datago_gpu.feeder.header import read_header
-from tests.decode.pictures import difference, encode, picture
+from tests.decode.pictures import difference, encode, picture, uncut
 
 LIMIT = 100_000_000
 PIXELS = picture(32, 32)
@@ -25,7 +25,7 @@ RGB = Image.fromarray(PIXELS)
 
 def convert(payload: bytes, max_pixels: int = LIMIT) -> Converted:
     """Whole, as the feeder has it done."""
-    return to_ppm(payload, lambda _height, _width: None, max_pixels)
+    return to_ppm(payload, uncut, max_pixels)
 
 
 @pytest.mark.parametrize("kind", ["DIB", "ICNS", "ICO", "PCX", "QOI", "SGI", "TGA", "DDS"])

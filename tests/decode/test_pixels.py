@@ -9,15 +9,15 @@ import pytest
 from PIL import Image
 
 from datago_gpu.decode.pixels import Undecodable, render, to_ppm
-from datago_gpu.geometry import cover_region
-from tests.decode.pictures import Pixels, difference, encode, oriented_jpeg, picture
+from datago_gpu.geometry import cover_region, whole
+from tests.decode.pictures import Pixels, difference, encode, oriented_jpeg, picture, uncut
 
 LIMIT = 100_000_000
 
 
 def shown(payload: bytes) -> Pixels:
     """The pixels of `to_ppm`, whole."""
-    converted = to_ppm(payload, lambda _height, _width: None, LIMIT)
+    converted = to_ppm(payload, uncut, LIMIT)
     assert converted.ppm.startswith(b"P6\n")
     image = np.asarray(Image.open(io.BytesIO(converted.ppm)))
     assert image.shape == (*converted.size, 3) == (*converted.original_size, 3)
@@ -102,13 +102,13 @@ def test_a_jpeg_with_broken_exif_and_no_resolution_raises_no_warning(exif: bytes
     after_jfif = 4 + int.from_bytes(jpeg[4:6])
     payload = jpeg[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2) + exif + jpeg[after_jfif:]
     assert render(memoryview(payload), (0, 0, 40, 64), 1, None, draft=True, max_pixels=LIMIT).size == (64, 40)
-    assert to_ppm(payload, lambda _height, _width: None, LIMIT).size == (40, 64)
+    assert to_ppm(payload, uncut, LIMIT).size == (40, 64)
 
 
 def test_the_covering_region_is_cut_to_the_target_as_the_decoder_does_it() -> None:
     pixels, target = picture(90, 150), (32, 48)
     payload = encode(pixels)
-    converted = to_ppm(payload, lambda height, width: target if (height, width) == (90, 150) else None, LIMIT)
+    converted = to_ppm(payload, lambda height, width: (cover_region(height, width, target), target), LIMIT)
     region = cover_region(90, 150, target)
     same = render(memoryview(payload), region, 1, target, draft=False, max_pixels=LIMIT)
     assert (converted.size, converted.original_size, converted.crop) == (target, (90, 150), region)
@@ -129,7 +129,7 @@ def test_the_covering_region_is_cut_to_the_target_as_the_decoder_does_it() -> No
 )
 def test_what_is_no_image_says_why(payload: bytes, reason: str) -> None:
     with pytest.raises(Undecodable) as caught:
-        to_ppm(payload, lambda _height, _width: None, LIMIT)
+        to_ppm(payload, uncut, LIMIT)
     assert caught.value.reason == reason
 
 
@@ -137,8 +137,11 @@ def test_pixels_are_limited_by_the_header_and_by_nothing_of_pillows() -> None:
     # 95 megapixels: Pillow itself warns from 89 on.
     payload = encode(Image.new("1", (10_000, 9_500)))
     with pytest.raises(Undecodable, match="9500 x 10000, allowed are 90000000"):
-        to_ppm(payload, lambda _height, _width: None, 90_000_000)
-    assert to_ppm(payload, lambda _height, _width: (8, 16), LIMIT).size == (8, 16)  # a warning would be an error
+        to_ppm(payload, uncut, 90_000_000)
+    assert to_ppm(payload, lambda height, width: (whole(height, width), (8, 16)), LIMIT).size == (
+        8,
+        16,
+    )  # a warning would be an error
     assert Image.MAX_IMAGE_PIXELS == 89_478_485
 
 

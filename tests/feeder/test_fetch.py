@@ -394,7 +394,8 @@ def test_an_expired_address_is_renewed_once(tmp_path: Path) -> None:
         renewals = []
 
         def ref(to: str) -> SampleRef:
-            async def renew() -> str:
+            async def renew(part: str) -> str:
+                assert not part
                 renewals.append(to)
                 return to
 

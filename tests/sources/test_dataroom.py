@@ -271,8 +271,15 @@ def test_prefixes_match_about_the_share_wanted(share: float) -> None:
     assert 0.9 * share <= matched <= 1.11 * share or share < 1e-11 or (length, matched > 0.85) == (1, True)
 
 
-def test_renew_asks_for_a_fresh_address(listing: Listing) -> None:
-    listing.server.script("/api/images/im-00003/", json_answer({"id": "x", "image_direct_url": "/media/fresh?e=1"}))
+@pytest.mark.parametrize(
+    ("part", "asked"),
+    [("", {"fields": "image_direct_url"}), ("seg", {"fields": "latents", "return_latents": "seg"})],
+)
+def test_renew_asks_for_a_fresh_address(listing: Listing, part: str, asked: dict[str, str]) -> None:
+    address = "/media/fresh?e=1"
+    latents = [{"latent_type": "other", "file_direct_url": "/no"}, {"latent_type": "seg", "file_direct_url": address}]
+    answer = {"id": "x", "latents": latents} if part else {"id": "x", "image_direct_url": address}
+    listing.server.script("/api/images/im-00003/", json_answer(answer))
     config = config_for(listing.api_url)
 
     async def main() -> str:
@@ -280,11 +287,11 @@ def test_renew_asks_for_a_fresh_address(listing: Listing) -> None:
             async for ref in Dataroom(config, http).refs(Position(0, 3)):
                 assert isinstance(ref, SampleRef)
                 assert ref.renew is not None
-                return await ref.renew()
+                return await ref.renew(part)
         raise AssertionError
 
     assert asyncio.run(main()) == f"{listing.server.url}/media/fresh?e=1"
-    assert {"fields": "image_direct_url"} in listing.server.queries("/api/images/im-00003/")
+    assert listing.server.queries("/api/images/im-00003/") == [asked]
 
 
 @pytest.mark.parametrize("how", [{}, {"random_sampling": True}, {"random_sampling": True, "random_method": "server"}])

@@ -1,0 +1,188 @@
+"""From an encoded batch to a Batch: images, masks and further images decoded side by side, arrays brought along.
+
+Each name has a decoder of its own, made when its first payload comes. What one of them cannot decode costs the sample.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from datago_gpu.batch import Batch
+from datago_gpu.decode.base import DecodedImages, Decoder, EncodedImages
+from datago_gpu.decode.place import Placer, arranged
+from datago_gpu.feeder import wire
+from datago_gpu.feeder.arena import aligned
+from datago_gpu.latents import Latents
+
+__all__ = ["Assembled", "Assembly"]
+
+
+@dataclass(slots=True)
+class Assembled:
+    """What has become of one encoded batch."""
+
+    message: wire.EncodedBatch
+    batch: Batch | None
+    """None where none of its samples could be decoded."""
+    kept: list[int]
+    """Which of its samples are in `batch`."""
+    failures: dict[int, str]
+    """The others: index -> what the decoder said."""
+
+
+@dataclass(slots=True)
+class _Job:
+    message: wire.EncodedBatch
+    images: bool
+    latents: list[Latents] = field(default_factory=list)
+    embeddings: Any = None
+
+
+class Assembly:
+    """Takes batches of up to `depth` at a time, first in, first out. Used from one thread.
+
+    make_decoder: of masks or of images. optional: name -> kind of what a sample may lack.
+    """
+
+    def __init__(
+        self, make_decoder: Callable[[bool], Decoder], placer: Placer, optional: Mapping[str, str] | None = None
+    ) -> None:
+        self._make_decoder, self._placer, self._optional = make_decoder, placer, optional or {}
+        self._images = make_decoder(False)
+        self._others: dict[tuple[str, str], Decoder] = {}
+        self._under_way: deque[_Job] = deque()
+        self.depth = self._images.depth
+
+    def __len__(self) -> int:
+        """Batches under way."""
+        return len(self._under_way)
+
+    def submit(self, message: wire.EncodedBatch, memory: mmap.mmap) -> None:
+        """Begin a batch. The memory must stay as it is until `collect` has returned it."""
+        job = _Job(message, images=any(message.lengths))
+        if job.images:
+            self._images.submit(_images(message, memory))
+        for column in message.parts:
+            if column.kind == "latent":
+                job.latents.append(Latents(column, memory, self._placer))
+            else:
+                self._decoder(column).submit(_pictures(column, message.bucket, memory))
+        if message.embeddings:
+            rows = np.frombuffer(message.embeddings, np.float32).reshape(len(message.ids), -1)
+            job.embeddings = self._placer.begin([rows])
+        self._under_way.append(job)
+
+    def collect(self) -> Assembled:
+        """Wait for the oldest batch under way."""
+        job = self._under_way.popleft()
+        message, count = job.message, len(job.message.ids)
+        images = self._images.collect() if job.images else DecodedImages(None)
+        failures = dict(images.failures)
+        pictures = []
+        for column in message.parts:
+            if column.kind != "latent":
+                decoded = self._decoder(column).collect()
+                pictures.append((column, decoded))
+                for at, problem in decoded.failures.items():
+                    failures.setdefault(column.rows[at], f"{column.kind} {column.name!r}: {problem}")
+        kept = [at for at in range(count) if at not in failures]
+        if not kept:
+            return Assembled(message, None, kept, failures)
+        batch = _described(message, kept)
+        if images.image is not None:
+            batch.image = self._arranged(images, list(range(count)), kept)
+        for column, decoded in pictures:
+            into = batch.masks if column.kind == "mask" else batch.additional_images
+            into[column.name] = None if decoded.image is None else self._arranged(decoded, column.rows, kept)
+            batch.present[column.name] = np.isin(kept, column.rows)
+        for latents in job.latents:
+            batch.latents[latents.name] = latents.of(kept)
+            batch.present[latents.name] = np.isin(kept, latents.rows)
+        self._note_absent(batch)
+        if job.embeddings is not None:
+            embeddings = self._placer.finish(job.embeddings)[0]
+            batch.embeddings = arranged(self._placer, embeddings, kept, list(range(len(kept))), len(kept))
+        return Assembled(message, batch, kept, dict(sorted(failures.items())))
+
+    def close(self) -> None:
+        """Drop everything under way. Batches handed out stay valid."""
+        self._under_way.clear()
+        for decoder in (self._images, *self._others.values()):
+            decoder.close()
+        self._placer.close()
+
+    def _decoder(self, column: wire.PartColumn) -> Decoder:
+        key = (column.name, column.kind)
+        if key not in self._others:
+            self._others[key] = self._make_decoder(column.kind == "mask")
+        return self._others[key]
+
+    def _arranged(self, decoded: DecodedImages, rows: list[int], kept: list[int]) -> Any:
+        """The decoded pictures of the samples at `rows` of the encoded batch, at their places in the Batch."""
+        places = {row: place for place, row in enumerate(kept)}
+        there = [row for at, row in enumerate(rows) if at not in decoded.failures]
+        moves = [(here, places[row]) for here, row in enumerate(there) if row in places]
+        return arranged(self._placer, decoded.image, [a for a, _ in moves], [b for _, b in moves], len(kept))
+
+    def _note_absent(self, batch: Batch) -> None:
+        """Name what is wanted and no sample of this batch has."""
+        for name, kind in self._optional.items():
+            if name not in batch.present:
+                into = {"mask": batch.masks, "image": batch.additional_images, "latent": batch.latents}[kind]
+                into[name] = None
+                batch.present[name] = np.zeros(len(batch), bool)
+
+
+def _images(message: wire.EncodedBatch, memory: mmap.mmap) -> EncodedImages:
+    """Views of the arena; nothing is copied."""
+    offsets, offset = [], message.offset
+    for length in message.lengths:
+        offsets.append(offset)
+        offset += aligned(length)
+    return _encoded(message, message.bucket, offsets, memory)
+
+
+def _pictures(column: wire.PartColumn, target: tuple[int, int] | None, memory: mmap.mmap) -> EncodedImages:
+    return _encoded(column, target, column.offsets, memory)
+
+
+def _encoded(
+    columns: wire.EncodedBatch | wire.PartColumn,
+    target: tuple[int, int] | None,
+    offsets: list[int],
+    memory: mmap.mmap,
+) -> EncodedImages:
+    payloads: list[NDArray[np.uint8]] = [
+        np.frombuffer(memory, np.uint8, length, offset) for length, offset in zip(columns.lengths, offsets, strict=True)
+    ]
+    return EncodedImages(
+        payloads=payloads,
+        sizes=np.frombuffer(columns.sizes, np.int32).reshape(-1, 2),
+        regions=np.frombuffer(columns.regions, np.float32).reshape(-1, 4),
+        orientations=np.frombuffer(columns.orientations, np.uint8),
+        target=target,
+    )
+
+
+def _described(message: wire.EncodedBatch, kept: list[int]) -> Batch:
+    """A batch of the samples kept, without any payload."""
+    return Batch(
+        ids=[message.ids[at] for at in kept],
+        sources=[message.sources[at] for at in kept],
+        image=None,
+        original_sizes=np.frombuffer(message.original_sizes, np.int32).reshape(-1, 2)[kept],
+        crops=np.frombuffer(message.crops, np.float32).reshape(-1, 4)[kept],
+        bucket=message.bucket,
+        attributes=[msgspec.json.decode(message.attributes[at]) for at in kept],
+        tags=[message.tags[at] for at in kept],
+        duplicate_states=[message.duplicate_states[at] for at in kept],
+        epoch=message.epoch,
+    )

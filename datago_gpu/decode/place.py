@@ -1,0 +1,110 @@
+"""Arrays that need no decoding: brought to the loader's device, and the rows of decoded ones put in order.
+
+`begin` starts a copy, `finish` waits for it: in between, images decode.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datago_gpu.decode.device import DeviceArray, Parking, require_cupy
+
+__all__ = ["GpuPlacer", "HostPlacer", "Placer", "arranged"]
+
+
+class Placer(Protocol):
+    """Knows a device. Used from one thread."""
+
+    def begin(self, rows: Sequence[NDArray[Any]]) -> Any:
+        """Start to copy arrays of numbers of one shape and dtype to the device. They may be written again at once."""
+        ...
+
+    def finish(self, begun: Any) -> Any:
+        """What `begin` returned -> one array on the device, (len(rows), ...): complete, readable on any stream."""
+        ...
+
+    def rows(self, array: Any, source: list[int], target: list[int], count: int) -> Any:
+        """A new array of `count` rows: of `array`, row source[i] at target[i], and zeros elsewhere."""
+        ...
+
+    def close(self) -> None:
+        """Give back what nobody reads any more. Arrays handed out stay valid."""
+        ...
+
+
+class HostPlacer:
+    """The CPU: numpy."""
+
+    def begin(self, rows: Sequence[NDArray[Any]]) -> NDArray[Any]:
+        return np.stack(rows)
+
+    def finish(self, begun: Any) -> Any:
+        return begun
+
+    def rows(self, array: NDArray[Any], source: list[int], target: list[int], count: int) -> NDArray[Any]:
+        result = np.zeros((count, *array.shape[1:]), array.dtype)
+        result[target] = array[source]
+        return result
+
+    def close(self) -> None:
+        pass
+
+
+class GpuPlacer:
+    """A GPU: copies from pinned memory, on a stream of their own."""
+
+    def __init__(self, device_id: int) -> None:
+        self._cupy, self._device_id = require_cupy(), device_id
+        self._parking = Parking(device_id)
+        with self._cupy.cuda.Device(device_id):
+            self._stream = self._cupy.cuda.Stream(non_blocking=True)
+
+    def begin(self, rows: Sequence[NDArray[Any]]) -> Any:
+        cupy, shape, dtype = self._cupy, (len(rows), *rows[0].shape), rows[0].dtype
+        with cupy.cuda.Device(self._device_id), self._stream:
+            size = len(rows) * rows[0].size
+            memory = cupy.cuda.alloc_pinned_memory(max(1, size * dtype.itemsize))
+            pinned = np.frombuffer(memory, dtype, size).reshape(shape)
+            np.stack(rows, out=pinned)
+            device = cupy.empty(shape, dtype)
+            device.set(pinned, stream=self._stream)
+        return device, pinned  # which must live until the copy is done
+
+    def finish(self, begun: Any) -> DeviceArray:
+        device, _pinned = begun
+        return self._lent(device)
+
+    def rows(self, array: DeviceArray, source: list[int], target: list[int], count: int) -> DeviceArray:
+        cupy = self._cupy
+        with cupy.cuda.Device(self._device_id), self._stream:
+            given = cupy.from_dlpack(array)
+            result = cupy.zeros((count, *given.shape[1:]), given.dtype)
+            result[cupy.asarray(target)] = given[cupy.asarray(source)]
+        return self._lent(result)
+
+    def close(self) -> None:
+        self._parking.close()
+
+    def _lent(self, device: Any) -> DeviceArray:
+        self._stream.synchronize()
+        self._parking.sweep()
+        return self._parking.lend_array(device)
+
+
+def arranged(placer: Placer, array: Any, source: list[int], target: list[int], count: int) -> Any:
+    """Rows of an array, or entries of a list, put in order; the array itself where that changes nothing.
+
+    Where a list has no entry there is None, where an array has no row there are zeros.
+    """
+    if len(array) == count and source == target == list(range(count)):
+        return array
+    if isinstance(array, list):
+        result = [None] * count
+        for here, there in zip(source, target, strict=True):
+            result[there] = array[here]
+        return result
+    return placer.rows(array, source, target, count)

@@ -1,0 +1,107 @@
+"""Describes a batch to the other side: what each sample is, and where its payloads lie in the arena."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from itertools import chain
+
+from datago_gpu.feeder import wire
+from datago_gpu.feeder.arena import aligned
+from datago_gpu.feeder.bucket import Admitted
+from datago_gpu.feeder.parts import AdmittedPart
+from datago_gpu.sources.base import Position, Skipped
+
+__all__ = ["Layout"]
+
+
+class Layout:
+    """The payloads of a batch in the order in which they are to lie in the arena: the images, then part by part."""
+
+    def __init__(self, batch: list[Admitted]) -> None:
+        self._batch = batch
+        self._parts = _by_name(batch)
+        self.payloads = [sample.payload for sample in batch]
+        for _, parts in self._parts:
+            self.payloads += [part.payload for part in parts]
+
+    @property
+    def size(self) -> int:
+        """Bytes of the arena that they take."""
+        return sum(aligned(len(payload)) for payload in self.payloads)
+
+    def message(
+        self,
+        number: int,
+        epoch: int,
+        offset: int,
+        resume_at: Position,
+        skipped: list[Skipped],
+        stages: dict[str, wire.StageCount],
+    ) -> wire.EncodedBatch:
+        """What to tell when they lie there from `offset` on."""
+        batch = self._batch
+        refs = [sample.ref for sample in batch]
+        embeddings = [ref.embedding for ref in refs if ref.embedding is not None]
+        return wire.EncodedBatch(
+            number=number,
+            epoch=epoch,
+            bucket=batch[0].bucket,
+            offset=offset,
+            lengths=[len(sample.payload) for sample in batch],
+            indices=[ref.index for ref in refs],
+            ids=[ref.id for ref in refs],
+            wheres=[ref.where for ref in refs],
+            sources=[ref.source for ref in refs],
+            attributes=[ref.attributes for ref in refs],
+            tags=[ref.tags for ref in refs],
+            duplicate_states=[ref.duplicate_state for ref in refs],
+            parts=self._columns(offset) if self._parts else [],
+            embeddings=_packed("f", embeddings) if len(embeddings) == len(refs) else b"",
+            sizes=_packed("i", [sample.size for sample in batch]),
+            original_sizes=_packed("i", [sample.original_size for sample in batch]),
+            regions=_packed("f", [sample.region for sample in batch]),
+            crops=_packed("f", [sample.crop for sample in batch]),
+            orientations=bytes(sample.orientation for sample in batch),
+            resume_at=resume_at,
+            skipped=skipped,
+            stages=stages,
+        )
+
+    def _columns(self, offset: int) -> list[wire.PartColumn]:
+        at = offset + sum(aligned(len(sample.payload)) for sample in self._batch)
+        columns = []
+        for rows, parts in self._parts:
+            offsets = []
+            for part in parts:
+                offsets.append(at + part.offset)
+                at += aligned(len(part.payload))
+            columns.append(
+                wire.PartColumn(
+                    name=parts[0].name,
+                    kind=parts[0].kind,
+                    rows=rows,
+                    offsets=offsets,
+                    lengths=[len(part.payload) - part.offset for part in parts],
+                    sizes=_packed("i", [part.size for part in parts]),
+                    regions=_packed("f", [part.region for part in parts]),
+                    orientations=bytes(part.orientation for part in parts),
+                    arrays=[(part.dtype, list(part.shape), part.fortran) for part in parts],
+                )
+            )
+        return columns
+
+
+def _by_name(batch: list[Admitted]) -> list[tuple[list[int], list[AdmittedPart]]]:
+    """For each name and kind: the rows of the samples that have such a part, and the parts."""
+    found: dict[tuple[str, str], tuple[list[int], list[AdmittedPart]]] = {}
+    for row, sample in enumerate(batch):
+        for part in sample.parts:
+            rows, parts = found.setdefault((part.name, part.kind), ([], []))
+            rows.append(row)
+            parts.append(part)
+    return list(found.values())
+
+
+def _packed(kind: str, rows: Sequence[Sequence[float]]) -> bytes:
+    return array(kind, chain.from_iterable(rows)).tobytes()

@@ -1,0 +1,133 @@
+"""Admits what goes with an image: masks and further images, to be cut from the same region, and latents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from io import BytesIO
+from typing import Literal
+
+from msgspec import Struct
+
+from datago_gpu.config import LoaderConfig, MiB
+from datago_gpu.feeder.header import read_header
+from datago_gpu.geometry import Region, whole
+from datago_gpu.sources.base import Part
+
+__all__ = ["AdmittedPart", "Frame", "PartAdmission", "Unfit"]
+
+_NPY = b"\x93NUMPY"
+_LONGEST_NPY_HEADER = 10_000
+_PALETTE = b"\x03"
+"""Colour type of a PNG, at byte 25: PNG specification, section 11.2.1."""
+
+
+class Unfit(Exception):
+    """A payload that cannot be used. reason: a short fixed word, as of a skip."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason, self.detail = reason, detail
+
+
+class AdmittedPart(Struct):
+    """A payload that can be decoded, or used as it is."""
+
+    name: str
+    kind: Literal["mask", "image", "latent"]
+    payload: bytes
+    size: tuple[int, int] = (0, 0)
+    """(height, width) of the picture, upright."""
+    orientation: int = 1
+    region: Region = (0.0, 0.0, 0.0, 0.0)
+    """What is to be seen, in pixels of the picture, upright."""
+    dtype: str = ""
+    """Of an array, as numpy writes it, such as "<f2"; "" for a latent that is no npy file."""
+    shape: tuple[int, ...] = ()
+    fortran: bool = False
+    """The first axis is the one that varies fastest."""
+    offset: int = 0
+    """Bytes before the array's first."""
+
+
+class Frame(Struct, frozen=True):
+    """What is seen of a sample's image: what goes with it is cut from the same place."""
+
+    size: tuple[int, int]
+    """(height, width) of the whole image, upright."""
+    crop: Region
+    bucket: tuple[int, int] | None
+
+    def of(self, height: int, width: int) -> Region:
+        """The region of a picture of another size that shows the same: relative coordinates are the same."""
+        down, across = height / self.size[0], width / self.size[1]
+        top, left = self.crop[0] * down, self.crop[1] * across
+        return top, left, min(self.crop[2] * down, height - top), min(self.crop[3] * across, width - left)
+
+
+class PartAdmission:
+    """Decides what becomes of the payloads that go with an image. Used from many threads at once.
+
+    Both calls raise Unfit.
+    """
+
+    def __init__(self, config: LoaderConfig) -> None:
+        self._max_pixels = config.decode_config.max_pixels
+        self._max_bytes = config.arena_mb * MiB // 2
+        self._crops = config.image_config.crop_and_resize
+        self._mask = config.image_config.mask_interpolation
+
+    def quick(self, part: Part, payload: bytes, frame: Frame) -> AdmittedPart | None:
+        """Decide by the header. None: `thorough` has to."""
+        if not payload:
+            raise Unfit("empty")
+        if part.kind == "latent":
+            return _latent(part.name, payload)
+        header = read_header(payload)
+        if header.width * header.height > self._max_pixels:
+            raise Unfit("too-many-pixels", f"{header.height} x {header.width}, allowed are {self._max_pixels}")
+        labels = part.kind == "mask" and payload.startswith(b"\x89PNG") and payload[25:26] == _PALETTE
+        if not header.plain or labels:
+            return None
+        size = header.upright_size
+        region = frame.of(*size) if self._crops else whole(*size)
+        return AdmittedPart(part.name, part.kind, payload, size, header.orientation, region)
+
+    def thorough(self, part: Part, payload: bytes, frame: Frame) -> AdmittedPart:
+        """Decode with Pillow, cut to the bucket already. Takes as long as decoding does."""
+        from datago_gpu.decode.pixels import Undecodable, to_ppm  # most streams never need it
+
+        view: Callable[[int, int], tuple[Region, tuple[int, int] | None]]
+        if self._crops:
+            view = lambda height, width: (frame.of(height, width), frame.bucket)  # noqa: E731
+        else:
+            view = lambda height, width: (whole(height, width), None)  # noqa: E731
+        try:
+            converted = to_ppm(payload, view, self._max_pixels, mask=self._mask if part.kind == "mask" else "")
+        except Undecodable as problem:
+            raise Unfit(problem.reason, problem.detail) from problem
+        if len(converted.ppm) > self._max_bytes:
+            raise Unfit("too-large", f"{len(converted.ppm)} bytes of pixels do not fit into half of arena_mb")
+        return AdmittedPart(part.name, part.kind, converted.ppm, converted.size, 1, whole(*converted.size))
+
+
+def _latent(name: str, payload: bytes) -> AdmittedPart:
+    """An array as `numpy.save` writes it, whose header is believed only as far as the payload goes; or plain bytes."""
+    if not payload.startswith(_NPY):
+        return AdmittedPart(name, "latent", payload)
+    from numpy.lib import format as npy
+
+    file = BytesIO(payload)
+    try:
+        version = npy.read_magic(file)
+        read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+        shape, fortran, dtype = read(file, max_header_size=_LONGEST_NPY_HEADER)
+    except (ValueError, EOFError, SyntaxError, TypeError) as error:
+        raise Unfit("undecodable", f"not a npy header: {error}"[:200]) from error
+    if dtype.hasobject or dtype.names or dtype.subdtype:
+        raise Unfit("undecodable", f"arrays of {dtype} are not taken: only numbers, and no pickles")
+    size = dtype.itemsize
+    for length in shape:
+        size *= length  # Python's integers: no overflow
+    if min(shape, default=0) < 0 or size != len(payload) - file.tell():
+        raise Unfit("truncated", f"{shape} of {dtype} do not make {len(payload) - file.tell()} bytes")
+    return AdmittedPart(name, "latent", payload, dtype=dtype.str, shape=shape, fortran=fortran, offset=file.tell())

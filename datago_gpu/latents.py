@@ -1,0 +1,71 @@
+"""Latents of a batch: arrays as they were saved, on the loader's device, or plain bytes."""
+
+from __future__ import annotations
+
+import mmap
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datago_gpu.decode.place import Placer, arranged
+from datago_gpu.feeder import wire
+
+__all__ = ["Latents"]
+
+_NUMBERS = "biufc"
+"""Kinds of dtype that a device can hold. Others, such as the "|V2" that numpy makes of bfloat16, stay on the host."""
+
+
+class Latents:
+    """One name's payloads of a batch, copied out of the arena when it is made."""
+
+    def __init__(self, column: wire.PartColumn, memory: mmap.mmap, placer: Placer) -> None:
+        self.name, self.rows = column.name, column.rows
+        self._placer = placer
+        views = [
+            memoryview(memory)[offset : offset + length]
+            for offset, length in zip(column.offsets, column.lengths, strict=True)
+        ]
+        arrays = [_array(view, *form) for view, form in zip(views, column.arrays, strict=True)]
+        self._stacked: Any = None
+        self._singles: list[Any] = []
+        numbers = [each for each in arrays if isinstance(each, np.ndarray) and each.dtype.kind in _NUMBERS]
+        if len(numbers) == len(arrays) and len({(each.shape, each.dtype.str) for each in numbers}) == 1:
+            self._stacked = placer.begin(numbers)
+        else:
+            self._singles = [_Single(each, placer) for each in arrays]
+
+    def of(self, kept: list[int]) -> Any:
+        """For the samples kept: one array (N, ...) if all have one of the same shape; else a list, None for none."""
+        places = {row: place for place, row in enumerate(kept)}
+        moves = [(here, places[row]) for here, row in enumerate(self.rows) if row in places]
+        source, target = [here for here, _ in moves], [there for _, there in moves]
+        if self._stacked is None:
+            return arranged(self._placer, [each.finished() for each in self._singles], source, target, len(kept))
+        stacked = self._placer.finish(self._stacked)
+        if len(moves) == len(kept):
+            return arranged(self._placer, stacked, source, target, len(kept))
+        return arranged(self._placer, [stacked[at] for at in range(len(self.rows))], source, target, len(kept))
+
+
+class _Single:
+    """A latent that does not go with the others into one array."""
+
+    def __init__(self, value: NDArray[Any] | bytes, placer: Placer) -> None:
+        self._placer = placer
+        self._on_device = isinstance(value, np.ndarray) and value.dtype.kind in _NUMBERS
+        self._value = placer.begin([value]) if isinstance(value, np.ndarray) and self._on_device else value
+
+    def finished(self) -> Any:
+        return self._placer.finish(self._value)[0] if self._on_device else self._value
+
+
+def _array(view: memoryview, dtype: str, shape: list[int], fortran: bool) -> NDArray[Any] | bytes:
+    """What a payload is. An array of numbers is a view; `begin` copies it. Anything else is copied here."""
+    if not dtype:
+        return bytes(view)
+    flat = np.frombuffer(view, dtype) if len(view) else np.empty(0, dtype)
+    array = flat.reshape(shape, order="F" if fortran else "C")
+    native = array.astype(array.dtype.newbyteorder("="), copy=False)
+    return native if native.dtype.kind in _NUMBERS else native.copy()
