@@ -24,6 +24,7 @@ class Wanted:
     """The names in the settings, and what an entry of a listing has for them."""
 
     def __init__(self, source: DataroomSource) -> None:
+        self._masks = names_in(source.has_masks, source.optional_masks)
         self._required = names_in(source.has_masks, source.has_latents)
         self._optional = [name for name in names_in(source.optional_masks, source.optional_latents)
                           if name not in self._required]  # fmt: skip
@@ -49,7 +50,7 @@ class Wanted:
     def _part(
         self, latent: Latent | None, name: str, address: Callable[[str], str | None], *, optional: bool
     ) -> Part | None:
-        kind = kind_of(name, is_mask=bool(latent and latent.is_mask))
+        kind = kind_of(name, is_mask=bool(latent.is_mask) if latent else name in self._masks)
         if kind != "latent" and not self._images:
             return None  # there is nothing to align it with: the name is a filter only
         if latent is None:
