@@ -131,8 +131,9 @@ def test_nearest_keeps_labels_and_lanczos_does_not(folder: Folder, backend: str)
     source = {"has_masks": "labels,plain,gray,bits"}
     for sample in by_id(load(folder, backend, source=source)[0]).values():
         assert set(np.unique(sample.masks["labels"])) == {0, 1, 2, 3, 4}
-        # Palettes go through Pillow in the feeder: where a sample lies between two labels the other may be taken.
-        assert (sample.masks["labels"] == sample.masks["plain"]).mean() > 0.99
+        # Palettes go through Pillow in the feeder. Of two pixels that are equally near DALI may take the other.
+        same = (sample.masks["labels"] == sample.masks["plain"]).mean()
+        assert same == 1 if backend == "pillow" else same > 0.9
         assert np.array_equal(sample.masks["labels"] * 60, sample.masks["gray"])
         assert np.array_equal((sample.masks["labels"] > 2) * 255, sample.masks["bits"])
     smoothed = by_id(load(folder, backend, source=source, image={"mask_interpolation": "lanczos"})[0])

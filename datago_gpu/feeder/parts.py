@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable
 from io import BytesIO
 from typing import Literal
@@ -58,10 +59,15 @@ class Frame(Struct, frozen=True):
     bucket: tuple[int, int] | None
 
     def of(self, height: int, width: int) -> Region:
-        """The region of a picture of another size that shows the same: relative coordinates are the same."""
+        """The region of a picture of another size that shows the same: relative coordinates are the same.
+
+        Rounded to what a float32 holds, as it will be on its way to a decoder: with "nearest", a hair decides.
+        """
         down, across = height / self.size[0], width / self.size[1]
         top, left = self.crop[0] * down, self.crop[1] * across
-        return top, left, min(self.crop[2] * down, height - top), min(self.crop[3] * across, width - left)
+        seen = top, left, min(self.crop[2] * down, height - top), min(self.crop[3] * across, width - left)
+        top, left, high, wide = array("f", seen)
+        return top, left, high, wide
 
 
 class PartAdmission:
