@@ -19,6 +19,10 @@ from datago_gpu.supervisor import Supervisor
 __all__ = ["Ready", "Worker"]
 
 UNDECODABLE = "undecodable"
+OUT_OF_MEMORY = (
+    "out of memory while decoding: have fewer images under way (decode_config.threads, batch_size, "
+    "samples_buffer_size), or smaller ones (decode_config.max_pixels)"
+)
 
 _End = wire.Ended | wire.Failed | errors.FeederError
 """How a feeder's messages end; the error is its death."""
@@ -69,6 +73,9 @@ class Worker(threading.Thread):
                 assembly.close()
         except FeederClosed:
             pass
+        except MemoryError as problem:
+            error = errors.DatagoError(OUT_OF_MEMORY)
+            error.__cause__ = problem
         except BaseException as problem:
             error = problem
         self._ready.end(error)

@@ -397,7 +397,70 @@ with Loader(config, device="cpu") as loader:
     except FeederError as error:
         say(len(names), str(error).splitlines()[0], str(error).splitlines()[-1])
 """
-    assert finish(code, tmp_path) == "40 the feeder process failed: MemoryError\n"
+    assert finish(code, tmp_path) == "40 the feeder process is out of memory: MemoryError\n"
+
+
+LARGE = """
+import psutil, resource
+from datago_gpu.errors import FeederError
+config = file_config(
+    root, samples_buffer_size=1, prefetch_buffer_size=4, arena_mb=256, image=dict(crop_and_resize=False)
+)
+names = []
+with Loader(config, device="cpu", backend="pillow") as loader:
+    try:
+        for batch in loader:
+            if not names:
+                pid = {whose}
+                limit = psutil.Process(pid).memory_info().vms + 40 * 2**20
+                resource.prlimit(pid, resource.RLIMIT_AS, (limit, limit))
+            names += batch.ids
+    except DatagoError as error:
+        say(len(names), type(error).__name__, str(error).splitlines()[0])
+    say(loader.stats().skipped)
+"""
+"""Runs into its limit with a picture of 36 million pixels, of one color, in a small file."""
+
+
+@pytest.mark.parametrize(
+    ("whose", "mode", "expected"),
+    [
+        ("loader.feeder_pid", "I;16", "40 FeederError the feeder process is out of memory:\n{}\n"),
+        ("os.getpid()", "RGB", "40 DatagoError out of memory while decoding: "),
+    ],
+    ids=["feeder", "trainer"],
+)
+def test_a_lack_of_memory_in_pillow_is_not_the_images_fault(
+    tmp_path: Path, whose: str, mode: str, expected: str
+) -> None:
+    """16 bits a channel are decoded in the feeder, others in the trainer."""
+    from PIL import Image
+
+    add_pictures(tmp_path, [(40, 40)] * 39)
+    Image.new("I;16", (40, 40)).save(tmp_path / "0.png")  # so that the feeder has loaded Pillow
+    Image.new(mode, (6000, 6000), 0).save(tmp_path / "large.png")
+    out = finish(LARGE.format(whose=whose), tmp_path)
+    assert out.startswith(expected)
+    assert out.endswith("\n{}\n")
+
+
+OUTLIVES = """
+def train():
+    with Loader(file_config(root, epochs=3, samples_buffer_size=1), device="cpu", backend="pillow") as loader:
+        names = list(next(loader).ids)
+        first.set()
+        threading.main_thread().join()
+        for batch in loader: names += batch.ids
+    say(len(names), len(set(names)))
+
+first = threading.Event()
+threading.Thread(target=train).start()
+assert first.wait(20)
+"""
+
+
+def test_a_training_loop_may_outlive_the_main_thread(root: Path) -> None:
+    assert finish(OUTLIVES, root) == "72 24\n"
 
 
 def test_a_feeder_without_memory_from_the_start_is_an_error_or_another_takes_over(root: Path) -> None:

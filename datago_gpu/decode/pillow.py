@@ -9,7 +9,6 @@ import itertools
 import os
 import threading
 from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from numpy.typing import NDArray
@@ -18,6 +17,7 @@ from datago_gpu.config import DecodeConfig, ImageConfig
 from datago_gpu.decode.base import DecodedImages, EncodedImages
 from datago_gpu.decode.form import Form
 from datago_gpu.decode.pixels import Undecodable, render
+from datago_gpu.decode.threads import Threads
 
 __all__ = ["PillowDecoder", "decoding_threads"]
 
@@ -38,8 +38,8 @@ class PillowDecoder:
         self._decode, self._mask = decode, mask
         self._form = Form(image, mask=bool(mask))
         # One more than there are CPUs: part of the work holds the GIL. 1 to 17% quicker on 2 CPUs.
-        self._threads = decode.threads or decoding_threads(decode) + 1
-        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="datago_gpu-pillow")
+        self._count = decode.threads or decoding_threads(decode) + 1
+        self._threads = Threads(self._count, "datago_gpu-pillow")
         self._closed = threading.Event()
         self._under_way: deque[_Job] = deque()
 
@@ -48,10 +48,11 @@ class PillowDecoder:
             raise RuntimeError("the decoder is closed")
         if len(self._under_way) >= self.depth:
             raise RuntimeError(f"{self.depth} batches are under way: collect one first")
-        job = _Job(images, self._form, self._decode, self._mask, self._closed)
-        # One future a thread, not one an image: threads take the next image by themselves, and go on to the next
-        # batch while the last images of this one are still with others.
-        job.futures = [self._pool.submit(job.work) for _ in range(min(self._threads, len(images)))]
+        workers = min(self._count, len(images))
+        job = _Job(images, self._form, self._decode, self._mask, self._closed, workers)
+        # One call a thread, not one an image: threads take the next image by themselves, and go on to the next batch
+        # while the last images of this one are still with others.
+        self._threads.call(job.work, workers)
         self._under_way.append(job)
 
     def collect(self) -> DecodedImages:
@@ -62,30 +63,42 @@ class PillowDecoder:
     def close(self) -> None:
         self._closed.set()
         self._under_way.clear()
-        self._pool.shutdown(cancel_futures=True)
+        self._threads.close()
 
 
 class _Job:
-    """One batch. Its images are taken one by one by however many threads call `work`."""
+    """One batch. Its images are taken one by one by the threads that call `work`, which are `workers`."""
 
     def __init__(
-        self, images: EncodedImages, form: Form, decode: DecodeConfig, mask: str, closed: threading.Event
+        self,
+        images: EncodedImages,
+        form: Form,
+        decode: DecodeConfig,
+        mask: str,
+        closed: threading.Event,
+        workers: int,
     ) -> None:
-        self.futures: list[Future[None]] = []
         self._images, self._form, self._decode, self._mask, self._closed = images, form, decode, mask, closed
         self._next = itertools.count()  # next() of it is atomic
+        self._workers = workers
+        self._left = threading.Semaphore(0)
+        self._problem: BaseException | None = None
         self._failures: dict[int, str] = {}
         self._batch = form.empty(*images.target, len(images)) if images.target else None
         self._singles: list[NDArray[Any] | None] = [None] * len(images)
 
     def work(self) -> None:
-        for index in self._next:
-            if index >= len(self._images) or self._closed.is_set():
-                return
-            try:
-                self._decode_one(index)
-            except Undecodable as problem:
-                self._failures[index] = str(problem)
+        try:
+            for index in self._next:
+                if index >= len(self._images) or self._closed.is_set() or self._problem:
+                    break
+                try:
+                    self._decode_one(index)
+                except Undecodable as problem:
+                    self._failures[index] = str(problem)
+        except BaseException as problem:  # raised by `result`
+            self._problem = problem
+        self._left.release()
 
     def _decode_one(self, index: int) -> None:
         images = self._images
@@ -110,8 +123,10 @@ class _Job:
         self._singles[index] = single
 
     def result(self) -> DecodedImages:
-        for future in self.futures:
-            future.result()
+        for _ in range(self._workers):
+            self._left.acquire()
+        if self._problem:
+            raise self._problem
         failures = dict(sorted(self._failures.items()))
         good = [index for index in range(len(self._images)) if index not in failures]
         if not good:

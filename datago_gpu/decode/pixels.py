@@ -104,10 +104,11 @@ def _translated_errors() -> Iterator[None]:
     """The one place where Pillow's exceptions become ours.
 
     Pillow's readers raise nearly anything on a hostile file: OSError, SyntaxError, struct.error, KeyError, ...
+    A lack of memory is not the image's fault: MemoryError passes.
     """
     try:
         yield
-    except Undecodable:
+    except (Undecodable, MemoryError):
         raise
     except Exception as error:
         raise Undecodable("undecodable", f"{type(error).__name__}: {error}") from error

@@ -67,8 +67,9 @@ async def _serve(channel: socket.socket, memory: mmap.mmap, parent: int) -> None
         await _produce(config, start.resume, packer)
     except DatagoError as error:
         await packer.fail(type(error).__name__, config.redacted(str(error)))
-    except Exception:
-        await packer.fail("FeederError", config.redacted(f"the feeder process failed:\n{traceback.format_exc()}"))
+    except Exception as error:
+        what = "is out of memory" if isinstance(error, MemoryError) else "failed"
+        await packer.fail("FeederError", config.redacted(f"the feeder process {what}:\n{traceback.format_exc()}"))
     for guard in guards:
         guard.cancel()
     writer.close()
