@@ -13,18 +13,22 @@ import pytest
 from PIL import Image
 
 from datago_gpu import Batch, Loader
+from datago_gpu.decode.select import Backend, choose
 from datago_gpu.server import DataroomServer
-from tests.decode.pictures import oriented_jpeg
+from tests.decode.pictures import on_host, oriented_jpeg
+from tests.gpus import usable
 from tests.servers import Answer, MisbehavingServer
 from tests.sources.listing import KEY, Listing, names
 
+PILLOW = choose("cpu", "pillow")
 SHAPES = [(120, 90), (90, 160), (100, 100), (77, 131), (200, 64), (64, 190), (101, 99), (150, 80)]
 """(height, width) of the images; some are cut at the sides, some at top and bottom."""
 
 
-@pytest.fixture(params=["pillow", "dali"])
-def backend(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+@pytest.fixture(params=["pillow-cpu", "dali-cpu", pytest.param("dali-cuda", marks=pytest.mark.cuda)])
+def backend(request: pytest.FixtureRequest) -> Backend:
+    name, _, device = request.param.partition("-")
+    return choose(usable(device), name)
 
 
 def coordinates(height: int, width: int) -> np.ndarray:
@@ -70,7 +74,7 @@ def folder(tmp_path: Path) -> Folder:
     return made
 
 
-def load(folder: Folder, backend: str, **more: Any) -> tuple[list[Batch], dict[str, int]]:
+def load(folder: Folder, backend: Backend, **more: Any) -> tuple[list[Batch], dict[str, int]]:
     with folder.serve() as server:
         config = {
             "source_config": {"api_url": server.url, "api_key": server.key, **more.pop("source", {})},
@@ -80,8 +84,22 @@ def load(folder: Folder, backend: str, **more: Any) -> tuple[list[Batch], dict[s
             "batch_size": 4,
             **more,
         }  # fmt: skip
-        with Loader(config, device="cpu", backend=backend) as loader:
-            return list(loader), dict(loader.stats().skipped)
+        with Loader(config, device=backend.device, backend=backend.name) as loader:
+            return [hosted(batch) for batch in loader], dict(loader.stats().skipped)
+
+
+def hosted(batch: Batch) -> Batch:
+    """The batch with all its arrays in numpy's hands, to be looked at."""
+    for named in (batch.masks, batch.additional_images, batch.latents):
+        named.update({name: _hosted(value) for name, value in named.items()})
+    batch.image, batch.embeddings = _hosted(batch.image), _hosted(batch.embeddings)
+    return batch
+
+
+def _hosted(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_hosted(each) for each in value]
+    return value if value is None or isinstance(value, bytes) else on_host(value)
 
 
 def by_id(batches: list[Batch]) -> dict[str, Any]:
@@ -90,7 +108,7 @@ def by_id(batches: list[Batch]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("layout", ["HWC", "CHW"])
 @pytest.mark.parametrize("scale", [1, 2.5, 0.5])
-def test_masks_and_images_show_the_same_region(folder: Folder, backend: str, scale: float, layout: str) -> None:
+def test_masks_and_images_show_the_same_region(folder: Folder, backend: Backend, scale: float, layout: str) -> None:
     """The mask is the picture's red channel, the further image the picture itself, both of another size."""
     for number, (height, width) in enumerate(SHAPES):
         pixels = Image.fromarray(coordinates(round(height * scale), round(width * scale)))
@@ -116,7 +134,7 @@ def test_masks_and_images_show_the_same_region(folder: Folder, backend: str, sca
         assert batch.present["seg"].all()
 
 
-def test_nearest_keeps_labels_and_lanczos_does_not(folder: Folder, backend: str) -> None:
+def test_nearest_keeps_labels_and_lanczos_does_not(folder: Folder, backend: Backend) -> None:
     """Labels of a coloured palette come as numbers, those of a gray one as gray."""
     labels = np.random.default_rng(0).integers(0, 5, (80, 70), dtype=np.uint8)
     coloured = Image.fromarray(labels, "P")
@@ -133,7 +151,7 @@ def test_nearest_keeps_labels_and_lanczos_does_not(folder: Folder, backend: str)
         assert set(np.unique(sample.masks["labels"])) == {0, 1, 2, 3, 4}
         # Palettes go through Pillow in the feeder. Of two pixels that are equally near DALI may take the other.
         same = (sample.masks["labels"] == sample.masks["plain"]).mean()
-        assert same == 1 if backend == "pillow" else same > 0.9
+        assert same == 1 if backend.name == "pillow" else same > 0.9
         assert np.array_equal(sample.masks["labels"] * 60, sample.masks["gray"])
         assert np.array_equal((sample.masks["labels"] > 2) * 255, sample.masks["bits"])
     smoothed = by_id(load(folder, backend, source=source, image={"mask_interpolation": "lanczos"})[0])
@@ -141,7 +159,7 @@ def test_nearest_keeps_labels_and_lanczos_does_not(folder: Folder, backend: str)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_of_a_further_image_is_applied(folder: Folder, backend: str, orientation: int) -> None:
+def test_exif_orientation_of_a_further_image_is_applied(folder: Folder, backend: Backend, orientation: int) -> None:
     for number, shape in enumerate(SHAPES):
         folder.add(f"{number:02}", "image_jpeg", oriented_jpeg(coordinates(*shape), orientation))
     batches, skipped = load(folder, backend, source={"has_latents": "image_jpeg"})
@@ -151,7 +169,7 @@ def test_exif_orientation_of_a_further_image_is_applied(folder: Folder, backend:
         assert difference.mean() <= 3, "JPEG at 4:4:4 keeps coordinates to within its quantisation"
 
 
-def test_without_crops_masks_keep_their_own_sizes(folder: Folder, backend: str) -> None:
+def test_without_crops_masks_keep_their_own_sizes(folder: Folder, backend: Backend) -> None:
     for number, (height, width) in enumerate(SHAPES):
         folder.add(f"{number:02}", "seg", Image.new("L", (width * 2, height * 3), number), mask=True)
     samples = by_id(load(folder, backend, source={"has_masks": "seg"}, image={"crop_and_resize": False})[0])
@@ -162,7 +180,7 @@ def test_without_crops_masks_keep_their_own_sizes(folder: Folder, backend: str) 
         assert (sample.masks["seg"] == number).all()
 
 
-def test_optional_ones_may_be_missing(folder: Folder, backend: str) -> None:
+def test_optional_ones_may_be_missing(folder: Folder, backend: Backend) -> None:
     for number in range(0, len(SHAPES), 2):
         folder.add(f"{number:02}", "seg", Image.new("L", (20, 20), 9), mask=True)
         folder.add(f"{number:02}", "vae", np.full((2, 3), number, np.float32))
@@ -195,7 +213,7 @@ BAD: dict[str, Callable[[Folder, str], None]] = {
 
 
 @pytest.mark.parametrize("bad", BAD)
-def test_a_bad_mask_costs_its_sample_and_no_other(folder: Folder, backend: str, bad: str) -> None:
+def test_a_bad_mask_costs_its_sample_and_no_other(folder: Folder, backend: Backend, bad: str) -> None:
     for number in range(len(SHAPES)):
         if number != 2:
             folder.add(f"{number:02}", "seg", Image.new("L", (30, 30), number), mask=True)
@@ -209,7 +227,7 @@ def test_a_bad_mask_costs_its_sample_and_no_other(folder: Folder, backend: str, 
         assert np.abs(sample.image[..., 2].astype(int) - 77).max() <= 1
 
 
-def test_latents_come_as_arrays_lists_or_bytes(folder: Folder, backend: str) -> None:
+def test_latents_come_as_arrays_lists_or_bytes(folder: Folder, backend: Backend) -> None:
     for number in range(len(SHAPES)):
         name = f"{number:02}"
         folder.add(name, "even", np.full((4, 8, 8), number, np.float16))
@@ -269,20 +287,20 @@ def test_a_bad_array_costs_its_sample_and_loads_no_pickle(
             np.save(file, given, allow_pickle=True)
         given = (folder.root / "02.vae.bin").read_bytes()
     folder.add("02", "vae", given)
-    batches, skipped = load(folder, "pillow", source={"has_latents": "vae"})
+    batches, skipped = load(folder, PILLOW, source={"has_latents": "vae"})
     assert sum(skipped.values()) == 1
     assert len(by_id(batches)) == len(SHAPES) - 1
     assert "pickle" not in capfd.readouterr().out
 
 
-def test_latents_alone_without_any_image(folder: Folder, backend: str) -> None:
+def test_latents_alone_without_any_image(folder: Folder, backend: Backend) -> None:
     for number in range(len(SHAPES)):
         folder.add(f"{number:02}", "vae", np.full((4, 4), number, np.float32))
     source = {"has_latents": "vae", "require_images": False}
     with folder.serve() as server:
         config = {"source_config": {"api_url": server.url, "api_key": server.key, **source}, "batch_size": 3}
-        with Loader(config, device="cpu", backend=backend) as loader:
-            batches = list(loader)
+        with Loader(config, device=backend.device, backend=backend.name) as loader:
+            batches = [hosted(batch) for batch in loader]
     assert [len(batch) for batch in batches] == [3, 3, 2]
     for batch in batches:
         assert batch.image is None
