@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Annotated, Any, ClassVar, get_args
 
 import msgspec
 from msgspec import Meta, Struct
 
 from datago_gpu.errors import ConfigError
-from datago_gpu.redact import shown_address
+from datago_gpu.redact import redacted, shown_address
 
-__all__ = ["Count", "Natural", "Settings", "shown"]
+__all__ = ["Count", "Natural", "Settings", "shown", "told", "without_secrets"]
 
 _LARGEST = 2**63 - 1
 Count = Annotated[int, Meta(ge=1, le=_LARGEST)]
@@ -63,6 +64,22 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 def shown(name: str, value: Any) -> str:
-    if name == "api_url" and isinstance(value, str):
-        value = shown_address(value)
-    return "***" if name == "api_key" else repr(value)
+    """A value as it may be shown."""
+    if name in ("api_url", "url") and isinstance(value, str):
+        value = "::".join(shown_address(each) for each in value.split("::"))
+    return "***" if name in ("api_key", "auth_token", "storage_options") else repr(value)
+
+
+def told(settings: Settings, **shown: Any) -> list[tuple[str, Any]]:
+    """Name and value of what was set, with the values of `shown` in place of those that may not be."""
+    fields = msgspec.structs.fields(settings)
+    values = {field.name: getattr(settings, field.name) for field in fields}
+    changed = [field.name for field in fields if values[field.name] not in (field.default, {})]
+    return [(name, shown.get(name, values[name])) for name in changed]
+
+
+def without_secrets(text: str, secrets: Iterable[str]) -> str:
+    """`text` with *** for each of them, should it be there."""
+    for secret in secrets:
+        text = redacted(text, secret)
+    return text

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from datago_gpu.config import FileSource, LoaderConfig
+from datago_gpu.config import FileSource, LoaderConfig, WebDatasetSource
 from datago_gpu.sources.base import Source
 
 if TYPE_CHECKING:
@@ -16,10 +16,18 @@ __all__ = ["open_source"]
 def open_source(config: LoaderConfig, http: HttpClient | None) -> Source:
     """The source that the settings name. It does nothing until its `refs` are asked for."""
     if isinstance(config.source_config, FileSource):
+        if config.source_config.is_stored:
+            from datago_gpu.sources.bucket import Bucket
+
+            return Bucket(config)
         from datago_gpu.sources.files import Files
 
         return Files(config)
+    assert http is not None
+    if isinstance(config.source_config, WebDatasetSource):
+        from datago_gpu.sources.webdataset import WebDataset
+
+        return WebDataset(config, http)
     from datago_gpu.sources.dataroom import Dataroom
 
-    assert http is not None
     return Dataroom(config, http)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["EXTENSIONS", "Files", "permutation"]
+__all__ = ["EXTENSIONS", "Files", "Listing", "no_images", "permutation"]
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".jp2", ".avif")
 
@@ -34,7 +34,7 @@ class Files:
         self._shuffled = config.source_config.random_sampling
         self._seed = config.seed
         self._rank, self._world_size = config.rank_and_world_size()
-        self._listing: _Listing | None = None
+        self._listing: Listing | None = None
 
     async def refs(self, start: Position) -> AsyncIterator[SampleRef | Skipped]:
         """See `Source.refs`. Raises SourceError where the root is missing, unreadable or holds no image."""
@@ -59,7 +59,7 @@ class Files:
 
     async def _refs_shuffled(self, start: Position) -> AsyncIterator[SampleRef | Skipped]:
         if self._listing is None:
-            listing = _Listing()
+            listing = Listing()
             async for paths, unreadable in _walk(self._root):
                 if unreadable:
                     yield unreadable
@@ -76,11 +76,16 @@ class Files:
 
     def _refuse_none(self, count: int) -> None:
         if not count:
-            kinds = ", ".join(extension[1:] for extension in EXTENSIONS)
-            raise SourceError(f"no images under {printable(self._root)}: looked for {kinds} in it and its subfolders")
+            raise no_images(printable(self._root))
 
 
-class _Listing:
+def no_images(root: str) -> SourceError:
+    """What is wrong with a root below which there is none."""
+    kinds = ", ".join(extension[1:] for extension in EXTENSIONS)
+    return SourceError(f"no images under {root}: looked for {kinds} in it and its subfolders")
+
+
+class Listing:
     """Many paths in little memory: one block of bytes, since a million strings of their own take 150 MB."""
 
     def __init__(self) -> None:

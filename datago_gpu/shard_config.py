@@ -1,0 +1,108 @@
+"""Settings of WebDataset shards as a source."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from datago_gpu.redact import shown_address
+from datago_gpu.settings import Count, Natural, Settings, told, without_secrets
+from datago_gpu.source_config import Kind, names_in
+
+__all__ = ["WebDatasetSource", "part_names", "shown_shards"]
+
+
+class WebDatasetSource(Settings, frozen=True, kw_only=True):
+    """Samples in tar shards, as the WebDataset convention has them: files that share a key, one behind the other.
+
+    Attributes:
+        url: the shards: local paths (also with * and ?, or a folder), http(s), s3, gs, az or hf addresses, with brace
+            lists such as `train-{000000..001281}.tar`; several are separated by `::`. `@FILE` stands for the lines of
+            a local file. An address that does not end like a shard is asked for a listing: a prefix of a bucket, or
+            JSON over http(s).
+        auth_token: sent as `Authorization: Bearer` to the http(s) origins that `url` names, and to no other.
+        reference_image_type: which file of a sample is its image: its name behind the key, with or without the last
+            extension ("png", "image.png", "image"). "" takes the first image.
+        masks, additional_images, latents: names of further files to load, in the same way, comma-separated.
+        optional: those of them that a sample may lack; without any other it is skipped.
+        random_sampling: true shuffles the shards, and their samples through a buffer; each epoch differs.
+        shuffle_buffer: samples, with their payloads, held to draw from; fewer where they take more than `buffer_mb`.
+        concurrent_downloads: shards open at once; they are read ahead and handed out one after the other.
+        buffer_mb: MiB of all open shards that are held in memory.
+        storage_options: for s3, gs and az: options of obstore such as {"endpoint": "http://localhost:9000"}; others
+            come from the environment.
+        rank, world_size: as for files. Ranks take whole shards where there is one for each, else single samples.
+    """
+
+    place: ClassVar[str] = "source_config."
+    url: str
+    auth_token: str = ""
+    reference_image_type: str = ""
+    masks: str = ""
+    additional_images: str = ""
+    latents: str = ""
+    optional: str = ""
+    random_sampling: bool = False
+    shuffle_buffer: Count = 1000
+    concurrent_downloads: Count = 8
+    buffer_mb: Count = 256
+    storage_options: dict[str, str] = {}  # noqa: RUF012 - msgspec copies it
+    rank: Natural | None = None
+    world_size: Count | None = None
+
+    def _problem(self) -> str | None:
+        if not self.url.strip():
+            return "source_config.url is empty: name the shards, such as '/data/train-{0000..0127}.tar'"
+        token = self.auth_token.strip()
+        if not (token.isascii() and token.isprintable() and " " not in token):
+            return "source_config.auth_token holds blanks or characters that no token has"
+        names = part_names(self.masks) + part_names(self.additional_images) + part_names(self.latents)
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            return f"source_config: {', '.join(map(repr, twice))} is asked for twice among masks, images and latents"
+        unknown = [name for name in part_names(self.optional) if name not in names]
+        if unknown:
+            return (f"source_config.optional names {', '.join(map(repr, unknown))}, "
+                    "which is not among masks, additional_images and latents")  # fmt: skip
+        return None
+
+    @property
+    def parts(self) -> dict[str, Kind]:
+        """What is to be loaded beside the image: name -> kind."""
+        given: list[tuple[str, Kind]] = [
+            (self.masks, "mask"),
+            (self.additional_images, "image"),
+            (self.latents, "latent"),
+        ]
+        return {name: kind for text, kind in given for name in part_names(text)}
+
+    @property
+    def optional_parts(self) -> dict[str, Kind]:
+        """Those of `parts` that a sample may lack."""
+        optional = part_names(self.optional)
+        return {name: kind for name, kind in self.parts.items() if name in optional}
+
+    def hidden(self, text: str) -> str:
+        """`text` with *** for what is secret, should it be there."""
+        return without_secrets(text, [self.auth_token.strip(), *self.storage_options.values()])
+
+    def __repr__(self) -> str:
+        return f"WebDatasetSource({', '.join(f'{name}={value!r}' for name, value in self.__rich_repr__())})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        """What rich prints, in tracebacks too: what was set, less what is secret."""
+        return told(
+            self,
+            url=shown_shards(self.hidden(self.url)),
+            auth_token="***" if self.auth_token else "",
+            storage_options=dict.fromkeys(self.storage_options, "***"),
+        )
+
+
+def part_names(text: str) -> list[str]:
+    """The names of a comma-separated list, in lower case as those of a sample's files are."""
+    return [name.lower().removeprefix(".") for name in names_in(text)]
+
+
+def shown_shards(url: str) -> str:
+    """The setting `url` as it may be shown: without queries and passwords."""
+    return "::".join(shown_address(each) if "://" in each else each for each in url.split("::"))

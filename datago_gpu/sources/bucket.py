@@ -1,0 +1,91 @@
+"""Images below a prefix in object storage, in the store's own order. Lists names only; the feeder gets the objects."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from datago_gpu.config import FileSource, LoaderConfig
+from datago_gpu.errors import SourceError
+from datago_gpu.redact import without_query
+from datago_gpu.sources.base import Position, SampleRef, Skipped
+from datago_gpu.sources.failure import HttpFailure
+from datago_gpu.sources.files import EXTENSIONS, Listing, no_images, permutation
+from datago_gpu.sources.store import Stores
+
+__all__ = ["Bucket"]
+
+
+class Bucket:
+    """The `Source` of source_type "file" with a root such as s3://bucket/photos.
+
+    Order: that of the store, by key; listed a page at a time while samples load. A sample's id is its key below the
+    root. A `cursor` is "POSITION:KEY": the image behind KEY is number POSITION of all ranks together.
+    """
+
+    def __init__(self, config: LoaderConfig) -> None:
+        source = config.source_config
+        assert isinstance(source, FileSource)
+        self._source, self._seed = source, config.seed
+        self._root = source.root_path.rstrip("/")
+        scheme, _, rest = self._root.partition("://")
+        bucket, _, prefix = rest.partition("/")
+        self._bucket, self._prefix = f"{scheme}://{bucket}/", f"{prefix}/" if prefix else ""
+        self._rank, self._world_size = config.rank_and_world_size()
+        self._stores = Stores(config.http_config, source.storage_options)
+        self._listing: Listing | None = None
+
+    async def refs(self, start: Position) -> AsyncIterator[SampleRef | Skipped]:
+        """See `Source.refs`. Raises SourceError where the prefix cannot be listed or holds no image."""
+        refs = self._shuffled(start) if self._source.random_sampling else self._listed(start)
+        async for ref in refs:
+            yield ref
+
+    async def close(self) -> None:
+        self._listing = None
+
+    async def _listed(self, start: Position) -> AsyncIterator[SampleRef]:
+        first, after = _parsed(start.cursor)
+        position, last = first, after
+        async for keys in self._pages(after):
+            for key in keys:
+                index, other_rank = divmod(position - self._rank, self._world_size)
+                if not other_rank and index >= start.index:
+                    yield self._ref(index, key, f"{position}:{last}" if last else "")
+                position, last = position + 1, key
+        if not position:
+            raise no_images(self._shown())
+
+    async def _shuffled(self, start: Position) -> AsyncIterator[SampleRef]:
+        if self._listing is None:
+            listing = Listing()
+            async for keys in self._pages(""):
+                listing.extend(keys)
+            if not len(listing):
+                raise no_images(self._shown())
+            self._listing = listing
+        order = await asyncio.to_thread(permutation, len(self._listing), self._seed, start.epoch)
+        mine = order[self._rank :: self._world_size]
+        for index in range(start.index, len(mine)):
+            yield self._ref(index, self._listing[int(mine[index])], "")
+
+    async def _pages(self, after: str) -> AsyncIterator[list[str]]:
+        """The keys of the images, some at a time."""
+        try:
+            async for page in self._stores.listed(self._root, after):
+                yield [each.key for each in page if each.key.lower().endswith(EXTENSIONS)]
+        except HttpFailure as failure:
+            text = f"cannot list {failure}; check source_config.root_path and the credentials"
+            raise SourceError(self._source.hidden(text)) from None
+
+    def _ref(self, index: int, key: str, cursor: str) -> SampleRef:
+        name = key.removeprefix(self._prefix)
+        return SampleRef(index, name, source="filesystem", url=self._bucket + key, cursor=cursor)
+
+    def _shown(self) -> str:
+        return without_query(self._root)
+
+
+def _parsed(cursor: str) -> tuple[int, str]:
+    position, _, key = cursor.partition(":")
+    return (int(position), key) if position.isdecimal() else (0, "")

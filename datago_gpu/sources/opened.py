@@ -1,0 +1,172 @@
+"""One shard while it is read: a task brings its bytes, a thread unpacks them, and samples come out."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import io
+import threading
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+from typing import Any, BinaryIO, cast
+
+from datago_gpu.errors import ConfigError
+from datago_gpu.sources.base import SampleRef, Skipped
+from datago_gpu.sources.pipe import GivenUp, Outlet, Pipe
+from datago_gpu.sources.samples import Collector
+from datago_gpu.sources.tar import BadShard, TarStream
+
+__all__ = ["OpenShard", "sample_bytes"]
+
+Supply = Callable[[Callable[[bytes], Awaitable[None]]], Awaitable[None]]
+"""Gives the bytes of a shard to the function that it is given."""
+
+_READ_BYTES = 1024 * 1024
+_UNPACKED_BYTES = 64 * 1024
+"""What is lost before a fault in a compressed stream."""
+_PIPE_BYTES = 4 * 1024 * 1024
+_LOT_SAMPLES = 32
+"""Samples that go from the thread to the loop together: a hop costs about 60 us."""
+_LOT_BYTES = 1024 * 1024
+_OVERHEAD = 1000
+_LONGEST_WINDOW = 128 * 1024 * 1024
+"""Memory that a zstd stream may ask for; its command line allows the same."""
+_CLOSE_S = 1.0
+
+
+class OpenShard:
+    """Reads from the moment it is made, as far ahead as `capacity` bytes allow.
+
+    supply: brings the shard's bytes; None where `address` is a local path.
+    """
+
+    def __init__(self, address: str, supply: Supply | None, collector: Collector, capacity: int) -> None:
+        self._address, self._collector = address, collector
+        loop = asyncio.get_running_loop()
+        self._loop = loop
+        piped = min(_PIPE_BYTES, capacity // 2) if supply else 0
+        self._pipe = Pipe(loop, piped, self._flush) if supply else None
+        self._outlet: Outlet[SampleRef | Skipped] = Outlet(loop, capacity - piped)
+        self._lot: list[SampleRef | Skipped] = []
+        self._lot_bytes = 0
+        self._gone = asyncio.Event()
+        self._pump = loop.create_task(_pump(supply, self._pipe)) if supply and self._pipe else None
+        threading.Thread(target=self._run, name="datago-shard", daemon=True).start()
+
+    async def lots(self) -> AsyncIterator[list[SampleRef | Skipped]]:
+        """The samples in their order, some at a time. Raises what ends the shard early, behind those before it."""
+        async for lot in self._outlet.lots():
+            yield lot
+
+    async def close(self) -> None:
+        """End the request and the thread, which has a second for what it is at."""
+        self._outlet.give_up()
+        if self._pipe is not None:
+            self._pipe.give_up()
+        if self._pump is not None:
+            self._pump.cancel()
+            await asyncio.gather(self._pump, return_exceptions=True)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_S):
+                await self._gone.wait()
+
+    def _run(self) -> None:
+        """The thread's main line."""
+        error: Exception | None = None
+        try:
+            self._unpack()
+        except GivenUp:
+            pass
+        except Exception as problem:  # raised where the samples are taken
+            error = problem
+        self._outlet.end(error)
+        with suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self._gone.set)
+
+    def _unpack(self) -> None:
+        raw: Any = self._pipe or open(self._address, "rb", buffering=0)  # noqa: SIM115 - the next line closes it
+        with io.BufferedReader(raw, _READ_BYTES) as file:
+            try:
+                plain = _plain(file)
+                self._collect(TarStream(plain, marked=plain is not file))
+            except (BadShard, EOFError, gzip.BadGzipFile, zlib.error) as error:
+                self._flush()
+                detail = "the compressed data ends early" if isinstance(error, EOFError) else str(error)
+                raise BadShard(detail) from None
+        self._flush()
+
+    def _collect(self, stream: TarStream) -> None:
+        collector = self._collector
+        for name, size in stream:
+            finished, wanted = collector.begin(name, size)
+            if finished is not None:
+                self._hand_over(finished)
+            if wanted:
+                collector.keep(stream.read())
+        last = collector.finish()
+        if last is not None:
+            self._hand_over(last)
+
+    def _hand_over(self, sample: SampleRef | Skipped) -> None:
+        self._lot.append(sample)
+        self._lot_bytes += sample_bytes(sample)
+        if len(self._lot) >= _LOT_SAMPLES or self._lot_bytes >= _LOT_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        """Nothing that is complete waits for what is still on its way."""
+        if self._lot:
+            lot, size = self._lot, self._lot_bytes
+            self._lot, self._lot_bytes = [], 0
+            self._outlet.put(lot, size)
+
+
+def sample_bytes(sample: SampleRef | Skipped) -> int:
+    """About the memory that a sample takes."""
+    if isinstance(sample, Skipped):
+        return _OVERHEAD
+    parts = sum(len(part.payload or b"") for part in sample.parts)
+    return _OVERHEAD + len(sample.payload or b"") + parts + len(sample.attributes)
+
+
+async def _pump(supply: Supply, pipe: Pipe) -> None:
+    try:
+        await supply(pipe.put)
+    except Exception as error:  # raised behind the samples that came before it
+        pipe.end(error)
+    else:
+        pipe.end()
+
+
+def _plain(file: BinaryIO) -> BinaryIO:
+    """The tar stream in a file that may be compressed, as its first bytes tell."""
+    magic = cast(io.BufferedReader, file).peek(4)[:4]
+    if magic[:2] == b"\x1f\x8b":
+        return cast(BinaryIO, gzip.GzipFile(fileobj=file))
+    if magic == b"\x28\xb5\x2f\xfd":
+        return cast(BinaryIO, io.BufferedReader(_Zstd(file), _UNPACKED_BYTES))
+    return file
+
+
+class _Zstd(io.RawIOBase):
+    """What a zstd stream holds, with its errors as BadShard."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        try:
+            import zstandard
+        except ImportError:
+            raise ConfigError("shards compressed with zstd need a package: pip install 'datago_gpu[zstd]'") from None
+        self._error = zstandard.ZstdError
+        self._reader = zstandard.ZstdDecompressor(max_window_size=_LONGEST_WINDOW).stream_reader(
+            file, read_across_frames=True
+        )
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: bytearray) -> int:  # type: ignore[override]
+        try:
+            return int(self._reader.readinto(buffer))
+        except self._error as error:
+            raise BadShard(f"damaged: {error}") from None

@@ -1,0 +1,156 @@
+"""Between an event loop and the thread that unpacks a shard: bytes go in by a Pipe, samples come out by an Outlet.
+
+Both hold a bounded number of bytes, and both can be ended and given up from either side.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from threading import Condition
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+__all__ = ["GivenUp", "Outlet", "Pipe"]
+
+T = TypeVar("T")
+_ENOUGH = 512
+"""Bytes that a read waits for: with fewer, nothing can be told of what a stream holds."""
+
+
+class GivenUp(Exception):
+    """Nobody wants what comes any more. Raised in the thread."""
+
+
+class Pipe(io.RawIOBase):
+    """A file to a thread, which a coroutine writes. `before_waiting` is called in the thread when nothing is there."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, capacity: int, before_waiting: Callable[[], None]) -> None:
+        self._loop, self._capacity, self._before_waiting = loop, capacity, before_waiting
+        self._blocks: deque[memoryview] = deque()
+        self._size = 0
+        self._changed = Condition()
+        self._room = asyncio.Event()
+        self._ended = self._given_up = False
+        self._error: Exception | None = None
+
+    async def put(self, block: bytes) -> None:
+        """Write a piece. Returns once there is room for a further one."""
+        with self._changed:
+            self._blocks.append(memoryview(block))
+            self._size += len(block)
+            full = self._size >= self._capacity
+            if full:
+                self._room.clear()
+            self._changed.notify()
+        if full:
+            await self._room.wait()
+
+    def end(self, error: Exception | None = None) -> None:
+        """Say that nothing follows; the reader gets what is there, and then `error`."""
+        with self._changed:
+            self._ended, self._error = True, error
+            self._changed.notify()
+
+    def give_up(self) -> None:
+        """Have the reader stop, wherever it is."""
+        with self._changed:
+            self._given_up = True
+            self._changed.notify()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        """As of any raw file; in the thread. Raises what `end` was given, or GivenUp."""
+        target = memoryview(buffer).cast("B")
+        if not self._blocks and not self._ended:
+            self._before_waiting()
+        with self._changed:
+            while self._size < min(len(target), _ENOUGH) and not self._ended and not self._given_up:
+                self._changed.wait()
+            if self._given_up:
+                raise GivenUp
+            if self._error is not None and not self._size:
+                raise self._error
+            was_full = self._size >= self._capacity
+            filled = self._fill(target)
+            if was_full and self._size < self._capacity:
+                self._loop.call_soon_threadsafe(self._room.set)
+        return filled
+
+    def _fill(self, target: memoryview) -> int:
+        filled = 0
+        while self._blocks and filled < len(target):
+            block = self._blocks[0]
+            count = min(len(block), len(target) - filled)
+            target[filled : filled + count] = block[:count]
+            filled += count
+            if count == len(block):
+                self._blocks.popleft()
+            else:
+                self._blocks[0] = block[count:]
+        self._size -= filled
+        return filled
+
+
+class Outlet(Generic[T]):
+    """Lots of items from a thread to a coroutine. `capacity` is in bytes, as told with each lot; one always fits."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, capacity: int) -> None:
+        self._loop, self._capacity = loop, capacity
+        self._lots: deque[tuple[list[T], int]] = deque()
+        self._size = 0
+        self._changed = Condition()
+        self._news = asyncio.Event()
+        self._ended = self._given_up = False
+        self._error: Exception | None = None
+
+    def put(self, items: list[T], size: int) -> None:
+        """Hand over, in the thread, once there is room. Raises GivenUp."""
+        with self._changed:
+            while self._lots and self._size + size > self._capacity and not self._given_up:
+                self._changed.wait()
+            if self._given_up:
+                raise GivenUp
+            self._lots.append((items, size))
+            self._size += size
+            self._tell()
+
+    def end(self, error: Exception | None = None) -> None:
+        """Say, in the thread, that nothing follows; `error` is raised behind what is there."""
+        with self._changed:
+            self._ended, self._error = True, error
+            self._tell()
+
+    def give_up(self) -> None:
+        """Have the thread stop at its next `put`."""
+        with self._changed:
+            self._given_up = True
+            self._lots.clear()
+            self._changed.notify()
+
+    async def lots(self) -> AsyncIterator[list[T]]:
+        """What the thread hands over, in its order."""
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            while self._lots:
+                with self._changed:
+                    items, size = self._lots.popleft()
+                    self._size -= size
+                    self._changed.notify()
+                yield items
+            if self._ended and not self._lots:
+                break
+        if self._error is not None:
+            raise self._error
+
+    def _tell(self) -> None:
+        with suppress(RuntimeError):  # the loop is closed: nobody listens
+            self._loop.call_soon_threadsafe(self._news.set)

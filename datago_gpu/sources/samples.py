@@ -1,0 +1,201 @@
+"""From the files of a shard to samples: the WebDataset convention, and what the settings ask of a sample.
+
+A file belongs to the sample whose key its name begins with: all up to the first dot of its base name, folders included.
+The rest, in lower case, is the name of the part. Files of one sample follow each other.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from contextlib import suppress
+from typing import Any
+
+import msgspec
+
+from datago_gpu.config import LoaderConfig, MiB
+from datago_gpu.shard_config import WebDatasetSource
+from datago_gpu.source_config import Kind
+from datago_gpu.sources.base import Part, SampleRef, Skipped, printable
+from datago_gpu.sources.files import EXTENSIONS
+
+__all__ = ["Collector", "split_name"]
+
+_NAME = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$")
+_META = re.compile(r"__[^/]*__($|/)")
+_IMAGES = frozenset(extension[1:] for extension in EXTENSIONS)
+_ATTRIBUTES = frozenset(("json", "txt", "cls"))
+_MOST_ROLES = 10_000
+
+_LACKING: dict[Kind, str] = {"mask": "no-mask", "image": "no-additional-image", "latent": "no-latent"}
+
+
+def split_name(path: str) -> tuple[str, str] | None:
+    """Key and part of a file; None where it belongs to no sample. As in the package `webdataset`."""
+    match = _NAME.match(path)
+    if match is None or _META.match(path):
+        return None
+    return match[1], match[2].lower()
+
+
+class Collector:
+    """Takes the files of one shard in their order. For each: `begin`, and where that says so, `keep`.
+
+    shard: how it is called in messages. What is asked for is held in memory, of one sample at a time.
+    """
+
+    def __init__(self, config: LoaderConfig, shard: str) -> None:
+        source = config.source_config
+        assert isinstance(source, WebDatasetSource)
+        self._shard = shard
+        self._max_bytes = config.http_config.max_payload_mb * MiB
+        self._reference = source.reference_image_type.strip().lower().removeprefix(".")
+        self._further, self._optional = source.parts, source.optional_parts
+        self._roles: dict[str, str] = {}
+        self._start("", "")
+
+    def _start(self, key: str, name: str) -> None:
+        self._key, self._name = key, name
+        self._seen: set[str] = set()
+        self._image: tuple[str, bytes] | None = None
+        self._parts: dict[str, bytes] = {}
+        self._attributes: dict[str, bytes] = {}
+        self._attribute_bytes = 0
+        self._problem: tuple[str, str] | None = None
+
+    def begin(self, name: str, size: int) -> tuple[SampleRef | Skipped | None, bool]:
+        """The next file: the sample that it shows to be complete, if any; and whether its content is wanted."""
+        split = split_name(name)
+        if split is None:
+            return None, False
+        finished = None
+        if split[0] != self._key:
+            finished = self.finish()
+            self._start(split[0], name)
+        return finished, self._wants(name, split[1], size)
+
+    def _wants(self, name: str, part: str, size: int) -> bool:
+        self._part = part
+        if part in self._seen:
+            self._problem = ("bad-entry", f"two files are called {printable(name)!r}")
+            return False
+        self._seen.add(part)
+        role = self._role = self._role_of(part)
+        if not role or (role == "reference" and not self._reference and self._image):
+            return False
+        if role == "attribute":
+            self._attribute_bytes += size
+        if size > self._max_bytes or self._attribute_bytes > self._max_bytes:
+            if role not in self._optional:
+                detail = f"{printable(name)!r} has {size} bytes, above http_config.max_payload_mb"
+                self._problem = ("too-large", detail)
+            return False
+        if role == "reference":
+            self._name = name
+        return self._problem is None
+
+    def keep(self, content: bytes) -> None:
+        """The content of the file that was begun last."""
+        if self._role == "reference":
+            self._image = self._name, content
+        elif self._role == "attribute":
+            self._attributes[self._part] = content
+        else:
+            self._parts.setdefault(self._role, content)
+
+    def finish(self) -> SampleRef | Skipped | None:
+        """The sample whose files came last; None where there is none."""
+        if not self._seen:
+            return None
+        sample = self._made()
+        self._start("", "")
+        return sample
+
+    def _made(self) -> SampleRef | Skipped:
+        key, where = printable(self._key), f"{self._shard}!{self._name}"
+        lacking = [(name, kind) for name, kind in self._further.items() if name not in self._parts]
+        lacking = [(name, kind) for name, kind in lacking if name not in self._optional]
+        problem = self._problem
+        if problem is None and self._image is None:
+            problem = ("no-image", f"wanted is {self._reference!r}" if self._reference else "")
+        if problem is None and lacking:
+            problem = (_LACKING[lacking[0][1]], repr(lacking[0][0]))
+        if problem is None:
+            try:
+                attributes = _merged(self._attributes)
+            except (ValueError, RecursionError) as error:
+                problem = ("bad-entry", str(error))
+        if problem is not None:
+            return Skipped(0, key, printable(where), *problem)
+        assert self._image is not None
+        parts = [
+            Part(name=name, kind=kind, path=where, payload=self._parts[name], optional=name in self._optional)
+            for name, kind in self._further.items()
+            if name in self._parts
+        ]
+        return SampleRef(
+            0, key, source="webdataset", path=where, payload=self._image[1], parts=parts, attributes=attributes
+        )
+
+    def _role_of(self, part: str) -> str:
+        """What a part is for: a name that was asked for, "reference", "attribute", or "" for nothing."""
+        role = self._roles.get(part)
+        if role is None:
+            if len(self._roles) >= _MOST_ROLES:
+                self._roles.clear()
+            role = self._roles[part] = self._found_role(part)
+        return role
+
+    def _found_role(self, part: str) -> str:
+        stem, _, extension = part.rpartition(".")
+        for name in (part, stem):
+            if name in self._further:
+                return name
+        if self._reference:
+            if self._reference in (part, stem):
+                return "reference"
+        elif extension in _IMAGES:
+            return "reference"
+        return "attribute" if extension in _ATTRIBUTES else ""
+
+
+def _merged(files: dict[str, bytes]) -> bytes:
+    """One JSON object of all that is known of a sample. Raises ValueError.
+
+    The object of a file called "json" itself; others by their name, without the extension where there is more of it.
+    """
+    if not files:
+        return b"{}"
+    merged: dict[str, Any] = {}
+    for part in sorted(files, key=lambda part: part != "json"):
+        stem, _, extension = part.rpartition(".")
+        value = _attribute(part, extension, files[part])
+        if part == "json" and isinstance(value, dict):
+            merged |= value
+        else:
+            merged[printable(stem or extension)] = value
+    try:
+        return msgspec.json.encode(merged)
+    except (ValueError, OverflowError):  # half a surrogate pair, a number beyond 64 bits
+        raise ValueError("its attributes hold what JSON cannot tell") from None
+
+
+def _attribute(part: str, extension: str, content: bytes) -> Any:
+    if extension == "json":
+        return _json(part, content)
+    text = content.decode("utf-8", "replace")
+    if extension == "cls":
+        try:
+            return int(text)
+        except ValueError:
+            return text.strip()
+    return text
+
+
+def _json(part: str, content: bytes) -> Any:
+    with suppress(ValueError):
+        return msgspec.json.decode(content)
+    try:  # Python writes NaN and Infinity, which are no JSON
+        return json.loads(content, parse_constant=lambda _: None)
+    except ValueError:
+        raise ValueError(f"{printable(part)!r} is not JSON") from None

@@ -1,0 +1,215 @@
+"""Which shards there are: brace lists, lists in files, globs, prefixes of buckets, listings in JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import glob
+import os
+import re
+from collections.abc import AsyncIterator, Callable, Iterator
+from itertools import islice
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlencode, urljoin, urlsplit, urlunsplit
+
+import msgspec
+from msgspec import Struct
+
+from datago_gpu.config import HttpConfig, MiB
+from datago_gpu.errors import SourceError
+from datago_gpu.redact import without_query
+from datago_gpu.shard_config import WebDatasetSource
+from datago_gpu.sources.base import printable
+from datago_gpu.sources.failure import HttpFailure
+from datago_gpu.sources.http import HttpClient, origin_of
+from datago_gpu.sources.store import Stores, is_stored
+
+__all__ = ["Shard", "expanded", "list_shards"]
+
+ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.zst")
+_MOST_SHARDS = 1_000_000
+_MOST_PAGES = 10_000
+_RANGE = re.compile(r"\{(-?\d{1,18})\.\.(-?\d{1,18})")
+
+
+class Shard(Struct, frozen=True):
+    """address: a local path, or a URL. own: on an origin that the user named, where the token may go."""
+
+    address: str
+    own: bool = False
+
+    @property
+    def shown(self) -> str:
+        """The address for messages."""
+        return without_query(self.address) if "://" in self.address else self.address
+
+
+async def list_shards(
+    source: WebDatasetSource, limits: HttpConfig, http: HttpClient, stores: Callable[[], Stores]
+) -> list[Shard]:
+    """All shards that the setting `url` names, in its order. Raises SourceError."""
+    named = await asyncio.to_thread(expanded, source.url)
+    origins = {_origin(address) for address in named if _is_http(address)}
+    shards: list[Shard] = []
+    for address in named:
+        if not _is_remote(address) or _is_shard(address):
+            shards.append(Shard(address, _is_http(address)))
+            continue
+        try:
+            if is_stored(address):
+                found = [each async for each in _in_bucket(address, stores())]
+            else:
+                found = [each async for each in _in_listing(address, source.auth_token.strip(), limits, http)]
+        except HttpFailure as failure:
+            what = f"cannot list the shards of {failure}; check source_config.url, and the token or the credentials"
+            raise SourceError(source.hidden(what)) from None
+        if not found:
+            raise SourceError(f"no shards in {without_query(address)}: none of its files ends in {', '.join(ENDINGS)}")
+        shards += [Shard(each, _is_http(each) and _origin(each) in origins) for each in found]
+    return shards
+
+
+def expanded(url: str) -> list[str]:
+    """The addresses that the setting `url` names by itself. Reads local files and folders. Raises SourceError."""
+    found: list[str] = []
+    for each in (each.strip() for each in url.split("::")):
+        if each.startswith("@"):
+            for line in _lines(each[1:]):
+                found += _local(line)
+        elif each:
+            found += _local(each)
+        if len(found) > _MOST_SHARDS:
+            raise SourceError(f"source_config.url names more than {_MOST_SHARDS} shards")
+    return found
+
+
+def _lines(path: str) -> Iterator[str]:
+    try:
+        with open(path, encoding="utf-8") as file:
+            lines = [line.strip() for line in file]
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise SourceError(f"cannot read the list of shards {path!r}: {reason}; check source_config.url") from None
+    return (line for line in lines if line and not line.startswith("#"))
+
+
+def _local(text: str) -> list[str]:
+    """One address with braces, and with wildcards where it is a path."""
+    found: list[str] = []
+    for address in _braces(text):
+        if address.startswith("pipe:"):
+            raise SourceError("source_config.url holds a command (pipe:), and commands are not run: name the shards")
+        if address.startswith("hf://"):
+            found.append(_on_hub(address))
+        elif _is_remote(address):
+            found.append(address)
+        else:
+            found += _paths(address.removeprefix("file://"))
+    return found
+
+
+def _braces(text: str) -> list[str]:
+    from braceexpand import UnbalancedBracesError, braceexpand  # type: ignore[attr-defined]
+
+    ranges = [abs(int(end) - int(begin)) for begin, end in _RANGE.findall(text)]  # each would be held as a list
+    try:
+        found = [""] if max(ranges, default=0) > _MOST_SHARDS else list(islice(braceexpand(text), _MOST_SHARDS + 1))
+    except UnbalancedBracesError:
+        raise SourceError(f"the braces in source_config.url do not match: {without_query(text)!r}") from None
+    if found == [""] or len(found) > _MOST_SHARDS:
+        raise SourceError(f"{without_query(text)!r} names more than {_MOST_SHARDS} shards")
+    return found
+
+
+def _paths(path: str) -> list[str]:
+    if os.path.isdir(path) and not path.endswith(ENDINGS):
+        found = sorted(each.path for each in os.scandir(path) if each.name.endswith(ENDINGS))
+    elif glob.has_magic(path) and not os.path.exists(path):
+        found = sorted(glob.glob(path, recursive=True))
+    else:
+        return [os.path.abspath(path)]
+    if not found:
+        raise SourceError(f"no shards: {printable(path)!r} in source_config.url matches nothing")
+    return [os.path.abspath(each) for each in found]
+
+
+def _on_hub(address: str) -> str:
+    """hf://datasets/OWNER/NAME[@REVISION]/PATH as https."""
+    kind, _, rest = address.removeprefix("hf://").partition("/")
+    owner, name, path = [*rest.split("/", 2), "", ""][:3]
+    name, _, revision = name.partition("@")
+    if kind != "datasets" or not (owner and name) or not path.endswith(ENDINGS):
+        raise SourceError(f"{address!r} does not name a shard: hf://datasets/OWNER/NAME/PATH.tar is what it should be")
+    hub = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+    return f"{hub}/datasets/{owner}/{name}/resolve/{revision or 'main'}/{path}"
+
+
+async def _in_bucket(address: str, stores: Stores) -> AsyncIterator[str]:
+    root = "/".join(address.split("/", 3)[:3])
+    async for page in stores.listed(address):
+        for each in page:
+            if each.key.endswith(ENDINGS):
+                yield f"{root}/{each.key}"
+
+
+async def _in_listing(address: str, token: str, limits: HttpConfig, http: HttpClient) -> AsyncIterator[str]:
+    """The shards of a JSON listing, page by page: as Google's storage has it, `{"shardlist": []}`, or a plain list."""
+    headers = {"Authorization": f"Bearer {token}"} if token else None
+    url = address
+    for _ in range(_MOST_PAGES):
+        answer = await http.get(url, max_bytes=limits.max_page_mb * MiB, headers=headers)
+        try:
+            listing = msgspec.json.decode(answer.body)
+            entries = _entries(listing)
+        except (ValueError, TypeError, RecursionError):
+            raise SourceError(
+                f"{without_query(address)} does not end like a shard ({', '.join(ENDINGS)}), and what it answers "
+                "is no JSON listing of shards; check source_config.url"
+            ) from None
+        for entry in entries:
+            found = urljoin(url, entry)
+            if _is_http(found) and _is_shard(found):
+                yield found
+        token_of_next = listing.get("nextPageToken") if isinstance(listing, dict) else None
+        if not token_of_next:
+            return
+        split = urlsplit(address)
+        query = [*parse_qsl(split.query, keep_blank_values=True), ("pageToken", str(token_of_next))]
+        url = urlunsplit(split._replace(query=urlencode(query)))
+    raise SourceError(f"{without_query(address)}: more than {_MOST_PAGES} pages of a listing")
+
+
+def _entries(listing: Any) -> list[str]:
+    if isinstance(listing, dict):
+        listing = listing.get("items", listing.get("shardlist", [] if "nextPageToken" in listing else None))
+    if not isinstance(listing, list):
+        raise TypeError
+    found: list[Any] = [
+        each.get("mediaLink") or each.get("url") if isinstance(each, dict) else each for each in listing
+    ]
+    if not all(isinstance(each, str) for each in found):
+        raise TypeError
+    return found
+
+
+def _is_http(address: str) -> bool:
+    return address.startswith(("http://", "https://"))
+
+
+def _is_remote(address: str) -> bool:
+    if _is_http(address) or is_stored(address):
+        return True
+    if "://" in address and not address.startswith("file://"):
+        scheme = address.partition("://")[0]
+        raise SourceError(f"source_config.url: {scheme}:// is not known; http, https, s3, gs, az and hf are")
+    return False
+
+
+def _is_shard(address: str) -> bool:
+    return (unquote(urlsplit(address).path) if _is_http(address) else address).endswith(ENDINGS)
+
+
+def _origin(address: str) -> str:
+    try:
+        return origin_of(address)
+    except ValueError:
+        raise SourceError(f"not an address: {without_query(address)!r} in source_config.url") from None

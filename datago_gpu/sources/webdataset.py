@@ -1,0 +1,209 @@
+"""WebDataset shards: streamed, unpacked and handed out in a fixed order, whatever arrives first.
+
+Order: the shards as listed, or shuffled anew for each epoch, and within a shard the samples as they lie there. With a
+shuffle they pass through a buffer. Ranks take every world_size-th shard; where there are fewer shards than ranks, every
+world_size-th sample of all of them.
+
+Memory: `buffer_mb` for what is read ahead, for each open shard one sample and 2 MiB more, and with a shuffle
+`buffer_mb` again.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, suppress
+from functools import partial
+from typing import NoReturn
+from weakref import WeakSet
+
+from msgspec import structs
+
+from datago_gpu.config import LoaderConfig, MiB
+from datago_gpu.errors import SourceError
+from datago_gpu.shard_config import WebDatasetSource
+from datago_gpu.sources.base import Position, SampleRef, Skipped, printable
+from datago_gpu.sources.failure import HttpFailure
+from datago_gpu.sources.files import permutation
+from datago_gpu.sources.http import HttpClient
+from datago_gpu.sources.opened import OpenShard, Supply, sample_bytes
+from datago_gpu.sources.samples import Collector
+from datago_gpu.sources.shards import Shard, list_shards
+from datago_gpu.sources.shuffle import SplitMix64
+from datago_gpu.sources.store import Stores, is_stored
+from datago_gpu.sources.tar import BadShard
+
+__all__ = ["WebDataset"]
+
+_Lost = (BadShard, HttpFailure, OSError)
+"""What costs the rest of a shard."""
+
+
+class WebDataset:
+    """The `Source` of source_type "webdataset".
+
+    A `cursor` is "SHARD:POSITION": number SHARD of this rank's order of the epoch begins with sample number POSITION.
+    Through a shuffle buffer there is none: all is read and counted again.
+    """
+
+    def __init__(self, config: LoaderConfig, http: HttpClient) -> None:
+        assert isinstance(config.source_config, WebDatasetSource)
+        self._config, self._source, self._http = config, config.source_config, http
+        self._rank, self._world_size = config.rank_and_world_size()
+        self._shards: list[Shard] | None = None
+        self._stores: Stores | None = None
+        self._open: WeakSet[AsyncGenerator[SampleRef | Skipped, None]] = WeakSet()
+
+    def refs(self, start: Position) -> AsyncGenerator[SampleRef | Skipped, None]:
+        """See `Source.refs`. Raises SourceError where no shard can be read."""
+        refs = self._shuffled(start) if self._source.random_sampling else self._walked(start)
+        self._open.add(refs)
+        return refs
+
+    async def close(self) -> None:
+        """End requests and threads, also of iterators that were left half-way. The HttpClient stays open."""
+        for refs in list(self._open):
+            with suppress(RuntimeError):  # one that is waited on at this moment ends with its task
+                await refs.aclose()
+
+    async def _shuffled(self, start: Position) -> AsyncGenerator[SampleRef | Skipped, None]:
+        generator = SplitMix64(self._config.seed, start.epoch, self._rank)
+        index = 0
+        async with aclosing(self._walked(Position(start.epoch))) as walked:
+            async for sample in _mixed(walked, self._source.shuffle_buffer, self._source.buffer_mb * MiB, generator):
+                if isinstance(sample, Skipped) and sample.index < 0:
+                    yield sample
+                    continue
+                if index >= start.index:
+                    yield _numbered(sample, index, "")
+                index += 1
+
+    async def _walked(self, start: Position) -> AsyncGenerator[SampleRef | Skipped, None]:
+        shards = await self._ordered(start.epoch)
+        split = len(shards) < self._world_size
+        stride, offset = (self._world_size, self._rank) if split else (1, 0)
+        mine = shards if split else shards[self._rank :: self._world_size]
+        first, position = _parsed(start.cursor)
+        opened: deque[OpenShard] = deque()
+        lost: Exception | None = None
+        seen = first > 0
+        try:
+            for number in range(first, len(mine)):
+                while len(opened) < self._source.concurrent_downloads and number + len(opened) < len(mine):
+                    opened.append(self._opened(mine[number + len(opened)]))
+                cursor = f"{number}:{position}"
+                try:
+                    async for lot in opened[0].lots():
+                        for sample in lot:
+                            index, elsewhere = divmod(position - offset, stride)
+                            position += 1
+                            if not elsewhere and index >= start.index:
+                                yield _numbered(sample, index, cursor)
+                        seen = True
+                except _Lost as error:
+                    lost = error
+                    if not seen and isinstance(error, HttpFailure) and error.status in (401, 403):
+                        break
+                    yield self._skipped(mine[number], error)
+                await opened.popleft().close()
+        finally:
+            for shard in opened:
+                await shard.close()
+        if not seen:
+            self._refuse(mine, lost)
+
+    def _opened(self, shard: Shard) -> OpenShard:
+        capacity = self._source.buffer_mb * MiB // self._source.concurrent_downloads
+        collector = Collector(self._config, shard.shown)
+        return OpenShard(shard.address, self._supply(shard), collector, capacity)
+
+    def _supply(self, shard: Shard) -> Supply | None:
+        """What brings the shard's bytes; None for a local one."""
+        if is_stored(shard.address):
+            return partial(self._storage().stream, shard.address)
+        if "://" not in shard.address:
+            return None
+        token = self._source.auth_token.strip()
+        headers = {"Authorization": f"Bearer {token}"} if token and shard.own else None
+        return partial(self._http.stream, shard.address, headers=headers)
+
+    def _storage(self) -> Stores:
+        if self._stores is None:
+            self._stores = Stores(self._config.http_config, self._source.storage_options)
+        return self._stores
+
+    async def _ordered(self, epoch: int) -> list[Shard]:
+        """All shards in the order of an epoch. They are listed once."""
+        if self._shards is None:
+            self._shards = await list_shards(self._source, self._config.http_config, self._http, self._storage)
+        if not self._source.random_sampling:
+            return self._shards
+        return [self._shards[number] for number in permutation(len(self._shards), self._config.seed, epoch)]
+
+    def _skipped(self, shard: Shard, error: Exception) -> Skipped:
+        """What became of the rest of a shard. Raises SourceError where its server is down."""
+        reason, detail = _told(error)
+        where = self._source.hidden(printable(shard.shown))
+        detail = self._source.hidden(detail)
+        if isinstance(error, HttpFailure) and error.down:
+            raise SourceError(f"{where}: {reason} ({detail}); nor does its server answer any other request")
+        return Skipped(-1, "", where, reason, detail)
+
+    def _refuse(self, shards: list[Shard], lost: Exception | None) -> NoReturn:
+        """Not one sample came."""
+        first = self._source.hidden(printable(shards[0].shown)) if shards else self._source.hidden(self._source.url)
+        if lost is None:
+            raise SourceError(f"no samples in {len(shards)} shards, the first of which is {first}")
+        reason, detail = _told(lost)
+        status = lost.status if isinstance(lost, HttpFailure) else 0
+        hint = (
+            "check source_config.auth_token or the credentials" if status in (401, 403) else "check source_config.url"
+        )
+        text = f"none of {len(shards)} shards could be read, the last failed with {reason} ({detail}): {first}; {hint}"
+        raise SourceError(self._source.hidden(text))
+
+
+def _told(error: Exception) -> tuple[str, str]:
+    """Reason and detail."""
+    if isinstance(error, HttpFailure):
+        return error.reason, error.detail
+    if isinstance(error, FileNotFoundError):
+        return "missing", ""
+    if isinstance(error, OSError):
+        return "unreadable", str(error.strerror or "")
+    return "bad-shard", str(error)
+
+
+def _numbered(sample: SampleRef | Skipped, index: int, cursor: str) -> SampleRef | Skipped:
+    if isinstance(sample, SampleRef):
+        sample.index, sample.cursor = index, cursor
+        return sample
+    return structs.replace(sample, index=index)
+
+
+def _parsed(cursor: str) -> tuple[int, int]:
+    """Shard and position of a cursor; the beginning where there is none."""
+    shard, _, position = cursor.partition(":")
+    return (int(shard), int(position)) if shard.isdecimal() and position.isdecimal() else (0, 0)
+
+
+async def _mixed(
+    samples: AsyncIterator[SampleRef | Skipped], capacity: int, most_bytes: int, generator: SplitMix64
+) -> AsyncIterator[SampleRef | Skipped]:
+    """Every sample once, each drawn from the next `capacity`, or from as many as fit into `most_bytes`."""
+    held: list[SampleRef | Skipped] = []
+    size = 0
+    async for sample in samples:
+        if isinstance(sample, Skipped) and sample.index < 0:
+            yield sample
+            continue
+        held.append(sample)
+        size += sample_bytes(sample)
+        while len(held) > capacity or (size > most_bytes and len(held) > 1):
+            drawn = generator.below(len(held))
+            held[drawn], held[-1] = held[-1], held[drawn]
+            size -= sample_bytes(held[-1])
+            yield held.pop()
+    generator.shuffle(held)
+    for sample in held:
+        yield sample
