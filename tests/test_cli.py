@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 import datago_gpu
-from datago_gpu.cli.bench import SECTIONS
+from datago_gpu.cli.flags import SECTIONS
 
 PHOTOS = Path(datago_gpu.__file__).parent / "photos"
 GUIDE = Path(datago_gpu.__file__).parent.parent / "docs" / "guide.md"
@@ -31,7 +31,7 @@ def command(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedPro
     )
 
 
-@pytest.mark.parametrize("name", [[], ["demo"], ["bench"], ["serve"]])
+@pytest.mark.parametrize("name", [[], ["demo"], ["bench"], ["serve"], ["preview"], ["doctor"]])
 def test_every_command_has_help(name: list[str]) -> None:
     result = command(*name, "--help")
     assert result.returncode == 0

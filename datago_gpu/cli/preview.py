@@ -1,0 +1,66 @@
+"""`datago-gpu preview`: what a model will see, as one picture or one page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from datago_gpu.cli.flags import given_config, setting_flags
+from datago_gpu.errors import ConfigError
+from datago_gpu.preview import Overview, gather, write_page, write_sheet
+
+__all__ = ["preview"]
+
+_WRITERS: dict[str, Callable[[Overview, Path], None]] = {".png": write_sheet, ".html": write_page, ".htm": write_page}
+
+
+@click.command(params=setting_flags())
+@click.argument("config", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--out", default="preview.png", show_default=True, type=click.Path(dir_okay=False, path_type=Path),
+              help="A .png, or an .html with everything in it.")  # fmt: skip
+@click.option("--batches", default=4, show_default=True, type=click.IntRange(1, 1000), help="Batches to load.")
+@click.option("--samples", default=12, show_default=True, type=click.IntRange(1, 4096), help="Shown of each batch.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option("--backend", default="auto", show_default=True, help="auto, dali or pillow.")
+@click.pass_context
+def preview(
+    ctx: click.Context,
+    /,
+    config: Path | None,
+    out: Path,
+    batches: int,
+    samples: int,
+    device: str,
+    backend: str,
+    **_: Any,
+) -> None:
+    """Draw the first batches that a loader brings with the settings of a JSON file CONFIG, of flags, or both.
+
+    For each sample: what the model sees, with masks laid over it and further images beside it; the original with the
+    crop framed; id, size, caption and tags. The source is read twice as far as these batches go.
+
+    \b
+    datago-gpu preview config.json --out preview.html
+    datago-gpu preview --root-path ~/photos --crop-and-resize --batch-size 8 --batches 6
+    """
+    write = _WRITERS.get(out.suffix.lower())
+    if write is None:
+        raise click.UsageError(f"--out must end in .png or .html, got {str(out)!r}")
+    if not out.absolute().parent.is_dir():
+        raise click.UsageError(f"--out: there is no folder {str(out.absolute().parent)!r}")
+    settings = given_config(ctx, config)
+    with Console(stderr=True).status("starting") as status:
+        overview = gather(
+            settings, batches=batches, samples=samples, device=device, backend=backend, progress=status.update
+        )
+        status.update(f"writing {out.name}")
+        try:
+            write(overview, out)
+        except OSError as error:
+            raise ConfigError(f"cannot write {str(out)!r}: {error.strerror or error}") from error
+    shown = sum(len(batch.samples) for batch in overview.batches)
+    click.echo(f"Wrote {out}: {shown} samples of {len(overview.batches)} batches. Look at it.")

@@ -1,0 +1,49 @@
+"""What is missing or too small on this machine, and what to do about it.
+
+`machine.py` looks at limits and packages, `gpu.py` at the driver and the libraries of the GPU path, `decoding.py`
+decodes a picture, `source.py` tries the source of a config. Each check is one `Check`; none raises, none hangs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from datago_gpu.config import LoaderConfig
+from datago_gpu.doctor import decoding, gpu, machine, source
+from datago_gpu.doctor.check import Check
+from datago_gpu.errors import ConfigError
+
+__all__ = ["Check", "examine"]
+
+_NOT_SETTINGS = "correct the config; the guide lists every setting"
+
+
+def examine(
+    file: Path | None, *, device: str = "auto", backend: str = "auto", timeout_s: float = 20.0
+) -> Iterator[Check]:
+    """All checks, each as soon as it is done.
+
+    file: a config whose settings and source are looked at too. device, backend: as for a Loader; a missing GPU is a
+    failure only where `device` asks for one. timeout_s: seconds for each check that might have to wait.
+    """
+    config, problem = _loaded(file)
+    yield from machine.checks(config)
+    yield from gpu.checks(wanted=device.startswith("cuda"))
+    yield from decoding.checks(device, backend, timeout_s)
+    if problem is not None:
+        yield Check.fail("settings", problem, _NOT_SETTINGS)
+    if config is not None:
+        yield Check.ok("settings", f"source_type {config.source_type!r}, batch_size {config.batch_size}")
+        for check in source.checks(config, device, backend, timeout_s):
+            yield check.redacted(config.redacted)
+
+
+def _loaded(file: Path | None) -> tuple[LoaderConfig | None, str | None]:
+    """The config, or what is wrong with it."""
+    if file is None:
+        return None, None
+    try:
+        return LoaderConfig.load(file), None
+    except ConfigError as error:
+        return None, str(error)

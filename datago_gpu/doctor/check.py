@@ -1,0 +1,76 @@
+"""One finding, and a way to wait for work that may hang."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal, Self, TypeVar
+
+__all__ = ["Check", "mib", "within"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What was looked at, what was found, and what to do where that is not right.
+
+    state: "ok"; "none" is not here and not needed; "warn" works, but worse than it could; "fail" does not work.
+    """
+
+    name: str
+    state: Literal["ok", "none", "warn", "fail"]
+    found: str
+    remedy: str = ""
+
+    @classmethod
+    def ok(cls, name: str, found: str) -> Self:
+        return cls(name, "ok", found)
+
+    @classmethod
+    def none(cls, name: str, found: str) -> Self:
+        return cls(name, "none", found)
+
+    @classmethod
+    def warn(cls, name: str, found: str, remedy: str) -> Self:
+        return cls(name, "warn", found, remedy)
+
+    @classmethod
+    def fail(cls, name: str, found: str, remedy: str) -> Self:
+        return cls(name, "fail", found, remedy)
+
+    def redacted(self, hide: Callable[[str], str]) -> Check:
+        """The same with `hide` applied to its texts."""
+        return replace(self, found=hide(self.found), remedy=hide(self.remedy))
+
+    def __str__(self) -> str:
+        """One line, whatever the texts hold."""
+        line = f"{self.name}: {self.found}" + (f" -> {self.remedy}" if self.remedy else "")
+        return " ".join(line.split())
+
+
+def mib(count: float) -> str:
+    """Bytes for people."""
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
+
+
+def within(seconds: float, work: Callable[[], T]) -> T:
+    """The result of `work`, or TimeoutError. What hangs (a file system whose server is gone) is left behind."""
+    results: list[T] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            results.append(work())
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run, name="datago_gpu-doctor", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive():
+        raise TimeoutError(f"no answer within {seconds:g} s")
+    if errors:
+        raise errors[0]
+    return results[0]

@@ -1,0 +1,75 @@
+"""Decodes one picture with the back end that a Loader would take, and with DALI where it is installed.
+
+In a process of its own, trial.py: DALI may take the process with it, or not come back.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+
+from datago_gpu.decode.select import Backend, choose
+from datago_gpu.doctor.check import Check
+from datago_gpu.errors import ConfigError
+
+__all__ = ["checks"]
+
+_ENGINES = re.compile(r"HW decoder available num_hw_engines=\s*(\d+)")
+_VIDEO = "it is in A100, A30, H100 and newer data centre GPUs; a container needs NVIDIA_DRIVER_CAPABILITIES=...,video"
+
+
+def checks(device: str, backend: str, timeout_s: float) -> Iterator[Check]:
+    """What a Loader would decode with; and DALI on the CPU, where it is installed and not that."""
+    try:
+        chosen = choose(device, backend)
+    except ConfigError as error:
+        yield Check.fail("back end", str(error), "or leave --device and --backend at auto")
+        return
+    check, log = _tried(chosen, timeout_s)
+    yield check
+    if chosen.device_id is not None:
+        yield hardware_decoder(log)
+    elif chosen.name != "dali" and _has_dali():
+        yield _tried(Backend("dali", "cpu", reason="not asked for, but installed"), timeout_s)[0]
+
+
+def hardware_decoder(log: str) -> Check:
+    """log: what nvImageCodec said while it decoded, at its level 3."""
+    engines = _ENGINES.search(log)
+    if engines:
+        return Check.ok("hardware decoder", f"{engines[1]} JPEG engines")
+    if "HW decoder not supported" in log:
+        return Check.warn("hardware decoder", "not supported here: CUDA decodes JPEGs, slower", _VIDEO)
+    return Check.warn("hardware decoder", "nvImageCodec did not say whether there is one", _VIDEO)
+
+
+def _has_dali() -> bool:
+    try:
+        return find_spec("nvidia.dali") is not None
+    except ModuleNotFoundError:  # of the package around it
+        return False
+
+
+def _tried(backend: Backend, timeout_s: float) -> tuple[Check, str]:
+    """The check, and all that the process has written."""
+    name = f"decoding ({backend.name})"
+    environment = {**os.environ, "DALI_NVIMGCODEC_LOG_LEVEL": "3"}
+    arguments = [sys.executable, "-m", "datago_gpu.doctor.trial", backend.device, backend.name]
+    remedy = "pip install --force-reinstall " + (
+        "pillow cykooz-resizer" if backend.name == "pillow" else "'datago_gpu[cuda12]' (or [cuda13])"
+    )
+    try:
+        done = subprocess.run(
+            arguments, env=environment, capture_output=True, text=True, timeout=max(timeout_s, 10.0), check=False
+        )
+    except subprocess.TimeoutExpired:
+        return Check.fail(name, f"a picture was not decoded within {timeout_s:g} s", "look at dmesg and nvidia-smi"), ""
+    log = done.stdout + done.stderr
+    last = (done.stdout if done.returncode == 0 else done.stderr or done.stdout).strip().rpartition("\n")[2]
+    if done.returncode:
+        return Check.fail(name, f"exit code {done.returncode}: {last or 'no words'}", remedy), log
+    return Check.ok(name, f"on {backend.device} ({backend.reason}): {last}"), log

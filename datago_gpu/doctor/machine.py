@@ -1,0 +1,203 @@
+"""Python, packages, CPUs, memory and the limits of a process."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import resource
+import shutil
+import sys
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path, PurePosixPath
+
+import msgspec
+from PIL import features
+
+from datago_gpu.config import DecodeConfig, HttpConfig, LoaderConfig, MiB
+from datago_gpu.decode.select import choose
+from datago_gpu.doctor.check import Check, mib
+from datago_gpu.feeder import arena
+
+__all__ = ["checks"]
+
+MEMINFO = Path("/proc/meminfo")
+_NO_LIMIT = 2**60
+"""Bytes; version 1 writes a number above it for none."""
+_SPARE_FILES = 64
+"""Beyond the downloads: the interpreter's own, libraries, the socket to the feeder, hedges."""
+
+
+def checks(config: LoaderConfig | None) -> Iterator[Check]:
+    """All of them; limits are held against `config`, else against the defaults."""
+    http = config.http_config if config else HttpConfig()
+    decode = config.decode_config if config else DecodeConfig()
+    shared_mb, held_mb = (
+        getattr(config, name) if config else _default(name) for name in ("arena_mb", "bucket_memory_mb")
+    )
+    groups = control_groups(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))
+    yield Check.ok("python", f"{platform.python_version()} ({sys.executable}) on {platform.system()}")
+    yield packages()
+    yield event_loop()
+    yield jpeg()
+    yield cpus(decode, cpu_quota(groups))
+    yield memory((shared_mb + held_mb) * MiB, memory_limit(groups), MEMINFO)
+    yield shared_memory()
+    yield memory_lock(resource.getrlimit(resource.RLIMIT_MEMLOCK)[0], on_gpu=choose().device_id is not None)
+    yield open_files(resource.getrlimit(resource.RLIMIT_NOFILE), http.concurrent_downloads)
+
+
+def _default(name: str) -> int:
+    return int(next(field.default for field in msgspec.structs.fields(LoaderConfig) if field.name == name))
+
+
+def packages() -> Check:
+    """What pyproject.toml asks for, and what is here."""
+    here, wrong = [], []
+    try:
+        asked, own = metadata.requires("datago-gpu") or [], metadata.version("datago-gpu")
+    except metadata.PackageNotFoundError:
+        return Check.warn("packages", "datago_gpu is imported but not installed", "pip install datago_gpu")
+    for line in asked:
+        if "extra ==" in line:
+            continue
+        name = re.split(r"[^\w.-]", line)[0]
+        lowest = re.search(r">=([\d.]+)", line)
+        try:
+            version = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            wrong.append(f"{name} is missing")
+            continue
+        here.append(f"{name} {version}")
+        if lowest and _numbers(version) < _numbers(lowest[1]):
+            wrong.append(f"{name} {version} is older than {lowest[1]}")
+    if wrong:
+        return Check.fail("packages", "; ".join(wrong), "pip install --upgrade datago_gpu")
+    return Check.ok("packages", ", ".join([f"datago-gpu {own}", *here]))
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(map(int, re.findall(r"\d+", version.partition("+")[0])[:3]))
+
+
+def event_loop() -> Check:
+    try:
+        import uvloop
+    except ImportError as error:
+        return Check.warn("uvloop", f"not here ({error}): asyncio's own loop is a third slower", "pip install uvloop")
+    return Check.ok("uvloop", uvloop.__version__)
+
+
+def jpeg() -> Check:
+    """Pillow's wheels have libjpeg-turbo; one that was built here may have the slow one."""
+    if not features.check("jpg"):
+        return Check.fail("libjpeg", "this Pillow was built without JPEG", "pip install --force-reinstall pillow")
+    version = features.version("libjpeg_turbo")
+    if version is None:
+        found = f"Pillow has libjpeg {features.version('jpg')}, which decodes several times as slowly"
+        return Check.warn("libjpeg-turbo", found, "pip install --force-reinstall --only-binary :all: pillow")
+    return Check.ok("libjpeg-turbo", f"{version} in Pillow {metadata.version('pillow')}")
+
+
+def cpus(decode: DecodeConfig, quota: float | None) -> Check:
+    """quota: CPUs that the control group allows, or None."""
+    usable = len(os.sched_getaffinity(0))
+    threads = decode.threads or usable
+    found = f"{usable} of {os.cpu_count()} may be used" + (f", for {quota:g} of their time" if quota else "")
+    found += f"; {threads} decoding threads"
+    allowed = min(usable, quota or usable)
+    if threads > 2 * max(1.0, allowed):
+        return Check.warn("CPUs", found, f"set decode_config.threads to {max(1, round(allowed))}")
+    if allowed < 2:
+        return Check.warn("CPUs", found, "give it 2: the feeder and the decoder run side by side")
+    return Check.ok("CPUs", found)
+
+
+def cpu_quota(groups: list[Path]) -> float | None:
+    """CPUs' worth of time that the control groups allow, of either version."""
+    allowed = []
+    for group in groups:
+        words = _read(group / "cpu.max").split()
+        words = words or [_read(group / "cpu.cfs_quota_us"), _read(group / "cpu.cfs_period_us")]
+        if len(words) == 2 and all(map(str.isdecimal, words)) and int(words[1]):
+            allowed.append(int(words[0]) / int(words[1]))
+    return min(allowed, default=None)
+
+
+def memory_limit(groups: list[Path]) -> int | None:
+    """Bytes that the control groups allow, of either version."""
+    texts = [_read(group / name) for group in groups for name in ("memory.max", "memory.limit_in_bytes")]
+    return min((int(text) for text in texts if text.isdecimal() and int(text) < _NO_LIMIT), default=None)
+
+
+def control_groups(membership: Path, root: Path) -> list[Path]:
+    """The folders of this process's control groups and of those around them, each of which may set a limit."""
+    folders = [root, root / "cpu", root / "memory"]
+    for line in _read(membership).splitlines():
+        _, controllers, own = line.split(":", 2)
+        for controller in controllers.split(","):
+            if controller in ("", "cpu", "memory"):
+                path = PurePosixPath(own.lstrip("/"))
+                folders += [root / controller / each for each in (path, *path.parents)]
+    return list(dict.fromkeys(folders))
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""
+
+
+def memory(needed: int, limit: int | None, meminfo: Path) -> Check:
+    """needed: bytes that the arena and the batches that are not full may take."""
+    available = re.search(r"^MemAvailable:\s+(\d+) kB", _read(meminfo), re.MULTILINE)
+    free = int(available[1]) * 1024 if available else None
+    least = min((each for each in (limit, free) if each is not None), default=None)
+    found = f"arena_mb and bucket_memory_mb allow {mib(needed)}"
+    found += f", {mib(free)} are available" if free is not None else ""
+    found += f", the container's limit is {mib(limit)}" if limit is not None else ""
+    if least is not None and needed > least * 0.8:
+        return Check.warn("memory", found, "lower bucket_memory_mb and arena_mb, or give the container more")
+    return Check.ok("memory", found)
+
+
+def shared_memory() -> Check:
+    try:
+        memory = arena.map_memory(arena.create(MiB))
+        memory[0] = 1
+        memory.close()
+    except OSError as error:
+        found = f"no anonymous shared memory ({error.strerror})"
+        return Check.fail("shared memory", found, "allow the system call memfd_create in the container's profile")
+    try:
+        size = f" ({mib(shutil.disk_usage('/dev/shm').total)} here)"
+    except OSError:
+        size = ""
+    return Check.ok("shared memory", f"anonymous (memfd), works; the size of /dev/shm{size} does not matter")
+
+
+def memory_lock(limit: int, *, on_gpu: bool) -> Check:
+    """limit: of RLIMIT_MEMLOCK, in bytes."""
+    if limit == resource.RLIM_INFINITY:
+        return Check.ok("memory lock", "no limit")
+    if not on_gpu:
+        return Check.ok("memory lock", f"{mib(limit)}; on the CPU nothing is locked")
+    return Check.warn("memory lock", f"{mib(limit)}, and transfers to GPUs and networks lock memory",
+                      "ulimit -l unlimited; docker run --ulimit memlock=-1")  # fmt: skip
+
+
+def open_files(limits: tuple[int, int], downloads: int) -> Check:
+    """limits: soft and hard RLIMIT_NOFILE."""
+    soft, hard = limits
+    needed = 2 * downloads + _SPARE_FILES
+    found = f"{'no limit' if soft == resource.RLIM_INFINITY else soft}; {downloads} concurrent_downloads"
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return Check.ok("open files", found)
+    remedy = f"ulimit -n {needed}" if hard == resource.RLIM_INFINITY or hard >= needed else (
+        f"raise the hard limit ({hard}) to {needed}")  # fmt: skip
+    remedy += ", or lower http_config.concurrent_downloads"
+    if soft < downloads + _SPARE_FILES // 2:
+        return Check.fail("open files", found, remedy)
+    return Check.warn("open files", found, remedy)

@@ -1,0 +1,183 @@
+"""Tries the source of a config: whether it is there, takes the key, and brings samples that decode, and how soon."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import aclosing
+from itertools import islice
+
+import msgspec
+
+from datago_gpu.config import DataroomSource, FileSource, HttpConfig, LoaderConfig, WebDatasetSource
+from datago_gpu.decode.select import choose
+from datago_gpu.doctor.check import Check, within
+from datago_gpu.errors import ConfigError, DatagoError, SourceError
+from datago_gpu.loader import Loader
+from datago_gpu.redact import shown_address
+from datago_gpu.sources import open_source
+from datago_gpu.sources.base import Position, SampleRef, Skipped
+from datago_gpu.sources.failure import HttpFailure
+from datago_gpu.sources.files import EXTENSIONS
+
+__all__ = ["checks"]
+
+_MOST_COUNTED = 100_000
+_BAD_REQUEST, _REFUSED = 400, (401, 403)
+
+
+def checks(config: LoaderConfig, device: str, backend: str, timeout_s: float) -> Iterator[Check]:
+    """In this order: source, key (of a Dataroom), first sample, first batch. Those behind a failure are left out."""
+    config = _impatient(config, timeout_s)
+    found = list(_reached(config, timeout_s))
+    yield from found
+    if any(check.state == "fail" for check in found):
+        return
+    try:
+        choose(device, backend)
+    except ConfigError:
+        return  # the back end's own line says it
+    single: LoaderConfig = msgspec.structs.replace(config, limit=1, epochs=1, batch_size=1, drop_last=False)
+    first = _timed("first sample", single, device, backend, timeout_s)
+    yield first
+    if first.state == "ok":
+        yield _timed("first batch", config, device, backend, timeout_s)
+
+
+def _impatient(config: LoaderConfig, timeout_s: float) -> LoaderConfig:
+    """The same source with few tries and short waits, and without side effects."""
+    http = config.http_config
+    quick: HttpConfig = msgspec.structs.replace(
+        http,
+        connect_timeout_s=min(http.connect_timeout_s, timeout_s / 4),
+        stall_timeout_s=min(http.stall_timeout_s, timeout_s / 4),
+        total_timeout_s=min(http.total_timeout_s, timeout_s / 2),
+        max_tries=min(http.max_tries, 2),
+        max_backoff_s=min(http.max_backoff_s, 1.0),
+    )
+    return msgspec.structs.replace(config, http_config=quick, skipped_file=None, max_failures=None)
+
+
+def _reached(config: LoaderConfig, timeout_s: float) -> Iterator[Check]:
+    source = config.source_config
+    try:
+        if isinstance(source, DataroomSource):
+            yield from within(timeout_s, lambda: asyncio.run(_dataroom(config, source)))
+        elif isinstance(source, FileSource) and not source.is_stored:
+            yield within(timeout_s, lambda: _folder(source.root_path))
+        else:
+            yield within(timeout_s, lambda: asyncio.run(_first_listed(config)))
+    except (TimeoutError, DatagoError) as error:  # the first of which is an OSError, too
+        yield Check.fail("source", str(error), _where(config))
+    except OSError as error:
+        yield Check.fail("source", f"{error.filename or ''}: {error.strerror}", _where(config))
+
+
+def _where(config: LoaderConfig) -> str:
+    source = config.source_config
+    if isinstance(source, DataroomSource):
+        return "check source_config.api_url (or DATAROOM_API_URL), the network, and HTTPS_PROXY"
+    if isinstance(source, WebDatasetSource):
+        return "check source_config.url, auth_token and the network"
+    return "check source_config.root_path, and that this user may read it"
+
+
+def _folder(root: str) -> Check:
+    """The first folder with images in it, as they are listed."""
+    problems: list[OSError] = []
+    for folder, folders, files in os.walk(root, onerror=problems.append):
+        if problems and folder == root:
+            break
+        folders.sort()
+        images = sum(name.lower().endswith(EXTENSIONS) for name in islice(files, _MOST_COUNTED))
+        if images:
+            more = "or more " if len(files) > _MOST_COUNTED else ""
+            return Check.ok("source", f"{images:,} {more}images in {folder}, and {len(folders)} folders below it")
+    if problems:
+        raise problems[0]
+    return Check.fail("source", f"no images under {root}", f"images end in {', '.join(EXTENSIONS)}")
+
+
+async def _dataroom(config: LoaderConfig, source: DataroomSource) -> list[Check]:
+    """Two lines: whether the server answers, and whether it takes the key."""
+    from datago_gpu.sources.api import DataroomApi
+    from datago_gpu.sources.http import HttpClient
+
+    async with HttpClient(config.http_config) as http:
+        api = DataroomApi(source, config.http_config, http)
+        address = shown_address(api.base)
+        try:
+            page = await api.page(api.address("images/", {**source.filters(), "fields": "id", "page_size": "1"}))
+        except SourceError as error:
+            status = error.__cause__.status if isinstance(error.__cause__, HttpFailure) else 0
+            if status == _BAD_REQUEST:
+                return [Check.fail("source", str(error), "correct the filters in source_config")]
+            if status not in _REFUSED:
+                raise
+            reached = Check.ok("source", f"{address} answers")
+            return [reached, Check.fail("API key", str(error), "ask who runs the server for a key")]
+        count = await api.count(source.filters())
+    says = "does not count them" if count is None else f"counts {count:,} images that pass the filters"
+    key = Check.ok("API key", "taken" if source.key else "none is set, and none is asked for")
+    if not page.results:
+        empty = Check.fail("source", f"{address} answers, and no image passes the filters", "loosen the filters")
+        return [empty, key]
+    return [Check.ok("source", f"{address} answers, and {says}"), key]
+
+
+async def _first_listed(config: LoaderConfig) -> Check:
+    """Shards or object storage: the first sample, without a shuffle, which would read far ahead."""
+    from datago_gpu.sources.http import HttpClient
+
+    plain = config.with_source(random_sampling=False)
+    began = time.perf_counter()
+    async with HttpClient(plain.http_config) as http:
+        source = open_source(plain, http)
+        try:
+            async with aclosing(source.refs(Position())) as refs:  # type: ignore[type-var]
+                async for ref in refs:
+                    if isinstance(ref, Skipped) and ref.index < 0:
+                        return Check.fail("source", f"{ref.where}: {ref.reason} {ref.detail}", _where(config))
+                    return Check.ok("source", f"{_told(ref)} came after {time.perf_counter() - began:.1f} s")
+        finally:
+            await source.close()
+    return Check.fail("source", "it holds no sample", _where(config))
+
+
+def _told(ref: SampleRef | Skipped) -> str:
+    return f"sample {ref.id!r} of {ref.where}"
+
+
+def _timed(name: str, config: LoaderConfig, device: str, backend: str, timeout_s: float) -> Check:
+    """Make a loader and take its first batch."""
+    began = time.perf_counter()
+    try:
+        with Loader(config, device=device, backend=backend) as loader:
+            timer = threading.Timer(timeout_s, loader.close)
+            timer.daemon = True
+            timer.start()
+            try:
+                batch = next(loader, None)
+            finally:
+                timer.cancel()
+            seconds, stats = time.perf_counter() - began, loader.stats()
+    except DatagoError as error:
+        return Check.fail(name, str(error), "look at that sample, or at the whole source with datago-gpu preview")
+    skipped = ", ".join(f"{count} {reason}" for reason, count in stats.skipped.items())
+    skipped = f"; skipped before it: {skipped}" if skipped else ""
+    if batch is not None and name == "first sample":
+        height, width = batch[0].original_size
+        return Check.ok(name, f"{batch.ids[0]!r}, {width} x {height} px, decoded after {seconds:.1f} s{skipped}")
+    if batch is not None:
+        bucket = f" of {batch.bucket[1]} x {batch.bucket[0]}" if batch.bucket else ""
+        return Check.ok(name, f"{len(batch)} samples{bucket} after {seconds:.1f} s{skipped}")
+    if seconds < timeout_s:
+        return Check.fail(name, f"the source ended without one{skipped}", "with drop_last only full batches come")
+    fetched = next(stage.items for stage in stats.stages if stage.name == "fetch")
+    found = f"none within {timeout_s:g} s; {fetched} samples were loaded{skipped}"
+    return Check.warn(
+        name, found, "a batch comes when a bucket is full: a smaller batch_size, fewer buckets, or more --timeout"
+    )

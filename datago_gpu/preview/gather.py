@@ -1,0 +1,194 @@
+"""Loads the first batches and, in a second pass, small pictures of the originals that they were cut from.
+
+A Batch holds no original. The second pass runs the same settings with batches of one and buckets so fine that next to
+nothing is cut off: pictures come in the order of the source, small, and one at a time.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import msgspec
+from PIL import Image
+
+from datago_gpu.batch import Batch, Sample
+from datago_gpu.config import ImageConfig, LoaderConfig
+from datago_gpu.errors import ConfigError, DatagoError
+from datago_gpu.geometry import Region
+from datago_gpu.loader import Loader
+from datago_gpu.preview.masks import MaskKind, colour_of, kind_of_mask, overlaid
+from datago_gpu.preview.pixels import displayed, mask_levels, outlined, shrunk
+from datago_gpu.preview.text import caption_of, plain
+
+__all__ = ["Overview", "Panel", "Shown", "ShownBatch", "gather"]
+
+AREA, LONGEST = 200 * 200, 420
+"""Of a picture on the sheet, in pixels."""
+_WHOLE = ImageConfig(
+    crop_and_resize=True, default_image_size=256, downsampling_ratio=1, min_aspect_ratio=0.02, max_aspect_ratio=50
+)
+"""Of originals: each side is cut by less than 1 in 100, up to sides of 1 : 50."""
+
+
+@dataclass(slots=True)
+class Panel:
+    """One picture of a sample, and what it is."""
+
+    name: str
+    picture: Image.Image
+
+
+@dataclass(slots=True)
+class Shown:
+    """One sample, ready to be laid out. `panels`: the model's view, further images, the original."""
+
+    id: str
+    size: tuple[int, int]
+    """(height, width) of the original in pixels."""
+    caption: str
+    tags: list[str]
+    panels: list[Panel]
+
+
+@dataclass(slots=True)
+class ShownBatch:
+    """One batch: how many samples it has, and those of them that are shown."""
+
+    bucket: tuple[int, int] | None
+    epoch: int
+    count: int
+    samples: list[Shown]
+
+
+@dataclass(slots=True)
+class Overview:
+    """All that is shown."""
+
+    title: str
+    backend: str
+    batches: list[ShownBatch] = field(default_factory=list)
+    masks: list[str] = field(default_factory=list)
+    """Names, in the order of their colours."""
+    label_maps: set[str] = field(default_factory=set)
+    """Those of them that hold numbers of labels."""
+    skipped: dict[str, int] = field(default_factory=dict)
+
+
+Key = tuple[int, str, tuple[int, int]]
+"""Epoch, id, original size."""
+
+
+class _Gatherer:
+    def __init__(self, config: LoaderConfig, overview: Overview, most: int) -> None:
+        self._config, self._overview, self._most = config, overview, most
+        self._waiting: dict[Key, list[tuple[Shown, Region]]] = defaultdict(list)
+
+    def add(self, batch: Batch) -> None:
+        """Copies what it keeps, small."""
+        samples = [batch[index] for index in range(min(self._most, len(batch)))]
+        self._overview.masks += [name for name in batch.masks if name not in self._overview.masks]
+        kinds = self._mask_kinds(samples)
+        self._overview.label_maps |= {name for name, kind in kinds.items() if kind == "labels"}
+        shown = ShownBatch(batch.bucket, batch.epoch, len(batch), [self._shown(sample, kinds) for sample in samples])
+        for sample, each in zip(samples, shown.samples, strict=True):
+            self._waiting[batch.epoch, sample.id, sample.original_size].append((each, sample.crop))
+        self._overview.batches.append(shown)
+
+    def add_original(self, batch: Batch) -> None:
+        """A batch of the second pass, of one sample."""
+        sample = batch[0]
+        waiting = self._waiting.get((batch.epoch, sample.id, sample.original_size))
+        if not waiting:
+            return
+        shown, crop = waiting.pop(0)
+        picture = shrunk(displayed(sample.image, _WHOLE), AREA, LONGEST)
+        shown.panels.append(Panel("original", outlined(picture, sample.crop, crop)))
+        if not waiting:
+            del self._waiting[batch.epoch, sample.id, sample.original_size]
+
+    @property
+    def is_complete(self) -> bool:
+        return not self._waiting
+
+    def _mask_kinds(self, samples: list[Sample]) -> dict[str, MaskKind]:
+        image = self._config.image_config
+        return {
+            name: kind_of_mask(mask_levels(sample.masks[name], image) for sample in samples
+                               if sample.masks.get(name) is not None)
+            for name in self._overview.masks
+        }  # fmt: skip
+
+    def _shown(self, sample: Sample, kinds: dict[str, MaskKind]) -> Shown:
+        image = self._config.image_config
+        view = shrunk(displayed(sample.image, image), AREA, LONGEST)
+        for number, name in enumerate(self._overview.masks):
+            if sample.masks.get(name) is not None:
+                view = overlaid(view, mask_levels(sample.masks[name], image), kinds[name], colour_of(number))
+        panels = [Panel("model", view)]
+        panels += [
+            Panel(self._text(name), shrunk(displayed(array, image), AREA, LONGEST))
+            for name, array in sample.additional_images.items()
+            if array is not None
+        ]
+        tags = [self._text(tag) for tag in sample.tags]
+        caption = self._text(caption_of(sample.attributes))
+        return Shown(self._text(sample.id), sample.original_size, caption, tags, panels)
+
+    def _text(self, text: str) -> str:
+        return self._config.redacted(plain(text))
+
+
+def gather(
+    config: LoaderConfig | dict[str, Any],
+    *,
+    batches: int,
+    samples: int,
+    device: str = "auto",
+    backend: str = "auto",
+    progress: Callable[[str], None] = lambda _: None,
+) -> Overview:
+    """Load the first `batches`, and of each the first `samples`. Memory: small pictures of those.
+
+    progress: told what is being done. Raises what a Loader raises, and DatagoError where no batch came.
+    """
+    config = LoaderConfig.load(config)
+    if not getattr(config.source_config, "require_images", True):
+        raise ConfigError("source_config.require_images is false: there are no images to preview")
+    with Loader(config, device=device, backend=backend) as loader:
+        title = config.redacted(plain(repr(config.source_config)))
+        overview = Overview(title, f"{loader.backend.name} on {loader.backend.device}")
+        gatherer = _Gatherer(config, overview, samples)
+        progress("loading the first batch")
+        for number, batch in enumerate(islice(loader, batches), 1):
+            gatherer.add(batch)
+            progress(f"batch {number} of {batches}")
+        stats = loader.stats()
+    overview.skipped = stats.skipped
+    if not overview.batches:
+        skipped = ", ".join(f"{count} {reason}" for reason, count in stats.skipped.items()) or "none"
+        raise DatagoError(f"no batch came: samples skipped: {skipped}; with drop_last only full batches do")
+    if config.image_config.crop_and_resize:
+        progress("loading the originals")
+        _add_originals(config, gatherer, next(stage.items for stage in stats.stages if stage.name == "fetch"))
+    return overview
+
+
+def _add_originals(config: LoaderConfig, gatherer: _Gatherer, fetched: int) -> None:
+    """fetched: samples that the first pass has loaded, among which are those of its batches."""
+    changes: dict[str, Any] = {
+        "image_config": _WHOLE,
+        "batch_size": 1,
+        "drop_last": False,
+        "limit": fetched,
+        "max_failures": None,
+        "skipped_file": None,
+    }
+    with Loader(msgspec.structs.replace(config, **changes), device="cpu", backend="pillow") as loader:
+        for batch in loader:
+            gatherer.add_original(batch)
+            if gatherer.is_complete:
+                return

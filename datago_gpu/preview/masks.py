@@ -1,0 +1,76 @@
+"""Masks laid over pictures: cut-outs in a colour for each name, label maps in a colour for each label."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Iterable
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter
+
+__all__ = ["Colour", "MaskKind", "colour_of", "kind_of_mask", "overlaid"]
+
+Colour = tuple[int, int, int]
+MaskKind = Literal["cut-out", "labels"]
+
+# Told apart by people with any colour vision, after Okabe and Ito; no gray, which photographs have.
+_COLOURS: list[Colour] = [(0, 200, 255), (255, 90, 200), (255, 176, 0), (0, 190, 110), (120, 94, 240), (235, 225, 40)]
+_OPACITY = 0.5
+_MOST_LABELS = 48
+"""More different values are shades."""
+_NEARLY = 12
+"""Levels by which JPEG may miss 0 and 255."""
+
+
+def colour_of(number: int) -> Colour:
+    """The colour of the mask so numbered."""
+    return _COLOURS[number % len(_COLOURS)]
+
+
+def kind_of_mask(levels: Iterable[NDArray[np.uint8]]) -> MaskKind:
+    """What the masks of one name are, by the values in all of them.
+
+    A cut-out has one value beside 0, or shades of it: many values, or mostly the highest ones. Few values of which the
+    highest are not the most are numbers of labels.
+    """
+    counts = np.zeros(256, np.int64)
+    for each in levels:
+        counts += np.bincount(each.reshape(-1), minlength=256)
+    values, pixels = np.count_nonzero(counts[1:]), counts[1:].sum()
+    full = counts[256 - _NEARLY :].sum()
+    if values <= 1 or values > _MOST_LABELS or full >= 0.6 * pixels:
+        return "cut-out"
+    return "labels"
+
+
+def overlaid(picture: Image.Image, levels: NDArray[np.uint8], kind: MaskKind, colour: Colour) -> Image.Image:
+    """The picture with a mask of any size stretched over it."""
+    if kind == "labels":
+        values = np.asarray(Image.fromarray(levels).resize(picture.size, Image.Resampling.NEAREST))
+        return _blended(picture, _LABELS[values], (values > 0).astype(np.float32) * np.float32(_OPACITY))
+    highest = max(1, int(levels.max()))
+    full = Image.fromarray((levels.astype(np.uint16) * 255 // highest).astype(np.uint8))
+    stretched = full.resize(picture.size, Image.Resampling.BILINEAR)
+    covered = np.asarray(stretched, np.float32) / np.float32(255)
+    body = _blended(picture, np.array(colour, np.float32), covered * np.float32(_OPACITY))
+    inside = stretched.point(lambda level: 255 * (level > 127))
+    edge = np.asarray(inside) > np.asarray(inside.filter(ImageFilter.MinFilter(3)))
+    return _blended(body, np.array(colour, np.float32), edge.astype(np.float32))
+
+
+def _blended(picture: Image.Image, colour: NDArray[np.float32], opacity: NDArray[np.float32]) -> Image.Image:
+    """colour: (3,) or (H, W, 3). opacity: (H, W), 0 to 1."""
+    share = opacity[..., None]
+    mixed = np.asarray(picture, np.float32) * (1 - share) + colour * share
+    return Image.fromarray(mixed.round().clip(0, 255).astype(np.uint8))
+
+
+def _label_colours() -> NDArray[np.float32]:
+    """(256, 3): hues a golden angle apart, so that neighbouring numbers differ."""
+    hues = [colorsys.hsv_to_rgb(number * 0.618034 % 1, 0.9 - 0.25 * (number % 2), 1.0) for number in range(256)]
+    return np.array(hues, np.float32) * 255
+
+
+_LABELS = _label_colours()

@@ -1,0 +1,73 @@
+"""Arrays as a loader delivers them -> pictures to look at, and crops drawn on originals."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from datago_gpu.config import ImageConfig
+from datago_gpu.geometry import Region
+
+__all__ = ["displayed", "mask_levels", "on_host", "outlined", "shrunk"]
+
+CROP_INK = (255, 64, 64)
+_SHADE = 0.45
+"""What is left of the light outside the crop."""
+
+
+def on_host(array: Any) -> NDArray[Any]:
+    """An array of a batch as numpy's, wherever it lies."""
+    if isinstance(array, np.ndarray):
+        return array
+    import cupy
+
+    host: NDArray[Any] = cupy.asnumpy(cupy.from_dlpack(array))
+    return host
+
+
+def displayed(array: Any, image: ImageConfig) -> Image.Image:
+    """One image of a batch as a picture: layout and normalisation undone."""
+    pixels = on_host(array)
+    if image.layout == "CHW":
+        pixels = pixels.transpose(1, 2, 0)
+    if image.dtype != "uint8":
+        std, mean = (np.asarray(each, np.float32) for each in (image.std or (1.0,), image.mean or (0.0,)))
+        levels = pixels.astype(np.float32) * std + mean
+        pixels = (levels * 255).round().clip(0, 255).astype(np.uint8)
+    return Image.fromarray(np.ascontiguousarray(pixels))
+
+
+def mask_levels(array: Any, image: ImageConfig) -> NDArray[np.uint8]:
+    """One mask of a batch: uint8 (H, W)."""
+    levels = on_host(array)
+    return np.ascontiguousarray(levels[0] if image.layout == "CHW" else levels[..., 0])
+
+
+def shrunk(picture: Image.Image, area: int, longest: int) -> Image.Image:
+    """About `area` pixels, with no side above `longest`, whatever the shape. Small ones are enlarged too."""
+    scale = min((area / (picture.width * picture.height)) ** 0.5, longest / max(picture.size))
+    size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
+    return picture.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+
+
+def outlined(picture: Image.Image, shown: Region, crop: Region) -> Image.Image:
+    """The picture with a frame around the crop, and less light outside it.
+
+    shown: the part of the original that the picture shows. crop: the one to frame; both in pixels of the original.
+    """
+    down, across = picture.height / shown[2], picture.width / shown[3]
+    top, left = (crop[0] - shown[0]) * down, (crop[1] - shown[1]) * across
+    bottom, right = top + crop[2] * down, left + crop[3] * across
+    box = (
+        max(0, round(left)),
+        max(0, round(top)),
+        min(picture.width, max(round(right), round(left) + 1)),
+        min(picture.height, max(round(bottom), round(top) + 1)),
+    )
+    result = picture.point(lambda level: level * _SHADE)
+    result.paste(picture.crop(box), box)
+    ImageDraw.Draw(result).rectangle((box[0], box[1], box[2] - 1, box[3] - 1), outline=CROP_INK, width=2)
+    return result

@@ -1,0 +1,38 @@
+"""What both layouts say about batches and samples."""
+
+from __future__ import annotations
+
+from datago_gpu.preview.gather import Overview, Shown, ShownBatch
+from datago_gpu.preview.text import middle_cut
+
+__all__ = ["crop_note", "heading", "mask_note", "size_note", "skipped_note"]
+
+
+def heading(batch: ShownBatch) -> tuple[str, str]:
+    """Its size, and the rest. Sizes are width x height, as people write them."""
+    name = f"{batch.bucket[1]} x {batch.bucket[0]}" if batch.bucket else "own sizes"
+    shown = "" if len(batch.samples) == batch.count else f", {len(batch.samples)} of them shown"
+    epoch = f", epoch {batch.epoch}" if batch.epoch else ""
+    return name, f"{batch.count} samples{shown}{epoch}"
+
+
+def size_note(sample: Shown) -> str:
+    return f"{sample.size[1]} x {sample.size[0]} px"
+
+
+def skipped_note(overview: Overview) -> str:
+    skipped = ", ".join(f"{count} {reason}" for reason, count in overview.skipped.items())
+    return f"  ·  skipped: {skipped}" if skipped else ""
+
+
+def crop_note(overview: Overview) -> str:
+    if all(batch.bucket is None for batch in overview.batches):
+        return "crop_and_resize is off: the model sees whole images at their own sizes"
+    found = all(sample.panels[-1].name == "original" for batch in overview.batches for sample in batch.samples)
+    missing = "" if found else "; some originals did not come a second time"
+    return f"the part of the original that the model sees{missing}"
+
+
+def mask_note(overview: Overview, name: str) -> str:
+    labels = ", a colour for each label" if name in overview.label_maps else ""
+    return f"mask {middle_cut(name, 40)}{labels}"
