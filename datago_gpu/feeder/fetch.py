@@ -50,7 +50,9 @@ class Fetcher:
         if refs[0].path and refs[0].payload is None:
             outcomes = await asyncio.get_running_loop().run_in_executor(self._threads, self._read_all, refs)
         else:
-            outcomes = [await self._download(ref) for ref in refs]
+            outcomes = []
+            for ref in refs:
+                outcomes.append(await self._download(ref))
         self.items += len(outcomes)
         return outcomes
 
@@ -75,21 +77,21 @@ class Fetcher:
         return self._admission.quick(ref, payload) or self._admission.thorough(ref, payload)
 
     async def _download(self, ref: SampleRef) -> Outcome:
-        outcome = await self._image(ref) if ref.has_image else without_image(ref)
+        outcome: Outcome | None
+        if ref.has_image:
+            try:
+                payload = await self._get(ref, ref)
+            except HttpFailure as failure:
+                return self._lost(ref, failure)
+            outcome = self._admission.quick(ref, payload)
+            if outcome is None:
+                loop = asyncio.get_running_loop()
+                outcome = await loop.run_in_executor(self._threads, self._admission.thorough, ref, payload)
+        else:
+            outcome = without_image(ref)
         if not ref.parts or isinstance(outcome, Skipped):
             return outcome
         return await self._with_parts(ref, outcome)
-
-    async def _image(self, ref: SampleRef) -> Outcome:
-        try:
-            payload = await self._get(ref, ref)
-        except HttpFailure as failure:
-            return self._lost(ref, failure)
-        outcome = self._admission.quick(ref, payload)
-        if outcome is not None:
-            return outcome
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, self._admission.thorough, ref, payload)
 
     async def _with_parts(self, ref: SampleRef, sample: Admitted) -> Outcome:
         """One after the other, so that no more payloads are in flight than there are workers."""

@@ -44,6 +44,14 @@ class Line(Generic[T]):
                 waiter.set_result(None)
                 return
 
+    def __bool__(self) -> bool:
+        """Whether there is an item to take at once."""
+        return bool(self._items)
+
+    def take(self) -> T:
+        """The first item. Raises IndexError where there is none."""
+        return self._items.popleft()
+
     async def get(self) -> T:
         """The first item, as soon as there is one."""
         while not self._items:
@@ -110,8 +118,8 @@ class Window:
     async def results(self) -> AsyncIterator[list[Outcome]]:
         """What became of the references, a few at a time."""
         clock = time.perf_counter()
-        while (result := await self._results.get()) is not None:
-            outcomes = await result
+        while (result := self._results.take() if self._results else await self._results.get()) is not None:
+            outcomes = result.result() if result.done() else await result
             self.waits.results_s += time.perf_counter() - clock
             yield outcomes
             clock = time.perf_counter()
@@ -123,7 +131,7 @@ class Window:
 
     async def _serve(self) -> None:
         while True:
-            refs, result = await self._jobs.get()
+            refs, result = self._jobs.take() if self._jobs else await self._jobs.get()
             try:
                 result.set_result(await self._work(refs))
             except Exception as error:  # it is raised where the result is taken

@@ -17,7 +17,7 @@ import asyncio
 import os
 import random
 import socket
-from collections.abc import Awaitable, Callable, Container, Mapping
+from collections.abc import Awaitable, Callable, Container, Coroutine, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, NoReturn, Self, TypeVar
@@ -127,7 +127,9 @@ class HttpClient:
         """Close all connections. Requests in flight fail with reason "closed"; may be called twice."""
         await self._session.close()
 
-    async def get(self, url: str, *, max_bytes: int, headers: Mapping[str, str] | None = None) -> Response:
+    def get(
+        self, url: str, *, max_bytes: int, headers: Mapping[str, str] | None = None
+    ) -> Coroutine[Any, Any, Response]:
         """The whole body at `url`, of at most `max_bytes` (before and after decompression). Raises HttpFailure.
 
         headers: sent in addition, to this URL's own origin only: with them a redirect to another one is refused.
@@ -135,7 +137,7 @@ class HttpClient:
         bodies cut short, which go on from where they ended if the server offers it.
         """
         body = Body(max_bytes)
-        return await self._patiently(url, lambda target, watch: self._try(url, target, body, headers, watch))
+        return self._patiently(url, lambda target, watch: self._try(url, target, body, headers, watch))
 
     async def stream(
         self, url: str, sink: Callable[[bytes], Awaitable[None]], *, headers: Mapping[str, str] | None = None
@@ -222,7 +224,7 @@ class HttpClient:
 
         stay: a redirect to another origin is refused. private: names of headers that are not sent there.
         """
-        home = url.origin()
+        asked = url
         for _ in range(_MAX_REDIRECTS + 1):
             self.counters.requests += 1
             response = await self._session.get(url, headers=headers, allow_redirects=False)
@@ -235,7 +237,7 @@ class HttpClient:
                 url = self._target(response)
             finally:
                 response.release()
-            if url.origin() != home:
+            if url.origin() != asked.origin():
                 if stay:
                     detail = f"refused to go to another origin, {url.origin()}"
                     raise HttpFailure("redirect", detail, status=response.status)
