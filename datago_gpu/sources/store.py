@@ -31,6 +31,7 @@ _PART_BYTES = 4 * 1024 * 1024
 _PARTS_AHEAD = 4
 """Parts of one object that are asked for at once: stores give a single connection 50 to 100 MB/s."""
 _LISTED_AT_ONCE = 1000
+_FIRST_BACKOFF_S = 0.1
 _STATUS = re.compile(r"status code: (\d{3})|status: (\d{3}),")
 
 
@@ -146,7 +147,10 @@ class Stores:
         }
         retries = {
             "max_retries": limits.max_tries - 1,
-            "backoff": {"max_backoff": timedelta(seconds=limits.max_backoff_s)},
+            "backoff": {  # it panics where the longest is below the first
+                "init_backoff": timedelta(seconds=min(_FIRST_BACKOFF_S, limits.max_backoff_s)),
+                "max_backoff": timedelta(seconds=limits.max_backoff_s),
+            },
             "retry_timeout": timedelta(seconds=limits.total_timeout_s),
         }
         options: dict[str, Any] = {"config": dict(self._options)} if self._options else {}

@@ -1,0 +1,252 @@
+"""Shards over HTTP: streamed, with patience, and with a token that goes where it belongs. Real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import random
+import threading
+from contextlib import aclosing
+from typing import Any
+
+import pytest
+
+from datago_gpu.config import HttpConfig
+from datago_gpu.errors import SourceError
+from datago_gpu.sources import open_source
+from datago_gpu.sources.base import Position, SampleRef, Skipped
+from datago_gpu.sources.failure import HttpFailure
+from datago_gpu.sources.http import HttpClient
+from tests.servers import Answer, MisbehavingServer, Request, json_answer
+from tests.sources.shards import keys, listed, pictures, shard_config, tar_bytes
+
+BODY = random.Random(1).randbytes(3_000_000)
+TAG = {"ETag": '"one"'}
+QUICK = HttpConfig(max_backoff_s=0.02, connect_timeout_s=2, stall_timeout_s=0.3, total_timeout_s=0.5, max_tries=3)
+TOKEN = "hf_S3cr3tT0kenOfMine"
+
+
+def streamed(url: str, *, hold: asyncio.Event | None = None, headers: dict[str, str] | None = None) -> bytes:
+    """The body, as a sink gets it."""
+    blocks: list[bytes] = []
+
+    async def sink(block: bytes) -> None:
+        blocks.append(block)
+        if len(blocks) == 1 and hold is not None:
+            await hold.wait()
+
+    async def main() -> None:
+        async with HttpClient(QUICK) as client:
+            if hold is not None:  # longer than the limits on the server
+                asyncio.get_running_loop().call_later(0.8, hold.set)
+            await client.stream(url, sink, headers=headers)
+
+    asyncio.run(main())
+    return b"".join(blocks)
+
+
+def ranges(server: MisbehavingServer) -> list[str]:
+    return [request.headers.get("range", "") for request in server.requests]
+
+
+@pytest.mark.parametrize("cut", [{"cut_after": 1_000_000}, {"stall_after": 1_000_000}, {"reset_after": 1_000_000}])
+def test_a_stream_that_breaks_goes_on_where_it_stopped(server: MisbehavingServer, cut: dict[str, int]) -> None:
+    server.requests.clear()
+    url = server.script(
+        "/a", Answer(503), Answer(200, BODY, TAG, ranges=True, **cut), Answer(200, BODY, TAG, ranges=True)
+    )
+    assert streamed(url) == BODY
+    first, second, third = ranges(server)
+    assert (first, second) == ("", "")
+    if "reset_after" not in cut:  # a reset may overtake what was sent
+        assert third == "bytes=1000000-"
+
+
+@pytest.mark.parametrize("headers", [{}, TAG, {"ETag": 'W/"weak"'}, {"Last-Modified": "Sun, 06 Nov 1994 08:49:37 GMT"}])
+def test_a_server_without_ranges_is_read_again_and_what_came_is_left_out(
+    server: MisbehavingServer, headers: dict[str, str]
+) -> None:
+    whole = Answer(200, BODY, headers)
+    assert streamed(server.script("/a", Answer(200, BODY, headers, cut_after=1_500_000), whole)) == BODY
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        Answer(200, BODY, {"ETag": '"two"'}, ranges=True),
+        Answer(200, BODY + b"x", TAG),
+        Answer(200, BODY, TAG, chunked=True),
+    ],
+)
+def test_a_body_that_changed_is_not_mixed_with_the_one_begun(server: MisbehavingServer, other: Answer) -> None:
+    url = server.script("/a", Answer(200, BODY, TAG, ranges=True, cut_after=1_000_000), other)
+    with pytest.raises(HttpFailure) as caught:
+        streamed(url)
+    assert caught.value.reason == "changed"
+    assert caught.value.tries == 2
+
+
+def test_tries_count_anew_after_each_mebibyte(server: MisbehavingServer) -> None:
+    """Five breaks, where three tries are allowed."""
+    cuts = [1_100_000, 2_200_000, 2_300_000, 2_900_000]
+
+    def answer(request: Request) -> Answer:
+        begun = int(request.headers.get("range", "bytes=0-")[6:-1])
+        cut = next((each for each in cuts if each > begun), None)
+        return Answer(200, BODY, TAG, ranges=True, cut_after=None if cut is None else cut - begun)
+
+    assert streamed(server.route("/a", answer)) == BODY
+    always = server.script("/b", Answer(200, BODY, TAG, ranges=True, cut_after=1000))
+    with pytest.raises(HttpFailure) as caught:
+        streamed(always)
+    assert (caught.value.reason, caught.value.tries) == ("cut-short", 3)
+
+
+def test_the_time_of_the_sink_is_not_the_servers_and_the_total_limit_is_none(server: MisbehavingServer) -> None:
+    assert streamed(server.script("/a", Answer(200, BODY)), hold=asyncio.Event()) == BODY
+
+
+def test_a_sample_is_there_before_its_shard(server: MisbehavingServer) -> None:
+    """The rest is sent only once the first samples have been seen."""
+    data = tar_bytes(pictures(0, 100))
+    seen = threading.Event()
+
+    def answer(request: Request) -> Answer:
+        if "range" in request.headers:
+            return Answer(200, data, TAG, ranges=True, hold=seen)
+        return Answer(200, data, TAG, ranges=True, cut_after=data.index(b"0010.jpg"))
+
+    url = server.route("/a.tar", answer)
+
+    async def main() -> list[str]:
+        config = shard_config(url)
+        found = []
+        async with HttpClient(config.http_config) as http:
+            source = open_source(config, http)
+            async for ref in source.refs(Position()):
+                found.append(ref.id)
+                if len(found) == 9:
+                    seen.set()
+            await source.close()
+        return found
+
+    assert asyncio.run(main()) == [f"{number:04}" for number in range(100)]
+
+
+@pytest.mark.parametrize("random_sampling", [False, True])
+def test_shards_that_arrive_in_any_order_are_handed_out_in_theirs(
+    server: MisbehavingServer, random_sampling: bool
+) -> None:
+    for number in range(6):
+        data = tar_bytes(pictures(number * 10, number * 10 + 10))
+        packed = gzip.compress(data) if number == 3 else data
+        server.script(f"/{number}.tar", Answer(200, packed, delay_s=(5 - number) * 0.03))
+    url, more = f"{server.url}/{{0..5}}.tar", {"random_sampling": random_sampling, "shuffle_buffer": 7}
+    found = keys(url, **more)
+    assert sorted(found) == [f"{number:04}" for number in range(60)]
+    assert (found == sorted(found)) is not random_sampling
+    assert keys(url, concurrent_downloads=2, **more) == found
+
+
+def test_what_is_read_ahead_is_bounded(server: MisbehavingServer) -> None:
+    """Of 8 shards of 6 MB, with 1 MiB a shard, what the client took stays far below the whole."""
+    data = tar_bytes(pictures(0, 60, size=100_000))
+    for number in range(8):
+        server.script(f"/big{number}.tar", Answer(200, data))
+
+    async def main() -> int:
+        config = shard_config(f"{server.url}/big{{0..7}}.tar", buffer_mb=8)
+        async with HttpClient(config.http_config) as http:
+            async with aclosing(open_source(config, http).refs(Position())) as refs:  # type: ignore[type-var]
+                await anext(refs)
+                taken = -1
+                while taken != http.counters.bytes:  # until nothing moves any more
+                    taken = http.counters.bytes
+                    await asyncio.sleep(0.2)
+            return http.counters.bytes
+
+    assert asyncio.run(main()) < 8 * 4_000_000
+
+
+def test_a_missing_shard_costs_itself_and_none_at_all_is_an_error(server: MisbehavingServer) -> None:
+    server.script("/good.tar", Answer(200, tar_bytes(pictures(0, 1))))
+    gone, good = listed(f"{server.url}/gone.tar?sig=secret::{server.url}/good.tar")
+    assert gone == Skipped(-1, "", f"{server.url}/gone.tar", "http-404", "Said So")
+    assert isinstance(good, SampleRef)
+    assert good.where == f"{server.url}/good.tar!0000.jpg"
+    with pytest.raises(SourceError, match=r"none of 2 shards could be read, the last failed with http-404 \(Said So\)"):
+        listed(f"{server.url}/gone{{0..1}}.tar?sig=secret")
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_refused_token_ends_it_at_once(server: MisbehavingServer, status: int) -> None:
+    for number in range(20):
+        server.script(f"/private{number}.tar", Answer(status))
+    with pytest.raises(SourceError, match=rf"http-{status} .*check source_config.auth_token") as caught:
+        listed(f"{server.url}/private{{0..19}}.tar", auth_token=TOKEN)
+    assert TOKEN not in str(caught.value)
+
+
+def test_the_token_goes_to_the_origins_named_and_not_across_a_redirect(server: MisbehavingServer) -> None:
+    data = tar_bytes(pictures(0, 2))
+    with MisbehavingServer() as elsewhere:
+        elsewhere.script(
+            "/file", Answer(200, data, TAG, ranges=True, cut_after=1000), Answer(200, data, TAG, ranges=True)
+        )
+        elsewhere.script("/listed.tar", Answer(200, data))
+        server.requests.clear()
+        server.script("/own.tar", Answer(200, data))
+        server.script("/moved.tar", Answer(302, headers={"Location": f"{elsewhere.url}/file?signature=1"}))
+        server.script("/list", json_answer([f"{elsewhere.url}/listed.tar", "own.tar", "README.md"]))
+        urls = [f"{server.url}/{path}" for path in ("own.tar", "moved.tar", "list")]
+        found = listed("::".join(urls), auth_token=TOKEN)
+        assert [ref.id for ref in found] == ["0000", "0001"] * 4
+        assert {request.headers.get("authorization") for request in server.requests} == {f"Bearer {TOKEN}"}
+        assert [request.headers.get("authorization") for request in elsewhere.requests] == [None] * 3
+        assert sorted(ranges(elsewhere)) == ["", "", "bytes=1000-"]
+
+
+def test_a_listing_as_of_google_storage_is_followed_page_by_page(server: MisbehavingServer) -> None:
+    names = ["train/a-0.tar", "train/README", "train/a-1.tar", "train/a-2.tar"]
+
+    def page(request: Request) -> Answer:
+        begin = int(request.parameters.get("pageToken", "0"))
+        assert request.parameters["prefix"] == "train/"
+        items = [
+            {"name": name, "mediaLink": f"{server.url}/o/{name.replace('/', '%2F')}?alt=media"}
+            for name in names[begin : begin + 2]
+        ]
+        return json_answer({"items": items} | ({"nextPageToken": str(begin + 2)} if begin + 2 < len(names) else {}))
+
+    for number in range(3):
+        server.script(f"/o/train%2Fa-{number}.tar", Answer(200, tar_bytes(pictures(number, number + 1))))
+    assert keys(f"{server.route('/storage/v1/b/mine/o', page)}?prefix=train/") == ["0000", "0001", "0002"]
+
+
+@pytest.mark.parametrize("answer", [Answer(200, b"<html>"), json_answer({"a": 1}), json_answer([5]), json_answer([])])
+def test_what_is_no_listing_is_a_source_error(server: MisbehavingServer, answer: Answer) -> None:
+    with pytest.raises(SourceError, match=r"no JSON listing of shards|no shards in"):
+        listed(server.script("/odd", answer))
+
+
+def test_a_server_that_repeats_the_token_does_not_spread_it(server: MisbehavingServer) -> None:
+    raw = f"HTTP/1.1 404 Not {TOKEN}\r\nContent-Length: 0\r\n\r\n".encode()
+    server.script("/echo.tar", Answer(raw=raw))
+    server.script("/echo", Answer(raw=raw))
+    server.script("/fine.tar", Answer(200, tar_bytes(pictures(0, 1))))
+    found: list[Any] = listed(f"{server.url}/fine.tar::{server.url}/echo.tar", auth_token=TOKEN)
+    assert [each.id for each in found] == ["0000", ""]
+    assert TOKEN not in repr(found[1])
+    for path in ("echo", "echo.tar"):
+        with pytest.raises(SourceError) as caught:
+            listed(f"{server.url}/{path}", auth_token=TOKEN)
+        assert TOKEN not in str(caught.value)
+        assert "404" in str(caught.value)
+
+
+def test_a_body_without_a_length_is_fine(server: MisbehavingServer) -> None:
+    data = tar_bytes([("a.jpg", b"x"), ("a.json", b'{"width": 5}')])
+    (sample,) = listed(server.script("/a.tar", Answer(200, data, chunked=True)))
+    assert isinstance(sample, SampleRef)
+    assert json.loads(sample.attributes) == {"width": 5}
