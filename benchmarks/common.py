@@ -13,8 +13,9 @@ import tempfile
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
-__all__ = ["Contest", "contestant", "machine", "material_folder", "parser"]
+__all__ = ["Contest", "contestant", "machine", "material_folder", "parser", "printed"]
 
 PACKAGES = ("datago-gpu", "pillow", "cykooz-resizer", "aiohttp", "uvloop", "nvidia-dali-cuda120", "datago")
 
@@ -88,6 +89,11 @@ def contestant(
     script: str, *arguments: str, environment: dict[str, str] | None = None, timeout_s: float = 600
 ) -> float:
     """Run a Python text in a process of its own; the last line it prints is the figure."""
+    return float(printed(script, *arguments, environment=environment, timeout_s=timeout_s))
+
+
+def printed(script: str, *arguments: str, environment: dict[str, str] | None = None, timeout_s: float = 600) -> Any:
+    """Run a Python text in a process of its own: what the last line that it prints means as JSON."""
     result = subprocess.run(
         [sys.executable, "-c", script, *arguments],
         env={**os.environ, **(environment or {})},
@@ -98,4 +104,4 @@ def contestant(
     )
     if result.returncode:
         raise RuntimeError(f"a contestant failed:\n{result.stderr[-3000:]}")
-    return float(json.loads(result.stdout.splitlines()[-1]))
+    return json.loads(result.stdout.splitlines()[-1])

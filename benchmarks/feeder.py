@@ -29,11 +29,13 @@ import sys, time
 from datago_gpu.config import LoaderConfig
 from datago_gpu.feeder.client import Feeder
 from datago_gpu.feeder.wire import EncodedBatch, Ended, Failed, Resume
-url, count, concurrent = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+url, share = sys.argv[1], float(sys.argv[5])
+count, concurrent, window = map(int, sys.argv[2:5])
 feeder = Feeder(LoaderConfig.load({
     "source_config": {"api_url": url + "/api/", "api_key": "k", "page_size": 500, "check_count": False},
     "image_config": {"crop_and_resize": True, "default_image_size": 224},
-    "http_config": {"concurrent_downloads": concurrent}, "prefetch_buffer_size": 2 * concurrent}), Resume())
+    "http_config": {"concurrent_downloads": concurrent, "hedge_share": share},
+    "prefetch_buffer_size": window, "limit": count}), Resume())
 clock, taken = 0.0, 0
 while not isinstance(message := feeder.receive(), Ended):
     if isinstance(message, Failed):
@@ -155,7 +157,7 @@ def main() -> None:
         url, root = f"http://127.0.0.1:{port}", material_folder(args.material) / f"nginx-{kilobytes}"
         lay_out(root, kilobytes * 1000, count, url)
         contest = Contest(f"{kilobytes} KB payloads, {args.concurrent} in flight", "requests/s", args.runs)
-        given = (url, str(count), str(args.concurrent))
+        given = (url, str(count), str(args.concurrent), str(2 * args.concurrent), "0.05")
         with nginx(root, port):
             contest.hold({name: partial(contestant, text, *given) for name, text in CONTESTANTS.items()})
         contest.show()

@@ -45,3 +45,9 @@ def test_trainer(tmp_path: Path) -> None:
 def test_memory(tmp_path: Path) -> None:
     printed = run("memory.py", "--samples", "3000", "--material", str(tmp_path))
     assert "growth" in printed
+
+
+@pytest.mark.timeout(180)
+def test_stragglers() -> None:
+    printed = run("stragglers.py", "--runs", "1", "--count", "400", "--late", "0.5")
+    assert printed.count("ratio") == 2
