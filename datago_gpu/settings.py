@@ -41,6 +41,10 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         if problem:
             raise ConfigError(problem)
 
+    def __hash__(self) -> int:
+        """Of all values, also of those that are dicts."""
+        return hash(msgspec.json.encode(self))
+
     def _check(self, name: str, wanted: Any) -> None:
         """Hold a value given to the constructor to the same rules as one read from JSON."""
         value = getattr(self, name)

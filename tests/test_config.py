@@ -83,8 +83,8 @@ REFUSED: list[tuple[Any, str]] = [
     ({}, "source_config is missing: source_type 'db' needs it"),
     ({"source_type": "file", "source_config": None}, "source_config is missing: source_type 'file' needs it"),
     ({"source_type": "file", "source_config": {}}, "source_config: Object missing required field `root_path`"),
-    (files(source_type="webdataset"), "source_type must be one of 'file', 'db', got 'webdataset'"),
-    (files(source_type=["file"]), "source_type must be one of 'file', 'db', got ['file']"),
+    (files(source_type="tar"), "source_type must be one of 'file', 'db', 'webdataset', got 'tar'"),
+    (files(source_type=["file"]), "source_type must be one of 'file', 'db', 'webdataset', got ['file']"),
     (files(source_config=[1]), "source_config must be an object, got list"),
     (files(image_config="big"), "image_config must be an object, got str"),
     (files(source_config={"root_path": 3}), "source_config.root_path: Expected `str`, got `int`, got 3"),
@@ -172,7 +172,7 @@ def test_a_constructor_is_as_strict_as_json() -> None:
         (lambda: ImageConfig(dtype="int8"), "image_config.dtype: Invalid enum value 'int8'"),  # type: ignore[arg-type]
         (
             lambda: LoaderConfig(source_config={"root_path": "/x"}),  # type: ignore[arg-type]
-            "source_config must be a FileSource or DataroomSource, got dict",
+            "source_config must be a FileSource or DataroomSource or WebDatasetSource, got dict",
         ),
         (
             lambda: LoaderConfig(source_config=DataroomSource(), image_config=None),  # type: ignore[arg-type]
