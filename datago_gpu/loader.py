@@ -11,24 +11,22 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import msgspec
-
 from datago_gpu.assembly import Assembly
 from datago_gpu.batch import Batch, Sample
 from datago_gpu.config import LoaderConfig
 from datago_gpu.decode.select import Backend, choose, load_decoder, make_decoder, make_placer
-from datago_gpu.errors import ConfigError, DatagoError, TooManyErrors
+from datago_gpu.errors import DatagoError, TooManyErrors
 from datago_gpu.failures import Failures
 from datago_gpu.feeder.wire import Resume
 from datago_gpu.handoff import Ended, Handoff
 from datago_gpu.progress import Progress
+from datago_gpu.state import resume_from, state_of
 from datago_gpu.stats import Stage, Stats
 from datago_gpu.supervisor import Supervisor
 from datago_gpu.worker import Ready, Worker
 
 __all__ = ["Loader"]
 
-STATE_VERSION = 1
 CLOSE_S = 0.8
 """A second with KILL_S of the feeder. A decoder may take longer with a picture: its thread then ends by itself."""
 
@@ -39,6 +37,7 @@ class Loader:
     config: a LoaderConfig, a dict, JSON text, or the Path of a JSON file.
     device: "auto" (a GPU if there is one), "cuda", "cuda:1", or "cpu".
     backend: "auto", "dali", or "pillow" (CPU only).
+    state: a `state_dict` to go on from, as with `load_state_dict`, without starting twice.
 
     It is its own iterator: a `for` that was left early is taken up by the next one where it stopped. Batches may be
     taken from any thread, by one at a time. Leaving bad samples out is not an error: see `stats`.
@@ -52,13 +51,15 @@ class Loader:
         config: LoaderConfig | dict[str, Any] | str | bytes | Path,
         device: str = "auto",
         backend: str = "auto",
+        *,
+        state: dict[str, Any] | None = None,
     ) -> None:
         self.config = LoaderConfig.load(config)
         self.backend: Backend = choose(device, backend)
         """Which back end decodes, on which device, and why."""
         self._taking = threading.Lock()
         self._process = os.getpid()
-        self._start(Resume())
+        self._start(Resume() if state is None else resume_from(self.config, state))
 
     def __iter__(self) -> Iterator[Batch]:
         return self
@@ -104,8 +105,7 @@ class Loader:
 
         With server-side random draws (`random_method` "server") only the number of samples can be kept.
         """
-        resume = msgspec.to_builtins(self._progress.resume())
-        return {"version": STATE_VERSION, "order": self._order(), "resume": resume}
+        return state_of(self.config, self._progress.resume())
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a `state_dict`, of this loader or one with the same source, seed, rank and world size.
@@ -113,15 +113,7 @@ class Loader:
         Samples that were handed out before are not loaded again. Raises ConfigError where the state is of another
         order of samples, or no state at all.
         """
-        try:
-            version, order, resume = state["version"], state["order"], msgspec.convert(state["resume"], Resume)
-        except (KeyError, TypeError, msgspec.ValidationError) as error:
-            raise ConfigError(f"this is not the state of a Loader: {error!r}") from error
-        if version != STATE_VERSION:
-            raise ConfigError(f"the state has version {version!r}, this package reads {STATE_VERSION}")
-        for name, value in self._order().items():
-            if order.get(name) != value:
-                raise ConfigError(f"the state belongs to {name}={order.get(name)!r}, the loader has {value!r}")
+        resume = resume_from(self.config, state)
         self.close()
         self._start(resume)
 
@@ -203,16 +195,6 @@ class Loader:
         except TooManyErrors:
             self.close()
             raise
-
-    def _order(self) -> dict[str, Any]:
-        """What the order of samples depends on."""
-        source = {
-            name: value
-            for name, value in msgspec.to_builtins(self.config.source_config).items()
-            if name not in ("api_url", "api_key", "rank", "world_size", "page_size", "check_count")
-        }
-        rank, world_size = self.config.rank_and_world_size()
-        return {"source_config": source, "seed": self.config.seed, "rank": rank, "world_size": world_size}
 
 
 def _stop(worker: Worker, process: int) -> None:

@@ -1,0 +1,199 @@
+"""The hand-over to PyTorch's habits: an IterableDataset that yields batches of tensors. Only this module imports torch.
+
+dataset = LoaderDataset(config)
+for batch in dataset: ...                                            # by itself,
+for batch in DataLoader(dataset, batch_size=None): ...               # behind a DataLoader,
+Trainer(max_epochs=3).fit(model, train_dataloaders=dataset)          # or in Lightning
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+import torch
+from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data._utils.collate import default_collate_fn_map
+
+from datago_gpu.batch import Batch
+from datago_gpu.config import LoaderConfig
+from datago_gpu.errors import ConfigError
+from datago_gpu.feeder.wire import Resume
+from datago_gpu.loader import Loader
+from datago_gpu.sources.base import Position
+from datago_gpu.state import resume_from, state_of
+
+__all__ = ["Bucket", "LoaderDataset", "TensorBatch", "as_tensors"]
+
+_ARRAYS = ("image", "original_sizes", "crops", "embeddings", "masks", "additional_images", "latents", "present")
+
+Config = LoaderConfig | dict[str, Any] | str | bytes | Path
+
+
+class Bucket(NamedTuple):
+    """Pixels of all images of a batch. Equal to the plain tuple; one that a DataLoader does not make a list of."""
+
+    height: int
+    width: int
+
+
+class TensorBatch(dict[str, Any]):
+    """The fields of a `Batch` by their names, with tensors for arrays.
+
+    image: (N, H, W, 3) or (N, 3, H, W), of the dtype that `image_config` asks for, on the loader's device; a list of N
+        tensors without `crop_and_resize`; None without `require_images`.
+    masks, additional_images, latents: name -> tensor, list or None, as in a Batch.
+    embeddings: float32 (N, D), or None.
+    original_sizes, crops, present: on the host: int32 (N, 2), float32 (N, 4), and name -> bool (N,).
+    bucket: a Bucket (height, width), or None. epoch: number of the pass, from 0.
+    ids, sources, attributes, tags, duplicate_states: lists of N.
+    """
+
+
+class LoaderDataset(IterableDataset):  # type: ignore[misc]  # torch need not be there where types are checked
+    """Batches of tensors, for torch and Lightning. Each iteration is one pass over the source, by a Loader of its own.
+
+    config, device, backend: as for a Loader, with `epochs` 1 (the default): iterate once for each pass, and every pass
+        shuffles anew. With `epochs` None a single iteration goes on for ever. `limit` holds for each iteration.
+    transform: makes of each TensorBatch what is yielded.
+    taken_ahead: batches that whoever iterates has taken before they are used: 1 in a Lightning Trainer, which looks one
+        batch ahead. `state_dict` leaves them out.
+
+    Tensors share the batch's memory, on the CPU and on a GPU. Rank and world size are those of `source_config`, else of
+    torch.distributed where it is initialised, else of the environment's RANK and WORLD_SIZE.
+
+    It has no length: how many batches come depends on the shapes of the images. In a DataLoader it wants
+    `batch_size=None` and `num_workers=0`: it loads in a process of its own already. The Loader is closed when an
+    iteration ends, fails, or is left and dropped.
+
+    Raises ConfigError where the settings cannot work; while iterating what a Loader raises.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        device: str = "auto",
+        backend: str = "auto",
+        *,
+        transform: Callable[[TensorBatch], Any] | None = None,
+        taken_ahead: int = 0,
+    ) -> None:
+        super().__init__()
+        self.config = LoaderConfig.load(config)
+        if self.config.epochs not in (1, None):
+            raise ConfigError(
+                f"epochs is {self.config.epochs}: a LoaderDataset makes one pass each time it is iterated over; "
+                "leave epochs out and iterate as often, as in Trainer(max_epochs=...)"
+            )
+        if taken_ahead < 0:
+            raise ConfigError(f"taken_ahead must be 0 or more, got {taken_ahead}")
+        self.device, self.backend, self.transform, self.taken_ahead = device, backend, transform, taken_ahead
+        self.loader: Loader | None = None
+        """Of the pass under way, else of the last one: for `stats()`."""
+        self._next = Resume()
+        """Where the next pass begins."""
+        self._state: dict[str, Any] | None = None
+        """How far the pass under way, or left early, has come."""
+
+    def __iter__(self) -> Iterator[Any]:
+        worker = get_worker_info()
+        if worker is not None:
+            raise ConfigError(
+                f"num_workers is {worker.num_workers}, and must be 0 in a DataLoader of a LoaderDataset: it loads in a "
+                "process of its own and decodes outside the GIL already"
+            )
+        return self._pass()
+
+    def set_epoch(self, epoch: int) -> None:
+        """The next iteration is this pass, from its start; or goes on with it, where a state within it was loaded."""
+        if epoch != self._next.position.epoch:
+            self._next = Resume(Position(epoch))
+            self._state = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was yielded is done, less `taken_ahead`; the rest is to come. Plain values; a Loader takes them too."""
+        return self._state or state_of(self._config(), self._next)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """The next iteration goes on from there, and the one after it is the next pass.
+
+        Raises ConfigError where the state is of another order of samples, or no state at all.
+        """
+        self._next = resume_from(self._config(), state_dict)
+        self._state = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Sent to another process it is the same dataset, without what is under way here."""
+        return {**self.__dict__, "loader": None}
+
+    def _pass(self) -> Iterator[Any]:
+        config, begin = self._config(), self._next
+        epoch = begin.position.epoch
+        state = state_of(config, begin)
+        # The end of the range of passes, not their number: a Loader that goes on from pass 4 has done four.
+        epochs = None if config.epochs is None else epoch + 1
+        loader = Loader(
+            msgspec.structs.replace(config, epochs=epochs), device=self.device, backend=self.backend, state=state
+        )
+        self.loader, self._state, self._next = loader, state, Resume(Position(epoch + 1))
+        states = deque([state], self.taken_ahead + 1)
+        with loader:
+            # Not a loop of ours: its variable would keep a batch alive while the next is waited for.
+            yield from map(partial(self._handed_out, loader, states), loader)
+        if self.loader is loader:
+            self._state = None
+
+    def _handed_out(self, loader: Loader, states: deque[dict[str, Any]], batch: Batch) -> Any:
+        states.append(loader.state_dict())
+        if self.loader is loader:
+            self._state, self._next = states[0], Resume(Position(batch.epoch + 1))
+        tensors = as_tensors(batch)
+        return tensors if self.transform is None else self.transform(tensors)
+
+    def _config(self) -> LoaderConfig:
+        """The settings, with this process's rank."""
+        source = self.config.source_config
+        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+            return self.config
+        rank = torch.distributed.get_rank() if source.rank is None else source.rank
+        world_size = torch.distributed.get_world_size() if source.world_size is None else source.world_size
+        return self.config.with_source(rank=rank, world_size=world_size)
+
+
+def as_tensors(batch: Batch) -> TensorBatch:
+    """The fields of a batch, with tensors that share the memory of its arrays."""
+    values = {field.name: getattr(batch, field.name) for field in fields(batch)}
+    values |= {name: _tensors(values[name]) for name in _ARRAYS}
+    if batch.bucket is not None:
+        values["bucket"] = Bucket(*batch.bucket)
+    return TensorBatch(values)
+
+
+def _tensors(value: Any) -> Any:
+    """Tensors for arrays, also within a dict or list. What is no array stays as it is."""
+    if isinstance(value, np.ndarray | np.generic):
+        array = np.asarray(value)
+        try:
+            return torch.from_numpy(array if array.flags.writeable else array.copy())
+        except TypeError:  # no such dtype in torch: the "|V2" that numpy makes of bfloat16, for one
+            return array
+    if isinstance(value, dict):
+        return {name: _tensors(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_tensors(each) for each in value]
+    return torch.from_dlpack(value) if hasattr(value, "__dlpack__") else value
+
+
+def _refuse_collation(*_: Any, **__: Any) -> Any:
+    raise ConfigError(
+        "a LoaderDataset yields whole batches: set batch_size=None in the DataLoader, and LoaderConfig's batch_size"
+    )
+
+
+default_collate_fn_map[TensorBatch] = _refuse_collation

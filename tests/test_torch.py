@@ -1,0 +1,415 @@
+"""LoaderDataset as torch and Lightning use it, on real files; and the training example, run small."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import pickle
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import psutil
+import pytest
+
+from datago_gpu import Batch, ConfigError, Loader, LoaderConfig, SourceError
+from tests.images import SHAPES, add_pictures, file_config
+
+torch = pytest.importorskip("torch", reason="torch is not installed: pip install torch")
+
+from torch.utils.data import DataLoader  # noqa: E402
+
+from datago_gpu.torch import Bucket, LoaderDataset, TensorBatch, as_tensors  # noqa: E402
+
+EXAMPLE = Path(__file__).parent.parent / "examples" / "train.py"
+COUNT = 23
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> LoaderConfig:
+    """Shuffled pictures that go to three buckets: 7 batches or so a pass, some of them short."""
+    add_pictures(tmp_path, [SHAPES[number % 3] for number in range(COUNT)])
+    return file_config(tmp_path, source={"random_sampling": True})
+
+
+def dataset_of(config: LoaderConfig, **more: Any) -> LoaderDataset:
+    return LoaderDataset(config, device="cpu", backend="pillow", **more)
+
+
+def ids(batches: Any) -> list[list[str]]:
+    return [list(batch["ids"]) for batch in batches]
+
+
+def passes(config: LoaderConfig, count: int) -> list[list[list[str]]]:
+    """What a Loader gives in so many passes: the ids of the batches of each."""
+    result: list[list[list[str]]] = [[] for _ in range(count)]
+    with Loader(changed(config, epochs=count), device="cpu", backend="pillow") as loader:
+        for batch in loader:
+            result[batch.epoch].append(batch.ids)
+    return result
+
+
+def changed(config: LoaderConfig, **values: Any) -> LoaderConfig:
+    return msgspec.structs.replace(config, **values)
+
+
+def is_closed(dataset: LoaderDataset) -> bool:
+    assert dataset.loader is not None
+    threads = [thread for thread in threading.enumerate() if thread.name == "datago-decode"]
+    return not threads and not psutil.pid_exists(dataset.loader.feeder_pid)
+
+
+@pytest.mark.parametrize("backend", ["pillow", "dali"])
+def test_it_yields_tensors_of_what_a_loader_yields(config: LoaderConfig, backend: str) -> None:
+    if backend == "dali":
+        pytest.importorskip("nvidia.dali")
+    with Loader(config, device="cpu", backend=backend) as loader:
+        expected = list(loader)
+    found = list(LoaderDataset(config, device="cpu", backend=backend))
+    assert ids(found) == [batch.ids for batch in expected]
+    for tensors, batch in zip(found, expected, strict=True):
+        assert tensors["image"].dtype == torch.uint8
+        assert np.array_equal(tensors["image"].numpy(), batch.image)
+        assert np.array_equal(tensors["crops"].numpy(), batch.crops)
+        assert tensors["original_sizes"].tolist() == batch.original_sizes.tolist()
+        assert tensors["bucket"] == batch.bucket
+        assert tensors.keys() == set(Batch.__slots__)
+
+
+def test_without_crop_and_resize_images_are_a_list_of_tensors(config: LoaderConfig, tmp_path: Path) -> None:
+    batch = next(iter(dataset_of(file_config(tmp_path, image={"crop_and_resize": False}))))
+    assert [image.shape for image in batch["image"]] == [(*shape, 3) for shape in [*SHAPES, SHAPES[0]]]
+    assert batch["bucket"] is None
+
+
+def test_tensors_share_the_memory_of_a_batch(config: LoaderConfig) -> None:
+    with Loader(config, device="cpu", backend="pillow") as loader:
+        batch = next(loader)
+    assert as_tensors(batch)["image"].data_ptr() == batch.image.ctypes.data
+
+
+def test_what_torch_cannot_hold_stays_as_it_is() -> None:
+    frozen = np.arange(6, dtype=np.float32).reshape(2, 3)
+    frozen.flags.writeable = False
+    unknown = np.zeros(2, "V2")
+    attributes = [{"caption": "a"}, {"caption": "b"}]
+    batch = Batch(
+        ids=["a", "b"],
+        sources=["", ""],
+        image=None,
+        original_sizes=np.ones((2, 2), np.int32),
+        crops=np.ones((2, 4), np.float32),
+        bucket=(8, 16),
+        attributes=attributes,
+        embeddings=frozen,
+        latents={"frozen": frozen, "odd": [unknown, None], "bytes": [b"x", b"y"], "single": [np.float16(2), frozen]},
+        masks={"none": None, "one": np.ones((2, 8, 16, 1), np.uint8)},
+        present={"one": np.array([True, True])},
+    )
+    tensors = as_tensors(batch)
+    assert tensors["image"] is None
+    assert tensors["attributes"] is attributes
+    assert tensors["embeddings"].tolist() == frozen.tolist()
+    tensors["embeddings"][:] = 0  # a copy, since the array must not be written
+    assert frozen[1, 2] == 5
+    assert tensors["latents"]["odd"][0].dtype == unknown.dtype
+    assert tensors["latents"]["odd"][1] is None
+    assert tensors["latents"]["bytes"] == [b"x", b"y"]
+    assert tensors["latents"]["single"][0].item() == 2
+    assert tensors["masks"]["none"] is None
+    assert tensors["masks"]["one"].shape == (2, 8, 16, 1)
+    assert tensors["present"]["one"].dtype == torch.bool
+    assert tensors["bucket"] == (8, 16)
+
+
+def test_it_goes_through_a_data_loader_unchanged(config: LoaderConfig) -> None:
+    batches = list(DataLoader(dataset_of(config), batch_size=None))
+    assert ids(batches) == passes(config, 1)[0]
+    for batch in batches:
+        assert isinstance(batch, TensorBatch)
+        assert isinstance(batch["bucket"], Bucket)
+        assert batch["image"].shape == (len(batch["ids"]), batch["bucket"].height, batch["bucket"].width, 3)
+
+
+def test_a_data_loader_with_workers_is_refused(config: LoaderConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.2)  # 5 s for each worker that failed
+    with pytest.raises(ConfigError, match="num_workers is 2, and must be 0"):
+        next(iter(DataLoader(dataset_of(config), batch_size=None, num_workers=2)))
+    gc.collect()  # ends them
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_a_data_loader_that_batches_again_is_refused(config: LoaderConfig, batch_size: int) -> None:
+    with pytest.raises(ConfigError, match="batch_size=None"):
+        next(iter(DataLoader(dataset_of(config), batch_size=batch_size)))
+
+
+def test_each_iteration_is_the_next_pass(config: LoaderConfig) -> None:
+    dataset = dataset_of(config)
+    found = [ids(dataset) for _ in range(3)]
+    assert found == passes(config, 3)
+    assert found[0] != found[1]
+    assert is_closed(dataset)
+
+
+def test_one_that_is_left_early_closes_and_the_next_pass_follows(config: LoaderConfig) -> None:
+    dataset = dataset_of(config)
+    for _ in DataLoader(dataset, batch_size=None):
+        break
+    assert is_closed(dataset)
+    assert ids(dataset) == passes(config, 2)[1]
+
+
+def test_without_end_one_iteration_goes_through_the_passes(config: LoaderConfig) -> None:
+    endless = changed(config, epochs=None)
+    dataset, expected = dataset_of(endless), passes(config, 3)
+    stream = iter(dataset)
+    first = [next(stream)["ids"] for _ in range(len(expected[0]) + 2)]
+    assert first == expected[0] + expected[1][:2]
+    stream.close()
+    again = iter(dataset)
+    assert next(again)["ids"] == expected[2][0]
+    again.close()
+
+
+@pytest.mark.parametrize("taken_ahead", [0, 1])
+@pytest.mark.parametrize("behind", ["a pass", "nothing"])
+def test_a_state_goes_on_with_exactly_the_rest(config: LoaderConfig, behind: str, taken_ahead: int) -> None:
+    dataset, expected, done = dataset_of(config, taken_ahead=taken_ahead), passes(config, 3), int(behind == "a pass")
+    for _ in range(done):
+        assert ids(dataset) == expected[done - 1]
+    stream = iter(dataset)
+    assert [next(stream)["ids"] for _ in range(3)] == expected[done][:3]
+    state = dataset.state_dict()
+    stream.close()
+    assert dataset.state_dict() == state, "left early, it still stands there"
+
+    other = dataset_of(config)
+    other.load_state_dict(json.loads(json.dumps(state)))
+    assert other.state_dict() == state
+    assert ids(other) == expected[done][3 - taken_ahead :]
+    assert ids(other) == expected[done + 1]
+
+
+def test_a_state_between_passes_is_the_start_of_the_next(config: LoaderConfig) -> None:
+    dataset, expected = dataset_of(config), passes(config, 2)
+    fresh = dataset.state_dict()
+    assert ids(dataset) == expected[0]
+    other = dataset_of(config)
+    other.load_state_dict(dataset.state_dict())
+    assert ids(other) == expected[1]
+    other.load_state_dict(fresh)
+    assert ids(other) == expected[0]
+
+
+def test_a_loader_takes_the_state_too(config: LoaderConfig) -> None:
+    dataset = dataset_of(config)
+    stream = iter(dataset)
+    next(stream)
+    with Loader(config, device="cpu", backend="pillow", state=dataset.state_dict()) as loader:
+        assert [batch.ids for batch in loader] == passes(config, 1)[0][1:]
+    stream.close()
+
+
+def test_a_state_of_another_order_is_refused_when_it_is_loaded(config: LoaderConfig) -> None:
+    state = dataset_of(changed(config, seed=7)).state_dict()
+    with pytest.raises(ConfigError, match="seed=7, the loader has 0"):
+        dataset_of(config).load_state_dict(state)
+    with pytest.raises(ConfigError, match="not the state of a Loader"):
+        dataset_of(config).load_state_dict({})
+
+
+def test_set_epoch_chooses_the_pass_and_keeps_a_state_within_it(config: LoaderConfig) -> None:
+    expected, dataset = passes(config, 3), dataset_of(config)
+    dataset.set_epoch(2)
+    assert ids(dataset) == expected[2]
+    dataset.set_epoch(1)
+    stream = iter(dataset)
+    next(stream)
+    state = dataset.state_dict()
+    stream.close()
+    dataset.load_state_dict(state)
+    dataset.set_epoch(1)
+    assert ids(dataset) == expected[1][1:]
+    dataset.load_state_dict(state)
+    dataset.set_epoch(0)
+    assert ids(dataset) == expected[0]
+
+
+def test_limit_holds_for_each_pass(config: LoaderConfig) -> None:
+    dataset = dataset_of(changed(config, limit=6))
+    assert [sum(len(batch["ids"]) for batch in dataset) for _ in range(2)] == [6, 6]
+
+
+def test_a_transform_makes_what_is_yielded_and_its_error_closes(config: LoaderConfig) -> None:
+    dataset = dataset_of(config, transform=lambda batch: batch["image"].float().mean().item())
+    assert all(isinstance(value, float) for value in dataset)
+
+    def fail(batch: TensorBatch) -> None:
+        raise ValueError("no")
+
+    failing = dataset_of(config, transform=fail)
+    with pytest.raises(ValueError, match="no"):
+        next(iter(failing))
+    assert is_closed(failing)
+
+
+def test_an_error_of_the_source_arrives_and_closes(tmp_path: Path) -> None:
+    dataset = dataset_of(file_config(tmp_path / "nowhere"))
+    with pytest.raises(SourceError, match="nowhere"):
+        list(dataset)
+    assert is_closed(dataset)
+
+
+@pytest.mark.parametrize(
+    ("settings", "more", "message"),
+    [({"epochs": 3}, {}, "epochs is 3: .*max_epochs"), ({}, {"taken_ahead": -1}, "taken_ahead must be 0 or more")],
+)
+def test_settings_that_cannot_work(tmp_path: Path, settings: Any, more: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        dataset_of(file_config(tmp_path, **settings), **more)
+
+
+def test_it_can_be_sent_to_another_process_in_the_middle_of_a_pass(config: LoaderConfig) -> None:
+    dataset = dataset_of(config)
+    stream = iter(dataset)
+    next(stream)
+    copy = pickle.loads(pickle.dumps(dataset))
+    assert copy.state_dict() == dataset.state_dict()
+    stream.close()
+
+
+RANK = """
+import json, sys
+import torch.distributed as dist
+from datago_gpu.torch import LoaderDataset
+rank, store, settings = int(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
+dataset = LoaderDataset(settings, device="cpu", backend="pillow")
+dist.init_process_group("gloo", init_method="file://" + store, rank=rank, world_size=2)
+print(json.dumps([name for batch in dataset for name in batch["ids"]]))
+dist.destroy_process_group()
+"""
+
+
+@pytest.mark.timeout(120)
+def test_ranks_come_from_torch_distributed(config: LoaderConfig, tmp_path_factory: pytest.TempPathFactory) -> None:
+    store, settings = str(tmp_path_factory.mktemp("store") / "store"), msgspec.json.encode(config).decode()
+    environment = {**os.environ, "WORLD_SIZE": "5", "GLOO_SOCKET_IFNAME": "lo"}  # what is initialised comes first
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", RANK, str(rank), store, settings],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        printed = [rank.communicate(timeout=50) for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()
+            rank.wait()
+    assert [rank.returncode for rank in ranks] == [0, 0], printed
+    first, second = (json.loads(out) for out, _ in printed)
+    assert sorted(first + second) == [f"{number:04}.jpg" for number in range(COUNT)]
+    assert abs(len(first) - len(second)) == 1
+
+
+@pytest.mark.filterwarnings("ignore:'set_vital' is deprecated:UserWarning")  # torchdata's call
+def test_torchdata_keeps_its_state(config: LoaderConfig) -> None:
+    stateful = pytest.importorskip("torchdata.stateful_dataloader")
+    loader = stateful.StatefulDataLoader(dataset_of(config), batch_size=None)
+    stream = iter(loader)
+    for _ in range(2):
+        next(stream)
+    state = loader.state_dict()
+    other = stateful.StatefulDataLoader(dataset_of(config), batch_size=None)
+    other.load_state_dict(state)
+    assert ids(other) == passes(config, 1)[0][2:]
+
+
+@pytest.mark.filterwarnings("ignore")  # Lightning's own, about loggers, workers and what it deprecates
+@pytest.mark.parametrize("behind", ["a DataLoader", "nothing"])
+def test_a_lightning_trainer_takes_passes_and_resumes(
+    config: LoaderConfig, behind: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    lightning = pytest.importorskip("lightning")
+    seen: list[tuple[int, list[str]]] = []
+
+    class Model(lightning.LightningModule):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.Linear(3, 1)
+
+        def training_step(self, batch: TensorBatch, _: int) -> Any:
+            seen.append((batch["epoch"], batch["ids"]))
+            loss = self.layer(batch["image"].float().mean((1, 2))).square().mean()
+            self.log("loss", loss)
+            return loss
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), lr=1e-6)
+
+    class Data(lightning.LightningDataModule):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.dataset = dataset_of(config, taken_ahead=1)
+
+        def train_dataloader(self) -> Any:
+            return self.dataset if behind == "nothing" else DataLoader(self.dataset, batch_size=None)
+
+        def state_dict(self) -> dict[str, Any]:
+            return self.dataset.state_dict()
+
+        def load_state_dict(self, state: dict[str, Any]) -> None:
+            self.dataset.load_state_dict(state)
+
+    def fit(epochs: int, resume: Path | None = None) -> list[tuple[int, list[str]]]:
+        seen.clear()
+        every = lightning.pytorch.callbacks.ModelCheckpoint(folder, "{step}", every_n_train_steps=stop, save_top_k=-1)
+        quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+        trainer = lightning.Trainer(accelerator="cpu", callbacks=[every], max_epochs=epochs, **quiet)
+        trainer.fit(Model(), datamodule=Data(), ckpt_path=resume, weights_only=False)
+        trainer.save_checkpoint(folder / f"{epochs}.ckpt")
+        return list(seen)
+
+    folder, found = tmp_path_factory.mktemp("lightning"), passes(config, 3)
+    expected = [(epoch, batch) for epoch, each in enumerate(found) for batch in each]
+    stop, two = len(found[0]) + 3, len(found[0]) + len(found[1])
+    assert fit(2) == expected[:two]
+    assert fit(3, folder / f"step={stop}.ckpt") == expected[stop:], "from within a pass"
+    assert fit(3, folder / "2.ckpt") == expected[two:], "from the end of one"
+
+
+def losses(printed: str) -> dict[int, float]:
+    """Step -> loss, from the lines that the example prints."""
+    lines = [line.split() for line in printed.splitlines() if line.startswith("pass")]
+    return {int(words[3]): float(words[5]) for words in lines}
+
+
+@pytest.mark.timeout(180)
+def test_the_training_example_lowers_its_loss_and_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+    # One thread: where tests share the cores, the two of torch wait for each other by spinning, 20 times as long.
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+    def run(*arguments: str) -> str:
+        command = [sys.executable, str(EXAMPLE), "--device", "cpu", "--folder", str(tmp_path), "--pictures", "320"]
+        done = subprocess.run(
+            [*command, *arguments], env=environment, capture_output=True, text=True, timeout=85, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    first = losses(run("--steps", "40"))
+    assert list(first) == [20, 40]
+    assert first[40] < 0.85 * first[20]
+    resumed = run("--steps", "60", "--resume")
+    assert "going on after step 40" in resumed
+    assert losses(resumed)[60] < first[40]
