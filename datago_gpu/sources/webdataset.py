@@ -4,8 +4,8 @@ Order: the shards as listed, or shuffled anew for each epoch, and within a shard
 shuffle they pass through a buffer. Ranks take every world_size-th shard; where there are fewer shards than ranks, every
 world_size-th sample of all of them.
 
-Memory: `buffer_mb` for what is read ahead, for each open shard one sample and 2 MiB more, and with a shuffle
-`buffer_mb` again.
+Memory: `buffer_mb` for what is read ahead, for each open shard one sample and 2 MiB more (in object storage also the
+parts under way, 4 of 4 MiB), and with a shuffle `buffer_mb` again.
 """
 
 from __future__ import annotations
