@@ -7,6 +7,7 @@ decodes a picture, `source.py` tries the source of a config. Each check is one `
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from datago_gpu.config import LoaderConfig
@@ -24,19 +25,21 @@ def examine(
 ) -> Iterator[Check]:
     """All checks, each as soon as it is done.
 
-    file: a config whose settings and source are looked at too. device, backend: as for a Loader; a missing GPU is a
-    failure only where `device` asks for one. timeout_s: seconds for each check that might have to wait.
+    file: a config whose settings and source are looked at too. device, backend: as for a Loader. A missing GPU is a
+    failure only where `device` asks for one, and what a GPU lacks only where it would be used. timeout_s: seconds for
+    each check that might have to wait.
     """
     config, problem = _loaded(file)
     yield from machine.checks(config)
-    yield from gpu.checks(wanted=device.startswith("cuda"))
+    on_cpu = device == "cpu" or backend == "pillow"
+    for check in gpu.checks(wanted=device.startswith("cuda")):
+        yield replace(check, state="warn") if on_cpu and check.state == "fail" else check
     yield from decoding.checks(device, backend, timeout_s)
     if problem is not None:
         yield Check.fail("settings", problem, _NOT_SETTINGS)
     if config is not None:
         yield Check.ok("settings", f"source_type {config.source_type!r}, batch_size {config.batch_size}")
-        for check in source.checks(config, device, backend, timeout_s):
-            yield check.redacted(config.redacted)
+        yield from source.checks(config, device, backend, timeout_s)
 
 
 def _loaded(file: Path | None) -> tuple[LoaderConfig | None, str | None]:

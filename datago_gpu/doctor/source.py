@@ -31,6 +31,11 @@ _BAD_REQUEST, _REFUSED = 400, (401, 403)
 
 def checks(config: LoaderConfig, device: str, backend: str, timeout_s: float) -> Iterator[Check]:
     """In this order: source, key (of a Dataroom), first sample, first batch. Those behind a failure are left out."""
+    for check in _checks(config, device, backend, timeout_s):
+        yield check.redacted(config.redacted)
+
+
+def _checks(config: LoaderConfig, device: str, backend: str, timeout_s: float) -> Iterator[Check]:
     config = _impatient(config, timeout_s)
     found = list(_reached(config, timeout_s))
     yield from found
@@ -79,7 +84,7 @@ def _reached(config: LoaderConfig, timeout_s: float) -> Iterator[Check]:
 def _where(config: LoaderConfig) -> str:
     source = config.source_config
     if isinstance(source, DataroomSource):
-        return "check source_config.api_url (or DATAROOM_API_URL), the network, and HTTPS_PROXY"
+        return "check source_config.api_url (or DATAROOM_API_URL), and the network (no proxy is used)"
     if isinstance(source, WebDatasetSource):
         return "check source_config.url, auth_token and the network"
     return "check source_config.root_path, and that this user may read it"
@@ -176,7 +181,7 @@ def _timed(name: str, config: LoaderConfig, device: str, backend: str, timeout_s
         return Check.ok(name, f"{len(batch)} samples{bucket} after {seconds:.1f} s{skipped}")
     if seconds < timeout_s:
         return Check.fail(name, f"the source ended without one{skipped}", "with drop_last only full batches come")
-    fetched = next(stage.items for stage in stats.stages if stage.name == "fetch")
+    fetched = sum(stage.items for stage in stats.stages if stage.name == "fetch")  # not there before anything came
     found = f"none within {timeout_s:g} s; {fetched} samples were loaded{skipped}"
     return Check.warn(
         name, found, "a batch comes when a bucket is full: a smaller batch_size, fewer buckets, or more --timeout"

@@ -61,13 +61,15 @@ def outlined(picture: Image.Image, shown: Region, crop: Region) -> Image.Image:
     down, across = picture.height / shown[2], picture.width / shown[3]
     top, left = (crop[0] - shown[0]) * down, (crop[1] - shown[1]) * across
     bottom, right = top + crop[2] * down, left + crop[3] * across
-    box = (
-        max(0, round(left)),
-        max(0, round(top)),
-        min(picture.width, max(round(right), round(left) + 1)),
-        min(picture.height, max(round(bottom), round(top) + 1)),
-    )
+    (left, right), (top, bottom) = _span(left, right, picture.width), _span(top, bottom, picture.height)
+    box = left, top, right, bottom
     result = picture.point(lambda level: level * _SHADE)
     result.paste(picture.crop(box), box)
-    ImageDraw.Draw(result).rectangle((box[0], box[1], box[2] - 1, box[3] - 1), outline=CROP_INK, width=2)
+    ImageDraw.Draw(result).rectangle((left, top, right - 1, bottom - 1), outline=CROP_INK, width=2)
     return result
+
+
+def _span(begin: float, end: float, length: int) -> tuple[int, int]:
+    """In whole pixels, at least one, inside."""
+    first = min(max(0, round(begin)), length - 1)
+    return first, min(max(first + 1, round(end)), length)

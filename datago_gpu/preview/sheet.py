@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections.abc import Callable
 from functools import cache
 from itertools import accumulate
 from pathlib import Path
@@ -24,6 +26,8 @@ NARROWEST = 230
 LINE = 17
 CAPTION_LINES = 2
 TALLEST = 60_000
+_LONGEST = 400
+"""Letters of a line that are looked at: more fit nowhere."""
 _FONTS = ("NotoSans-Regular.ttf", "DejaVuSans.ttf", "LiberationSans-Regular.ttf")
 PAPER, CARD, INK, FAINT, RULE = (244, 243, 240), (255, 255, 255), (28, 28, 30), (118, 118, 122), (214, 212, 207)
 
@@ -66,7 +70,7 @@ def _card_size(sample: Shown) -> tuple[int, int]:
     pictures = sum(panel.picture.width for panel in sample.panels) + BETWEEN * (len(sample.panels) - 1)
     tallest = max(panel.picture.height for panel in sample.panels)
     width = min(max(pictures, NARROWEST) + 2 * INSET, WIDTH - 2 * GAP)
-    lines = 1 + 1 + len(_caption_lines(sample, width - 2 * INSET)) + bool(sample.tags)
+    lines = 1 + 1 + len(_caption_lines(sample.caption, width - 2 * INSET)) + bool(sample.tags)
     return width, INSET + LINE + tallest + 6 + lines * LINE + INSET
 
 
@@ -127,8 +131,8 @@ def _draw_card(
         across += panel.picture.width + BETWEEN
     down = top + LINE + max(panel.picture.height for panel in sample.panels) + 6
     room = right - left - 2 * INSET
-    lines = [(_fitting_middle(sample.id, 14, room), INK, 14), (size_note(sample), FAINT, 12)]
-    lines += [(line, INK, 13) for line in _caption_lines(sample, room)]
+    lines = [(_fitting(sample.id, 14, room, middle_cut), INK, 14), (size_note(sample), FAINT, 12)]
+    lines += [(line, INK, 13) for line in _caption_lines(sample.caption, room)]
     if sample.tags:
         lines.append((_fitting("# " + ", ".join(sample.tags), 12, room), FAINT, 12))
     for line, ink, size in lines:
@@ -136,9 +140,10 @@ def _draw_card(
         down += LINE
 
 
-def _caption_lines(sample: Shown, room: int) -> list[str]:
+@cache
+def _caption_lines(caption: str, room: int) -> list[str]:
     """The caption, wrapped at words, its end cut off."""
-    words, lines = sample.caption.split(), [""]
+    words, lines = shortened(caption, _LONGEST).split(), [""]
     for at, word in enumerate(words):
         longer = f"{lines[-1]} {word}".strip()
         if _font(13).getlength(longer) <= room:
@@ -151,18 +156,13 @@ def _caption_lines(sample: Shown, room: int) -> list[str]:
     return lines if words else []
 
 
-def _fitting(text: str, size: int, room: float) -> str:
-    length = len(text)
-    while length > 1 and _font(size).getlength(shortened(text, length)) > room:
-        length = min(length - 1, int(length * 0.95))
-    return shortened(text, length) if text else text
-
-
-def _fitting_middle(text: str, size: int, room: float) -> str:
-    length = len(text)
-    while length > 1 and _font(size).getlength(middle_cut(text, length)) > room:
-        length = min(length - 1, int(length * 0.95))
-    return middle_cut(text, length)
+def _fitting(text: str, size: int, room: float, cut: Callable[[str, int], str] = shortened) -> str:
+    """As much of the text as there is room for."""
+    text = cut(text, _LONGEST)
+    if _font(size).getlength(text) <= room:
+        return text
+    length = bisect_right(range(1, len(text)), room, key=lambda count: _font(size).getlength(cut(text, count)))
+    return cut(text, max(1, length))
 
 
 @cache
