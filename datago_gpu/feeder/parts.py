@@ -120,6 +120,9 @@ def _latent(name: str, payload: bytes) -> AdmittedPart:
     """An array as `numpy.save` writes it, whose header is believed only as far as the payload goes; or plain bytes."""
     if not payload.startswith(_NPY):
         return AdmittedPart(name, "latent", payload)
+    # numpy before its part: the other way round, and beside a thread that imports numpy, each import waits for the
+    # other, and Python then lets one of them have half a module.
+    import numpy  # noqa: ICN001, F401
     from numpy.lib import format as npy
 
     file = BytesIO(payload)
