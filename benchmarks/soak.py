@@ -16,6 +16,7 @@ stderr what it thinks of each damaged PNG.
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
@@ -28,7 +29,7 @@ import threading
 import time
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -74,10 +75,9 @@ class Soak:
         """Variant -> what its first epochs bring."""
         self.stopping = threading.Event()
         self.warm_s = WARM_S
-        self._runs = 0
+        self._numbers = itertools.count()
 
     def config(self, variant: str, **more: Any) -> dict[str, Any]:
-        self._runs += 1
         return {
             "source_config": {"api_url": self.url, "api_key": KEY, "page_size": 200, **VARIANTS[variant]},
             "image_config": {"crop_and_resize": True, "default_image_size": 64, "downsampling_ratio": 16},
@@ -86,7 +86,7 @@ class Soak:
                 "stall_timeout_s": 1.0, "total_timeout_s": 20.0,
             },
             "batch_size": 16, "prefetch_buffer_size": 512, "samples_buffer_size": 32, "arena_mb": 32,
-            "seed": 7, "skipped_file": str(self.folder / f"skipped-{self._runs}.jsonl"),
+            "seed": 7, "skipped_file": str(self.folder / f"skipped-{next(self._numbers)}.jsonl"),
             **more,
         }  # fmt: skip
 
@@ -135,12 +135,12 @@ class Soak:
         if exactly and any(count > 1 for count in found.values()):
             self.problem(f"{variant}: skipped twice: {[key for key, count in found.items() if count > 1][:3]}")
 
-    def check(self, batch: Batch, expected: Row, what: str) -> bool:
-        """Hold a batch against what is expected."""
-        self.counts["samples"] += len(batch)
+    def check(self, stream: str, batch: Batch, at: int, expected: Row) -> bool:
+        """Hold batch number `at` of a stream against what is expected."""
+        self.counts[f"samples of the {stream}"] += len(batch)
         if (row := row_of(batch)) == expected:
             return True
-        self.problem(f"{what} of epoch {batch.epoch} is {row}, not {expected}")
+        self.problem(f"{stream}: batch {at}, of epoch {batch.epoch}, is {row}, not {expected}")
         return False
 
     def long_run(self) -> None:
@@ -150,7 +150,7 @@ class Soak:
         with self.load(config) as loader:
             for at, batch in enumerate(loader):
                 self.watch.progress("long run")
-                if self.stopping.is_set() or not self.check(batch, whole[at % len(whole)], f"long run: batch {at}"):
+                if self.stopping.is_set() or not self.check("long run", batch, at, whole[at % len(whole)]):
                     break
                 if at % 50 == 0 and time.monotonic() - began > self.warm_s:
                     self.watch.note("feeder", loader.feeder_pid)
@@ -171,12 +171,12 @@ class Soak:
         try:
             while (batch := next(loader, None)) is not None:
                 self.watch.progress("short run")
-                if at == len(expected) or not self.check(batch, expected[at], f"{variant}: batch {at}"):
+                if at == len(expected) or not self.check("short runs", batch, at, expected[at]):
                     break
                 at += 1
                 if at == kill_at:
                     self.counts["feeders killed"] += 1
-                    os.kill(loader.feeder_pid, signal.SIGKILL)
+                    send(loader.feeder_pid, signal.SIGKILL)
                 elif self.rng.random() < 0.003:
                     self.pause(loader)
                 if at == close_at:
@@ -207,36 +207,37 @@ class Soak:
         """Stop a feeder, and let it go on a little later."""
         self.counts["feeders stopped"] += 1
         pid = loader.feeder_pid
-        os.kill(pid, signal.SIGSTOP)
-        later = threading.Timer(self.rng.uniform(0.05, 1.5), go_on, [pid])
+        send(pid, signal.SIGSTOP)
+        later = threading.Timer(self.rng.uniform(0.05, 1.5), send, [pid, signal.SIGCONT])
         later.daemon = True
         later.start()
 
     def run(self, seconds: float) -> None:
         """Both kinds of runs until the time is over."""
-        end, long = time.monotonic() + seconds, threading.Thread(target=self._long_run_guarded)
+        end, long = time.monotonic() + seconds, threading.Thread(target=self._guarded, args=[self.long_run])
         self.warm_s = min(WARM_S, seconds / 5)
         warm = time.monotonic() + self.warm_s
         long.start()
         try:
             while time.monotonic() < end and not self.problems:
-                self.short_run()
+                self._guarded(self.short_run)
                 if time.monotonic() > warm:
                     self.watch.note("trainer", os.getpid())
         finally:
             self.stopping.set()
             long.join()
 
-    def _long_run_guarded(self) -> None:
+    def _guarded(self, run: Callable[[], None]) -> None:
         try:
-            self.long_run()
-        except BaseException as error:  # told with the others
-            self.problem(f"long run: {type(error).__name__}: {error}")
+            run()
+        except Exception as error:  # told with the others
+            self.problem(f"{run.__name__}: {type(error).__name__}: {error}")
 
 
-def go_on(pid: int) -> None:
+def send(pid: int, number: signal.Signals) -> None:
+    """Send a signal to a feeder, which may have ended by now."""
     with suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGCONT)
+        os.kill(pid, number)
 
 
 def row_of(batch: Batch) -> Row:
@@ -272,9 +273,9 @@ def servers(count: int, seed: int) -> Iterator[tuple[str, Any]]:
 
 def verdict(soak: Soak, watch: Watch, hang_s: float, close_s: float) -> list[tuple[str, str, bool]]:
     """Gate, figure, whether it holds."""
-    longest = max(watch.longest_s.values(), default=0.0)
+    longest, samples = max(watch.longest_s.values(), default=0.0), samples_of(soak)
     rows = [
-        ("samples as without faults", f"{soak.counts['samples']:,}, {len(soak.problems)} wrong", not soak.problems),
+        ("samples as without faults", f"{samples:,}, {len(soak.problems)} wrong", not soak.problems),
         ("longest wait for a batch", f"{longest:.1f} s", longest < hang_s),
         ("longest close", f"{max(soak.closes_s):.2f} s", max(soak.closes_s) < close_s),
     ]
@@ -319,7 +320,7 @@ def main() -> int:
         watch.stop()
     rows = verdict(soak, watch, args.hang, args.close)
     requests = served.pop("requests")
-    print(f"\nsoak, {args.backend}, {seconds:.0f} s, {soak.counts['samples'] / seconds:,.0f} samples/s")
+    print(f"\nsoak, {args.backend}, {seconds:.0f} s, {samples_of(soak) / seconds:,.0f} samples/s")
     for name, count in soak.counts.items():
         print(f"  {name:34} {count:10,}")
     print(f"  {'requests':34} {requests:10,}\n  {'faults':34} {served.total():10,}   ({told(served)})")
@@ -330,6 +331,10 @@ def main() -> int:
                    "faults": served, "gates": rows, "problems": soak.problems}  # fmt: skip
         args.json.write_text(json.dumps(figures, indent=1))
     return 0 if all(holds for *_, holds in rows) else 1
+
+
+def samples_of(soak: Soak) -> int:
+    return sum(count for name, count in soak.counts.items() if name.startswith("samples"))
 
 
 def told(counts: Counter[str]) -> str:
