@@ -7,7 +7,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from datago_gpu.config import LoaderConfig, MiB
+from datago_gpu.config import FileSource, LoaderConfig, MiB
 from datago_gpu.errors import SourceError
 from datago_gpu.feeder.admit import Admission, without_image
 from datago_gpu.feeder.bucket import Admitted
@@ -19,6 +19,7 @@ from datago_gpu.sources.failure import HttpFailure
 if TYPE_CHECKING:
     from datago_gpu.sources.hedge import Hedged  # aiohttp takes 0.1 s to import, which local files need not wait for
     from datago_gpu.sources.http import HttpClient
+    from datago_gpu.sources.store import Stores
 
 __all__ = ["Fetcher"]
 
@@ -38,11 +39,11 @@ class Fetcher:
     """
 
     def __init__(self, config: LoaderConfig, http: HttpClient | None) -> None:
-        self._http = _hedged(config, http)
+        self._remote = _remote(config, http)
         self._max_bytes = config.http_config.max_payload_mb * MiB
         self._admission, self._parts = Admission(config), PartAdmission(config)
         self._threads = ThreadPoolExecutor(min(32, config.http_config.concurrent_downloads), "datago-files")
-        self.chunk = FILES_A_JOB if config.source_type == "file" else 1
+        self.chunk = FILES_A_JOB if self._remote is None else 1
         self.items = 0
 
     async def __call__(self, refs: list[SampleRef]) -> list[Outcome]:
@@ -118,14 +119,14 @@ class Fetcher:
         """The payload of a sample's image, or of one of its parts."""
         if wanted.payload is not None:
             return wanted.payload
-        assert self._http is not None
+        assert self._remote is not None
         try:
-            return (await self._http.get(wanted.url, max_bytes=self._max_bytes)).body
+            return await self._remote.get(wanted.url, self._max_bytes)
         except HttpFailure as failure:
             if failure.status not in EXPIRED or ref.renew is None:
                 raise
         renewed = await ref.renew(wanted.name if isinstance(wanted, Part) else "")
-        return (await self._http.get(renewed, max_bytes=self._max_bytes)).body
+        return await self._remote.get(renewed, self._max_bytes)
 
     @staticmethod
     def _lost(ref: SampleRef, failure: HttpFailure, what: str = "") -> Skipped:
@@ -138,7 +139,13 @@ class Fetcher:
         return Skipped(ref.index, ref.id, ref.where, "too-large", f"{size} bytes, above http_config.max_payload_mb")
 
 
-def _hedged(config: LoaderConfig, http: HttpClient | None) -> Hedged | None:
+def _remote(config: LoaderConfig, http: HttpClient | None) -> Hedged | Stores | None:
+    """What gets the references with a `url`; None where there are none."""
+    source = config.source_config
+    if isinstance(source, FileSource) and source.is_stored:
+        from datago_gpu.sources.store import Stores
+
+        return Stores(config.http_config, source.storage_options)
     if http is None:
         return None
     from datago_gpu.sources.hedge import Hedged

@@ -13,7 +13,7 @@ from typing import Any
 
 from datago_gpu.config import HttpConfig
 from datago_gpu.sources.failure import HttpFailure
-from datago_gpu.sources.http import HttpClient, Response
+from datago_gpu.sources.http import HttpClient
 
 __all__ = ["Hedged"]
 
@@ -46,24 +46,24 @@ class Hedged:
         self.extra = 0
         """Extra requests made so far."""
 
-    async def get(self, url: str, *, max_bytes: int) -> Response:
-        """As HttpClient.get, without headers."""
+    async def get(self, url: str, max_bytes: int) -> bytes:
+        """The whole body at `url`, of at most `max_bytes`. Raises HttpFailure."""
         if not self._share:
-            return await self._http.get(url, max_bytes=max_bytes)
+            return (await self._http.get(url, max_bytes=max_bytes)).body
         request = _Request(url, max_bytes, self._loop)
         self._begin(request)
         try:
-            response = await self._http.get(url, max_bytes=max_bytes)
+            body = (await self._http.get(url, max_bytes=max_bytes)).body
         except asyncio.CancelledError:
             if request.answer is None or request.task.uncancel() > request.cancelling:
                 raise
-            response = request.answer
+            body = request.answer
         finally:
             self._open.discard(request)
             for twin in request.twins:
                 twin.cancel()
         self._seconds.append(self._loop.time() - request.began)
-        return response
+        return body
 
     def _begin(self, request: _Request) -> None:
         self._open.add(request)
@@ -100,7 +100,7 @@ class Hedged:
 
     async def _ask_too(self, request: _Request) -> None:
         try:
-            answer = await self._http.get(request.url, max_bytes=request.max_bytes)
+            answer = (await self._http.get(request.url, max_bytes=request.max_bytes)).body
         except HttpFailure:
             return  # the first request tells what is wrong
         if request in self._open and request.answer is None:
@@ -121,4 +121,4 @@ class _Request:
         self.url, self.max_bytes = url, max_bytes
         self.began = self.asked = loop.time()
         self.twins: list[asyncio.Task[None]] = []
-        self.answer: Response | None = None
+        self.answer: bytes | None = None

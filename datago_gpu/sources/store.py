@@ -32,6 +32,8 @@ _PARTS_AHEAD = 4
 """Parts of one object that are asked for at once: stores give a single connection 50 to 100 MB/s."""
 _LISTED_AT_ONCE = 1000
 _FIRST_BACKOFF_S = 0.1
+_DOWN_AFTER = 4
+"""Objects in a row that could not be had, each after all its tries, after which the store is down."""
 _STATUS = re.compile(r"status code: (\d{3})|status: (\d{3}),")
 
 
@@ -58,6 +60,7 @@ class Stores:
         self._obstore: Any = obstore
         self._config, self._options = config, options
         self._stores: dict[str, Any] = {}
+        self._failed_in_a_row = 0
 
     async def get(self, url: str, max_bytes: int) -> bytes:
         """The whole object at `url`, of at most `max_bytes`. Raises HttpFailure."""
@@ -182,7 +185,9 @@ class Stores:
     async def _translated(self, url: str, work: Callable[[], Awaitable[Any]]) -> Any:
         """What `work` returns. Raises HttpFailure, on which no foreign text hangs."""
         try:
-            return await work()
+            result = await work()
+            self._failed_in_a_row = 0
+            return result
         except HttpFailure as known:
             failure = known
             failure.url = failure.url or without_query(url)
@@ -192,6 +197,9 @@ class Stores:
             failure = _meaning(url, error, self._obstore.exceptions)
         except (OSError, ValueError) as error:
             failure = _failure(url, "bad-url", type(error).__name__)
+        silent = failure.reason in ("connection", "timeout") or failure.status >= 500
+        self._failed_in_a_row = self._failed_in_a_row + 1 if silent else 0
+        failure.down = self._failed_in_a_row >= _DOWN_AFTER
         raise failure
 
 

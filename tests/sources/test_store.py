@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import io
 import logging
+import socket
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,9 @@ from typing import Any
 import boto3
 import pytest
 from moto.server import ThreadedMotoServer
+from PIL import Image
 
+from datago_gpu import Loader
 from datago_gpu.config import HttpConfig, LoaderConfig
 from datago_gpu.errors import ConfigError, SourceError
 from datago_gpu.sources import open_source
@@ -269,3 +273,41 @@ def test_the_options_of_a_folder_are_shown_in_no_text() -> None:
     assert config.redacted(f"a {SECRET}") == "a ***"
     with pytest.raises(ConfigError, match="root_path begins with http://, which holds no folder"):
         LoaderConfig.load({"source_type": "file", "source_config": {"root_path": "http://mine/x"}})
+
+
+def test_a_folder_in_a_bucket_goes_through_the_loader(s3: str) -> None:
+    client = boto3.client(
+        "s3", endpoint_url=s3, aws_access_key_id=KEY, aws_secret_access_key=SECRET, region_name="us-east-1"
+    )
+    for number in range(10):
+        file = io.BytesIO()
+        Image.new("RGB", (60, 40), (number * 20, 0, 0)).save(file, "PNG")
+        client.put_object(Bucket="mine", Key=f"real/{number}.png", Body=file.getvalue())
+    client.put_object(Bucket="mine", Key="real/5.png", Body=b"no picture")
+    client.close()
+    settings = {
+        "source_type": "file",
+        "source_config": {"root_path": "s3://mine/real", "storage_options": options(s3)},
+        "image_config": {"crop_and_resize": True, "default_image_size": 64, "downsampling_ratio": 16},
+        "batch_size": 4,
+    }
+    with Loader(settings, device="cpu", backend="pillow") as loader:
+        samples = {sample.id: int(sample.image[5, 5, 0]) for sample in loader.samples()}
+    assert samples == {f"{number}.png": number * 20 for number in range(10) if number != 5}
+    assert loader.stats().skipped == {"unknown-format": 1}
+
+
+def test_a_store_that_is_down_is_told_from_an_object_that_is_bad() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        stores = Stores(QUICK, options(f"http://127.0.0.1:{taken.getsockname()[1]}"))
+
+        async def verdicts() -> list[bool]:
+            found = []
+            for number in range(5):
+                with pytest.raises(HttpFailure) as caught:
+                    await stores.get(f"s3://mine/{number}.jpg", 100)
+                found.append(caught.value.down)
+            return found
+
+        assert asyncio.run(verdicts()) == [False, False, False, True, True]
