@@ -9,9 +9,9 @@ for the whole time; beside it others come and go: listed or shuffled, stopped an
 killed, closed in the middle and resumed from their state. Each must deliver the very batches, to the pixel, that came
 without any fault, and skip the very samples that are bad, for the known reasons.
 
-Gates: all of that, no wait above --hang seconds, `close` within --close, and resident memory, descriptors and threads
-as they were. One that fails is named, and the exit status is 1 (3 for a hang). libpng, within DALI, writes to
-stderr what it thinks of each damaged PNG.
+Gates: all of that, no wait above --hang seconds, `close` within --close, memory within --growth of what it was, and
+descriptors and threads as they were. One that fails is named, and the exit status is 1 (3 for a hang). libpng, within
+DALI, writes to stderr what it thinks of each damaged PNG.
 """
 
 from __future__ import annotations
@@ -54,8 +54,6 @@ EPOCHS = 2
 DOWNLOADS = 32
 WARM_S = 30.0
 """Seconds before memory is compared; a fifth of a shorter soak."""
-LEEWAY = 0.10
-"""By which memory may have grown from the first quarter to the last."""
 
 Row = tuple[tuple[int, int] | None, tuple[str, ...], int]
 
@@ -271,8 +269,8 @@ def servers(count: int, seed: int) -> Iterator[tuple[str, Any]]:
             process.stdin.close()
 
 
-def verdict(soak: Soak, watch: Watch, hang_s: float, close_s: float) -> list[tuple[str, str, bool]]:
-    """Gate, figure, whether it holds."""
+def verdict(soak: Soak, watch: Watch, hang_s: float, close_s: float, leeway: float) -> list[tuple[str, str, bool]]:
+    """Gate, figure, whether it holds. leeway: by which memory may have grown from the first quarter to the last."""
     longest, samples = max(watch.longest_s.values(), default=0.0), samples_of(soak)
     rows = [
         ("samples as without faults", f"{samples:,}, {len(soak.problems)} wrong", not soak.problems),
@@ -284,7 +282,7 @@ def verdict(soak: Soak, watch: Watch, hang_s: float, close_s: float) -> list[tup
             continue  # too short a run to compare
         first, last = growth(figures)
         told = f"{first:.1f} -> {last:.1f} MiB ({last / first - 1:+.1%})"
-        rows.append((f"{who}: memory", told, last < first * (1 + LEEWAY)))
+        rows.append((f"{who}: memory", told, last < first * (1 + leeway)))
     for what, table in (("descriptors", watch.descriptors), ("threads", watch.threads)):
         for who, numbers in table.items():
             if len(numbers) >= 4:
@@ -303,6 +301,7 @@ def main() -> int:
     options.add_argument("--count", type=int, default=1500, help="samples of an epoch")
     options.add_argument("--hang", type=float, default=60, help="seconds without a batch that count as a hang")
     options.add_argument("--close", type=float, default=1.5, help="seconds that `close` may take; the cores are shared")
+    options.add_argument("--growth", type=float, default=0.1, help="of memory, first to last quarter of the time")
     args = options.parse_args()
     logging.getLogger("datago_gpu").setLevel(logging.ERROR)
     print(machine())
@@ -318,7 +317,7 @@ def main() -> int:
         seconds = time.monotonic() - clock
         served = faults("off") - before
         watch.stop()
-    rows = verdict(soak, watch, args.hang, args.close)
+    rows = verdict(soak, watch, args.hang, args.close, args.growth)
     requests = served.pop("requests")
     print(f"\nsoak, {args.backend}, {seconds:.0f} s, {samples_of(soak) / seconds:,.0f} samples/s")
     for name, count in soak.counts.items():
