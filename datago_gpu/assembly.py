@@ -70,11 +70,12 @@ class Assembly:
         job = _Job(message, images=any(message.lengths))
         if job.images:
             self._images.submit(_images(message, memory))
+        buckets = _buckets(message)
         for column in message.parts:
             if column.kind == "latent":
                 job.latents.append(Latents(column, memory, self._placer))
             else:
-                self._decoder(column).submit(_pictures(column, message.bucket, memory))
+                self._decoder(column).submit(_pictures(column, message.bucket, buckets, memory))
         if message.embeddings:
             rows = np.frombuffer(message.embeddings, np.float32).reshape(len(message.ids), -1)
             job.embeddings = self._placer.begin([rows])
@@ -147,16 +148,24 @@ def _images(message: wire.EncodedBatch, memory: mmap.mmap) -> EncodedImages:
     for length in message.lengths:
         offsets.append(offset)
         offset += aligned(length)
-    return _encoded(message, message.bucket, offsets, memory)
+    return _encoded(message, message.bucket, _buckets(message), offsets, memory)
 
 
-def _pictures(column: wire.PartColumn, target: tuple[int, int] | None, memory: mmap.mmap) -> EncodedImages:
-    return _encoded(column, target, column.offsets, memory)
+def _pictures(
+    column: wire.PartColumn, target: tuple[int, int] | None, buckets: NDArray[np.int32] | None, memory: mmap.mmap
+) -> EncodedImages:
+    return _encoded(column, target, None if buckets is None else buckets[column.rows], column.offsets, memory)
+
+
+def _buckets(message: wire.EncodedBatch) -> NDArray[np.int32] | None:
+    """(N, 2), where they differ."""
+    return np.frombuffer(message.buckets, np.int32).reshape(-1, 2) if message.buckets else None
 
 
 def _encoded(
     columns: wire.EncodedBatch | wire.PartColumn,
     target: tuple[int, int] | None,
+    targets: NDArray[np.int32] | None,
     offsets: list[int],
     memory: mmap.mmap,
 ) -> EncodedImages:
@@ -169,6 +178,7 @@ def _encoded(
         regions=np.frombuffer(columns.regions, np.float32).reshape(-1, 4),
         orientations=np.frombuffer(columns.orientations, np.uint8),
         target=target,
+        targets=targets,
     )
 
 

@@ -19,7 +19,8 @@ class Sample:
     id: str
     source: str
     image: Any
-    """(H, W, 3), or (3, H, W) with layout "CHW", on the loader's device. None without `require_images`."""
+    """(H, W, 3), or (3, H, W) with layout "CHW", on the loader's device; (H, W, C) with image_to_rgb8 false, bytes with
+    pre_encode_images. None without `require_images`."""
     original_size: tuple[int, int]
     """(height, width) in pixels, upright."""
     crop: tuple[float, float, float, float]
@@ -53,14 +54,15 @@ class Batch:
     image: Any
     """With crop_and_resize one array: (N, H, W, 3), or (N, 3, H, W) with layout "CHW", of the dtype asked for (uint8 in
     [0, 255] unless set), on the loader's device: numpy on the CPU; on a GPU an object with DLPack and
-    `__cuda_array_interface__`. Without crop_and_resize a list of N such arrays, each (H, W, 3) of its own size. None
-    where `require_images` is false."""
+    `__cuda_array_interface__`. Without crop_and_resize, and with mixed_buckets, a list of N such arrays, each (H, W, 3)
+    of its own size; with image_to_rgb8 false a list of arrays (H, W, C), uint8 or uint16; with pre_encode_images a list
+    of N bytes, each a PNG or JPEG. None where `require_images` is false."""
     original_sizes: NDArray[np.int32]
     """(N, 2): height, width in pixels, upright."""
     crops: NDArray[np.float32]
     """(N, 4): top, left, height, width of what `image` shows, in original pixels."""
     bucket: tuple[int, int] | None
-    """Height and width of all images of the batch; None without crop_and_resize."""
+    """Height and width of all images of the batch; None without crop_and_resize, and where they differ."""
     attributes: list[dict[str, Any]] = field(default_factory=list)
     tags: list[list[str]] = field(default_factory=list)
     embeddings: Any = None
@@ -69,7 +71,8 @@ class Batch:
     epoch: int = 0
     masks: dict[str, Any] = field(default_factory=dict)
     """Name -> uint8 (N, H, W, 1), or (N, 1, H, W) with layout "CHW", cut from the same region as `image`; a list where
-    `image` is one. Zeros, or None in a list, for a sample without it; None where no sample of the batch has it."""
+    `image` is one, with pre_encode_images of PNGs. Zeros, or None in a list, for a sample without it; None where no
+    sample of the batch has it."""
     additional_images: dict[str, Any] = field(default_factory=dict)
     """Name -> as `image`, cut from the same region; absent ones as in `masks`."""
     latents: dict[str, Any] = field(default_factory=dict)
@@ -109,9 +112,9 @@ class Batch:
 
 
 def describe(image: Any) -> str:
-    """Shape and dtype of an image array, or how many there are in a list; never pixels."""
+    """Shape and dtype of an image array, how many bytes of an encoded one, or how many in a list; never pixels."""
     if image is None:
         return "none"
     if isinstance(image, list):
         return f"list of {len(image)}"
-    return f"{tuple(image.shape)} {image.dtype}"
+    return f"{len(image)} bytes" if isinstance(image, bytes) else f"{tuple(image.shape)} {image.dtype}"

@@ -52,7 +52,15 @@ class ImageConfig(Settings, frozen=True, kw_only=True):
         mean, std: three numbers (R, G, B) in units of [0, 1], as torchvision has them; x -> (x - mean) / std.
             They need a floating dtype.
         mask_interpolation: "nearest" keeps the values of masks (labels); "lanczos" scales them as datago does.
-        image_to_rgb8: accepted for datago's sake; batches are RGB with 8 bits a channel in any case.
+        image_to_rgb8: true makes all images RGB with 8 bits a channel. False leaves them their own channels and depth:
+            (H, W, C) with 1 (gray), 2, 3 or 4 (with alpha), uint8 or uint16; `Batch.image` is then a list. Those that
+            are not RGB are decoded on the CPU. Masks keep theirs as well where `mask_interpolation` is "lanczos".
+        mixed_buckets: true fills batches in the source's order, whatever the buckets of the images: the first comes
+            sooner. `Batch.image` is then a list, and `bucket` None where they differ.
+        pre_encode_images: true gives each image as bytes, encoded again: `Batch.image` is a list of N bytes, as are
+            masks and further images. nvJPEG encodes on a GPU, Pillow on the CPU.
+        encode_format: "png" or "jpeg", of encoded images. Masks are PNG in any case.
+        jpeg_quality: 1 to 100.
     """
 
     place: ClassVar[str] = "image_config."
@@ -67,6 +75,10 @@ class ImageConfig(Settings, frozen=True, kw_only=True):
     std: tuple[float, float, float] | None = None
     mask_interpolation: Literal["nearest", "lanczos"] = "nearest"
     image_to_rgb8: bool = True
+    mixed_buckets: bool = False
+    pre_encode_images: bool = False
+    encode_format: Literal["png", "jpeg"] = "png"
+    jpeg_quality: Annotated[int, Meta(ge=1, le=100)] = 92
 
     def _problem(self) -> str | None:
         if self.min_aspect_ratio > self.max_aspect_ratio:
@@ -77,7 +89,15 @@ class ImageConfig(Settings, frozen=True, kw_only=True):
                 self.buckets()
             except ValueError as problem:
                 return f"image_config: {problem}; widen the aspect range or lower downsampling_ratio"
-        return self._normalisation_problem()
+        return self._form_problem() or self._normalisation_problem()
+
+    def _form_problem(self) -> str | None:
+        """Of images that are not arrays of one form."""
+        if (self.layout, self.dtype) == ("HWC", "uint8") or (self.image_to_rgb8 and not self.pre_encode_images):
+            return None
+        cause = "pre_encode_images encodes" if self.pre_encode_images else "image_to_rgb8 false keeps"
+        return (f"image_config.{cause} images as they are stored: it goes with layout 'HWC' and dtype 'uint8', "
+                f"got {self.layout!r} and {self.dtype!r}")  # fmt: skip
 
     def _normalisation_problem(self) -> str | None:
         if self.dtype == "uint8" and (self.mean or self.std):

@@ -129,6 +129,11 @@ class Loader:
         """Process id of the feeder, to watch its memory or its threads."""
         return self._worker.feeder_pid
 
+    @property
+    def is_closing(self) -> bool:
+        """After `close`: whether its thread is still busy with a picture. It ends by itself."""
+        return self._worker.is_alive()
+
     def __enter__(self) -> Self:
         return self
 

@@ -24,7 +24,27 @@ class EncodedImages:
     orientations: NDArray[np.uint8]
     """(N,): EXIF orientation, 1 to 8; 1 is upright."""
     target: tuple[int, int] | None
-    """Height and width that every region is scaled to; None leaves the whole images at their own sizes."""
+    """Height and width that every region is scaled to; None leaves the whole images at their own sizes, unless
+    `targets` says otherwise."""
+    targets: NDArray[np.int32] | None = None
+    """(N, 2): height and width that each region is scaled to, where `target` is None because they differ."""
+
+    def target_of(self, index: int) -> tuple[int, int] | None:
+        """What the region of one image is scaled to."""
+        if self.targets is None:
+            return self.target
+        return int(self.targets[index, 0]), int(self.targets[index, 1])
+
+    def subset(self, rows: list[int]) -> EncodedImages:
+        """Some of the images."""
+        return EncodedImages(
+            [self.payloads[row] for row in rows],
+            self.sizes[rows],
+            self.regions[rows],
+            self.orientations[rows],
+            self.target,
+            None if self.targets is None else self.targets[rows],
+        )
 
     def __len__(self) -> int:
         return len(self.payloads)
@@ -36,7 +56,8 @@ class DecodedImages:
 
     image: Any
     """With a target: one array of K images, (K, H, W, 3) or (K, 3, H, W) by the layout asked for; else a list of K
-    arrays. K = N - len(failures). Complete: readable on any stream at once. None where K is 0."""
+    arrays, or of K bytes where they are encoded again. K = N - len(failures). Complete: readable on any stream at once.
+    None where K is 0."""
     failures: dict[int, str] = field(default_factory=dict)
     """Index in the batch -> what the decoder said, for each image that is missing."""
 

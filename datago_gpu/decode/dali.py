@@ -1,4 +1,4 @@
-"""The DALI back end: one graph for GPU and CPU. The only file that imports DALI and nvImageCodec.
+"""The DALI back end: one graph for GPU and CPU. The only file that imports DALI.
 
 On a GPU nvJPEG decodes whole images there (a decoder fused with a crop crashes on Hopper in nvImageCodec 0.9), then
 each image's region is resized. EXIF orientation is applied by DALI's own reader, so sizes and regions, which are in
@@ -58,8 +58,10 @@ class DaliDecoder:
             raise RuntimeError(f"{self.depth} batches are under way: collect one first")
         if len(images) > self._batch_size:
             raise ValueError(f"{len(images)} images in a batch, made for at most {self._batch_size}")
-        if (images.target is not None) != self._image.crop_and_resize:
-            raise ValueError(f"target {images.target} does not go with crop_and_resize={self._image.crop_and_resize}")
+        if (images.target_of(0) is not None) != self._image.crop_and_resize:
+            raise ValueError(
+                f"target {images.target_of(0)} does not go with crop_and_resize={self._image.crop_and_resize}"
+            )
         self._sweep()
         job = self._job(images)
         self._start(job.images, job.kept)
@@ -107,13 +109,13 @@ class DaliDecoder:
         assert self._pipeline is not None
         try:
             self._pipeline.feed_input("payloads", [images.payloads[index] for index in kept])
-            if images.target is not None:
+            if self._image.crop_and_resize:
                 starts = np.ascontiguousarray(images.regions[kept, :2])
                 # Rounding may have put the far edges a hair outside.
                 ends = np.minimum(starts + images.regions[kept, 2:], images.sizes[kept], dtype=np.float32)
                 self._pipeline.feed_input("starts", starts)
                 self._pipeline.feed_input("ends", ends)
-                self._pipeline.feed_input("target", np.full((len(kept), 2), images.target, np.float32))
+                self._pipeline.feed_input("target", np.array([images.target_of(at) for at in kept], np.float32))
             self._pipeline.schedule_run()
         except Exception as error:  # whatever kind DALI chose: a batch cannot be fed in part
             raise DatagoError(f"DALI does not accept a batch of {len(kept)} images: {_message(error)}") from error
@@ -161,9 +163,10 @@ class DaliDecoder:
         return bad
 
     def _handed_over(self, output: Any) -> Any:
-        tensors = [output.as_tensor()] if self._image.crop_and_resize else list(output)
+        dense = self._image.crop_and_resize and not self._image.mixed_buckets
+        tensors = [output.as_tensor()] if dense else list(output)
         arrays = [self._parking.lend(tensor) if self._parking else np.asarray(tensor) for tensor in tensors]
-        return arrays[0] if self._image.crop_and_resize else arrays
+        return arrays[0] if dense else arrays
 
     def _sweep(self) -> None:
         if self._parking:

@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 
 from datago_gpu.config import DecodeConfig, ImageConfig
 from datago_gpu.decode.base import DecodedImages, EncodedImages
+from datago_gpu.decode.encode import Encoder
 from datago_gpu.decode.form import Form
+from datago_gpu.decode.native import render_own
 from datago_gpu.decode.pixels import Undecodable, render
 from datago_gpu.decode.threads import Threads
 
@@ -30,13 +32,13 @@ def decoding_threads(decode: DecodeConfig) -> int:
 class PillowDecoder:
     """Decodes on a pool of threads. See `Decoder` for the contract.
 
-    mask: "nearest" or "lanczos" for masks, which have one channel; "" for images.
+    mask: "nearest" or "lanczos" for masks, which have one channel; "" for images. own: images, and masks as well, keep
+    their channels and their depth.
     """
 
-    def __init__(self, image: ImageConfig, decode: DecodeConfig, *, mask: str = "") -> None:
+    def __init__(self, image: ImageConfig, decode: DecodeConfig, *, mask: str = "", own: bool = False) -> None:
         self.depth = decode.prefetch
-        self._decode, self._mask = decode, mask
-        self._form = Form(image, mask=bool(mask))
+        self._work = _Work(image, decode, mask, own)
         # One more than there are CPUs: part of the work holds the GIL. 1 to 17% quicker on 2 CPUs.
         self._count = decode.threads or decoding_threads(decode) + 1
         self._threads = Threads(self._count, "datago_gpu-pillow")
@@ -49,7 +51,7 @@ class PillowDecoder:
         if len(self._under_way) >= self.depth:
             raise RuntimeError(f"{self.depth} batches are under way: collect one first")
         workers = min(self._count, len(images))
-        job = _Job(images, self._form, self._decode, self._mask, self._closed, workers)
+        job = _Job(images, self._work, self._closed, workers)
         # One call a thread, not one an image: threads take the next image by themselves, and go on to the next batch
         # while the last images of this one are still with others.
         self._threads.call(job.work, workers)
@@ -66,26 +68,50 @@ class PillowDecoder:
         self._threads.close()
 
 
+class _Work:
+    """What is to be done with each image. Used from many threads at once."""
+
+    def __init__(self, image: ImageConfig, decode: DecodeConfig, mask: str, own: bool) -> None:
+        self._decode, self._mask, self._own = decode, mask, own
+        self._form = Form(image, mask=bool(mask))
+        self._encoder = Encoder(image, mask=bool(mask)) if image.pre_encode_images else None
+        self._dense = not (own or image.mixed_buckets or self._encoder)
+
+    def batch(self, images: EncodedImages) -> NDArray[Any] | None:
+        """Memory for all of them, where they go into one array."""
+        return self._form.empty(*images.target, len(images)) if images.target and self._dense else None
+
+    def __call__(self, images: EncodedImages, index: int, out: NDArray[Any] | None) -> NDArray[Any] | bytes:
+        """One image, in memory of its own or in `out`. Raises Undecodable."""
+        region = images.regions[index].tolist()
+        orientation, target = int(images.orientations[index]), images.target_of(index)
+        payload, max_pixels = images.payloads[index].data, self._decode.max_pixels
+        draft = self._decode.draft and not self._mask
+        if self._own:
+            array = render_own(payload, region, orientation, target, draft=draft, max_pixels=max_pixels)
+            return self._encoder(array) if self._encoder else array
+        picture = render(payload, region, orientation, target, draft=draft, max_pixels=max_pixels, mask=self._mask)
+        if self._encoder:
+            return self._encoder.encode(picture)
+        # tobytes() and a copy into the batch take 3% of the time. Pillow keeps 4 bytes a pixel, so that there is no way
+        # for it to write here directly, and numpy drops the fourth ten times as slowly.
+        out = self._form.empty(picture.height, picture.width) if out is None else out
+        self._form.write(picture.tobytes(), out)
+        return out
+
+
 class _Job:
     """One batch. Its images are taken one by one by the threads that call `work`, which are `workers`."""
 
-    def __init__(
-        self,
-        images: EncodedImages,
-        form: Form,
-        decode: DecodeConfig,
-        mask: str,
-        closed: threading.Event,
-        workers: int,
-    ) -> None:
-        self._images, self._form, self._decode, self._mask, self._closed = images, form, decode, mask, closed
+    def __init__(self, images: EncodedImages, work: _Work, closed: threading.Event, workers: int) -> None:
+        self._images, self._work, self._closed = images, work, closed
         self._next = itertools.count()  # next() of it is atomic
         self._workers = workers
         self._left = threading.Semaphore(0)
         self._problem: BaseException | None = None
         self._failures: dict[int, str] = {}
-        self._batch = form.empty(*images.target, len(images)) if images.target else None
-        self._singles: list[NDArray[Any] | None] = [None] * len(images)
+        self._batch = work.batch(images)
+        self._singles: list[NDArray[Any] | bytes | None] = [None] * len(images)
 
     def work(self) -> None:
         try:
@@ -93,34 +119,13 @@ class _Job:
                 if index >= len(self._images) or self._closed.is_set() or self._problem:
                     break
                 try:
-                    self._decode_one(index)
+                    out = None if self._batch is None else self._batch[index]
+                    self._singles[index] = self._work(self._images, index, out)
                 except Undecodable as problem:
                     self._failures[index] = str(problem)
         except BaseException as problem:  # raised by `result`
             self._problem = problem
         self._left.release()
-
-    def _decode_one(self, index: int) -> None:
-        images = self._images
-        region = images.regions[index].tolist()
-        picture = render(
-            images.payloads[index].data,
-            region,
-            int(images.orientations[index]),
-            images.target,
-            draft=self._decode.draft and not self._mask,
-            max_pixels=self._decode.max_pixels,
-            mask=self._mask,
-        )
-        # tobytes() and a copy into the batch take 3% of the time. Pillow keeps 4 bytes a pixel, so that there is no way
-        # for it to write here directly, and numpy drops the fourth ten times as slowly.
-        pixels = picture.tobytes()
-        if self._batch is not None:
-            self._form.write(pixels, self._batch[index])
-            return
-        single = self._form.empty(picture.height, picture.width)
-        self._form.write(pixels, single)
-        self._singles[index] = single
 
     def result(self) -> DecodedImages:
         for _ in range(self._workers):

@@ -16,9 +16,20 @@ from cykooz_resizer import CropBox, FilterType, ResizeAlg, ResizeOptions, Resize
 from PIL import Image, ImageFile
 
 from datago_gpu.decode.formats import Undecodable, exif_orientation, open_image
+from datago_gpu.decode.modes import as_own
 from datago_gpu.geometry import Region, Size
 
-__all__ = ["Converted", "Undecodable", "as_ppm", "render", "to_ppm"]
+__all__ = [
+    "Converted",
+    "Undecodable",
+    "as_ppm",
+    "render",
+    "resizer",
+    "show",
+    "stored_box",
+    "to_ppm",
+    "translated_errors",
+]
 
 _GRAY = (128, 128, 128, 255)
 """What shows through transparent pixels, as in datago."""
@@ -62,13 +73,13 @@ def to_ppm(
     mask: "nearest" or "lanczos" for a mask, which becomes gray.
     Raises Undecodable. Safe on any thread.
     """
-    with _translated_errors():
+    with translated_errors():
         image = open_image(payload, max_pixels)
         image.load()  # first: where it fails within getexif(), as of a PNG, the next load() returns what there is
         orientation = exif_orientation(image)
         size = (image.height, image.width) if orientation < 5 else (image.width, image.height)
         region, target = view(*size)
-        shown = _show(image, region, orientation, target, draft=False, mask=mask)
+        shown = show(image, region, orientation, target, draft=False, mask=mask)
         return Converted(as_ppm(shown), (shown.height, shown.width), size, region)
 
 
@@ -95,12 +106,12 @@ def render(
     draft: decode a JPEG at 1/2, 1/4 or 1/8 where the region shrinks at least as much.
     Raises Undecodable. Safe on any thread.
     """
-    with _translated_errors():
-        return _show(open_image(payload, max_pixels), region, orientation, target, draft=draft, mask=mask)
+    with translated_errors():
+        return show(open_image(payload, max_pixels), region, orientation, target, draft=draft, mask=mask)
 
 
 @contextmanager
-def _translated_errors() -> Iterator[None]:
+def translated_errors() -> Iterator[None]:
     """The one place where Pillow's exceptions become ours.
 
     Pillow's readers raise nearly anything on a hostile file: OSError, SyntaxError, struct.error, KeyError, ...
@@ -114,20 +125,30 @@ def _translated_errors() -> Iterator[None]:
         raise Undecodable("undecodable", f"{type(error).__name__}: {error}") from error
 
 
-def _show(
-    image: ImageFile.ImageFile, region: Region, orientation: int, target: Size | None, *, draft: bool, mask: str
+def show(
+    image: ImageFile.ImageFile,
+    region: Region,
+    orientation: int,
+    target: Size | None,
+    *,
+    draft: bool,
+    mask: str = "",
+    own: bool = False,
 ) -> Image.Image:
-    """The region, cut and scaled as it is stored and turned upright when it is small."""
-    levels, finish = (_labels, _same) if mask else (_eight_bit, _rgb)
+    """The region, cut and scaled as it is stored and turned upright when it is small.
+
+    own: in the image's own mode, of 8 bits; else RGB, or gray for a mask.
+    """
+    levels, finish = (_labels, _same) if mask else (as_own, _same) if own else (_eight_bit, _rgb)
     if target is None:
         return finish(_upright(levels(image), orientation))
-    box = _stored_box(region, orientation, (image.height, image.width))
+    box = stored_box(region, orientation, (image.height, image.width))
     size = target if orientation < 5 else (target[1], target[0])
     scale = _draft(image, box, size) if draft and image.format == "JPEG" else 1
     return finish(_upright(_resize(levels(image), box, scale, size, mask or "lanczos"), orientation))
 
 
-def _stored_box(region: Region, orientation: int, stored: tuple[int, int]) -> Region:
+def stored_box(region: Region, orientation: int, stored: tuple[int, int]) -> Region:
     """A region in the coordinates of the pixels as stored in an image of (height, width)."""
     top, left, height, width = map(float, region)
     displayed = stored if orientation < 5 else (stored[1], stored[0])
@@ -157,16 +178,18 @@ def _resize(image: Image.Image, box: Region, scale: int, size: Size, name: str) 
     high, wide = min(box[2] / scale, image.height - top), min(box[3] / scale, image.width - left)
     if (top, left, high, wide) == (0.0, 0.0, *size) and image.size == (size[1], size[0]):
         return image
+    if image.mode == "LA":  # which the resizer does not know
+        return _resize(image.convert("RGBA"), box, scale, size, name).convert("LA")
     result = Image.new(image.mode, (size[1], size[0]))
     options = ResizeOptions(_FILTERS[name], use_alpha=False, crop_box=CropBox(left, top, wide, high))
-    _resizer().resize_pil(image, result, options)
+    resizer().resize_pil(image, result, options)
     return result
 
 
 _of_thread = threading.local()
 
 
-def _resizer() -> Resizer:
+def resizer() -> Resizer:
     """This thread's own: a Resizer keeps working memory and refuses to be used by two threads at once."""
     if not hasattr(_of_thread, "resizer"):
         _of_thread.resizer = Resizer()

@@ -27,9 +27,9 @@ def with_pixels(
     changed = replace(images, payloads=images.payloads[:], sizes=images.sizes.copy(), regions=images.regions.copy())
     for index, problem in refused.items():
         payload, region = images.payloads[index].data, images.regions[index].tolist()
-        orientation = int(images.orientations[index])
+        orientation, target = int(images.orientations[index]), images.target_of(index)
         try:
-            pixels = render(payload, region, orientation, images.target, draft=False, max_pixels=max_pixels, mask=mask)
+            pixels = render(payload, region, orientation, target, draft=False, max_pixels=max_pixels, mask=mask)
         except Undecodable as final:
             failures[index] = f"undecodable: DALI says {problem}; Pillow says {final.detail or final.reason}"
             continue

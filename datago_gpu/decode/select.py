@@ -76,13 +76,32 @@ def make_decoder(
     """
     load_decoder(backend)
     mask_filter = image.mask_interpolation if mask else ""
-    if backend.name == "pillow":
-        from datago_gpu.decode.pillow import PillowDecoder
+    own = not image.image_to_rgb8 and mask_filter != "nearest"
+    if backend.name == "pillow" or (mask and image.pre_encode_images):
+        return _pillow(image, decode, mask_filter, own)
+    decoder = _dali(backend, image, decode, batch_size, "" if own else mask_filter)
+    if not own:
+        return decoder
+    from datago_gpu.decode.split import SplitDecoder
 
-        return PillowDecoder(image, decode, mask=mask_filter)
+    return SplitDecoder(decoder, _pillow(image, decode, mask_filter, own), make_placer(backend), decode.max_pixels)
+
+
+def _pillow(image: ImageConfig, decode: DecodeConfig, mask: str, own: bool) -> Decoder:
+    from datago_gpu.decode.pillow import PillowDecoder
+
+    return PillowDecoder(image, decode, mask=mask, own=own)
+
+
+def _dali(backend: Backend, image: ImageConfig, decode: DecodeConfig, batch_size: int, mask: str) -> Decoder:
     from datago_gpu.decode.dali import DaliDecoder
 
-    return DaliDecoder(image, decode, batch_size=batch_size, device_id=backend.device_id, mask=mask_filter)
+    decoder = DaliDecoder(image, decode, batch_size=batch_size, device_id=backend.device_id, mask=mask)
+    if not image.pre_encode_images:
+        return decoder
+    from datago_gpu.decode.nvencode import EncodingDecoder
+
+    return EncodingDecoder(decoder, image, decode, backend.device_id)
 
 
 def make_placer(backend: Backend) -> Placer:

@@ -23,6 +23,7 @@ class Admission:
         self._max_pixels = config.decode_config.max_pixels
         self._max_bytes = config.arena_mb * MiB // 2
         self._buckets = config.image_config.buckets() if config.image_config.crop_and_resize else None
+        self._own = not config.image_config.image_to_rgb8
 
     def quick(self, ref: SampleRef, payload: bytes) -> Admitted | Skipped | None:
         """Decide by the header, in microseconds. None: `thorough` has to."""
@@ -38,10 +39,15 @@ class Admission:
         return Admitted(ref, payload, size, header.orientation, region, size, region, bucket)
 
     def thorough(self, ref: SampleRef, payload: bytes) -> Admitted | Skipped:
-        """Decode with Pillow and hand on the pixels, already cut to the bucket. Takes as long as decoding does."""
+        """Decode with Pillow and hand on the pixels, already cut to the bucket. Takes as long as decoding does.
+
+        Images that are to keep channels other than RGB's are handed on as they are: a PPM has no room for those.
+        """
         from datago_gpu.decode.pixels import Undecodable, to_ppm  # most streams never need it
 
         try:
+            if self._own and (own := self._as_it_is(ref, payload)):
+                return own
             converted = to_ppm(payload, self._view, self._max_pixels)
         except Undecodable as problem:
             return Skipped(ref.index, ref.id, ref.where, problem.reason, problem.detail)
@@ -51,6 +57,17 @@ class Admission:
         size, seen = converted.size, converted.original_size
         _, bucket = self._view(*seen)
         return Admitted(ref, converted.ppm, size, 1, whole(*size), seen, converted.crop, bucket)
+
+    def _as_it_is(self, ref: SampleRef, payload: bytes) -> Admitted | None:
+        """None for an image that is RGB with 8 bits anyway. Raises Undecodable."""
+        from datago_gpu.decode.native import header_of_own
+
+        header = header_of_own(payload, self._max_pixels)
+        if header is None:
+            return None
+        size, orientation = header
+        region, bucket = self._view(*size)
+        return Admitted(ref, payload, size, orientation, region, size, region, bucket)
 
     def _view(self, height: int, width: int) -> tuple[Region, Size | None]:
         """What is to be seen of an image, and the bucket that it is scaled to, if any."""

@@ -43,10 +43,11 @@ class Grouper:
     """Holds the batches that are not full yet, one for each bucket.
 
     A batch is complete with `batch_size` samples, or when one more would pass `batch_bytes`. Where all that is held
-    passes `held_bytes`, the batch with the most bytes goes out short.
+    passes `held_bytes`, the batch with the most bytes goes out short. mixed: one batch holds samples of all buckets.
     """
 
-    def __init__(self, batch_size: int, batch_bytes: int, held_bytes: int) -> None:
+    def __init__(self, batch_size: int, batch_bytes: int, held_bytes: int, *, mixed: bool = False) -> None:
+        self._mixed = mixed
         self._batch_size, self._batch_bytes, self._held_bytes = batch_size, batch_bytes, held_bytes
         self._open: dict[tuple[int, int] | None, list[Admitted]] = {}
         self._bytes: dict[tuple[int, int] | None, int] = {}
@@ -58,7 +59,7 @@ class Grouper:
 
     def add(self, sample: Admitted) -> Iterator[list[Admitted]]:
         """Take a sample in; yield the batches that it completes."""
-        bucket, size = sample.bucket, sample.bytes
+        bucket, size = None if self._mixed else sample.bucket, sample.bytes
         if self._bytes.get(bucket, 0) + size > self._batch_bytes and bucket in self._open:
             yield self._close(bucket)
         batch = self._open.setdefault(bucket, [])

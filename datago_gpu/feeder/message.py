@@ -43,10 +43,13 @@ class Layout:
         batch = self._batch
         refs = [sample.ref for sample in batch]
         embeddings = [ref.embedding for ref in refs if ref.embedding is not None]
+        buckets = [sample.bucket for sample in batch if sample.bucket is not None]
+        differ = len(set(buckets)) > 1
         return wire.EncodedBatch(
             number=number,
             epoch=epoch,
-            bucket=batch[0].bucket,
+            bucket=None if differ else batch[0].bucket,
+            buckets=_packed("i", buckets) if differ else b"",
             offset=offset,
             lengths=[len(sample.payload) for sample in batch],
             indices=[ref.index for ref in refs],

@@ -81,6 +81,7 @@ class PartAdmission:
         self._max_bytes = config.arena_mb * MiB // 2
         self._crops = config.image_config.crop_and_resize
         self._mask = config.image_config.mask_interpolation
+        self._own = not config.image_config.image_to_rgb8
 
     def quick(self, part: Part, payload: bytes, frame: Frame) -> AdmittedPart | None:
         """Decide by the header. None: `thorough` has to."""
@@ -108,12 +109,27 @@ class PartAdmission:
         else:
             view = lambda height, width: (whole(height, width), None)  # noqa: E731
         try:
-            converted = to_ppm(payload, view, self._max_pixels, mask=self._mask if part.kind == "mask" else "")
+            if self._keeps(part) and (header := _header_of_own(payload, self._max_pixels)):
+                size, orientation = header
+                region = frame.of(*size) if self._crops else whole(*size)
+                return AdmittedPart(part.name, part.kind, payload, size, orientation, region)
+            mask = self._mask if part.kind == "mask" and not self._keeps(part) else ""
+            converted = to_ppm(payload, view, self._max_pixels, mask=mask)
         except Undecodable as problem:
             raise Unfit(problem.reason, problem.detail) from problem
         if len(converted.ppm) > self._max_bytes:
             raise Unfit("too-large", f"{len(converted.ppm)} bytes of pixels do not fit into half of arena_mb")
         return AdmittedPart(part.name, part.kind, converted.ppm, converted.size, 1, whole(*converted.size))
+
+    def _keeps(self, part: Part) -> bool:
+        """Whether a picture keeps its own channels and depth."""
+        return self._own and (part.kind == "image" or self._mask == "lanczos")
+
+
+def _header_of_own(payload: bytes, max_pixels: int) -> tuple[tuple[int, int], int] | None:
+    from datago_gpu.decode.native import header_of_own
+
+    return header_of_own(payload, max_pixels)
 
 
 def _latent(name: str, payload: bytes) -> AdmittedPart:

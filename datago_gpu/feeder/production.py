@@ -28,7 +28,12 @@ class Production:
     def __init__(self, config: LoaderConfig, resume: Resume, source: Source, fetcher: Fetcher, packer: Packer) -> None:
         self._config, self._resume = config, resume
         self._source, self._fetcher, self._packer = source, fetcher, packer
-        self._grouper = Grouper(config.batch_size, config.arena_mb * MiB // 2, config.bucket_memory_mb * MiB)
+        self._grouper = Grouper(
+            config.batch_size,
+            config.arena_mb * MiB // 2,
+            config.bucket_memory_mb * MiB,
+            mixed=config.image_config.mixed_buckets,
+        )
         self._outstanding: dict[int, str] = {}
         """Index -> cursor of the samples that are listed and neither sent nor skipped, in the order of listing."""
         self._newest = Position()

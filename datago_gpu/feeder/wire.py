@@ -96,6 +96,7 @@ class EncodedBatch(Struct, frozen=True, tag="batch", kw_only=True):
     number: int
     epoch: int
     bucket: tuple[int, int] | None
+    """Of all samples; None where they have none, or different ones: `buckets`."""
     offset: int
     lengths: list[int]
     """Bytes of each image's payload; the first begins at `offset` of the arena, each on a multiple of ALIGNMENT. All 0
@@ -120,6 +121,8 @@ class EncodedBatch(Struct, frozen=True, tag="batch", kw_only=True):
     """float32 (N, 4)."""
     orientations: bytes
     """uint8 (N,)."""
+    buckets: bytes = b""
+    """int32 (N, 2) where samples of different buckets are together, else empty."""
     resume_at: Position
     """Where to begin so that nothing that is not delivered by now is missed."""
     skipped: list[Skipped]

@@ -1,0 +1,102 @@
+"""DatagoClient, as in datago 2026.10."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from typing import Any
+
+from datago_gpu.compat.logs import initialize_logging, log
+from datago_gpu.compat.sample import Sample, as_dict, of_client
+from datago_gpu.compat.settings import loader_config
+from datago_gpu.compat.stream import Stream
+from datago_gpu.config import LoaderConfig
+from datago_gpu.decode.select import choose
+from datago_gpu.errors import DatagoError
+
+__all__ = ["DatagoClient", "live_cleanup_threads"]
+
+GPU_BATCH = 32
+"""On a GPU a launch costs more than an image."""
+
+_stopped: weakref.WeakSet[Stream] = weakref.WeakSet()
+
+
+class DatagoClient:
+    """Hands out samples one by one, from the first `get_sample` or `start` on.
+
+    str_config: datago's JSON. An invalid one is logged, and yields no samples. device, backend: as of Loader.
+
+    `get_sample` may be called from several threads; each sample goes to one of them. Reads after the end, or after
+    `stop`, return None; an explicit `start` begins the next pass. `stop` may be called from any thread and from a
+    signal's handler, and takes a second at the most.
+    """
+
+    def __init__(self, str_config: str, *, device: str = "auto", backend: str = "auto") -> None:
+        if not isinstance(str_config, str):
+            raise TypeError(f"argument 'str_config': {type(str_config).__name__!r} object cannot be cast as 'str'")
+        initialize_logging("warn")
+        self._device, self._backend = device, backend
+        self._config = _checked(str_config, device, backend)
+        self._starting = threading.RLock()  # a signal's handler may find its own thread starting
+        self._stream: Stream | None = None
+        self._begun = False
+        self._stops = 0
+
+    def start(self) -> None:
+        """Begin to load: the first pass, or another one after the end or `stop`. Does nothing while one is running."""
+        with self._starting:
+            if self._config is None or (self._stream is not None and not self._stream.ended):
+                return
+            self._begun, stops = True, self._stops
+            try:
+                stream = Stream(self._config, self._device, self._backend)
+            except DatagoError as error:
+                log.error("the client cannot start: %s", error)
+                return
+            self._stream = stream
+            if self._stops != stops:  # by a handler, in the meantime
+                stream.close()
+
+    def get_sample(self) -> Sample | None:
+        """The next sample, or None."""
+        given = self._next()
+        return None if given is None or self._config is None else of_client(given, self._config)
+
+    def get_sample_auto_convert(self) -> dict[str, Any] | None:
+        """The next sample as a dict, its images as PIL pictures, or None."""
+        sample = self.get_sample()
+        return None if sample is None else as_dict(sample)
+
+    def stop(self) -> None:
+        """Stop loading, and wake whoever waits for a sample. May be called repeatedly."""
+        self._begun, self._stops = True, self._stops + 1
+        if self._stream is not None:
+            _stopped.add(self._stream)
+            self._stream.close()
+
+    def _next(self) -> Any:
+        if not self._begun:
+            with self._starting:
+                if not self._begun:
+                    self.start()
+        stream = self._stream
+        return None if stream is None else stream.next()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_stops"):  # else it was never made
+            self.stop()
+
+
+def live_cleanup_threads() -> int:
+    """Threads that are still busy with a picture although their client was stopped. They end by themselves."""
+    return sum(stream.is_closing for stream in list(_stopped) if stream.ended)
+
+
+def _checked(text: str, device: str, backend: str) -> LoaderConfig | None:
+    try:
+        on_gpu = choose(device, backend).device_id is not None
+        return loader_config(text, GPU_BATCH) if on_gpu else loader_config(text)
+    except DatagoError as error:
+        log.error("invalid config: %s", error)
+        return None

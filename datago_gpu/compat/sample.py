@@ -1,0 +1,85 @@
+"""A sample as datago hands it out."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+from PIL import Image
+
+from datago_gpu import batch
+from datago_gpu.compat.payload import ImagePayload, LatentPayload, RawImage, on_host
+from datago_gpu.config import DataroomSource, FileSource, LoaderConfig
+
+__all__ = ["Sample", "as_dict", "of_client"]
+
+
+@dataclass(slots=True, eq=False)
+class Sample:
+    """One sample. `attributes` is JSON text."""
+
+    id: str
+    source: str
+    attributes: str
+    duplicate_state: int
+    image: ImagePayload
+    masks: dict[str, ImagePayload] = field(default_factory=dict)
+    additional_images: dict[str, ImagePayload] = field(default_factory=dict)
+    latents: dict[str, LatentPayload] = field(default_factory=dict)
+    coca_embedding: list[float] = field(default_factory=list)
+    tags: list[str] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        return f"Sample(id={self.id!r}, source={self.source!r}, image={self.image!r})"
+
+
+def of_client(given: batch.Sample, config: LoaderConfig) -> Sample:
+    """A sample of a loader as a client of datago's expects it."""
+    source, name = config.source_config, given.id
+    origin, state = given.source, given.duplicate_state or 0
+    if isinstance(source, FileSource):
+        # datago's id of a file is its path, in quotes: the JSON of it.
+        name = msgspec.json.encode(os.path.join(source.root_path, given.id)).decode()
+        origin = "filesystem"
+    elif isinstance(source, DataroomSource):
+        state = -1 if given.duplicate_state is None else given.duplicate_state
+    return Sample(
+        id=name,
+        source=origin,
+        attributes=msgspec.json.encode(given.attributes).decode(),
+        duplicate_state=state,
+        image=ImagePayload(RawImage(given.image, given.original_size if given.image is not None else (0, 0))),
+        masks=_pictures(given.masks),
+        additional_images=_pictures(given.additional_images),
+        latents={name: LatentPayload(value) for name, value in given.latents.items() if value is not None},
+        coca_embedding=[] if given.embedding is None else on_host(given.embedding).tolist(),
+        tags=given.tags,
+    )
+
+
+def as_dict(sample: Sample) -> dict[str, Any]:
+    """The same with Python's own types: PIL pictures, and each attribute as JSON text. None for no image."""
+    return {
+        "id": sample.id,
+        "source": sample.source,
+        "duplicate_state": sample.duplicate_state,
+        "attributes": {
+            name: msgspec.json.encode(value).decode() for name, value in msgspec.json.decode(sample.attributes).items()
+        },
+        "tags": sample.tags,
+        "coca_embedding": sample.coca_embedding,
+        "latents": {name: {"data": latent.data, "len": latent.len} for name, latent in sample.latents.items()},
+        "image": _picture(sample.image),
+        "masks": {name: _picture(image) for name, image in sample.masks.items()},
+        "additional_images": {name: _picture(image) for name, image in sample.additional_images.items()},
+    }
+
+
+def _pictures(given: dict[str, Any]) -> dict[str, ImagePayload]:
+    return {name: ImagePayload(RawImage(pixels)) for name, pixels in given.items() if pixels is not None}
+
+
+def _picture(image: ImagePayload) -> Image.Image | None:
+    return image.to_pil_image() if image.get_payload().channels else None

@@ -1,0 +1,121 @@
+"""datago's JSON as settings of ours: its rules and defaults where they differ, its unknown keys left out."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from datago_gpu.compat.logs import log
+from datago_gpu.config import DataroomSource, FileSource, ImageConfig, LoaderConfig, WebDatasetSource
+from datago_gpu.errors import ConfigError
+
+__all__ = ["BATCH", "loader_config"]
+
+BATCH = 8
+"""Samples that travel together. Larger ones are quicker on a GPU, smaller ones bring the first sample sooner."""
+
+_KINDS: dict[str, type[msgspec.Struct]] = {"db": DataroomSource, "file": FileSource, "webdataset": WebDatasetSource}
+_OF_BATCHES = ("layout", "dtype", "mean", "std")
+"""Settings of ours for arrays that go to a model; here a payload is what datago's is."""
+
+
+def loader_config(text: str, batch_size: int = BATCH) -> LoaderConfig:
+    """The settings for a client's JSON text. Raises ConfigError where datago calls a config invalid, and where it
+    panics.
+    """
+    given = _object(_parsed(text), "the config")
+    source_type = given.get("source_type", "db")
+    if source_type not in _KINDS:
+        raise ConfigError(f"source_type must be one of {', '.join(map(repr, _KINDS))}, got {source_type!r}")
+    limit, buffered = (_count(given, name) for name in ("limit", "samples_buffer_size"))
+    source = _source(_object(given.get("source_config"), "source_config"), source_type)
+    settings = _known(given, LoaderConfig, "")
+    settings |= {
+        "source_type": source_type,
+        "source_config": source,
+        "image_config": _image(given.get("image_config")),
+        "decode_config": _decode(given.get("decode_config")),
+        "http_config": _http(given.get("http_config")),
+        "batch_size": min(batch_size, limit, buffered),
+        "epochs": 1,
+        "seed": given.get("seed", random.getrandbits(32)),  # datago shuffles anew in each pass
+    }
+    return LoaderConfig.load(settings)
+
+
+def _source(given: dict[str, Any], source_type: str) -> dict[str, Any]:
+    rank, world_size = (given.get(name, default) for name, default in (("rank", 0), ("world_size", 1)))
+    if world_size == 0:
+        raise ConfigError("source_config.world_size must be at least 1, got 0")
+    # Not from the environment's RANK and WORLD_SIZE, which datago does not look at.
+    settings = _known(given, _KINDS[source_type], "source_config.") | {"rank": rank, "world_size": world_size}
+    if source_type == "db":
+        settings.setdefault("require_images", False)
+        settings.setdefault("random_method", "server")
+    return settings
+
+
+def _image(given: Any) -> dict[str, Any]:
+    if given is None:
+        given = {"crop_and_resize": False}
+    settings = _known(_object(given, "image_config"), ImageConfig, "image_config.")
+    if "crop_and_resize" not in settings:
+        raise ConfigError("image_config.crop_and_resize is missing: true or false")
+    for name in _OF_BATCHES:
+        settings.pop(name, None)
+    quality = settings.get("jpeg_quality")
+    if isinstance(quality, int) and 0 <= quality <= 255:
+        settings["jpeg_quality"] = min(max(quality, 1), 100)
+    settings.setdefault("image_to_rgb8", False)
+    settings.setdefault("mask_interpolation", "lanczos")
+    return settings | {"mixed_buckets": True}
+
+
+def _decode(given: Any) -> dict[str, Any]:
+    """With DATAGO_MAX_TASKS for the number of threads."""
+    settings = dict(_object(given or {}, "decode_config"))
+    tasks = os.environ.get("DATAGO_MAX_TASKS", "")
+    if tasks.isdecimal():
+        settings.setdefault("threads", max(1, int(tasks)))
+    return settings
+
+
+def _http(given: Any) -> dict[str, Any]:
+    """With DATAGO_MAX_RETRIES for the number of tries."""
+    settings = dict(_object(given or {}, "http_config"))
+    retries = os.environ.get("DATAGO_MAX_RETRIES", "")
+    if retries.isdecimal():
+        settings.setdefault("max_tries", int(retries) + 1)
+    return settings
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError as error:
+        raise ConfigError(f"the config is not JSON: {error}") from None
+
+
+def _object(given: Any, name: str) -> dict[str, Any]:
+    if not isinstance(given, dict):
+        raise ConfigError(f"{name} must be an object, got {'nothing' if given is None else type(given).__name__}")
+    return given
+
+
+def _count(given: Mapping[str, Any], name: str) -> int:
+    value = given.get(name)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ConfigError(f"{name} must be a whole number of at least 1, got {value!r}")
+    return value
+
+
+def _known(given: Mapping[str, Any], kind: type[msgspec.Struct], place: str) -> dict[str, Any]:
+    """Those keys that there are. datago ignores the others; so does this, but it says so at debug level."""
+    for name in given:
+        if name not in kind.__struct_fields__:
+            log.debug("datago's config: %s%s is not known, and ignored", place, name)
+    return {name: value for name, value in given.items() if name in kind.__struct_fields__}

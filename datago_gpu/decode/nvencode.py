@@ -1,0 +1,52 @@
+"""Encodes decoded images again with nvImageCodec: nvJPEG on a GPU; PNG, and both on the CPU, with its CPU encoders."""
+
+from __future__ import annotations
+
+from nvidia import nvimgcodec
+
+from datago_gpu.config import DecodeConfig, ImageConfig
+from datago_gpu.decode.base import DecodedImages, Decoder, EncodedImages
+from datago_gpu.decode.pillow import decoding_threads
+
+__all__ = ["EncodingDecoder"]
+
+
+class EncodingDecoder:
+    """A decoder whose images are encoded again: `DecodedImages.image` is a list of bytes. See `Decoder`.
+
+    inner: gives images as HWC, uint8, contiguous, on the GPU `device_id`; None is the CPU.
+    """
+
+    def __init__(self, inner: Decoder, image: ImageConfig, decode: DecodeConfig, device_id: int | None) -> None:
+        self._inner, self.depth = inner, inner.depth
+        self._codec = image.encode_format
+        device = nvimgcodec.NVIMGCODEC_DEVICE_CPU_ONLY if device_id is None else device_id
+        kinds = [nvimgcodec.Backend(nvimgcodec.CPU_ONLY)] if device_id is None else None  # else it asks for a GPU
+        threads = max(1, decoding_threads(decode) - 1)  # it warns of more than one fewer than there are CPUs
+        self._encoder = nvimgcodec.Encoder(device_id=device, max_num_cpu_threads=threads, backends=kinds)
+        self._params = None  # PNG has no quality to choose
+        if self._codec == "jpeg":
+            self._params = nvimgcodec.EncodeParams(
+                quality_type=nvimgcodec.QualityType.QUALITY,
+                quality_value=image.jpeg_quality,
+                chroma_subsampling=nvimgcodec.ChromaSubsampling.CSS_444,  # as `encode.Encoder`
+            )
+
+    def submit(self, images: EncodedImages) -> None:
+        self._inner.submit(images)
+
+    def collect(self) -> DecodedImages:
+        decoded = self._inner.collect()
+        if decoded.image is None:
+            return decoded
+        sources = [nvimgcodec.as_image(each) for each in decoded.image]
+        encoded = self._encoder.encode(sources, self._codec, params=self._params)
+        total = len(decoded.image) + len(decoded.failures)
+        rows = [row for row in range(total) if row not in decoded.failures]
+        refused = {row: "undecodable: it cannot be encoded again" for row, stream in zip(rows, encoded, strict=True)
+                   if stream is None}  # fmt: skip
+        kept = [bytes(stream) for stream in encoded if stream is not None]
+        return DecodedImages(kept or None, dict(sorted((decoded.failures | refused).items())))
+
+    def close(self) -> None:
+        self._inner.close()
