@@ -31,7 +31,8 @@ from datago_gpu.state import resume_from, state_of
 
 __all__ = ["Bucket", "LoaderDataset", "TensorBatch", "as_tensors"]
 
-_ARRAYS = ("image", "original_sizes", "crops", "embeddings", "masks", "additional_images", "latents", "present")
+_PLAIN = frozenset(("ids", "sources", "attributes", "tags", "duplicate_states"))
+"""Fields without arrays, which may be long to walk through."""
 
 Config = LoaderConfig | dict[str, Any] | str | bytes | Path
 
@@ -169,7 +170,7 @@ class LoaderDataset(IterableDataset):  # type: ignore[misc]  # torch need not be
 def as_tensors(batch: Batch) -> TensorBatch:
     """The fields of a batch, with tensors that share the memory of its arrays."""
     values = {field.name: getattr(batch, field.name) for field in fields(batch)}
-    values |= {name: _tensors(values[name]) for name in _ARRAYS}
+    values |= {name: _tensors(value) for name, value in values.items() if name not in _PLAIN}
     if batch.bucket is not None:
         values["bucket"] = Bucket(*batch.bucket)
     return TensorBatch(values)
