@@ -190,22 +190,17 @@ def test_a_silent_server_is_not_waited_for(tmp_path: Path) -> None:
     assert states(found) == {"source": "fail"}
 
 
-def test_a_batch_that_takes_too_long_is_a_warning(tmp_path: Path) -> None:
-    """The first picture comes at once; the others, of another bucket each, never do."""
-    picture = add_picture(tmp_path / "one.jpg").read_bytes()
+def test_a_batch_that_takes_too_long_is_a_warning() -> None:
     with MisbehavingServer() as server:
-        entries = [{"id": f"{name}", "image_direct_url": f"{server.url}/{name}.jpg"} for name in "abc"]
+        entries = [{"id": "a", "image_direct_url": f"{server.url}/a.jpg"}]
         server.route("/api/images/", lambda request: json_answer({"results": entries, "next": None}))
-        server.route("/api/images/count/", lambda request: json_answer({"count": 3}))
-        server.script("/a.jpg", Answer(200, picture))
-        for name in "bc":
-            server.script(f"/{name}.jpg", Answer(200, picture, stall_after=20))
-        http = {"stall_timeout_s": 50, "total_timeout_s": 50, "hedge_share": 0}
-        config = {"source_config": {"api_url": f"{server.url}/api/"}, "http_config": http, "batch_size": 3}
-        found = of_source(config, timeout_s=1.5)
-    assert states(found)["first sample"] == "ok"
-    assert states(found)["first batch"] == "warn"
-    assert "--timeout" in found["first batch"].remedy
+        server.route("/api/images/count/", lambda request: json_answer({"count": 1}))
+        server.script("/a.jpg", Answer(silent=True))
+        config = LoaderConfig.load({"source_config": {"api_url": f"{server.url}/api/"}})
+        check = source._timed("first batch", config, "cpu", "pillow", 1.0)
+    assert check.state == "warn"
+    assert "0 samples were loaded" in check.found
+    assert "--timeout" in check.remedy
 
 
 def test_work_that_hangs_is_left_behind() -> None:

@@ -25,6 +25,7 @@ from datago_gpu.preview.masks import colour_of, kind_of_mask, overlaid
 from datago_gpu.preview.pixels import CROP_INK, displayed, outlined, shrunk
 from datago_gpu.preview.text import caption_of, middle_cut, plain, shortened
 from datago_gpu.server import DataroomServer
+from tests.decode.pictures import encode
 
 NASTY = '<script>alert("1")</script> & "quoted" \u202e\n'
 
@@ -157,6 +158,23 @@ def test_normalisation_is_undone(layout: Any, dtype: Any, mean: Any, std: Any) -
     form.write(levels.tobytes(), array)
     back = np.asarray(displayed(array, image)).astype(int)
     assert np.abs(back - levels).max() <= (1 if dtype == "float16" else 0)
+
+
+@pytest.mark.parametrize(
+    ("array", "colour"),
+    [
+        (np.full((4, 6, 1), 7, np.uint8), (7, 7, 7)),
+        (np.full((4, 6, 1), 0x4000, np.uint16), (64, 64, 64)),
+        (np.tile(np.array([9, 8, 7, 0], np.uint8), (4, 6, 1)), (128, 128, 128)),
+        (np.tile(np.array([9, 255], np.uint8), (4, 6, 1)), (9, 9, 9)),
+        (encode(np.full((4, 6, 3), 200, np.uint8)), (200, 200, 200)),
+        (encode(Image.new("I;16", (6, 4), 0x4000)), (64, 64, 64)),
+    ],
+)
+def test_images_of_other_kinds_are_displayed(array: Any, colour: tuple[int, int, int]) -> None:
+    picture = displayed(array, ImageConfig())
+    assert (picture.mode, picture.size) == ("RGB", (6, 4))
+    assert picture.getpixel((3, 2)) == colour
 
 
 sides = st.integers(1, 400)
@@ -312,7 +330,7 @@ def odd_overview(count: int) -> Overview:
               [Panel("p" * 90, Image.new("RGB", shape)) for shape in shapes[: 1 + number % 3]] * (1 + number % 4))
         for number in range(count)
     ]  # fmt: skip
-    return Overview("o" * 999, "pillow on cpu", [ShownBatch((64, 64), 3, 99, samples)], ["m" * 200] * 9)
+    return Overview("o" * 999, "pillow", True, [ShownBatch((64, 64), 3, 99, samples)], ["m" * 200] * 9)
 
 
 def test_odd_shapes_and_long_words_are_laid_out(tmp_path: Path) -> None:
@@ -324,4 +342,4 @@ def test_odd_shapes_and_long_words_are_laid_out(tmp_path: Path) -> None:
 def test_a_sheet_too_tall_is_refused(tmp_path: Path) -> None:
     small = Shown("x", (1, 1), "", [], [Panel("model", Image.new("RGB", (200, 200)))])
     with pytest.raises(ConfigError, match="html"):
-        write_sheet(Overview("", "", [ShownBatch(None, 0, 1, [small] * 2000)]), tmp_path / "tall.png")
+        write_sheet(Overview("", "", batches=[ShownBatch(None, 0, 1, [small] * 2000)]), tmp_path / "tall.png")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from datago_gpu.batch import Batch
+from datago_gpu.preview.pixels import on_host
 
 __all__ = ["ContactSheet"]
 
@@ -32,7 +32,7 @@ class ContactSheet:
         tiles = self._tiles.setdefault(batch.bucket, [])
         self._counts[batch.bucket] = self._counts.get(batch.bucket, 0) + len(batch)
         for index in range(min(self._columns - len(tiles), len(batch))):
-            tiles.append(_thumbnail(_on_host(batch.image[index])))
+            tiles.append(_thumbnail(on_host(batch.image[index])))
 
     def save(self, path: Path) -> None:
         """Write the sheet as PNG, widest bucket first."""
@@ -63,11 +63,3 @@ def _thumbnail(pixels: Any) -> Image.Image:
     picture = Image.fromarray(pixels)
     scale = THUMBNAIL / (picture.width * picture.height) ** 0.5
     return picture.resize((round(picture.width * scale), round(picture.height * scale)), Image.Resampling.LANCZOS)
-
-
-def _on_host(image: Any) -> Any:
-    if isinstance(image, np.ndarray):
-        return image
-    import cupy
-
-    return cupy.asnumpy(cupy.from_dlpack(image))

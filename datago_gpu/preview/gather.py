@@ -70,6 +70,8 @@ class Overview:
 
     title: str
     backend: str
+    cropped: bool = True
+    """Whether crop_and_resize is on."""
     batches: list[ShownBatch] = field(default_factory=list)
     masks: list[str] = field(default_factory=list)
     """Names, in the order of their colours."""
@@ -160,7 +162,9 @@ def gather(
         raise ConfigError("source_config.require_images is false: there are no images to preview")
     with Loader(config, device=device, backend=backend) as loader:
         title = config.redacted(plain(repr(config.source_config)))
-        overview = Overview(title, f"{loader.backend.name} on {loader.backend.device}")
+        overview = Overview(
+            title, f"{loader.backend.name} on {loader.backend.device}", config.image_config.crop_and_resize
+        )
         gatherer = _Gatherer(config, overview, samples)
         progress("loading the first batch")
         for number, batch in enumerate(islice(loader, batches), 1):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,9 @@ def on_host(array: Any) -> NDArray[Any]:
 
 
 def displayed(array: Any, image: ImageConfig) -> Image.Image:
-    """One image of a batch as a picture: layout and normalisation undone."""
+    """One image of a batch as an RGB picture: encoding, layout and normalisation undone."""
+    if isinstance(array, bytes):
+        return _rgb(Image.open(io.BytesIO(array)))
     pixels = on_host(array)
     if image.layout == "CHW":
         pixels = pixels.transpose(1, 2, 0)
@@ -37,12 +40,28 @@ def displayed(array: Any, image: ImageConfig) -> Image.Image:
         std, mean = (np.asarray(each, np.float32) for each in (image.std or (1.0,), image.mean or (0.0,)))
         levels = pixels.astype(np.float32) * std + mean
         pixels = (levels * 255).round().clip(0, 255).astype(np.uint8)
-    return Image.fromarray(np.ascontiguousarray(pixels))
+    if pixels.dtype == np.uint16:
+        pixels = (pixels >> 8).astype(np.uint8)
+    return _rgb(Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)))
+
+
+def _rgb(picture: Image.Image) -> Image.Image:
+    """What is transparent shows gray, as where batches are RGB."""
+    if picture.mode.startswith("I"):
+        picture = Image.fromarray((np.asarray(picture) >> 8).clip(0, 255).astype(np.uint8))
+    if not picture.has_transparency_data:
+        return picture.convert("RGB")
+    gray = Image.new("RGBA", picture.size, (128, 128, 128, 255))
+    return Image.alpha_composite(gray, picture.convert("RGBA")).convert("RGB")
 
 
 def mask_levels(array: Any, image: ImageConfig) -> NDArray[np.uint8]:
     """One mask of a batch: uint8 (H, W)."""
+    if isinstance(array, bytes):
+        return np.asarray(Image.open(io.BytesIO(array)).convert("L"))
     levels = on_host(array)
+    if levels.dtype == np.uint16:
+        levels = (levels >> 8).astype(np.uint8)
     return np.ascontiguousarray(levels[0] if image.layout == "CHW" else levels[..., 0])
 
 

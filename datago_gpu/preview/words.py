@@ -26,7 +26,7 @@ def skipped_note(overview: Overview) -> str:
 
 
 def crop_note(overview: Overview) -> str:
-    if all(batch.bucket is None for batch in overview.batches):
+    if not overview.cropped:
         return "crop_and_resize is off: the model sees whole images at their own sizes"
     found = all(sample.panels[-1].name == "original" for batch in overview.batches for sample in batch.samples)
     missing = "" if found else "; some originals did not come a second time"
