@@ -106,8 +106,8 @@ class _Job:
     def __init__(self, images: EncodedImages, work: _Work, closed: threading.Event, workers: int) -> None:
         self._images, self._work, self._closed = images, work, closed
         self._next = itertools.count()  # next() of it is atomic
-        self._workers = workers
-        self._left = threading.Semaphore(0)
+        self._left, self._last = itertools.count(1), workers
+        self._done = threading.Event()
         self._problem: BaseException | None = None
         self._failures: dict[int, str] = {}
         self._batch = work.batch(images)
@@ -125,11 +125,11 @@ class _Job:
                     self._failures[index] = str(problem)
         except BaseException as problem:  # raised by `result`
             self._problem = problem
-        self._left.release()
+        if next(self._left) == self._last:
+            self._done.set()
 
     def result(self) -> DecodedImages:
-        for _ in range(self._workers):
-            self._left.acquire()
+        self._done.wait()
         if self._problem:
             raise self._problem
         failures = dict(sorted(self._failures.items()))
