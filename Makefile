@@ -1,18 +1,21 @@
-# make demo | test | lint | bench-cpu | clean. Everything is set up by itself in .venv; PYTHON chooses the interpreter.
+# make demo | test | lint | bench | clean. Everything is set up by itself in .venv; PYTHON chooses the interpreter.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 CUDA ?= cuda12
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test lint format gpu-report clean
+.PHONY: demo test lint format gpu-report docker-check docker-lock clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    stream the photographs that ship with the package and write demo.png"
 	@echo "make test    lint, types and the test suite"
 	@echo "make format  rewrite the code in its style"
+	@echo "make bench [BENCH='--only local --runs 5']  compare with the peers on this machine: docs/performance.md"
+	@echo "make bench-peers  install the peers that need torch, in .venv-bench, for make bench to find"
 	@echo "make gpu-report [OUT=folder] [DEVICE=cuda]  check and measure the GPU path: docs/gpu/README.md"
+	@echo "make docker-check  build the images, run the demo and the CPU benchmark in them: docs/docker.md"
 	@echo "make clean   remove .venv and what tools left"
 
 $(BIN)/python:
@@ -44,7 +47,22 @@ format: $(VENV)/.test
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache demo.png
+	rm -rf $(VENV) .venv-bench build dist .pytest_cache .mypy_cache .ruff_cache demo.png
+
+$(VENV)/.bench: $(BIN)/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable '.[bench]'
+	@touch $@
+
+bench: $(VENV)/.bench
+	$(BIN)/python benchmarks/run.py --out results/bench $(BENCH)
+
+# torch without CUDA where its own index can be reached: gigabytes less, and the benchmark is of CPUs.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+
+bench-peers:
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/python -m pip install --quiet torch --extra-index-url $(TORCH_INDEX)
+	.venv-bench/bin/python -m pip install --quiet 'litdata>=0.2.76' zstd 'webdataset>=1.0.2' pillow numpy
 
 # RUN=python3 takes an interpreter that has what is needed, where nothing can be installed.
 OUT ?= results/gpu
@@ -52,3 +70,19 @@ DEVICE ?= cuda
 
 gpu-report: $(if $(RUN),,$(VENV)/.run)
 	$(or $(RUN),$(BIN)/python) -m benchmarks.gpu.report --out $(OUT) --device $(DEVICE)
+
+# With Docker, else as root with buildah and debootstrap. CHECK="--scale 1 --runs 3" for more than a quick look.
+docker-check:
+	$(PYTHON) docker/check.py $(CHECK)
+
+# What the images install. LOCK=--upgrade takes the newest versions; without, those of the lock files stay where they can.
+COMPILE = $(BIN)/uv pip compile --quiet --generate-hashes --only-binary :all: --python-version 3.11 \
+	--python-platform x86_64-manylinux_2_36 --custom-compile-command 'make docker-lock' $(LOCK)
+IMAGE_EXTRAS := --extra cuda12 --extra cloud --extra zstd
+
+docker-lock: $(BIN)/python
+	$(BIN)/python -m pip install --quiet uv
+	$(COMPILE) pyproject.toml $(IMAGE_EXTRAS) -o docker/requirements.lock
+	$(COMPILE) pyproject.toml docker/bench.in $(IMAGE_EXTRAS) -c docker/requirements.lock -o docker/bench.lock
+	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' \
+	| $(COMPILE) - -o docker/build.lock

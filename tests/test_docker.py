@@ -1,0 +1,133 @@
+"""The files of docker/: locks that fit pyproject.toml, images that are not root's, a compose file that means something.
+
+Building and running them is `make docker-check`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from datago_gpu.server import DataroomServer
+
+ROOT = Path(__file__).parent.parent
+DOCKER = ROOT / "docker"
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+DOCKERFILE = (DOCKER / "Dockerfile").read_text()
+SERVICES: dict[str, Any] = yaml.safe_load((DOCKER / "compose.yaml").read_text())["services"]
+EXTRAS = "cuda12", "cloud", "zstd"
+
+
+def pins(name: str) -> dict[str, str]:
+    """Package -> version of a lock file, each with its hashes."""
+    blocks = re.split(r"^(?=[a-z0-9])", (DOCKER / name).read_text(), flags=re.MULTILINE)[1:]
+    found = {}
+    for block in blocks:
+        package, _, version = block.split()[0].partition("==")
+        assert version, block
+        assert "--hash=sha256:" in block, package
+        found[package] = version
+    return found
+
+
+def assert_pinned(wanted: list[str], lock: dict[str, str]) -> None:
+    for text in wanted:
+        requirement = Requirement(text)
+        version = lock.get(canonicalize_name(requirement.name))
+        assert version, f"{text} is in no lock: make docker-lock"
+        assert requirement.specifier.contains(version), f"{text}, locked is {version}: make docker-lock"
+
+
+def test_the_locks_pin_what_the_project_asks_for() -> None:
+    project = PROJECT["project"]
+    wanted = project["dependencies"] + [text for extra in EXTRAS for text in project["optional-dependencies"][extra]]
+    assert_pinned(wanted, pins("requirements.lock"))
+    assert_pinned(PROJECT["build-system"]["requires"], pins("build.lock"))
+
+
+def test_the_lock_of_the_benchmarks_only_adds() -> None:
+    lock = pins("bench.lock")
+    assert lock.items() >= pins("requirements.lock").items()
+    assert_pinned([line for line in (DOCKER / "bench.in").read_text().splitlines() if line[0] != "#"], lock)
+
+
+@pytest.mark.parametrize("stage", ["app", "bench"])
+def test_an_image_runs_as_nobody_special(stage: str) -> None:
+    text = DOCKERFILE.partition(f" AS {stage}\n")[2].partition("\nFROM ")[0]
+    assert re.findall(r"^USER (.+)$", text, re.MULTILINE)[-1] == "1000:1000"
+
+
+def test_the_image_without_a_target_is_the_small_one() -> None:
+    assert re.findall(r"^FROM (.+)$", DOCKERFILE, re.MULTILINE)[-1] == "app AS runtime"
+
+
+def test_the_label_has_the_version() -> None:
+    assert f'image.version="{PROJECT["project"]["version"]}"' in DOCKERFILE
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_has_no_more_rights_than_it_needs(name: str) -> None:
+    service = SERVICES[name]
+    assert service["user"] == "${DATAGO_UID:-1000}:${DATAGO_GID:-1000}"
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert "ports" not in service
+
+
+def test_only_the_gpu_profile_asks_for_a_gpu() -> None:
+    asking = {name for name, service in SERVICES.items() if "deploy" in service}
+    assert asking == {"bench-gpu"}
+    assert {name for name, service in SERVICES.items() if "gpu" in service["profiles"]} == {*SERVICES} - {"bench"}
+    assert {name for name, service in SERVICES.items() if "cpu" in service["profiles"]} == {*SERVICES} - {"bench-gpu"}
+
+
+def test_the_health_check_tells_a_server_that_lives_from_one_that_does_not(tmp_path: Path) -> None:
+    kind, python, *words = SERVICES["server"]["healthcheck"]["test"]
+    assert (kind, python) == ("CMD", "python")
+
+    def healthy(port: str) -> bool:
+        command = [sys.executable, *(word.replace(":8000", f":{port}") for word in words)]
+        return subprocess.run(command, capture_output=True, timeout=20, check=False).returncode == 0
+
+    with DataroomServer(tmp_path) as server:
+        port = server.url.rpartition(":")[2].partition("/")[0]
+        assert healthy(port)
+    assert not healthy(port)
+
+
+def test_the_build_sees_only_what_it_is_told_of() -> None:
+    lines = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line[0] != "#"]
+    assert lines[0] == "*"
+    allowed = [line[1:] for line in lines if line.startswith("!")]
+    copied = re.findall(r"^COPY (?!--from)(.+) \S+$", DOCKERFILE, re.MULTILINE)
+    sources = {source for line in copied for source in line.split()}
+    assert all(any(Path(source).match(pattern) for pattern in allowed) for source in sources)
+    assert all((ROOT / source).exists() for source in sources)
+
+
+def test_variables_are_filled_in_as_compose_does() -> None:
+    code = """
+from engines import interpolate
+given = {"A": "1", "EMPTY": ""}
+text = ["${A}", "${A:?say A}", "${B:-2}", "${B:-}", "${EMPTY:-3}", {"k": "x${A:-9}y"}, 4]
+assert interpolate(text, given) == ["1", "1", "2", "", "3", {"k": "x1y"}, 4]
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=DOCKER, check=True, timeout=20)
+
+
+def test_docker_check_says_what_it_lacks(tmp_path: Path) -> None:
+    result = subprocess.run([sys.executable, str(DOCKER / "check.py")], env={**os.environ, "PATH": str(tmp_path)},
+                            capture_output=True, text=True, timeout=20, check=False)  # fmt: skip
+    assert result.returncode == 2
+    assert "apt-get install buildah debootstrap" in result.stderr
