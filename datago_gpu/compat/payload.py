@@ -31,11 +31,10 @@ class RawImage:
     """The values of an image: what `ImagePayload.get_payload()` returns. datago calls it ImagePayload, too.
 
     pixels: an array (H, W, C) on the loader's device, bytes of a PNG or JPEG, or None for no image.
-    original_size: (height, width). bit_depth: of the image that was encoded again; else that of the array.
+    original_size: (height, width) of the picture before it was cut and scaled; None for one that was not.
     """
 
-    def __init__(self, pixels: Any = None, original_size: tuple[int, int] = (0, 0)) -> None:
-        self.original_height, self.original_width = original_size
+    def __init__(self, pixels: Any = None, original_size: tuple[int, int] | None = None) -> None:
         self.height = self.width = self.channels = self.bit_depth = 0
         self.is_encoded = isinstance(pixels, bytes)
         self._pixels = pixels
@@ -47,6 +46,7 @@ class RawImage:
         elif pixels is not None:
             self.height, self.width, self.channels = map(int, pixels.shape)
             self.bit_depth = 8 * pixels.dtype.itemsize
+        self.original_height, self.original_width = original_size or (self.height, self.width)
 
     @property
     def data(self) -> bytes:

@@ -44,15 +44,18 @@ def of_client(given: batch.Sample, config: LoaderConfig) -> Sample:
         name = msgspec.json.encode(os.path.join(source.root_path, given.id)).decode()
         origin = "filesystem"
     elif isinstance(source, DataroomSource):
-        state = -1 if given.duplicate_state is None else given.duplicate_state
+        asked_for = source.duplicate_state == "unprocessed" or source.duplicate_state >= 0
+        state = given.duplicate_state if asked_for and given.duplicate_state is not None else -1
+    # Of a part that was cropped it is not known: it shows the same as the image.
+    cropped = given.original_size if config.image_config.crop_and_resize else None
     return Sample(
         id=name,
         source=origin,
         attributes=msgspec.json.encode(given.attributes).decode(),
         duplicate_state=state,
         image=ImagePayload(RawImage(given.image, given.original_size if given.image is not None else (0, 0))),
-        masks=_pictures(given.masks),
-        additional_images=_pictures(given.additional_images),
+        masks=_pictures(given.masks, cropped),
+        additional_images=_pictures(given.additional_images, cropped),
         latents={name: LatentPayload(value) for name, value in given.latents.items() if value is not None},
         coca_embedding=[] if given.embedding is None else on_host(given.embedding).tolist(),
         tags=given.tags,
@@ -77,8 +80,8 @@ def as_dict(sample: Sample) -> dict[str, Any]:
     }
 
 
-def _pictures(given: dict[str, Any]) -> dict[str, ImagePayload]:
-    return {name: ImagePayload(RawImage(pixels)) for name, pixels in given.items() if pixels is not None}
+def _pictures(given: dict[str, Any], original_size: tuple[int, int] | None) -> dict[str, ImagePayload]:
+    return {name: ImagePayload(RawImage(pixels, original_size)) for name, pixels in given.items() if pixels is not None}
 
 
 def _picture(image: ImagePayload) -> Image.Image | None:
