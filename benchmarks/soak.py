@@ -327,7 +327,8 @@ def main() -> int:
         print(f"  {gate:34} {figure}{'' if holds else '   FAILED'}")
     if args.json:
         figures = {"machine": machine(), "seconds": seconds, "counts": soak.counts, "requests": requests,
-                   "faults": served, "gates": rows, "problems": soak.problems}  # fmt: skip
+                   "faults": served, "gates": rows, "problems": soak.problems,
+                   "memory_mb": watch.memory}  # fmt: skip
         args.json.write_text(json.dumps(figures, indent=1))
     return 0 if all(holds for *_, holds in rows) else 1
 
