@@ -83,6 +83,6 @@ IMAGE_EXTRAS := --extra cuda12 --extra cloud --extra zstd
 docker-lock: $(BIN)/python
 	$(BIN)/python -m pip install --quiet uv
 	$(COMPILE) pyproject.toml $(IMAGE_EXTRAS) -o docker/requirements.lock
-	$(COMPILE) pyproject.toml docker/bench.in $(IMAGE_EXTRAS) -c docker/requirements.lock -o docker/bench.lock
+	$(COMPILE) pyproject.toml $(IMAGE_EXTRAS) --extra bench -c docker/requirements.lock -o docker/bench.lock
 	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' \
 	| $(COMPILE) - -o docker/build.lock
