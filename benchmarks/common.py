@@ -60,9 +60,9 @@ class Contest:
         self.title, self.unit, self._runs = title, unit, runs
         self.figures: dict[str, list[float]] = {}
 
-    def hold(self, contestants: dict[str, Callable[[], float]]) -> None:
+    def hold(self, contestants: dict[str, Callable[[], float]], *, warm_up: bool = True) -> None:
         """Measure: A B C, C B A, A B C, ..."""
-        for run in contestants.values():
+        for run in contestants.values() if warm_up else ():
             run()
         order: Sequence[str] = list(contestants)
         for _ in range(self._runs):

@@ -11,18 +11,13 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import shutil
-import socket
-import subprocess
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 from common import Contest, contestant, machine, material_folder, parser
 from PIL import Image
+from suite.servers import free_port, nginx
 
 OURS = """
 import sys, time
@@ -69,16 +64,6 @@ uvloop.run(main())
 
 CONTESTANTS = {"feeder": OURS, "bare client": BARE}
 
-NGINX = """
-{user} worker_processes 1; pid {root}/nginx.pid; error_log {root}/error.log; daemon off;
-events {{ worker_connections 1024; }}
-http {{ access_log off; sendfile on; keepalive_requests 1000000; types {{ image/jpeg jpg; application/json json; }}
-  server {{ listen 127.0.0.1:{port}; root {root};
-    location = /api/images/ {{ rewrite ^ /pages/page$arg_cursor.json last; }}
-    location /pages/ {{ try_files $uri /pages/end.json; }}
-    location / {{ }} }} }}
-"""
-
 PAGE = 500
 
 
@@ -118,31 +103,6 @@ def lay_out(root: Path, size: int, count: int, url: str) -> None:
         following = f"{url}/api/images/?cursor={page + 1}"
         name = f"page{page or ''}.json"
         (root / "pages" / name).write_text(json.dumps({"next": following, "results": entries}))
-
-
-@contextmanager
-def nginx(root: Path, port: int) -> Iterator[None]:
-    """A server of its own for `root`, for as long as the block runs."""
-    user = "user root;" if os.geteuid() == 0 else ""  # else its worker is nobody, who may not read private folders
-    (root / "nginx.conf").write_text(NGINX.format(root=root, port=port, user=user))
-    program = shutil.which("nginx") or "/usr/sbin/nginx"
-    process = subprocess.Popen([program, "-c", str(root / "nginx.conf"), "-e", str(root / "error.log")])
-    try:
-        deadline = time.monotonic() + 10
-        while time.monotonic() < deadline:
-            with socket.socket() as probe:
-                if not probe.connect_ex(("127.0.0.1", port)):
-                    break
-        yield
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def main() -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+NGINX = bool(shutil.which("nginx") or Path("/usr/sbin/nginx").exists())
+needs_nginx = pytest.mark.skipif(not NGINX, reason="nginx is not installed")
 
 
 def run(script: str, *arguments: str) -> str:
@@ -21,16 +25,36 @@ def run(script: str, *arguments: str) -> str:
 
 
 @pytest.mark.timeout(180)
-def test_against_datago(tmp_path: Path) -> None:
-    pytest.importorskip("datago")
-    printed = run("against_datago.py", "--runs", "1", "--scale", "0.01", "--material", str(tmp_path))
-    assert printed.count("ratio") == 3
+def test_the_comparison_with_peers(tmp_path: Path) -> None:
+    """In two calls, whose figures are kept together."""
+    small = ("--runs", "1", "--scale", "0.005", "--material", str(tmp_path / "material"), "--out", str(tmp_path))
+    printed = run("run.py", *small, "--only", "local", "dataroom", "million")
+    assert all(peer in printed for peer in ("datago", "torch", "webdataset", "SPDL", "LitData", "DALI", "limit"))
+    if NGINX:
+        run("run.py", *small, "--only", "shards", "--python", "torch=/nowhere/python")
+    _check_figures(json.loads((tmp_path / "figures.json").read_text())["tables"])
+    report = (tmp_path / "report.md").read_text()
+    assert "webdataset | cannot: it reads shards" in report
+    assert "How busy each stage was" in report
+    assert all((tmp_path / plot).stat().st_size for plot in ("throughput.png", "first-batch.png", "stages.png"))
 
 
+def _check_figures(tables: dict[str, Any]) -> None:
+    assert {"500px-224", "2.5mp-512", "2.5mp-1024", "dataroom", "dataroom-masks", "million"} <= set(tables)
+    for name, table in tables.items():
+        if "skipped" in table["absent"]:  # no netem here, and loss can be made with nothing else
+            assert name.endswith("loss"), table
+            continue
+        assert table["runs"]["datago_gpu"], name
+        assert all(said.startswith(("not installed", "cannot")) for said in table["absent"].values()), table["absent"]
+    if NGINX:
+        assert tables["shards-near"]["runs"]["datago_gpu"][0]["images"] == 32
+        assert tables["shards-100ms"]["runs"]["datago_gpu"][0]["first_s"] > 0.1  # at least one round trip
+
+
+@needs_nginx
 @pytest.mark.timeout(180)
 def test_feeder(tmp_path: Path) -> None:
-    if not (shutil.which("nginx") or Path("/usr/sbin/nginx").exists()):
-        pytest.skip("nginx is not installed")
     printed = run("feeder.py", "--runs", "1", "--count", "1000", "--material", str(tmp_path))
     assert printed.count("ratio") == 2
 

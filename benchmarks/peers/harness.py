@@ -1,0 +1,172 @@
+"""What every contestant's program shares: what it is asked, the clock, and the answer.
+
+    python peers/NAME_peer.py --describe          versions and kinds of workload, or what is missing, as JSON
+    python peers/NAME_peer.py SPEC                runs one workload, given as JSON; the last line is the figures
+
+A program gives `main` generators of batches, one for each kind of workload it can do. Its clock starts before the
+loader is made, with imports done, and stops when the last batch lies in memory as dense pixels. It imports nothing of
+datago_gpu, so that it runs in any interpreter.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One run. size: pixels of the square pictures wanted."""
+
+    kind: str
+    count: int
+    size: int = 224
+    batch: int = 32
+    root: str = ""
+    urls: list[str] = field(default_factory=list)
+    api_url: str = ""
+    api_key: str = ""
+    mask: str = ""
+    threads: int = 0
+    """Decoding threads, tasks or workers; 0 leaves the program's choice."""
+    concurrent: int = 64
+    """Downloads in flight."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Further ones of a single contestant."""
+
+    @property
+    def workers(self) -> int:
+        return self.threads or len(os.sched_getaffinity(0))
+
+    def files(self) -> list[str]:
+        """All pictures, in the order of their names."""
+        found = (os.path.join(folder, name) for folder, _, names in os.walk(self.root) for name in names)
+        return sorted(path for path in found if path.endswith(".jpg"))
+
+
+def main(
+    packages: dict[str, str],
+    kinds: dict[str, Callable[[Spec], Iterable[Any]]],
+    ready: Callable[[], object] = lambda: None,
+) -> None:
+    """packages: module -> name in the index, all of which are needed. ready: raises what else is missing."""
+    if sys.argv[1] == "--describe":
+        print(json.dumps(_describe(packages, list(kinds), ready)))
+        return
+    spec = Spec(**json.loads(sys.argv[1]))
+    for module in packages:
+        importlib.import_module(module)
+    print(json.dumps(_run(spec, kinds[spec.kind])))
+
+
+def _describe(packages: dict[str, str], kinds: list[str], ready: Callable[[], object]) -> dict[str, Any]:
+    versions, package = {}, ""
+    for module, package in packages.items():
+        try:
+            importlib.import_module(module)
+            versions[package] = version(package)
+        except Exception as error:
+            return {"missing": package, "reason": _line(error)}
+    try:
+        ready()
+    except Exception as error:
+        return {"missing": f"what {package} needs", "reason": _line(error)}
+    return {"versions": versions, "kinds": kinds}
+
+
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).splitlines()[0][:160] if str(error) else ''}"
+
+
+def _run(spec: Spec, batches: Callable[[Spec], Iterable[Any]]) -> dict[str, Any]:
+    count, first_s, memory, more = 0, 0.0, 0.0, {}
+    clock = time.perf_counter()
+    for batch in batches(spec):
+        if isinstance(batch, dict):  # what else is known at the end
+            more = batch
+            continue
+        now = time.perf_counter() - clock
+        if not first_s:
+            first_s = now
+            memory = memory_mb() if spec.kind == "million" else 0.0
+        if isinstance(batch, int):
+            count += batch
+        else:
+            check(batch, spec.size)
+            count += len(batch)
+        if spec.kind == "million":
+            break
+    seconds = time.perf_counter() - clock
+    if spec.kind != "million" and count != spec.count:
+        raise SystemExit(f"{count} of {spec.count} samples came")
+    return {"images": count, "seconds": seconds, "first_s": first_s, "memory_mb": memory, **more}
+
+
+def check(batch: Any, size: int) -> None:
+    """Dense pixels of the size asked for, three channels first or last."""
+    shape = tuple(batch.shape)[1:]
+    if shape not in ((size, size, 3), (3, size, size)):
+        raise SystemExit(f"a batch of shape {tuple(batch.shape)}: {size} x {size} pixels were wanted")
+
+
+def memory_mb(pid: int | None = None) -> float:
+    """Proportional set size of a process and all below it: shared pages count once."""
+    pid, total = pid or os.getpid(), 0.0
+    try:
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                total += int(line.split()[1]) / 1024
+        tasks = Path(f"/proc/{pid}/task").iterdir()
+        children = [word for task in tasks for word in (task / "children").read_text().split()]
+    except OSError:  # it has ended
+        return total
+    return total + sum(memory_mb(int(child)) for child in children)
+
+
+def cpu_s(pid: int) -> float:
+    """CPU seconds of a process's threads."""
+    total = 0
+    try:
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            total += int((task / "schedstat").read_text().split()[0])
+    except OSError:
+        return 0.0
+    return total / 1e9
+
+
+def stacked(pictures: Iterable[Any], size: int) -> Iterable[Any]:
+    """Arrays of single pictures as dense batches."""
+    import numpy as np
+
+    waiting: list[Any] = []
+    for picture in pictures:
+        waiting.append(picture)
+        if len(waiting) == size:
+            yield np.stack(waiting)
+            waiting = []
+    if waiting:
+        yield np.stack(waiting)
+
+
+def squared(file: Any, size: int) -> Any:
+    """The centre of a picture as a square of `size`, with Pillow at its quickest: decoded smaller where it shrinks."""
+    from PIL import Image
+
+    with Image.open(file) as image:
+        wide, high = image.size
+        least = min(wide, high)
+        # At least `size`, as draft() takes the next larger scale.
+        image.draft("RGB", (-(-wide * size // least), -(-high * size // least)))
+        picture = image.convert("RGB")
+    wide, high = picture.size
+    least = min(wide, high)
+    left, top = (wide - least) / 2, (high - least) / 2
+    return picture.resize((size, size), Image.Resampling.LANCZOS, (left, top, left + least, top + least))

@@ -1,0 +1,65 @@
+"""Decoding from memory with all cores: the limit of the decode side. Our own rendering in one process for each core.
+
+Nothing is listed, read, checked, sent between processes or batched in order; each process keeps its own batches.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections.abc import Iterator
+from io import BytesIO
+from typing import Any
+
+from harness import Spec, main
+
+
+def decode(spec: Spec, payloads: list[bytes], ready: Any, start: Any) -> None:
+    import numpy as np
+    from PIL import Image
+
+    from datago_gpu.decode.pixels import render
+    from datago_gpu.geometry import cover_region
+
+    target = (spec.size, spec.size)
+    out = np.empty((spec.batch, *target, 3), np.uint8)
+    ready.release()
+    start.wait()
+    for number, payload in enumerate(payloads):
+        wide, high = Image.open(BytesIO(payload)).size
+        region = cover_region(high, wide, target)
+        draft = spec.options.get("draft", True)
+        picture = render(memoryview(payload), list(region), 1, target, draft=draft, max_pixels=10**8)
+        out[number % spec.batch] = np.frombuffer(picture.tobytes(), np.uint8).reshape(*target, 3)
+
+
+def files(spec: Spec) -> Iterator[Any]:
+    context = multiprocessing.get_context("fork")
+    ready, start = context.Semaphore(0), context.Event()
+    payloads = []
+    for path in spec.files():
+        with open(path, "rb") as file:
+            payloads.append(file.read())
+    workers = [
+        context.Process(target=decode, args=(spec, payloads[number :: spec.workers], ready, start), daemon=True)
+        for number in range(spec.workers)
+    ]
+    for worker in workers:
+        worker.start()
+    for _ in workers:
+        ready.acquire()
+    clock = time.perf_counter()
+    start.set()
+    for worker in workers:
+        worker.join()
+        if worker.exitcode:
+            raise SystemExit("a decoding process failed")
+    yield len(payloads)
+    yield {"seconds": time.perf_counter() - clock, "first_s": None}  # less the reading
+
+
+if __name__ == "__main__":
+    main(
+        {"numpy": "numpy", "datago_gpu": "datago-gpu", "PIL": "pillow"},
+        {"files": files, "shards": files, "dataroom": files},
+    )

@@ -1,0 +1,277 @@
+"""Is it faster than what you use today? datago_gpu beside its peers, on this machine, the same work for everybody.
+
+    make bench                                                      all of it, about 15 minutes on 2 cores
+    python benchmarks/run.py --only local shards --runs 5           a part; the report keeps what was measured before
+    python benchmarks/run.py --python ~/env/bin/python              an interpreter that has further peers (torch, ...)
+
+The same files, page cache warm, square pictures of the same size, dense batches of 32 in memory; runs in alternating
+order, median and range. The clock runs from making the loader to the last pixel, with imports done. Contestants are in
+peers/; those that are not installed, or cannot do a workload, are named with the reason. Writes figures.json, report.md
+and plots to --out. Pictures stay in --material for the next time; --clean removes them.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from common import Contest, contestant, machine, material_folder, parser
+from feeder import BARE, lay_out
+from feeder import OURS as FEEDER
+from suite import plots
+from suite.figures import Figures, Table
+from suite.peers import FULL, LIMITS, OURS, PEERS, Peer, find, run
+from suite.report import markdown
+from suite.servers import NotHere, dataroom, distance, free_port, nginx, relay
+from suite.workloads import (
+    DATAROOM,
+    DISTANCES,
+    LOCAL,
+    MASK,
+    SHARDS,
+    Distance,
+    Workload,
+    lay_out_dataroom,
+    lay_out_shards,
+    lay_out_tree,
+    lay_out_workload,
+    warm,
+)
+
+
+class Suite:
+    """One call of this script."""
+
+    def __init__(self, args: Namespace) -> None:
+        self.args, self.material = args, material_folder(args.material)
+        self.figures = figures = Figures.read(args.out / "figures.json")
+        figures.machine = machine()
+        named = [text.rpartition("=") for text in args.python]
+        self.everybody = [find(peer, {name: path for name, _, path in named}) for peer in (OURS, FULL, *PEERS, *LIMITS)]
+        figures.missing = {peer.name: peer.missing for peer in self.everybody if peer.missing}
+        for peer in self.everybody:
+            figures.versions |= peer.versions
+            print(f"  {peer.name:28} {peer.missing or peer.python}")
+
+    def contest(self, key: str, title: str, spec: dict[str, Any], unit: str = "images/s", **where: Any) -> None:
+        """Have everybody who can do it run one workload."""
+        table = Table(title, unit)
+        runs = {
+            peer.name: partial(self._run, table, peer, spec, **where) for peer in self._able(spec["kind"], key, table)
+        }
+        contest = Contest(title, unit, self.args.runs)
+        contest.hold(runs, warm_up=False)  # imports were done by `find`, files read by `warm`
+        for name in table.absent:
+            contest.figures.pop(name, None)
+        contest.show()
+        self.keep(key, table)
+
+    def keep(self, key: str, table: Table) -> None:
+        """Write down a table as soon as it is there, with the load of the machine while it was measured."""
+        table.load = os.getloadavg()[0]
+        for name, reason in table.absent.items():
+            print(f"  {name:34} {reason}")
+        self.figures.tables[key] = table
+        self.figures.write()
+
+    def _able(self, kind: str, key: str, table: Table) -> Iterator[Peer]:
+        for peer in self.everybody:
+            if peer.only not in ("", key):
+                continue
+            if kind in peer.kinds and not peer.missing:
+                yield peer
+            elif kind in peer.kinds:
+                table.absent[peer.name] = "not installed"
+            elif peer.cannot:
+                table.absent[peer.name] = f"cannot: {peer.cannot}"
+
+    def _run(self, table: Table, peer: Peer, spec: dict[str, Any], **where: Any) -> float:
+        if peer.name in table.absent:
+            return 0.0
+        try:
+            made = run(peer, spec, **where)
+        except RuntimeError as problem:
+            table.runs.pop(peer.name, None)
+            table.absent[peer.name] = "failed: " + str(problem).replace("\n", "; ")[-300:]
+            return 0.0
+        table.runs.setdefault(peer.name, []).append(made)
+        return table.values(peer.name)[-1]
+
+    def local(self) -> None:
+        """Files of a folder."""
+        for workload in LOCAL:
+            spec = self._spec(workload)
+            self.contest(workload.name, f"{workload.title}: {spec['count']:,}", spec)
+
+    def _spec(self, workload: Workload) -> dict[str, Any]:
+        count = workload.scaled(self.args.scale)
+        root = lay_out_workload(self.material, workload.pixels, count)
+        warm(root)
+        return {"kind": workload.kind, "count": count, "size": workload.size, "root": str(root)}
+
+    def shards(self) -> None:
+        """Shards from nginx, near and far."""
+        spec = self._spec(SHARDS)
+        root, names = lay_out_shards(self.material, SHARDS.pixels, spec["count"])
+        warm(root)
+        for place in DISTANCES:
+            key, title = f"shards-{place.name}", f"{SHARDS.title}, {place}: {spec['count']:,}"
+            try:
+                with self._served(root, place) as (url, within, note):
+                    urls = [f"{url}/{name}" for name in names]
+                    self.contest(key, title + note, {**spec, "urls": urls}, within=within)
+            except NotHere as reason:
+                print(f"\n{title}: skipped, {reason}")
+                self.keep(key, Table(title, "images/s", absent={"skipped": str(reason)}))
+
+    @contextmanager
+    def _served(self, root: Path, place: Distance) -> Iterator[tuple[str, tuple[str, ...], str]]:
+        """A folder behind nginx: its address, what to put before commands that shall reach it, what to note."""
+        with ExitStack() as stack:
+            port, within, note = free_port(), (), ""
+            if place.delay_ms:
+                try:
+                    within = stack.enter_context(distance(place.delay_ms, place.loss))
+                except NotHere as reason:
+                    if place.loss:
+                        raise
+                    print(f"\nno netem ({reason}): a relay delays instead")
+                    note = " (by a relay)"
+            stack.enter_context(nginx(root, port, within))
+            if note:
+                port = stack.enter_context(relay(port, place.delay_ms))
+            yield f"http://127.0.0.1:{port}", within, note
+
+    def dataroom(self) -> None:
+        """A list of the embedded server, payloads from a port of their own."""
+        for workload in DATAROOM:
+            masks = workload.name.endswith("masks")
+            spec = self._spec(workload)
+            root = lay_out_dataroom(self.material, workload.pixels, spec["count"], masks=masks)
+            warm(root)
+            with dataroom(root) as source:
+                mask = MASK if masks else ""
+                self.contest(workload.name, f"{workload.title}: {spec['count']:,}", {**spec, **source, "mask": mask})
+
+    def payloads(self) -> None:
+        """The network side alone: nothing is decoded."""
+        for kilobytes, full in ((40, 20_000), (400, 4000)):
+            count, port = max(round(full * self.args.scale), 500), free_port()
+            root = self.material / f"nginx-{kilobytes}"
+            lay_out(root, kilobytes * 1000, count, f"http://127.0.0.1:{port}")
+            title = f"payloads of {kilobytes} KB, not decoded: {count:,}"
+            table, contest = Table(title, "GB/s"), Contest(title, "requests/s", self.args.runs)
+            with nginx(root, port) as url:
+                given = (url, str(count), "64", "128", "0.05")
+                contest.hold({OURS.name: partial(contestant, FEEDER, *given),
+                              "limit: aiohttp alone": partial(contestant, BARE, *given)})  # fmt: skip
+            contest.show()
+            for name, rates in contest.figures.items():
+                table.runs[name] = [{"images": count, "seconds": count / rate, "bytes": count * kilobytes * 1000}
+                                    for rate in rates]  # fmt: skip
+            self.keep(f"payloads-{kilobytes}", table)
+
+    def million(self) -> None:
+        """Time to the first batch of a large tree, and memory then."""
+        count = max(round(1_000_000 * self.args.scale), 2000)
+        clock = time.perf_counter()
+        root = lay_out_tree(self.material, count)
+        print(f"\na tree of {count:,} files: {time.perf_counter() - clock:.0f} s to make or find")
+        spec = {"kind": "million", "count": count, "size": 64, "root": str(root)}
+        self.contest("million", f"first batch of {count:,} files, in order", spec, unit="s")
+        self.everybody, everybody = [peer for peer in self.everybody if peer.name == OURS.name], self.everybody
+        shuffled = {**spec, "options": {"source": {"random_sampling": True}}}
+        self.contest("million-shuffled", f"first batch of {count:,} files, shuffled", shuffled, unit="s")
+        self.everybody = everybody
+
+    def costs(self) -> None:
+        """The DALI back end, whose work in Python should be small; on the CPU, so that its rate is not of interest."""
+        workload = LOCAL[0]
+        spec = {**self._spec(workload), "options": {"backend": "dali"}}
+        self.everybody, everybody = [peer for peer in self.everybody if peer.name == OURS.name], self.everybody
+        self.contest("costs-dali", f"{workload.title}, DALI back end on the CPU: {spec['count']:,}", spec)
+        self.everybody = everybody
+
+    def scaling(self) -> None:
+        """With threads, with cores, with downloads in flight. One run each."""
+        able = {peer.name: peer for peer in self.everybody if not peer.missing}
+        spec, most = self._spec(LOCAL[0]), len(os.sched_getaffinity(0))
+        workers = sorted({1, 2, most, 2 * most})
+        threads = {
+            name: [(n, {"threads": n}, ()) for n in values]
+            for name, values in (
+                (OURS.name, workers), ("datago", [1, 2, 8, 32]), ("torch DataLoader + Pillow", workers),
+                ("DALI, CPU", workers),
+            )
+        }  # fmt: skip
+        cores = [2**n for n in range(most.bit_length()) if 2**n <= most]
+        of_cores = [(n, {}, ("taskset", "-c", _first_cores(n))) for n in cores] if shutil.which("taskset") else []
+        self._vary("threads, tasks or workers", threads, able, spec)
+        self._vary("cores", dict.fromkeys((OURS.name, "datago", "torch DataLoader + Pillow"), of_cores), able, spec)
+        spec = self._spec(SHARDS)
+        root, names = lay_out_shards(self.material, SHARDS.pixels, spec["count"])
+        with self._served(root, DISTANCES[1]) as (url, within, note):
+            spec["urls"] = [f"{url}/{name}" for name in names]
+            points = [(n, {"options": {"source": {"concurrent_downloads": n}}}, within) for n in (1, 2, 4, 8, 16)]
+            self._vary(f"shards open at once, 20 ms away{note}", {OURS.name: points}, able, spec)
+
+    def _vary(self, varied: str, lines: dict[str, list[Any]], able: dict[str, Peer], spec: dict[str, Any]) -> None:
+        print(f"\nscaling with {varied}")
+        measured: dict[str, list[tuple[float, float]]] = {}
+        for name, points in lines.items():
+            for value, changes, within in points if name in able else []:
+                try:
+                    made = run(able[name], {**spec, **changes}, within)
+                except RuntimeError as problem:
+                    print(f"  {name:28} {value:4}  failed: {problem}")
+                    continue
+                measured.setdefault(name, []).append((value, made["images"] / made["seconds"]))
+                print(f"  {name:28} {value:4} {measured[name][-1][1]:10,.0f} images/s", flush=True)
+        self.figures.scaling[varied] = measured
+        self.figures.write()
+
+
+PARTS = ("local", "shards", "dataroom", "payloads", "million", "costs", "scaling")
+
+
+def _first_cores(count: int) -> str:
+    return ",".join(map(str, sorted(os.sched_getaffinity(0))[:count]))
+
+
+def main() -> None:
+    options = parser(__doc__ or "")
+    options.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts to measure")
+    options.add_argument("--scale", type=float, default=1.0, help="share of the pictures, for a quick look")
+    options.add_argument("--out", type=Path, default=Path("results/bench"), help="where the report goes")
+    options.add_argument("--python", action="append", default=[], metavar="[PEER=]PATH",
+                         help="an interpreter for a peer (torch, spdl, ...) or for all; may be repeated")  # fmt: skip
+    options.add_argument("--clean", action="store_true", help="remove the pictures when done")
+    args = options.parse_args()
+    print(machine())
+    suite = Suite(args)
+    for part in args.only:
+        try:
+            getattr(suite, part)()
+        except NotHere as reason:
+            print(f"\n{part}: skipped, {reason}")
+            suite.figures.notes = [*suite.figures.notes, f"Skipped: {part}, as {reason}."]
+    suite.figures.write()
+    (args.out / "report.md").write_text(markdown(suite.figures))
+    try:
+        plots.draw(suite.figures, args.out)
+    except ImportError:
+        print("\nno plots: matplotlib is not installed")
+    print(f"\n{args.out / 'report.md'}, figures.json and plots are written")
+    if args.clean:
+        shutil.rmtree(suite.material)
+
+
+if __name__ == "__main__":
+    main()

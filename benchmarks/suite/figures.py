@@ -1,0 +1,77 @@
+"""What was measured: for each workload, each contestant's runs or the reason why there are none."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Figures", "Table"]
+
+
+@dataclass
+class Table:
+    """One workload.
+
+    unit: "images/s", "GB/s", or "s" (to the first batch) where less is better.
+    """
+
+    title: str
+    unit: str
+    runs: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    absent: dict[str, str] = field(default_factory=dict)
+    """Contestant -> why it has no runs."""
+    load: float = 0.0
+    """The machine's load average over the last minute when it was done."""
+
+    def values(self, name: str) -> list[float]:
+        """One for each run."""
+        if self.unit == "s":
+            return [run["first_s"] for run in self.runs[name]]
+        if self.unit == "GB/s":
+            return [run["bytes"] / run["seconds"] / 1e9 for run in self.runs[name]]
+        return [run["images"] / run["seconds"] for run in self.runs[name]]
+
+    def median(self, name: str, key: str = "") -> float:
+        """Of the unit's values, or of another key of the runs."""
+        values = [run.get(key) or 0.0 for run in self.runs[name]] if key else self.values(name)
+        return statistics.median(values)
+
+    def limit(self) -> str:
+        """The nearer of the limits that were measured; "" if none was."""
+        limits = [name for name in self.runs if name.startswith("limit")]
+        return min(limits, key=self.median, default="")
+
+
+@dataclass
+class Figures:
+    """Everything of one or more calls; the later call replaces a table that it measured again."""
+
+    path: Path
+    machine: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+    """Contestants that are not installed, and why."""
+    notes: list[str] = field(default_factory=list)
+    tables: dict[str, Table] = field(default_factory=dict)
+    scaling: dict[str, dict[str, list[tuple[float, float]]]] = field(default_factory=dict)
+    """What is varied -> contestant -> (value, images/s)."""
+
+    @classmethod
+    def read(cls, path: Path) -> Figures:
+        """Those of an earlier call in the same file, or none."""
+        if not path.exists():
+            return cls(path)
+        found = json.loads(path.read_text())
+        tables = {name: Table(**table) for name, table in found.pop("tables").items()}
+        return cls(path, tables=tables, **found)
+
+    def write(self) -> None:
+        """As JSON."""
+        tables = {name: vars(table) for name, table in self.tables.items()}
+        whole = {**vars(self), "tables": tables}
+        del whole["path"]
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.write_text(json.dumps(whole, indent=1))

@@ -1,0 +1,84 @@
+"""Who takes part: programs in ../peers, each run by an interpreter that has what it needs."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+__all__ = ["FULL", "LIMITS", "OURS", "PEERS", "Peer", "find", "run"]
+
+PROGRAMS = Path(__file__).parent.parent / "peers"
+BENCH_VENV = Path(__file__).parent.parent.parent / ".venv-bench" / "bin" / "python"
+TIMEOUT_S = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """One contestant.
+
+    program: its file, less "_peer.py". kinds: those of the workloads it takes part in; cannot: why not in the others.
+    only: the one workload that it is of interest in. given: settings of its own for every run.
+    """
+
+    name: str
+    program: str
+    kinds: tuple[str, ...]
+    cannot: str = ""
+    only: str = ""
+    given: dict[str, Any] = field(default_factory=dict)
+    python: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+    missing: str = ""
+
+
+OURS = Peer("datago_gpu", "ours", ("files", "shards", "dataroom", "million"))
+FULL = Peer("datago_gpu, no draft", "ours", ("files",), only="2.5mp-512", given={"options": {"draft": False}})
+PEERS = (
+    Peer("datago", "datago", ("files", "shards", "dataroom", "million")),
+    Peer("torch DataLoader + Pillow", "torch", ("files", "million"), "it reads local files"),
+    Peer("webdataset", "webdataset", ("shards",), "it reads shards"),
+    Peer("SPDL", "spdl", ("files", "million"), "its own loading functions read local files"),
+    Peer("LitData, raw files", "litdata", ("files",), "it reads files, and shards of a format of its own"),
+    Peer("DALI, CPU", "dali", ("files", "million"), "its CPU readers read local files"),
+)
+LIMITS = (
+    Peer("limit: aiohttp alone", "aiohttp", ("shards", "dataroom")),
+    Peer("limit: decoding from RAM", "ram", ("files", "shards", "dataroom")),
+)
+
+
+def find(peer: Peer, pythons: dict[str, str]) -> Peer:
+    """The contestant with its interpreter: the one given for it or for all, else this one, else that of .venv-bench."""
+    tried: dict[str, Any] = {}
+    for python in (pythons.get(peer.program), pythons.get(""), sys.executable, str(BENCH_VENV)):
+        if python and Path(python).exists():
+            said = _answer([python, str(PROGRAMS / f"{peer.program}_peer.py"), "--describe"])
+            if "versions" in said:
+                return replace(peer, python=python, versions=said["versions"])
+            tried = tried or said
+    missing = f"{tried.get('missing', peer.program)}: {tried.get('reason', 'no interpreter')}"
+    return replace(peer, missing=missing)
+
+
+def run(peer: Peer, spec: dict[str, Any], within: tuple[str, ...] = ()) -> dict[str, Any]:
+    """One run. Raises RuntimeError with its last words."""
+    options = {**peer.given.get("options", {}), **spec.get("options", {})}
+    whole = {**peer.given, **spec, "options": options}
+    return _answer([*within, peer.python, str(PROGRAMS / f"{peer.program}_peer.py"), json.dumps(whole)])
+
+
+def _answer(command: list[str]) -> dict[str, Any]:
+    environment = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, env=environment, check=False)
+    except subprocess.TimeoutExpired:
+        raise RuntimeError(f"not done after {TIMEOUT_S} s") from None
+    if done.returncode:
+        raise RuntimeError("\n".join(done.stderr.strip().splitlines()[-4:]))
+    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return answer

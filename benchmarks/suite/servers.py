@@ -1,0 +1,124 @@
+"""Where the payloads come from: nginx and a Dataroom on loopback, at a distance if wanted."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+__all__ = ["NotHere", "dataroom", "distance", "free_port", "nginx", "relay"]
+
+KEY = "0" * 40
+
+NGINX = """
+{user} worker_processes 1; pid {root}/nginx.pid; error_log {root}/error.log; daemon off;
+events {{ worker_connections 1024; }}
+http {{ access_log off; sendfile on; keepalive_requests 1000000;
+  types {{ image/jpeg jpg; application/json json; application/x-tar tar; }}
+  server {{ listen 127.0.0.1:{port}; root {root};
+    location = /api/images/ {{ rewrite ^ /pages/page$arg_cursor.json last; }}
+    location /pages/ {{ try_files $uri /pages/end.json; }}
+    location / {{ }} }} }}
+"""
+
+
+class NotHere(Exception):
+    """What this machine lacks or does not allow."""
+
+
+@contextmanager
+def nginx(root: Path, port: int, within: tuple[str, ...] = ()) -> Iterator[str]:
+    """A server of its own for `root`, for as long as the block runs; its address. within: see `distance`."""
+    program = shutil.which("nginx") or "/usr/sbin/nginx"
+    if not Path(program).exists():
+        raise NotHere("nginx is not installed")
+    user = "user root;" if os.geteuid() == 0 else ""  # else its worker is nobody, who may not read private folders
+    (root / "nginx.conf").write_text(NGINX.format(root=root, port=port, user=user))
+    process = subprocess.Popen([*within, program, "-c", str(root / "nginx.conf"), "-e", str(root / "error.log")])
+    try:
+        _wait_for(process, root / "nginx.pid")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _wait_for(process: subprocess.Popen[bytes], pid_file: Path) -> None:
+    """nginx writes the file once it listens; a port cannot be probed from outside a network namespace."""
+    deadline = time.monotonic() + 10
+    while not (pid_file.exists() and pid_file.read_text().strip() == str(process.pid)):
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise RuntimeError(f"nginx did not start: see {pid_file.with_name('error.log')}")
+
+
+@contextmanager
+def dataroom(root: Path) -> Iterator[dict[str, str]]:
+    """The embedded server in another process, payloads from a port of their own; where it is and its key."""
+    command = [sys.executable, "-m", "datago_gpu.cli", "serve", str(root), "--port", "0", "--payload-port", "0"]
+    environment = {**os.environ, "DATAROOM_API_KEY": KEY, "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    try:
+        assert process.stdout
+        line = process.stdout.readline()
+        if not line:
+            raise RuntimeError("the Dataroom server did not start")
+        yield {"api_url": line.split()[-1], "api_key": KEY}
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@contextmanager
+def distance(delay_ms: int, loss: float) -> Iterator[tuple[str, ...]]:
+    """A network namespace whose loopback is slow and loses packets; what to put before a command to run it inside.
+
+    delay_ms: of a round trip. loss: share of the packets. Raises NotHere where that needs more rights, or a kernel
+    with netem. The machine's own devices are left alone.
+    """
+    name = f"datago-gpu-{os.getpid()}"
+    within = ("ip", "netns", "exec", name)
+    _command("ip", "netns", "add", name)
+    try:
+        _command(*within, "ip", "link", "set", "lo", "up")
+        half = f"{delay_ms / 2}ms"
+        _command(*within, "tc", "qdisc", "add", "dev", "lo", "root", "netem", "limit", "100000", "delay", half,
+                 "loss", f"{loss:%}")  # fmt: skip
+        yield within
+    finally:
+        _command("ip", "netns", "del", name)
+
+
+@contextmanager
+def relay(port: int, delay_ms: int) -> Iterator[int]:
+    """A port through which `port` is so far away: see relay.py."""
+    command = [sys.executable, str(Path(__file__).with_name("relay.py")), str(port), str(delay_ms)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout
+        yield int(process.stdout.readline())
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _command(*words: str) -> None:
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise NotHere(f"{words[0]} is not installed") from None
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+        raise NotHere(f"{' '.join(word for word in words if 'datago-gpu' not in word)}: {said[-1]}")
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
