@@ -62,12 +62,18 @@ def run(*command: str, check: bool = True, quiet: bool = False, environment: dic
     return status
 
 
-def said(*command: str, given: str | None = None) -> str:
+def said(*command: str) -> str:
     """What a command printed."""
-    done = subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True, input=given)
+    done = subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True)
     if done.returncode:
         raise Failed(f"exit status {done.returncode} of: {' '.join(command)[:300]}")
     return done.stdout
+
+
+def theirs(folder: Path) -> Path:
+    """The folder, now of the user that containers run as."""
+    os.chown(folder, UID, UID)
+    return folder
 
 
 @contextmanager
@@ -146,7 +152,7 @@ class Docker:
         if os.geteuid():
             return f"{os.geteuid()}:{os.getegid()}"
         if results:
-            os.chown(results, UID, UID)
+            theirs(results)
         return f"{UID}:{UID}"
 
     def close(self) -> None:
@@ -204,16 +210,13 @@ class Buildah:
         return files
 
     def start(self, target: str, command: list[str], results: Path | None = None) -> None:
-        mounts = [(results, "/results")] if results else []
+        volumes = [f"{theirs(results)}:/results"] if results else []
         with self._container(target) as container:
-            run(*self._inside(container, mounts, {}, f"{UID}:{UID}"), *command)
+            run(*self._inside(container, volumes, {}, f"{UID}:{UID}"), *command)
 
     def compose(self, profile: str, settings: dict[str, str], results: Path) -> None:
         """The services of compose.yaml in their order; their names all mean this machine."""
-        with self._container("bench") as container:
-            inside = [*self._inside(container, [], {}, f"{UID}:{UID}"), "python", "-c"]
-            as_json = "import json, sys, yaml; print(json.dumps(yaml.safe_load(sys.stdin)))"
-            services = json.loads(said(*inside, as_json, given=COMPOSE.read_text()))["services"]
+        services = self._services()
         services = {name: interpolate(of, settings) for name, of in services.items() if profile in of["profiles"]}
         with tempfile.TemporaryDirectory(prefix="datago-gpu-photos-") as photos, ExitStack() as stack:
             places = {"photos": Path(photos), "./results": results}
@@ -222,15 +225,24 @@ class Buildah:
             stack.enter_context(self._serving(commands["server"], services["server"]))
             run(*commands["bench"], *services["bench"]["command"])
 
+    def _services(self) -> dict[str, Any]:
+        """compose.yaml as the image's YAML reader sees it, by way of a file: buildah may lose what is printed last."""
+        code = "import json, yaml; json.dump(yaml.safe_load(open('/in/compose.yaml')), open('/out/compose.json', 'w'))"
+        with tempfile.TemporaryDirectory(prefix="datago-gpu-") as out, self._container("bench") as container:
+            volumes = [f"{COMPOSE.parent}:/in:ro", f"{theirs(Path(out))}:/out"]
+            run(*self._inside(container, volumes, {}, f"{UID}:{UID}"), "python", "-c", code)
+            services: dict[str, Any] = json.loads(Path(out, "compose.json").read_text())["services"]
+        return services
+
     @contextmanager
     def _service(self, of: dict[str, Any], places: dict[str, Path]) -> Iterator[list[str]]:
         """A container for a service: what to put before a command to run it inside."""
-        mounts = []
+        volumes = []
         for volume in of["volumes"]:
-            place, inside, *_ = volume.split(":")
-            mounts.append((places[place], inside))
+            place, _, inside = volume.partition(":")
+            volumes.append(f"{theirs(places[place])}:{inside}")
         with self._container(of["image"].partition(":")[2]) as container:
-            yield self._inside(container, mounts, of.get("environment", {}), of["user"])
+            yield self._inside(container, volumes, of.get("environment", {}), of["user"])
 
     @contextmanager
     def _serving(self, inside: list[str], of: dict[str, Any]) -> Iterator[None]:
@@ -255,13 +267,11 @@ class Buildah:
         finally:
             self._run("rm", name, quiet=True)
 
-    def _inside(
-        self, container: str, mounts: list[tuple[Path, str]], environment: dict[str, str], user: str
-    ) -> list[str]:
+    def _inside(self, container: str, volumes: list[str], environment: dict[str, str], user: str) -> list[str]:
+        """What to put before a command to run it in a container."""
         words = [*self._command, "run", "--user", user]
-        for place, inside in mounts:
-            os.chown(place, UID, UID)
-            words += ["--volume", f"{place}:{inside}"]
+        for volume in volumes:
+            words += ["--volume", volume]
         for name, value in environment.items():
             words += ["--env", f"{name}={value}"]
         return [*words, container, "--"]
