@@ -16,10 +16,13 @@ __all__ = ["NotHere", "dataroom", "distance", "free_port", "nginx", "relay"]
 
 KEY = "0" * 40
 
+# The temporary paths, of which none is used, are root's unless named.
 NGINX = """
 {user} worker_processes 1; pid {root}/nginx.pid; error_log {root}/error.log; daemon off;
 events {{ worker_connections 1024; }}
 http {{ access_log off; sendfile on; keepalive_requests 1000000;
+  client_body_temp_path {root}/temp; proxy_temp_path {root}/temp; fastcgi_temp_path {root}/temp;
+  uwsgi_temp_path {root}/temp; scgi_temp_path {root}/temp;
   types {{ image/jpeg jpg; application/json json; application/x-tar tar; }}
   server {{ listen 127.0.0.1:{port}; root {root};
     location = /api/images/ {{ rewrite ^ /pages/page$arg_cursor.json last; }}
