@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 from collections.abc import Iterator
@@ -22,6 +23,8 @@ from PIL import Image
 from datago_gpu import DatagoError
 from datago_gpu.compat import DatagoClient, DatagoIterDataset, ImagePayload, live_cleanup_threads, logs
 from datago_gpu.server import DataroomServer
+from tests.decode.pictures import on_host
+from tests.gpus import usable
 from tests.images import add_pictures
 from tests.servers import Answer, MisbehavingServer
 
@@ -229,6 +232,30 @@ def test_an_image_acts_as_its_picture(folder: Path, make: Any) -> None:
     with pytest.raises(DatagoError, match="on the CPU"):
         image.cuda()
     assert "40 x 40" in repr(sample)
+
+
+@pytest.mark.cuda
+def test_on_a_gpu_pixels_stay_there_until_they_are_asked_for(folder: Path) -> None:
+    client = DatagoClient(json.dumps(config(folder, limit=3)), device=usable("cuda"))
+    for sample in iter(client.get_sample, None):
+        image = sample.image
+        pixels = image.cuda()
+        assert (pixels.shape, pixels.dtype) == ((*image.size[::-1], 3), "u1")
+        assert on_host(pixels).tobytes() == image.get_payload().data
+    client.stop()
+
+
+def test_shards_are_read_as_well(tmp_path: Path, make: Any) -> None:
+    add_pictures(tmp_path / "pictures", [(40, 40)] * 3)
+    shard = tmp_path / "train-000.tar"
+    with tarfile.open(shard, "w") as tar:
+        for path in sorted((tmp_path / "pictures").iterdir()):
+            tar.add(path, path.name)
+    source = {"url": str(tmp_path / "train-{000..000}.tar"), "reference_image_type": "jpg", "concurrent_downloads": 2}
+    text = {"source_type": "webdataset", "source_config": source, "limit": 9, "samples_buffer_size": 4}
+    client = DatagoClient(json.dumps(text), device="cpu")
+    assert drain(client) == ["0000", "0001", "0002"]
+    client.stop()
 
 
 def test_a_dataset_ends_with_its_pass(folder: Path) -> None:

@@ -19,6 +19,7 @@ from PIL import Image
 from datago_gpu import Loader
 from datago_gpu.decode.native import header_of_own, render_own
 from datago_gpu.decode.pixels import Undecodable
+from datago_gpu.decode.select import Backend
 from datago_gpu.geometry import cover_region, whole
 from tests.decode.pictures import difference, encode, on_host, picture
 
@@ -126,8 +127,7 @@ def test_pixels_are_bounded_by_the_header() -> None:
         header_of_own(encode(np.dstack([RGB, ALPHA])), 100)
 
 
-@pytest.mark.parametrize("backend", ["pillow", "dali"])
-def test_a_loader_keeps_them_in_order_on_both_back_ends(tmp_path: Path, backend: str) -> None:
+def test_a_loader_keeps_them_in_order_on_both_back_ends(tmp_path: Path, backend: Backend) -> None:
     rgb16 = RGB.astype(np.uint16) * 257
     (tmp_path / "a.png").write_bytes(encode(RGB))
     (tmp_path / "b.png").write_bytes(png16(rgb16))
@@ -140,7 +140,7 @@ def test_a_loader_keeps_them_in_order_on_both_back_ends(tmp_path: Path, backend:
         "image_config": {"image_to_rgb8": False},
         "batch_size": 5,
     }
-    with Loader(config, device="cpu", backend=backend) as loader:
+    with Loader(config, device=backend.device, backend=backend.name) as loader:
         (only,) = loader
         assert loader.stats().skipped == {"undecodable": 1}
     assert only.ids == ["a.png", "b.png", "d.png", "e.jpg"]
@@ -150,16 +150,17 @@ def test_a_loader_keeps_them_in_order_on_both_back_ends(tmp_path: Path, backend:
     assert np.array_equal(on_host(only.image[2])[:, :, 3:], ALPHA)
 
 
-@pytest.mark.parametrize("backend", ["pillow", "dali"])
-def test_mixed_buckets_come_in_the_sources_order_each_at_its_size(tmp_path: Path, backend: str) -> None:
+def test_mixed_buckets_come_in_the_sources_order_each_at_its_size(tmp_path: Path, backend: Backend) -> None:
     shapes = [(40, 40), (30, 60), (60, 30), (30, 60), (40, 40)]
     for number, (height, width) in enumerate(shapes):
         Image.fromarray(picture(height, width, number)).save(tmp_path / f"{number}.png")
     image = {"crop_and_resize": True, "default_image_size": 64, "downsampling_ratio": 16}
     config = {"source_type": "file", "source_config": {"root_path": str(tmp_path)}, "batch_size": 2}
-    with Loader({**config, "image_config": image}, device="cpu", backend=backend) as loader:
+    with Loader({**config, "image_config": image}, device=backend.device, backend=backend.name) as loader:
         alone = {sample.id: on_host(sample.image) for sample in loader.samples()}
-    with Loader({**config, "image_config": {**image, "mixed_buckets": True}}, device="cpu", backend=backend) as loader:
+    with Loader(
+        {**config, "image_config": {**image, "mixed_buckets": True}}, device=backend.device, backend=backend.name
+    ) as loader:
         batches = list(loader)
     assert [batch.ids for batch in batches] == [["0.png", "1.png"], ["2.png", "3.png"], ["4.png"]]
     assert [batch.bucket for batch in batches] == [None, None, (64, 64)]
