@@ -24,7 +24,7 @@ COMPOSE = ROOT / "docker" / "compose.yaml"
 BASE = "localhost/datago-gpu-base:bookworm"
 MIRROR = os.environ.get("DEBIAN_MIRROR", "http://deb.debian.org/debian")
 UID = 1000
-HEALTHY_S = 60
+HEALTHY_S = 120
 SLIM = "usr/share/doc", "usr/share/locale", "usr/share/man", "var/lib/apt/lists", "var/cache/apt"
 SLIM_LATER = "".join(f"path-exclude /{folder}/*\n" for folder in SLIM[:3])
 """What Debian's slim images leave out, at first and with each package to come."""
@@ -97,13 +97,14 @@ def _pip_setting(name: str) -> str:
 
 
 def interpolate(value: Any, settings: dict[str, str]) -> Any:
-    """A part of compose.yaml with ${NAME}, ${NAME:-default} and ${NAME:?message} filled in."""
+    """A part of compose.yaml with ${NAME}, ${NAME:-default}, ${NAME:?message} and $$ filled in."""
     if isinstance(value, dict):
         return {key: interpolate(inner, settings) for key, inner in value.items()}
     if isinstance(value, list):
         return [interpolate(inner, settings) for inner in value]
     if isinstance(value, str):
-        return re.sub(r"\$\{(\w+)(?::-([^}]*)|:\?[^}]*)?\}", lambda m: settings.get(m[1]) or m[2] or "", value)
+        text = re.sub(r"\$\{(\w+)(?::-([^}]*)|:\?[^}]*)?\}", lambda m: settings.get(m[1]) or m[2] or "", value)
+        return text.replace("$$", "$")
     return value
 
 
@@ -221,7 +222,6 @@ class Buildah:
         with tempfile.TemporaryDirectory(prefix="datago-gpu-photos-") as photos, ExitStack() as stack:
             places = {"photos": Path(photos), "./results": results}
             commands = {name: stack.enter_context(self._service(of, places)) for name, of in services.items()}
-            run(*commands["photos"], *services["photos"]["command"])
             stack.enter_context(self._serving(commands["server"], services["server"]))
             run(*commands["bench"], *services["bench"]["command"])
 

@@ -121,8 +121,8 @@ def test_variables_are_filled_in_as_compose_does() -> None:
     code = """
 from engines import interpolate
 given = {"A": "1", "EMPTY": ""}
-text = ["${A}", "${A:?say A}", "${B:-2}", "${B:-}", "${EMPTY:-3}", {"k": "x${A:-9}y"}, 4]
-assert interpolate(text, given) == ["1", "1", "2", "", "3", {"k": "x1y"}, 4]
+text = ["${A}", "${A:?say A}", "${B:-2}", "${B:-}", "${EMPTY:-3}", {"k": "x${A:-9}y"}, "$$A", 4]
+assert interpolate(text, given) == ["1", "1", "2", "", "3", {"k": "x1y"}, "$A", 4]
 """
     subprocess.run([sys.executable, "-c", code], cwd=DOCKER, check=True, timeout=20)
 
