@@ -283,4 +283,8 @@ class Buildah:
         return said(*self._command, *words)
 
     def close(self) -> None:
-        """Nothing runs, and nothing is mounted, any more."""
+        """Builds leave containers behind, and the storage is mounted onto itself: it could not be removed."""
+        self._run("rm", "--all", quiet=True)
+        overlay = self._storage / "root" / "overlay"
+        if overlay.is_mount():
+            run("umount", str(overlay))
