@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import statistics
 import time
 from argparse import Namespace
 from collections.abc import Iterator
@@ -28,7 +29,7 @@ from feeder import OURS as FEEDER
 from suite import plots
 from suite.figures import Figures, Table
 from suite.peers import FULL, LIMITS, OURS, PEERS, Peer, find, run
-from suite.report import markdown
+from suite.report import into_docs, markdown
 from suite.servers import NotHere, dataroom, distance, free_port, nginx, relay
 from suite.workloads import (
     DATAROOM,
@@ -180,7 +181,7 @@ class Suite:
 
     def million(self) -> None:
         """Time to the first batch of a large tree, and memory then."""
-        count = max(round(1_000_000 * self.args.scale), 2000)
+        count = self.args.tree
         clock = time.perf_counter()
         root = lay_out_tree(self.material, count)
         print(f"\na tree of {count:,} files: {time.perf_counter() - clock:.0f} s to make or find")
@@ -192,12 +193,26 @@ class Suite:
         self.everybody = everybody
 
     def costs(self) -> None:
-        """The DALI back end, whose work in Python should be small; on the CPU, so that its rate is not of interest."""
-        workload = LOCAL[0]
-        spec = {**self._spec(workload), "options": {"backend": "dali"}}
-        self.everybody, everybody = [peer for peer in self.everybody if peer.name == OURS.name], self.everybody
-        self.contest("costs-dali", f"{workload.title}, DALI back end on the CPU: {spec['count']:,}", spec)
-        self.everybody = everybody
+        """What one more sample costs each part of ours: the difference between runs of two lengths."""
+        files = self._spec(LOCAL[0])
+        shards, names = lay_out_shards(self.material, SHARDS.pixels, self._spec(SHARDS)["count"])
+        with dataroom(Path(files["root"])) as source, nginx(shards, free_port()) as url:
+            self._cost("files of 500 px", files)
+            self._cost("files of 500 px, DALI on the CPU", {**files, "options": {"backend": "dali"}})
+            self._cost("files of 2.5 MP to 512", self._spec(LOCAL[1]))
+            self._cost("shards over HTTP, 500 px", {**files, "kind": "shards", "urls": [f"{url}/{n}" for n in names]})
+            self._cost("a Dataroom, 500 px", {**files, "kind": "dataroom", **source})
+
+    def _cost(self, title: str, spec: dict[str, Any]) -> None:
+        (ours,) = (peer for peer in self.everybody if peer.name == OURS.name)
+        counts = spec["count"] // 4, spec["count"]
+        spent = [[run(ours, {**spec, "count": count})["cpu_s"] for count in counts] for _ in range(self.args.runs)]
+        self.figures.costs_us[title] = costs = {
+            part: statistics.median(more[part] - less[part] for less, more in spent) / (counts[1] - counts[0]) * 1e6
+            for part in spent[0][0]
+        }
+        print(f"  {title:34} " + ", ".join(f"{part} {value:,.0f} us" for part, value in costs.items()), flush=True)
+        self.figures.write()
 
     def scaling(self) -> None:
         """With threads, with cores, with downloads in flight. One run each."""
@@ -249,9 +264,11 @@ def main() -> None:
     options = parser(__doc__ or "")
     options.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts to measure")
     options.add_argument("--scale", type=float, default=1.0, help="share of the pictures, for a quick look")
+    options.add_argument("--tree", type=int, default=1_000_000, help="files of the large folder tree")
     options.add_argument("--out", type=Path, default=Path("results/bench"), help="where the report goes")
     options.add_argument("--python", action="append", default=[], metavar="[PEER=]PATH",
                          help="an interpreter for a peer (torch, spdl, ...) or for all; may be repeated")  # fmt: skip
+    options.add_argument("--docs", action="store_true", help="renew the figures and plots of docs/performance.md")
     options.add_argument("--clean", action="store_true", help="remove the pictures when done")
     args = options.parse_args()
     print(machine())
@@ -264,10 +281,13 @@ def main() -> None:
             suite.figures.notes = [*suite.figures.notes, f"Skipped: {part}, as {reason}."]
     suite.figures.write()
     (args.out / "report.md").write_text(markdown(suite.figures))
+    drawn: list[Path] = []
     try:
-        plots.draw(suite.figures, args.out)
+        drawn = plots.draw(suite.figures, args.out)
     except ImportError:
         print("\nno plots: matplotlib is not installed")
+    if args.docs:
+        into_docs(markdown(suite.figures), drawn)
     print(f"\n{args.out / 'report.md'}, figures.json and plots are written")
     if args.clean:
         shutil.rmtree(suite.material)

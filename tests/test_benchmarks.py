@@ -28,7 +28,7 @@ def run(script: str, *arguments: str) -> str:
 def test_the_comparison_with_peers(tmp_path: Path) -> None:
     """In two calls, whose figures are kept together."""
     small = ("--runs", "1", "--scale", "0.005", "--material", str(tmp_path / "material"), "--out", str(tmp_path))
-    printed = run("run.py", *small, "--only", "local", "dataroom", "million")
+    printed = run("run.py", *small, "--only", "local", "dataroom", "million", "--tree", "2000")
     assert all(peer in printed for peer in ("datago", "torch", "webdataset", "SPDL", "LitData", "DALI", "limit"))
     if NGINX:
         run("run.py", *small, "--only", "shards", "--python", "torch=/nowhere/python")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import resource
 import threading
 import time
 from collections.abc import Iterator
 from typing import Any
 
-from harness import Spec, cpu_s, main
+from harness import Spec, main
 
 
 def load(spec: Spec, source_type: str, source: dict[str, Any]) -> Iterator[Any]:
@@ -19,6 +20,7 @@ def load(spec: Spec, source_type: str, source: dict[str, Any]) -> Iterator[Any]:
         "source_type": source_type,
         "source_config": source,
         "batch_size": spec.batch,
+        "limit": spec.count,
         "image_config": {
             "crop_and_resize": True,
             "default_image_size": spec.size,
@@ -30,9 +32,9 @@ def load(spec: Spec, source_type: str, source: dict[str, Any]) -> Iterator[Any]:
         "decode_config": {"threads": spec.threads or None, "draft": spec.options.get("draft", True)},
     }
     with Loader(config, device="cpu", backend=spec.options.get("backend", "pillow")) as loader:
-        costs = Costs(loader)
+        clocks = Clocks()
         for batch in loader:
-            costs.note()
+            clocks.note()
             if spec.mask:
                 assert len(batch.masks[spec.mask]) == len(batch)
             yield batch.image
@@ -42,37 +44,29 @@ def load(spec: Spec, source_type: str, source: dict[str, Any]) -> Iterator[Any]:
             "stages": stats.as_dict()["stages"],
             "slowest": stats.slowest,
             "bytes": stats.bytes,
-            "costs_us": costs.a_sample(),
+            "cpu_s": clocks.all(),
         }
 
 
-class Costs:
-    """CPU time of each part between the first batch and the last one that the feeder lived to see."""
+class Clocks:
+    """CPU seconds of each part so far."""
 
-    def __init__(self, loader: Any) -> None:
-        self._loader, self._pid = loader, loader.feeder_pid
-        self._seen: list[tuple[int, dict[str, float]]] = []
+    def __init__(self) -> None:
+        self.seconds = {"hand-over": 0.0, "trainer": 0.0}
+        self._trainer, self._process = time.thread_time(), time.process_time()
 
     def note(self) -> None:
-        feeder = cpu_s(self._pid)
-        if not feeder:
-            return
-        packed = next((stage.items for stage in self._loader.stats().stages if stage.name == "pack"), 0)
-        clocks = {"feeder": feeder, "process": time.process_time(), "trainer": time.thread_time()}
+        """Before the threads have ended."""
+        self.seconds["trainer"] = time.thread_time() - self._trainer
         for thread in threading.enumerate():
-            if thread.name.startswith("datago-decode") and thread.ident:
-                clocks["hand-over"] = time.clock_gettime(time.pthread_getcpuclockid(thread.ident))
-        if not self._seen or packed > self._seen[-1][0]:
-            self._seen.append((packed, clocks))
+            if thread.name == "datago-decode" and thread.ident:
+                self.seconds["hand-over"] = time.clock_gettime(time.pthread_getcpuclockid(thread.ident))
 
-    def a_sample(self) -> dict[str, float]:
-        """Microseconds: of the feeder, of the thread that takes and hands over, of the pixels (all other threads)."""
-        if len(self._seen) < 2:
-            return {}
-        (before, first), (after, last) = self._seen[0], self._seen[-1]
-        spent = {name: (last[name] - first[name]) / (after - before) * 1e6 for name in first if name in last}
-        spent["pixels"] = spent.pop("process") - spent.get("hand-over", 0.0) - spent.pop("trainer")
-        return {name: round(value, 1) for name, value in spent.items()}
+    def all(self) -> dict[str, float]:
+        """When all is done. feeder: that process; pixels: the other threads of this one."""
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        pixels = time.process_time() - self._process - sum(self.seconds.values())
+        return {"feeder": used.ru_utime + used.ru_stime, **self.seconds, "pixels": pixels}
 
 
 def files(spec: Spec) -> Iterator[Any]:

@@ -58,6 +58,8 @@ class Figures:
     tables: dict[str, Table] = field(default_factory=dict)
     scaling: dict[str, dict[str, list[tuple[float, float]]]] = field(default_factory=dict)
     """What is varied -> contestant -> (value, images/s)."""
+    costs_us: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Workload -> part of ours -> CPU microseconds that one more sample takes."""
 
     @classmethod
     def read(cls, path: Path) -> Figures:

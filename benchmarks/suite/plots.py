@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +52,9 @@ def _bars(tables: list[Table], key: str, meaning: str) -> Any:
         bars = axis.barh(names, values, xerr=errors, color=[_colour(name) for name in names], ecolor="#57606a")
         axis.bar_label(bars, [f" {v:,.0f}" if v >= 100 else f" {v:.3g}" for v in values], fontsize=7, padding=6)
         axis.margins(x=0.18)
+        axis.set_ylim(len(names) - most - 0.5, len(names) - 0.5)  # bars of the same height everywhere
         unit = "s" if key else table.unit
-        axis.set_title(f"{table.title} ({unit})", fontsize=8, loc="left")
+        axis.set_title(textwrap.fill(f"{table.title} ({unit})", 62), fontsize=8, loc="left")
         _plain(axis)
     for axis in axes[len(tables) :]:
         axis.remove()
@@ -97,7 +99,7 @@ def _stages(figures: Figures) -> Any:
             axis.barh(names, values, left=begin, color=colour, label=label)
             begin = [b + v for b, v in zip(begin, values, strict=True)]
         axis.set_xlim(0, 1)
-        axis.set_title(table.title, fontsize=8, loc="left")
+        axis.set_title(textwrap.fill(table.title, 62), fontsize=8, loc="left")
         _plain(axis)
     for axis in axes[len(tables) :]:
         axis.remove()

@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 from suite.figures import Figures, Table
 from suite.peers import OURS
 
-__all__ = ["markdown"]
+__all__ = ["into_docs", "markdown"]
+
+DOCS = Path(__file__).parent.parent.parent / "docs"
+BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 
 
 def markdown(figures: Figures) -> str:
     """All tables."""
     return "\n".join(_lines(figures)) + "\n"
+
+
+def into_docs(text: str, plots: list[Path]) -> None:
+    """Put the tables between the marks in docs/performance.md, and the plots beside it."""
+    page = DOCS / "performance.md"
+    before, rest = page.read_text().split(BEGIN)
+    (DOCS / "performance").mkdir(exist_ok=True)
+    pictures = ""
+    for plot in plots:
+        shutil.copy(plot, DOCS / "performance")
+        pictures += f"\n![{plot.stem}](performance/{plot.name})\n"
+    page.write_text(f"{before}{BEGIN}\n\n{text}{pictures}\n{END}{rest.split(END)[1]}")
 
 
 def _lines(figures: Figures) -> Iterator[str]:
@@ -39,8 +56,9 @@ def _table(table: Table) -> Iterator[str]:
     limit = table.limit()
     ours = table.median(OURS.name) if OURS.name in table.runs else 0.0
     memory = any(run.get("memory_mb") for runs in table.runs.values() for run in runs)
-    yield f"| | {table.unit}, median (range) | ours to it | {'memory, MB' if memory else 'first batch, s'} |"
-    yield "| --- | --- | --- | --- |"
+    yield (f"| | {table.unit}, median (range) | ours to it | {'memory, MB' if memory else 'first batch, s'} | "
+           "CPU, us a sample |")  # fmt: skip
+    yield "| --- | --- | --- | --- | --- |"
     for name in table.runs:
         values, median = table.values(name), table.median(name)
         mark = " (the nearer)" if name == limit else ""
@@ -49,9 +67,11 @@ def _table(table: Table) -> Iterator[str]:
             share = f"{median / ours:.2f} x" if ours else ""
         last = table.median(name, "memory_mb" if memory else "first_s")
         said = f"{last:,.0f}" if memory else f"{last:.2f}" if last else ""
+        cost = 0.0 if table.unit == "s" else table.median(name, "cpu_us")
         yield (f"| {name}{mark} | {_number(median)} ({_number(min(values))} to {_number(max(values))}) | "
-               f"{'' if name == OURS.name or not ours else share} | {said} |")  # fmt: skip
-    yield from (f"| {name} | {reason} | | |" for name, reason in table.absent.items())
+               f"{'' if name == OURS.name or not ours else share} | {said} | "
+               f"{f'{cost:,.0f}' if cost else ''} |")  # fmt: skip
+    yield from (f"| {name} | {reason} | | | |" for name, reason in table.absent.items())
 
 
 def _scaling(varied: str, lines: dict[str, list[tuple[float, float]]]) -> Iterator[str]:
@@ -65,19 +85,13 @@ def _scaling(varied: str, lines: dict[str, list[tuple[float, float]]]) -> Iterat
 
 
 def _costs(figures: Figures) -> Iterator[str]:
-    rows = [(table.title, name, table.runs[name]) for table in figures.tables.values() for name in table.runs]
-    rows = [(title, name, runs) for title, name, runs in rows if any(run.get("costs_us") for run in runs)]
-    if not rows:
+    if not figures.costs_us:
         return
-    yield "\n**What a sample costs** (CPU microseconds, median)\n"
-    yield "| workload | feeder process | hand-over thread | pixels |"
-    yield "| --- | --- | --- | --- |"
-    for title, name, runs in rows:
-        known = sorted((run["costs_us"] for run in runs if run.get("costs_us")), key=lambda costs: costs["feeder"])
-        costs = known[len(known) // 2]
-        what = title if name == OURS.name else f"{title} ({name})"
-        cells = " | ".join(f"{costs.get(part, 0):,.0f}" for part in ("feeder", "hand-over", "pixels"))
-        yield f"| {what} | {cells} |"
+    yield "\n**What one more sample costs** (CPU microseconds; from runs of two lengths, so without the start)\n"
+    yield "| workload | feeder process | hand-over thread | trainer's thread | pixels |"
+    yield "| --- | --- | --- | --- | --- |"
+    for title, costs in figures.costs_us.items():
+        yield f"| {title} | " + " | ".join(f"{value:,.0f}" for value in costs.values()) + " |"
 
 
 def _stages(figures: Figures) -> Iterator[str]:
