@@ -61,6 +61,7 @@ class DataroomApi:
 
     def __init__(self, source: DataroomSource, limits: HttpConfig, http: HttpClient) -> None:
         self.base, self._key = api_address(source)
+        self.max_tries = limits.max_tries
         self._origin = origin_of(self.base)
         self._limits, self._http = limits, http
         self._headers = {"Accept": "application/json", "Accept-Encoding": "gzip"}

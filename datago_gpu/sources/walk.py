@@ -141,7 +141,8 @@ class Walk:
         expected = await count
         if expected is None or self._position >= expected:
             return False
-        for _ in range(_ASK_AGAIN):
+        much = expected - self._position > expected * _TOLERATED_SHORTFALL
+        for _ in range(max(_ASK_AGAIN, self._api.max_tries) if much else _ASK_AGAIN):
             page = await self._api.page(url)
             first_id = next((entry.id for entry in page.results if entry.id), "")
             if first_id.encode() > self._last_id.encode():  # the order of the contract; else it is no continuation

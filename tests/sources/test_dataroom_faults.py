@@ -313,6 +313,14 @@ def test_what_may_be_absent_has_a_default(listing: Listing) -> None:
     assert ref.url == f"{listing.server.url}/media/a.jpg"
 
 
+@pytest.mark.parametrize("number", [1, 5])
+def test_an_end_that_comes_far_too_early_is_asked_about_as_often_as_a_request(listing: Listing, number: int) -> None:
+    """Once for the page, and `max_tries` times more, since the server's own count says that much is to come."""
+    empty = on_page(number, TRANSIENT["timed out and empty"], times=HASTY.max_tries)
+    listing.fault = empty
+    assert ids(collect(config_for(listing.api_url, page_size=10))) == names(53)
+
+
 def test_a_listing_that_stays_too_short_is_a_source_error(listing: Listing) -> None:
     listing.counted = lambda count: json_answer({"count": count + 1})
     text = failing(listing, before=53, page_size=10)
