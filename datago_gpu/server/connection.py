@@ -58,7 +58,9 @@ class Connection(web.RequestHandler):
         """Answers a request that could not be read, or was failed outside the handlers, with a status, and closes."""
         if isinstance(exc, UnicodeError):  # such as from aiohttp's attempt to repeat a header that is no text
             status = HTTPStatus.BAD_REQUEST
-        if status < HTTPStatus.INTERNAL_SERVER_ERROR:
+        if isinstance(exc, ConnectionError):
+            logger.debug("%s went away in the middle of an answer", request.remote)
+        elif status < HTTPStatus.INTERNAL_SERVER_ERROR:
             logger.debug("refused a request from %s: %s", request.remote, type(exc).__name__)
         else:
             logger.error("failed to answer %s", request.remote, exc_info=exc)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import http.client
+import logging
 import os
+import socket
+import threading
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
@@ -213,3 +216,26 @@ def test_a_large_file_arrives_whole(tmp_path: Path) -> None:
         (latent,) = Client(server)("images/x/", fields="latents").json["latents"]
         reply = request(latent["file_direct_url"])
         assert (reply.body, reply.headers["Content-Type"]) == (data, "application/octet-stream")
+
+
+def test_a_client_that_goes_away_in_the_middle_is_no_error_of_the_server(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    add_image(tmp_path / "big.jpg")
+    with open(tmp_path / "big.jpg", "ab") as file:
+        file.write(bytes(64 << 20))  # more than sockets hold
+    noticed = threading.Event()
+    handler = logging.Handler(logging.DEBUG)
+    handler.emit = lambda record: noticed.set() if "went away" in record.getMessage() else None  # type: ignore[method-assign]
+    log = logging.getLogger("datago_gpu")
+    log.addHandler(handler)
+    try:
+        with caplog.at_level(logging.DEBUG, "datago_gpu"), DataroomServer(tmp_path, key=KEY) as server:
+            url = urlsplit(Client(server)("images/big/").json["image_direct_url"])
+            with socket.create_connection((url.hostname, url.port), timeout=20) as gone:
+                gone.sendall(f"GET {url.path}?{url.query} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+                assert gone.recv(100).startswith(b"HTTP/1.1 200")
+            assert noticed.wait(20)
+    finally:
+        log.removeHandler(handler)
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
