@@ -6,10 +6,11 @@ At the other end stands a taker that does what the loader does, less the decodin
 from __future__ import annotations
 
 import asyncio
+import gc
 import mmap
 import socket
 from collections import Counter, deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -34,6 +35,16 @@ from datago_gpu.sources.base import Position, SampleRef, Skipped, Source
 from datago_gpu.sources.files import Files, permutation
 from datago_gpu.sources.http import HttpClient
 from tests.images import SHAPES, add_picture, file_config
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _frozen() -> Iterator[None]:
+    """As in the feeder process: each epoch ends with a collection, and a test run has much to look through."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
 
 WAIT_S = 20
 COUNTS = (1, 4, 13, 30)
