@@ -1,6 +1,6 @@
 """Is it faster than what you use today? datago_gpu beside its peers, on this machine, the same work for everybody.
 
-    make bench                                                      all of it, about 15 minutes on 2 cores
+    make bench                                                      all of it, about 25 minutes on 2 cores
     python benchmarks/run.py --only local shards --runs 5           a part; the report keeps what was measured before
     python benchmarks/run.py --python ~/env/bin/python              an interpreter that has further peers (torch, ...)
 
@@ -84,8 +84,10 @@ class Suite:
 
     def _able(self, kind: str, key: str, table: Table) -> Iterator[Peer]:
         for peer in self.everybody:
-            if peer.only not in ("", key):
+            if peer.only not in ("", key) or (self.args.who and peer.program not in self.args.who):
                 continue
+            table.runs.pop(peer.name, None)
+            table.absent.pop(peer.name, None)
             if kind in peer.kinds and not peer.missing:
                 yield peer
             elif kind in peer.kinds:
@@ -264,6 +266,9 @@ def main() -> None:
     options = parser(__doc__ or "")
     options.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts to measure")
     options.add_argument("--scale", type=float, default=1.0, help="share of the pictures, for a quick look")
+    options.add_argument(
+        "--who", nargs="+", help="contestants to measure (ours, datago, torch, ...); others keep theirs"
+    )
     options.add_argument("--tree", type=int, default=1_000_000, help="files of the large folder tree")
     options.add_argument("--out", type=Path, default=Path("results/bench"), help="where the report goes")
     options.add_argument("--python", action="append", default=[], metavar="[PEER=]PATH",

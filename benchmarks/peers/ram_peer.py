@@ -14,7 +14,7 @@ from typing import Any
 from harness import Spec, main
 
 
-def decode(spec: Spec, payloads: list[bytes], ready: Any, start: Any) -> None:
+def decode(spec: Spec, payloads: list[bytes], taken: Any, ready: Any, start: Any) -> None:
     import numpy as np
     from PIL import Image
 
@@ -25,7 +25,13 @@ def decode(spec: Spec, payloads: list[bytes], ready: Any, start: Any) -> None:
     out = np.empty((spec.batch, *target, 3), np.uint8)
     ready.release()
     start.wait()
-    for number, payload in enumerate(payloads):
+    while True:
+        with taken:
+            number = taken.value
+            taken.value += 1
+        if number >= len(payloads):
+            break
+        payload = payloads[number]
         wide, high = Image.open(BytesIO(payload)).size
         region = cover_region(high, wide, target)
         draft = spec.options.get("draft", True)
@@ -35,14 +41,14 @@ def decode(spec: Spec, payloads: list[bytes], ready: Any, start: Any) -> None:
 
 def files(spec: Spec) -> Iterator[Any]:
     context = multiprocessing.get_context("fork")
-    ready, start = context.Semaphore(0), context.Event()
+    ready, start, taken = context.Semaphore(0), context.Event(), context.Value("q", 0)
     payloads = []
     for path in spec.files():
         with open(path, "rb") as file:
             payloads.append(file.read())
     workers = [
-        context.Process(target=decode, args=(spec, payloads[number :: spec.workers], ready, start), daemon=True)
-        for number in range(spec.workers)
+        context.Process(target=decode, args=(spec, payloads, taken, ready, start), daemon=True)
+        for _ in range(spec.workers)
     ]
     for worker in workers:
         worker.start()

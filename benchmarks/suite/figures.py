@@ -39,6 +39,17 @@ class Table:
         values = [run.get(key) or 0.0 for run in self.runs[name]] if key else self.values(name)
         return statistics.median(values)
 
+    def steady(self, name: str, batch: int = 32) -> float:
+        """Median of images/s from the first batch on: without what it takes to start."""
+        runs = [run for run in self.runs[name] if run["images"] > batch]
+        rates = [(run["images"] - batch) / (run["seconds"] - (run.get("first_s") or 0.0)) for run in runs]
+        return statistics.median(rates) if rates else 0.0
+
+    def together(self) -> float:
+        """What the limits would come to, one after the other for each sample: they share the cores with the server."""
+        limits = [self.median(name) for name in self.runs if name.startswith("limit")]
+        return 1 / sum(1 / rate for rate in limits) if len(limits) > 1 else 0.0
+
     def limit(self) -> str:
         """The nearer of the limits that were measured; "" if none was."""
         limits = [name for name in self.runs if name.startswith("limit")]

@@ -41,9 +41,9 @@ def _bars(tables: list[Table], key: str, meaning: str) -> Any:
         return None
     columns = 2 if len(tables) > 1 else 1
     rows = -(-len(tables) // columns)
-    most = max(len(table.runs) for table in tables)
-    figure, axes = _figure(rows, columns, (0.32 * most + 0.9) * rows + 0.4)
-    for axis, table in zip(axes, tables, strict=False):
+    most = [max(len(table.runs) for table in tables[row * columns :][:columns]) for row in range(rows)]
+    figure, axes = _figure(rows, columns, sum(0.3 * bars + 0.9 for bars in most), [bars + 1.5 for bars in most])
+    for number, (axis, table) in enumerate(zip(axes, tables, strict=False)):
         names = [name for name in table.runs if not key or table.median(name, key)][::-1]
         values = [table.median(name, key) for name in names]
         spread = [[run.get(key) or 0.0 for run in table.runs[name]] if key else table.values(name) for name in names]
@@ -52,13 +52,15 @@ def _bars(tables: list[Table], key: str, meaning: str) -> Any:
         bars = axis.barh(names, values, xerr=errors, color=[_colour(name) for name in names], ecolor="#57606a")
         axis.bar_label(bars, [f" {v:,.0f}" if v >= 100 else f" {v:.3g}" for v in values], fontsize=7, padding=6)
         axis.margins(x=0.18)
-        axis.set_ylim(len(names) - most - 0.5, len(names) - 0.5)  # bars of the same height everywhere
+        axis.set_ylim(
+            len(names) - most[number // columns] - 0.5, len(names) - 0.5
+        )  # bars of the same height everywhere
         unit = "s" if key else table.unit
         axis.set_title(textwrap.fill(f"{table.title} ({unit})", 62), fontsize=8, loc="left")
         _plain(axis)
     for axis in axes[len(tables) :]:
         axis.remove()
-    figure.suptitle(meaning, fontsize=9)
+    figure.suptitle(meaning, fontsize=9, y=1.0, verticalalignment="bottom")
     figure.tight_layout()
     return figure
 
@@ -108,11 +110,11 @@ def _stages(figures: Figures) -> Any:
     return figure
 
 
-def _figure(rows: int, columns: int, high: float) -> Any:
+def _figure(rows: int, columns: int, high: float, heights: list[float] | None = None) -> Any:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(WIDTH, high))
-    return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
+    return figure, list(figure.subplots(rows, columns, squeeze=False, height_ratios=heights).flat)
 
 
 def _plain(axis: Any) -> None:

@@ -53,25 +53,35 @@ def _table(table: Table) -> Iterator[str]:
     if not table.runs:
         yield from (f"- {name}: {reason}" for name, reason in table.absent.items())
         return
-    limit = table.limit()
-    ours = table.median(OURS.name) if OURS.name in table.runs else 0.0
-    memory = any(run.get("memory_mb") for runs in table.runs.values() for run in runs)
-    yield (f"| | {table.unit}, median (range) | ours to it | {'memory, MB' if memory else 'first batch, s'} | "
-           "CPU, us a sample |")  # fmt: skip
-    yield "| --- | --- | --- | --- | --- |"
+    last = "memory, MB" if table.unit == "s" else "CPU, us a sample"
+    yield f"| | {table.unit}, median (range) | from the first batch on | ours to it | first batch, s | {last} |"
+    yield "| --- | --- | --- | --- | --- | --- |"
     for name in table.runs:
-        values, median = table.values(name), table.median(name)
-        mark = " (the nearer)" if name == limit else ""
-        share = f"{ours / median:.0%}" if name.startswith("limit") else f"{ours / median:.2f} x"
-        if table.unit == "s":
-            share = f"{median / ours:.2f} x" if ours else ""
-        last = table.median(name, "memory_mb" if memory else "first_s")
-        said = f"{last:,.0f}" if memory else f"{last:.2f}" if last else ""
-        cost = 0.0 if table.unit == "s" else table.median(name, "cpu_us")
-        yield (f"| {name}{mark} | {_number(median)} ({_number(min(values))} to {_number(max(values))}) | "
-               f"{'' if name == OURS.name or not ours else share} | {said} | "
-               f"{f'{cost:,.0f}' if cost else ''} |")  # fmt: skip
-    yield from (f"| {name} | {reason} | | | |" for name, reason in table.absent.items())
+        yield f"| {name} | " + " | ".join(_cells(table, name)) + " |"
+    yield from (f"| {name} | {reason} | | | | |" for name, reason in table.absent.items())
+    if OURS.name in table.runs and (limit := table.limit()):
+        share, steady = (rate / table.median(limit) for rate in (table.median(OURS.name), table.steady(OURS.name)))
+        from_first = f"; from the first batch on {steady:.0%}" if table.unit == "images/s" else ""
+        yield f"\nThe nearer {limit}: ours is at {share:.0%} of it{from_first}."
+        if together := table.together():
+            part = table.steady(OURS.name) / together
+            yield (f"Both limits and the server want the same cores: one after the other they come to {together:,.0f} "
+                   f"{table.unit}, of which ours has {part:.0%} from the first batch on.")  # fmt: skip
+
+
+def _cells(table: Table, name: str) -> Iterator[str]:
+    values, median = table.values(name), table.median(name)
+    yield f"{_number(median)} ({_number(min(values))} to {_number(max(values))})"
+    first_s = table.median(name, "first_s")
+    yield _number(table.steady(name)) if table.unit == "images/s" and first_s else ""
+    ratio = 0.0
+    if name != OURS.name and OURS.name in table.runs:
+        ours = table.median(OURS.name)
+        ratio = median / ours if table.unit == "s" else ours / median
+    yield f"{ratio:.2f} x" if ratio else ""
+    yield f"{first_s:.2f}" if first_s else ""
+    last = table.median(name, "memory_mb" if table.unit == "s" else "cpu_us")
+    yield f"{last:,.0f}" if last else ""
 
 
 def _scaling(varied: str, lines: dict[str, list[tuple[float, float]]]) -> Iterator[str]:
