@@ -142,6 +142,9 @@ class MisbehavingServer:
         self._listening.set()
         await self._stop.wait()
         server.close()
+        accepting = asyncio.all_tasks() - tasks - {asyncio.current_task()}
+        if accepting:
+            await asyncio.wait(accepting, timeout=5)
         for _ in range(5):  # connections that are being accepted right now come through in so many turns
             await asyncio.sleep(0)
         for task in list(tasks):
