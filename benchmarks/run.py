@@ -19,6 +19,7 @@ import time
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,8 @@ class Suite:
 
     def contest(self, key: str, title: str, spec: dict[str, Any], unit: str = "images/s", **where: Any) -> None:
         """Have everybody who can do it run one workload."""
-        table = Table(title, unit)
+        known = self.figures.tables.get(key) if self.args.who else None  # then the others' runs are kept
+        table = replace(known, title=title) if known else Table(title, unit)
         runs = {
             peer.name: partial(self._run, table, peer, spec, **where) for peer in self._able(spec["kind"], key, table)
         }
