@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from datago_gpu.batch import Batch
 from datago_gpu.decode.base import DecodedImages, Decoder, EncodedImages
-from datago_gpu.decode.place import Placer, arranged
+from datago_gpu.decode.place import Placer, arranged, moves
 from datago_gpu.feeder import wire
 from datago_gpu.feeder.arena import aligned
 from datago_gpu.latents import Latents
@@ -128,10 +128,8 @@ class Assembly:
 
     def _arranged(self, decoded: DecodedImages, rows: list[int], kept: list[int]) -> Any:
         """The decoded pictures of the samples at `rows` of the encoded batch, at their places in the Batch."""
-        places = {row: place for place, row in enumerate(kept)}
         there = [row for at, row in enumerate(rows) if at not in decoded.failures]
-        moves = [(here, places[row]) for here, row in enumerate(there) if row in places]
-        return arranged(self._placer, decoded.image, [a for a, _ in moves], [b for _, b in moves], len(kept))
+        return arranged(self._placer, decoded.image, *moves(there, kept), len(kept))
 
     def _note_absent(self, batch: Batch) -> None:
         """Name what is wanted and no sample of this batch has."""

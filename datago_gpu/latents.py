@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from datago_gpu.decode.place import Placer, arranged
+from datago_gpu.decode.place import Placer, arranged, moves
 from datago_gpu.feeder import wire
 
 __all__ = ["Latents"]
@@ -38,13 +38,11 @@ class Latents:
 
     def of(self, kept: list[int]) -> Any:
         """For the samples kept: one array (N, ...) if all have one of the same shape; else a list, None for none."""
-        places = {row: place for place, row in enumerate(kept)}
-        moves = [(here, places[row]) for here, row in enumerate(self.rows) if row in places]
-        source, target = [here for here, _ in moves], [there for _, there in moves]
+        source, target = moves(self.rows, kept)
         if self._stacked is None:
             return arranged(self._placer, [each.finished() for each in self._singles], source, target, len(kept))
         stacked = self._placer.finish(self._stacked)
-        if len(moves) == len(kept):
+        if len(source) == len(kept):
             return arranged(self._placer, stacked, source, target, len(kept))
         return arranged(self._placer, [stacked[at] for at in range(len(self.rows))], source, target, len(kept))
 

@@ -23,8 +23,11 @@ _LANCZOS = ResizeAlg.convolution(FilterType.lanczos3)
 def is_rgb8(payload: bytes | memoryview, max_pixels: int) -> bool:
     """Whether an image is RGB with 8 bits by itself. Raises Undecodable."""
     with translated_errors():
-        image = open_image(payload, max_pixels)
-        return own_mode(image) == "RGB" and not is_deep(image)
+        return _is_rgb8(open_image(payload, max_pixels))
+
+
+def _is_rgb8(image: ImageFile.ImageFile) -> bool:
+    return own_mode(image) == "RGB" and not is_deep(image)
 
 
 def header_of_own(payload: bytes, max_pixels: int) -> tuple[tuple[int, int], int] | None:
@@ -32,10 +35,10 @@ def header_of_own(payload: bytes, max_pixels: int) -> tuple[tuple[int, int], int
 
     Reads no pixels. Raises Undecodable.
     """
-    if is_rgb8(payload, max_pixels):
-        return None
     with translated_errors():
         image = open_image(payload, max_pixels)
+        if _is_rgb8(image):
+            return None
         if image.format == "TIFF":
             image.load()  # which turns it
         # A PNG may have EXIF behind its pixels: Pillow would decode them to see.

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from datago_gpu.decode.device import DeviceArray, Parking, require_cupy
 
-__all__ = ["GpuPlacer", "HostPlacer", "Placer", "arranged"]
+__all__ = ["GpuPlacer", "HostPlacer", "Placer", "arranged", "moves"]
 
 
 class Placer(Protocol):
@@ -93,6 +93,13 @@ class GpuPlacer:
         self._stream.synchronize()
         self._parking.sweep()
         return self._parking.lend_array(device)
+
+
+def moves(rows: Sequence[int], kept: Sequence[int]) -> tuple[list[int], list[int]]:
+    """`source` and `target` for `arranged`: what belongs to the samples `rows` goes to their places among `kept`."""
+    places = {row: place for place, row in enumerate(kept)}
+    source = [here for here, row in enumerate(rows) if row in places]
+    return source, [places[rows[here]] for here in source]
 
 
 def arranged(placer: Placer, array: Any, source: list[int], target: list[int], count: int) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable
 from io import BytesIO
 from typing import Literal
 
@@ -11,7 +10,7 @@ from msgspec import Struct
 
 from datago_gpu.config import LoaderConfig, MiB
 from datago_gpu.feeder.header import read_header
-from datago_gpu.geometry import Region, whole
+from datago_gpu.geometry import Region, Size, whole
 from datago_gpu.sources.base import Part
 
 __all__ = ["AdmittedPart", "Frame", "PartAdmission", "Unfit"]
@@ -56,13 +55,20 @@ class Frame(Struct, frozen=True):
     size: tuple[int, int]
     """(height, width) of the whole image, upright."""
     crop: Region
-    bucket: tuple[int, int] | None
+    bucket: Size | None
+    """None where pictures are not cut."""
+
+    def view(self, height: int, width: int) -> tuple[Region, Size | None]:
+        """What is to be seen of a picture of another size, and what it is scaled to: a view for `to_ppm`."""
+        return self.of(height, width), self.bucket
 
     def of(self, height: int, width: int) -> Region:
         """The region of a picture of another size that shows the same: relative coordinates are the same.
 
         Rounded to what a float32 holds, as it will be on its way to a decoder: with "nearest", a hair decides.
         """
+        if self.bucket is None:
+            return whole(height, width)
         down, across = height / self.size[0], width / self.size[1]
         top, left = self.crop[0] * down, self.crop[1] * across
         seen = top, left, min(self.crop[2] * down, height - top), min(self.crop[3] * across, width - left)
@@ -79,7 +85,6 @@ class PartAdmission:
     def __init__(self, config: LoaderConfig) -> None:
         self._max_pixels = config.decode_config.max_pixels
         self._max_bytes = config.arena_mb * MiB // 2
-        self._crops = config.image_config.crop_and_resize
         self._mask = config.image_config.mask_interpolation
         self._own = not config.image_config.image_to_rgb8
 
@@ -96,25 +101,18 @@ class PartAdmission:
         if not header.plain or labels:
             return None
         size = header.upright_size
-        region = frame.of(*size) if self._crops else whole(*size)
-        return AdmittedPart(part.name, part.kind, payload, size, header.orientation, region)
+        return AdmittedPart(part.name, part.kind, payload, size, header.orientation, frame.of(*size))
 
     def thorough(self, part: Part, payload: bytes, frame: Frame) -> AdmittedPart:
         """Decode with Pillow, cut to the bucket already. Takes as long as decoding does."""
         from datago_gpu.decode.pixels import Undecodable, to_ppm  # most streams never need it
 
-        view: Callable[[int, int], tuple[Region, tuple[int, int] | None]]
-        if self._crops:
-            view = lambda height, width: (frame.of(height, width), frame.bucket)  # noqa: E731
-        else:
-            view = lambda height, width: (whole(height, width), None)  # noqa: E731
         try:
             if self._keeps(part) and (header := _header_of_own(payload, self._max_pixels)):
                 size, orientation = header
-                region = frame.of(*size) if self._crops else whole(*size)
-                return AdmittedPart(part.name, part.kind, payload, size, orientation, region)
+                return AdmittedPart(part.name, part.kind, payload, size, orientation, frame.of(*size))
             mask = self._mask if part.kind == "mask" and not self._keeps(part) else ""
-            converted = to_ppm(payload, view, self._max_pixels, mask=mask)
+            converted = to_ppm(payload, frame.view, self._max_pixels, mask=mask)
         except Undecodable as problem:
             raise Unfit(problem.reason, problem.detail) from problem
         if len(converted.ppm) > self._max_bytes:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from typing import Literal, Protocol
+from weakref import WeakSet
 
 from msgspec import Struct
 
-__all__ = ["Part", "Position", "SampleRef", "Skipped", "Source", "printable"]
+__all__ = ["Part", "Position", "SampleRef", "Skipped", "Source", "Unfinished", "parsed_cursor", "printable"]
 
 
 def printable(path: str) -> str:
@@ -86,6 +88,30 @@ class Position(Struct, frozen=True):
     index: int = 0
     cursor: str = ""
     """The `cursor` of the sample at `index`, or empty: then the listing starts over and is counted through."""
+
+
+def parsed_cursor(cursor: str) -> tuple[int, str]:
+    """Number and name of a cursor "POSITION:NAME"; the beginning, (0, ""), where there is none."""
+    position, _, name = cursor.partition(":")
+    return (int(position), name) if position.isdecimal() else (0, "")
+
+
+class Unfinished:
+    """Iterators over a source's samples that may have been left half-way, to be ended with it."""
+
+    def __init__(self) -> None:
+        self._refs: WeakSet[AsyncGenerator[SampleRef | Skipped, None]] = WeakSet()
+
+    def add(self, refs: AsyncGenerator[SampleRef | Skipped, None]) -> AsyncGenerator[SampleRef | Skipped, None]:
+        """Note one, and return it."""
+        self._refs.add(refs)
+        return refs
+
+    async def close(self) -> None:
+        """End them all."""
+        for refs in list(self._refs):
+            with suppress(RuntimeError):  # one that is waited on at this moment ends with its task
+                await refs.aclose()
 
 
 class Source(Protocol):

@@ -11,9 +11,9 @@ from aiohttp import ClientResponse, StreamReader
 
 from datago_gpu.redact import word
 
-__all__ = ["CONTENT_RANGE", "Body", "Unreadable", "strong_validator"]
+__all__ = ["Body", "Unreadable", "asking_for_rest", "size_of_rest"]
 
-CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 _PLAIN = frozenset(("", "identity", "aws-chunked"))  # S3 keeps the last among an object's headers
 _COMPRESSED = frozenset(("gzip", "x-gzip", "deflate"))
 _GZIP_OR_ZLIB = 47
@@ -48,13 +48,10 @@ class Body:
 
     def request_headers(self, headers: Mapping[str, str] | None) -> Mapping[str, str] | None:
         """`headers`, and what asks for the rest where a part has come already of a body that can be recognised."""
-        if not self.size:
-            return headers
-        validator = strong_validator(self._headers)
-        if not validator or self._headers.get("Accept-Ranges") == "none":
+        asking = asking_for_rest(headers, self._headers, self.size)
+        if asking is None:
             self.restart()
-            return headers
-        return {**(headers or {}), "Range": f"bytes={self.size}-", "If-Range": validator}
+        return headers if asking is None else asking
 
     def begin(self, response: ClientResponse) -> int:
         """Take note of an answer's headers. Returns the bytes that are there already. Raises Unreadable."""
@@ -73,15 +70,11 @@ class Body:
         return self.size
 
     def _continue(self, headers: Mapping[str, str]) -> None:
-        """Hold a partial answer to what was asked for: the rest of the very body that was begun."""
-        match = CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
-        same = headers.get("ETag", "") in ("", self._headers.get("ETag", ""))
-        total = int(match[3]) if match and match[3] != "*" else None
-        fits = match is not None and int(match[1]) == self.size and self._total in (None, total)
-        if not (self.size and same and fits):
+        try:
+            self._total = size_of_rest(headers, self._headers, self.size, self._total)
+        except Unreadable:
             self.restart()
-            raise Unreadable("cut-short", "the server sent another part than the one asked for", transient=True)
-        self._total = total
+            raise
 
     async def read(self, content: StreamReader, progress: Callable[[], None]) -> None:
         """Gather what comes, and call `progress` for each piece. Raises Unreadable, or what the transport raises."""
@@ -125,7 +118,32 @@ class Body:
         return b"".join(parts)
 
 
-def strong_validator(headers: Mapping[str, str]) -> str:
+def asking_for_rest(headers: Mapping[str, str] | None, begun: Mapping[str, str], size: int) -> Mapping[str, str] | None:
+    """`headers`, and what asks for a body from byte `size` on. None where that cannot be asked for.
+
+    begun: the headers that the body came with. They have to recognise it, so that no other one is pieced on.
+    """
+    validator = _strong_validator(begun)
+    if not (size and validator) or begun.get("Accept-Ranges") == "none":
+        return None
+    return {**(headers or {}), "Range": f"bytes={size}-", "If-Range": validator}
+
+
+def size_of_rest(headers: Mapping[str, str], begun: Mapping[str, str], size: int, total: int | None) -> int | None:
+    """The size of the whole body, or None, by the headers of a partial answer.
+
+    Holds it to what was asked for: from byte `size` on, the very body that came with the headers `begun`, and is
+    `total` bytes long where that is known. Raises Unreadable.
+    """
+    match = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
+    same = headers.get("ETag", "") in ("", begun.get("ETag", ""))
+    whole = int(match[3]) if match and match[3] != "*" else None
+    if not (size and same and match and int(match[1]) == size and total in (None, whole)):
+        raise Unreadable("cut-short", "the server sent another part than the one asked for", transient=True)
+    return whole
+
+
+def _strong_validator(headers: Mapping[str, str]) -> str:
     """What recognises a body byte for byte: a strong ETag, or a date of change that lies before the answer."""
     tag = headers.get("ETag", "")
     if tag:

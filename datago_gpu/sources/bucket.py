@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from datago_gpu.config import FileSource, LoaderConfig
 from datago_gpu.errors import SourceError
 from datago_gpu.redact import without_query
-from datago_gpu.sources.base import Position, SampleRef, Skipped
+from datago_gpu.sources.base import Position, SampleRef, Skipped, parsed_cursor
 from datago_gpu.sources.failure import HttpFailure
 from datago_gpu.sources.files import EXTENSIONS, Listing, no_images, permutation
 from datago_gpu.sources.store import Stores
@@ -45,7 +45,7 @@ class Bucket:
         self._listing = None
 
     async def _listed(self, start: Position) -> AsyncIterator[SampleRef]:
-        first, after = _parsed(start.cursor)
+        first, after = parsed_cursor(start.cursor)
         position, last = first, after
         async for keys in self._pages(after):
             for key in keys:
@@ -84,8 +84,3 @@ class Bucket:
 
     def _shown(self) -> str:
         return without_query(self._root)
-
-
-def _parsed(cursor: str) -> tuple[int, str]:
-    position, _, key = cursor.partition(":")
-    return (int(position), key) if position.isdecimal() else (0, "")

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncGenerator
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from functools import partial
-from weakref import WeakSet
 
 from msgspec import Struct, structs
 
 from datago_gpu.config import DataroomSource, LoaderConfig
 from datago_gpu.sources.api import DataroomApi
-from datago_gpu.sources.base import Position, SampleRef, Skipped
+from datago_gpu.sources.base import Position, SampleRef, Skipped, Unfinished, parsed_cursor
 from datago_gpu.sources.draws import Draws
 from datago_gpu.sources.http import HttpClient, without_query
 from datago_gpu.sources.pages import AnyEntry, OddEntry
@@ -70,7 +69,7 @@ class Dataroom:
         self._api = DataroomApi(self._source, config.http_config, http)
         self._draws = config.draws_from_server
         self._wanted = Wanted(self._source)
-        self._open: WeakSet[AsyncGenerator[SampleRef | Skipped, None]] = WeakSet()
+        self._open = Unfinished()
 
     def refs(self, start: Position) -> AsyncGenerator[SampleRef | Skipped, None]:
         """See `Source.refs`. The server's own random draws cannot be repeated: they only go on counting."""
@@ -80,17 +79,14 @@ class Dataroom:
             refs = self._shuffled(start)
         else:
             refs = self._listed(start)
-        self._open.add(refs)
-        return refs
+        return self._open.add(refs)
 
     async def close(self) -> None:
         """End the requests for pages, also of iterators that were left half-way. The HttpClient stays open."""
-        for refs in list(self._open):
-            with suppress(RuntimeError):  # one that is waited on at this moment ends with its task
-                await refs.aclose()
+        await self._open.close()
 
     async def _listed(self, start: Position) -> AsyncGenerator[SampleRef | Skipped, None]:
-        position, last_id = _parsed(start.cursor)
+        position, last_id = parsed_cursor(start.cursor)
         cursor = f"{position}:{last_id}"
         stride, offset = self._share.stride, self._share.offset
         filters = {**self._source.filters(), **self._share.parameters()}
@@ -169,12 +165,6 @@ class Dataroom:
             cursor=cursor,
             renew=partial(self._api.renewed, entry.id),
         )
-
-
-def _parsed(cursor: str) -> tuple[int, str]:
-    """Position and id of a cursor; the beginning where there is none."""
-    position, _, last_id = cursor.partition(":")
-    return (int(position), last_id) if position.isdecimal() else (0, "")
 
 
 def _renumbered(sample: SampleRef | Skipped, index: int) -> SampleRef | Skipped:

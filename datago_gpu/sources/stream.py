@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from aiohttp import ClientResponse, StreamReader
 
-from datago_gpu.sources.body import CONTENT_RANGE, Unreadable, strong_validator
+from datago_gpu.sources.body import Unreadable, asking_for_rest, size_of_rest
 from datago_gpu.sources.watch import Watch
 
 __all__ = ["Flow"]
@@ -42,10 +42,8 @@ class Flow:
 
     def request_headers(self, headers: Mapping[str, str] | None) -> Mapping[str, str] | None:
         """`headers`, and what asks for the rest where the server can tell that it is the rest of the same body."""
-        validator = strong_validator(self._headers)
-        if not (self.size and validator and self._ranges) or self._headers.get("Accept-Ranges") == "none":
-            return headers
-        return {**(headers or {}), "Range": f"bytes={self.size}-", "If-Range": validator}
+        asking = asking_for_rest(headers, self._headers, self.size) if self._ranges else None
+        return headers if asking is None else asking
 
     def begin(self, response: ClientResponse) -> None:
         """Take note of an answer's headers. Raises Unreadable."""
@@ -55,13 +53,12 @@ class Flow:
             self._start_over(response)
 
     def _continue(self, headers: Mapping[str, str]) -> None:
-        match = CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
-        same = headers.get("ETag", "") in ("", self._headers.get("ETag", ""))
-        total = int(match[3]) if match and match[3] != "*" else None
-        if not (self.size and same and match and int(match[1]) == self.size and self._total in (None, total)):
+        try:
+            self._total = size_of_rest(headers, self._headers, self.size, self._total)
+        except Unreadable:
             self.restart()
-            raise Unreadable("cut-short", "the server sent another part than the one asked for", transient=True)
-        self._total, self._repeated = total, 0
+            raise
+        self._repeated = 0
 
     def _start_over(self, response: ClientResponse) -> None:
         """From the first byte: what the sink has is left out, if this is the same body."""

@@ -12,17 +12,16 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from functools import partial
 from typing import NoReturn
-from weakref import WeakSet
 
 from msgspec import structs
 
 from datago_gpu.config import LoaderConfig, MiB
 from datago_gpu.errors import SourceError
 from datago_gpu.shard_config import WebDatasetSource
-from datago_gpu.sources.base import Position, SampleRef, Skipped, printable
+from datago_gpu.sources.base import Position, SampleRef, Skipped, Unfinished, printable
 from datago_gpu.sources.failure import HttpFailure
 from datago_gpu.sources.files import permutation
 from datago_gpu.sources.http import HttpClient
@@ -52,19 +51,16 @@ class WebDataset:
         self._rank, self._world_size = config.rank_and_world_size()
         self._shards: list[Shard] | None = None
         self._stores: Stores | None = None
-        self._open: WeakSet[AsyncGenerator[SampleRef | Skipped, None]] = WeakSet()
+        self._open = Unfinished()
 
     def refs(self, start: Position) -> AsyncGenerator[SampleRef | Skipped, None]:
         """See `Source.refs`. Raises SourceError where no shard can be read."""
         refs = self._shuffled(start) if self._source.random_sampling else self._walked(start)
-        self._open.add(refs)
-        return refs
+        return self._open.add(refs)
 
     async def close(self) -> None:
         """End requests and threads, also of iterators that were left half-way. The HttpClient stays open."""
-        for refs in list(self._open):
-            with suppress(RuntimeError):  # one that is waited on at this moment ends with its task
-                await refs.aclose()
+        await self._open.close()
 
     async def _shuffled(self, start: Position) -> AsyncGenerator[SampleRef | Skipped, None]:
         generator = SplitMix64(self._config.seed, start.epoch, self._rank)
