@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -65,45 +66,32 @@ def test_an_extra_request_that_is_late_itself_is_followed_by_another(server: Mis
     assert using(work) == b"third"
 
 
-def test_the_first_request_may_still_win(server: MisbehavingServer) -> None:
+async def held_until_asked_again(hedged: Hedged, server: MisbehavingServer, first: Answer) -> bytes:
+    """The payload of an address whose first request is answered with `first`, once there has been a second."""
     asked_again, hold = threading.Event(), threading.Event()
 
     def answer(_request: Request) -> Answer:
         if server.count("/slow") == 1:
-            return Answer(200, b"first", hold=hold)
+            return replace(first, hold=hold)
         asked_again.set()
         return Answer(silent=True)
 
     url = server.route("/slow", answer)
+    await warm(hedged, server)
+    request = asyncio.create_task(hedged.get(url, max_bytes=100))
+    assert await asyncio.to_thread(asked_again.wait, 10)
+    hold.set()
+    return await request
 
-    async def work(hedged: Hedged) -> bytes:
-        await warm(hedged, server)
-        request = asyncio.create_task(hedged.get(url, max_bytes=100))
-        assert await asyncio.to_thread(asked_again.wait, 10)
-        hold.set()
-        return await request
 
-    assert using(work) == b"first"
+def test_the_first_request_may_still_win(server: MisbehavingServer) -> None:
+    assert using(lambda hedged: held_until_asked_again(hedged, server, Answer(200, b"first"))) == b"first"
 
 
 def test_the_failure_of_the_first_request_is_the_one_that_counts(server: MisbehavingServer) -> None:
-    asked_again, hold = threading.Event(), threading.Event()
-
-    def answer(_request: Request) -> Answer:
-        if server.count("/gone") == 1:
-            return Answer(410, b"", hold=hold)
-        asked_again.set()
-        return Answer(silent=True)
-
-    url = server.route("/gone", answer)
-
     async def work(hedged: Hedged) -> HttpFailure:
-        await warm(hedged, server)
-        request = asyncio.create_task(hedged.get(url, max_bytes=100))
-        assert await asyncio.to_thread(asked_again.wait, 10)
-        hold.set()
         with pytest.raises(HttpFailure) as caught:
-            await request
+            await held_until_asked_again(hedged, server, Answer(410, b""))
         return caught.value
 
     assert using(work).reason == "http-410"
