@@ -13,8 +13,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from nvidia import nvimgcodec
 from nvidia.dali import fn, types
 from nvidia.dali.pipeline import Pipeline
 
@@ -22,6 +20,7 @@ from datago_gpu.config import DecodeConfig, ImageConfig
 from datago_gpu.decode.base import DecodedImages, EncodedImages
 from datago_gpu.decode.device import Parking
 from datago_gpu.decode.form import unnormalised
+from datago_gpu.decode.nvcheck import header_problem, undecodable
 from datago_gpu.decode.pillow import decoding_threads
 from datago_gpu.decode.second import with_pixels
 from datago_gpu.errors import DatagoError
@@ -77,7 +76,7 @@ class DaliDecoder:
             try:
                 output = self._outputs()
             except _Refused as refusal:
-                output = self._rescue(job, refusal)
+                output = self._rescue(job, str(refusal))
         failures = dict(sorted(job.failures.items()))
         return DecodedImages(None if output is None else self._handed_over(output), failures)
 
@@ -93,7 +92,7 @@ class DaliDecoder:
         for index in np.flatnonzero(pixels > self._decode.max_pixels).tolist():
             height, width = images.sizes[index].tolist()
             job.failures[index] = f"too-many-pixels: {height} x {width}, allowed are {self._decode.max_pixels} in all"
-        problems = {index: _header_problem(images.payloads[index], images.sizes[index]) for index in job.kept}
+        problems = {index: header_problem(images.payloads[index], images.sizes[index]) for index in job.kept}
         self._second_chance(job, {index: problem for index, problem in problems.items() if problem})
         return job
 
@@ -121,46 +120,39 @@ class DaliDecoder:
             raise DatagoError(f"DALI does not accept a batch of {len(kept)} images: {_message(error)}") from error
 
     def _outputs(self) -> Any:
-        """The oldest iteration's images, a TensorList. Complete: without a stream, DALI waits on the host for them."""
+        """The oldest iteration's images, a TensorList. Complete: without a stream, DALI waits on the host for them.
+
+        Raises _Refused: then the pipeline is no longer valid, says DALI, and is let go.
+        """
         assert self._pipeline is not None
         try:
             (output,) = self._pipeline.outputs()
+            return output
         except Exception as error:  # DALI maps its own to RuntimeError, ValueError, ...; all mean the same here
-            raise _Refused(_message(error)) from error
-        return output
+            message = _message(error)
+        # Out here, so that DALI's exception, whose traceback would keep the pipeline and its threads, is gone.
+        self._pipeline = None
+        raise _Refused(message)
 
-    def _rescue(self, job: _Job, refusal: _Refused) -> Any:
+    def _rescue(self, job: _Job, message: str) -> Any:
         """Decode a batch again, its bad images by Pillow or not at all, and what was behind it again too.
 
-        After an error the pipeline is no longer valid, says DALI. A new one costs 7 ms on the CPU.
+        Should nvImageCodec find none of them bad that DALI does not take, all go to Pillow.
         """
-        self._pipeline = self._new_pipeline()
-        self._second_chance(job, self._bad_images(job.images, job.kept, str(refusal)))
-        # The first batch that a pipeline sees fixes the share of the hardware decoder: let it not be a fragment.
-        self._pipeline = self._new_pipeline()
-        for waiting in (job, *self._under_way):
-            self._start(waiting.images, waiting.kept)
-        if not job.kept:
-            return None
-        try:
-            return self._outputs()
-        except _Refused as again:
-            raise DatagoError(f"DALI decodes {len(job.kept)} images one by one, but not together: {again}") from again
-
-    def _bad_images(self, images: EncodedImages, suspects: list[int], message: str) -> dict[int, str]:
-        """Halve a set of images that failed together until the bad ones stand alone: index -> what DALI said."""
-        if len(suspects) == 1:
-            return {suspects[0]: message}
-        middle = len(suspects) // 2
-        bad: dict[int, str] = {}
-        for half in (suspects[:middle], suspects[middle:]):
-            self._start(images, half)
+        threads = decoding_threads(self._decode)
+        bad = undecodable([job.images.payloads[index] for index in job.kept], self._device_id, threads)
+        for suspects in ([job.kept[at] for at in bad], job.kept):
+            self._second_chance(job, dict.fromkeys(suspects, message))
+            self._pipeline = self._new_pipeline()
+            for waiting in (job, *self._under_way):
+                self._start(waiting.images, waiting.kept)
+            if not job.kept:
+                return None
             try:
-                self._outputs()
-            except _Refused as refusal:
-                self._pipeline = self._new_pipeline()
-                bad |= self._bad_images(images, half, str(refusal))
-        return bad
+                return self._outputs()
+            except _Refused as again:
+                message = str(again)
+        raise DatagoError(f"DALI refuses {len(job.kept)} images that Pillow has decoded: {message}")
 
     def _handed_over(self, output: Any) -> Any:
         dense = self._image.crop_and_resize and not self._image.mixed_buckets
@@ -249,21 +241,6 @@ class _Job:
 
 class _Refused(Exception):
     """An iteration failed."""
-
-
-def _header_problem(payload: NDArray[np.uint8], size: NDArray[np.int32]) -> str | None:
-    """What DALI's own reader says against a header, in 3 us. It must not get to read such a one itself: DALI 2.4.0
-    fails the iteration, and after a few of them in large batches the process dies of a segmentation fault.
-
-    size: the height and width that the feeder found, as displayed.
-    """
-    try:
-        stream = nvimgcodec.CodeStream(payload)
-        height, width = stream.height, stream.width  # without the questions it reads nothing
-    except Exception as error:  # of any kind DALI's makers chose
-        return _message(error)
-    # Of two contradicting headers the feeder may have read one and DALI the other, which is not bounded by max_pixels.
-    return None if sorted((height, width)) == sorted(size.tolist()) else f"{height} x {width} to DALI"
 
 
 def _message(error: Exception) -> str:

@@ -24,7 +24,13 @@ def with_pixels(
     failures: dict[int, str] = {}
     if not refused:
         return images, failures
-    changed = replace(images, payloads=images.payloads[:], sizes=images.sizes.copy(), regions=images.regions.copy())
+    changed = replace(
+        images,
+        payloads=images.payloads[:],
+        sizes=images.sizes.copy(),
+        regions=images.regions.copy(),
+        orientations=images.orientations.copy(),
+    )
     for index, problem in refused.items():
         payload, region = images.payloads[index].data, images.regions[index].tolist()
         orientation, target = int(images.orientations[index]), images.target_of(index)
@@ -36,4 +42,5 @@ def with_pixels(
         changed.payloads[index] = np.frombuffer(as_ppm(pixels), np.uint8)
         changed.sizes[index] = pixels.height, pixels.width
         changed.regions[index] = 0, 0, pixels.height, pixels.width
+        changed.orientations[index] = 1
     return changed, failures
