@@ -18,7 +18,7 @@ def decode(spec: Spec, payloads: list[bytes], taken: Any, ready: Any, start: Any
     import numpy as np
     from PIL import Image
 
-    from datago_gpu.decode.pixels import render
+    from datago_gpu.decode.pixels import render_array
     from datago_gpu.geometry import cover_region
 
     target = (spec.size, spec.size)
@@ -35,8 +35,7 @@ def decode(spec: Spec, payloads: list[bytes], taken: Any, ready: Any, start: Any
         wide, high = Image.open(BytesIO(payload)).size
         region = cover_region(high, wide, target)
         draft = spec.options.get("draft", True)
-        picture = render(memoryview(payload), list(region), 1, target, draft=draft, max_pixels=10**8)
-        out[number % spec.batch] = np.frombuffer(picture.tobytes(), np.uint8).reshape(*target, 3)
+        out[number % spec.batch] = render_array(memoryview(payload), region, 1, target, draft=draft, max_pixels=10**8)
 
 
 def files(spec: Spec) -> Iterator[Any]:

@@ -32,10 +32,9 @@ class Encoder:
         """Pixels (H, W, C), uint8 or uint16. Of 16 bits only gray is kept, in a PNG: Pillow writes no such colours."""
         if pixels.dtype == np.uint16 and (self._jpeg or pixels.shape[2] > 1):
             pixels = (pixels >> 8).astype(np.uint8)
-        return self.encode(Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels))
+        return self._encode(Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels))
 
-    def encode(self, picture: Image.Image) -> bytes:
-        """The bytes of a picture of Pillow's."""
+    def _encode(self, picture: Image.Image) -> bytes:
         file = io.BytesIO()
         if not self._jpeg:
             picture.save(file, "PNG", **_FASTEST)

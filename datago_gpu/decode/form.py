@@ -41,15 +41,14 @@ class Form:
         shape = (self._channels, height, width) if self.channels_first else (height, width, self._channels)
         return np.empty((*batch, *shape), self.dtype)
 
-    def write(self, pixels: bytes, out: NDArray[Any]) -> None:
-        """Put one image (rows of pixels, 8 bits a channel) into memory from `empty`."""
+    def write(self, pixels: NDArray[np.uint8], out: NDArray[Any]) -> None:
+        """Put one image (H, W, C) into memory from `empty`."""
         if self.dtype == np.uint8 and not self.channels_first:
-            out.reshape(-1)[:] = np.frombuffer(pixels, np.uint8)
+            out[:] = pixels
             return
         planes = out if self.channels_first else out.transpose(2, 0, 1)
-        source = np.frombuffer(pixels, np.uint8).reshape(*planes.shape[1:], self._channels)
         for index, plane in enumerate(planes):
-            self._write_channel(source[:, :, index], index, plane)
+            self._write_channel(pixels[:, :, index], index, plane)
 
     def _write_channel(self, levels: NDArray[np.uint8], index: int, plane: NDArray[Any]) -> None:
         if self.dtype == np.uint8:

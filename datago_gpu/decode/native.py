@@ -5,19 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from cykooz_resizer import CropBox, FilterType, ImageData, PixelType, ResizeAlg, ResizeOptions
 from numpy.typing import NDArray
 from PIL import ImageFile
 
 from datago_gpu.decode.formats import exif_orientation, open_image
 from datago_gpu.decode.modes import is_deep, own_mode
-from datago_gpu.decode.pixels import resizer, show, stored_box, translated_errors
+from datago_gpu.decode.pixels import show, translated_errors
+from datago_gpu.decode.scaling import scale_array
+from datago_gpu.decode.upright import stored_box, upright_array
 from datago_gpu.geometry import Region, Size
 
 __all__ = ["header_of_own", "is_rgb8", "render_own"]
-
-_DEEP = {1: PixelType.U16, 2: PixelType.U16x2, 3: PixelType.U16x3, 4: PixelType.U16x4}
-_LANCZOS = ResizeAlg.convolution(FilterType.lanczos3)
 
 
 def is_rgb8(payload: bytes | memoryview, max_pixels: int) -> bool:
@@ -69,8 +67,8 @@ def render_own(
 def _show_deep(pixels: NDArray[np.uint16], region: Region, orientation: int, target: Size | None) -> NDArray[np.uint16]:
     if target is not None:
         box = stored_box(region, orientation, (pixels.shape[0], pixels.shape[1]))
-        pixels = _resized(pixels, box, target if orientation < 5 else (target[1], target[0]))
-    return np.ascontiguousarray(_upright(pixels, orientation))
+        pixels = scale_array(pixels, box, 1, target if orientation < 5 else (target[1], target[0]))
+    return upright_array(pixels, orientation).copy()  # which can be written
 
 
 def _deep(image: ImageFile.ImageFile, again: ImageFile.ImageFile) -> NDArray[np.uint16]:
@@ -96,24 +94,3 @@ def _loaded(image: ImageFile.ImageFile, mode: str, stored: str) -> NDArray[np.ui
     image.tile = [tile._replace(args=stored) for tile in image.tile]
     image.load()
     return np.asarray(image)
-
-
-def _resized(pixels: NDArray[np.uint16], box: Region, size: Size) -> NDArray[np.uint16]:
-    height, width, channels = pixels.shape
-    top, left = max(box[0], 0.0), max(box[1], 0.0)
-    high, wide = min(box[2], height - top), min(box[3], width - left)
-    source = ImageData(width, height, _DEEP[channels], np.ascontiguousarray(pixels).tobytes())
-    result = ImageData(size[1], size[0], _DEEP[channels])
-    crop = CropBox(left, top, wide, high)
-    options = ResizeOptions(_LANCZOS, use_alpha=channels in (2, 4), crop_box=crop)
-    resizer().resize(source, result, options)
-    return np.frombuffer(bytearray(result.get_buffer()), np.uint16).reshape(*size, channels)
-
-
-def _upright(pixels: NDArray[np.uint16], orientation: int) -> NDArray[np.uint16]:
-    """Turned as `pixels.show` turns pictures."""
-    if orientation in (5, 6, 7, 8):
-        pixels = pixels.swapaxes(0, 1)
-    if orientation in (2, 3, 6, 7):
-        pixels = pixels[:, ::-1]
-    return pixels[::-1] if orientation in (3, 4, 7, 8) else pixels
