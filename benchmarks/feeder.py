@@ -107,7 +107,7 @@ def lay_out(root: Path, size: int, count: int, url: str) -> None:
 
 def main() -> None:
     options = parser(__doc__ or "")
-    options.add_argument("--count", type=int, default=20_000, help="requests of 40 KB; a fifth as many of 400 KB")
+    options.add_argument("--count", type=int, default=60_000, help="requests of 40 KB; a fifth as many of 400 KB")
     options.add_argument("--concurrent", type=int, default=64)
     args = options.parse_args()
     print(machine())

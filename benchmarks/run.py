@@ -167,7 +167,7 @@ class Suite:
 
     def payloads(self) -> None:
         """The network side alone: nothing is decoded."""
-        for kilobytes, full in ((40, 20_000), (400, 4000)):
+        for kilobytes, full in ((40, 60_000), (400, 12_000)):
             count, port = max(round(full * self.args.scale), 500), free_port()
             root = self.material / f"nginx-{kilobytes}"
             lay_out(root, kilobytes * 1000, count, f"http://127.0.0.1:{port}")

@@ -81,14 +81,12 @@ class Production:
         await self._flush(epoch)
         return False
 
-    async def _undelivered(self, epoch: int) -> AsyncIterator[SampleRef | Skipped]:
+    def _undelivered(self, epoch: int) -> AsyncIterator[SampleRef | Skipped]:
         """The source's samples, less those that were delivered before the start."""
-        resumed = epoch == self._resume.position.epoch
-        done = sorted(self._resume.done) if resumed else []
-        async for ref in self._source.refs(self._resume.position if resumed else Position(epoch)):
-            after = bisect_right(done, (ref.index, sys.maxsize))
-            if not after or ref.index > done[after - 1][1]:
-                yield ref
+        if epoch != self._resume.position.epoch:
+            return self._source.refs(Position(epoch))
+        refs = self._source.refs(self._resume.position)
+        return _without(sorted(self._resume.done), refs) if self._resume.done else refs
 
     async def _take(self, outcomes: list[Outcome], epoch: int) -> bool:
         """True when the limit has been reached."""
@@ -149,3 +147,13 @@ class Production:
             "fetch": StageCount(fetcher.items, self._waits.refs_s, packer.waited_s),
             "pack": StageCount(packer.items, self._waits.results_s, packer.waited_s),
         }
+
+
+async def _without(
+    done: list[tuple[int, int]], refs: AsyncIterator[SampleRef | Skipped]
+) -> AsyncIterator[SampleRef | Skipped]:
+    """The samples that are in none of the ranges [first, last]."""
+    async for ref in refs:
+        after = bisect_right(done, (ref.index, sys.maxsize))
+        if not after or ref.index > done[after - 1][1]:
+            yield ref

@@ -48,6 +48,8 @@ class Body:
 
     def request_headers(self, headers: Mapping[str, str] | None) -> Mapping[str, str] | None:
         """`headers`, and what asks for the rest where a part has come already of a body that can be recognised."""
+        if not self.size:
+            return headers
         asking = asking_for_rest(headers, self._headers, self.size)
         if asking is None:
             self.restart()
@@ -123,8 +125,8 @@ def asking_for_rest(headers: Mapping[str, str] | None, begun: Mapping[str, str],
 
     begun: the headers that the body came with. They have to recognise it, so that no other one is pieced on.
     """
-    validator = _strong_validator(begun)
-    if not (size and validator) or begun.get("Accept-Ranges") == "none":
+    validator = _strong_validator(begun) if size else ""
+    if not validator or begun.get("Accept-Ranges") == "none":
         return None
     return {**(headers or {}), "Range": f"bytes={size}-", "If-Range": validator}
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 from datago_gpu.config import HttpConfig
@@ -60,14 +61,16 @@ class Hedged:
             body = request.answer
         finally:
             self._open.discard(request)
-            for twin in request.twins:
-                twin.cancel()
+            if request.twins:
+                for twin in request.twins:
+                    twin.cancel()
         self._seconds.append(self._loop.time() - request.began)
         return body
 
     def _begin(self, request: _Request) -> None:
         self._open.add(request)
-        self._credit = min(_BURST, self._credit + self._share)
+        if self._credit < _BURST:
+            self._credit += self._share
         if self._tick is None and len(self._seconds) >= _SEEN_BEFORE_HEDGING:
             self._look_again_in(self._delay_s())
 
@@ -93,7 +96,7 @@ class Hedged:
             self.extra += 1
             request.asked = now
             twin = self._loop.create_task(self._ask_too(request))
-            request.twins.append(twin)
+            request.twins = [*request.twins, twin]
             self._twins.add(twin)
             twin.add_done_callback(self._twins.discard)
         self._look_again_in(delay_s)
@@ -120,5 +123,5 @@ class _Request:
         self.cancelling = task.cancelling()
         self.url, self.max_bytes = url, max_bytes
         self.began = self.asked = loop.time()
-        self.twins: list[asyncio.Task[None]] = []
+        self.twins: Sequence[asyncio.Task[None]] = ()
         self.answer: bytes | None = None

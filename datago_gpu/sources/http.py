@@ -24,7 +24,7 @@ from typing import Any, NoReturn, Self, TypeVar
 from urllib.parse import urljoin
 
 import aiohttp
-from aiohttp import ClientTimeout, ThreadedResolver
+from aiohttp import ClientTimeout, ThreadedResolver, hdrs
 from aiohttp.abc import ResolveResult
 from msgspec import Struct
 from yarl import URL
@@ -34,7 +34,7 @@ from datago_gpu.redact import without_query, word
 from datago_gpu.sources.body import Body, Unreadable
 from datago_gpu.sources.failure import HttpFailure
 from datago_gpu.sources.stream import Flow
-from datago_gpu.sources.watch import Connector, Watch
+from datago_gpu.sources.watch import Connector, Watch, Watchman
 
 __all__ = ["Counters", "HttpClient", "HttpFailure", "Response", "origin_of", "without_query"]
 
@@ -108,13 +108,14 @@ class HttpClient:
             ttl_dns_cache=_DNS_TTL_S,
             resolver=_Resolver(config.connect_timeout_s),
         )
+        self._watchman = Watchman(config, self._connector, self._loop)
         self._session = aiohttp.ClientSession(
             connector=self._connector,
             timeout=ClientTimeout(total=None, sock_connect=config.connect_timeout_s),  # Watch does the rest
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,  # Body does it, where the size is bounded
             trust_env=False,
-            headers={"Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": "datago-gpu"},
+            headers={hdrs.ACCEPT_ENCODING: "identity", hdrs.USER_AGENT: "datago-gpu"},  # and Accept: */* by itself
         )
 
     async def __aenter__(self) -> Self:
@@ -158,7 +159,7 @@ class HttpClient:
         while True:
             tries = 1 if flow is not None and flow.advanced() else tries + 1
             try:
-                with Watch(self._config, self._connector, self._loop, endless=flow is not None) as watch:
+                with Watch(self._watchman, endless=flow is not None) as watch:
                     return await attempt(target, watch)
                 failure = HttpFailure("timeout", watch.expired, transient=True)
             except HttpFailure as known:
@@ -197,7 +198,8 @@ class HttpClient:
                 await self._refuse(response, body)
             return Response(await self._whole(response, body, watch), given if reached is url else str(reached))
         finally:
-            response.release()
+            if not response.closed:  # it is when all of it has come
+                response.release()
 
     async def _try_stream(self, url: URL, flow: Flow, headers: Mapping[str, str] | None, watch: Watch) -> None:
         response, _ = await self._follow(url, flow.request_headers(headers), watch, private=headers or {})
