@@ -28,14 +28,16 @@ from common import Contest, contestant, machine, material_folder, parser
 from feeder import BARE, lay_out
 from feeder import OURS as FEEDER
 from suite import plots
+from suite.distance import HERE, NotHere, relay, route
 from suite.figures import Figures, Table
 from suite.peers import FULL, LIMITS, OURS, PEERS, Peer, find, run
 from suite.report import into_docs, markdown
-from suite.servers import NotHere, dataroom, distance, free_port, nginx, relay
+from suite.servers import dataroom, free_port, nginx
 from suite.workloads import (
     DATAROOM,
     DISTANCES,
     LOCAL,
+    LOSSY,
     MASK,
     SHARDS,
     Distance,
@@ -123,10 +125,10 @@ class Suite:
 
     def shards(self) -> None:
         """Shards from nginx, near and far."""
-        spec = self._spec(SHARDS)
-        root, names = lay_out_shards(self.material, SHARDS.pixels, spec["count"])
-        warm(root)
         for place in DISTANCES:
+            spec = self._spec(LOSSY if place.loss else SHARDS)
+            root, names = lay_out_shards(self.material, SHARDS.pixels, spec["count"])
+            warm(root)
             key, title = f"shards-{place.name}", f"{SHARDS.title}, {place}: {spec['count']:,}"
             try:
                 with self._served(root, place) as (url, within, note):
@@ -140,19 +142,18 @@ class Suite:
     def _served(self, root: Path, place: Distance) -> Iterator[tuple[str, tuple[str, ...], str]]:
         """A folder behind nginx: its address, what to put before commands that shall reach it, what to note."""
         with ExitStack() as stack:
-            port, within, note = free_port(), (), ""
+            port, way = free_port(), HERE
             if place.delay_ms:
                 try:
-                    within = stack.enter_context(distance(place.delay_ms, place.loss))
+                    way = stack.enter_context(route(place.delay_ms, place.loss))
                 except NotHere as reason:
                     if place.loss:
                         raise
                     print(f"\nno netem ({reason}): a relay delays instead")
-                    note = " (by a relay)"
-            stack.enter_context(nginx(root, port, within))
-            if note:
-                port = stack.enter_context(relay(port, place.delay_ms))
-            yield f"http://127.0.0.1:{port}", within, note
+            url, note = stack.enter_context(nginx(root, port, way)), way.note
+            if place.delay_ms and way is HERE:
+                url, note = f"http://{HERE.host}:{stack.enter_context(relay(port, place.delay_ms))}", " (by a relay)"
+            yield url, way.client, note
 
     def dataroom(self) -> None:
         """A list of the embedded server, payloads from a port of their own."""

@@ -42,7 +42,7 @@ def test_the_comparison_with_peers(tmp_path: Path) -> None:
 def _check_figures(tables: dict[str, Any]) -> None:
     assert {"500px-224", "2.5mp-512", "2.5mp-1024", "dataroom", "dataroom-masks", "million"} <= set(tables)
     for name, table in tables.items():
-        if "skipped" in table["absent"]:  # no netem here, and loss can be made with nothing else
+        if "skipped" in table["absent"]:  # neither netem nor TUN devices here, or no right to them
             assert name.endswith("loss"), table
             continue
         assert table["runs"]["datago_gpu"], name

@@ -1,4 +1,4 @@
-"""Where the payloads come from: nginx and a Dataroom on loopback, at a distance if wanted."""
+"""Where the payloads come from: nginx and a Dataroom."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["NotHere", "dataroom", "distance", "free_port", "nginx", "relay"]
+from suite.distance import HERE, NotHere, Route
+
+__all__ = ["dataroom", "free_port", "nginx"]
 
 KEY = "0" * 40
 
@@ -24,29 +26,25 @@ http {{ access_log off; sendfile on; keepalive_requests 1000000;
   client_body_temp_path {root}/temp; proxy_temp_path {root}/temp; fastcgi_temp_path {root}/temp;
   uwsgi_temp_path {root}/temp; scgi_temp_path {root}/temp;
   types {{ image/jpeg jpg; application/json json; application/x-tar tar; }}
-  server {{ listen 127.0.0.1:{port}; root {root};
+  server {{ listen {host}:{port}; root {root};
     location = /api/images/ {{ rewrite ^ /pages/page$arg_cursor.json last; }}
     location /pages/ {{ try_files $uri /pages/end.json; }}
     location / {{ }} }} }}
 """
 
 
-class NotHere(Exception):
-    """What this machine lacks or does not allow."""
-
-
 @contextmanager
-def nginx(root: Path, port: int, within: tuple[str, ...] = ()) -> Iterator[str]:
-    """A server of its own for `root`, for as long as the block runs; its address. within: see `distance`."""
+def nginx(root: Path, port: int, way: Route = HERE) -> Iterator[str]:
+    """A server of its own for `root`, for as long as the block runs, at the end of a way; its address."""
     program = shutil.which("nginx") or "/usr/sbin/nginx"
     if not Path(program).exists():
         raise NotHere("nginx is not installed")
     user = "user root;" if os.geteuid() == 0 else ""  # else its worker is nobody, who may not read private folders
-    (root / "nginx.conf").write_text(NGINX.format(root=root, port=port, user=user))
-    process = subprocess.Popen([*within, program, "-c", str(root / "nginx.conf"), "-e", str(root / "error.log")])
+    (root / "nginx.conf").write_text(NGINX.format(root=root, host=way.host, port=port, user=user))
+    process = subprocess.Popen([*way.server, program, "-c", str(root / "nginx.conf"), "-e", str(root / "error.log")])
     try:
         _wait_for(process, root / "nginx.pid")
-        yield f"http://127.0.0.1:{port}"
+        yield f"http://{way.host}:{port}"
     finally:
         process.terminate()
         process.wait()
@@ -75,49 +73,6 @@ def dataroom(root: Path) -> Iterator[dict[str, str]]:
     finally:
         process.terminate()
         process.wait()
-
-
-@contextmanager
-def distance(delay_ms: int, loss: float) -> Iterator[tuple[str, ...]]:
-    """A network namespace whose loopback is slow and loses packets; what to put before a command to run it inside.
-
-    delay_ms: of a round trip. loss: share of the packets. Raises NotHere where that needs more rights, or a kernel
-    with netem. The machine's own devices are left alone.
-    """
-    name = f"datago-gpu-{os.getpid()}"
-    within = ("ip", "netns", "exec", name)
-    _command("ip", "netns", "add", name)
-    try:
-        _command(*within, "ip", "link", "set", "lo", "up")
-        half = f"{delay_ms / 2}ms"
-        _command(*within, "tc", "qdisc", "add", "dev", "lo", "root", "netem", "limit", "100000", "delay", half,
-                 "loss", f"{loss:%}")  # fmt: skip
-        yield within
-    finally:
-        _command("ip", "netns", "del", name)
-
-
-@contextmanager
-def relay(port: int, delay_ms: int) -> Iterator[int]:
-    """A port through which `port` is so far away: see relay.py."""
-    command = [sys.executable, str(Path(__file__).with_name("relay.py")), str(port), str(delay_ms)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout
-        yield int(process.stdout.readline())
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def _command(*words: str) -> None:
-    try:
-        done = subprocess.run(words, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        raise NotHere(f"{words[0]} is not installed") from None
-    if done.returncode:
-        said = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
-        raise NotHere(f"{' '.join(word for word in words if 'datago-gpu' not in word)}: {said[-1]}")
 
 
 def free_port() -> int:

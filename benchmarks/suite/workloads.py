@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tarfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from material import make
@@ -16,6 +16,7 @@ __all__ = [
     "DATAROOM",
     "DISTANCES",
     "LOCAL",
+    "LOSSY",
     "MASK",
     "SHARDS",
     "Distance",
@@ -67,6 +68,8 @@ LOCAL = (
     Workload("2.5mp-1024", "files of 2.5 MP to 1024", "files", "2.5mp", 1024, 1200),
 )
 SHARDS = Workload("shards", "shards over HTTP, 500 px to 224", "shards", "500px", 224, 4000)
+LOSSY = replace(SHARDS, count=800)
+"""Where packets are lost, TCP is slow, whoever loads."""
 DISTANCES = (
     Distance("near", 0, 0.0),
     Distance("20ms", 20, 0.0),
@@ -83,6 +86,8 @@ DISTINCT = {"500px": 1000, "2.5mp": 300}
 """Different pictures of each sort; more files than these are further names (hard links) of the same ones."""
 
 SHARD_SAMPLES = 250
+"""At the most. A shorter run has as many shards, so that as many can be open at once."""
+SHARDS_AT_LEAST = 16
 MASK = "segmentation"
 
 
@@ -106,7 +111,8 @@ def lay_out_shards(material: Path, pixels: str, count: int) -> tuple[Path, list[
     """Tar files of such pictures, and their names."""
     files = sorted(lay_out_workload(material, pixels, count).glob("*.jpg"))
     root = material / f"{pixels}-{count}-shards"
-    shards = [files[begin : begin + SHARD_SAMPLES] for begin in range(0, count, SHARD_SAMPLES)]
+    size = max(1, min(SHARD_SAMPLES, count // SHARDS_AT_LEAST))
+    shards = [files[begin : begin + size] for begin in range(0, count, size)]
     names = [f"train-{number:06d}.tar" for number in range(len(shards))]
     if not (root / names[-1]).exists():
         shutil.rmtree(root, ignore_errors=True)
