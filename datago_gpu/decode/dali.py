@@ -87,13 +87,15 @@ class DaliDecoder:
             self._parking.close()
 
     def _job(self, images: EncodedImages) -> _Job:
-        pixels = images.sizes.astype(np.int64).prod(axis=1)
-        job = _Job(images, np.flatnonzero(pixels <= self._decode.max_pixels).tolist())
-        for index in np.flatnonzero(pixels > self._decode.max_pixels).tolist():
-            height, width = images.sizes[index].tolist()
-            job.failures[index] = f"too-many-pixels: {height} x {width}, allowed are {self._decode.max_pixels} in all"
-        problems = {index: header_problem(images.payloads[index], images.sizes[index]) for index in job.kept}
-        self._second_chance(job, {index: problem for index, problem in problems.items() if problem})
+        job, most, refused = _Job(images, []), self._decode.max_pixels, {}
+        for index, (height, width) in enumerate(images.sizes.tolist()):
+            if height * width > most:
+                job.failures[index] = f"too-many-pixels: {height} x {width}, allowed are {most} in all"
+                continue
+            job.kept.append(index)
+            if problem := header_problem(images.payloads[index], height, width):
+                refused[index] = problem
+        self._second_chance(job, refused)
         return job
 
     def _second_chance(self, job: _Job, refused: dict[int, str]) -> None:

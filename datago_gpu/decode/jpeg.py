@@ -9,12 +9,16 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import simplejpeg
 from numpy.typing import NDArray
 
 from datago_gpu.decode.scaling import scale_array, shrinkage
 from datago_gpu.decode.upright import stored_box, upright_array
 from datago_gpu.geometry import Region, Size
+
+try:
+    import simplejpeg
+except ImportError:  # there is no wheel for this platform: Pillow decodes all, a tenth slower
+    simplejpeg = None
 
 __all__ = ["render_jpeg"]
 
@@ -28,7 +32,7 @@ def render_jpeg(
 
     That is so for what is no JPEG, gray, CMYK, above `max_pixels`, or damaged in the least. Safe on any thread.
     """
-    if bytes(payload[:2]) != b"\xff\xd8":
+    if simplejpeg is None or bytes(payload[:2]) != b"\xff\xd8":
         return None
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(payload)

@@ -11,11 +11,11 @@ from nvidia import nvimgcodec
 __all__ = ["header_problem", "undecodable"]
 
 
-def header_problem(payload: NDArray[np.uint8], size: NDArray[np.int32]) -> str | None:
+def header_problem(payload: NDArray[np.uint8], high: int, wide: int) -> str | None:
     """What DALI's own reader says against a header, in 3 us. It must not get to read such a one itself: DALI 2.4.0
     fails the iteration, and after a few of them in large batches the process dies of a segmentation fault.
 
-    size: the height and width that the feeder found, as displayed.
+    high, wide: the size that the feeder found, as displayed.
     """
     try:
         stream = nvimgcodec.CodeStream(payload)
@@ -23,7 +23,7 @@ def header_problem(payload: NDArray[np.uint8], size: NDArray[np.int32]) -> str |
     except Exception as error:  # of any kind DALI's makers chose
         return " ".join(str(error).split()) or type(error).__name__
     # Of two contradicting headers the feeder may have read one and DALI the other, which is not bounded by max_pixels.
-    return None if sorted((height, width)) == sorted(size.tolist()) else f"{height} x {width} to DALI"
+    return None if (height, width) in ((high, wide), (wide, high)) else f"{height} x {width} to DALI"
 
 
 def undecodable(payloads: Sequence[NDArray[np.uint8]], device_id: int | None, threads: int) -> list[int]:

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from datago_gpu.decode import jpeg
 from datago_gpu.decode.jpeg import render_jpeg
 from datago_gpu.decode.pixels import Undecodable, render, render_array
 from datago_gpu.geometry import Region, Size, cover_region, whole
@@ -99,3 +100,11 @@ def test_an_array_has_the_pixels_and_a_mask_has_one_channel(kind: str) -> None:
     image = render_array(payload, whole(61, 93), 1, (30, 45), draft=True, max_pixels=LIMIT)
     mask = render_array(payload, whole(61, 93), 1, (30, 45), draft=True, max_pixels=LIMIT, mask="nearest")
     assert (image.shape, mask.shape) == ((30, 45, 3), (30, 45, 1))
+
+
+def test_where_the_library_cannot_be_had_pillow_decodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    view, options = memoryview(JPEG), {"draft": True, "max_pixels": LIMIT}
+    quick = render_array(view, whole(61, 93), 1, (30, 45), **options)
+    monkeypatch.setattr(jpeg, "simplejpeg", None)
+    assert render_jpeg(view, whole(61, 93), 1, (30, 45), **options) is None
+    assert np.array_equal(render_array(view, whole(61, 93), 1, (30, 45), **options), quick)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import zlib
+
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
@@ -10,7 +13,7 @@ from datago_gpu.decode.base import Decoder
 from datago_gpu.decode.second import with_pixels
 from datago_gpu.decode.select import choose
 from tests.decode.conftest import MakeDecoder
-from tests.decode.pictures import batch, decode, difference, encode, picture
+from tests.decode.pictures import batch, decode, difference, encode, oriented_jpeg, picture
 
 PIXELS = picture(40, 64)
 UNKNOWN_TO_DALI = {kind: encode(PIXELS, kind, lossless=True, quality=100) for kind in ("GIF", "AVIF", "TGA")}
@@ -53,6 +56,42 @@ def test_a_header_that_dali_reads_otherwise_is_left_to_pillow(dali: Decoder, cro
     assert not decoded.failures
     top_left = np.asarray(Image.fromarray(PIXELS[:20, :20]).resize((16, 16), Image.Resampling.LANCZOS))
     assert difference(decoded.image[1], top_left).mean() <= 2
+
+
+@pytest.mark.parametrize("crop", [True])
+def test_where_nobody_says_which_image_is_bad_pillow_decodes_all(
+    dali: Decoder, crop: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """nvImageCodec and DALI might judge otherwise. The batch behind is not touched by it."""
+    monkeypatch.setattr("datago_gpu.decode.dali.undecodable", lambda *_: [])
+    turned = oriented_jpeg(PIXELS, 6)
+    payloads, sizes = [encode(PIXELS), cut_in_the_pixels(), turned, encode(PIXELS)], [(40, 64)] * 4
+    dali.submit(batch(payloads, sizes, (24, 40), orientations=[1, 1, 6, 1]))
+    dali.submit(batch([encode(PIXELS)], sizes[:1], (24, 40)))
+    decoded, behind = dali.collect(), dali.collect()
+    assert list(decoded.failures) == [1]
+    assert not behind.failures
+    for image in decoded.image:
+        assert difference(image, behind.image[0]).mean() <= 2
+
+
+def test_refused_batches_leave_no_pipelines_behind(make: MakeDecoder) -> None:
+    decoder, process, threads = make(choose("cpu", "dali")), psutil.Process(), []
+    for _ in range(5):
+        decoded = decode(decoder, batch([encode(PIXELS), cut_in_the_pixels()], [(40, 64)] * 2, (24, 40)))
+        assert list(decoded.failures) == [1]
+        threads.append(process.num_threads())
+    assert len(set(threads)) == 1, threads
+
+
+def cut_in_the_pixels() -> bytes:
+    """A PNG with a good header whose compressed pixels are none."""
+    payload = bytearray(encode(PIXELS))
+    at = payload.index(b"IDAT") + 4
+    size = int.from_bytes(payload[at - 8 : at - 4])
+    payload[at] ^= 0xFF
+    payload[at + size : at + size + 4] = zlib.crc32(payload[at - 4 : at + size]).to_bytes(4)
+    return bytes(payload)
 
 
 def test_without_refusals_the_batch_stays_as_it_is() -> None:
