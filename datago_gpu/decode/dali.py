@@ -7,6 +7,7 @@ displayed coordinates, agree with it. Giving GPU memory to the trainer is device
 
 from __future__ import annotations
 
+import ctypes
 import re
 from collections import deque
 from dataclasses import dataclass, field
@@ -141,6 +142,7 @@ class DaliDecoder:
 
         Should nvImageCodec find none of them bad that DALI does not take, all go to Pillow.
         """
+        _give_memory_back()
         threads = decoding_threads(self._decode)
         bad = undecodable([job.images.payloads[index] for index in job.kept], self._device_id, threads)
         for suspects in ([job.kept[at] for at in bad], job.kept):
@@ -243,6 +245,16 @@ class _Job:
 
 class _Refused(Exception):
     """An iteration failed."""
+
+
+def _give_memory_back() -> None:
+    """What the threads of a pipeline that is gone had freed: glibc keeps it, in heaps of theirs, where it piles up.
+
+    Takes 2 ms. Other C libraries know no such call.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim:
+        trim(0)
 
 
 def _message(error: Exception) -> str:
