@@ -16,6 +16,7 @@ import asyncio
 import contextlib
 import json
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import Callable
@@ -78,10 +79,10 @@ def json_answer(value: Any, status: int = 200, **more: Any) -> Answer:
 
 
 class MisbehavingServer:
-    """A context manager. `url` is `http://127.0.0.1:PORT`, without a slash at the end."""
+    """A context manager. `url` is `http://127.0.0.1:PORT`, without a slash at the end; https with `tls`."""
 
-    def __init__(self, host: str = "127.0.0.1", port: int = 0) -> None:
-        self.host = host
+    def __init__(self, host: str = "127.0.0.1", port: int = 0, *, tls: ssl.SSLContext | None = None) -> None:
+        self.host, self._tls = host, tls
         self.requests: list[Request] = []
         self.connections = 0
         self.asked = threading.Event()
@@ -136,9 +137,9 @@ class MisbehavingServer:
             tasks.add(task)
             task.add_done_callback(tasks.discard)
 
-        server = await asyncio.start_server(connected, self.host, self._wanted_port)
+        server = await asyncio.start_server(connected, self.host, self._wanted_port, ssl=self._tls)
         self.port = server.sockets[0].getsockname()[1]
-        self.url = f"http://{self.host}:{self.port}"
+        self.url = f"{'https' if self._tls else 'http'}://{self.host}:{self.port}"
         self._listening.set()
         await self._stop.wait()
         server.close()
