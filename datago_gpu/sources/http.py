@@ -17,6 +17,7 @@ import asyncio
 import os
 import random
 import socket
+import ssl
 from collections.abc import Awaitable, Callable, Container, Coroutine, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -108,6 +109,7 @@ class HttpClient:
             ttl_dns_cache=_DNS_TTL_S,
             resolver=_Resolver(config.connect_timeout_s),
         )
+        self._tls_context: ssl.SSLContext | None = None
         self._watchman = Watchman(config, self._connector, self._loop)
         self._session = aiohttp.ClientSession(
             connector=self._connector,
@@ -229,7 +231,7 @@ class HttpClient:
         asked = url
         for _ in range(_MAX_REDIRECTS + 1):
             self.counters.requests += 1
-            response = await self._session.get(url, headers=headers, allow_redirects=False)
+            response = await self._session.get(url, headers=headers, allow_redirects=False, ssl=self._tls(url))
             watch.progress()
             if self._failed_in_a_row and response.status < 500:
                 self._failed_in_a_row.pop(url.raw_authority, None)
@@ -245,6 +247,15 @@ class HttpClient:
                     raise HttpFailure("redirect", detail, status=response.status)
                 headers = {name: value for name, value in (headers or {}).items() if name not in private}
         raise HttpFailure("redirect", f"more than {_MAX_REDIRECTS} redirects", status=response.status)
+
+    def _tls(self, url: URL) -> ssl.SSLContext | bool:
+        """How a server proves who it is. Made for the first https address: reading the authorities takes 40 ms."""
+        if url.scheme != "https":
+            return True
+        if self._tls_context is None:
+            self._tls_context = ssl.create_default_context()
+            self._tls_context.set_alpn_protocols(["http/1.1"])
+        return self._tls_context
 
     async def _whole(self, response: aiohttp.ClientResponse, body: Body, watch: Watch) -> bytes:
         before = body.begin(response)
