@@ -155,7 +155,7 @@ def test_normalisation_is_undone(layout: Any, dtype: Any, mean: Any, std: Any) -
     levels = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
     form = Form(image)
     array = form.empty(16, 16)
-    form.write(levels.tobytes(), array)
+    form.write(levels, array)
     back = np.asarray(displayed(array, image)).astype(int)
     assert np.abs(back - levels).max() <= (1 if dtype == "float16" else 0)
 
