@@ -112,7 +112,8 @@ def render_array(
     The quicker of the two. Raises Undecodable. Safe on any thread.
     """
     if not mask:
-        pixels = render_jpeg(payload, region, orientation, target, draft=draft, max_pixels=max_pixels)
+        with translated_errors():
+            pixels = render_jpeg(payload, region, orientation, target, draft=draft, max_pixels=max_pixels)
         if pixels is not None:
             return pixels
     picture = render(payload, region, orientation, target, draft=draft, max_pixels=max_pixels, mask=mask)

@@ -95,6 +95,15 @@ def test_a_picture_with_too_many_pixels_is_not_decoded() -> None:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_a_region_outside_costs_the_picture(kind: str) -> None:
+    """As where two headers contradict each other, and the feeder has read the other one."""
+    payload = memoryview(encode(picture(61, 93), kind))
+    with pytest.raises(Undecodable) as caught:
+        render_array(payload, (200.0, 300.0, 40.0, 50.0), 1, (20, 30), draft=True, max_pixels=LIMIT)
+    assert caught.value.reason == "undecodable"
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
 def test_an_array_has_the_pixels_and_a_mask_has_one_channel(kind: str) -> None:
     payload = memoryview(encode(picture(61, 93), kind))
     image = render_array(payload, whole(61, 93), 1, (30, 45), draft=True, max_pixels=LIMIT)
