@@ -321,8 +321,21 @@ def _refuse_unknown_keys(given: dict[str, Any], kind: type[Struct], where: str) 
     for key in given:
         if key not in known:
             near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
-            hint = f"; did you mean {where}{near[0]}?" if near else f"; known are {', '.join(known)}"
-            raise ConfigError(f"unknown key {where}{key}{hint}")
+            hint = f"did you mean {where}{near[0]}?" if near else f"known are {', '.join(known)}"
+            raise ConfigError(f"unknown key {where}{key}; {_home(key) or hint}")
+
+
+def _home(key: object) -> str:
+    """Where a key belongs that stands in the wrong place, in words; empty for one that is known nowhere."""
+    if key in ("device", "backend"):
+        return f"it is no setting but an argument: Loader(config, {key}=...)"
+    if key in LoaderConfig.__struct_fields__:
+        return f"{key} belongs at the top"
+    for name, kind in _SECTIONS.items():
+        if key in kind.__struct_fields__:
+            return f"it belongs in {name}"
+    types = [repr(name) for name, kind in _SOURCES.items() if key in kind.__struct_fields__]
+    return f"it belongs in the source_config of source_type {' or '.join(types)}" if types else ""
 
 
 def _parse(text: str | bytes) -> Any:
