@@ -37,7 +37,6 @@ from suite.workloads import (
     DATAROOM,
     DISTANCES,
     LOCAL,
-    LOSSY,
     MASK,
     SHARDS,
     Distance,
@@ -125,10 +124,10 @@ class Suite:
 
     def shards(self) -> None:
         """Shards from nginx, near and far."""
+        spec = self._spec(SHARDS)
+        root, names = lay_out_shards(self.material, SHARDS.pixels, spec["count"])
+        warm(root)
         for place in DISTANCES:
-            spec = self._spec(LOSSY if place.loss else SHARDS)
-            root, names = lay_out_shards(self.material, SHARDS.pixels, spec["count"])
-            warm(root)
             key, title = f"shards-{place.name}", f"{SHARDS.title}, {place}: {spec['count']:,}"
             try:
                 with self._served(root, place) as (url, within, note):

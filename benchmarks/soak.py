@@ -220,7 +220,8 @@ class Soak:
             while time.monotonic() < end and not self.problems:
                 self._guarded(self.short_run)
                 if time.monotonic() > warm:
-                    self.watch.note("trainer", os.getpid())
+                    # While a refused batch is decoded anew, the long run's pipeline and its threads are gone.
+                    self.watch.note("trainer", os.getpid(), moments=10)
         finally:
             self.stopping.set()
             long.join()

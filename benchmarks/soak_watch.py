@@ -16,6 +16,7 @@ import psutil
 __all__ = ["Watch", "growth"]
 
 EVERY_S = 0.5
+_MOMENT_S = 0.02
 
 
 class Watch(threading.Thread):
@@ -45,13 +46,17 @@ class Watch(threading.Thread):
         """Nothing more is expected of it."""
         self._seen.pop(stream, None)
 
-    def note(self, who: str, pid: int) -> None:
-        """Measure a process now."""
+    def note(self, who: str, pid: int, moments: int = 1) -> None:
+        """Measure a process now. Its threads are counted so often, and the most are taken: some come and go."""
         with contextlib.suppress(psutil.Error):
             process = psutil.Process(pid)
+            threads = process.num_threads()
+            for _ in range(moments - 1):
+                time.sleep(_MOMENT_S)
+                threads = max(threads, process.num_threads())
             self.memory[who].append(process.memory_info().rss / 2**20)
             self.descriptors[who].append(process.num_fds())
-            self.threads[who].append(process.num_threads())
+            self.threads[who].append(threads)
 
     def run(self) -> None:
         while not self._stopped.wait(EVERY_S):

@@ -19,7 +19,7 @@ def test_the_soak_holds_its_gates(backend: str) -> None:
         pytest.importorskip("nvidia.dali")
     # It warms up for all of so short a time: memory is not held to much.
     limits = ["--hang", "30", "--close", "3", "--growth", "0.3"]
-    arguments = ["--seconds", "16", "--backend", backend, "--count", "600", *limits]
+    arguments = ["--seconds", "30", "--backend", backend, "--count", "600", *limits]
     done = subprocess.run(
         [sys.executable, str(SOAK), *arguments], capture_output=True, text=True, timeout=140, check=False
     )

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tarfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from material import make
@@ -16,7 +16,6 @@ __all__ = [
     "DATAROOM",
     "DISTANCES",
     "LOCAL",
-    "LOSSY",
     "MASK",
     "SHARDS",
     "Distance",
@@ -68,8 +67,6 @@ LOCAL = (
     Workload("2.5mp-1024", "files of 2.5 MP to 1024", "files", "2.5mp", 1024, 1200),
 )
 SHARDS = Workload("shards", "shards over HTTP, 500 px to 224", "shards", "500px", 224, 4000)
-LOSSY = replace(SHARDS, count=800)
-"""Where packets are lost, TCP is slow, whoever loads."""
 DISTANCES = (
     Distance("near", 0, 0.0),
     Distance("20ms", 20, 0.0),
