@@ -182,6 +182,8 @@ class LoaderConfig(Settings, frozen=True, kw_only=True):
         ordered: true delivers in the source's order whatever the network does. False takes payloads as they arrive.
         samples_buffer_size: decoded samples waiting for the trainer; rounded up to whole batches.
         prefetch_buffer_size: samples being fetched or waiting for their turn, ahead of the bucketing.
+        prefetch_memory_mb: MiB that they may take, by the usual size of those before them: fewer large ones are fetched
+            ahead.
         bucket_memory_mb: MiB of encoded images held in batches that are not full yet. Beyond it the fullest batch goes
             out short. The order is not affected by timing.
         arena_mb: MiB of shared memory between the feeder process and this one.
@@ -204,6 +206,7 @@ class LoaderConfig(Settings, frozen=True, kw_only=True):
     ordered: bool = True
     samples_buffer_size: Count = 64
     prefetch_buffer_size: Count = 256
+    prefetch_memory_mb: Count = 512
     bucket_memory_mb: Count = 1024
     arena_mb: Count = 512
     max_failures: Annotated[int, Meta(ge=0)] | Annotated[float, Meta(ge=0, lt=1)] | None = None

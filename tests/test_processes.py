@@ -478,15 +478,16 @@ with Loader(file_config(root), device="cpu") as loader:
     assert out == "24\n" or re.match(r"error: the feeder process (ended with status \d+; its last words|failed):", out)
 
 
-def test_memory_stays_bounded_beside_a_slow_trainer(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ahead", ["prefetch_buffer_size=16", "prefetch_buffer_size=1000, prefetch_memory_mb=2"])
+def test_memory_stays_bounded_beside_a_slow_trainer(tmp_path: Path, ahead: str) -> None:
     """The feeder falls asleep with what its settings allow, and reads no further."""
     from PIL import Image
 
     for number in range(20):
         Image.effect_noise((400, 400), 90).save(tmp_path / f"{number}.png", compress_level=0)
-    code = """
+    code = f"""
 import psutil
-config = file_config(root, epochs=None, samples_buffer_size=4, prefetch_buffer_size=16)
+config = file_config(root, epochs=None, samples_buffer_size=4, {ahead})
 with Loader(config, device="cpu") as loader:
     next(loader)
     feeder = psutil.Process(loader.feeder_pid)
@@ -500,6 +501,7 @@ with Loader(config, device="cpu") as loader:
 """
     read, delivered = map(int, finish(code, tmp_path).split())
     payload = (tmp_path / "0.png").stat().st_size
-    # 16 ahead of the bucketing, 8 of a job; 4 batches out, 2 in the decoder, 1 ready, 1 taken, 1 being filled; modules
+    # 16 ahead of the bucketing (or 13, which take 2 MiB), 8 of a job; 4 batches out, 2 in the decoder, 1 ready,
+    # 1 taken, 1 being filled; modules
     assert read < (16 + 8 + 4 * 9) * payload + 16 * 2**20
     assert delivered == 200

@@ -23,6 +23,8 @@ from datago_gpu.feeder import arena
 __all__ = ["checks"]
 
 MEMINFO = Path("/proc/meminfo")
+_MEMORY = ("prefetch_memory_mb", "bucket_memory_mb", "arena_mb")
+"""The settings that bound what encoded images may take."""
 _NO_LIMIT = 2**60
 """Bytes; version 1 writes a number above it for none."""
 _SPARE_FILES = 64
@@ -33,16 +35,14 @@ def checks(config: LoaderConfig | None) -> Iterator[Check]:
     """All of them; limits are held against `config`, else against the defaults."""
     http = config.http_config if config else HttpConfig()
     decode = config.decode_config if config else DecodeConfig()
-    shared_mb, held_mb = (
-        getattr(config, name) if config else _default(name) for name in ("arena_mb", "bucket_memory_mb")
-    )
+    needed_mb = sum(getattr(config, name) if config else _default(name) for name in _MEMORY)
     groups = control_groups(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))
     yield Check.ok("python", f"{platform.python_version()} ({sys.executable}) on {platform.system()}")
     yield packages()
     yield event_loop()
     yield jpeg()
     yield cpus(decode, cpu_quota(groups))
-    yield memory((shared_mb + held_mb) * MiB, memory_limit(groups), MEMINFO)
+    yield memory(needed_mb * MiB, memory_limit(groups), MEMINFO)
     yield shared_memory()
     yield memory_lock(resource.getrlimit(resource.RLIMIT_MEMLOCK)[0], on_gpu=choose().device_id is not None)
     yield open_files(resource.getrlimit(resource.RLIMIT_NOFILE), http.concurrent_downloads)
@@ -151,15 +151,15 @@ def _read(path: Path) -> str:
 
 
 def memory(needed: int, limit: int | None, meminfo: Path) -> Check:
-    """needed: bytes that the arena and the batches that are not full may take."""
+    """needed: bytes that _MEMORY allows in all."""
     available = re.search(r"^MemAvailable:\s+(\d+) kB", _read(meminfo), re.MULTILINE)
     free = int(available[1]) * 1024 if available else None
     least = min((each for each in (limit, free) if each is not None), default=None)
-    found = f"arena_mb and bucket_memory_mb allow {mib(needed)}"
+    found = f"{', '.join(_MEMORY)} allow {mib(needed)}"
     found += f", {mib(free)} are available" if free is not None else ""
     found += f", the container's limit is {mib(limit)}" if limit is not None else ""
     if least is not None and needed > least * 0.8:
-        return Check.warn("memory", found, "lower bucket_memory_mb and arena_mb, or give the container more")
+        return Check.warn("memory", found, "lower them, or give the container more")
     return Check.ok("memory", found)
 
 

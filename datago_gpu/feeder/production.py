@@ -60,6 +60,7 @@ class Production:
             self._undelivered(epoch),
             self._fetcher,
             size=self._config.prefetch_buffer_size,
+            most_bytes=self._config.prefetch_memory_mb * MiB,
             chunk=self._fetcher.chunk,
             workers=self._config.http_config.concurrent_downloads,
             ordered=self._config.ordered,

@@ -17,6 +17,7 @@ from datago_gpu.errors import SourceError
 from datago_gpu.feeder.bucket import Admitted
 from datago_gpu.feeder.fetch import Fetcher
 from datago_gpu.feeder.window import Outcome, Waits, Window
+from datago_gpu.geometry import whole
 from datago_gpu.sources.base import SampleRef, Skipped
 from datago_gpu.sources.http import HttpClient
 from tests.images import add_picture, file_config
@@ -57,6 +58,10 @@ def outcome(index: int) -> Outcome:
     return Skipped(index, str(index), "", "fetched")
 
 
+def admitted(ref: SampleRef, payload: bytes) -> Outcome:
+    return Admitted(ref, payload, (1, 1), 1, whole(1, 1), (1, 1), whole(1, 1), None)
+
+
 class Stream:
     """Numbers as references, up to an end or an error; notes how many were asked for and that it was closed."""
 
@@ -75,7 +80,8 @@ class Stream:
 
 
 def window(stream: Stream, work: Callable[[list[SampleRef]], Awaitable[list[Outcome]]], **more: Any) -> Window:
-    settings = {"size": 4, "chunk": 1, "workers": 8, "ordered": True, "launched": lambda _ref: None, "waits": Waits()}
+    settings = {"size": 4, "most_bytes": 2**30, "chunk": 1, "workers": 8, "ordered": True,
+                "launched": lambda _ref: None, "waits": Waits()}  # fmt: skip
     return Window(stream.refs(), work, **{**settings, **more})
 
 
@@ -165,6 +171,34 @@ def test_nothing_is_fetched_ahead_of_a_slow_taker_beyond_the_window() -> None:
             await results.aclose()
 
     run(main)
+
+
+@pytest.mark.parametrize("chunk", [1, 8])
+@pytest.mark.parametrize("ordered", [True, False])
+def test_the_fewer_are_fetched_ahead_the_larger_they_are(ordered: bool, chunk: int) -> None:
+    large, small, changes_at = bytes(2**20), b"small", 200
+    under_way: dict[int, int] = {}
+
+    async def work(refs: list[SampleRef]) -> list[Outcome]:
+        return [admitted(ref, large if ref.index < changes_at else small) for ref in refs]
+
+    async def main() -> None:
+        stream = Stream(600)
+        async with window(
+            stream, work, size=64, workers=64, most_bytes=10 * len(large), ordered=ordered, chunk=chunk
+        ) as ahead:
+            taken = 0
+            async for outcomes in ahead.results():
+                taken += len(outcomes)
+                await settle()
+                under_way[taken] = stream.listed - taken
+        assert taken == 600
+
+    run(main)
+    # One more is listed than is begun. At first they count as 8 MiB each, then as what the last ones took.
+    assert max(count for taken, count in under_way.items() if taken < changes_at) <= 10 + 1
+    assert max(count for taken, count in under_way.items() if taken > 150) > 60
+    assert min(count for taken, count in under_way.items() if 150 < taken < changes_at) >= 10 - chunk
 
 
 @pytest.mark.parametrize("ordered", [True, False])
@@ -266,18 +300,22 @@ def test_leaving_early_cancels_what_is_under_way_and_leaves_no_task(ordered: boo
     st.integers(1, 5),
     st.integers(1, 5),
     st.booleans(),
+    st.integers(1, 2**25),
     st.frozensets(st.integers(0, 39)),
     st.integers(),
 )
 def test_every_reference_comes_out_once_whatever_the_timing(
-    count: int, size: int, chunk: int, workers: int, ordered: bool, skips: frozenset[int], seed: int
+    count: int, size: int, chunk: int, workers: int, ordered: bool, most_bytes: int, skips: frozenset[int], seed: int
 ) -> None:
     random = Random(seed)
 
     async def work(refs: list[SampleRef]) -> list[Outcome]:
         for _ in range(random.randrange(5)):
             await asyncio.sleep(0)
-        return [outcome(ref.index) for ref in refs]
+        return [
+            admitted(ref, bytes(random.randrange(2**17))) if random.random() < 0.5 else outcome(ref.index)
+            for ref in refs
+        ]
 
     async def main() -> None:
         launched: list[int] = []
@@ -285,6 +323,7 @@ def test_every_reference_comes_out_once_whatever_the_timing(
             Stream(count, skips=skips),
             work,
             size=size,
+            most_bytes=most_bytes,
             chunk=chunk,
             workers=workers,
             ordered=ordered,
