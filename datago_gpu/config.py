@@ -179,7 +179,8 @@ class LoaderConfig(Settings, frozen=True, kw_only=True):
         epochs: passes over the source; None goes on for ever.
         seed: for shuffling. The order depends on the listing, the seed, the epoch, rank and world size alone.
         drop_last: leave out the batches that are not full at the end of an epoch.
-        ordered: true delivers in the source's order whatever the network does. False takes payloads as they arrive.
+        ordered: true delivers in the source's order whatever the network does. False takes payloads as they arrive;
+            what comes in shards keeps its order.
         samples_buffer_size: decoded samples waiting for the trainer; rounded up to whole batches.
         prefetch_buffer_size: samples being fetched or waiting for their turn, ahead of the bucketing.
         prefetch_memory_mb: MiB that they may take, by the usual size of those before them: fewer large ones are fetched
