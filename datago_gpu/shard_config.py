@@ -26,8 +26,9 @@ class WebDatasetSource(Settings, frozen=True, kw_only=True):
         optional: those of them that a sample may lack; without any other it is skipped.
         random_sampling: true shuffles the shards, and their samples through a buffer; each epoch differs.
         shuffle_buffer: samples, with their payloads, held to draw from; fewer where they take more than `buffer_mb`.
-        concurrent_downloads: shards open at once; they are read ahead and handed out one after the other.
-        buffer_mb: MiB of all open shards that are held in memory.
+        concurrent_downloads: shards that arrive at once. What has arrived is handed out one shard after the other.
+        buffer_mb: MiB that may wait in memory for their turn. While half of it is free, a shard that has arrived makes
+            room for a further one.
         storage_options: for s3, gs and az: options of obstore such as {"endpoint": "http://localhost:9000"}; others
             come from the environment.
         rank, world_size: as for files. Ranks take whole shards where there is one for each, else single samples.

@@ -25,7 +25,6 @@ Supply = Callable[[Callable[[bytes], Awaitable[None]]], Awaitable[None]]
 _READ_BYTES = 1024 * 1024
 _UNPACKED_BYTES = 64 * 1024
 """What is lost before a fault in a compressed stream."""
-_PIPE_BYTES = 4 * 1024 * 1024
 _LOT_SAMPLES = 32
 """Samples that go from the thread to the loop together: a hop costs about 60 us."""
 _LOT_BYTES = 1024 * 1024
@@ -36,18 +35,24 @@ _CLOSE_S = 1.0
 
 
 class OpenShard:
-    """Reads from the moment it is made, as far ahead as `capacity` bytes allow.
+    """Reads from the moment it is made, as far ahead as `outlet` has room for samples, and `piped` bytes more.
 
-    supply: brings the shard's bytes; None where `address` is a local path.
+    supply: brings the shard's bytes; None where `address` is a local path. arrived: called once, when no more come.
     """
 
-    def __init__(self, address: str, supply: Supply | None, collector: Collector, capacity: int) -> None:
-        self._address, self._collector = address, collector
+    def __init__(
+        self,
+        address: str,
+        supply: Supply | None,
+        collector: Collector,
+        outlet: Outlet[SampleRef | Skipped],
+        piped: int,
+        arrived: Callable[[], None],
+    ) -> None:
+        self._address, self._collector, self._outlet, self._arrived = address, collector, outlet, arrived
         loop = asyncio.get_running_loop()
         self._loop = loop
-        piped = min(_PIPE_BYTES, capacity // 2) if supply else 0
         self._pipe = Pipe(loop, piped, self._flush) if supply else None
-        self._outlet: Outlet[SampleRef | Skipped] = Outlet(loop, capacity - piped)
         self._lot: list[SampleRef | Skipped] = []
         self._lot_bytes = 0
         self._gone = asyncio.Event()
@@ -82,7 +87,11 @@ class OpenShard:
             error = problem
         self._outlet.end(error)
         with suppress(RuntimeError):  # the loop is closed
-            self._loop.call_soon_threadsafe(self._gone.set)
+            self._loop.call_soon_threadsafe(self._note_end)
+
+    def _note_end(self) -> None:
+        self._gone.set()
+        self._arrived()
 
     def _unpack(self) -> None:
         raw: Any = self._pipe or open(self._address, "rb", buffering=0)  # noqa: SIM115 - the next line closes it

@@ -10,13 +10,13 @@ import io
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
-from threading import Condition
+from threading import Condition, Lock
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-__all__ = ["GivenUp", "Outlet", "Pipe"]
+__all__ = ["Budget", "GivenUp", "Outlet", "Pipe"]
 
 T = TypeVar("T")
 _ENOUGH = 512
@@ -110,14 +110,37 @@ class Pipe(io.RawIOBase):
         return filled
 
 
-class Outlet(Generic[T]):
-    """Lots of items from a thread to a coroutine. `capacity` is in bytes, as told with each lot; one always fits."""
+class Budget:
+    """Bytes that several outlets may hold together. What is freed goes to the one whose turn comes next."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, capacity: int) -> None:
-        self._loop, self._capacity = loop, capacity
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.held = 0
+        self.lock = Lock()
+        self.waiting: dict[int, Condition] = {}
+        """By number, the outlets that wait for room."""
+
+    def give_back(self, size: int) -> None:
+        """Count what is held no longer. With the lock held."""
+        self.held -= size
+        self.wake()
+
+    def wake(self) -> None:
+        """Let the first that waits look whether there is room for it. With the lock held."""
+        if self.waiting:
+            self.waiting[min(self.waiting)].notify()
+
+
+class Outlet(Generic[T]):
+    """Lots of items from a thread to a coroutine, within a Budget of bytes, as told with each lot.
+
+    number: its turn among the outlets of that budget: the least takes precedence. Of each, one lot always fits.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, budget: Budget, number: int) -> None:
+        self._loop, self._budget, self._number = loop, budget, number
         self._lots: deque[tuple[list[T], int]] = deque()
-        self._size = 0
-        self._changed = Condition()
+        self._changed = Condition(budget.lock)
         self._news = asyncio.Event()
         self._ended = self._given_up = False
         self._error: Exception | None = None
@@ -125,13 +148,20 @@ class Outlet(Generic[T]):
     def put(self, items: list[T], size: int) -> None:
         """Hand over, in the thread, once there is room. Raises GivenUp."""
         with self._changed:
-            while self._lots and self._size + size > self._capacity and not self._given_up:
-                self._changed.wait()
+            self._wait_for_room(size)
             if self._given_up:
                 raise GivenUp
             self._lots.append((items, size))
-            self._size += size
+            self._budget.held += size
             self._tell()
+
+    def _wait_for_room(self, size: int) -> None:
+        budget = self._budget
+        while self._lots and budget.held + size > budget.capacity and not self._given_up:
+            budget.waiting[self._number] = self._changed
+            self._changed.wait()
+            del budget.waiting[self._number]
+            budget.wake()
 
     def end(self, error: Exception | None = None) -> None:
         """Say, in the thread, that nothing follows; `error` is raised behind what is there."""
@@ -143,7 +173,8 @@ class Outlet(Generic[T]):
         """Have the thread stop at its next `put`."""
         with self._changed:
             self._given_up = True
-            self._lots.clear()
+            while self._lots:
+                self._budget.give_back(self._lots.popleft()[1])
             self._changed.notify()
 
     async def lots(self) -> AsyncIterator[list[T]]:
@@ -154,8 +185,7 @@ class Outlet(Generic[T]):
             while self._lots:
                 with self._changed:
                     items, size = self._lots.popleft()
-                    self._size -= size
-                    self._changed.notify()
+                    self._budget.give_back(size)
                 yield items
             if self._ended and not self._lots:
                 break

@@ -4,14 +4,13 @@ Order: the shards as listed, or shuffled anew for each epoch, and within a shard
 shuffle they pass through a buffer. Ranks take every world_size-th shard; where there are fewer shards than ranks, every
 world_size-th sample of all of them.
 
-Memory: `buffer_mb` for what is read ahead, for each open shard one sample and 2 MiB more (in object storage also the
-parts under way, 4 of 4 MiB), and with a shuffle `buffer_mb` again.
+Memory: `buffer_mb` for what is read ahead, for each shard that arrives one sample and 2 MiB more (in object storage
+also the parts under way, 4 of 4 MiB), and with a shuffle `buffer_mb` again.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from functools import partial
 from typing import NoReturn
@@ -21,11 +20,13 @@ from msgspec import structs
 from datago_gpu.config import LoaderConfig, MiB
 from datago_gpu.errors import SourceError
 from datago_gpu.shard_config import WebDatasetSource
+from datago_gpu.sources.ahead import Ahead
 from datago_gpu.sources.base import Position, SampleRef, Skipped, Unfinished, printable
 from datago_gpu.sources.failure import HttpFailure
 from datago_gpu.sources.files import permutation
 from datago_gpu.sources.http import HttpClient
 from datago_gpu.sources.opened import OpenShard, Supply, sample_bytes
+from datago_gpu.sources.pipe import Outlet
 from datago_gpu.sources.samples import Collector
 from datago_gpu.sources.shards import Shard, list_shards
 from datago_gpu.sources.shuffle import SplitMix64
@@ -33,6 +34,9 @@ from datago_gpu.sources.store import Stores, is_stored
 from datago_gpu.sources.tar import BadShard
 
 __all__ = ["WebDataset"]
+
+_PIPE_BYTES = 4 * MiB
+"""At the most, of each shard, between the network and what unpacks it."""
 
 _Lost = (BadShard, HttpFailure, OSError)
 """What costs the rest of a shard."""
@@ -80,16 +84,13 @@ class WebDataset:
         stride, offset = (self._world_size, self._rank) if split else (1, 0)
         mine = shards if split else shards[self._rank :: self._world_size]
         first, position = _parsed(start.cursor)
-        opened: deque[OpenShard] = deque()
         lost: Exception | None = None
         seen = first > 0
-        try:
-            for number in range(first, len(mine)):
-                while len(opened) < self._source.concurrent_downloads and number + len(opened) < len(mine):
-                    opened.append(self._opened(mine[number + len(opened)]))
-                cursor = f"{number}:{position}"
+        async with aclosing(self._opened(mine[first:]).turns()) as turns:
+            async for turn, shard in turns:
+                cursor = f"{first + turn}:{position}"
                 try:
-                    async for lot in opened[0].lots():
+                    async for lot in shard.lots():
                         for sample in lot:
                             index, elsewhere = divmod(position - offset, stride)
                             position += 1
@@ -100,18 +101,19 @@ class WebDataset:
                     lost = error
                     if not seen and isinstance(error, HttpFailure) and error.status in (401, 403):
                         break
-                    yield self._skipped(mine[number], error)
-                await opened.popleft().close()
-        finally:
-            for shard in opened:
-                await shard.close()
+                    yield self._skipped(mine[first + turn], error)
         if not seen:
             self._refuse(mine, lost)
 
-    def _opened(self, shard: Shard) -> OpenShard:
-        capacity = self._source.buffer_mb * MiB // self._source.concurrent_downloads
-        collector = Collector(self._config, shard.shown)
-        return OpenShard(shard.address, self._supply(shard), collector, capacity)
+    def _opened(self, shards: list[Shard]) -> Ahead:
+        concurrent, capacity = self._source.concurrent_downloads, self._source.buffer_mb * MiB
+        piped = min(_PIPE_BYTES, capacity // concurrent // 2)
+
+        def opener(shard: Shard, outlet: Outlet[SampleRef | Skipped], arrived: Callable[[], None]) -> OpenShard:
+            collector = Collector(self._config, shard.shown)
+            return OpenShard(shard.address, self._supply(shard), collector, outlet, piped, arrived)
+
+        return Ahead(shards, opener, concurrent=concurrent, capacity=capacity - concurrent * piped)
 
     def _supply(self, shard: Shard) -> Supply | None:
         """What brings the shard's bytes; None for a local one."""

@@ -169,6 +169,42 @@ def test_what_is_read_ahead_is_bounded(server: MisbehavingServer) -> None:
     assert asyncio.run(main()) < 8 * 4_000_000
 
 
+@pytest.mark.parametrize(
+    ("size", "most"),
+    [
+        (10, 2 * 8),  # so many may be open
+        (30_000, 6),  # two arrive; the others have brought half of 1 MiB, less what is reserved for pipes
+    ],
+)
+def test_shards_that_have_arrived_make_room_for_further_ones_while_the_first_is_slow(
+    server: MisbehavingServer, size: int, most: int
+) -> None:
+    let_go, before = threading.Event(), len(server.requests)
+    for number in range(30):
+        data = tar_bytes(pictures(number * 5, number * 5 + 5, size=size))
+        server.script(f"/{number}.tar", Answer(200, data, hold=None if number else let_go))
+    more: dict[str, Any] = {"concurrent_downloads": 2, "buffer_mb": 1, "http": {"stall_timeout_s": 30}}
+    config = shard_config(f"{server.url}/{{0..29}}.tar", **more)
+
+    async def main() -> tuple[int, list[str]]:
+        async with (
+            HttpClient(config.http_config) as http,
+            aclosing(open_source(config, http).refs(Position())) as refs,  # type: ignore[type-var]
+        ):
+            first = asyncio.ensure_future(anext(refs))
+            moved = -1
+            while moved != http.counters.bytes + len(server.requests):  # until nothing moves any more
+                moved = http.counters.bytes + len(server.requests)
+                await asyncio.sleep(0.2)
+            asked = len(server.requests) - before
+            let_go.set()
+            return asked, [(await first).id, *[ref.id async for ref in refs]]
+
+    count, found = asyncio.run(main())
+    assert 2 < count <= most
+    assert found == [f"{number:04}" for number in range(150)]
+
+
 def test_a_missing_shard_costs_itself_and_none_at_all_is_an_error(server: MisbehavingServer) -> None:
     server.script("/good.tar", Answer(200, tar_bytes(pictures(0, 1))))
     gone, good = listed(f"{server.url}/gone.tar?sig=secret::{server.url}/good.tar")

@@ -1,0 +1,68 @@
+"""The shards of a stream, opened before their turn comes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Iterable
+
+from datago_gpu.sources.base import SampleRef, Skipped
+from datago_gpu.sources.opened import OpenShard
+from datago_gpu.sources.pipe import Budget, Outlet
+from datago_gpu.sources.shards import Shard
+
+__all__ = ["Ahead", "Opener"]
+
+Opener = Callable[[Shard, Outlet[SampleRef | Skipped], Callable[[], None]], OpenShard]
+"""Opens a shard that hands its samples to the outlet, and calls the function when all have arrived."""
+
+_MOST_OPEN = 8
+"""For each shard that arrives, how many may be open: the others have arrived and wait for their turn."""
+
+
+class Ahead:
+    """Has `concurrent` shards arrive at once, and keeps what has arrived, up to `capacity` bytes.
+
+    A shard that has arrived makes room for the next one: else connections idle while the one whose turn it is is slow.
+    """
+
+    def __init__(self, shards: Iterable[Shard], opener: Opener, *, concurrent: int, capacity: int) -> None:
+        self._coming, self._opener, self._concurrent = enumerate(shards), opener, concurrent
+        self._loop = asyncio.get_running_loop()
+        self._budget = Budget(capacity)
+        self._open: deque[OpenShard] = deque()
+        self._arriving = 0
+        self._closed = False
+
+    async def turns(self) -> AsyncGenerator[tuple[int, OpenShard], None]:
+        """Each shard in its turn, with its number; it is closed when the next one is asked for. To be closed itself."""
+        try:
+            self._fill()
+            turn = 0
+            while self._open:
+                yield turn, self._open[0]
+                await self._open.popleft().close()
+                turn += 1
+                self._fill()
+        finally:
+            self._closed = True
+            for shard in self._open:
+                await shard.close()
+
+    def _fill(self) -> None:
+        while not self._closed and self._arriving < self._concurrent and self._may_open():
+            turn, shard = next(self._coming, (0, None))
+            if shard is None:
+                return
+            self._arriving += 1
+            self._open.append(self._opener(shard, Outlet(self._loop, self._budget, turn), self._note_arrival))
+
+    def _may_open(self) -> bool:
+        """More than arrive at once only while there is room for what they bring."""
+        count = len(self._open)
+        spacious = self._budget.held <= self._budget.capacity // 2
+        return count < self._concurrent or (spacious and count < self._concurrent * _MOST_OPEN)
+
+    def _note_arrival(self) -> None:
+        self._arriving -= 1
+        self._fill()
