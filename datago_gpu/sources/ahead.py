@@ -32,10 +32,14 @@ class Ahead:
         self._budget = Budget(capacity)
         self._open: deque[OpenShard] = deque()
         self._arriving = 0
+        self._problem: Exception | None = None
         self._closed = False
 
     async def turns(self) -> AsyncGenerator[tuple[int, OpenShard], None]:
-        """Each shard in its turn, with its number; it is closed when the next one is asked for. To be closed itself."""
+        """Each shard in its turn, with its number; it is closed when the next one is asked for. To be closed itself.
+
+        Raises what the opener raises, behind the shards before that one.
+        """
         try:
             self._fill()
             turn = 0
@@ -44,21 +48,30 @@ class Ahead:
                 await self._open.popleft().close()
                 turn += 1
                 self._fill()
+            if self._problem:
+                raise self._problem
         finally:
             self._closed = True
             for shard in self._open:
                 await shard.close()
 
     def _fill(self) -> None:
-        while not self._closed and self._arriving < self._concurrent and self._may_open():
+        while self._arriving < self._concurrent and self._may_open():
             turn, shard = next(self._coming, (0, None))
             if shard is None:
                 return
+            try:
+                opened = self._opener(shard, Outlet(self._loop, self._budget, turn), self._note_arrival)
+            except Exception as error:  # raised in its turn
+                self._problem = error
+                return
             self._arriving += 1
-            self._open.append(self._opener(shard, Outlet(self._loop, self._budget, turn), self._note_arrival))
+            self._open.append(opened)
 
     def _may_open(self) -> bool:
         """More than arrive at once only while there is room for what they bring."""
+        if self._closed or self._problem:
+            return False
         count = len(self._open)
         spacious = self._budget.held <= self._budget.capacity // 2
         return count < self._concurrent or (spacious and count < self._concurrent * _MOST_OPEN)

@@ -1,0 +1,47 @@
+"""Shards that are opened before their turn: what goes wrong there comes in its turn."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import aclosing
+from pathlib import Path
+
+import pytest
+
+from datago_gpu.sources.ahead import Ahead
+from datago_gpu.sources.base import SampleRef, Skipped
+from datago_gpu.sources.opened import OpenShard
+from datago_gpu.sources.pipe import Outlet
+from datago_gpu.sources.samples import Collector
+from datago_gpu.sources.shards import Shard
+from tests.sources.shards import shard_config, write_shards
+
+
+@pytest.mark.parametrize("concurrent", [1, 2, 8])
+@pytest.mark.parametrize("bad", [0, 1, 3])
+def test_a_shard_that_cannot_be_opened_is_an_error_behind_those_before_it(
+    tmp_path: Path, bad: int, concurrent: int
+) -> None:
+    """It may be found when another one has arrived, where nobody asks for anything."""
+    counts = [2, 1, 3, 2, 1]
+    paths = write_shards(tmp_path, counts)
+    config = shard_config(tmp_path)
+
+    def opener(shard: Shard, outlet: Outlet[SampleRef | Skipped], arrived: Callable[[], None]) -> OpenShard:
+        if shard.address == str(paths[bad]):
+            raise RuntimeError("can't start new thread")
+        return OpenShard(shard.address, None, Collector(config, shard.shown), outlet, 0, arrived)
+
+    found: list[int] = []
+
+    async def main() -> None:
+        ahead = Ahead([Shard(str(path)) for path in paths], opener, concurrent=concurrent, capacity=2**20)
+        async with aclosing(ahead.turns()) as turns:
+            async for turn, shard in turns:
+                async for lot in shard.lots():
+                    found.extend(turn for _ in lot)
+
+    with pytest.raises(RuntimeError, match="can't start"):
+        asyncio.run(main())
+    assert found == [turn for turn, count in enumerate(counts[:bad]) for _ in range(count)]
