@@ -332,7 +332,7 @@ def _refuse_unknown_keys(given: dict[str, Any], kind: type[Struct], where: str) 
 def _home(key: object) -> str:
     """Where a key belongs that stands in the wrong place, in words; empty for one that is known nowhere."""
     if key in ("device", "backend"):
-        return f"it is no setting but an argument: Loader(config, {key}=...)"
+        return f"it is no setting but an argument: Loader(config, {key}=...), or --{key} of a command"
     if key in LoaderConfig.__struct_fields__:
         return f"{key} belongs at the top"
     for name, kind in _SECTIONS.items():
