@@ -9,11 +9,11 @@ import re
 import time
 import traceback
 from collections.abc import Callable, Collection
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Finding", "Findings", "NotHere", "judge"]
+__all__ = ["Finding", "Findings", "NotHere", "Outcome", "judge"]
 
 _COMPARE: dict[str, Callable[[float, float], bool]] = {"<=": operator.le, ">=": operator.ge, "==": operator.eq}
 
@@ -36,6 +36,29 @@ class Finding:
     unit: str = ""
     gate: str = ""
     passed: bool | None = None
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of one check."""
+
+    name: str
+    seconds: float = 0.0
+    crash: str = ""
+    """How it ended, where it did not end by itself."""
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def status(self) -> str:
+        """ "error", "fail", "pass", "skipped" where nothing could be done here, or "info" where nothing is gated."""
+        verdicts = {each.passed for each in self.findings if each.kind == "figure"}
+        if self.crash or any(each.kind == "error" for each in self.findings):
+            return "error"
+        if False in verdicts:
+            return "fail"
+        if True in verdicts:
+            return "pass"
+        return "info" if verdicts else "skipped"
 
 
 def judge(value: float, gate: str) -> bool:

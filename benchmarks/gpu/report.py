@@ -19,7 +19,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,32 +49,9 @@ RETRIES = 8
 """How often a check that crashed is taken up again behind the part that it crashed in."""
 
 
-@dataclass(slots=True)
-class Outcome:
-    """What became of one check."""
-
-    name: str
-    seconds: float = 0.0
-    crash: str = ""
-    """How it ended, where it did not end by itself."""
-    findings: list[findings.Finding] = field(default_factory=list)
-
-    @property
-    def status(self) -> str:
-        """ "error", "fail", "pass", "skipped" where nothing could be done here, or "info" where nothing is gated."""
-        verdicts = {each.passed for each in self.findings if each.kind == "figure"}
-        if self.crash or any(each.kind == "error" for each in self.findings):
-            return "error"
-        if False in verdicts:
-            return "fail"
-        if True in verdicts:
-            return "pass"
-        return "info" if verdicts else "skipped"
-
-
-def run_check(name: str, settings: dict[str, object], limit_s: float, log: Path) -> Outcome:
+def run_check(name: str, settings: dict[str, object], limit_s: float, log: Path) -> findings.Outcome:
     """Run a check; where it crashes, run it again without what it had begun by then."""
-    outcome, began, file = Outcome(name), time.monotonic(), Path(str(settings["findings"]))
+    outcome, began, file = findings.Outcome(name), time.monotonic(), Path(str(settings["findings"]))
     skip: list[str] = []
     for _ in range(1 + RETRIES):
         left_s = limit_s - (time.monotonic() - began)
@@ -115,14 +91,14 @@ def _run_once(name: str, settings: dict[str, object], limit_s: float, log: Path)
     return f"exit status {status}: {last}" if status else ""
 
 
-def run_checks(names: list[str], args: argparse.Namespace, folder: Path, began: float) -> list[Outcome]:
+def run_checks(names: list[str], args: argparse.Namespace, folder: Path, began: float) -> list[findings.Outcome]:
     log = args.out / "log.txt"
     log.write_text("")
     outcomes = []
     for name in names:
         left_s = args.seconds - (time.monotonic() - began)
         if left_s < 5:
-            outcomes.append(Outcome(name, findings=[findings.Finding("skipped", name, "no time was left")]))
+            outcomes.append(findings.Outcome(name, findings=[findings.Finding("skipped", name, "no time was left")]))
             continue
         budget_s = min(CHECKS[name] * args.seconds / TOTAL_S, left_s)
         settings: dict[str, object] = {

@@ -10,13 +10,10 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from benchmarks.gpu.findings import Finding, NotHere
+from benchmarks.gpu.findings import Finding, NotHere, Outcome
 from benchmarks.gpu.nvml import Gpu
-
-if TYPE_CHECKING:
-    from benchmarks.gpu.report import Outcome
 
 __all__ = ["write"]
 

@@ -135,7 +135,7 @@ def test_a_check_that_crashes_is_taken_up_again_behind_the_part_that_crashed(
     ],
 )
 def test_the_status_of_a_check(kinds: list[tuple[str, bool | None]], status: str) -> None:
-    outcome = report.Outcome("any", findings=[Finding(kind, "x", 1, passed=passed) for kind, passed in kinds])
+    outcome = findings.Outcome("any", findings=[Finding(kind, "x", 1, passed=passed) for kind, passed in kinds])
     assert outcome.status == status
 
 
