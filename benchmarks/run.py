@@ -30,7 +30,7 @@ from feeder import OURS as FEEDER
 from suite import plots
 from suite.distance import HERE, NotHere, relay, route
 from suite.figures import Figures, Table
-from suite.peers import FULL, LIMITS, OURS, PEERS, Peer, find, run
+from suite.peers import LIMITS, OURS, PEERS, VARIANTS, Peer, find, run
 from suite.report import into_docs, markdown
 from suite.servers import dataroom, free_port, nginx
 from suite.workloads import (
@@ -57,7 +57,8 @@ class Suite:
         self.figures = figures = Figures.read(args.out / "figures.json")
         figures.machine = machine()
         named = [text.rpartition("=") for text in args.python]
-        self.everybody = [find(peer, {name: path for name, _, path in named}) for peer in (OURS, FULL, *PEERS, *LIMITS)]
+        pythons = {name: path for name, _, path in named}
+        self.everybody = [find(peer, pythons) for peer in (OURS, *VARIANTS, *PEERS, *LIMITS)]
         figures.missing = {peer.name: peer.missing for peer in self.everybody if peer.missing}
         for peer in self.everybody:
             figures.versions |= peer.versions

@@ -27,6 +27,8 @@ class WebDatasetSource(Settings, frozen=True, kw_only=True):
         random_sampling: true shuffles the shards, and their samples through a buffer; each epoch differs.
         shuffle_buffer: samples, with their payloads, held to draw from; fewer where they take more than `buffer_mb`.
         concurrent_downloads: shards that arrive at once. What has arrived is handed out one shard after the other.
+        interleave: shards whose samples take turns. 1 hands out one shard after the other. With more, all of their
+            connections bring what is needed next, and batches are mixed: for large shards from afar.
         buffer_mb: MiB that may wait in memory for their turn. While half of it is free, a shard that has arrived makes
             room for a further one.
         storage_options: for s3, gs and az: options of obstore such as {"endpoint": "http://localhost:9000"}; others
@@ -45,6 +47,7 @@ class WebDatasetSource(Settings, frozen=True, kw_only=True):
     random_sampling: bool = False
     shuffle_buffer: Count = 1000
     concurrent_downloads: Count = 8
+    interleave: Count = 1
     buffer_mb: Count = 256
     storage_options: dict[str, str] = {}  # noqa: RUF012 - msgspec copies it
     rank: Natural | None = None
@@ -56,6 +59,9 @@ class WebDatasetSource(Settings, frozen=True, kw_only=True):
         token = self.auth_token.strip()
         if not (token.isascii() and token.isprintable() and " " not in token):
             return "source_config.auth_token holds blanks or characters that no token has"
+        if self.interleave > self.concurrent_downloads:
+            return (f"source_config.interleave ({self.interleave}) must be at most concurrent_downloads "
+                    f"({self.concurrent_downloads}): raise the one or lower the other")  # fmt: skip
         names = part_names(self.masks) + part_names(self.additional_images) + part_names(self.latents)
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:

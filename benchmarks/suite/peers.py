@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-__all__ = ["FULL", "LIMITS", "OURS", "PEERS", "Peer", "find", "run"]
+__all__ = ["LIMITS", "OURS", "PEERS", "VARIANTS", "Peer", "find", "run"]
 
 PROGRAMS = Path(__file__).parent.parent / "peers"
 BENCH_VENV = Path(__file__).parent.parent.parent / ".venv-bench" / "bin" / "python"
@@ -38,7 +38,10 @@ class Peer:
 
 
 OURS = Peer("datago_gpu", "ours", ("files", "shards", "dataroom", "million"))
-FULL = Peer("datago_gpu, no draft", "ours", ("files",), only="2.5mp-512", given={"options": {"draft": False}})
+VARIANTS = (
+    Peer("datago_gpu, no draft", "ours", ("files",), only="2.5mp-512", given={"options": {"draft": False}}),
+    Peer("datago_gpu, interleave 8", "ours", ("shards",), given={"options": {"source": {"interleave": 8}}}),
+)
 PEERS = (
     Peer("datago", "datago", ("files", "shards", "dataroom", "million")),
     Peer("torch DataLoader + Pillow", "torch", ("files", "million"), "it reads local files"),

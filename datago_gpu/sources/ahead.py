@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable
+from itertools import islice
 
 from datago_gpu.sources.base import SampleRef, Skipped
 from datago_gpu.sources.opened import OpenShard
@@ -35,18 +36,21 @@ class Ahead:
         self._problem: Exception | None = None
         self._closed = False
 
-    async def turns(self) -> AsyncGenerator[tuple[int, OpenShard], None]:
-        """Each shard in its turn, with its number; it is closed when the next one is asked for. To be closed itself.
-
-        Raises what the opener raises, behind the shards before that one.
+    async def turns(self, count: int) -> AsyncGenerator[tuple[int, list[OpenShard]], None]:
+        """So many shards at a time, at most `concurrent`, with the number of the first; they are closed when the next
+        ones are asked for. To be closed itself. Raises what the opener raises, where that shard's turn comes.
         """
         try:
             self._fill()
             turn = 0
             while self._open:
-                yield turn, self._open[0]
-                await self._open.popleft().close()
-                turn += 1
+                shards = list(islice(self._open, count))
+                if self._problem and len(shards) < count:
+                    break
+                yield turn, shards
+                for _ in shards:
+                    await self._open.popleft().close()
+                turn += len(shards)
                 self._fill()
             if self._problem:
                 raise self._problem

@@ -7,7 +7,8 @@ import gzip
 import io
 import threading
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections import deque
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, BinaryIO, cast
 
@@ -53,16 +54,21 @@ class OpenShard:
         loop = asyncio.get_running_loop()
         self._loop = loop
         self._pipe = Pipe(loop, piped, self._flush) if supply else None
+        self._lots, self._here = outlet.lots(), deque[SampleRef | Skipped]()
         self._lot: list[SampleRef | Skipped] = []
         self._lot_bytes = 0
         self._gone = asyncio.Event()
         self._pump = loop.create_task(_pump(supply, self._pipe)) if supply and self._pipe else None
         threading.Thread(target=self._run, name="datago-shard", daemon=True).start()
 
-    async def lots(self) -> AsyncIterator[list[SampleRef | Skipped]]:
-        """The samples in their order, some at a time. Raises what ends the shard early, behind those before it."""
-        async for lot in self._outlet.lots():
-            yield lot
+    async def take(self) -> SampleRef | Skipped | None:
+        """The next sample; None behind the last. Raises what ends the shard early, behind those before it."""
+        while not self._here:
+            lot = await anext(self._lots, None)
+            if lot is None:
+                return None
+            self._here.extend(lot)
+        return self._here.popleft()
 
     async def close(self) -> None:
         """End the request and the thread, which has a second for what it is at."""

@@ -1,8 +1,8 @@
 """WebDataset shards: streamed, unpacked and handed out in a fixed order, whatever arrives first.
 
-Order: the shards as listed, or shuffled anew for each epoch, and within a shard the samples as they lie there. With a
-shuffle they pass through a buffer. Ranks take every world_size-th shard; where there are fewer shards than ranks, every
-world_size-th sample of all of them.
+Order: the shards as listed, or shuffled anew for each epoch, and within a shard the samples as they lie there; of
+`interleave` shards at a time, one sample of each in turn. With a shuffle they pass through a buffer. Ranks take every
+world_size-th shard; where there are fewer shards than ranks, every world_size-th sample of all of them.
 
 Memory: `buffer_mb` for what is read ahead, for each shard that arrives one sample and 2 MiB more (in object storage
 also the parts under way, 4 of 4 MiB), and with a shuffle `buffer_mb` again.
@@ -10,6 +10,7 @@ also the parts under way, 4 of 4 MiB), and with a shuffle `buffer_mb` again.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from functools import partial
@@ -45,7 +46,8 @@ _Lost = (BadShard, HttpFailure, OSError)
 class WebDataset:
     """The `Source` of source_type "webdataset".
 
-    A `cursor` is "SHARD:POSITION": number SHARD of this rank's order of the epoch begins with sample number POSITION.
+    A `cursor` is "SHARD:POSITION": number SHARD of this rank's order of the epoch, and with `interleave` those whose
+    samples take turns with its own, begin with sample number POSITION.
     Through a shuffle buffer there is none: all is read and counted again.
     """
 
@@ -86,22 +88,22 @@ class WebDataset:
         first, position = _parsed(start.cursor)
         lost: Exception | None = None
         seen = first > 0
-        async with aclosing(self._opened(mine[first:]).turns()) as turns:
-            async for turn, shard in turns:
-                cursor = f"{first + turn}:{position}"
-                try:
-                    async for lot in shard.lots():
-                        for sample in lot:
-                            index, elsewhere = divmod(position - offset, stride)
-                            position += 1
-                            if not elsewhere and index >= start.index:
-                                yield _numbered(sample, index, cursor)
-                        seen = True
-                except _Lost as error:
-                    lost = error
-                    if not seen and isinstance(error, HttpFailure) and error.status in (401, 403):
-                        break
-                    yield self._skipped(mine[first + turn], error)
+        async with aclosing(self._opened(mine[first:]).turns(self._source.interleave)) as turns:
+            async for turn, opened in turns:
+                number = first + turn
+                cursor = f"{number}:{position}"
+                async for place, sample in _in_turn(opened):
+                    if isinstance(sample, Exception):
+                        lost = sample
+                        if not seen and isinstance(lost, HttpFailure) and lost.status in (401, 403):
+                            self._refuse(mine, lost)
+                        yield self._skipped(mine[number + place], lost)
+                        continue
+                    seen = True
+                    index, elsewhere = divmod(position - offset, stride)
+                    position += 1
+                    if not elsewhere and index >= start.index:
+                        yield _numbered(sample, index, cursor)
         if not seen:
             self._refuse(mine, lost)
 
@@ -159,6 +161,21 @@ class WebDataset:
         )
         text = f"none of {len(shards)} shards could be read, the last failed with {reason} ({detail}): {first}; {hint}"
         raise SourceError(self._source.hidden(text))
+
+
+async def _in_turn(shards: list[OpenShard]) -> AsyncIterator[tuple[int, SampleRef | Skipped | Exception]]:
+    """A sample of each shard in turn, with the shard's place; in place of one, what ends the shard early."""
+    left = deque(enumerate(shards))
+    while left:
+        place, shard = left.popleft()
+        try:
+            sample = await shard.take()
+        except _Lost as error:
+            yield place, error
+            continue
+        if sample is not None:
+            left.append((place, shard))
+            yield place, sample
 
 
 def _told(error: Exception) -> tuple[str, str]:

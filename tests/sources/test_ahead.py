@@ -37,10 +37,10 @@ def test_a_shard_that_cannot_be_opened_is_an_error_behind_those_before_it(
 
     async def main() -> None:
         ahead = Ahead([Shard(str(path)) for path in paths], opener, concurrent=concurrent, capacity=2**20)
-        async with aclosing(ahead.turns()) as turns:
-            async for turn, shard in turns:
-                async for lot in shard.lots():
-                    found.extend(turn for _ in lot)
+        async with aclosing(ahead.turns(1)) as turns:
+            async for turn, (shard,) in turns:
+                while await shard.take():
+                    found.append(turn)
 
     with pytest.raises(RuntimeError, match="can't start"):
         asyncio.run(main())

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import itertools
 import json
 import random
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -243,31 +245,38 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     seed=st.integers(0, 2**63 - 1),
     epoch=st.integers(0, 9),
     buffer=st.integers(1, 70),
+    interleave=st.integers(1, 8),
 )
 def test_ranks_are_disjoint_and_cover_everything(
-    many: Path, world_size: int, shuffled: bool, seed: int, epoch: int, buffer: int
+    many: Path, world_size: int, shuffled: bool, seed: int, epoch: int, buffer: int, interleave: int
 ) -> None:
     found: list[str] = []
     for rank in range(world_size):
-        more = {"rank": rank, "world_size": world_size, "random_sampling": shuffled, "shuffle_buffer": buffer}
+        more = {"rank": rank, "world_size": world_size, "random_sampling": shuffled, "shuffle_buffer": buffer,
+                "interleave": interleave}  # fmt: skip
         refs = []
         with suppress(SourceError):  # a rank whose only shard is empty
             refs = listed(many, Position(epoch), seed=seed, **more)
         assert [ref.index for ref in refs] == list(range(len(refs)))
         found += [ref.id for ref in refs]
     assert sorted(found) == [f"{number:04}" for number in range(58)]
-    if world_size == 1 and not shuffled:
+    if world_size == interleave == 1 and not shuffled:
         assert found == sorted(found)
 
 
 @settings(max_examples=25)
 @given(
-    start=st.integers(0, 57), world_size=st.sampled_from([1, 2, 9]), shuffled=st.booleans(), with_cursor=st.booleans()
+    start=st.integers(0, 57),
+    world_size=st.sampled_from([1, 2, 9]),
+    shuffled=st.booleans(),
+    with_cursor=st.booleans(),
+    interleave=st.sampled_from([1, 2, 3, 8]),
 )
 def test_a_start_in_the_middle_gives_exactly_the_rest(
-    many: Path, start: int, world_size: int, shuffled: bool, with_cursor: bool
+    many: Path, start: int, world_size: int, shuffled: bool, with_cursor: bool, interleave: int
 ) -> None:
-    more: dict[str, Any] = {"rank": 0, "world_size": world_size, "random_sampling": shuffled, "shuffle_buffer": 10}
+    more: dict[str, Any] = {"rank": 0, "world_size": world_size, "random_sampling": shuffled, "shuffle_buffer": 10,
+                            "interleave": interleave}  # fmt: skip
     whole = listed(many, Position(1), **more)
     start %= len(whole)
     first = whole[start]
@@ -277,6 +286,30 @@ def test_a_start_in_the_middle_gives_exactly_the_rest(
     assert listed(many, position, **more) == whole[start:]
 
 
+@settings(max_examples=25)
+@given(counts=st.lists(st.integers(0, 5), min_size=1, max_size=9), interleave=st.integers(1, 6))
+def test_samples_of_so_many_shards_take_turns(counts: list[int], interleave: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        write_shards(Path(folder), counts)
+        expected, ends = [], list(itertools.accumulate(counts))
+        numbers = [list(range(end - count, end)) for count, end in zip(counts, ends, strict=True)]
+        for first in range(0, len(numbers), interleave):
+            for turn in itertools.zip_longest(*numbers[first : first + interleave]):
+                expected += [f"{number:04}" for number in turn if number is not None]
+        with suppress(SourceError):  # all of them are empty
+            assert keys(folder, interleave=interleave) == expected
+            assert keys(folder, interleave=interleave, concurrent_downloads=interleave, buffer_mb=1) == expected
+
+
+def test_a_shard_that_breaks_leaves_the_turns_to_the_others(tmp_path: Path) -> None:
+    paths = write_shards(tmp_path, [3, 3, 3, 1])
+    data = paths[1].read_bytes()
+    paths[1].write_bytes(data[: data.index(b"0005.jpg") + 600])  # in the middle of its last sample
+    paths[2].unlink()
+    url = "::".join(map(str, paths))
+    assert keys(url, interleave=3) == ["0000", "0003", "missing", "0001", "0004", "0002", "bad-shard", "0009"]
+
+
 def test_epochs_and_seeds_differ_and_repeat(many: Path) -> None:
     more: dict[str, Any] = {"random_sampling": True, "shuffle_buffer": 8}
     orders = {
@@ -284,6 +317,7 @@ def test_epochs_and_seeds_differ_and_repeat(many: Path) -> None:
     }
     assert len(set(orders.values())) == 4
     assert tuple(keys(many, Position(1), seed=1, concurrent_downloads=2, **more)) == orders[1, 1]
+    assert tuple(keys(many, Position(1), seed=1, interleave=2, **more)) != orders[1, 1]
     assert keys(many, Position(1), seed=1) == keys(many)
 
 
@@ -389,6 +423,7 @@ def test_the_token_and_the_storage_options_are_shown_in_no_text() -> None:
         ({"optional": "c"}, "optional names 'c', which is not among"),
         ({"shards": "a"}, "unknown key source_config.shards"),
         ({"concurrent_downloads": 0}, "concurrent_downloads"),
+        ({"interleave": 9}, r"interleave \(9\) must be at most concurrent_downloads \(8\): raise the one or lower"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(more: dict[str, Any], words: str) -> None:

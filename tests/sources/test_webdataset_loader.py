@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datago_gpu import Loader, SourceError
+from datago_gpu import ConfigError, Loader, SourceError
 from tests.servers import Answer, MisbehavingServer
 from tests.sources.shards import tar_bytes
 
@@ -58,9 +58,10 @@ def test_batches_hold_the_samples_of_the_shards_in_order(url: str) -> None:
     assert np.abs(reds - np.arange(20) * 4).max() <= 4
 
 
+@pytest.mark.parametrize("interleave", [1, 3])
 @pytest.mark.parametrize("shuffled", [False, True])
-def test_a_state_goes_on_with_exactly_the_rest(url: str, shuffled: bool) -> None:
-    settings = config(url, random_sampling=shuffled, shuffle_buffer=6)
+def test_a_state_goes_on_with_exactly_the_rest(url: str, shuffled: bool, interleave: int) -> None:
+    settings = config(url, random_sampling=shuffled, shuffle_buffer=6, interleave=interleave)
     with Loader(settings, device="cpu", backend="pillow") as loader:
         whole = [batch.ids for batch in loader]
     with Loader(settings, device="cpu", backend="pillow") as loader:
@@ -70,6 +71,14 @@ def test_a_state_goes_on_with_exactly_the_rest(url: str, shuffled: bool) -> None
     loader.load_state_dict(state)
     with loader:
         assert begun + [batch.ids for batch in loader] == whole
+
+
+def test_a_state_of_other_turns_is_refused(url: str) -> None:
+    with Loader(config(url, interleave=2), device="cpu", backend="pillow") as loader:
+        next(loader)
+        state = loader.state_dict()
+    with pytest.raises(ConfigError, match="the state belongs to source_config="):
+        Loader(config(url), device="cpu", backend="pillow", state=state)
 
 
 def test_a_bad_shard_and_a_bad_picture_are_counted_and_cost_themselves(tmp_path: Path) -> None:
