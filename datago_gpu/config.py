@@ -177,7 +177,8 @@ class LoaderConfig(Settings, frozen=True, kw_only=True):
             are not full are delivered short, unless `drop_last`.
         limit: samples to deliver at the most, over all epochs; None for no limit. Exact.
         epochs: passes over the source; None goes on for ever.
-        seed: for shuffling. The order depends on the listing, the seed, the epoch, rank and world size alone.
+        seed: for shuffling. The order depends on the listing, the seed, the epoch, rank and world size alone; of
+            shards on `interleave` too.
         drop_last: leave out the batches that are not full at the end of an epoch.
         ordered: true delivers in the source's order whatever the network does. False takes payloads as they arrive;
             what comes in shards keeps its order.

@@ -7,6 +7,7 @@ import gzip
 import json
 import random
 import threading
+from collections.abc import Callable
 from contextlib import aclosing
 from typing import Any
 
@@ -44,6 +45,14 @@ def streamed(url: str, *, hold: asyncio.Event | None = None, headers: dict[str, 
 
     asyncio.run(main())
     return b"".join(blocks)
+
+
+async def quiet(count: Callable[[], int]) -> None:
+    """Until nothing moves any more."""
+    before = -1
+    while before != count():
+        before = count()
+        await asyncio.sleep(0.2)
 
 
 def ranges(server: MisbehavingServer) -> list[str]:
@@ -160,10 +169,7 @@ def test_what_is_read_ahead_is_bounded(server: MisbehavingServer) -> None:
         async with HttpClient(config.http_config) as http:
             async with aclosing(open_source(config, http).refs(Position())) as refs:  # type: ignore[type-var]
                 await anext(refs)
-                taken = -1
-                while taken != http.counters.bytes:  # until nothing moves any more
-                    taken = http.counters.bytes
-                    await asyncio.sleep(0.2)
+                await quiet(lambda: http.counters.bytes)
             return http.counters.bytes
 
     assert asyncio.run(main()) < 8 * 4_000_000
@@ -192,10 +198,7 @@ def test_shards_that_have_arrived_make_room_for_further_ones_while_the_first_is_
             aclosing(open_source(config, http).refs(Position())) as refs,  # type: ignore[type-var]
         ):
             first = asyncio.ensure_future(anext(refs))
-            moved = -1
-            while moved != http.counters.bytes + len(server.requests):  # until nothing moves any more
-                moved = http.counters.bytes + len(server.requests)
-                await asyncio.sleep(0.2)
+            await quiet(lambda: http.counters.bytes + len(server.requests))
             asked = len(server.requests) - before
             let_go.set()
             return asked, [(await first).id, *[ref.id async for ref in refs]]
