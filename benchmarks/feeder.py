@@ -4,7 +4,7 @@
 
 nginx on loopback serves JPEGs padded to 40 and 400 KB, and pages of a Dataroom that name them. The bare client is
 aiohttp with uvloop, reading bodies and dropping them. Ours is the feeder process with its reader giving the memory back
-at once: nothing is decoded. Both keep the same number of requests in flight.
+at once: nothing is decoded; also with processes that download for it. All keep the same number of requests in flight.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ import sys, time
 from datago_gpu.config import LoaderConfig
 from datago_gpu.feeder.client import Feeder
 from datago_gpu.feeder.wire import EncodedBatch, Ended, Failed, Resume
-url, share = sys.argv[1], float(sys.argv[5])
+url, share, processes = sys.argv[1], float(sys.argv[5]), int(sys.argv[6])
 count, concurrent, window = map(int, sys.argv[2:5])
 feeder = Feeder(LoaderConfig.load({
     "source_config": {"api_url": url + "/api/", "api_key": "k", "page_size": 500, "check_count": False},
     "image_config": {"crop_and_resize": True, "default_image_size": 224},
-    "http_config": {"concurrent_downloads": concurrent, "hedge_share": share},
+    "http_config": {"concurrent_downloads": concurrent, "hedge_share": share, "download_processes": processes},
     "prefetch_buffer_size": window, "limit": count}), Resume())
 clock, taken = 0.0, 0
 while not isinstance(message := feeder.receive(), Ended):
@@ -62,7 +62,8 @@ async def main():
 uvloop.run(main())
 """
 
-CONTESTANTS = {"feeder": OURS, "bare client": BARE}
+PROCESSES = {"": 0, ", 1 download process": 1, ", 2 download processes": 2}
+"""What is behind our name -> processes that download for the feeder."""
 
 PAGE = 500
 
@@ -118,10 +119,12 @@ def main() -> None:
         lay_out(root, kilobytes * 1000, count, url)
         contest = Contest(f"{kilobytes} KB payloads, {args.concurrent} in flight", "requests/s", args.runs)
         given = (url, str(count), str(args.concurrent), str(2 * args.concurrent), "0.05")
+        contestants = {"feeder" + name: partial(contestant, OURS, *given, str(n)) for name, n in PROCESSES.items()}
         with nginx(root, port):
-            contest.hold({name: partial(contestant, text, *given) for name, text in CONTESTANTS.items()})
+            contest.hold({**contestants, "bare client": partial(contestant, BARE, *given)})
         contest.show()
-        print(f"  ratio {contest.ratio('feeder', 'bare client'):.2f} (target 0.70)")
+        for name in contestants:
+            print(f"  ratio of {name} {contest.ratio(name, 'bare client'):.2f} (target 0.70)")
         results[f"{kilobytes} KB"] = contest.figures
     if args.json:
         args.json.write_text(json.dumps({"machine": machine(), "results": results}, indent=1))

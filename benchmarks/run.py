@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from common import Contest, contestant, machine, material_folder, parser
-from feeder import BARE, lay_out
+from feeder import BARE, PROCESSES, lay_out
 from feeder import OURS as FEEDER
 from suite import plots
 from suite.distance import HERE, NotHere, relay, route
@@ -176,8 +176,8 @@ class Suite:
             table, contest = Table(title, "GB/s"), Contest(title, "requests/s", self.args.runs)
             with nginx(root, port) as url:
                 given = (url, str(count), "64", "128", "0.05")
-                contest.hold({OURS.name: partial(contestant, FEEDER, *given),
-                              "limit: aiohttp alone": partial(contestant, BARE, *given)})  # fmt: skip
+                ours = {OURS.name + name: partial(contestant, FEEDER, *given, str(n)) for name, n in PROCESSES.items()}
+                contest.hold({**ours, "limit: aiohttp alone": partial(contestant, BARE, *given)})
             contest.show()
             for name, rates in contest.figures.items():
                 table.runs[name] = [{"images": count, "seconds": count / rate, "bytes": count * kilobytes * 1000}

@@ -126,7 +126,7 @@ def main() -> None:
             stragglers(late)
             count = args.count if extra else args.count // 4  # it takes long enough
             share = "0.05" if extra else "0"
-            return printed(script, url, str(count), str(args.concurrent), str(4 * args.concurrent), share)
+            return printed(script, url, str(count), str(args.concurrent), str(4 * args.concurrent), share, "0")
 
         rates.hold({name: partial(run, OURS, *which) for name, which in CONTESTANTS.items()})
         for name, which in CONTESTANTS.items():

@@ -84,6 +84,12 @@ def backend(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.fixture(params=[0, 2], ids=["by the feeder", "by two processes"])
+def processes(request: pytest.FixtureRequest) -> int:
+    """How many download for the feeder."""
+    return int(request.param)
+
+
 def config(api: Listing, **more: Any) -> dict[str, Any]:
     return {
         "source_config": {"api_url": api.api_url, "api_key": KEY, "page_size": 10, **more.pop("source", {})},
@@ -108,9 +114,12 @@ def mischief(seed: int, share: float) -> Callable[[Request, Answer], Answer | No
 
 
 @pytest.mark.parametrize("ordered", [True, False])
-def test_transient_faults_cost_only_time(api: Listing, store: Store, backend: str, ordered: bool) -> None:
+def test_transient_faults_cost_only_time(
+    api: Listing, store: Store, backend: str, ordered: bool, processes: int
+) -> None:
     api.fault, store.fault = mischief(1, 0.3), mischief(2, 0.4)
-    with Loader(config(api, ordered=ordered), device="cpu", backend=backend) as loader:
+    settings = config(api, ordered=ordered, http={"download_processes": processes})
+    with Loader(settings, device="cpu", backend=backend) as loader:
         delivered = [name for batch in loader for name in batch.ids]
     assert delivered == names(COUNT) if ordered else sorted(delivered) == names(COUNT)
     assert loader.stats().skipped == {}
@@ -131,7 +140,7 @@ PERMANENT: dict[str, tuple[Answer, str]] = {
 }
 
 
-def test_permanent_faults_cost_their_samples(api: Listing, store: Store, backend: str) -> None:
+def test_permanent_faults_cost_their_samples(api: Listing, store: Store, backend: str, processes: int) -> None:
     bad = dict(zip(names(COUNT)[20::4], PERMANENT.values(), strict=False))
     assert len(bad) == len(PERMANENT)
 
@@ -140,7 +149,7 @@ def test_permanent_faults_cost_their_samples(api: Listing, store: Store, backend
         return bad[name][0] if name in bad else None
 
     store.fault = fault
-    settings = config(api, http={"max_payload_mb": 2, "max_tries": 3})
+    settings = config(api, http={"max_payload_mb": 2, "max_tries": 3, "download_processes": processes})
     with Loader(settings, device="cpu", backend=backend) as loader:
         delivered = [name for batch in loader for name in batch.ids]
     assert delivered == [name for name in names(COUNT) if name not in bad]
@@ -149,12 +158,12 @@ def test_permanent_faults_cost_their_samples(api: Listing, store: Store, backend
 
 @pytest.mark.parametrize("how", [Answer(drop=True), Answer(503), Answer(silent=True)])
 def test_a_dead_payload_server_ends_the_run_and_costs_no_sample(
-    api: Listing, store: Store, how: Answer, caplog: pytest.LogCaptureFixture
+    api: Listing, store: Store, how: Answer, processes: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     """What was fetched before is delivered, the last batch short; a new run goes on from there."""
     alive = set(names(COUNT)[:44])
     store.fault = lambda request, _good: None if request.path[7:-4] in alive else how
-    settings = config(api, http={"max_tries": 4, "stall_timeout_s": 0.1})
+    settings = config(api, http={"max_tries": 4, "stall_timeout_s": 0.1, "download_processes": processes})
     batches = []
     with caplog.at_level(logging.WARNING), Loader(settings, device="cpu", backend="pillow") as loader:
         expected = rf"{store.server.url}/files/im-000\d\d.jpg: .* after 4 tries"

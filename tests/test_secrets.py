@@ -104,7 +104,7 @@ def settings(address: str, **source: Any) -> LoaderConfig:
     """Of a run that gives up soon. The key is in a record from here on, not in a dict, which anyone may print."""
     return LoaderConfig(
         source_config=DataroomSource(**{"api_url": address, "api_key": KEY, **source}),
-        http_config=HttpConfig(max_tries=2, max_backoff_s=0.01, stall_timeout_s=5.0),
+        http_config=HttpConfig(max_tries=2, max_backoff_s=0.01, stall_timeout_s=5.0, download_processes=1),
         batch_size=2,
     )
 

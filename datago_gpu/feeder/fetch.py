@@ -5,21 +5,16 @@ from __future__ import annotations
 import asyncio
 import os
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
 
-from datago_gpu.config import FileSource, LoaderConfig, MiB
+from datago_gpu.config import LoaderConfig, MiB
 from datago_gpu.errors import SourceError
 from datago_gpu.feeder.admit import Admission, without_image
 from datago_gpu.feeder.bucket import Admitted
 from datago_gpu.feeder.parts import AdmittedPart, Frame, PartAdmission, Unfit
+from datago_gpu.feeder.remote import Remote
 from datago_gpu.feeder.window import Outcome
 from datago_gpu.sources.base import Part, SampleRef, Skipped
 from datago_gpu.sources.failure import HttpFailure
-
-if TYPE_CHECKING:
-    from datago_gpu.sources.hedge import Hedged  # aiohttp takes 0.1 s to import, which local files need not wait for
-    from datago_gpu.sources.http import HttpClient
-    from datago_gpu.sources.store import Stores
 
 __all__ = ["Fetcher"]
 
@@ -35,11 +30,11 @@ GONE = frozenset((404, 410))
 class Fetcher:
     """Loads payloads and has them admitted. `chunk` is how many references one call should bring.
 
-    http: for references with a `url`; a source of local files has none.
+    remote: for references with a `url`; a source of local files has none.
     """
 
-    def __init__(self, config: LoaderConfig, http: HttpClient | None) -> None:
-        self._remote = _remote(config, http)
+    def __init__(self, config: LoaderConfig, remote: Remote | None) -> None:
+        self._remote = remote
         self._max_bytes = config.http_config.max_payload_mb * MiB
         self._admission, self._parts = Admission(config), PartAdmission(config)
         self._threads = ThreadPoolExecutor(min(32, config.http_config.concurrent_downloads), "datago-files")
@@ -137,17 +132,3 @@ class Fetcher:
     @staticmethod
     def _too_large(ref: SampleRef, size: int) -> Skipped:
         return Skipped(ref.index, ref.id, ref.where, "too-large", f"{size} bytes, above http_config.max_payload_mb")
-
-
-def _remote(config: LoaderConfig, http: HttpClient | None) -> Hedged | Stores | None:
-    """What gets the references with a `url`; None where there are none."""
-    source = config.source_config
-    if isinstance(source, FileSource) and source.is_stored:
-        from datago_gpu.sources.store import Stores
-
-        return Stores(config.http_config, source.storage_options)
-    if http is None:
-        return None
-    from datago_gpu.sources.hedge import Hedged
-
-    return Hedged(http, config.http_config)

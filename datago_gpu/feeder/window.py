@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from types import TracebackType
-from typing import Generic, Self, TypeVar
+from typing import Self
 
 from msgspec import Struct
 
 from datago_gpu.config import MiB
 from datago_gpu.feeder.bucket import Admitted
+from datago_gpu.feeder.line import Line
 from datago_gpu.sources.base import SampleRef, Skipped
 
 __all__ = ["Outcome", "Waits", "Window"]
@@ -23,7 +23,6 @@ _SIZES_REMEMBERED = 32
 _JOBS_AT_LEAST = 8
 """Into which what fits is split, so that the next one starts before the last is done."""
 
-T = TypeVar("T")
 Outcome = Admitted | Skipped
 
 
@@ -32,40 +31,6 @@ class Waits(Struct):
 
     refs_s: float = 0.0
     results_s: float = 0.0
-
-
-class Line(Generic[T]):
-    """A queue without a bound, for one event loop. asyncio's own takes twice as long for a put and a get."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._items: deque[T] = deque()
-        self._waiting: deque[asyncio.Future[None]] = deque()
-
-    def put(self, item: T) -> None:
-        """Put it at the end, and wake one that waits."""
-        self._items.append(item)
-        while self._waiting:
-            waiter = self._waiting.popleft()
-            if not waiter.done():  # it is when it was cancelled
-                waiter.set_result(None)
-                return
-
-    def __bool__(self) -> bool:
-        """Whether there is an item to take at once."""
-        return bool(self._items)
-
-    def take(self) -> T:
-        """The first item. Raises IndexError where there is none."""
-        return self._items.popleft()
-
-    async def get(self) -> T:
-        """The first item, as soon as there is one."""
-        while not self._items:
-            waiter = self._loop.create_future()
-            self._waiting.append(waiter)
-            await waiter
-        return self._items.popleft()
 
 
 class Window:

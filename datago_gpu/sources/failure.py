@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-__all__ = ["HttpFailure"]
+__all__ = ["DOWN_AFTER", "HttpFailure"]
+
+DOWN_AFTER = 16
+"""Failed tries in a row, over all URLs of a server, after which one that is given up means that the server is down."""
+
+_SERVER_IS_SILENT = frozenset(("connection", "timeout", "tls", "protocol"))
 
 
 class HttpFailure(Exception):
@@ -37,3 +42,8 @@ class HttpFailure(Exception):
 
     def __repr__(self) -> str:
         return f"HttpFailure({str(self)!r})"
+
+    @property
+    def of_server(self) -> bool:
+        """Whether it may be the server's, and no matter of this URL."""
+        return self.reason in _SERVER_IS_SILENT or self.status >= 500

@@ -33,7 +33,7 @@ from yarl import URL
 from datago_gpu.config import HttpConfig
 from datago_gpu.redact import without_query, word
 from datago_gpu.sources.body import Body, Unreadable
-from datago_gpu.sources.failure import HttpFailure
+from datago_gpu.sources.failure import DOWN_AFTER, HttpFailure
 from datago_gpu.sources.stream import Flow
 from datago_gpu.sources.watch import Connector, Watch, Watchman
 
@@ -44,9 +44,6 @@ _MAX_REDIRECTS = 5
 _REDIRECTS = frozenset((301, 302, 303, 307, 308))
 _WORTH_RETRYING = frozenset((408, 425, 429))
 _FIRST_BACKOFF_S = 0.5
-_SERVER_IS_SILENT = frozenset(("connection", "timeout", "tls", "protocol"))
-_DOWN_AFTER = 16
-"""Failed tries in a row, over all URLs of a server, after which one that is given up means that the server is down."""
 _ERROR_TEXT_BYTES = 16 * 1024
 """How much of an error's body is read, for its message and to keep the connection."""
 _DNS_TTL_S = 10
@@ -180,9 +177,9 @@ class HttpClient:
 
     def _is_down(self, url: URL, failure: HttpFailure) -> bool:
         """Whether this failure is one of many in a row for which the server, and no single payload, is to blame."""
-        if failure.reason in _SERVER_IS_SILENT or failure.status >= 500:
+        if failure.of_server:
             self._failed_in_a_row[url.raw_authority] = self._failed_in_a_row.get(url.raw_authority, 0) + 1
-        return self._failed_in_a_row.get(url.raw_authority, 0) >= _DOWN_AFTER
+        return self._failed_in_a_row.get(url.raw_authority, 0) >= DOWN_AFTER
 
     async def _pause(self, seconds: float) -> None:
         task = asyncio.current_task(self._loop)

@@ -20,7 +20,8 @@ from datago_gpu.config import LoaderConfig
 from datago_gpu.errors import FeederError
 from datago_gpu.feeder import wire
 from datago_gpu.feeder.arena import aligned
-from datago_gpu.feeder.client import LAST_WORDS_BYTES, Feeder, FeederClosed
+from datago_gpu.feeder.client import Feeder, FeederClosed
+from datago_gpu.feeder.spawn import LAST_WORDS_BYTES
 from datago_gpu.feeder.wire import Resume
 from tests.images import SHAPES, add_pictures, file_config
 from tests.servers import Answer, MisbehavingServer

@@ -19,6 +19,7 @@ from datago_gpu.feeder.fetch import Fetcher
 from datago_gpu.feeder.window import Outcome, Waits, Window
 from datago_gpu.geometry import whole
 from datago_gpu.sources.base import SampleRef, Skipped
+from datago_gpu.sources.hedge import Hedged
 from datago_gpu.sources.http import HttpClient
 from tests.images import add_picture, file_config
 from tests.servers import Answer, MisbehavingServer
@@ -347,7 +348,7 @@ def fetch(*refs: SampleRef, **more: Any) -> list[Outcome]:
     async def main() -> list[Outcome]:
         config = file_config("/images", **more)
         async with HttpClient(config.http_config) as http:
-            fetcher = Fetcher(config, http)
+            fetcher = Fetcher(config, Hedged(http, config.http_config))
             try:
                 return await asyncio.wait_for(fetcher(list(refs)), WAIT_S)
             finally:
@@ -395,7 +396,7 @@ def test_closing_does_not_wait_for_a_file_that_hangs(tmp_path: Path) -> None:
     async def main() -> None:
         config = file_config(tmp_path)
         async with HttpClient(config.http_config) as http:
-            fetcher = Fetcher(config, http)
+            fetcher = Fetcher(config, Hedged(http, config.http_config))
             task = asyncio.create_task(fetcher([SampleRef(0, "x", path=str(tmp_path / "hangs.jpg"))]))
             await settle()
             assert not task.done()

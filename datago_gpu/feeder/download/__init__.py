@@ -1,0 +1,1 @@
+"""Processes that download payloads for a feeder that cannot keep up alone."""

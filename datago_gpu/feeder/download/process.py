@@ -1,0 +1,106 @@
+"""A process that downloads payloads for a feeder, and lays them into memory that both share.
+
+Run as `python -m datago_gpu.feeder.download SOCKET_FD MEMORY_FD PARENT_PID` by `feeder.spawn`; not for use by hand. It
+lives no longer than the other end of its socket, or that process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import mmap
+import os
+import socket
+from typing import TYPE_CHECKING
+
+from msgspec import msgpack
+
+from datago_gpu.feeder.arena import Room, map_memory
+from datago_gpu.feeder.download.wire import Failure, Orders, Results, Setup, as_failure
+from datago_gpu.feeder.line import Line
+from datago_gpu.feeder.runtime import http_client_type, leave_with, run
+from datago_gpu.feeder.wire import frame, read
+from datago_gpu.sources.failure import HttpFailure
+
+if TYPE_CHECKING:
+    from datago_gpu.sources.hedge import Hedged
+    from datago_gpu.sources.http import HttpClient
+
+__all__ = ["main"]
+
+
+def main(socket_descriptor: int, memory_descriptor: int, parent: int) -> None:
+    """Serve the feeder at the other end of the socket until it is gone."""
+    memory = map_memory(memory_descriptor)
+    channel = socket.socket(fileno=socket_descriptor)
+    channel.setblocking(False)
+    run(_serve(channel, memory, parent, http_client_type()))
+
+
+async def _serve(channel: socket.socket, memory: mmap.mmap, parent: int, client: type[HttpClient]) -> None:
+    reader, writer = await asyncio.open_connection(sock=channel)
+    async with asyncio.TaskGroup() as tasks:  # an error in any of them ends all
+        tasks.create_task(leave_with(parent))
+        try:
+            setup = msgpack.decode(await read(reader), type=Setup)
+            async with client(setup.http) as http:
+                from datago_gpu.sources.hedge import Hedged
+
+                desk = Desk(Hedged(http, setup.http), memory, writer)
+                for _ in range(setup.http.concurrent_downloads):
+                    tasks.create_task(desk.work())
+                orders = msgpack.Decoder(Orders)
+                while True:
+                    desk.take(orders.decode(await read(reader)))
+        except (asyncio.IncompleteReadError, ConnectionError):  # the feeder is gone
+            os._exit(0)
+
+
+class Desk:
+    """Takes orders, has them downloaded, and tells of many results at a time."""
+
+    def __init__(self, remote: Hedged, memory: mmap.mmap, writer: asyncio.StreamWriter) -> None:
+        self._remote, self._memory, self._writer = remote, memory, writer
+        self._loop = asyncio.get_running_loop()
+        self._wanted: Line[tuple[int, str, int]] = Line(self._loop)
+        self._room, self._freed = Room(len(memory)), asyncio.Event()
+        self._arrived: list[tuple[int, int, int]] = []
+        self._failed: list[tuple[int, Failure]] = []
+
+    def take(self, orders: Orders) -> None:
+        """Begin what is wanted, and use again the memory of what was taken."""
+        for number in orders.taken:
+            self._room.give_back(number)
+        if orders.taken:
+            self._freed.set()
+        for order in orders.wanted:
+            self._wanted.put(order)
+
+    async def work(self) -> None:
+        """Download one after the other."""
+        while True:
+            number, url, max_bytes = self._wanted.take() if self._wanted else await self._wanted.get()
+            try:
+                body = await self._remote.get(url, max_bytes)
+            except HttpFailure as error:
+                self._tell()
+                self._failed.append((number, as_failure(error)))
+                continue
+            offset = self._room.take(number, len(body))
+            while offset is None:
+                self._freed.clear()
+                await self._freed.wait()
+                offset = self._room.take(number, len(body))
+            self._memory[offset : offset + len(body)] = body
+            self._tell()
+            self._arrived.append((number, offset, len(body)))
+            del body  # while it waits for the next, it would keep it
+
+    def _tell(self) -> None:
+        """Soon, together with what else comes in this round of the loop."""
+        if not (self._arrived or self._failed):
+            self._loop.call_soon(self._send)
+
+    def _send(self) -> None:
+        results = Results(self._arrived, self._failed)
+        self._arrived, self._failed = [], []
+        self._writer.write(frame(results))

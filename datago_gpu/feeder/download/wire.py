@@ -1,0 +1,60 @@
+"""What a feeder and a process that downloads for it say to each other. Framed as in `datago_gpu.feeder.wire`.
+
+Payloads lie in memory that both share, and stay there until the feeder has taken them.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from datago_gpu.config import HttpConfig
+from datago_gpu.sources.failure import HttpFailure
+
+__all__ = ["Failure", "Orders", "Results", "Setup", "as_exception", "as_failure"]
+
+
+class Setup(Struct, frozen=True):
+    """The first message to the process."""
+
+    http: HttpConfig
+
+
+class Orders(Struct, frozen=True, array_like=True):
+    """To the process."""
+
+    wanted: list[tuple[int, str, int]]
+    """Number, address, and the most bytes that it may have."""
+    taken: list[int]
+    """Numbers of payloads whose memory may be written again."""
+
+
+class Failure(Struct, frozen=True, array_like=True):
+    """An HttpFailure."""
+
+    reason: str
+    detail: str
+    status: int
+    text: str
+    url: str
+    tries: int
+    down: bool
+
+
+class Results(Struct, frozen=True, array_like=True):
+    """To the feeder, in any order."""
+
+    arrived: list[tuple[int, int, int]]
+    """Number, offset in the memory, bytes."""
+    failed: list[tuple[int, Failure]]
+
+
+def as_failure(error: HttpFailure) -> Failure:
+    """What to tell of it."""
+    return Failure(error.reason, error.detail, error.status, error.text, error.url, error.tries, error.down)
+
+
+def as_exception(failure: Failure) -> HttpFailure:
+    """What was told. All tries have been made: trying again helps no more."""
+    error = HttpFailure(failure.reason, failure.detail, status=failure.status, text=failure.text)
+    error.url, error.tries, error.down = failure.url, failure.tries, failure.down
+    return error

@@ -1,0 +1,145 @@
+"""Starts the feeder process and those that download for it, ends them, and tells how they ended."""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import datago_gpu
+from datago_gpu.config import LoaderConfig, MiB
+from datago_gpu.feeder import arena
+
+__all__ = ["Processes"]
+
+LAST_WORDS_BYTES = 4000
+
+KILL_S = 0.2
+"""A killed process is gone in milliseconds, unless it hangs in the kernel, say on a dead network file system."""
+
+EXIT_S = 1.0
+"""One that has closed its socket is about to end."""
+
+ENVIRONMENT = {
+    "MALLOC_TRIM_THRESHOLD_": str(256 * MiB),
+    "MALLOC_MMAP_THRESHOLD_": str(32 * MiB),
+    "MALLOC_ARENA_MAX": "1",
+}
+"""By default glibc gives memory back as soon as 128 KiB are free, so that each payload faults its pages in anew: 25 us
+for 40 KB, 150 us for 400 KB. And it keeps a heap for each thread, between which payloads would scatter."""
+
+
+class Processes:
+    """The processes of one feeder. All are children of this one, which alone can tell how each of them ended.
+
+    Raises OSError where one of them cannot be started; then none is left.
+    """
+
+    _last_words: int
+    _feeder: subprocess.Popen[bytes]
+    _downloading: list[subprocess.Popen[bytes]]
+    channel: socket.socket
+    """To the feeder."""
+    memory: mmap.mmap
+    """Shared with the feeder."""
+
+    def __init__(self, config: LoaderConfig) -> None:
+        with contextlib.ExitStack() as undo, contextlib.ExitStack() as lent:
+            self._last_words = os.memfd_create("datago_gpu-stderr", os.MFD_CLOEXEC)
+            undo.callback(os.close, self._last_words)
+            self.channel, theirs = socket.socketpair()
+            undo.callback(self.channel.close)
+            lent.enter_context(theirs)
+            memory = arena.create(config.arena_mb * MiB)
+            lent.callback(os.close, memory)
+            self.memory = arena.map_memory(os.dup(memory))
+            links: list[int] = []
+            self._downloading = []
+            for _ in range(config.http_config.download_processes):
+                feeders, its = map(lent.enter_context, socket.socketpair())
+                between = arena.create(config.http_config.max_payload_mb * MiB)
+                lent.callback(os.close, between)
+                self._downloading.append(self._spawn("datago_gpu.feeder.download", its.fileno(), between))
+                undo.callback(_end, self._downloading[-1])
+                links += [feeders.fileno(), between]
+            self._feeder = self._spawn("datago_gpu.feeder", theirs.fileno(), memory, *links)
+            undo.pop_all()
+
+    def _spawn(self, module: str, channel: int, memory: int, *links: int) -> subprocess.Popen[bytes]:
+        """A new Python, not a fork: CUDA and threads do not survive one. It has a process group of its own, so that
+        Ctrl-C reaches the trainer alone."""
+        package = str(Path(datago_gpu.__file__).parent.parent)
+        path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH", "")]))
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", module, *map(str, (channel, memory, os.getpid(), *links))],
+            pass_fds=(channel, memory, *links),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=self._last_words,
+            env={**ENVIRONMENT, **os.environ, "PYTHONPATH": path},
+            process_group=0,
+        )
+
+    @property
+    def pid(self) -> int:
+        """Process id of the feeder."""
+        return self._feeder.pid
+
+    @property
+    def killed(self) -> bool:
+        """Whether a signal ended one of them, once the feeder has ended."""
+        return any((process.returncode or 0) < 0 for process in self._all)
+
+    def kill(self) -> None:
+        """End them at once, in whatever state: they own nothing that needs saving. Waits no longer than KILL_S."""
+        for process in self._all:
+            process.kill()
+        with contextlib.suppress(OSError):
+            self.channel.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            for process in self._all:
+                process.wait(KILL_S)
+
+    def dispose(self) -> None:
+        """After `kill`: let go of the processes, however long their end takes, of descriptors, and of the memory, which
+        goes with its last view."""
+        for process in self._all:
+            process.wait()
+        self.channel.close()
+        with contextlib.suppress(BufferError):  # there is a view
+            self.memory.close()
+        if self._last_words >= 0:
+            os.close(self._last_words)
+            self._last_words = -1
+
+    def epitaph(self) -> str:
+        """What can be said of a feeder that has closed its socket unasked."""
+        try:
+            how = _how(self._feeder.wait(EXIT_S))
+        except subprocess.TimeoutExpired:
+            self._feeder.kill()
+            how = _how(self._feeder.wait())
+        for process in self._downloading:
+            if process.poll():
+                how += f", after one that downloads for it, which ended {_how(process.returncode)}"
+        size = os.fstat(self._last_words).st_size
+        words = os.pread(self._last_words, LAST_WORDS_BYTES, max(0, size - LAST_WORDS_BYTES)).decode(errors="replace")
+        return f"the feeder process ended {how}; its last words: {words.strip() or '(none)'}"
+
+    @property
+    def _all(self) -> list[subprocess.Popen[bytes]]:
+        return [self._feeder, *self._downloading]
+
+
+def _how(code: int) -> str:
+    return f"by signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"with status {code}"
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.wait()
