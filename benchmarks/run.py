@@ -203,7 +203,9 @@ class Suite:
         shards, names = lay_out_shards(self.material, SHARDS.pixels, self._spec(SHARDS)["count"])
         with dataroom(Path(files["root"])) as source, nginx(shards, free_port()) as url:
             self._cost("files of 500 px", files)
-            self._cost("files of 500 px, DALI on the CPU", {**files, "options": {"backend": "dali"}})
+            dali = {**files, "options": {"backend": "dali"}}
+            self._cost("files of 500 px, DALI on the CPU", dali)
+            self._cost("files of 500 px, DALI on the CPU, batches of 128", {**dali, "batch": 128})
             self._cost("files of 2.5 MP to 512", self._spec(LOCAL[1]))
             self._cost("shards over HTTP, 500 px", {**files, "kind": "shards", "urls": [f"{url}/{n}" for n in names]})
             self._cost("a Dataroom, 500 px", {**files, "kind": "dataroom", **source})
@@ -216,7 +218,7 @@ class Suite:
             part: statistics.median(more[part] - less[part] for less, more in spent) / (counts[1] - counts[0]) * 1e6
             for part in spent[0][0]
         }
-        print(f"  {title:34} " + ", ".join(f"{part} {value:,.0f} us" for part, value in costs.items()), flush=True)
+        print(f"  {title:48} " + ", ".join(f"{part} {value:,.0f} us" for part, value in costs.items()), flush=True)
         self.figures.write()
 
     def scaling(self) -> None:

@@ -5,9 +5,10 @@
 A listing and its files, on two ports of a process of their own, answer with 500, 502, 503, 504 and 429, drop,
 reset and stall connections, cut bodies short, lie about lengths, answer late, and give short, empty and broken pages.
 6% of the samples are bad for good, in a known way. One loader streams masks, latents and embeddings epoch after epoch
-for the whole time; beside it others come and go: listed or shuffled, stopped and continued (SIGSTOP), their feeder
-killed, closed in the middle and resumed from their state. Each must deliver the very batches, to the pixel, that came
-without any fault, and skip the very samples that are bad, for the known reasons.
+for the whole time; beside it others come and go: listed or shuffled, with processes that download for the feeder or
+without, stopped and continued (SIGSTOP), one of their processes killed, closed in the middle and resumed from their
+state. Each must deliver the very batches, to the pixel, that came without any fault, and skip the very samples that are
+bad, for the known reasons.
 
 Gates: all of that, no wait above --hang seconds, `close` within --close, memory within --growth of what it was, and
 descriptors and threads as they were. One that fails is named, and the exit status is 1 (3 for a hang). libpng, within
@@ -59,11 +60,13 @@ Row = tuple[tuple[int, int] | None, tuple[str, ...], int]
 
 
 class Soak:
-    """What a soak finds. backend: "pillow" or "dali"."""
+    """What a soak finds. backend: "pillow" or "dali". processes: how many download for the long run."""
 
-    def __init__(self, url: str, items: list[Item], backend: str, seed: int, folder: Path, watch: Watch) -> None:
-        self.url, self.items, self.backend, self.seed, self.folder, self.watch = (
-            url, items, backend, seed, folder, watch,
+    def __init__(
+        self, url: str, items: list[Item], backend: str, processes: int, seed: int, folder: Path, watch: Watch
+    ) -> None:
+        self.url, self.items, self.backend, self.processes, self.seed, self.folder, self.watch = (
+            url, items, backend, processes, seed, folder, watch,
         )  # fmt: skip
         self.rng = random.Random(seed)
         self.problems: list[str] = []
@@ -75,13 +78,13 @@ class Soak:
         self.warm_s = WARM_S
         self._numbers = itertools.count()
 
-    def config(self, variant: str, **more: Any) -> dict[str, Any]:
+    def config(self, variant: str, processes: int = 0, **more: Any) -> dict[str, Any]:
         return {
             "source_config": {"api_url": self.url, "api_key": KEY, "page_size": 200, **VARIANTS[variant]},
             "image_config": {"crop_and_resize": True, "default_image_size": 64, "downsampling_ratio": 16},
             "http_config": {
                 "concurrent_downloads": DOWNLOADS, "max_backoff_s": 0.1, "max_tries": 14, "max_payload_mb": 4,
-                "stall_timeout_s": 1.0, "total_timeout_s": 20.0,
+                "stall_timeout_s": 1.0, "total_timeout_s": 20.0, "download_processes": processes,
             },
             "batch_size": 16, "prefetch_buffer_size": 512, "samples_buffer_size": 32, "arena_mb": 32,
             "seed": 7, "skipped_file": str(self.folder / f"skipped-{next(self._numbers)}.jsonl"),
@@ -143,7 +146,7 @@ class Soak:
 
     def long_run(self) -> None:
         """One loader, all the time, in a thread of its own."""
-        config, whole = self.config(LONG, epochs=None), self.expected[LONG][0]
+        config, whole = self.config(LONG, self.processes, epochs=None), self.expected[LONG][0]
         began, at, rng = time.monotonic(), 0, random.Random(self.seed + 1)
         with self.load(config) as loader:
             for at, batch in enumerate(loader):
@@ -152,6 +155,8 @@ class Soak:
                     break
                 if at % 50 == 0 and time.monotonic() - began > self.warm_s:
                     self.watch.note("feeder", loader.feeder_pid)
+                    for pid in loader.download_pids:
+                        self.watch.note("download", pid)
                 if rng.random() < 0.001:
                     self.pause(loader)
         self.watch.pause("long run")
@@ -162,7 +167,7 @@ class Soak:
         """One loader for an epoch or two, with what may happen to it."""
         variant, epochs = self.rng.choice(list(VARIANTS)), self.rng.randint(1, EPOCHS)
         expected = [row for rows in self.expected[variant][:epochs] for row in rows]
-        config = self.config(variant, epochs=epochs)
+        config = self.config(variant, self.rng.randint(0, 2), epochs=epochs)
         kill_at, close_at = (self.rng.randrange(2 * len(expected)) for _ in range(2))
         loader, at = self.load(config), 0
         self.watch.progress("short run")
@@ -173,8 +178,11 @@ class Soak:
                     break
                 at += 1
                 if at == kill_at:
-                    self.counts["feeders killed"] += 1
-                    send(loader.feeder_pid, signal.SIGKILL)
+                    victim = self.rng.choice([loader.feeder_pid, *loader.download_pids])
+                    self.counts[
+                        "feeders killed" if victim == loader.feeder_pid else "downloading processes killed"
+                    ] += 1
+                    send(victim, signal.SIGKILL)
                 elif self.rng.random() < 0.003:
                     self.pause(loader)
                 if at == close_at:
@@ -298,6 +306,7 @@ def main() -> int:
     options = parser(__doc__ or "", runs=1)
     options.add_argument("--seconds", type=float, default=1200)
     options.add_argument("--backend", default="pillow", choices=("dali", "pillow"))
+    options.add_argument("--download-processes", type=int, default=1, help="of the long run; others have up to 2")
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--count", type=int, default=1500, help="samples of an epoch")
     options.add_argument("--hang", type=float, default=60, help="seconds without a batch that count as a hang")
@@ -308,7 +317,8 @@ def main() -> int:
     print(machine())
     watch = Watch(args.hang)
     with tempfile.TemporaryDirectory() as folder, servers(args.count, args.seed) as (url, faults):
-        soak = Soak(url, catalog(args.count, args.seed), args.backend, args.seed, Path(folder), watch)
+        items = catalog(args.count, args.seed)
+        soak = Soak(url, items, args.backend, args.download_processes, args.seed, Path(folder), watch)
         for variant in VARIANTS:
             soak.undisturbed(variant)
         soak.counts.clear()

@@ -127,7 +127,12 @@ class Loader:
     @property
     def feeder_pid(self) -> int:
         """Process id of the feeder, to watch its memory or its threads."""
-        return self._worker.feeder_pid
+        return self._worker.pids[0]
+
+    @property
+    def download_pids(self) -> list[int]:
+        """Process ids of those that download for it: `http_config.download_processes`."""
+        return self._worker.pids[1:]
 
     @property
     def is_closing(self) -> bool:

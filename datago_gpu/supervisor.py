@@ -39,9 +39,9 @@ class Supervisor:
         self._stages_before: dict[str, wire.StageCount] = {}
 
     @property
-    def pid(self) -> int:
-        """Process id of the feeder."""
-        return self._feeder.pid
+    def pids(self) -> list[int]:
+        """Process ids: of the feeder, then of those that download for it."""
+        return self._feeder.pids
 
     @property
     def memory(self) -> mmap.mmap:

@@ -53,9 +53,9 @@ class Worker(threading.Thread):
         """For the feeder."""
 
     @property
-    def feeder_pid(self) -> int:
-        """Process id of the feeder."""
-        return self._feeder.pid
+    def pids(self) -> list[int]:
+        """Process ids: of the feeder, then of those that download for it."""
+        return self._feeder.pids
 
     def stop(self) -> None:
         """End the thread; it takes as long as the batch that is being decoded."""

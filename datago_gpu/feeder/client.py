@@ -45,7 +45,12 @@ class Feeder:
     @property
     def pid(self) -> int:
         """Process id of the feeder."""
-        return self._processes.pid
+        return self.pids[0]
+
+    @property
+    def pids(self) -> list[int]:
+        """Process ids: of the feeder, then of those that download for it."""
+        return self._processes.pids
 
     @property
     def memory(self) -> mmap.mmap:

@@ -86,9 +86,9 @@ class Processes:
         )
 
     @property
-    def pid(self) -> int:
-        """Process id of the feeder."""
-        return self._feeder.pid
+    def pids(self) -> list[int]:
+        """Process ids: of the feeder, then of those that download for it."""
+        return [process.pid for process in self._all]
 
     @property
     def killed(self) -> bool:

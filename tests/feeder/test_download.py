@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import psutil
 import pytest
@@ -69,10 +70,9 @@ def config(url: str, key: str, processes: int, **more: Any) -> LoaderConfig:
     )
 
 
-def downloading(loader: Loader) -> list[psutil.Process]:
-    """The processes that download for a loader."""
-    ours = psutil.Process().children()
-    return [each for each in ours if "datago_gpu.feeder.download" in each.cmdline()]
+def connected(pid: int) -> set[int]:
+    """The ports that a process has connections to."""
+    return {each.raddr.port for each in psutil.Process(pid).net_connections("tcp") if each.raddr}
 
 
 def run(settings: LoaderConfig, kill_after: tuple[int, ...] = ()) -> tuple[list[Any], dict[str, int]]:
@@ -82,7 +82,7 @@ def run(settings: LoaderConfig, kill_after: tuple[int, ...] = ()) -> tuple[list[
         for batch in loader:
             delivered.append((batch.epoch, batch.bucket, batch.ids, int(batch.image.sum())))
             if len(delivered) in kill_after:
-                downloading(loader)[-1].kill()
+                os.kill(loader.download_pids[-1], signal.SIGKILL)
         return delivered, loader.stats().skipped
 
 
@@ -98,11 +98,9 @@ def test_the_stream_is_the_same(server: DataroomServer, processes: int) -> None:
 def test_each_process_downloads_a_share(server: DataroomServer) -> None:
     with Loader(config(server.url, server.key, 2, epochs=None), device="cpu", backend="pillow") as loader:
         next(iter(loader))
-        hosts = {each.raddr.port for process in downloading(loader) for each in process.net_connections("tcp")}
-        assert len(downloading(loader)) == 2
-        assert len(hosts) == 1  # that of the payloads: the API is the feeder's
-        feeder = psutil.Process(loader.feeder_pid)
-        assert hosts.isdisjoint(each.raddr.port for each in feeder.net_connections("tcp"))
+        ports = [connected(pid) for pid in loader.download_pids]
+        assert ports == 2 * [{urlsplit(server.payload_url).port}]
+        assert not connected(loader.feeder_pid) & ports[0]
 
 
 def test_payloads_wait_for_room_where_they_fill_the_memory() -> None:
@@ -169,10 +167,10 @@ def test_one_that_cannot_begin_is_told_with_its_traceback(
 TRAINER = """
 import signal, sys
 from datago_gpu import Loader
-from tests.feeder.test_download import config, downloading
+from tests.feeder.test_download import config
 with Loader(config(*sys.argv[1:], 2, epochs=None), device="cpu", backend="pillow") as loader:
     next(iter(loader))
-    print(loader.feeder_pid, *(process.pid for process in downloading(loader)), flush=True)
+    print(loader.feeder_pid, *loader.download_pids, flush=True)
     signal.pause()
 """
 
