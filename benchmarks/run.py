@@ -163,8 +163,8 @@ class Suite:
             root = lay_out_dataroom(self.material, workload.pixels, spec["count"], masks=masks)
             warm(root)
             with dataroom(root) as source:
-                mask = MASK if masks else ""
-                self.contest(workload.name, f"{workload.title}: {spec['count']:,}", {**spec, **source, "mask": mask})
+                spec |= source | {"root": str(root), "mask": MASK if masks else ""}
+                self.contest(workload.name, f"{workload.title}: {spec['count']:,}", spec)
 
     def payloads(self) -> None:
         """The network side alone: nothing is decoded."""

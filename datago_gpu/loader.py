@@ -92,13 +92,14 @@ class Loader:
         stages = [
             Stage(name, count.items, count.items / seconds, count.waited_input_s / seconds,
                   count.waited_output_s / seconds)
-            for name, count in worker.stages.items()
+            for name, count in worker.counts.stages.items()
         ]  # fmt: skip
         delivered = self._progress.delivered - self._delivered_before
         put_s, get_s = self._ready.waited_put_s / seconds, self._ready.waited_get_s / seconds
         stages.append(Stage("decode", worker.decoded, worker.decoded / seconds, worker.waited_s / seconds, put_s))
         stages.append(Stage("trainer", delivered, delivered / seconds, get_s, 0.0))
-        return Stats(delivered, dict(self._failures.by_reason), worker.bytes, seconds, tuple(stages))
+        skipped, cores = dict(self._failures.by_reason), worker.counts.cpu_s / seconds
+        return Stats(delivered, skipped, worker.bytes, seconds, tuple(stages), cores)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the stream stands, in plain values for JSON: what was handed out is done, the rest is to come.

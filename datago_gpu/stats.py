@@ -37,6 +37,9 @@ class Stats:
     """From the start to now, or to the end of the stream."""
     stages: tuple[Stage, ...]
     """In the order of the flow: fetch, pack, decode, trainer."""
+    feeder_cores: float
+    """CPU time of the feeder process by the time since the start: it has one core, and near 1 it can do no more. What
+    others download for it does not count."""
 
     @property
     def slowest(self) -> str:

@@ -35,8 +35,7 @@ class Supervisor:
         """Skips told of that no position accounts for: of an epoch without a batch yet, or of a folder."""
         self._begun = self._closed = False
         self._first_death: FeederError | None = None
-        self._stages: dict[str, wire.StageCount] = {}
-        self._stages_before: dict[str, wire.StageCount] = {}
+        self._counts = self._counted_before = wire.Counts()
 
     @property
     def pids(self) -> list[int]:
@@ -59,8 +58,8 @@ class Supervisor:
         skipped = self._first_told(message.skipped)
         if isinstance(message, wire.Failed):
             return msgspec.structs.replace(message, skipped=skipped)
-        self._stages = {name: _sum(self._stages_before.get(name), count) for name, count in message.stages.items()}
-        return msgspec.structs.replace(message, skipped=skipped, stages=self._stages)
+        self._counts = message.counts.plus(self._counted_before)
+        return msgspec.structs.replace(message, skipped=skipped, counts=self._counts)
 
     def waiting(self) -> bool:
         """Whether there is something to receive now."""
@@ -81,7 +80,7 @@ class Supervisor:
             raise FeederError(f"{death}\nIt had been started again once in this run, after: {self._first_death}")
         if self._config.draws_from_server or not (self._begun or self._feeder.killed):
             raise death
-        self._first_death, self._stages_before = death, self._stages
+        self._first_death, self._counted_before = death, self._counts
         log.warning("%s; another one goes on from there", death)
         self._feeder.close()
         self._feeder.dispose()
@@ -111,13 +110,3 @@ class Supervisor:
 
 def _key(skip: Skipped) -> _Key:
     return skip.epoch, skip.index, skip.where
-
-
-def _sum(before: wire.StageCount | None, count: wire.StageCount) -> wire.StageCount:
-    if before is None:
-        return count
-    return wire.StageCount(
-        before.items + count.items,
-        before.waited_input_s + count.waited_input_s,
-        before.waited_output_s + count.waited_output_s,
-    )

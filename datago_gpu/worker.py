@@ -47,7 +47,7 @@ class Worker(threading.Thread):
         super().__init__(name="datago-decode", daemon=True)
         self._feeder, self._make_assembly, self._ready = feeder, make_assembly, ready
         self._skipped: list[Skipped] = []
-        self.stages: dict[str, wire.StageCount] = {}
+        self.counts = wire.Counts()
         self.decoded = self.bytes = 0
         self.waited_s = 0.0
         """For the feeder."""
@@ -122,7 +122,7 @@ class Worker(threading.Thread):
         if isinstance(message, wire.Failed):
             self._skipped += message.skipped
             return message
-        self.stages = message.stages
+        self.counts = message.counts
         if isinstance(message, wire.EncodedBatch):
             assembly.submit(message, self._feeder.memory)
             return None

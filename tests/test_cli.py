@@ -56,7 +56,7 @@ def test_bench_ends_with_one_json_object(tmp_path: Path) -> None:
     figures = json.loads(result.stdout.splitlines()[-1])
     assert figures["samples"] == 10
     assert figures["skipped"] == {}
-    assert {"seconds", "images_per_s", "bytes_per_s", "stages"} <= figures.keys()
+    assert {"seconds", "images_per_s", "bytes_per_s", "stages", "feeder_cores"} <= figures.keys()
     assert [stage["name"] for stage in figures["stages"]] == ["fetch", "pack", "decode", "trainer"]
 
 

@@ -337,6 +337,16 @@ def test_stats_name_every_stage() -> None:
     assert stats.slowest in ("fetch", "pack", "decode", "trainer")
 
 
+def test_stats_tell_what_the_feeder_takes_of_a_core() -> None:
+    """By the kernel's own count, which is of ticks of 10 ms."""
+    with Loader(config(PHOTOS, epochs=None), device="cpu", backend="pillow") as loader:
+        process = psutil.Process(loader.feeder_pid)
+        for _ in zip(loader, range(40), strict=False):
+            stats = loader.stats()
+        used = process.cpu_times()
+    assert 0.01 < stats.feeder_cores * stats.seconds < used.user + used.system + 0.02
+
+
 def test_repr_shows_shapes_and_no_pixels() -> None:
     batch = load(config(PHOTOS, batch_size=2))[0]
     assert repr(batch) == f"Batch(2 samples, image={batch.image.shape} uint8, bucket={batch.bucket}, epoch=0)"

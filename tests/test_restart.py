@@ -158,7 +158,11 @@ def test_stats_count_both_feeders(root: Path) -> None:
         for number, _ in enumerate(loader):
             if number == 9:
                 os.kill(loader.feeder_pid, signal.SIGKILL)
-        items = {stage.name: stage.items for stage in loader.stats().stages}
+            elif number == 8:
+                before = loader.stats()
+        stats = loader.stats()
+        items = {stage.name: stage.items for stage in stats.stages}
+    assert stats.feeder_cores * stats.seconds > before.feeder_cores * before.seconds > 0
     assert items["pack"] == 162
     assert items["decode"] == items["trainer"] == 152
     assert items["fetch"] >= 180  # what was on its way is fetched again

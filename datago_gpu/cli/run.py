@@ -53,6 +53,7 @@ def report(loader: Loader, stats: Stats, first_s: float) -> dict[str, Any]:
         "reason": loader.backend.reason,
         "stages": stats.as_dict()["stages"],
         "slowest": stats.slowest,
+        "feeder_cores": round(stats.feeder_cores, 4),
     }
 
 
@@ -69,6 +70,7 @@ def show(figures: dict[str, Any]) -> None:
         "skipped": skipped,
         "back end": f"{figures['backend']} on {figures['device']} ({figures['reason']})",
         "slowest stage": figures["slowest"],
+        "feeder": f"{figures['feeder_cores']:.0%} of a core",
     }.items():
         table.add_row(name, value)
     console.print(table)

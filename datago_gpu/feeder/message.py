@@ -37,7 +37,7 @@ class Layout:
         offset: int,
         resume_at: Position,
         skipped: list[Skipped],
-        stages: dict[str, wire.StageCount],
+        counts: wire.Counts,
     ) -> wire.EncodedBatch:
         """What to tell when they lie there from `offset` on."""
         batch = self._batch
@@ -68,7 +68,7 @@ class Layout:
             orientations=bytes(sample.orientation for sample in batch),
             resume_at=resume_at,
             skipped=skipped,
-            stages=stages,
+            counts=counts,
         )
 
     def _columns(self, offset: int) -> list[wire.PartColumn]:

@@ -22,7 +22,7 @@ MOST_UNDER_WAY = 4
 
 SKIPS_A_MESSAGE = 64
 
-Stages = Callable[[], dict[str, wire.StageCount]]
+Counting = Callable[[], wire.Counts]
 
 
 class Packer:
@@ -51,7 +51,7 @@ class Packer:
         except (asyncio.IncompleteReadError, ConnectionError):
             return
 
-    async def send(self, batch: list[Admitted], epoch: int, resume_at: Position, stages: Stages) -> None:
+    async def send(self, batch: list[Admitted], epoch: int, resume_at: Position, counts: Counting) -> None:
         """Send a batch, once there is room for it."""
         layout = Layout(batch)
         offset = at = await self._take(layout.size)
@@ -60,23 +60,23 @@ class Packer:
             at += aligned(len(payload))
         self.samples += len(batch)
         self.items += len(batch)
-        await self._write(layout.message(self._number, epoch, offset, resume_at, self._take_skips(), stages()))
+        await self._write(layout.message(self._number, epoch, offset, resume_at, self._take_skips(), counts()))
         self._number += 1
 
-    async def skip(self, skipped: Skipped, stages: Stages) -> None:
+    async def skip(self, skipped: Skipped, counts: Counting) -> None:
         """Tell of a skip with the next batch, or sooner if there are many."""
         self._skipped.append(skipped)
         if len(self._skipped) >= SKIPS_A_MESSAGE:
-            await self._write(wire.SkippedOnly(self._take_skips(), stages()))
+            await self._write(wire.SkippedOnly(self._take_skips(), counts()))
 
     async def settled(self) -> None:
         """Wait until every batch that was sent has been reported."""
         while len(self._room):
             await self._report()
 
-    async def end(self, stages: dict[str, wire.StageCount]) -> None:
+    async def end(self, counts: wire.Counts) -> None:
         """Say that the stream is complete."""
-        await self._write(wire.Ended(self._take_skips(), stages))
+        await self._write(wire.Ended(self._take_skips(), counts))
 
     async def fail(self, kind: str, message: str) -> None:
         """Say that the stream ends early."""

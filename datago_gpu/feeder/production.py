@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
+import time
 from bisect import bisect_right
 from collections.abc import AsyncIterator
 from itertools import count
@@ -16,7 +17,7 @@ from datago_gpu.feeder.bucket import Admitted, Grouper
 from datago_gpu.feeder.fetch import Fetcher
 from datago_gpu.feeder.pack import Packer
 from datago_gpu.feeder.window import Outcome, Waits, Window
-from datago_gpu.feeder.wire import Resume, StageCount
+from datago_gpu.feeder.wire import Counts, Resume, StageCount
 from datago_gpu.sources.base import Position, SampleRef, Skipped, Source
 
 __all__ = ["Production"]
@@ -50,7 +51,7 @@ class Production:
             if self._packer.items == sent and epoch > first:
                 break  # an epoch that brings nothing would repeat for ever
             gc.collect()  # the workers of an epoch end in cycles of tasks and tracebacks
-        await self._packer.end(self._stages())
+        await self._packer.end(self._counts())
 
     async def _run_epoch(self, epoch: int) -> bool:
         """True when the limit has been reached."""
@@ -94,7 +95,7 @@ class Production:
         for outcome in outcomes:
             if isinstance(outcome, Skipped):
                 self._outstanding.pop(outcome.index, None)
-                await self._packer.skip(msgspec.structs.replace(outcome, epoch=epoch), self._stages)
+                await self._packer.skip(msgspec.structs.replace(outcome, epoch=epoch), self._counts)
             else:
                 for batch in self._grouper.add(outcome):
                     await self._send(batch, epoch)
@@ -129,7 +130,7 @@ class Production:
     async def _send(self, batch: list[Admitted], epoch: int) -> None:
         for sample in batch:
             del self._outstanding[sample.ref.index]
-        await self._packer.send(batch, epoch, self._resume_at(epoch), self._stages)
+        await self._packer.send(batch, epoch, self._resume_at(epoch), self._counts)
 
     def _note_launch(self, ref: SampleRef) -> None:
         self._outstanding[ref.index] = ref.cursor
@@ -141,13 +142,14 @@ class Production:
             return Position(epoch, index, cursor)
         return self._newest
 
-    def _stages(self) -> dict[str, StageCount]:
+    def _counts(self) -> Counts:
         """The source is asked for samples only when there is room; the stages behind it wait for each other."""
         packer, fetcher = self._packer, self._fetcher
-        return {
+        stages = {
             "fetch": StageCount(fetcher.items, self._waits.refs_s, packer.waited_s),
             "pack": StageCount(packer.items, self._waits.results_s, packer.waited_s),
         }
+        return Counts(stages, time.process_time())
 
 
 async def _without(

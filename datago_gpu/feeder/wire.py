@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from asyncio import StreamReader  # 30 ms that `import datago_gpu` can do without
 
 __all__ = [
+    "Counts",
     "EncodedBatch",
     "Ended",
     "Failed",
@@ -68,6 +69,29 @@ class StageCount(Struct, frozen=True):
     items: int = 0
     waited_input_s: float = 0.0
     waited_output_s: float = 0.0
+
+
+class Counts(Struct, frozen=True):
+    """What the feeder has counted since the start."""
+
+    stages: dict[str, StageCount] = {}
+    cpu_s: float = 0.0
+    """CPU time of its process."""
+
+    def plus(self, other: Counts) -> Counts:
+        """Of two feeders, one after the other."""
+        return Counts(
+            {name: _sum(other.stages.get(name, StageCount()), count) for name, count in self.stages.items()},
+            self.cpu_s + other.cpu_s,
+        )
+
+
+def _sum(one: StageCount, other: StageCount) -> StageCount:
+    return StageCount(
+        one.items + other.items,
+        one.waited_input_s + other.waited_input_s,
+        one.waited_output_s + other.waited_output_s,
+    )
 
 
 class PartColumn(Struct, frozen=True, kw_only=True):
@@ -126,21 +150,21 @@ class EncodedBatch(Struct, frozen=True, tag="batch", kw_only=True):
     resume_at: Position
     """Where to begin so that nothing that is not delivered by now is missed."""
     skipped: list[Skipped]
-    stages: dict[str, StageCount]
+    counts: Counts
 
 
 class SkippedOnly(Struct, frozen=True, tag="skipped"):
     """Skips for which there is no batch yet to travel with."""
 
     skipped: list[Skipped]
-    stages: dict[str, StageCount]
+    counts: Counts
 
 
 class Ended(Struct, frozen=True, tag="ended"):
     """The stream is complete."""
 
     skipped: list[Skipped]
-    stages: dict[str, StageCount]
+    counts: Counts
 
 
 class Failed(Struct, frozen=True, tag="failed"):

@@ -314,7 +314,7 @@ def test_every_epoch_brings_each_good_sample_once_up_to_the_limit(
         if config.limit is None:
             assert sorted(of_epoch) == sorted(good)
     assert all(len(ids) <= config.batch_size for _, _, ids in taken.batches)
-    assert taken.end == wire.Ended(taken.end.skipped, taken.end.stages)  # type: ignore[union-attr]
+    assert taken.end == wire.Ended(taken.end.skipped, taken.end.counts)  # type: ignore[union-attr]
 
 
 @QUICK
