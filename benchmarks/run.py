@@ -1,6 +1,6 @@
 """Is it faster than what you use today? datago_gpu beside its peers, on this machine, the same work for everybody.
 
-    make bench                                                      all of it, about 25 minutes on 2 cores
+    make bench                                                      all of it, about half an hour on 2 cores
     python benchmarks/run.py --only local shards --runs 5           a part; the report keeps what was measured before
     python benchmarks/run.py --python ~/env/bin/python              an interpreter that has further peers (torch, ...)
 
@@ -28,7 +28,7 @@ from common import Contest, contestant, machine, material_folder, parser
 from feeder import BARE, PROCESSES, lay_out
 from feeder import OURS as FEEDER
 from suite import plots
-from suite.distance import HERE, NotHere, relay, route
+from suite.distance import HERE, NotHere, Route, own_core, relay, route
 from suite.figures import Figures, Table
 from suite.peers import LIMITS, OURS, PEERS, VARIANTS, Peer, find, run
 from suite.report import into_docs, markdown
@@ -64,13 +64,21 @@ class Suite:
             figures.versions |= peer.versions
             print(f"  {peer.name:28} {peer.missing or peer.python}")
 
-    def contest(self, key: str, title: str, spec: dict[str, Any], unit: str = "images/s", **where: Any) -> None:
+    def contest(
+        self,
+        key: str,
+        title: str,
+        spec: dict[str, Any],
+        unit: str = "images/s",
+        way: Route = HERE,
+        *,
+        apart: bool = False,
+    ) -> None:
         """Have everybody who can do it run one workload."""
         known = self.figures.tables.get(key) if self.args.who else None  # then the others' runs are kept
-        table = replace(known, title=title) if known else Table(title, unit)
-        runs = {
-            peer.name: partial(self._run, table, peer, spec, **where) for peer in self._able(spec["kind"], key, table)
-        }
+        table = replace(known, title=title) if known else Table(title, unit, apart=apart)
+        able = self._able(spec["kind"], key, table)
+        runs = {peer.name: partial(self._run, table, peer, spec, way.client) for peer in able}
         contest = Contest(title, unit, self.args.runs)
         contest.hold(runs, warm_up=False)  # imports were done by `find`, files read by `warm`
         for name in table.absent:
@@ -99,11 +107,11 @@ class Suite:
             elif peer.cannot:
                 table.absent[peer.name] = f"cannot: {peer.cannot}"
 
-    def _run(self, table: Table, peer: Peer, spec: dict[str, Any], **where: Any) -> float:
+    def _run(self, table: Table, peer: Peer, spec: dict[str, Any], within: tuple[str, ...]) -> float:
         if peer.name in table.absent:
             return 0.0
         try:
-            made = run(peer, spec, **where)
+            made = run(peer, spec, within)
         except RuntimeError as problem:
             table.runs.pop(peer.name, None)
             table.absent[peer.name] = "failed: " + str(problem).replace("\n", "; ")[-300:]
@@ -131,16 +139,16 @@ class Suite:
         for place in DISTANCES:
             key, title = f"shards-{place.name}", f"{SHARDS.title}, {place}: {spec['count']:,}"
             try:
-                with self._served(root, place) as (url, within, note):
+                with self._served(root, place) as (url, way, note):
                     urls = [f"{url}/{name}" for name in names]
-                    self.contest(key, title + note, {**spec, "urls": urls}, within=within)
+                    self.contest(key, title + note, {**spec, "urls": urls}, way=way)
             except NotHere as reason:
                 print(f"\n{title}: skipped, {reason}")
                 self.keep(key, Table(title, "images/s", absent={"skipped": str(reason)}))
 
     @contextmanager
-    def _served(self, root: Path, place: Distance) -> Iterator[tuple[str, tuple[str, ...], str]]:
-        """A folder behind nginx: its address, what to put before commands that shall reach it, what to note."""
+    def _served(self, root: Path, place: Distance) -> Iterator[tuple[str, Route, str]]:
+        """A folder behind nginx: its address, how to get there, what to note."""
         with ExitStack() as stack:
             port, way = free_port(), HERE
             if place.delay_ms:
@@ -153,18 +161,34 @@ class Suite:
             url, note = stack.enter_context(nginx(root, port, way)), way.note
             if place.delay_ms and way is HERE:
                 url, note = f"http://{HERE.host}:{stack.enter_context(relay(port, place.delay_ms))}", " (by a relay)"
-            yield url, way.client, note
+            yield url, way, note
 
     def dataroom(self) -> None:
         """A list of the embedded server, payloads from a port of their own."""
+        self._dataroom(HERE)
+
+    def apart(self) -> None:
+        """Shards and a Dataroom from a server that has a core of its own, as one on another machine has."""
+        way = own_core()
+        spec = self._spec(SHARDS)
+        root, names = lay_out_shards(self.material, SHARDS.pixels, spec["count"])
+        warm(root)
+        with nginx(root, free_port(), way) as url:
+            spec["urls"] = [f"{url}/{name}" for name in names]
+            self.contest("shards-apart", f"{SHARDS.title}: {spec['count']:,}{way.note}", spec, way=way, apart=True)
+        self._dataroom(way, apart=True)
+
+    def _dataroom(self, way: Route, *, apart: bool = False) -> None:
         for workload in DATAROOM:
             masks = workload.name.endswith("masks")
             spec = self._spec(workload)
             root = lay_out_dataroom(self.material, workload.pixels, spec["count"], masks=masks)
             warm(root)
-            with dataroom(root) as source:
+            with dataroom(root, way) as source:
                 spec |= source | {"root": str(root), "mask": MASK if masks else ""}
-                self.contest(workload.name, f"{workload.title}: {spec['count']:,}", spec)
+                title = f"{workload.title}: {spec['count']:,}{way.note}"
+                key = workload.name + ("-apart" if apart else "")
+                self.contest(key, title, spec, way=way, apart=apart)
 
     def payloads(self) -> None:
         """The network side alone: nothing is decoded."""
@@ -239,9 +263,9 @@ class Suite:
         self._vary("cores", dict.fromkeys((OURS.name, "datago", "torch DataLoader + Pillow"), of_cores), able, spec)
         spec = self._spec(SHARDS)
         root, names = lay_out_shards(self.material, SHARDS.pixels, spec["count"])
-        with self._served(root, DISTANCES[1]) as (url, within, note):
+        with self._served(root, DISTANCES[1]) as (url, way, note):
             spec["urls"] = [f"{url}/{name}" for name in names]
-            points = [(n, {"options": {"source": {"concurrent_downloads": n}}}, within) for n in (1, 2, 4, 8, 16)]
+            points = [(n, {"options": {"source": {"concurrent_downloads": n}}}, way.client) for n in (1, 2, 4, 8, 16)]
             self._vary(f"shards open at once, 20 ms away{note}", {OURS.name: points}, able, spec)
 
     def _vary(self, varied: str, lines: dict[str, list[Any]], able: dict[str, Peer], spec: dict[str, Any]) -> None:
@@ -260,7 +284,7 @@ class Suite:
         self.figures.write()
 
 
-PARTS = ("local", "shards", "dataroom", "payloads", "million", "costs", "scaling")
+PARTS = ("local", "shards", "dataroom", "apart", "payloads", "million", "costs", "scaling")
 
 
 def _first_cores(count: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from suite.wire import FAR_ADDRESS, MTU
 
-__all__ = ["HERE", "NotHere", "Route", "relay", "route"]
+__all__ = ["HERE", "NotHere", "Route", "own_core", "relay", "route"]
 
 LOOPBACK = "127.0.0.1"
 
@@ -36,6 +37,14 @@ class Route:
 
 
 HERE = Route()
+
+
+def own_core() -> Route:
+    """Servers on a core of their own, clients on the others, as if on two machines. Raises NotHere."""
+    *clients, server = map(str, sorted(os.sched_getaffinity(0)))
+    if not clients or not shutil.which("taskset"):
+        raise NotHere("it takes two cores, and taskset")
+    return Route(("taskset", "-c", ",".join(clients)), ("taskset", "-c", server), note=", the server on another core")
 
 
 @contextmanager

@@ -25,6 +25,8 @@ class Table:
     """Contestant -> why it has no runs."""
     load: float = 0.0
     """The machine's load average over the last minute when it was done."""
+    apart: bool = False
+    """Servers had a core of their own."""
 
     def values(self, name: str) -> list[float]:
         """One for each run."""
@@ -46,7 +48,11 @@ class Table:
         return statistics.median(rates) if rates else 0.0
 
     def together(self) -> float:
-        """What the limits would come to, one after the other for each sample: they share the cores with the server."""
+        """What the limits would come to, one after the other for each sample: they share the cores with the server.
+
+        0.0 where they do not."""
+        if self.apart:
+            return 0.0
         limits = [self.median(name) for name in self.runs if name.startswith("limit")]
         return 1 / sum(1 / rate for rate in limits) if len(limits) > 1 else 0.0
 

@@ -59,9 +59,10 @@ def _wait_for(process: subprocess.Popen[bytes], pid_file: Path) -> None:
 
 
 @contextmanager
-def dataroom(root: Path) -> Iterator[dict[str, str]]:
+def dataroom(root: Path, way: Route = HERE) -> Iterator[dict[str, str]]:
     """The embedded server in another process, payloads from a port of their own; where it is and its key."""
-    command = [sys.executable, "-m", "datago_gpu.cli", "serve", str(root), "--port", "0", "--payload-port", "0"]
+    serve = [sys.executable, "-m", "datago_gpu.cli", "serve", str(root), "--port", "0", "--payload-port", "0"]
+    command = [*way.server, *serve]
     environment = {**os.environ, "DATAROOM_API_KEY": KEY, "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
     try:

@@ -3,7 +3,7 @@
 a. a bare DALI pipeline with the same graph, fed from memory (the better of two prefetch depths);
 b. our decoder, fed from memory;
 c. the whole loader, from local files;
-d. the whole loader, from HTTP on loopback.
+d. the whole loader, from HTTP on loopback, without and with processes that download for the feeder.
 
 The same images, batches and target for all. They take turns, so that a change of the machine's mood hits all.
 """
@@ -13,6 +13,8 @@ from __future__ import annotations
 import itertools
 import statistics
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
 
 from benchmarks.gpu.context import Context
 from benchmarks.gpu.findings import Findings, NotHere
@@ -20,6 +22,7 @@ from benchmarks.gpu.graph import bare_pipeline
 from benchmarks.gpu.loading import drain, over_files, over_http
 from benchmarks.gpu.ram import RamBatch, batches, read, timed
 from benchmarks.gpu.rates import Meter, Rate
+from datago_gpu import Loader
 
 ROUNDS = 2
 WARM_UP = {"500px": 16, "1mp": 16, "2.5mp": 10, "8mp": 6}
@@ -42,35 +45,38 @@ def _size(context: Context, findings: Findings, size: str, budget_s: float) -> N
     seconds = context.amount(budget_s / ROUNDS / 5 / 2, 0.2)
     todo = batches(read(context.material / size), batch_size, context.target(size), most=context.amount(8, 2))
     warm_up = context.amount(WARM_UP[size], 2)
-    slowest: dict[str, str] = {}
+    behind: dict[str, str] = {}
 
-    def files() -> Rate:
-        with over_files(context, size, batch_size=batch_size) as loader:
-            rate = drain(loader, seconds, warm_up)
-            slowest["c"] = loader.stats().slowest
+    def whole(name: str, opened: AbstractContextManager[Loader]) -> Rate:
+        with opened as loader:
+            rate, stats = drain(loader, seconds, warm_up), loader.stats()
+            behind[name] = (
+                f"; the slowest stage is {stats.slowest}, the feeder takes {stats.feeder_cores:.0%} of a core"
+            )
             return rate
 
-    def http() -> Rate:
-        with over_http(context, size, batch_size=batch_size) as loader:
-            rate = drain(loader, seconds, warm_up)
-            slowest["d"] = loader.stats().slowest
-            return rate
+    def files(name: str) -> Rate:
+        return whole(name, over_files(context, size, batch_size=batch_size))
 
-    ways: dict[str, Callable[[], Rate]] = {
-        "a, bare DALI, prefetch 2": lambda: _bare(context, todo, seconds, 2),
-        "a, bare DALI, prefetch 3": lambda: _bare(context, todo, seconds, 3),
-        "b, our decoder": lambda: _ours(context, todo, seconds),
+    def http(name: str, processes: int) -> Rate:
+        settings = {"download_processes": processes}
+        return whole(name, over_http(context, size, batch_size=batch_size, http_config=settings))
+
+    ways: dict[str, Callable[[str], Rate]] = {
+        "a, bare DALI, prefetch 2": lambda _: _bare(context, todo, seconds, 2),
+        "a, bare DALI, prefetch 3": lambda _: _bare(context, todo, seconds, 3),
+        "b, our decoder": lambda _: _ours(context, todo, seconds),
         "c, the loader from files": files,
-        "d, the loader from HTTP": http,
+        "d, the loader from HTTP": partial(http, processes=0),
+        "d, the loader from HTTP, 2 download processes": partial(http, processes=2),
     }
     rates: dict[str, list[Rate]] = {name: [] for name in ways}
     for _ in range(context.amount(ROUNDS, 1)):
         for name, way in ways.items():
-            rates[name].append(way())
+            rates[name].append(way(name))
     for name, found in rates.items():
         spread = ", ".join(f"{rate.images_per_s:,.0f}" for rate in found)
-        behind = f"; the slowest stage is {slowest[name[0]]}" if name[0] in slowest else ""
-        findings.add(f"{size}: {name}", str(_median(found)), f"({spread}){behind}")
+        findings.add(f"{size}: {name}", str(_median(found)), f"({spread}){behind.get(name, '')}")
     _ratios(context, findings, size, rates)
 
 
