@@ -182,6 +182,18 @@ def test_a_dead_payload_server_ends_the_run_and_costs_no_sample(
         assert [name for batch in loader for name in batch.ids] == names(COUNT)[44:]
 
 
+def test_a_payload_that_always_fails_costs_itself_however_often_it_is_tried(
+    api: Listing, store: Store, processes: int
+) -> None:
+    """In the end nothing else is under way, so that all the latest tries of the server have failed."""
+    store.fault = lambda request, _good: Answer(500) if "im-00040" in request.path else None
+    settings = config(api, http={"max_tries": 20, "max_backoff_s": 0.005, "download_processes": processes})
+    with Loader(settings, device="cpu", backend="pillow") as loader:
+        delivered = [name for batch in loader for name in batch.ids]
+    assert delivered == [name for name in names(COUNT) if name != "im-00040"]
+    assert loader.stats().skipped == {"http-500": 1}
+
+
 def test_a_payload_server_that_was_down_for_a_while_costs_only_time(api: Listing, store: Store) -> None:
     left = [60]
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-__all__ = ["DOWN_AFTER", "HttpFailure"]
+from collections.abc import Collection
+
+__all__ = ["DOWN_AFTER", "HttpFailure", "Try", "means_down"]
 
 DOWN_AFTER = 16
-"""Failed tries in a row, over all URLs of a server, after which one that is given up means that the server is down."""
+"""Failed tries in a row, of more than one URL, after which one that is given up means that the server is down."""
+
+Try = tuple[float, int]
+"""When it failed, in seconds of the loop's clock, and a number that stands for its URL."""
 
 _SERVER_IS_SILENT = frozenset(("connection", "timeout", "tls", "protocol"))
 
@@ -15,8 +20,8 @@ class HttpFailure(Exception):
 
     url: without query. reason: a short fixed word: "http-404" (any status), "timeout", "connection", "cut-short",
     "too-large", "redirect", "bad-url", "tls", "protocol", "encoding" or "closed". status: of the answer, 0 without
-    one. tries: requests made for it. text: the beginning of an error's body, as the server sent it. down: the server
-    has stopped answering: not one of the latest requests to it, for whatever URL, brought an answer.
+    one. tries: requests made for it. text: the beginning of an error's body, as the server sent it. row: the latest of
+    all tries that have failed on its server since that has answered any. down: by these, it has stopped answering.
     """
 
     def __init__(
@@ -32,6 +37,7 @@ class HttpFailure(Exception):
         super().__init__(reason)
         self.url = ""
         self.tries = 1
+        self.row: Collection[Try] = ()
         self.down = False
         self.reason, self.detail, self.status, self.text = reason, detail, status, text
         self.transient, self.retry_after_s = transient, retry_after_s
@@ -47,3 +53,8 @@ class HttpFailure(Exception):
     def of_server(self) -> bool:
         """Whether it may be the server's, and no matter of this URL."""
         return self.reason in _SERVER_IS_SILENT or self.status >= 500
+
+
+def means_down(row: Collection[Try]) -> bool:
+    """Whether a server is down that has answered none of these tries, and no other since the first of them."""
+    return len(row) >= DOWN_AFTER and len({url for _, url in row}) > 1

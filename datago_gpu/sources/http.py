@@ -18,6 +18,7 @@ import os
 import random
 import socket
 import ssl
+from collections import deque
 from collections.abc import Awaitable, Callable, Container, Coroutine, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -33,7 +34,7 @@ from yarl import URL
 from datago_gpu.config import HttpConfig
 from datago_gpu.redact import without_query, word
 from datago_gpu.sources.body import Body, Unreadable
-from datago_gpu.sources.failure import DOWN_AFTER, HttpFailure
+from datago_gpu.sources.failure import DOWN_AFTER, HttpFailure, Try, means_down
 from datago_gpu.sources.stream import Flow
 from datago_gpu.sources.watch import Connector, Watch, Watchman
 
@@ -98,7 +99,7 @@ class HttpClient:
         self.counters = Counters()
         self.pausing: set[asyncio.Task[Any] | None] = set()
         """Tasks that wait before they try again."""
-        self._failed_in_a_row: dict[str, int] = {}
+        self._failed_in_a_row: dict[str, deque[Try]] = {}
         self._config = config
         self._loop = asyncio.get_running_loop()
         self._connector = Connector(
@@ -169,17 +170,18 @@ class HttpClient:
                 failure = self._translated(error)
             # Raised out here, so that no foreign exception with a whole URL or a header hangs on it as its context.
             failure.url, failure.tries = failure.url or without_query(url), tries
-            failure.down = self._is_down(target, failure)
+            self._put_in_a_row(target, failure)
             if tries >= self._config.max_tries or not failure.transient:
                 raise failure
             self.counters.retries += 1
             await self._pause(self._wait_s(tries, failure.retry_after_s))
 
-    def _is_down(self, url: URL, failure: HttpFailure) -> bool:
-        """Whether this failure is one of many in a row for which the server, and no single payload, is to blame."""
+    def _put_in_a_row(self, url: URL, failure: HttpFailure) -> None:
+        """Note whether it is one of many for which the server, and no single payload, is to blame."""
         if failure.of_server:
-            self._failed_in_a_row[url.raw_authority] = self._failed_in_a_row.get(url.raw_authority, 0) + 1
-        return self._failed_in_a_row.get(url.raw_authority, 0) >= DOWN_AFTER
+            row = self._failed_in_a_row.setdefault(url.raw_authority, deque(maxlen=DOWN_AFTER))
+            row.append((self._loop.time(), hash(url)))
+            failure.row, failure.down = tuple(row), means_down(row)
 
     async def _pause(self, seconds: float) -> None:
         task = asyncio.current_task(self._loop)

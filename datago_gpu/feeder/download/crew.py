@@ -16,9 +16,9 @@ from msgspec import msgpack
 
 from datago_gpu.config import HttpConfig
 from datago_gpu.feeder.arena import map_memory
+from datago_gpu.feeder.download.doubt import Doubts
 from datago_gpu.feeder.download.wire import Orders, Results, Setup, as_exception
 from datago_gpu.feeder.wire import frame, read
-from datago_gpu.sources.failure import DOWN_AFTER, HttpFailure
 
 __all__ = ["Crew"]
 
@@ -33,10 +33,11 @@ class Crew:
     def __init__(self, config: HttpConfig, links: Sequence[tuple[int, int]]) -> None:
         share = -(-config.concurrent_downloads // len(links))
         setup = Setup(msgspec.structs.replace(config, concurrent_downloads=share))
-        self._members = [_Member(channel, map_memory(memory), setup, self._settle) for channel, memory in links]
-        self._doubtful: list[tuple[asyncio.Future[bytes], HttpFailure]] = []
-        """Failures for which the server may be to blame. No process sees enough of it to tell: they wait for others."""
-        self._failed_in_a_row = 0
+        self._doubts = Doubts()
+        self._members = [
+            _Member(number, channel, map_memory(memory), setup, self._doubts, self._settle)
+            for number, (channel, memory) in enumerate(links)
+        ]
 
     async def __aenter__(self) -> Self:
         return self
@@ -54,45 +55,35 @@ class Crew:
                 member = other
         return member.order(url, max_bytes)
 
-    def _settle(self, arrived: int, failed: list[tuple[asyncio.Future[bytes], HttpFailure]]) -> None:
-        """Say what a failure means, once that can be told: some payload came, many did not, or none is open."""
-        if arrived:
-            self._failed_in_a_row = 0
-        for future, failure in failed:
-            if failure.of_server and not failure.down:
-                self._failed_in_a_row += failure.tries
-                self._doubtful.append((future, failure))
-            else:
-                _fail(future, failure)
-        down = self._failed_in_a_row >= DOWN_AFTER
-        if self._doubtful and (arrived or down or not any(map(len, self._members))):
-            for future, failure in self._doubtful:
-                failure.down = down
-                _fail(future, failure)
-            self._doubtful.clear()
+    def _settle(self) -> None:
+        if self._doubts and not any(map(len, self._members)):
+            self._doubts.settle()
 
 
 class _Member:
     """One of the processes. Its length is how many orders are open.
 
-    settle: is told how many payloads have come, and which failed, whenever either is the case.
+    settle: is called whenever it has said something.
     """
 
     def __init__(
         self,
+        number: int,
         channel: int,
         memory: mmap.mmap,
         setup: Setup,
-        settle: Callable[[int, list[tuple[asyncio.Future[bytes], HttpFailure]]], None],
+        doubts: Doubts,
+        settle: Callable[[], None],
     ) -> None:
+        self._number, self._memory, self._doubts, self._settle = number, memory, doubts, settle
         self._loop = asyncio.get_running_loop()
-        self._memory, self._settle = memory, settle
         self._channel = socket.socket(fileno=channel)
         self._channel.setblocking(False)
-        self._open: dict[int, asyncio.Future[bytes]] = {}
+        self._open: dict[int, tuple[str, asyncio.Future[bytes]]] = {}
+        """Number of an order -> the server that is asked, and what waits for it."""
         self._wanted: list[tuple[int, str, int]] = []
         self._taken: list[int] = []
-        self._number = 0
+        self._orders = 0
         self._writer: asyncio.StreamWriter | None = None
         self._following = self._loop.create_task(self._follow(setup))
 
@@ -102,9 +93,10 @@ class _Member:
     def order(self, url: str, max_bytes: int) -> asyncio.Future[bytes]:
         """Ask for a payload. Should the future be cancelled, it comes nevertheless, and is dropped."""
         self._soon()
-        self._number += 1
-        self._wanted.append((self._number, url, max_bytes))
-        future = self._open[self._number] = self._loop.create_future()
+        self._orders += 1
+        self._wanted.append((self._orders, url, max_bytes))
+        future: asyncio.Future[bytes] = self._loop.create_future()
+        self._open[self._orders] = url.partition("//")[2].partition("/")[0], future
         return future
 
     async def close(self) -> None:
@@ -129,14 +121,18 @@ class _Member:
         os._exit(1)
 
     def _take(self, results: Results) -> None:
-        for number, offset, size in results.arrived:
+        now = self._loop.time()
+        for order, offset, size in results.arrived:
             self._soon()
-            self._taken.append(number)
-            future = self._open.pop(number)
+            self._taken.append(order)
+            server, future = self._open.pop(order)
+            self._doubts.answered(server, now)
             if not future.done():  # it is when it was cancelled
                 future.set_result(self._memory[offset : offset + size])
-        failed = [(self._open.pop(number), as_exception(failure)) for number, failure in results.failed]
-        self._settle(len(results.arrived), failed)
+        for order, failure in results.failed:
+            server, future = self._open.pop(order)
+            self._doubts.failed(server, now, self._number, future, as_exception(failure))
+        self._settle()
 
     def _soon(self) -> None:
         """Write what is there, together with what else comes in this round of the loop."""
@@ -147,8 +143,3 @@ class _Member:
         if self._writer is not None and (self._wanted or self._taken):
             self._writer.write(frame(Orders(self._wanted, self._taken)))
             self._wanted, self._taken = [], []
-
-
-def _fail(future: asyncio.Future[bytes], failure: HttpFailure) -> None:
-    if not future.done():
-        future.set_exception(failure)

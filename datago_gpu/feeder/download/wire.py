@@ -8,7 +8,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from datago_gpu.config import HttpConfig
-from datago_gpu.sources.failure import HttpFailure
+from datago_gpu.sources.failure import HttpFailure, Try
 
 __all__ = ["Failure", "Orders", "Results", "Setup", "as_exception", "as_failure"]
 
@@ -37,7 +37,7 @@ class Failure(Struct, frozen=True, array_like=True):
     text: str
     url: str
     tries: int
-    down: bool
+    row: list[Try]
 
 
 class Results(Struct, frozen=True, array_like=True):
@@ -50,11 +50,11 @@ class Results(Struct, frozen=True, array_like=True):
 
 def as_failure(error: HttpFailure) -> Failure:
     """What to tell of it."""
-    return Failure(error.reason, error.detail, error.status, error.text, error.url, error.tries, error.down)
+    return Failure(error.reason, error.detail, error.status, error.text, error.url, error.tries, list(error.row))
 
 
 def as_exception(failure: Failure) -> HttpFailure:
-    """What was told. All tries have been made: trying again helps no more."""
+    """What was told, but for whether the server is down, which no process can tell alone."""
     error = HttpFailure(failure.reason, failure.detail, status=failure.status, text=failure.text)
-    error.url, error.tries, error.down = failure.url, failure.tries, failure.down
+    error.url, error.tries, error.row = failure.url, failure.tries, failure.row
     return error
