@@ -12,7 +12,7 @@ from msgspec import Struct, msgpack
 from datago_gpu.sources.base import Position, Skipped
 
 if TYPE_CHECKING:
-    from asyncio import StreamReader  # 30 ms that `import datago_gpu` can do without
+    from asyncio import StreamReader, StreamWriter  # 30 ms that `import datago_gpu` can do without
 
 __all__ = [
     "Counts",
@@ -190,3 +190,9 @@ def frame(message: Struct) -> bytes:
 async def read(reader: StreamReader) -> bytes:
     """The body of the next message. Raises asyncio.IncompleteReadError at the end."""
     return await reader.readexactly(int.from_bytes(await reader.readexactly(HEADER_BYTES), "big"))
+
+
+def post(writer: StreamWriter, message: Struct) -> None:
+    """Send a message without waiting. Where the other side is gone, whoever reads from it finds out."""
+    if not writer.is_closing():
+        writer.write(frame(message))

@@ -18,7 +18,7 @@ from datago_gpu.config import HttpConfig
 from datago_gpu.feeder.arena import map_memory
 from datago_gpu.feeder.download.doubt import Doubts
 from datago_gpu.feeder.download.wire import Orders, Results, Setup, as_exception
-from datago_gpu.feeder.wire import frame, read
+from datago_gpu.feeder.wire import post, read
 
 __all__ = ["Crew"]
 
@@ -110,7 +110,7 @@ class _Member:
         decoder = msgpack.Decoder(Results)
         try:
             reader, self._writer = await asyncio.open_connection(sock=self._channel)
-            self._writer.write(frame(setup))
+            post(self._writer, setup)
             self._send()
             while True:
                 self._take(decoder.decode(await read(reader)))
@@ -141,5 +141,5 @@ class _Member:
 
     def _send(self) -> None:
         if self._writer is not None and (self._wanted or self._taken):
-            self._writer.write(frame(Orders(self._wanted, self._taken)))
+            post(self._writer, Orders(self._wanted, self._taken))
             self._wanted, self._taken = [], []

@@ -18,7 +18,7 @@ from datago_gpu.feeder.arena import Room, map_memory
 from datago_gpu.feeder.download.wire import Failure, Orders, Results, Setup, as_failure
 from datago_gpu.feeder.line import Line
 from datago_gpu.feeder.runtime import http_client_type, leave_with, run
-from datago_gpu.feeder.wire import frame, read
+from datago_gpu.feeder.wire import post, read
 from datago_gpu.sources.failure import HttpFailure
 
 if TYPE_CHECKING:
@@ -103,4 +103,4 @@ class Desk:
     def _send(self) -> None:
         results = Results(self._arrived, self._failed)
         self._arrived, self._failed = [], []
-        self._writer.write(frame(results))
+        post(self._writer, results)
