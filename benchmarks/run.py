@@ -64,19 +64,11 @@ class Suite:
             figures.versions |= peer.versions
             print(f"  {peer.name:28} {peer.missing or peer.python}")
 
-    def contest(
-        self,
-        key: str,
-        title: str,
-        spec: dict[str, Any],
-        unit: str = "images/s",
-        way: Route = HERE,
-        *,
-        apart: bool = False,
-    ) -> None:
-        """Have everybody who can do it run one workload."""
+    def contest(self, key: str, title: str, spec: dict[str, Any], unit: str = "images/s", way: Route = HERE) -> None:
+        """Have everybody who can do it run one workload, whose server is at the end of a way."""
+        key, title = key + ("-apart" if way.apart else ""), title + way.note
         known = self.figures.tables.get(key) if self.args.who else None  # then the others' runs are kept
-        table = replace(known, title=title) if known else Table(title, unit, apart=apart)
+        table = replace(known, title=title) if known else Table(title, unit, apart=way.apart)
         able = self._able(spec["kind"], key, table)
         runs = {peer.name: partial(self._run, table, peer, spec, way.client) for peer in able}
         contest = Contest(title, unit, self.args.runs)
@@ -139,16 +131,16 @@ class Suite:
         for place in DISTANCES:
             key, title = f"shards-{place.name}", f"{SHARDS.title}, {place}: {spec['count']:,}"
             try:
-                with self._served(root, place) as (url, way, note):
+                with self._served(root, place) as (url, way):
                     urls = [f"{url}/{name}" for name in names]
-                    self.contest(key, title + note, {**spec, "urls": urls}, way=way)
+                    self.contest(key, title, {**spec, "urls": urls}, way=way)
             except NotHere as reason:
                 print(f"\n{title}: skipped, {reason}")
                 self.keep(key, Table(title, "images/s", absent={"skipped": str(reason)}))
 
     @contextmanager
-    def _served(self, root: Path, place: Distance) -> Iterator[tuple[str, Route, str]]:
-        """A folder behind nginx: its address, how to get there, what to note."""
+    def _served(self, root: Path, place: Distance) -> Iterator[tuple[str, Route]]:
+        """A folder behind nginx: its address, and how to get there."""
         with ExitStack() as stack:
             port, way = free_port(), HERE
             if place.delay_ms:
@@ -158,10 +150,11 @@ class Suite:
                     if place.loss:
                         raise
                     print(f"\nno netem ({reason}): a relay delays instead")
-            url, note = stack.enter_context(nginx(root, port, way)), way.note
+            url = stack.enter_context(nginx(root, port, way))
             if place.delay_ms and way is HERE:
-                url, note = f"http://{HERE.host}:{stack.enter_context(relay(port, place.delay_ms))}", " (by a relay)"
-            yield url, way, note
+                url = f"http://{HERE.host}:{stack.enter_context(relay(port, place.delay_ms))}"
+                way = replace(HERE, note=" (by a relay)")
+            yield url, way
 
     def dataroom(self) -> None:
         """A list of the embedded server, payloads from a port of their own."""
@@ -175,10 +168,10 @@ class Suite:
         warm(root)
         with nginx(root, free_port(), way) as url:
             spec["urls"] = [f"{url}/{name}" for name in names]
-            self.contest("shards-apart", f"{SHARDS.title}: {spec['count']:,}{way.note}", spec, way=way, apart=True)
-        self._dataroom(way, apart=True)
+            self.contest(SHARDS.name, f"{SHARDS.title}: {spec['count']:,}", spec, way=way)
+        self._dataroom(way)
 
-    def _dataroom(self, way: Route, *, apart: bool = False) -> None:
+    def _dataroom(self, way: Route) -> None:
         for workload in DATAROOM:
             masks = workload.name.endswith("masks")
             spec = self._spec(workload)
@@ -186,9 +179,7 @@ class Suite:
             warm(root)
             with dataroom(root, way) as source:
                 spec |= source | {"root": str(root), "mask": MASK if masks else ""}
-                title = f"{workload.title}: {spec['count']:,}{way.note}"
-                key = workload.name + ("-apart" if apart else "")
-                self.contest(key, title, spec, way=way, apart=apart)
+                self.contest(workload.name, f"{workload.title}: {spec['count']:,}", spec, way=way)
 
     def payloads(self) -> None:
         """The network side alone: nothing is decoded."""
@@ -263,10 +254,10 @@ class Suite:
         self._vary("cores", dict.fromkeys((OURS.name, "datago", "torch DataLoader + Pillow"), of_cores), able, spec)
         spec = self._spec(SHARDS)
         root, names = lay_out_shards(self.material, SHARDS.pixels, spec["count"])
-        with self._served(root, DISTANCES[1]) as (url, way, note):
+        with self._served(root, DISTANCES[1]) as (url, way):
             spec["urls"] = [f"{url}/{name}" for name in names]
             points = [(n, {"options": {"source": {"concurrent_downloads": n}}}, way.client) for n in (1, 2, 4, 8, 16)]
-            self._vary(f"shards open at once, 20 ms away{note}", {OURS.name: points}, able, spec)
+            self._vary(f"shards open at once, 20 ms away{way.note}", {OURS.name: points}, able, spec)
 
     def _vary(self, varied: str, lines: dict[str, list[Any]], able: dict[str, Peer], spec: dict[str, Any]) -> None:
         print(f"\nscaling with {varied}")

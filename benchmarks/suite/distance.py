@@ -34,6 +34,8 @@ class Route:
     """Where the server listens."""
     note: str = ""
     """What the report says of it."""
+    apart: bool = False
+    """Clients and server take no cores from each other."""
 
 
 HERE = Route()
@@ -44,7 +46,9 @@ def own_core() -> Route:
     *clients, server = map(str, sorted(os.sched_getaffinity(0)))
     if not clients or not shutil.which("taskset"):
         raise NotHere("it takes two cores, and taskset")
-    return Route(("taskset", "-c", ",".join(clients)), ("taskset", "-c", server), note=", the server on another core")
+    return Route(
+        ("taskset", "-c", ",".join(clients)), ("taskset", "-c", server), note=", the server on another core", apart=True
+    )
 
 
 @contextmanager

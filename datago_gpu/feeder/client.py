@@ -43,11 +43,6 @@ class Feeder:
         self._send(wire.Start(msgspec.json.encode(settled), resume))
 
     @property
-    def pid(self) -> int:
-        """Process id of the feeder."""
-        return self.pids[0]
-
-    @property
     def pids(self) -> list[int]:
         """Process ids: of the feeder, then of those that download for it."""
         return self._processes.pids

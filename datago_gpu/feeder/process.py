@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import mmap
 import os
-import socket
 import traceback
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -25,7 +24,7 @@ from datago_gpu.feeder.fetch import Fetcher
 from datago_gpu.feeder.pack import Packer
 from datago_gpu.feeder.production import Production
 from datago_gpu.feeder.remote import remote_of
-from datago_gpu.feeder.runtime import http_client_type, leave_with, run
+from datago_gpu.feeder.runtime import connected, http_client_type, leave_with, run
 from datago_gpu.sources import open_source
 
 __all__ = ["main"]
@@ -36,14 +35,12 @@ _Links = Sequence[tuple[int, int]]
 def main(socket_descriptor: int, arena_descriptor: int, parent: int, *links: int) -> None:
     """Serve the process at the other end of the socket until the stream is complete or that process is gone."""
     memory = map_memory(arena_descriptor)
-    channel = socket.socket(fileno=socket_descriptor)
-    channel.setblocking(False)
-    run(_serve(channel, memory, parent, list(zip(links[::2], links[1::2], strict=True))))
+    run(_serve(socket_descriptor, memory, parent, list(zip(links[::2], links[1::2], strict=True))))
 
 
-async def _serve(channel: socket.socket, memory: mmap.mmap, parent: int, links: _Links) -> None:
+async def _serve(channel: int, memory: mmap.mmap, parent: int, links: _Links) -> None:
     guards = [asyncio.create_task(leave_with(parent))]
-    reader, writer = await asyncio.open_connection(sock=channel)
+    reader, writer = await connected(channel)
     start = msgpack.decode(await wire.read(reader), type=wire.Start)
     config = LoaderConfig.load(start.config)
     packer = Packer(reader, writer, memory)

@@ -1,38 +1,36 @@
-"""What the processes that feed a trainer have in common: their event loop, how they import a client, and their end."""
+"""What the processes that feed a trainer have in common: how they run, connect, import a client, and end."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
 import os
-from collections.abc import Callable, Coroutine, Iterator
+import socket
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+
+from datago_gpu import eventloop
 
 if TYPE_CHECKING:
     from datago_gpu.sources.http import HttpClient
 
-__all__ = ["http_client_type", "leave_with", "run"]
+__all__ = ["connected", "http_client_type", "leave_with", "run"]
 
 PARENT_CHECK_S = 1.0
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
-    """Run it to its end, on the quickest loop that there is here."""
+    """Run it to its end."""
     # What is imported lives for ever, and the stream makes few cycles: looking for them took 6% of the time.
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(main)
+    eventloop.run(main)
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    try:
-        import uvloop
-    except ImportError:  # not made for this platform: asyncio's own loop is a third slower
-        return None
-    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
-    return factory
+async def connected(descriptor: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Both directions of a socket that another process has made; it is theirs from now on."""
+    return await asyncio.open_connection(sock=socket.socket(fileno=descriptor))
 
 
 def http_client_type() -> type[HttpClient]:

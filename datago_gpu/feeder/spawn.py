@@ -122,8 +122,7 @@ class Processes:
         try:
             how = _how(self._feeder.wait(EXIT_S))
         except subprocess.TimeoutExpired:
-            self._feeder.kill()
-            how = _how(self._feeder.wait())
+            how = _how(_end(self._feeder))
         for process in self._downloading:
             if process.poll():
                 how += f", after one that downloads for it, which ended {_how(process.returncode)}"
@@ -140,6 +139,7 @@ def _how(code: int) -> str:
     return f"by signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"with status {code}"
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _end(process: subprocess.Popen[bytes]) -> int:
+    """Its exit status."""
     process.kill()
-    process.wait()
+    return process.wait()

@@ -64,11 +64,11 @@ class UrlSigner:
 
 
 class StoreError(Exception):
-    """A refusal by the store: a status, S3's code for it, a sentence, and further headers."""
+    """A refusal by the store: a status, S3's code for it and a sentence."""
 
-    def __init__(self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(self, status: int, code: str, message: str) -> None:
         super().__init__(message)
-        self.status, self.code, self.message, self.headers = status, code, message, headers
+        self.status, self.code, self.message = status, code, message
 
     def response(self) -> web.Response:
         """The refusal in S3's form."""
@@ -76,7 +76,7 @@ class StoreError(Exception):
             '<?xml version="1.0" encoding="UTF-8"?>\n'
             f"<Error><Code>{escape(self.code)}</Code><Message>{escape(self.message)}</Message></Error>"
         )
-        return web.Response(status=self.status, text=body, content_type="application/xml", headers=self.headers)
+        return web.Response(status=self.status, text=body, content_type="application/xml")
 
 
 class MediaStore:
@@ -91,26 +91,13 @@ class MediaStore:
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """GET and HEAD of a payload, with Range, If-Range and If-None-Match."""
         try:
-            answer = self._begin(request)
+            payload = self._open(request)
         except StoreError as error:
             return error.response()
-        if answer.descriptor is None:
-            return web.Response(status=answer.status, headers=answer.headers, body=answer.begun)
         try:
-            return await _stream(request, answer, answer.descriptor)
+            return await _answer(request, payload)
         finally:
-            os.close(answer.descriptor)
-
-    def _begin(self, request: web.Request) -> _Answer:
-        """Raises StoreError."""
-        payload = self._open(request)
-        answer = None
-        try:
-            answer = _begun(request, payload)
-        finally:
-            if answer is None or answer.descriptor is None:
-                os.close(payload.descriptor)
-        return answer
+            os.close(payload.descriptor)
 
     def _open(self, request: web.Request) -> _Payload:
         if request.method not in ("GET", "HEAD"):
@@ -158,20 +145,7 @@ def _open_payload(path: str) -> _Payload:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    """What is sent. descriptor: of the file, where that is more than `begun`, and then the caller's to close."""
-
-    status: int
-    headers: dict[str, str]
-    begun: bytes | bytearray = b""
-    start: int = 0
-    stop: int = 0
-    descriptor: int | None = None
-
-
-def _begun(request: web.Request, payload: _Payload) -> _Answer:
-    """Decides on an answer, and reads the first of it. Raises StoreError."""
+async def _answer(request: web.Request, payload: _Payload) -> web.StreamResponse:
     headers = {
         "Accept-Ranges": "bytes",
         "Content-Type": payload.content_type,
@@ -180,24 +154,17 @@ def _begun(request: web.Request, payload: _Payload) -> _Answer:
         "X-Content-Type-Options": "nosniff",
     }
     if _names_tag(request.headers.get("If-None-Match", ""), payload.etag):
-        return _Answer(304, headers)
-    status, start, stop = 200, 0, payload.size
+        return web.Response(status=304, headers=headers)
     chosen = _chosen_range(request, payload)
-    if chosen is not None:
-        status, (start, stop) = 206, chosen
-        if start >= stop:
-            raise StoreError(
-                416,
-                "InvalidRange",
-                "The requested range is not satisfiable",
-                {"Content-Range": f"bytes */{payload.size}"},
-            )
-        headers["Content-Range"] = f"bytes {start}-{stop - 1}/{payload.size}"
-    if request.method == "HEAD":
-        return _Answer(status, headers, b"", start, stop, payload.descriptor)
-    begun = _at_once(payload.descriptor, min(_CHUNK_BYTES, stop - start), start)
-    whole = len(begun) == stop - start
-    return _Answer(status, headers, begun, start, stop, None if whole else payload.descriptor)
+    if chosen is None:
+        return await _send(request, payload, 200, headers, 0, payload.size)
+    start, stop = chosen
+    if start >= stop:
+        refusal = StoreError(416, "InvalidRange", "The requested range is not satisfiable").response()
+        refusal.headers["Content-Range"] = f"bytes */{payload.size}"
+        return refusal
+    headers["Content-Range"] = f"bytes {start}-{stop - 1}/{payload.size}"
+    return await _send(request, payload, 206, headers, start, stop)
 
 
 def _at_once(descriptor: int, size: int, start: int) -> bytearray:
@@ -234,13 +201,19 @@ def _chosen_range(request: web.Request, payload: _Payload) -> tuple[int, int] | 
     return int(first), min(int(last) + 1, payload.size) if last else payload.size
 
 
-async def _stream(request: web.Request, answer: _Answer, descriptor: int) -> web.StreamResponse:
-    response = web.StreamResponse(status=answer.status, headers=answer.headers)
-    response.content_length = answer.stop - answer.start
+async def _send(
+    request: web.Request, payload: _Payload, status: int, headers: dict[str, str], start: int, stop: int
+) -> web.StreamResponse:
+    chunk: bytes | bytearray = b""
+    if request.method != "HEAD":
+        chunk = _at_once(payload.descriptor, min(_CHUNK_BYTES, stop - start), start)
+        if len(chunk) == stop - start:
+            return web.Response(status=status, headers=headers, body=chunk)
+    response = web.StreamResponse(status=status, headers=headers)
+    response.content_length = stop - start
     await response.prepare(request)
-    start, chunk = answer.start, answer.begun
-    while start < answer.stop and request.method != "HEAD":
-        chunk = chunk or await asyncio.to_thread(os.pread, descriptor, min(_CHUNK_BYTES, answer.stop - start), start)
+    while start < stop and request.method != "HEAD":
+        chunk = chunk or await asyncio.to_thread(os.pread, payload.descriptor, min(_CHUNK_BYTES, stop - start), start)
         if not chunk:  # The file was cut short meanwhile; a closed connection tells the client so.
             response.force_close()
             raise ConnectionResetError("the file shrank while it was sent")

@@ -11,14 +11,15 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
-from typing import Any, Self
+from typing import Self
 
 from aiohttp import web
 
+from datago_gpu import eventloop
 from datago_gpu.errors import ConfigError
 from datago_gpu.server.app import Api, payload_application
 from datago_gpu.server.connection import IDLE_S, Connection
@@ -128,7 +129,7 @@ class DataroomServer:
         For the main thread of a process."""
         try:
             self._prepare()
-            _run(self._serve(on_ready, signals=(signal.SIGINT, signal.SIGTERM)))
+            eventloop.run(self._serve(on_ready, signals=(signal.SIGINT, signal.SIGTERM)))
         finally:
             self.close()
 
@@ -172,7 +173,7 @@ class DataroomServer:
 
     def _run_on_thread(self, ready: Future[None]) -> None:
         try:
-            _run(self._serve(lambda: ready.set_result(None)))
+            eventloop.run(self._serve(lambda: ready.set_result(None)))
         except BaseException as error:
             if ready.done():
                 raise
@@ -252,17 +253,3 @@ def _listener(host: str, port: int, idle_s: float) -> socket.socket:
     if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux; its connections inherit it: a client that reads nothing loses them
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, math.ceil(idle_s * 1000))
     return listener
-
-
-def _run(main: Coroutine[Any, Any, None]) -> None:
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(main)
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    try:
-        import uvloop
-    except ImportError:  # there is none for this platform
-        return None
-    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
-    return factory

@@ -26,6 +26,8 @@ from datago_gpu.feeder.wire import Resume
 from tests.images import SHAPES, add_pictures, file_config
 from tests.servers import Answer, MisbehavingServer
 
+pytestmark = pytest.mark.usefixtures("nothing_left")
+
 WAIT_S = 20
 KEY = "5ecret5ecret5ecret5ecret5ecret5ecret5ecr"
 
@@ -34,16 +36,6 @@ KEY = "5ecret5ecret5ecret5ecret5ecret5ecret5ecr"
 def root(tmp_path: Path) -> Path:
     add_pictures(tmp_path / "images", [SHAPES[number % 3] for number in range(12)])
     return tmp_path / "images"
-
-
-@pytest.fixture(autouse=True)
-def nothing_left() -> Iterator[None]:
-    """No process and no descriptor stays behind."""
-    process = psutil.Process()
-    children, descriptors = set(process.children(recursive=True)), process.num_fds()
-    yield
-    assert set(process.children(recursive=True)) <= children
-    assert process.num_fds() == descriptors
 
 
 @pytest.fixture
@@ -101,7 +93,7 @@ def test_a_feeder_that_has_ended_does_not_mind_reports(root: Path, start: Any) -
     batch = receive_batch(feeder)
     feeder.report(batch.number, 0)
     assert isinstance(feeder.receive(), wire.Ended)
-    psutil.wait_procs([psutil.Process(feeder.pid)], WAIT_S)
+    psutil.wait_procs([psutil.Process(feeder.pids[0])], WAIT_S)
     for _ in range(3):
         feeder.report(batch.number, 0)
 
@@ -132,7 +124,7 @@ def test_a_source_that_fails_is_told_with_its_own_words(tmp_path: Path, start: A
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV])
 def test_a_feeder_that_is_killed_is_an_error_naming_the_signal(root: Path, start: Any, how: signal.Signals) -> None:
     feeder = stalled(start, root)
-    os.kill(feeder.pid, how)
+    os.kill(feeder.pids[0], how)
     with pytest.raises(FeederError, match=rf"^the feeder process ended by signal {int(how)} \({how.name}\); its last"):
         feeder.receive()
 
@@ -141,7 +133,7 @@ def test_a_feeder_that_is_killed_wakes_who_waits_for_it(root: Path, start: Any) 
     feeder = stalled(start, root)
     with ThreadPoolExecutor(1) as threads:
         waiting = threads.submit(feeder.receive)
-        os.kill(feeder.pid, signal.SIGKILL)
+        os.kill(feeder.pids[0], signal.SIGKILL)
         with pytest.raises(FeederError, match="SIGKILL"):
             waiting.result(WAIT_S)
 
@@ -194,7 +186,7 @@ def test_a_module_in_the_working_folder_does_not_come_in_between(
 
 def test_closing_wakes_who_waits_and_ends_the_process(root: Path, start: Any) -> None:
     feeder = stalled(start, root)
-    process = psutil.Process(feeder.pid)
+    process = psutil.Process(feeder.pids[0])
     with ThreadPoolExecutor(1) as threads:
         waiting = threads.submit(feeder.receive)
         feeder.close()
@@ -235,7 +227,7 @@ def test_waiting_tells_whether_something_has_come(root: Path, start: Any) -> Non
 
 def test_the_feeder_is_in_a_process_group_of_its_own(root: Path, start: Any) -> None:
     """Ctrl-C goes to the trainer alone, which then ends it."""
-    assert os.getpgid(stalled(start, root).pid) != os.getpgrp()
+    assert os.getpgid(stalled(start, root).pids[0]) != os.getpgrp()
 
 
 def test_the_api_key_is_in_no_command_line_and_no_environment(start: Any) -> None:
@@ -247,7 +239,7 @@ def test_the_api_key_is_in_no_command_line_and_no_environment(start: Any) -> Non
         assert server.asked.wait(WAIT_S)
         assert KEY in server.requests[0].headers["authorization"]
         for name in ("cmdline", "environ"):
-            assert KEY.encode() not in Path(f"/proc/{feeder.pid}/{name}").read_bytes()
+            assert KEY.encode() not in Path(f"/proc/{feeder.pids[0]}/{name}").read_bytes()
         feeder.close()
 
 
@@ -262,7 +254,7 @@ feeder.receive()
 if sys.argv[2] == "with a fork":
     if not os.fork():
         signal.pause()
-print(feeder.pid, flush=True)
+print(feeder.pids[0], flush=True)
 signal.pause()
 """
 

@@ -21,6 +21,8 @@ from tests.images import SHAPES, add_picture, add_pictures
 from tests.servers import Answer, MisbehavingServer, Request, json_answer
 from tests.sources.listing import KEY, Listing, names
 
+pytestmark = pytest.mark.usefixtures("nothing_left")
+
 WAIT_S = 20
 COUNT = 60
 
@@ -36,16 +38,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DataroomServer]
     (root / "whole.png").unlink()
     with DataroomServer(root, payload_port=0) as server:
         yield server
-
-
-@pytest.fixture(autouse=True)
-def nothing_left() -> Iterator[None]:
-    """No process and no descriptor stays behind."""
-    process = psutil.Process()
-    children, descriptors = set(process.children(recursive=True)), process.num_fds()
-    yield
-    assert set(process.children(recursive=True)) <= children
-    assert process.num_fds() == descriptors
 
 
 def config(url: str, key: str, processes: int, **more: Any) -> LoaderConfig:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import mmap
 import os
-import socket
 import sys
 import traceback
 from collections.abc import Awaitable, Callable, Sequence
@@ -18,6 +17,7 @@ from datago_gpu.config import HttpConfig
 from datago_gpu.feeder.arena import map_memory
 from datago_gpu.feeder.download.doubt import Doubts
 from datago_gpu.feeder.download.wire import Orders, Results, Setup, as_exception
+from datago_gpu.feeder.runtime import connected
 from datago_gpu.feeder.wire import post, read
 
 __all__ = ["Crew"]
@@ -77,15 +77,13 @@ class _Member:
     ) -> None:
         self._number, self._memory, self._doubts, self._settle = number, memory, doubts, settle
         self._loop = asyncio.get_running_loop()
-        self._channel = socket.socket(fileno=channel)
-        self._channel.setblocking(False)
         self._open: dict[int, tuple[str, asyncio.Future[bytes]]] = {}
         """Number of an order -> the server that is asked, and what waits for it."""
         self._wanted: list[tuple[int, str, int]] = []
         self._taken: list[int] = []
         self._orders = 0
         self._writer: asyncio.StreamWriter | None = None
-        self._following = self._loop.create_task(self._follow(setup))
+        self._following = self._loop.create_task(self._follow(channel, setup))
 
     def __len__(self) -> int:
         return len(self._open)
@@ -106,10 +104,10 @@ class _Member:
             self._writer.close()
             await self._writer.wait_closed()
 
-    async def _follow(self, setup: Setup) -> None:
+    async def _follow(self, channel: int, setup: Setup) -> None:
         decoder = msgpack.Decoder(Results)
         try:
-            reader, self._writer = await asyncio.open_connection(sock=self._channel)
+            reader, self._writer = await connected(channel)
             post(self._writer, setup)
             self._send()
             while True:

@@ -39,7 +39,7 @@ class Doubts:
     ) -> None:
         """One was given up by a process. The future gets the failure, now or later."""
         if not failure.of_server:
-            fail(future, failure)
+            _fail(future, failure)
             self.answered(server, now)
             return
         self._waiting.setdefault(server, []).append((future, failure))
@@ -57,9 +57,9 @@ class Doubts:
     def _end(self, server: str, *, down: bool) -> None:
         for future, failure in self._waiting.pop(server, []):
             failure.down = down
-            fail(future, failure)
+            _fail(future, failure)
 
 
-def fail(future: asyncio.Future[bytes], failure: HttpFailure) -> None:
+def _fail(future: asyncio.Future[bytes], failure: HttpFailure) -> None:
     if not future.done():  # it is when it was cancelled
         future.set_exception(failure)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import mmap
 import os
-import socket
 from typing import TYPE_CHECKING
 
 from msgspec import msgpack
@@ -17,7 +16,7 @@ from msgspec import msgpack
 from datago_gpu.feeder.arena import Room, map_memory
 from datago_gpu.feeder.download.wire import Failure, Orders, Results, Setup, as_failure
 from datago_gpu.feeder.line import Line
-from datago_gpu.feeder.runtime import http_client_type, leave_with, run
+from datago_gpu.feeder.runtime import connected, http_client_type, leave_with, run
 from datago_gpu.feeder.wire import post, read
 from datago_gpu.sources.failure import HttpFailure
 
@@ -31,13 +30,11 @@ __all__ = ["main"]
 def main(socket_descriptor: int, memory_descriptor: int, parent: int) -> None:
     """Serve the feeder at the other end of the socket until it is gone."""
     memory = map_memory(memory_descriptor)
-    channel = socket.socket(fileno=socket_descriptor)
-    channel.setblocking(False)
-    run(_serve(channel, memory, parent, http_client_type()))
+    run(_serve(socket_descriptor, memory, parent, http_client_type()))
 
 
-async def _serve(channel: socket.socket, memory: mmap.mmap, parent: int, client: type[HttpClient]) -> None:
-    reader, writer = await asyncio.open_connection(sock=channel)
+async def _serve(channel: int, memory: mmap.mmap, parent: int, client: type[HttpClient]) -> None:
+    reader, writer = await connected(channel)
     async with asyncio.TaskGroup() as tasks:  # an error in any of them ends all
         tasks.create_task(leave_with(parent))
         try:
