@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 
 import psutil
 import pytest
 
+from datago_gpu import eventloop
+
+
+@pytest.fixture(scope="session")
+def first_loop() -> None:
+    """libuv opens a pipe for the first event loop of a process, and keeps it."""
+    eventloop.run(asyncio.sleep(0))
+
 
 @pytest.fixture
-def nothing_left() -> Iterator[None]:
+def nothing_left(first_loop: None) -> Iterator[None]:
     """No process and no descriptor stays behind."""
     process = psutil.Process()
     children, descriptors = set(process.children(recursive=True)), process.num_fds()

@@ -28,7 +28,7 @@ COUNT = 60
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DataroomServer]:
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("images")
     bad = add_pictures(root, [SHAPES[number * number % 3] for number in range(COUNT)])[9::10]
     for name in bad:
@@ -36,6 +36,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DataroomServer]
         data = whole.index(b"IDAT") + 4
         (root / name).write_bytes(whole[:data] + bytes(8) + whole[data + 8 :])
     (root / "whole.png").unlink()
+    return root
+
+
+@pytest.fixture
+def server(root: Path) -> Iterator[DataroomServer]:
+    """One for each test: its connections are descriptors of this process, and gone when they are counted."""
     with DataroomServer(root, payload_port=0) as server:
         yield server
 
