@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,7 +85,28 @@ class Batch:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def __getitem__(self, index: int) -> Sample:
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Batch: ...
+
+    def __getitem__(self, index: int | slice) -> Sample | Batch:
+        """One sample, or with a slice a batch of some of the samples. Both are views: they keep this batch's memory.
+
+        Raises TypeError for anything else, such as a list of indices.
+        """
+        if isinstance(index, slice):
+            return self._cut(index)
+        try:
+            return self._sample(operator.index(index))
+        except TypeError:
+            raise TypeError(
+                f"a Batch is indexed by a whole number or a slice, got {type(index).__name__}: "
+                "for some of its samples take [batch[i] for i in indices]"
+            ) from None
+
+    def _sample(self, index: int) -> Sample:
         top, left, height, width = map(float, self.crops[index])
         return Sample(
             id=self.ids[index],
@@ -104,8 +126,31 @@ class Batch:
     def _of_sample(self, named: dict[str, Any], index: int) -> dict[str, Any]:
         return {name: values[index] if self.present[name][index] else None for name, values in named.items()}
 
+    def _cut(self, rows: slice) -> Batch:
+        present = {name: there[rows] for name, there in self.present.items()}
+
+        def cut_named(named: dict[str, Any]) -> dict[str, Any]:
+            return {name: values[rows] if present[name].any() else None for name, values in named.items()}
+
+        return replace(
+            self,
+            ids=self.ids[rows],
+            sources=self.sources[rows],
+            image=None if self.image is None else self.image[rows],
+            original_sizes=self.original_sizes[rows],
+            crops=self.crops[rows],
+            attributes=self.attributes[rows],
+            tags=self.tags[rows],
+            embeddings=None if self.embeddings is None else self.embeddings[rows],
+            duplicate_states=self.duplicate_states[rows],
+            masks=cut_named(self.masks),
+            additional_images=cut_named(self.additional_images),
+            latents=cut_named(self.latents),
+            present=present,
+        )
+
     def __iter__(self) -> Iterator[Sample]:
-        return (self[index] for index in range(len(self)))
+        return (self._sample(index) for index in range(len(self)))
 
     def __repr__(self) -> str:
         return f"Batch({len(self)} samples, image={describe(self.image)}, bucket={self.bucket}, epoch={self.epoch})"

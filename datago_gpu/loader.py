@@ -30,6 +30,9 @@ __all__ = ["Loader"]
 CLOSE_S = 0.8
 """A second with KILL_S of the feeder. A decoder may take longer with a picture: its thread then ends by itself."""
 
+_Begun = tuple[Batch, list[int], int]
+"""A batch, the indices of its samples, and how many of them were handed out one by one."""
+
 
 class Loader:
     """Streams batches. Starts to load when it is made; iterate over it once, then close it, or use it in a `with`.
@@ -39,8 +42,9 @@ class Loader:
     backend: "auto", "dali", or "pillow" (CPU only).
     state: a `state_dict` to go on from, as with `load_state_dict`, without starting twice.
 
-    It is its own iterator: a `for` that was left early is taken up by the next one where it stopped. Batches may be
-    taken from any thread, by one at a time. Leaving bad samples out is not an error: see `stats`.
+    It is its own iterator: when a `for` over batches or over `samples()` is left early, the next one goes on where it
+    stopped. Batches may be taken from any thread, by one at a time. Leaving bad samples out is not an error: see
+    `stats`.
 
     Raises ConfigError at once where the settings cannot work; while iterating SourceError, FeederError and
     TooManyErrors, each after all that was loaded before has been handed out.
@@ -65,26 +69,28 @@ class Loader:
         return self
 
     def __next__(self) -> Batch:
+        """The next batch; where `samples` was left in the middle of one, the rest of that."""
         self._refuse_other_processes()
         with self._taking:
-            ready = self._next_ready()
-            self._progress.deliver(ready.indices)
-            assert ready.batch is not None
-            return ready.batch
+            batch, indices, taken = self._at_hand()
+            self._begun = None
+            self._progress.deliver(indices[taken:])
+            return batch[taken:] if taken else batch
 
     def samples(self) -> Iterator[Sample]:
-        """The samples one by one. `state_dict` then counts those yielded, also in the middle of a batch."""
+        """The samples one by one. `state_dict` then counts those yielded, also in the middle of a batch.
+
+        When the iterator is left early, the next `samples()` or `for batch in loader` goes on behind the last sample
+        that was yielded: the rest of its batch comes first, as a shorter batch.
+        """
         while True:
             self._refuse_other_processes()
-            with self._taking:
-                try:
-                    ready = self._next_ready()
-                except StopIteration:
-                    return
-            assert ready.batch is not None
-            for index, sample in zip(ready.indices, ready.batch, strict=True):
-                self._progress.deliver([index])
-                yield sample
+            try:
+                sample = self._next_sample()
+            except StopIteration:
+                return
+            yield sample
+            del sample  # while the next one is waited for, it would keep its batch
 
     def stats(self) -> Stats:
         """Counts so far, and where the time went."""
@@ -124,6 +130,7 @@ class Loader:
         Batches that were handed out stay valid. Iterating further ends at once.
         """
         self._stop()
+        self._begun = None
 
     @property
     def feeder_pid(self) -> int:
@@ -154,6 +161,7 @@ class Loader:
     def _start(self, resume: Resume) -> None:
         config = self.config
         self._progress = Progress(resume)
+        self._begun: _Begun | None = None
         self._delivered_before = resume.delivered
         self._failures = Failures(config.max_failures, config.skipped_file)
         self._ready: Handoff[Ready] = Handoff(-(-config.samples_buffer_size // config.batch_size))
@@ -176,6 +184,21 @@ class Loader:
         """Before any lock: in a fork, a lock that another thread held stays locked for ever."""
         if os.getpid() != self._process:
             raise DatagoError("this Loader was made in another process: make it in the one that iterates over it")
+
+    def _next_sample(self) -> Sample:
+        with self._taking:
+            batch, indices, taken = self._at_hand()
+            self._begun = (batch, indices, taken + 1) if taken + 1 < len(indices) else None
+            self._progress.deliver([indices[taken]])
+            return batch[taken]
+
+    def _at_hand(self) -> _Begun:
+        """The batch that `samples` has begun, else the next one. Raises StopIteration at the end."""
+        if self._begun is not None and self._stop.alive:
+            return self._begun
+        ready = self._next_ready()
+        assert ready.batch is not None
+        return ready.batch, ready.indices, 0
 
     def _next_ready(self) -> Ready:
         """The next item with a batch in it. Raises StopIteration at the end."""
