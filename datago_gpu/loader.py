@@ -62,6 +62,7 @@ class Loader:
         self.backend: Backend = choose(device, backend)
         """Which back end decodes, on which device, and why."""
         self._taking = threading.Lock()
+        self._begun: _Begun | None = None
         self._process = os.getpid()
         self._start(Resume() if state is None else resume_from(self.config, state))
 
@@ -161,7 +162,7 @@ class Loader:
     def _start(self, resume: Resume) -> None:
         config = self.config
         self._progress = Progress(resume)
-        self._begun: _Begun | None = None
+        self._begun = None
         self._delivered_before = resume.delivered
         self._failures = Failures(config.max_failures, config.skipped_file)
         self._ready: Handoff[Ready] = Handoff(-(-config.samples_buffer_size // config.batch_size))
