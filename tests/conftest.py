@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tests import generators
 
 # No deadline: a slow machine is not a bug. Fixtures that only make a folder or clear the environment may be shared by
 # the examples of a property.
@@ -16,3 +20,15 @@ def _no_ambient_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the machine that runs the tests has in its environment must not change them."""
     for name in ("RANK", "WORLD_SIZE", "DATAROOM_API_URL", "DATAROOM_API_KEY"):
         monkeypatch.delenv(name, raising=False)
+
+
+_left_open = generators.watch()
+
+
+@pytest.fixture(autouse=True)
+def _generators_are_closed() -> Iterator[None]:
+    """Whoever starts an asynchronous generator closes it: at a time that is known, and in the same task."""
+    yield
+    left = _left_open.copy()
+    _left_open.clear()
+    assert not left, "asynchronous generators that nobody closed; contextlib.aclosing does"

@@ -139,16 +139,11 @@ async def _first_listed(config: LoaderConfig) -> Check:
 
     plain = config.with_source(random_sampling=False)
     began = time.perf_counter()
-    async with HttpClient(plain.http_config) as http:
-        source = open_source(plain, http)
-        try:
-            async with aclosing(source.refs(Position())) as refs:  # type: ignore[type-var]
-                async for ref in refs:
-                    if isinstance(ref, Skipped) and ref.index < 0:
-                        return Check.fail("source", f"{ref.where}: {ref.reason} {ref.detail}", _where(config))
-                    return Check.ok("source", f"{_told(ref)} came after {time.perf_counter() - began:.1f} s")
-        finally:
-            await source.close()
+    async with HttpClient(plain.http_config) as http, aclosing(open_source(plain, http).refs(Position())) as refs:
+        async for ref in refs:
+            if isinstance(ref, Skipped) and ref.index < 0:
+                return Check.fail("source", f"{ref.where}: {ref.reason} {ref.detail}", _where(config))
+            return Check.ok("source", f"{_told(ref)} came after {time.perf_counter() - began:.1f} s")
     return Check.fail("source", "it holds no sample", _where(config))
 
 

@@ -69,7 +69,6 @@ async def _produce(config: LoaderConfig, resume: wire.Resume, packer: Packer, li
             await Production(config, resume, source, fetcher, packer).run()
         finally:
             fetcher.close()
-            await source.close()
 
 
 async def _leave_with_the_socket(packer: Packer) -> None:

@@ -6,7 +6,7 @@ import gc
 import sys
 import time
 from bisect import bisect_right
-from collections.abc import AsyncIterator
+from contextlib import aclosing
 from itertools import count
 
 import msgspec
@@ -18,7 +18,7 @@ from datago_gpu.feeder.fetch import Fetcher
 from datago_gpu.feeder.pack import Packer
 from datago_gpu.feeder.window import Outcome, Waits, Window
 from datago_gpu.feeder.wire import Counts, Resume, StageCount
-from datago_gpu.sources.base import Position, SampleRef, Skipped, Source
+from datago_gpu.sources.base import Position, Refs, SampleRef, Skipped, Source
 
 __all__ = ["Production"]
 
@@ -68,10 +68,10 @@ class Production:
             launched=self._note_launch,
             waits=self._waits,
         )
-        async with window:
+        async with window, aclosing(window.results()) as results:
             window.want(self._still_wanted())
             try:
-                async for outcomes in window.results():
+                async for outcomes in results:
                     if await self._take(outcomes, epoch):
                         return True
                     window.want(self._still_wanted())
@@ -83,7 +83,7 @@ class Production:
         await self._flush(epoch)
         return False
 
-    def _undelivered(self, epoch: int) -> AsyncIterator[SampleRef | Skipped]:
+    def _undelivered(self, epoch: int) -> Refs:
         """The source's samples, less those that were delivered before the start."""
         if epoch != self._resume.position.epoch:
             return self._source.refs(Position(epoch))
@@ -152,11 +152,10 @@ class Production:
         return Counts(stages, time.process_time())
 
 
-async def _without(
-    done: list[tuple[int, int]], refs: AsyncIterator[SampleRef | Skipped]
-) -> AsyncIterator[SampleRef | Skipped]:
-    """The samples that are in none of the ranges [first, last]."""
-    async for ref in refs:
-        after = bisect_right(done, (ref.index, sys.maxsize))
-        if not after or ref.index > done[after - 1][1]:
-            yield ref
+async def _without(done: list[tuple[int, int]], listed: Refs) -> Refs:
+    """Yields the samples that are in none of the ranges [first, last]. Closes the listing."""
+    async with aclosing(listed) as refs:
+        async for ref in refs:
+            after = bisect_right(done, (ref.index, sys.maxsize))
+            if not after or ref.index > done[after - 1][1]:
+                yield ref

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import datago_gpu
@@ -123,9 +124,11 @@ class Processes:
             how = _how(self._feeder.wait(EXIT_S))
         except subprocess.TimeoutExpired:
             how = _how(_end(self._feeder))
-        for process in self._downloading:
-            if process.poll():
-                how += f", after one that downloads for it, which ended {_how(process.returncode)}"
+        deadline = time.monotonic() + EXIT_S
+        for process in self._downloading:  # a process may have closed its sockets a moment before it is gone
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                code = process.wait(max(0.0, deadline - time.monotonic()))
+                how += f", after one that downloads for it, which ended {_how(code)}" if code else ""
         size = os.fstat(self._last_words).st_size
         words = os.pread(self._last_words, LAST_WORDS_BYTES, max(0, size - LAST_WORDS_BYTES)).decode(errors="replace")
         return f"the feeder process ended {how}; its last words: {words.strip() or '(none)'}"

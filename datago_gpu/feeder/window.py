@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from types import TracebackType
 from typing import Self
 
@@ -13,7 +14,7 @@ from msgspec import Struct
 from datago_gpu.config import MiB
 from datago_gpu.feeder.bucket import Admitted
 from datago_gpu.feeder.line import Line
-from datago_gpu.sources.base import SampleRef, Skipped
+from datago_gpu.sources.base import Refs, SampleRef, Skipped
 
 __all__ = ["Outcome", "Waits", "Window"]
 
@@ -38,14 +39,14 @@ class Window:
 
     In the order of the references; or, with `ordered` false, as they come. At most `size` references, at most `wanted`,
     and about as many as fit into `most_bytes`, are under way or waiting to be handed out. An error of the stream is
-    raised after all that came before it.
+    raised after all that came before it. The window closes the stream when it ends.
 
     A fixed set of workers, rather than a task for each call, saves 15 us a sample.
     """
 
     def __init__(
         self,
-        refs: AsyncIterator[SampleRef | Skipped],
+        refs: Refs,
         work: Callable[[list[SampleRef]], Awaitable[list[Outcome]]],
         *,
         size: int,
@@ -91,8 +92,8 @@ class Window:
             self._wanted = min(self._size, count)
             self._room.set()
 
-    async def results(self) -> AsyncIterator[list[Outcome]]:
-        """What became of the references, a few at a time."""
+    async def results(self) -> AsyncGenerator[list[Outcome], None]:
+        """Yields what became of the references, a few at a time."""
         clock = time.perf_counter()
         while (result := self._results.take() if self._results else await self._results.get()) is not None:
             outcomes = result.result() if result.done() else await result
@@ -147,17 +148,18 @@ class Window:
 
     async def _launch_all(self) -> None:
         clock = time.perf_counter()
-        async for ref in self._refs:
-            self.waits.refs_s += time.perf_counter() - clock
-            if isinstance(ref, Skipped):
-                await self._start_collected()
-                await self._pass_on(ref)
-            else:
-                self._launched(ref)
-                self._collected.append(ref)
-            if len(self._collected) >= min(self._chunk, self._wanted, max(1, self._fitting // _JOBS_AT_LEAST)):
-                await self._start_collected()
-            clock = time.perf_counter()
+        async with aclosing(self._refs) as refs:
+            async for ref in refs:
+                self.waits.refs_s += time.perf_counter() - clock
+                if isinstance(ref, Skipped):
+                    await self._start_collected()
+                    await self._pass_on(ref)
+                else:
+                    self._launched(ref)
+                    self._collected.append(ref)
+                if len(self._collected) >= min(self._chunk, self._wanted, max(1, self._fitting // _JOBS_AT_LEAST)):
+                    await self._start_collected()
+                clock = time.perf_counter()
 
     async def _start_collected(self) -> None:
         """Start all of them in one job if there is room, else as many as are wanted at a time."""

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Literal, Protocol
-from weakref import WeakSet
 
 from msgspec import Struct
 
-__all__ = ["Part", "Position", "SampleRef", "Skipped", "Source", "Unfinished", "parsed_cursor", "printable"]
+__all__ = ["Part", "Position", "Refs", "SampleRef", "Skipped", "Source", "parsed_cursor", "printable"]
 
 
 def printable(path: str) -> str:
@@ -96,31 +94,14 @@ def parsed_cursor(cursor: str) -> tuple[int, str]:
     return (int(position), name) if position.isdecimal() else (0, "")
 
 
-class Unfinished:
-    """Iterators over a source's samples that may have been left half-way, to be ended with it."""
-
-    def __init__(self) -> None:
-        self._refs: WeakSet[AsyncGenerator[SampleRef | Skipped, None]] = WeakSet()
-
-    def add(self, refs: AsyncGenerator[SampleRef | Skipped, None]) -> AsyncGenerator[SampleRef | Skipped, None]:
-        """Note one, and return it."""
-        self._refs.add(refs)
-        return refs
-
-    async def close(self) -> None:
-        """End them all."""
-        for refs in list(self._refs):
-            with suppress(RuntimeError):  # one that is waited on at this moment ends with its task
-                await refs.aclose()
+Refs = AsyncGenerator[SampleRef | Skipped, None]
+"""A listing under way. Whoever iterates over a listing closes it with `contextlib.aclosing`, which ends its requests
+and threads. The garbage collector would do that at an unknown time, in a task of its own."""
 
 
 class Source(Protocol):
     """Lists samples. Raises SourceError where the origin fails for good."""
 
-    def refs(self, start: Position) -> AsyncIterator[SampleRef | Skipped]:
+    def refs(self, start: Position) -> Refs:
         """This rank's samples of the epoch `start.epoch`, from number `start.index` on, each with its number."""
-        ...
-
-    async def close(self) -> None:
-        """Give back connections and the like."""
         ...

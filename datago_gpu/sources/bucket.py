@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 from datago_gpu.config import FileSource, LoaderConfig
 from datago_gpu.errors import SourceError
 from datago_gpu.redact import without_query
-from datago_gpu.sources.base import Position, SampleRef, Skipped, parsed_cursor
+from datago_gpu.sources.base import Position, Refs, SampleRef, parsed_cursor
 from datago_gpu.sources.failure import HttpFailure
 from datago_gpu.sources.files import EXTENSIONS, Listing, no_images, permutation
 from datago_gpu.sources.store import Stores
@@ -35,32 +36,28 @@ class Bucket:
         self._stores = Stores(config.http_config, source.storage_options)
         self._listing: Listing | None = None
 
-    async def refs(self, start: Position) -> AsyncIterator[SampleRef | Skipped]:
+    def refs(self, start: Position) -> Refs:
         """See `Source.refs`. Raises SourceError where the prefix cannot be listed or holds no image."""
-        refs = self._shuffled(start) if self._source.random_sampling else self._listed(start)
-        async for ref in refs:
-            yield ref
+        return self._shuffled(start) if self._source.random_sampling else self._listed(start)
 
-    async def close(self) -> None:
-        self._listing = None
-
-    async def _listed(self, start: Position) -> AsyncIterator[SampleRef]:
-        first, after = parsed_cursor(start.cursor)
-        position, last = first, after
-        async for keys in self._pages(after):
-            for key in keys:
-                index, other_rank = divmod(position - self._rank, self._world_size)
-                if not other_rank and index >= start.index:
-                    yield self._ref(index, key, f"{position}:{last}" if last else "")
-                position, last = position + 1, key
+    async def _listed(self, start: Position) -> Refs:
+        position, last = parsed_cursor(start.cursor)
+        async with aclosing(self._pages(last)) as pages:
+            async for keys in pages:
+                for key in keys:
+                    index, other_rank = divmod(position - self._rank, self._world_size)
+                    if not other_rank and index >= start.index:
+                        yield self._ref(index, key, f"{position}:{last}" if last else "")
+                    position, last = position + 1, key
         if not position:
             raise no_images(self._shown())
 
-    async def _shuffled(self, start: Position) -> AsyncIterator[SampleRef]:
+    async def _shuffled(self, start: Position) -> Refs:
         if self._listing is None:
             listing = Listing()
-            async for keys in self._pages(""):
-                listing.extend(keys)
+            async with aclosing(self._pages("")) as pages:
+                async for keys in pages:
+                    listing.extend(keys)
             if not len(listing):
                 raise no_images(self._shown())
             self._listing = listing
@@ -69,11 +66,12 @@ class Bucket:
         for index in range(start.index, len(mine)):
             yield self._ref(index, self._listing[int(mine[index])], "")
 
-    async def _pages(self, after: str) -> AsyncIterator[list[str]]:
-        """The keys of the images, some at a time."""
+    async def _pages(self, after: str) -> AsyncGenerator[list[str], None]:
+        """Yields the keys of the images, some at a time."""
         try:
-            async for page in self._stores.listed(self._root, after):
-                yield [each.key for each in page if each.key.lower().endswith(EXTENSIONS)]
+            async with aclosing(self._stores.listed(self._root, after)) as pages:
+                async for page in pages:
+                    yield [each.key for each in page if each.key.lower().endswith(EXTENSIONS)]
         except HttpFailure as failure:
             text = f"cannot list {failure}; check source_config.root_path and the credentials"
             raise SourceError(self._source.hidden(text)) from None

@@ -8,7 +8,6 @@ any position does, takes a source that does not change during an epoch; the serv
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from functools import partial
 
@@ -16,7 +15,7 @@ from msgspec import Struct, structs
 
 from datago_gpu.config import DataroomSource, LoaderConfig
 from datago_gpu.sources.api import DataroomApi
-from datago_gpu.sources.base import Position, SampleRef, Skipped, Unfinished, parsed_cursor
+from datago_gpu.sources.base import Position, Refs, SampleRef, Skipped, parsed_cursor
 from datago_gpu.sources.draws import Draws
 from datago_gpu.sources.http import HttpClient, without_query
 from datago_gpu.sources.pages import AnyEntry, OddEntry
@@ -69,23 +68,14 @@ class Dataroom:
         self._api = DataroomApi(self._source, config.http_config, http)
         self._draws = config.draws_from_server
         self._wanted = Wanted(self._source)
-        self._open = Unfinished()
 
-    def refs(self, start: Position) -> AsyncGenerator[SampleRef | Skipped, None]:
+    def refs(self, start: Position) -> Refs:
         """See `Source.refs`. The server's own random draws cannot be repeated: they only go on counting."""
         if self._draws:
-            refs = self._drawn(start)
-        elif self._source.random_sampling:
-            refs = self._shuffled(start)
-        else:
-            refs = self._listed(start)
-        return self._open.add(refs)
+            return self._drawn(start)
+        return self._shuffled(start) if self._source.random_sampling else self._listed(start)
 
-    async def close(self) -> None:
-        """End the requests for pages, also of iterators that were left half-way. The HttpClient stays open."""
-        await self._open.close()
-
-    async def _listed(self, start: Position) -> AsyncGenerator[SampleRef | Skipped, None]:
+    async def _listed(self, start: Position) -> Refs:
         position, last_id = parsed_cursor(start.cursor)
         cursor = f"{position}:{last_id}"
         stride, offset = self._share.stride, self._share.offset
@@ -102,17 +92,16 @@ class Dataroom:
                     if entry.id:
                         cursor = f"{position}:{entry.id}"
 
-    async def _shuffled(self, start: Position) -> AsyncGenerator[SampleRef | Skipped, None]:
+    async def _shuffled(self, start: Position) -> Refs:
         generator = SplitMix64(self._seed, start.epoch, self._rank)
-        async with aclosing(self._listed(Position(start.epoch))) as listing:
-            index = 0
-            async with aclosing(shuffled(listing, self._source.shuffle_buffer, generator)) as samples:
-                async for sample in samples:
-                    if index >= start.index:
-                        yield _renumbered(sample, index)
-                    index += 1
+        listed, index = self._listed(Position(start.epoch)), 0
+        async with aclosing(shuffled(listed, self._source.shuffle_buffer, generator)) as samples:
+            async for sample in samples:
+                if index >= start.index:
+                    yield _renumbered(sample, index)
+                index += 1
 
-    async def _drawn(self, start: Position) -> AsyncGenerator[SampleRef | Skipped, None]:
+    async def _drawn(self, start: Position) -> Refs:
         generator = SplitMix64(self._seed, start.epoch, self._rank, start.index)
         draws = Draws(self._api, self._source.filters(), page_size=self._source.page_size, generator=generator)
         index = start.index

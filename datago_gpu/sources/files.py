@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 from array import array
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from datago_gpu.config import FileSource, LoaderConfig
 from datago_gpu.errors import SourceError
-from datago_gpu.sources.base import Position, SampleRef, Skipped, printable
+from datago_gpu.sources.base import Position, Refs, SampleRef, Skipped, printable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,34 +37,31 @@ class Files:
         self._rank, self._world_size = config.rank_and_world_size()
         self._listing: Listing | None = None
 
-    async def refs(self, start: Position) -> AsyncIterator[SampleRef | Skipped]:
+    def refs(self, start: Position) -> Refs:
         """See `Source.refs`. Raises SourceError where the root is missing, unreadable or holds no image."""
-        refs = self._refs_shuffled(start) if self._shuffled else self._refs_walked(start.index)
-        async for ref in refs:
-            yield ref
+        return self._refs_shuffled(start) if self._shuffled else self._refs_walked(start.index)
 
-    async def close(self) -> None:
-        self._listing = None
-
-    async def _refs_walked(self, start: int) -> AsyncIterator[SampleRef | Skipped]:
+    async def _refs_walked(self, start: int) -> Refs:
         position = 0
-        async for paths, unreadable in _walk(self._root):
-            if unreadable:
-                yield unreadable
-            for path in paths:
-                index, other_rank = divmod(position - self._rank, self._world_size)
-                if not other_rank and index >= start:
-                    yield self._ref(index, path)
-                position += 1
-        self._refuse_none(position)
-
-    async def _refs_shuffled(self, start: Position) -> AsyncIterator[SampleRef | Skipped]:
-        if self._listing is None:
-            listing = Listing()
-            async for paths, unreadable in _walk(self._root):
+        async with aclosing(_walk(self._root)) as folders:
+            async for paths, unreadable in folders:
                 if unreadable:
                     yield unreadable
-                listing.extend(paths)
+                for path in paths:
+                    index, other_rank = divmod(position - self._rank, self._world_size)
+                    if not other_rank and index >= start:
+                        yield self._ref(index, path)
+                    position += 1
+        self._refuse_none(position)
+
+    async def _refs_shuffled(self, start: Position) -> Refs:
+        if self._listing is None:
+            listing = Listing()
+            async with aclosing(_walk(self._root)) as folders:
+                async for paths, unreadable in folders:
+                    if unreadable:
+                        yield unreadable
+                    listing.extend(paths)
             self._refuse_none(len(listing))
             self._listing = listing
         order = await asyncio.to_thread(permutation, len(self._listing), self._seed, start.epoch)
@@ -105,7 +103,7 @@ class Listing:
         return os.fsdecode(bytes(self._text[begin : self._ends[index]]))
 
 
-async def _walk(root: str) -> AsyncIterator[tuple[list[str], Skipped | None]]:
+async def _walk(root: str) -> AsyncGenerator[tuple[list[str], Skipped | None], None]:
     """The images of each folder in turn. One folder is read at a time, and only when it is its turn."""
     waiting = [root]
     while waiting:

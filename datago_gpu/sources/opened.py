@@ -73,6 +73,7 @@ class OpenShard:
     async def close(self) -> None:
         """End the request and the thread, which has a second for what it is at."""
         self._outlet.give_up()
+        await self._lots.aclose()
         if self._pipe is not None:
             self._pipe.give_up()
         if self._pump is not None:

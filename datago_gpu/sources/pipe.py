@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import io
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from threading import Condition, Lock
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -177,7 +177,7 @@ class Outlet(Generic[T]):
                 self._budget.give_back(self._lots.popleft()[1])
             self._changed.notify()
 
-    async def lots(self) -> AsyncIterator[list[T]]:
+    async def lots(self) -> AsyncGenerator[list[T], None]:
         """What the thread hands over, in its order."""
         while True:
             await self._news.wait()

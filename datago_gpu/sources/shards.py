@@ -6,7 +6,8 @@ import asyncio
 import glob
 import os
 import re
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
+from contextlib import aclosing
 from itertools import islice
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlencode, urljoin, urlsplit, urlunsplit
@@ -56,9 +57,9 @@ async def list_shards(
             continue
         try:
             if is_stored(address):
-                found = [each async for each in _in_bucket(address, stores())]
+                found = await _in_bucket(address, stores())
             else:
-                found = [each async for each in _in_listing(address, source.auth_token.strip(), limits, http)]
+                found = await _in_listing(address, source.auth_token.strip(), limits, http)
         except HttpFailure as failure:
             what = f"cannot list the shards of {failure}; check source_config.url, and the token or the credentials"
             raise SourceError(source.hidden(what)) from None
@@ -143,18 +144,16 @@ def _on_hub(address: str) -> str:
     return f"{hub}/datasets/{owner}/{name}/resolve/{revision or 'main'}/{path}"
 
 
-async def _in_bucket(address: str, stores: Stores) -> AsyncIterator[str]:
+async def _in_bucket(address: str, stores: Stores) -> list[str]:
     root = "/".join(address.split("/", 3)[:3])
-    async for page in stores.listed(address):
-        for each in page:
-            if each.key.endswith(ENDINGS):
-                yield f"{root}/{each.key}"
+    async with aclosing(stores.listed(address)) as pages:
+        return [f"{root}/{each.key}" async for page in pages for each in page if each.key.endswith(ENDINGS)]
 
 
-async def _in_listing(address: str, token: str, limits: HttpConfig, http: HttpClient) -> AsyncIterator[str]:
+async def _in_listing(address: str, token: str, limits: HttpConfig, http: HttpClient) -> list[str]:
     """The shards of a JSON listing, page by page: as Google's storage has it, `{"shardlist": []}`, or a plain list."""
     headers = {"Authorization": f"Bearer {token}"} if token else None
-    url = address
+    url, shards = address, list[str]()
     for _ in range(_MOST_PAGES):
         answer = await http.get(url, max_bytes=limits.max_page_mb * MiB, headers=headers)
         try:
@@ -168,10 +167,10 @@ async def _in_listing(address: str, token: str, limits: HttpConfig, http: HttpCl
         for entry in entries:
             found = urljoin(url, entry)
             if _is_http(found) and _is_shard(found):
-                yield found
+                shards.append(found)
         token_of_next = listing.get("nextPageToken") if isinstance(listing, dict) else None
         if not token_of_next:
-            return
+            return shards
         split = urlsplit(address)
         query = [*parse_qsl(split.query, keep_blank_values=True), ("pageToken", str(token_of_next))]
         url = urlunsplit(split._replace(query=urlencode(query)))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, MutableSequence
+from collections.abc import AsyncGenerator, MutableSequence
+from contextlib import aclosing
 from typing import TypeVar
 
 __all__ = ["SplitMix64", "shuffled"]
@@ -41,16 +42,17 @@ def _mix(value: int) -> int:
     return value ^ value >> 31
 
 
-async def shuffled(stream: AsyncIterator[T], capacity: int, generator: SplitMix64) -> AsyncGenerator[T, None]:
-    """Every item of the stream once, each drawn from a buffer of the next `capacity` items."""
+async def shuffled(stream: AsyncGenerator[T, None], capacity: int, generator: SplitMix64) -> AsyncGenerator[T, None]:
+    """Yields every item of the stream once, drawn from a buffer of the next `capacity` items. Closes the stream."""
     buffer: list[T] = []
-    async for item in stream:
-        if len(buffer) < capacity:
-            buffer.append(item)
-            continue
-        drawn = generator.below(capacity)
-        yield buffer[drawn]
-        buffer[drawn] = item
+    async with aclosing(stream) as items:
+        async for item in items:
+            if len(buffer) < capacity:
+                buffer.append(item)
+                continue
+            drawn = generator.below(capacity)
+            yield buffer[drawn]
+            buffer[drawn] = item
     generator.shuffle(buffer)
     for item in buffer:
         yield item

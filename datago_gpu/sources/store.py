@@ -11,7 +11,7 @@ import asyncio
 import os
 import re
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
@@ -113,7 +113,7 @@ class Stores:
             raise _failure(url, "cut-short", f"{len(content)} of {part[1] - part[0]} bytes came")
         return content
 
-    async def listed(self, url: str, after: str = "") -> AsyncIterator[list[Listed]]:
+    async def listed(self, url: str, after: str = "") -> AsyncGenerator[list[Listed], None]:
         """The objects below a prefix, in the store's order, a page at a time. Raises HttpFailure.
 
         after: a key; only those behind it are listed.

@@ -11,7 +11,7 @@ also the parts under way, 4 of 4 MiB), and with a shuffle `buffer_mb` again.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from functools import partial
 from typing import NoReturn
@@ -22,7 +22,7 @@ from datago_gpu.config import LoaderConfig, MiB
 from datago_gpu.errors import SourceError
 from datago_gpu.shard_config import WebDatasetSource
 from datago_gpu.sources.ahead import Ahead
-from datago_gpu.sources.base import Position, SampleRef, Skipped, Unfinished, printable
+from datago_gpu.sources.base import Position, Refs, SampleRef, Skipped, printable
 from datago_gpu.sources.failure import HttpFailure
 from datago_gpu.sources.files import permutation
 from datago_gpu.sources.http import HttpClient
@@ -57,22 +57,17 @@ class WebDataset:
         self._rank, self._world_size = config.rank_and_world_size()
         self._shards: list[Shard] | None = None
         self._stores: Stores | None = None
-        self._open = Unfinished()
 
-    def refs(self, start: Position) -> AsyncGenerator[SampleRef | Skipped, None]:
+    def refs(self, start: Position) -> Refs:
         """See `Source.refs`. Raises SourceError where no shard can be read."""
-        refs = self._shuffled(start) if self._source.random_sampling else self._walked(start)
-        return self._open.add(refs)
+        return self._shuffled(start) if self._source.random_sampling else self._walked(start)
 
-    async def close(self) -> None:
-        """End requests and threads, also of iterators that were left half-way. The HttpClient stays open."""
-        await self._open.close()
-
-    async def _shuffled(self, start: Position) -> AsyncGenerator[SampleRef | Skipped, None]:
+    async def _shuffled(self, start: Position) -> Refs:
         generator = SplitMix64(self._config.seed, start.epoch, self._rank)
-        index = 0
-        async with aclosing(self._walked(Position(start.epoch))) as walked:
-            async for sample in _mixed(walked, self._source.shuffle_buffer, self._source.buffer_mb * MiB, generator):
+        walked, index = self._walked(Position(start.epoch)), 0
+        mixed = _mixed(walked, self._source.shuffle_buffer, self._source.buffer_mb * MiB, generator)
+        async with aclosing(mixed) as samples:
+            async for sample in samples:
                 if isinstance(sample, Skipped) and sample.index < 0:
                     yield sample
                     continue
@@ -80,7 +75,7 @@ class WebDataset:
                     yield _numbered(sample, index, "")
                 index += 1
 
-    async def _walked(self, start: Position) -> AsyncGenerator[SampleRef | Skipped, None]:
+    async def _walked(self, start: Position) -> Refs:
         shards = await self._ordered(start.epoch)
         split = len(shards) < self._world_size
         stride, offset = (self._world_size, self._rank) if split else (1, 0)
@@ -92,18 +87,19 @@ class WebDataset:
             async for turn, opened in turns:
                 number = first + turn
                 cursor = f"{number}:{position}"
-                async for place, sample in _in_turn(opened):
-                    if isinstance(sample, Exception):
-                        lost = sample
-                        if not seen and isinstance(lost, HttpFailure) and lost.status in (401, 403):
-                            self._refuse(mine, lost)
-                        yield self._skipped(mine[number + place], lost)
-                        continue
-                    seen = True
-                    index, elsewhere = divmod(position - offset, stride)
-                    position += 1
-                    if not elsewhere and index >= start.index:
-                        yield _numbered(sample, index, cursor)
+                async with aclosing(_in_turn(opened)) as samples:
+                    async for place, sample in samples:
+                        if isinstance(sample, Exception):
+                            lost = sample
+                            if not seen and isinstance(lost, HttpFailure) and lost.status in (401, 403):
+                                self._refuse(mine, lost)
+                            yield self._skipped(mine[number + place], lost)
+                            continue
+                        seen = True
+                        index, elsewhere = divmod(position - offset, stride)
+                        position += 1
+                        if not elsewhere and index >= start.index:
+                            yield _numbered(sample, index, cursor)
         if not seen:
             self._refuse(mine, lost)
 
@@ -163,8 +159,8 @@ class WebDataset:
         raise SourceError(self._source.hidden(text))
 
 
-async def _in_turn(shards: list[OpenShard]) -> AsyncIterator[tuple[int, SampleRef | Skipped | Exception]]:
-    """A sample of each shard in turn, with the shard's place; in place of one, what ends the shard early."""
+async def _in_turn(shards: list[OpenShard]) -> AsyncGenerator[tuple[int, SampleRef | Skipped | Exception], None]:
+    """Yields a sample of each shard in turn, with the shard's place; in place of one, what ends the shard early."""
     left = deque(enumerate(shards))
     while left:
         place, shard = left.popleft()
@@ -202,23 +198,22 @@ def _parsed(cursor: str) -> tuple[int, int]:
     return (int(shard), int(position)) if shard.isdecimal() and position.isdecimal() else (0, 0)
 
 
-async def _mixed(
-    samples: AsyncIterator[SampleRef | Skipped], capacity: int, most_bytes: int, generator: SplitMix64
-) -> AsyncIterator[SampleRef | Skipped]:
-    """Every sample once, each drawn from the next `capacity`, or from as many as fit into `most_bytes`."""
+async def _mixed(walked: Refs, capacity: int, most_bytes: int, generator: SplitMix64) -> Refs:
+    """Yields every sample once, each drawn from the next `capacity`, or from as many as fit into `most_bytes`."""
     held: list[SampleRef | Skipped] = []
     size = 0
-    async for sample in samples:
-        if isinstance(sample, Skipped) and sample.index < 0:
-            yield sample
-            continue
-        held.append(sample)
-        size += sample_bytes(sample)
-        while len(held) > capacity or (size > most_bytes and len(held) > 1):
-            drawn = generator.below(len(held))
-            held[drawn], held[-1] = held[-1], held[drawn]
-            size -= sample_bytes(held[-1])
-            yield held.pop()
+    async with aclosing(walked) as samples:
+        async for sample in samples:
+            if isinstance(sample, Skipped) and sample.index < 0:
+                yield sample
+                continue
+            held.append(sample)
+            size += sample_bytes(sample)
+            while len(held) > capacity or (size > most_bytes and len(held) > 1):
+                drawn = generator.below(len(held))
+                held[drawn], held[-1] = held[-1], held[drawn]
+                size -= sample_bytes(held[-1])
+                yield held.pop()
     generator.shuffle(held)
     for sample in held:
         yield sample

@@ -10,7 +10,7 @@ import gc
 import mmap
 import socket
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -31,7 +31,7 @@ from datago_gpu.feeder.production import Production
 from datago_gpu.feeder.window import Outcome
 from datago_gpu.feeder.wire import Resume
 from datago_gpu.progress import Progress
-from datago_gpu.sources.base import Position, SampleRef, Skipped, Source
+from datago_gpu.sources.base import Position, Refs, SampleRef, Skipped, Source
 from datago_gpu.sources.files import Files, permutation
 from datago_gpu.sources.http import HttpClient
 from tests.images import SHAPES, add_picture, file_config
@@ -376,15 +376,12 @@ class Listing:
     def __init__(self, root: Path, names: list[str], error: Exception | None = None) -> None:
         self.root, self.names, self.error = root, names, error
 
-    async def refs(self, start: Position) -> AsyncIterator[SampleRef | Skipped]:
+    async def refs(self, start: Position) -> Refs:
         for index, name in enumerate(self.names):
             if index >= start.index:
                 yield SampleRef(index, name, path=str(self.root / name), cursor=f"at {index}")
         if self.error:
             raise self.error
-
-    async def close(self) -> None:
-        pass
 
 
 @pytest.mark.parametrize("ordered", [True, False])

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Callable, Iterable
+from contextlib import aclosing
 from typing import Any
 
 from datago_gpu.config import DataroomSource, HttpConfig, LoaderConfig
@@ -101,14 +102,11 @@ def collect(config: LoaderConfig, start: Position = Position(), stop: int | None
     async def main() -> list[SampleRef | Skipped]:
         found: list[SampleRef | Skipped] = []
         async with HttpClient(config.http_config) as http:
-            source = Dataroom(config, http)
-            refs = source.refs(start)
-            async for ref in refs:
-                found.append(ref)
-                if len(found) == stop:
-                    break
-            await refs.aclose()
-            await source.close()
+            async with aclosing(Dataroom(config, http).refs(start)) as refs:
+                async for ref in refs:
+                    found.append(ref)
+                    if len(found) == stop:
+                        break
             assert len(asyncio.all_tasks()) == 1, "a task outlives its source"
         return found
 

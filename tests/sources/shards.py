@@ -61,14 +61,14 @@ def shard_config(url: str | Path, **more: Any) -> LoaderConfig:
 
 async def read(config: LoaderConfig, start: Position | None = None, most: int = 1 << 60) -> list[SampleRef | Skipped]:
     found: list[SampleRef | Skipped] = []
-    async with HttpClient(config.http_config) as http:
-        source = open_source(config, http)
-        async with aclosing(source.refs(start or Position())) as refs:  # type: ignore[type-var]
-            async for ref in refs:
-                found.append(ref)
-                if len(found) >= most:
-                    break
-        await source.close()
+    async with (
+        HttpClient(config.http_config) as http,
+        aclosing(open_source(config, http).refs(start or Position())) as refs,
+    ):
+        async for ref in refs:
+            found.append(ref)
+            if len(found) >= most:
+                break
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from contextlib import aclosing
 from typing import Any
 
 import pytest
@@ -283,12 +284,14 @@ def test_renew_asks_for_a_fresh_address(listing: Listing, part: str, asked: dict
     config = config_for(listing.api_url)
 
     async def main() -> str:
-        async with HttpClient(config.http_config) as http:
-            async for ref in Dataroom(config, http).refs(Position(0, 3)):
-                assert isinstance(ref, SampleRef)
-                assert ref.renew is not None
-                return await ref.renew(part)
-        raise AssertionError
+        async with (
+            HttpClient(config.http_config) as http,
+            aclosing(Dataroom(config, http).refs(Position(0, 3))) as refs,
+        ):
+            ref = await anext(refs)
+            assert isinstance(ref, SampleRef)
+            assert ref.renew is not None
+            return await ref.renew(part)
 
     assert asyncio.run(main()) == f"{listing.server.url}/media/fresh?e=1"
     assert listing.server.queries("/api/images/im-00003/") == [asked]
@@ -296,30 +299,17 @@ def test_renew_asks_for_a_fresh_address(listing: Listing, part: str, asked: dict
 
 @pytest.mark.parametrize("how", [{}, {"random_sampling": True}, {"random_sampling": True, "random_method": "server"}])
 def test_closing_half_way_leaves_no_task(listing: Listing, how: dict[str, Any]) -> None:
-    """`collect` checks for tasks; here the iterator is left to `close()`, and cancelled while it waits."""
+    """`collect` closes the listing and looks for tasks; here a task that waits for the first sample is cancelled."""
     config: LoaderConfig = config_for(listing.api_url, page_size=5, shuffle_buffer=7, **how)
     assert len(collect(config, stop=3)) == 3
 
-    async def left() -> None:
-        async with HttpClient(config.http_config) as http:
-            source = Dataroom(config, http)
-            refs = source.refs(Position())
-            await anext(refs)
-            await source.close()
-            assert len(asyncio.all_tasks()) == 1
-
     async def cancelled() -> None:
         async with HttpClient(config.http_config) as http:
-            source = Dataroom(config, http)
-            refs = source.refs(Position())
-            waiting = asyncio.ensure_future(anext(refs))
+            waiting = asyncio.ensure_future(anext(Dataroom(config, http).refs(Position())))
             await asyncio.sleep(0)
-            await source.close()
             waiting.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await waiting
-            await source.close()
             assert len(asyncio.all_tasks()) == 1
 
-    asyncio.run(left())
     asyncio.run(cancelled())

@@ -7,6 +7,7 @@ import itertools
 import json
 import time
 from collections.abc import Iterator
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -102,9 +103,11 @@ def test_payloads_come_without_the_key_and_expired_addresses_are_renewed(gallery
         name = names(COUNT)[0]
 
         async def main() -> None:
-            async with HttpClient(config.http_config) as http:
-                source = Dataroom(config, http)
-                ref = await anext(source.refs(Position()))
+            async with (
+                HttpClient(config.http_config) as http,
+                aclosing(Dataroom(config, http).refs(Position())) as refs,
+            ):
+                ref = await anext(refs)
                 assert isinstance(ref, SampleRef)
                 assert ref.renew is not None
                 payload = (gallery / f"{name}.jpg").read_bytes()
@@ -119,6 +122,5 @@ def test_payloads_come_without_the_key_and_expired_addresses_are_renewed(gallery
                     await asyncio.sleep(0.1)
                 assert status == 403
                 assert (await http.get(await ref.renew(), max_bytes=1 << 20)).body == payload
-                await source.close()
 
         asyncio.run(main())

@@ -30,9 +30,7 @@ def listed(root: Path, start: Position | None = None, **more: Any) -> list[Sampl
     source = Files(file_config(root, **more))
 
     async def read() -> list[SampleRef | Skipped]:
-        refs = [ref async for ref in source.refs(start or Position())]
-        await source.close()
-        return refs
+        return [ref async for ref in source.refs(start or Position())]
 
     return asyncio.run(read())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from contextlib import aclosing
 
 import pytest
 from hypothesis import given
@@ -18,6 +19,12 @@ async def waiting(budget: Budget, count: int) -> None:
     """Until so many threads wait for room."""
     while len(budget.waiting) < count:  # noqa: ASYNC110 - nothing tells of it
         await asyncio.sleep(0)
+
+
+async def taken(outlet: Outlet[str]) -> list[str]:
+    """The next lot."""
+    async with aclosing(outlet.lots()) as lots:
+        return await anext(lots)
 
 
 @given(st.lists(st.lists(st.integers(1, 9), max_size=8), min_size=1, max_size=5), st.integers(1, 20))
@@ -72,11 +79,11 @@ def test_what_is_freed_goes_to_the_one_whose_turn_is_next() -> None:
             threads[-1].start()
             await waiting(budget, len(threads))
         # 10 + 5 + 5 are held, so there is room for one more once all of the first has gone and one of the others.
-        assert await anext(first.lots()) == ["held"]
-        assert await anext(second.lots()) == ["second"]
+        assert await taken(first) == ["held"]
+        assert await taken(second) == ["second"]
         await asyncio.to_thread(threads[1].join, WAIT_S)
         assert went_on[0] == "second"
-        assert await anext(third.lots()) == ["third"]
+        assert await taken(third) == ["third"]
         await asyncio.to_thread(threads[0].join, WAIT_S)
         assert went_on == ["second", "third"]
 

@@ -87,10 +87,7 @@ def files(root: str, endpoint: str, start: Position | None = None, **more: Any) 
     )
 
     async def read() -> list[SampleRef | Skipped]:
-        source = open_source(config, None)
-        found = [ref async for ref in source.refs(start or Position())]
-        await source.close()
-        return found
+        return [ref async for ref in open_source(config, None).refs(start or Position())]
 
     return asyncio.run(read())
 

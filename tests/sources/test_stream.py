@@ -132,12 +132,10 @@ def test_a_sample_is_there_before_its_shard(server: MisbehavingServer) -> None:
         config = shard_config(url)
         found = []
         async with HttpClient(config.http_config) as http:
-            source = open_source(config, http)
-            async for ref in source.refs(Position()):
+            async for ref in open_source(config, http).refs(Position()):
                 found.append(ref.id)
                 if len(found) == 9:
                     seen.set()
-            await source.close()
         return found
 
     assert asyncio.run(main()) == [f"{number:04}" for number in range(100)]
@@ -167,7 +165,7 @@ def test_what_is_read_ahead_is_bounded(server: MisbehavingServer) -> None:
     async def main() -> int:
         config = shard_config(f"{server.url}/big{{0..7}}.tar", buffer_mb=8)
         async with HttpClient(config.http_config) as http:
-            async with aclosing(open_source(config, http).refs(Position())) as refs:  # type: ignore[type-var]
+            async with aclosing(open_source(config, http).refs(Position())) as refs:
                 await anext(refs)
                 await quiet(lambda: http.counters.bytes)
             return http.counters.bytes
@@ -195,7 +193,7 @@ def test_shards_that_have_arrived_make_room_for_further_ones_while_the_first_is_
     async def main() -> tuple[int, list[str]]:
         async with (
             HttpClient(config.http_config) as http,
-            aclosing(open_source(config, http).refs(Position())) as refs,  # type: ignore[type-var]
+            aclosing(open_source(config, http).refs(Position())) as refs,
         ):
             first = asyncio.ensure_future(anext(refs))
             await quiet(lambda: http.counters.bytes + len(server.requests))

@@ -23,9 +23,7 @@ from hypothesis import strategies as st
 
 from datago_gpu.errors import ConfigError, SourceError
 from datago_gpu.shard_config import WebDatasetSource
-from datago_gpu.sources import open_source
 from datago_gpu.sources.base import Position, SampleRef, Skipped
-from datago_gpu.sources.http import HttpClient
 from datago_gpu.sources.shards import expanded
 from tests.sources.shards import keys, listed, pictures, read, shard_config, tar_bytes, write_shards
 
@@ -372,22 +370,11 @@ def test_a_missing_shard_and_a_folder_in_its_place_are_named(tmp_path: Path) -> 
     assert keys(f"{tmp_path}/{{000..002}}.tar") == ["0000", "unreadable", "missing"]
 
 
-def test_a_source_that_is_left_or_closed_half_way_leaves_no_thread(many: Path) -> None:
+def test_a_listing_that_is_closed_half_way_leaves_no_thread(many: Path) -> None:
     def shard_threads() -> int:
         return sum(thread.name == "datago-shard" for thread in threading.enumerate())
 
     assert len(asyncio.run(read(shard_config(many), most=3))) == 3
-
-    async def closed() -> None:
-        config = shard_config(many)
-        async with HttpClient(config.http_config) as http:
-            source = open_source(config, http)
-            refs = source.refs(Position())
-            await anext(refs)
-            await source.close()
-            assert [ref async for ref in refs] == []
-
-    asyncio.run(closed())
     for thread in threading.enumerate():
         if thread.name == "datago-shard":
             thread.join(10)
