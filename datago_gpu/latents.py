@@ -10,11 +10,14 @@ from numpy.typing import NDArray
 
 from datago_gpu.decode.place import Placer, arranged, moves
 from datago_gpu.feeder import wire
+from datago_gpu.feeder.npy import as_array
 
 __all__ = ["Latents"]
 
 _NUMBERS = "biufc"
 """Kinds of dtype that a device can hold. Others, such as the "|V2" that numpy makes of bfloat16, stay on the host."""
+_HOST_ONLY = "gG"
+"""Characters of the dtypes of 16 bytes a number, which no GPU knows: `numpy.longdouble` and its complex kin."""
 
 
 class Latents:
@@ -27,10 +30,10 @@ class Latents:
             memoryview(memory)[offset : offset + length]
             for offset, length in zip(column.offsets, column.lengths, strict=True)
         ]
-        arrays = [_array(view, *form) for view, form in zip(views, column.arrays, strict=True)]
+        arrays = [_array(view, form) for view, form in zip(views, column.arrays, strict=True)]
         self._stacked: Any = None
         self._singles: list[Any] = []
-        numbers = [each for each in arrays if isinstance(each, np.ndarray) and each.dtype.kind in _NUMBERS]
+        numbers = [each for each in arrays if isinstance(each, np.ndarray) and _fits_device(each)]
         if len(numbers) == len(arrays) and len({(each.shape, each.dtype.str) for each in numbers}) == 1:
             self._stacked = placer.begin(numbers)
         else:
@@ -52,18 +55,21 @@ class _Single:
 
     def __init__(self, value: NDArray[Any] | bytes, placer: Placer) -> None:
         self._placer = placer
-        self._on_device = isinstance(value, np.ndarray) and value.dtype.kind in _NUMBERS
+        self._on_device = isinstance(value, np.ndarray) and _fits_device(value)
         self._value = placer.begin([value]) if isinstance(value, np.ndarray) and self._on_device else value
 
     def finished(self) -> Any:
         return self._placer.finish(self._value)[0] if self._on_device else self._value
 
 
-def _array(view: memoryview, dtype: str, shape: list[int], fortran: bool) -> NDArray[Any] | bytes:
+def _array(view: memoryview, form: wire.ArrayForm | None) -> NDArray[Any] | bytes:
     """What a payload is. An array of numbers is a view; `begin` copies it. Anything else is copied here."""
-    if not dtype:
+    if form is None:
         return bytes(view)
-    flat = np.frombuffer(view, dtype) if len(view) else np.empty(0, dtype)
-    array = flat.reshape(shape, order="F" if fortran else "C")
+    array = as_array(view, form)
     native = array.astype(array.dtype.newbyteorder("="), copy=False)
-    return native if native.dtype.kind in _NUMBERS else native.copy()
+    return native if _fits_device(native) else native.copy()
+
+
+def _fits_device(array: NDArray[Any]) -> bool:
+    return array.dtype.kind in _NUMBERS and array.dtype.char not in _HOST_ONLY

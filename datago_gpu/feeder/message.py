@@ -89,7 +89,7 @@ class Layout:
                     sizes=_packed("i", [part.size for part in parts]),
                     regions=_packed("f", [part.region for part in parts]),
                     orientations=bytes(part.orientation for part in parts),
-                    arrays=[(part.dtype, list(part.shape), part.fortran) for part in parts],
+                    arrays=[part.array for part in parts],
                 )
             )
         return columns

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from array import array
-from io import BytesIO
 from typing import Literal
 
 from msgspec import Struct
 
 from datago_gpu.config import LoaderConfig, MiB
 from datago_gpu.feeder.header import read_header
+from datago_gpu.feeder.wire import ArrayForm
 from datago_gpu.geometry import Region, Size, whole
 from datago_gpu.sources.base import Part
 
 __all__ = ["AdmittedPart", "Frame", "PartAdmission", "Unfit"]
 
 _NPY = b"\x93NUMPY"
-_LONGEST_NPY_HEADER = 10_000
 _PALETTE = b"\x03"
 """Colour type of a PNG, at byte 25: PNG specification, section 11.2.1."""
 
@@ -40,11 +39,8 @@ class AdmittedPart(Struct):
     orientation: int = 1
     region: Region = (0.0, 0.0, 0.0, 0.0)
     """What is to be seen, in pixels of the picture, upright."""
-    dtype: str = ""
-    """Of an array, as numpy writes it, such as "<f2"; "" for a latent that is no npy file."""
-    shape: tuple[int, ...] = ()
-    fortran: bool = False
-    """The first axis is the one that varies fastest."""
+    array: ArrayForm | None = None
+    """Of a latent that is a npy file."""
     offset: int = 0
     """Bytes before the array's first."""
 
@@ -131,26 +127,13 @@ def _header_of_own(payload: bytes, max_pixels: int) -> tuple[tuple[int, int], in
 
 
 def _latent(name: str, payload: bytes) -> AdmittedPart:
-    """An array as `numpy.save` writes it, whose header is believed only as far as the payload goes; or plain bytes."""
+    """An array as `numpy.save` writes it, or plain bytes."""
     if not payload.startswith(_NPY):
         return AdmittedPart(name, "latent", payload)
-    # numpy before its part: the other way round, and beside a thread that imports numpy, each import waits for the
-    # other, and Python then lets one of them have half a module.
-    import numpy  # noqa: ICN001, F401
-    from numpy.lib import format as npy
+    from datago_gpu.feeder.npy import BadArray, read_form  # which imports numpy; most streams never need it here
 
-    file = BytesIO(payload)
     try:
-        version = npy.read_magic(file)
-        read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-        shape, fortran, dtype = read(file, max_header_size=_LONGEST_NPY_HEADER)
-    except (ValueError, EOFError, SyntaxError, TypeError) as error:
-        raise Unfit("undecodable", f"not a npy header: {error}"[:200]) from error
-    if dtype.hasobject or dtype.names or dtype.subdtype:
-        raise Unfit("undecodable", f"arrays of {dtype} are not taken: only numbers, and no pickles")
-    size = dtype.itemsize
-    for length in shape:
-        size *= length  # Python's integers: no overflow
-    if min(shape, default=0) < 0 or size != len(payload) - file.tell():
-        raise Unfit("truncated", f"{shape} of {dtype} do not make {len(payload) - file.tell()} bytes")
-    return AdmittedPart(name, "latent", payload, dtype=dtype.str, shape=shape, fortran=fortran, offset=file.tell())
+        form, offset = read_form(payload)
+    except BadArray as problem:
+        raise Unfit("undecodable", f"not a npy file: {problem}") from None
+    return AdmittedPart(name, "latent", payload, array=form, offset=offset)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from asyncio import StreamReader, StreamWriter  # 30 ms that `import datago_gpu` can do without
 
 __all__ = [
+    "ArrayForm",
     "Counts",
     "EncodedBatch",
     "Ended",
@@ -94,6 +95,16 @@ def _sum(one: StageCount, other: StageCount) -> StageCount:
     )
 
 
+class ArrayForm(Struct, frozen=True, array_like=True):
+    """What numpy makes of the bytes of a latent. The feeder has made sure that numpy can."""
+
+    dtype: str
+    """As numpy writes it, such as "<f2"."""
+    shape: tuple[int, ...]
+    fortran: bool
+    """The first axis is the one that varies fastest."""
+
+
 class PartColumn(Struct, frozen=True, kw_only=True):
     """What goes with the images of a batch under one name. Columns have an entry for each sample that has it, K."""
 
@@ -110,8 +121,8 @@ class PartColumn(Struct, frozen=True, kw_only=True):
     """float32 (K, 4), of pictures."""
     orientations: bytes
     """uint8 (K,), of pictures."""
-    arrays: list[tuple[str, list[int], bool]]
-    """dtype, shape and whether the first axis varies fastest, of latents; no dtype where there is no array."""
+    arrays: list[ArrayForm | None]
+    """Of latents; None for one that is plain bytes."""
 
 
 class EncodedBatch(Struct, frozen=True, tag="batch", kw_only=True):

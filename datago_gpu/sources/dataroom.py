@@ -18,7 +18,7 @@ from datago_gpu.sources.api import DataroomApi
 from datago_gpu.sources.base import Position, Refs, SampleRef, Skipped, parsed_cursor
 from datago_gpu.sources.draws import Draws
 from datago_gpu.sources.http import HttpClient, without_query
-from datago_gpu.sources.pages import AnyEntry, OddEntry
+from datago_gpu.sources.pages import AnyEntry, Entry, OddEntry
 from datago_gpu.sources.shuffle import SplitMix64, shuffled
 from datago_gpu.sources.walk import Walk
 from datago_gpu.sources.wanted import Lacking, Wanted
@@ -68,6 +68,8 @@ class Dataroom:
         self._api = DataroomApi(self._source, config.http_config, http)
         self._draws = config.draws_from_server
         self._wanted = Wanted(self._source)
+        self._dimensions = 0
+        """Numbers in an embedding; 0 as long as none has come."""
 
     def refs(self, start: Position) -> Refs:
         """See `Source.refs`. The server's own random draws cannot be repeated: they only go on counting."""
@@ -134,10 +136,8 @@ class Dataroom:
         attributes = entry.attributes_json()
         if attributes is None:
             return Skipped(index, entry.id, without_query(url), "bad-entry", "attributes is not an object")
-        embedding = entry.coca_embedding.vector if entry.coca_embedding is not None else None
-        if self._source.require_embeddings and not embedding:
-            return Skipped(index, entry.id, without_query(url), "no-embedding")
         try:
+            embedding = self._embedding(entry)
             parts = self._wanted.parts(entry, self._api.payload_address)
         except Lacking as problem:
             return Skipped(index, entry.id, without_query(url), problem.reason, problem.detail)
@@ -154,6 +154,21 @@ class Dataroom:
             cursor=cursor,
             renew=partial(self._api.renewed, entry.id),
         )
+
+    def _embedding(self, entry: Entry) -> list[float] | None:
+        """The embedding of an entry, if it is wanted: as long as the first of the stream, since a batch is one array.
+
+        Raises Lacking.
+        """
+        if not self._source.require_embeddings:
+            return None
+        found = entry.coca_embedding.vector if entry.coca_embedding is not None else []
+        if not found:
+            raise Lacking("no-embedding", "")
+        self._dimensions = self._dimensions or len(found)
+        if len(found) != self._dimensions:
+            raise Lacking("bad-entry", f"an embedding of {len(found)} numbers, the first had {self._dimensions}")
+        return found
 
 
 def _renumbered(sample: SampleRef | Skipped, index: int) -> SampleRef | Skipped:

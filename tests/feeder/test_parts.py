@@ -22,7 +22,7 @@ imports = threading.Thread(target=lambda: __import__("datago_gpu.decode.pixels")
 imports.start()
 while "numpy" not in sys.modules:
     pass
-print(PartAdmission(config).quick(part, array, frame).shape)
+print(PartAdmission(config).quick(part, array, frame).array.shape)
 imports.join()
 """
 

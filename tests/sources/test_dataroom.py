@@ -79,6 +79,16 @@ def test_embeddings_come_where_they_are_required(listing: Listing) -> None:
     assert pages_asked(listing.server)[0]["fields"].endswith(",coca_embedding")
 
 
+def test_an_embedding_of_another_length_costs_its_sample(listing: Listing) -> None:
+    """A batch has one array of them: with one of another length the trainer could make none."""
+    for name, entry in listing.entries.items():
+        entry["coca_embedding"] = {"vector": [0.5] * (3 if name == "im-00004" else 2)}
+    found = collect(config_for(listing.api_url, require_embeddings=True))
+    skipped = [each for each in found if isinstance(each, Skipped)]
+    assert [(each.id, each.reason) for each in skipped] == [("im-00004", "bad-entry")]
+    assert skipped[0].detail == "an embedding of 3 numbers, the first had 2"
+
+
 def test_an_empty_source_is_empty(server: MisbehavingServer) -> None:
     assert collect(config_for(Listing(server, []).api_url)) == []
 

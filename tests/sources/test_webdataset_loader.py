@@ -105,3 +105,37 @@ def test_the_token_is_in_no_state_and_no_error() -> None:
             with pytest.raises(SourceError, match=r"check source_config\.auth_token") as caught:
                 next(loader)
             assert TOKEN not in str(caught.value)
+
+
+def npy(descr: str, shape: str, data: bytes = b"") -> bytes:
+    header = f"{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + data
+
+
+ODD_ARRAYS = {
+    "no bytes an element": npy("|S0", "(5,)"),
+    "huge, and empty": npy("<f4", f"(0, {2**62})"),
+    "beyond 64 bits": npy("<f4", f"(0, {2**70})"),
+    "empty, until stacked": npy("<f4", f"(0, {2**40}, {2**20})"),
+    "65 axes": npy("|u1", f"({'1,' * 65})", b"x"),
+    "64 axes, of which a batch has 65": npy("|u1", f"({'1,' * 64})", b"x"),
+    "True for a length": npy("<f4", "(True,)", b"abcd"),
+    "parentheses": npy("<f4", "(" * 3000),
+    "minus signs": npy("<f4", "-" * 9000),
+}
+
+
+def test_odd_arrays_cost_their_samples_and_not_the_run(tmp_path: Path) -> None:
+    good = npy("<f4", "(1,)", b"abcd")
+    latents = {f"{number:02}": odd for number, odd in enumerate(ODD_ARRAYS.values(), 2)}
+    files = [
+        file
+        for key in ("00", "01", *latents, "98", "99")
+        for file in ((f"{key}.jpg", picture(9)), (f"{key}.vae.npy", latents.get(key, good)))
+    ]
+    (tmp_path / "a.tar").write_bytes(tar_bytes(files))
+    with Loader(config(tmp_path / "a.tar", latents="vae.npy"), device="cpu", backend="pillow") as loader:
+        batches = list(loader)
+    assert [name for batch in batches for name in batch.ids] == ["00", "01", "98", "99"]
+    assert batches[0].latents["vae.npy"].shape == (4, 1)
+    assert loader.stats().skipped == {"undecodable": len(ODD_ARRAYS)}

@@ -1,0 +1,110 @@
+"""Arrays as `numpy.save` writes them: the one place that reads their headers, and the one that makes arrays of them.
+
+A header is a Python literal. Only the form that `numpy.save` and its likes write is taken: nothing is evaluated.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datago_gpu.feeder.wire import ArrayForm
+
+__all__ = ["BadArray", "as_array", "read_form"]
+
+_LENGTH_BYTES = {(1, 0): 2, (2, 0): 4, (3, 0): 4}
+"""Version of the format -> bytes of the header's length."""
+_LONGEST_HEADER = 10_000
+_MOST_AXES = 31
+"""A batch adds one, and cupy takes 32."""
+_LARGEST = 2**40
+"""Bytes of an array without elements, had its axes of length 0 a length of 1. Of a batch, numpy has to count them."""
+
+_ITEM = re.compile(
+    r"""\s*(['"])(?P<key>descr|fortran_order|shape)\1\s*:\s*
+        (?:(['"])(?P<descr>[<>|=]?[biufcmMSUV](?:[1-9]\d{0,8}|0)?(?:\[\w{1,20}\])?)\3
+          |(?P<order>True|False)
+          |\(\s*(?P<shape>(?:(?:[1-9]\d{0,18}|0)L?\s*,\s*)*(?:(?:[1-9]\d{0,18}|0)L?\s*)?)\))
+        \s*(?:,|(?=\}))""",
+    re.VERBOSE | re.ASCII,
+)
+_KEYS = {"descr": "descr", "fortran_order": "order", "shape": "shape"}
+
+
+class BadArray(Exception):
+    """A payload that begins as a npy file, and is none that can be used. Its text says why."""
+
+
+def read_form(payload: bytes) -> tuple[ArrayForm, int]:
+    """What the header of a npy file says, and how many bytes lie before the array's first.
+
+    Makes sure that `as_array` makes an array of what follows. Raises BadArray.
+    """
+    text, offset = _header(payload)
+    descr, order, shape_text = _items(text)
+    shape = tuple(int(length.strip().rstrip("L")) for length in shape_text.split(",") if length.strip())
+    if len(shape) == 1 and "," not in shape_text:
+        raise BadArray(f"its shape is the number {shape[0]}, not a tuple")
+    try:
+        dtype = np.dtype(descr)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise BadArray(f"{descr!r} is not a type of numbers: {error}"[:200]) from None
+    form = ArrayForm(dtype.str, shape, order == "True")
+    _check(form, dtype.itemsize, len(payload) - offset)
+    try:
+        as_array(memoryview(payload)[offset:], form)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise BadArray(f"numpy makes no array of {shape} of {descr!r}: {error}"[:200]) from None
+    return form, offset
+
+
+def as_array(view: memoryview, form: ArrayForm) -> NDArray[np.generic]:
+    """The array that `view` holds, of which it is a view. Cannot fail for what `read_form` has read."""
+    flat = np.frombuffer(view, form.dtype) if len(view) else np.empty(0, form.dtype)
+    return flat.reshape(form.shape, order="F" if form.fortran else "C")
+
+
+def _header(payload: bytes) -> tuple[str, int]:
+    """The text of the header, and how many bytes it ends after the payload's first."""
+    version = (payload[6], payload[7]) if len(payload) >= 8 else (0, 0)
+    size = _LENGTH_BYTES.get(version)
+    if size is None:
+        raise BadArray(f"version {version[0]}.{version[1]} of the npy format is not known")
+    length = int.from_bytes(payload[8 : 8 + size], "little")
+    begin, end = 8 + size, 8 + size + length
+    if length > _LONGEST_HEADER or end > len(payload):
+        raise BadArray(f"a header of {length} bytes, of {len(payload)} in all; {_LONGEST_HEADER} are allowed")
+    try:
+        return payload[begin:end].decode("utf-8" if version == (3, 0) else "latin-1"), end
+    except UnicodeDecodeError:
+        raise BadArray("a header that is not UTF-8") from None
+
+
+def _items(text: str) -> tuple[str, str, str]:
+    """The values of `descr`, `fortran_order` and `shape` as they are written."""
+    stripped = text.strip(" \t\n")
+    found: dict[str, str] = {}
+    at = 1
+    while match := _ITEM.match(stripped, at):
+        value = match[_KEYS[match["key"]]]
+        if value is not None:
+            found[match["key"]] = value
+        at = match.end()
+    if not (stripped.startswith("{") and stripped[at:].strip(" \t\n") == "}" and len(found) == len(_KEYS)):
+        raise BadArray(f"its header is not that of an array of numbers: {stripped[:100]!r}")
+    return found["descr"], found["fortran_order"], found["shape"]
+
+
+def _check(form: ArrayForm, item_bytes: int, size: int) -> None:
+    """Hold the form to its bounds, and to the bytes that there are."""
+    if not item_bytes:
+        raise BadArray(f"elements of {form.dtype!r} take no bytes")
+    if len(form.shape) > _MOST_AXES:
+        raise BadArray(f"{len(form.shape)} axes, {_MOST_AXES} are allowed")
+    if item_bytes * math.prod(form.shape) != size:
+        raise BadArray(f"{form.shape} of {form.dtype!r} do not make {size} bytes"[:200])
+    if item_bytes * math.prod(max(1, length) for length in form.shape) > max(size, _LARGEST):
+        raise BadArray(f"{form.shape} is too large for an array without elements"[:200])
