@@ -54,7 +54,7 @@ class OpenShard:
         loop = asyncio.get_running_loop()
         self._loop = loop
         self._pipe = Pipe(loop, piped, self._flush) if supply else None
-        self._lots, self._here = outlet.lots(), deque[SampleRef | Skipped]()
+        self._here = deque[SampleRef | Skipped]()
         self._lot: list[SampleRef | Skipped] = []
         self._lot_bytes = 0
         self._gone = asyncio.Event()
@@ -64,7 +64,7 @@ class OpenShard:
     async def take(self) -> SampleRef | Skipped | None:
         """The next sample; None behind the last. Raises what ends the shard early, behind those before it."""
         while not self._here:
-            lot = await anext(self._lots, None)
+            lot = await self._outlet.take()
             if lot is None:
                 return None
             self._here.extend(lot)
@@ -73,7 +73,6 @@ class OpenShard:
     async def close(self) -> None:
         """End the request and the thread, which has a second for what it is at."""
         self._outlet.give_up()
-        await self._lots.aclose()
         if self._pipe is not None:
             self._pipe.give_up()
         if self._pump is not None:

@@ -8,10 +8,10 @@ from __future__ import annotations
 import asyncio
 import io
 from collections import deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 from contextlib import suppress
 from threading import Condition, Lock
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -32,7 +32,7 @@ class GivenUp(Exception):
 
 
 class Pipe(io.RawIOBase):
-    """A file to a thread, which a coroutine writes. `before_waiting` is called in the thread when nothing is there."""
+    """A file to a thread, which a coroutine writes. `before_waiting` is called in the thread before a read waits."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, capacity: int, before_waiting: Callable[[], None]) -> None:
         self._loop, self._capacity, self._before_waiting = loop, capacity, before_waiting
@@ -80,7 +80,7 @@ class Pipe(io.RawIOBase):
     def readinto(self, buffer: WriteableBuffer) -> int:
         """As of any raw file; in the thread. Raises what `end` was given, or GivenUp."""
         target = memoryview(buffer).cast("B")
-        if not self._blocks and not self._ended:
+        if self._size < min(len(target), _ENOUGH) and not self._ended:
             self._before_waiting()
         with self._changed:
             self._changed.wait_for(lambda: self._size >= min(len(target), _ENOUGH) or self._stops)
@@ -111,86 +111,110 @@ class Pipe(io.RawIOBase):
 
 
 class Budget:
-    """Bytes that several outlets may hold together. What is freed goes to the one whose turn comes next."""
+    """Bytes that several outlets may hold together: the monitor of all their threads.
+
+    A lot goes in where its outlet holds nothing, or where it fits and no outlet with a lower number waits. So whoever
+    takes from an outlet gets something, whatever the others hold, and room that is freed goes to the one whose turn
+    comes first. `admit` alone decides this, and wakes a thread only when that thread's lot is in.
+    """
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self.held = 0
         self.lock = Lock()
-        self.waiting: dict[int, Condition] = {}
-        """By number, the outlets that wait for room."""
+        self.waiting: dict[int, Outlet[Any]] = {}
+        """By number, the outlets whose next lot is not in yet."""
 
-    def give_back(self, size: int) -> None:
-        """Count what is held no longer. With the lock held."""
-        self.held -= size
-        self.wake()
-
-    def wake(self) -> None:
-        """Let the first that waits look whether there is room for it. With the lock held."""
-        if self.waiting:
-            self.waiting[min(self.waiting)].notify()
+    def admit(self) -> None:
+        """Let in each lot that may go in now. To be called after each change, with the lock held."""
+        lower_waits = False
+        for number, outlet in sorted(self.waiting.items()):
+            if not outlet.holds or (not lower_waits and self.held + outlet.next_size <= self.capacity):
+                del self.waiting[number]
+                self.held += outlet.next_size
+                outlet.let_in()
+            else:
+                lower_waits = True
 
 
 class Outlet(Generic[T]):
-    """Lots of items from a thread to a coroutine, within a Budget of bytes, as told with each lot.
+    """Lots of items from a thread to a coroutine, within a Budget of bytes; the size is told with each lot.
 
-    number: its turn among the outlets of that budget: the least takes precedence. Of each, one lot always fits.
+    number: its turn among the outlets of that budget, of which no two have the same.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, budget: Budget, number: int) -> None:
         self._loop, self._budget, self._number = loop, budget, number
         self._lots: deque[tuple[list[T], int]] = deque()
-        self._changed = Condition(budget.lock)
+        self._next: tuple[list[T], int] = ([], 0)
+        self._is_in = Condition(budget.lock)
         self._news = asyncio.Event()
         self._ended = self._given_up = False
         self._error: Exception | None = None
 
     def put(self, items: list[T], size: int) -> None:
-        """Hand over, in the thread, once there is room. Raises GivenUp."""
-        with self._changed:
-            self._wait_for_room(size)
+        """Hand over a lot, in the thread. Returns once the lot is in. Raises GivenUp."""
+        budget = self._budget
+        with budget.lock:
+            if not self._given_up:
+                self._next = items, size
+                budget.waiting[self._number] = self
+                budget.admit()
+                self._is_in.wait_for(lambda: self._number not in budget.waiting)
             if self._given_up:
                 raise GivenUp
-            self._lots.append((items, size))
-            self._budget.held += size
-            self._tell()
 
-    def _wait_for_room(self, size: int) -> None:
-        budget = self._budget
-        while self._lots and budget.held + size > budget.capacity and not self._given_up:
-            budget.waiting[self._number] = self._changed
-            self._changed.wait()
-            del budget.waiting[self._number]
-            budget.wake()
+    @property
+    def holds(self) -> bool:
+        """Whether a lot is there to be taken. With the budget's lock held."""
+        return bool(self._lots)
+
+    @property
+    def next_size(self) -> int:
+        """Bytes of the lot that waits. With the budget's lock held."""
+        return self._next[1]
+
+    def let_in(self) -> None:
+        """Take the lot that waits, and wake its thread. For the Budget, with its lock held."""
+        self._lots.append(self._next)
+        self._next = ([], 0)
+        self._is_in.notify()
+        self._tell()
 
     def end(self, error: Exception | None = None) -> None:
         """Say, in the thread, that nothing follows; `error` is raised behind what is there."""
-        with self._changed:
+        with self._budget.lock:
             self._ended, self._error = True, error
             self._tell()
 
     def give_up(self) -> None:
-        """Have the thread stop at its next `put`."""
-        with self._changed:
+        """Drop what is there, and have the thread stop at its `put`, or at the next one."""
+        budget = self._budget
+        with budget.lock:
             self._given_up = True
-            while self._lots:
-                self._budget.give_back(self._lots.popleft()[1])
-            self._changed.notify()
+            budget.held -= sum(size for _, size in self._lots)
+            self._lots.clear()
+            self._next = ([], 0)
+            budget.waiting.pop(self._number, None)
+            self._is_in.notify()
+            budget.admit()
 
-    async def lots(self) -> AsyncGenerator[list[T], None]:
-        """What the thread hands over, in its order."""
+    async def take(self) -> list[T] | None:
+        """The next lot of the thread's; None behind the last. Raises what `end` was given."""
         while True:
+            with self._budget.lock:
+                if self._lots:
+                    items, size = self._lots.popleft()
+                    self._budget.held -= size
+                    self._budget.admit()
+                    return items
+                if self._ended:
+                    break
             await self._news.wait()
             self._news.clear()
-            while self._lots:
-                with self._changed:
-                    items, size = self._lots.popleft()
-                    self._budget.give_back(size)
-                yield items
-            if self._ended and not self._lots:
-                break
         if self._error is not None:
             raise self._error
+        return None
 
     def _tell(self) -> None:
         with suppress(RuntimeError):  # the loop is closed: nobody listens

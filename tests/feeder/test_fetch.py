@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from datago_gpu.errors import SourceError
 from datago_gpu.feeder.bucket import Admitted
-from datago_gpu.feeder.fetch import Fetcher
+from datago_gpu.feeder.fetch import Fetcher, read_whole
 from datago_gpu.feeder.window import Outcome, Waits, Window
 from datago_gpu.geometry import whole
 from datago_gpu.sources.base import SampleRef, Skipped
@@ -361,6 +362,22 @@ def test_files_are_read_whole_and_admitted(tmp_path: Path) -> None:
     paths = [add_picture(tmp_path / name, color=number) for number, name in enumerate(("a.jpg", "b.png", "c.webp"))]
     outcomes = fetch(*(SampleRef(index, path.name, path=str(path)) for index, path in enumerate(paths)))
     assert [each.payload for each in outcomes if isinstance(each, Admitted)] == [path.read_bytes() for path in paths]
+
+
+class Short(io.FileIO):
+    """A raw file whose reads return a few bytes each, as those of some network file systems do."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        assert size is not None
+        return super().read(min(size, 7))
+
+
+@pytest.mark.parametrize("size", [0, 1, 6, 7, 8, 100])
+def test_reads_that_come_short_are_gone_on_with(tmp_path: Path, size: int) -> None:
+    (tmp_path / "a").write_bytes(bytes(range(size)))
+    for told in (size, size + 9):  # the file may have shrunk meanwhile
+        with Short(tmp_path / "a") as file:
+            assert read_whole(file, told) == bytes(range(size))
 
 
 def test_what_goes_wrong_with_a_file_is_a_skip_in_its_place(tmp_path: Path) -> None:

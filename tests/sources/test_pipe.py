@@ -1,18 +1,80 @@
-"""Between threads and the loop: what several outlets hold together is bounded, and nobody waits for ever."""
+"""Between threads and the loop: what several outlets hold together is bounded, and nobody waits for ever.
+
+A wake-up is a return from `Condition.wait`: a thread that is woken in vain has two for one lot.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from contextlib import aclosing
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from random import Random
+from threading import Condition
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datago_gpu.sources.pipe import Budget, GivenUp, Outlet
+from datago_gpu.sources import pipe
+from datago_gpu.sources.pipe import Budget, GivenUp, Outlet, Pipe
 
 WAIT_S = 10
+
+Order = Callable[[list[int], Random], Iterator[int]]
+"""Of the outlets that have something left (a list that shrinks meanwhile), which one is taken from next."""
+
+
+def one_after_the_other(left: list[int], _: Random) -> Iterator[int]:
+    """As shards without `interleave`."""
+    while left:
+        yield left[0]
+
+
+def last_first(left: list[int], _: Random) -> Iterator[int]:
+    """Against the precedence."""
+    while left:
+        yield left[-1]
+
+
+def in_turns(left: list[int], _: Random) -> Iterator[int]:
+    """As shards with `interleave`."""
+    while left:
+        yield from list(left)
+
+
+def some_in_turns(left: list[int], random: Random) -> Iterator[int]:
+    """As `interleave` with fewer than are open."""
+    count = random.randrange(1, 4)
+    while left:
+        group = left[:count]
+        while group:
+            yield from group
+            group = [number for number in group if number in left]
+
+
+def any_one(left: list[int], random: Random) -> Iterator[int]:
+    while left:
+        yield random.choice(left)
+
+
+ORDERS: list[Order] = [one_after_the_other, last_first, in_turns, some_in_turns, any_one]
+
+
+@contextmanager
+def counted_wake_ups() -> Iterator[list[str]]:
+    """The names of the threads that have been woken by what `pipe` makes meanwhile."""
+    woken: list[str] = []
+
+    class Counting(Condition):
+        def wait(self, timeout: float | None = None) -> bool:
+            notified = super().wait(timeout)
+            woken.append(threading.current_thread().name)
+            return notified
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipe, "Condition", Counting)
+        yield woken
 
 
 async def waiting(budget: Budget, count: int) -> None:
@@ -21,71 +83,128 @@ async def waiting(budget: Budget, count: int) -> None:
         await asyncio.sleep(0)
 
 
-async def taken(outlet: Outlet[str]) -> list[str]:
-    """The next lot."""
-    async with aclosing(outlet.lots()) as lots:
-        return await anext(lots)
+def start(outlet: Outlet[int], sizes: list[int]) -> threading.Thread:
+    """A thread that puts a lot of each size, and ends."""
 
-
-@given(st.lists(st.lists(st.integers(1, 9), max_size=8), min_size=1, max_size=5), st.integers(1, 20))
-def test_lots_come_in_turn_within_the_budget_whatever_their_sizes(outlets: list[list[int]], capacity: int) -> None:
-    """Each has a thread of its own; they are emptied one after the other."""
-
-    async def main() -> None:
-        budget, most = Budget(capacity), 0
-        loop = asyncio.get_running_loop()
-        opened: list[Outlet[int]] = [Outlet(loop, budget, number) for number in range(len(outlets))]
-
-        def fill(outlet: Outlet[int], sizes: list[int]) -> None:
+    def fill() -> None:
+        try:
             for size in sizes:
                 outlet.put([size], size)
-            outlet.end()
+        except GivenUp:
+            pass
+        outlet.end()
 
-        threads = [threading.Thread(target=fill, args=pair) for pair in zip(opened, outlets, strict=True)]
+    thread = threading.Thread(target=fill, daemon=True)
+    thread.start()
+    return thread
+
+
+@given(
+    outlets=st.lists(st.lists(st.integers(1, 15), max_size=8), min_size=1, max_size=9),
+    capacity=st.integers(1, 20),
+    order=st.sampled_from(ORDERS),
+    given_up=st.dictionaries(st.integers(0, 8), st.integers(0, 8), max_size=3),
+    idle=st.integers(0, 3),
+    seed=st.integers(0, 2**32),
+)
+def test_all_lots_come_whatever_their_sizes_and_whoever_is_asked(
+    outlets: list[list[int]], capacity: int, order: Order, given_up: dict[int, int], idle: int, seed: int
+) -> None:
+    """Each outlet has a thread of its own. given_up: after how many lots some of them are. idle: turns of the loop
+    between two lots, so that threads get further or less far."""
+
+    async def main(woken: list[str]) -> None:
+        budget, loop = Budget(capacity), asyncio.get_running_loop()
+        opened = [Outlet[int](loop, budget, number) for number in range(len(outlets))]
+        threads = [start(*pair) for pair in zip(opened, outlets, strict=True)]
+        found: list[list[int]] = [[] for _ in outlets]
+        left = list(range(len(outlets)))
+        for number in order(left, Random(seed)):
+            if given_up.get(number) == len(found[number]):
+                opened[number].give_up()
+                left.remove(number)
+                continue
+            lot = await opened[number].take()
+            if lot is None:
+                left.remove(number)
+                continue
+            found[number] += lot
+            # Beyond the capacity, one lot of each.
+            assert budget.held <= capacity + 15 * len(outlets)
+            for _ in range(idle):
+                await asyncio.sleep(0)
         for thread in threads:
-            thread.start()
-        for outlet, sizes in zip(opened, outlets, strict=True):
-            found = []
-            async for lot in outlet.lots():
-                found += lot
-                most = max(most, budget.held)
-            assert found == sizes
-        for thread in threads:
-            thread.join(WAIT_S)
+            await asyncio.to_thread(thread.join, WAIT_S)
             assert not thread.is_alive()
-        assert budget.held == 0
-        assert not budget.waiting
-        # Beyond it, one lot of each.
-        assert most <= capacity + 9 * len(outlets)
+        assert found == [sizes[: given_up.get(number)] for number, sizes in enumerate(outlets)]
+        assert (budget.held, budget.waiting) == (0, {})
+        assert len(woken) <= sum(map(len, outlets))  # nobody in vain
 
-    asyncio.run(asyncio.wait_for(main(), WAIT_S))
+    with counted_wake_ups() as woken:
+        asyncio.run(asyncio.wait_for(main(woken), WAIT_S))
+
+
+@given(
+    sizes=st.lists(st.lists(st.integers(1, 15), min_size=16, max_size=16), min_size=1, max_size=9),
+    capacity=st.integers(1, 20),
+)
+def test_nothing_wakes_while_nothing_moves(sizes: list[list[int]], capacity: int) -> None:
+    """All is full, and nobody takes anything."""
+
+    async def main(woken: list[str]) -> None:
+        budget, loop = Budget(capacity), asyncio.get_running_loop()
+        opened = [Outlet[int](loop, budget, number) for number in range(len(sizes))]
+        for pair in zip(opened, sizes, strict=True):
+            start(*pair)
+        for outlet in [None, *opened]:  # at first, and whenever one lot has been taken
+            if outlet:
+                await outlet.take()
+            await waiting(budget, len(opened))
+            before = list(woken)
+            for _ in range(20):
+                await asyncio.sleep(0)
+            assert woken == before
+        for outlet in opened:
+            outlet.give_up()
+
+    with counted_wake_ups() as woken:
+        asyncio.run(asyncio.wait_for(main(woken), WAIT_S))
 
 
 def test_what_is_freed_goes_to_the_one_whose_turn_is_next() -> None:
     async def main() -> None:
         budget, loop = Budget(10), asyncio.get_running_loop()
-        first, second, third = (Outlet[str](loop, budget, number) for number in range(3))
-        went_on: list[str] = []
+        first, second, third = (Outlet[int](loop, budget, number) for number in range(3))
+        for _ in range(2):
+            first.put([5], 5)
+        start(third, [2, 5])
+        await waiting(budget, 1)
+        start(second, [2, 5])
+        await waiting(budget, 2)
+        assert budget.held == 14  # of each, one lot fits
+        assert await first.take() == [5]
+        assert list(budget.waiting) == [2, 1]
+        assert await first.take() == [5]
+        assert (list(budget.waiting), budget.held) == ([2], 9)
+        assert await third.take() == [2]
+        assert (list(budget.waiting), budget.held) == ([], 12)
 
-        def put_two(name: str, outlet: Outlet[str]) -> None:
-            outlet.put([name], 5)
-            outlet.put([name], 5)
-            went_on.append(name)
+    asyncio.run(asyncio.wait_for(main(), WAIT_S))
 
-        first.put(["held"], 10)
-        threads = []
-        for name, outlet in (("third", third), ("second", second)):
-            threads.append(threading.Thread(target=put_two, args=(name, outlet)))
-            threads[-1].start()
-            await waiting(budget, len(threads))
-        # 10 + 5 + 5 are held, so there is room for one more once all of the first has gone and one of the others.
-        assert await taken(first) == ["held"]
-        assert await taken(second) == ["second"]
-        await asyncio.to_thread(threads[1].join, WAIT_S)
-        assert went_on[0] == "second"
-        assert await taken(third) == ["third"]
-        await asyncio.to_thread(threads[0].join, WAIT_S)
-        assert went_on == ["second", "third"]
+
+def test_a_lower_number_that_waits_for_much_is_not_passed_by_others() -> None:
+    async def main() -> None:
+        budget, loop = Budget(10), asyncio.get_running_loop()
+        first, second = (Outlet[int](loop, budget, number) for number in range(2))
+        start(first, [1, 10])
+        await waiting(budget, 1)
+        start(second, [4, 2])
+        await waiting(budget, 2)
+        assert budget.held == 5  # the 2 would fit
+        assert await first.take() == [1]
+        assert (list(budget.waiting), budget.held) == ([1], 14)
+        second.give_up()
+        assert (list(budget.waiting), budget.held) == ([], 10)
 
     asyncio.run(asyncio.wait_for(main(), WAIT_S))
 
@@ -100,6 +219,8 @@ def test_giving_up_wakes_the_thread_and_frees_what_it_held() -> None:
             outlet.put([1], 1)
             with pytest.raises(GivenUp):
                 outlet.put([2], 1)
+            with pytest.raises(GivenUp):
+                outlet.put([3], 1)
             given_up.set()
 
         thread = threading.Thread(target=fill)
@@ -109,5 +230,21 @@ def test_giving_up_wakes_the_thread_and_frees_what_it_held() -> None:
         assert await asyncio.to_thread(given_up.wait, WAIT_S)
         thread.join(WAIT_S)
         assert budget.held == 0
+
+    asyncio.run(asyncio.wait_for(main(), WAIT_S))
+
+
+def test_a_read_that_waits_for_more_says_so_before() -> None:
+    """Though a few bytes are there, with which nothing can be done: what is complete would be held back."""
+
+    async def main() -> None:
+        said = threading.Event()
+        source = Pipe(asyncio.get_running_loop(), 4096, said.set)
+        await source.put(bytes(100))
+        read = asyncio.create_task(asyncio.to_thread(source.read, 1000))
+        assert await asyncio.to_thread(said.wait, WAIT_S)
+        await source.put(bytes(900))
+        source.end()
+        assert await read
 
     asyncio.run(asyncio.wait_for(main(), WAIT_S))
