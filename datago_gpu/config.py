@@ -194,7 +194,8 @@ class LoaderConfig(Settings, frozen=True, kw_only=True):
         arena_mb: MiB of shared memory between the feeder process and this one.
         max_failures: bad samples after which the run ends with TooManyErrors: a count (int), or a share of the samples
             (float below 1, looked at from the 100th sample on, and at the end). None skips and counts them only;
-            a run in which every sample was bad is an error in any case.
+            a run in which every sample was bad is an error in any case, as is one whose last passes over the source
+            brought only bad ones.
         skipped_file: a file to which every skipped sample is added as a line of JSON: id, reason, detail, where, epoch.
     """
 

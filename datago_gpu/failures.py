@@ -47,18 +47,23 @@ class Failures:
             self.by_reason[each.reason] += 1
             self._last.append(error)
 
-    def check(self, delivered: int, *, final: bool = False) -> None:
-        """Raise TooManyErrors if the budget is spent; `final` when no more samples come."""
+    def check(self, delivered: int, *, final: bool = False, fruitless: bool = False) -> None:
+        """Raise TooManyErrors if the budget is spent.
+
+        final: no more samples come. fruitless: they end early, since the last passes over the source brought none.
+        """
         bad = self.by_reason.total()
         seen = delivered + bad
         if isinstance(self._allowed, float):
             spent = bad > self._allowed * seen and (final or seen >= SHARE_FROM)
         else:
             spent = self._allowed is not None and bad > self._allowed
-        if spent or (final and bad and not delivered):
+        if spent or (final and bad and (fruitless or not delivered)):
             reasons = ", ".join(f"{count} {reason}" for reason, count in self.by_reason.most_common())
             allowed = "" if self._allowed is None else f"; max_failures is {self._allowed}"
-            raise TooManyErrors(f"{bad} of {seen} samples were bad ({reasons}){allowed}; the last of them:", self._last)
+            barren = "; the last passes over the source brought no sample" if fruitless and delivered else ""
+            text = f"{bad} of {seen} samples were bad ({reasons}){allowed}{barren}; the last of them:"
+            raise TooManyErrors(text, self._last)
 
 
 class SkippedFile:

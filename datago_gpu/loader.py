@@ -165,6 +165,7 @@ class Loader:
         self._begun = None
         self._delivered_before = resume.delivered
         self._failures = Failures(config.max_failures, config.skipped_file)
+        self._fruitless = False
         self._ready: Handoff[Ready] = Handoff(-(-config.samples_buffer_size // config.batch_size))
         self._began_at, self._ended_at = time.perf_counter(), 0.0
         backend, feeder = self.backend, Supervisor(config, resume)
@@ -209,6 +210,7 @@ class Loader:
                 self._progress.begin(ready.epoch, ready.resume_at)
             self._failures.add(ready.skipped)
             self._progress.skipped(ready.skipped)
+            self._fruitless = ready.fruitless
             self._check_failures(final=False)
             if ready.batch is not None:
                 return ready
@@ -218,7 +220,8 @@ class Loader:
             return self._ready.get()
         except Ended:
             self._ended_at = self._ended_at or time.perf_counter()
-            self._check_failures(final=True)
+            if self._stop.alive:  # else `close` has ended it
+                self._check_failures(final=True)
             raise StopIteration from None
         except DatagoError:
             self._ended_at = time.perf_counter()
@@ -226,7 +229,8 @@ class Loader:
 
     def _check_failures(self, *, final: bool) -> None:
         try:
-            self._failures.check(self._progress.delivered - self._delivered_before, final=final)
+            delivered = self._progress.delivered - self._delivered_before
+            self._failures.check(delivered, final=final, fruitless=self._fruitless)
         except TooManyErrors:
             self.close()
             raise

@@ -38,6 +38,8 @@ class Ready:
     epoch: int = 0
     resume_at: Position | None = None
     skipped: list[Skipped] = field(default_factory=list)
+    fruitless: bool = False
+    """The stream ends early, since the last passes over the source brought no sample."""
 
 
 class Worker(threading.Thread):
@@ -84,11 +86,13 @@ class Worker(threading.Thread):
 
     def _stream(self, assembly: Assembly) -> None:
         """Hand on all that comes. What a feeder sent before its death is handed on before anything is done about it."""
+        ended = None
         try:
             while isinstance(ended := self._follow(assembly), errors.FeederError):
                 self._feeder.restart(ended)
         finally:
-            self._ready.put(Ready(None, skipped=self._take_skips()))
+            fruitless = isinstance(ended, wire.Ended) and ended.fruitless
+            self._ready.put(Ready(None, skipped=self._take_skips(), fruitless=fruitless))
         if isinstance(ended, wire.Failed):
             raise getattr(errors, ended.kind)(ended.message)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import threading
@@ -16,7 +15,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from datago_gpu import FeederError, Loader, LoaderConfig, TooManyErrors
+from datago_gpu import FeederError, Loader, LoaderConfig
 from tests.images import SHAPES, add_pictures, file_config
 from tests.servers import Answer, MisbehavingServer, json_answer
 
@@ -156,8 +155,22 @@ def close_in_time(loader: Loader) -> None:
     assert time.perf_counter() - clock < CLOSE_S
     assert not psutil.pid_exists(feeder)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("datago")]
-    with contextlib.suppress(FeederError, TooManyErrors):
-        assert list(loader) == []
+    assert list(loader) == []
+
+
+@pytest.mark.parametrize("allowed", [None, 0.1, 5])
+@pytest.mark.parametrize("batches", [0, 1, 2])
+def test_after_close_nothing_comes_and_no_error_however_many_samples_were_bad(
+    tmp_path: Path, allowed: float | None, batches: int
+) -> None:
+    for name in add_pictures(tmp_path, [(40, 40)] * 12)[8:]:
+        (tmp_path / name).write_bytes(b"no image")
+    loader = Loader(file_config(tmp_path, max_failures=allowed, epochs=3), device="cpu")
+    for _ in range(batches):
+        next(loader)
+    loader.close()
+    assert list(loader) == []
+    assert list(loader.samples()) == []
 
 
 def delivered(config: LoaderConfig) -> list[list[str]]:

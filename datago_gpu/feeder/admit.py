@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from datago_gpu.config import LoaderConfig, MiB
+from datago_gpu.config import LoaderConfig
 from datago_gpu.feeder.bucket import Admitted
 from datago_gpu.feeder.header import read_header
 from datago_gpu.geometry import Region, Size, cover_region, whole
+from datago_gpu.limits import Limits
 from datago_gpu.sources.base import SampleRef, Skipped
 
 __all__ = ["Admission", "without_image"]
@@ -21,7 +22,7 @@ class Admission:
 
     def __init__(self, config: LoaderConfig) -> None:
         self._max_pixels = config.decode_config.max_pixels
-        self._max_bytes = config.arena_mb * MiB // 2
+        self._max_bytes = Limits.of(config).picture
         self._buckets = config.image_config.buckets() if config.image_config.crop_and_resize else None
         self._own = not config.image_config.image_to_rgb8
 

@@ -47,7 +47,12 @@ class Room:
         self._pieces: dict[int, tuple[int, int]] = {}  # key -> (begin, end)
 
     def take(self, key: int, size: int) -> int | None:
-        """The offset of `size` bytes, or None while there is no room. `key` names the piece, to give it back."""
+        """The offset of `size` bytes, or None while there is no room. `key` names the piece, to give it back.
+
+        Raises ValueError where the memory is too small at any time: nobody shall wait for that.
+        """
+        if size > self.size:
+            raise ValueError(f"{size} bytes do not fit into a memory of {self.size}")
         begin = 0
         for taken, end in sorted(self._pieces.values()):
             if begin + size <= taken:

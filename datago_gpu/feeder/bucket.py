@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from msgspec import Struct
 
+from datago_gpu.feeder.arena import aligned
 from datago_gpu.feeder.parts import AdmittedPart
 from datago_gpu.geometry import Region
 from datago_gpu.sources.base import SampleRef
@@ -34,16 +35,25 @@ class Admitted(Struct):
     parts: list[AdmittedPart] = []
 
     @property
+    def arena_bytes(self) -> int:
+        """What its payloads take of the arena, in which each begins at a multiple of ALIGNMENT."""
+        size = aligned(len(self.payload))
+        for part in self.parts:
+            size += aligned(len(part.payload))
+        return size
+
+    @property
     def bytes(self) -> int:
-        """Of all its payloads."""
-        return len(self.payload) + sum(len(part.payload) for part in self.parts)
+        """What it takes of the memory: its payloads, and its attributes, which may be as large."""
+        return self.arena_bytes + len(self.ref.attributes)
 
 
 class Grouper:
     """Holds the batches that are not full yet, one for each bucket.
 
-    A batch is complete with `batch_size` samples, or when one more would pass `batch_bytes`. Where all that is held
-    passes `held_bytes`, the batch with the most bytes goes out short. mixed: one batch holds samples of all buckets.
+    A batch is complete with `batch_size` samples, or when one more would pass `batch_bytes`; a sample that passes them
+    alone is a batch of its own. Where all that is held passes `held_bytes`, the batch with the most bytes goes out
+    short. mixed: one batch holds samples of all buckets.
     """
 
     def __init__(self, batch_size: int, batch_bytes: int, held_bytes: int, *, mixed: bool = False) -> None:

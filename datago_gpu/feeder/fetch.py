@@ -7,13 +7,14 @@ import io
 import os
 from concurrent.futures import ThreadPoolExecutor
 
-from datago_gpu.config import LoaderConfig, MiB
+from datago_gpu.config import LoaderConfig
 from datago_gpu.errors import SourceError
 from datago_gpu.feeder.admit import Admission, without_image
 from datago_gpu.feeder.bucket import Admitted
 from datago_gpu.feeder.parts import AdmittedPart, Frame, PartAdmission, Unfit
 from datago_gpu.feeder.remote import Remote
 from datago_gpu.feeder.window import Outcome
+from datago_gpu.limits import Limits
 from datago_gpu.sources.base import Part, SampleRef, Skipped
 from datago_gpu.sources.failure import HttpFailure
 
@@ -36,7 +37,7 @@ class Fetcher:
 
     def __init__(self, config: LoaderConfig, remote: Remote | None) -> None:
         self._remote = remote
-        self._max_bytes = config.http_config.max_payload_mb * MiB
+        self._limits = Limits.of(config)
         self._admission, self._parts = Admission(config), PartAdmission(config)
         self._threads = ThreadPoolExecutor(min(32, config.http_config.concurrent_downloads), "datago-files")
         self.chunk = FILES_A_JOB if self._remote is None else 1
@@ -64,8 +65,8 @@ class Fetcher:
         try:
             with open(ref.path, "rb", buffering=0) as file:
                 size = os.fstat(file.fileno()).st_size
-                if size > self._max_bytes:
-                    return self._too_large(ref, size)
+                if size > self._limits.payload:
+                    return self._too_large(ref, size, ", above http_config.max_payload_mb")
                 payload = read_whole(file, size)
         except FileNotFoundError:
             return Skipped(ref.index, ref.id, ref.where, "missing")
@@ -101,6 +102,8 @@ class Fetcher:
                     return self._lost(ref, failure, f"{part.kind} {part.name!r}: ")
             except Unfit as problem:
                 return Skipped(ref.index, ref.id, ref.where, problem.reason, f"{part.kind} {part.name!r}: {problem}")
+            if sample.arena_bytes > self._limits.sample:
+                return self._too_large(ref, sample.arena_bytes, " of all its payloads together, above arena_mb")
         return sample
 
     async def _part(self, ref: SampleRef, part: Part, frame: Frame) -> AdmittedPart:
@@ -117,12 +120,12 @@ class Fetcher:
             return wanted.payload
         assert self._remote is not None
         try:
-            return await self._remote.get(wanted.url, self._max_bytes)
+            return await self._remote.get(wanted.url, self._limits.payload)
         except HttpFailure as failure:
             if failure.status not in EXPIRED or ref.renew is None:
                 raise
         renewed = await ref.renew(wanted.name if isinstance(wanted, Part) else "")
-        return await self._remote.get(renewed, self._max_bytes)
+        return await self._remote.get(renewed, self._limits.payload)
 
     @staticmethod
     def _lost(ref: SampleRef, failure: HttpFailure, what: str = "") -> Skipped:
@@ -131,8 +134,8 @@ class Fetcher:
         return Skipped(ref.index, ref.id, ref.where, failure.reason, what + failure.detail)
 
     @staticmethod
-    def _too_large(ref: SampleRef, size: int) -> Skipped:
-        return Skipped(ref.index, ref.id, ref.where, "too-large", f"{size} bytes, above http_config.max_payload_mb")
+    def _too_large(ref: SampleRef, size: int, why: str) -> Skipped:
+        return Skipped(ref.index, ref.id, ref.where, "too-large", f"{size} bytes{why}")
 
 
 def read_whole(file: io.RawIOBase, size: int) -> bytes:

@@ -13,12 +13,10 @@ from datago_gpu.feeder import wire
 from datago_gpu.feeder.arena import Room, aligned
 from datago_gpu.feeder.bucket import Admitted
 from datago_gpu.feeder.message import Layout
+from datago_gpu.limits import Limits
 from datago_gpu.sources.base import Position, Skipped
 
 __all__ = ["Packer"]
-
-MOST_UNDER_WAY = 4
-"""Batches sent and not yet decoded: two inside the decoder, and two so that it never waits for the way between."""
 
 SKIPS_A_MESSAGE = 64
 
@@ -26,14 +24,20 @@ Counting = Callable[[], wire.Counts]
 
 
 class Packer:
-    """The feeder's end of the socket and the arena. At most MOST_UNDER_WAY batches are out at once."""
+    """The feeder's end of the socket and the arena. At most `limits.batches_under_way` batches are out at once."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, memory: mmap.mmap) -> None:
-        self._reader, self._writer, self._memory = reader, writer, memory
+    def __init__(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, memory: mmap.mmap, limits: Limits
+    ) -> None:
+        self._reader, self._writer, self._memory, self._limits = reader, writer, memory, limits
         self._room = Room(len(memory))
         self._reported = asyncio.Event()
         self._skipped: list[Skipped] = []
         self._number = 0
+        self._out: dict[int, tuple[int, int]] = {}
+        """Number of a batch that has not been reported -> its epoch, and how many samples it has."""
+        self._latest_good = -1
+        """The last epoch of which a sample has been decoded."""
         self.samples = 0
         """Samples sent, less those reported undecodable."""
         self.items = 0
@@ -45,11 +49,17 @@ class Packer:
         try:
             while True:
                 report = decoder.decode(await wire.read(self._reader))
-                self._room.give_back(report.number)
-                self.samples -= report.failures
-                self._reported.set()
+                self._take_in(report)
         except (asyncio.IncompleteReadError, ConnectionError):
             return
+
+    def _take_in(self, report: wire.Report) -> None:
+        epoch, count = self._out.pop(report.number)
+        self._room.give_back(report.number)
+        self.samples -= report.failures
+        if report.failures < count:
+            self._latest_good = max(self._latest_good, epoch)
+        self._reported.set()
 
     async def send(self, batch: list[Admitted], epoch: int, resume_at: Position, counts: Counting) -> None:
         """Send a batch, once there is room for it."""
@@ -58,6 +68,7 @@ class Packer:
         for payload in layout.payloads:
             self._memory[at : at + len(payload)] = payload
             at += aligned(len(payload))
+        self._out[self._number] = epoch, len(batch)
         self.samples += len(batch)
         self.items += len(batch)
         await self._write(layout.message(self._number, epoch, offset, resume_at, self._take_skips(), counts()))
@@ -74,9 +85,15 @@ class Packer:
         while len(self._room):
             await self._report()
 
-    async def end(self, counts: wire.Counts) -> None:
-        """Say that the stream is complete."""
-        await self._write(wire.Ended(self._take_skips(), counts))
+    async def has_decoded_since(self, epoch: int) -> bool:
+        """Whether a sample of this epoch or a later one could be decoded. Waits until one was, or all are reported."""
+        while self._latest_good < epoch and self._out:
+            await self._report()
+        return self._latest_good >= epoch
+
+    async def end(self, counts: wire.Counts, *, fruitless: bool) -> None:
+        """Say that the stream is complete. fruitless: it ends since its last epochs brought no sample."""
+        await self._write(wire.Ended(self._take_skips(), counts, fruitless))
 
     async def fail(self, kind: str, message: str) -> None:
         """Say that the stream ends early."""
@@ -85,7 +102,7 @@ class Packer:
     async def _take(self, size: int) -> int:
         while True:
             offset = None
-            if len(self._room) < MOST_UNDER_WAY:
+            if len(self._room) < self._limits.batches_under_way:
                 offset = self._room.take(self._number, size)
             if offset is not None:
                 return offset

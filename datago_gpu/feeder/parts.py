@@ -7,10 +7,11 @@ from typing import Literal
 
 from msgspec import Struct
 
-from datago_gpu.config import LoaderConfig, MiB
+from datago_gpu.config import LoaderConfig
 from datago_gpu.feeder.header import read_header
 from datago_gpu.feeder.wire import ArrayForm
 from datago_gpu.geometry import Region, Size, whole
+from datago_gpu.limits import Limits
 from datago_gpu.sources.base import Part
 
 __all__ = ["AdmittedPart", "Frame", "PartAdmission", "Unfit"]
@@ -80,7 +81,7 @@ class PartAdmission:
 
     def __init__(self, config: LoaderConfig) -> None:
         self._max_pixels = config.decode_config.max_pixels
-        self._max_bytes = config.arena_mb * MiB // 2
+        self._max_bytes = Limits.of(config).picture
         self._mask = config.image_config.mask_interpolation
         self._own = not config.image_config.image_to_rgb8
 

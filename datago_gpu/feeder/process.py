@@ -25,6 +25,7 @@ from datago_gpu.feeder.pack import Packer
 from datago_gpu.feeder.production import Production
 from datago_gpu.feeder.remote import remote_of
 from datago_gpu.feeder.runtime import connected, http_client_type, leave_with, run
+from datago_gpu.limits import Limits
 from datago_gpu.sources import open_source
 
 __all__ = ["main"]
@@ -43,7 +44,7 @@ async def _serve(channel: int, memory: mmap.mmap, parent: int, links: _Links) ->
     reader, writer = await connected(channel)
     start = msgpack.decode(await wire.read(reader), type=wire.Start)
     config = LoaderConfig.load(start.config)
-    packer = Packer(reader, writer, memory)
+    packer = Packer(reader, writer, memory, Limits.of(config))
     guards.append(asyncio.create_task(_leave_with_the_socket(packer)))
     try:
         await _produce(config, start.resume, packer, links)

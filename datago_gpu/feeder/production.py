@@ -11,13 +11,14 @@ from itertools import count
 
 import msgspec
 
-from datago_gpu.config import LoaderConfig, MiB
+from datago_gpu.config import LoaderConfig
 from datago_gpu.errors import DatagoError
 from datago_gpu.feeder.bucket import Admitted, Grouper
 from datago_gpu.feeder.fetch import Fetcher
 from datago_gpu.feeder.pack import Packer
 from datago_gpu.feeder.window import Outcome, Waits, Window
 from datago_gpu.feeder.wire import Counts, Resume, StageCount
+from datago_gpu.limits import Limits
 from datago_gpu.sources.base import Position, Refs, SampleRef, Skipped, Source
 
 __all__ = ["Production"]
@@ -29,11 +30,9 @@ class Production:
     def __init__(self, config: LoaderConfig, resume: Resume, source: Source, fetcher: Fetcher, packer: Packer) -> None:
         self._config, self._resume = config, resume
         self._source, self._fetcher, self._packer = source, fetcher, packer
+        self._limits = Limits.of(config)
         self._grouper = Grouper(
-            config.batch_size,
-            config.arena_mb * MiB // 2,
-            config.bucket_memory_mb * MiB,
-            mixed=config.image_config.mixed_buckets,
+            config.batch_size, self._limits.batch, self._limits.held, mixed=config.image_config.mixed_buckets
         )
         self._outstanding: dict[int, str] = {}
         """Index -> cursor of the samples that are listed and neither sent nor skipped, in the order of listing."""
@@ -44,14 +43,25 @@ class Production:
         """Send everything. Raises SourceError where the source fails, after all that was fetched has been sent."""
         first = self._resume.position.epoch
         epochs = count(first) if self._config.epochs is None else range(first, self._config.epochs)
+        fruitless = False
         for epoch in epochs:
-            sent = self._packer.items
-            if not self._still_wanted() or await self._run_epoch(epoch):
+            fruitless = not await self._may_repeat(epoch)
+            if fruitless or not self._still_wanted() or await self._run_epoch(epoch):
                 break
-            if self._packer.items == sent and epoch > first:
-                break  # an epoch that brings nothing would repeat for ever
             gc.collect()  # the workers of an epoch end in cycles of tasks and tracebacks
-        await self._packer.end(self._counts())
+        await self._packer.end(self._counts(), fruitless=fruitless)
+
+    async def _may_repeat(self, epoch: int) -> bool:
+        """Whether to begin this epoch: a source of which nothing can be used would repeat for ever.
+
+        The first epoch must have brought a sample, and later on one of the last two: so the end of an epoch need not
+        wait for the decoder. A stream that is resumed has brought one in the epoch in which it starts.
+        """
+        first = self._resume.position.epoch
+        needed = max(first, epoch - 2)
+        if epoch == first or (needed == first and self._resume.delivered):
+            return True
+        return await self._packer.has_decoded_since(needed)
 
     async def _run_epoch(self, epoch: int) -> bool:
         """True when the limit has been reached."""
@@ -60,8 +70,8 @@ class Production:
         window = Window(
             self._undelivered(epoch),
             self._fetcher,
-            size=self._config.prefetch_buffer_size,
-            most_bytes=self._config.prefetch_memory_mb * MiB,
+            size=self._limits.samples_ahead,
+            most_bytes=self._limits.ahead,
             chunk=self._fetcher.chunk,
             workers=self._config.http_config.concurrent_downloads,
             ordered=self._config.ordered,
@@ -118,10 +128,10 @@ class Production:
         """How many further samples can be used."""
         if self._config.limit is None:
             return sys.maxsize
-        missing = self._config.limit - self._resume.delivered - self._packer.samples
+        missing = max(0, self._config.limit - self._resume.delivered - self._packer.samples)
         if self._config.drop_last:
             return missing if missing >= self._config.batch_size else 0
-        return missing - len(self._grouper)
+        return max(0, missing - len(self._grouper))
 
     async def _flush(self, epoch: int) -> None:
         for batch in self._grouper.flush():

@@ -15,6 +15,7 @@ from pathlib import Path
 import datago_gpu
 from datago_gpu.config import LoaderConfig, MiB
 from datago_gpu.feeder import arena
+from datago_gpu.limits import Limits
 
 __all__ = ["Processes"]
 
@@ -56,14 +57,15 @@ class Processes:
             self.channel, theirs = socket.socketpair()
             undo.callback(self.channel.close)
             lent.enter_context(theirs)
-            memory = arena.create(config.arena_mb * MiB)
+            limits = Limits.of(config)
+            memory = arena.create(limits.arena)
             lent.callback(os.close, memory)
             self.memory = arena.map_memory(os.dup(memory))
             links: list[int] = []
             self._downloading = []
             for _ in range(config.http_config.download_processes):
                 feeders, its = map(lent.enter_context, socket.socketpair())
-                between = arena.create(config.http_config.max_payload_mb * MiB)
+                between = arena.create(limits.payload)
                 lent.callback(os.close, between)
                 self._downloading.append(self._spawn("datago_gpu.feeder.download", its.fileno(), between))
                 undo.callback(_end, self._downloading[-1])

@@ -87,7 +87,8 @@ class Window:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def want(self, count: int) -> None:
-        """Bound what is under way by what can still be used."""
+        """Bound what is under way by what can still be used, which may be nothing."""
+        count = max(0, count)
         if count < self._size or self._wanted < self._size:
             self._wanted = min(self._size, count)
             self._room.set()

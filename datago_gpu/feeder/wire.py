@@ -176,6 +176,8 @@ class Ended(Struct, frozen=True, tag="ended"):
 
     skipped: list[Skipped]
     counts: Counts
+    fruitless: bool = False
+    """It ends before its limit and its number of epochs, since its last epochs brought no sample."""
 
 
 class Failed(Struct, frozen=True, tag="failed"):

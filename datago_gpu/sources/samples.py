@@ -13,7 +13,8 @@ from typing import Any
 
 import msgspec
 
-from datago_gpu.config import LoaderConfig, MiB
+from datago_gpu.config import LoaderConfig
+from datago_gpu.limits import Limits
 from datago_gpu.shard_config import WebDatasetSource
 from datago_gpu.source_config import Kind
 from datago_gpu.sources.base import Part, SampleRef, Skipped, printable
@@ -48,7 +49,7 @@ class Collector:
         source = config.source_config
         assert isinstance(source, WebDatasetSource)
         self._shard = shard
-        self._max_bytes = config.http_config.max_payload_mb * MiB
+        self._max_bytes = Limits.of(config).payload
         self._reference = source.reference_image_type.strip().lower().removeprefix(".")
         self._further, self._optional = source.parts, source.optional_parts
         self._roles: dict[str, str] = {}

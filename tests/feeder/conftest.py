@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Iterator
 
 import psutil
 import pytest
 
 from datago_gpu import eventloop
+
+
+@pytest.fixture(scope="module")
+def frozen() -> Iterator[None]:
+    """As in the feeder process: each epoch ends with a collection, and a test run has much to look through."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")

@@ -73,8 +73,9 @@ def test_the_lowest_place_that_fits_is_taken_first() -> None:
     assert room.take(6, 20) == 40
 
 
-def test_more_than_all_of_it_never_fits() -> None:
-    assert Room(100).take(0, 101) is None
+def test_more_than_all_of_it_is_an_error_since_it_never_fits() -> None:
+    with pytest.raises(ValueError, match="101 bytes do not fit into a memory of 100"):
+        Room(100).take(0, 101)
 
 
 def test_what_is_not_taken_cannot_be_given_back() -> None:

@@ -5,25 +5,33 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from datago_gpu.feeder.arena import ALIGNMENT
 from datago_gpu.feeder.bucket import Admitted, Grouper
+from datago_gpu.feeder.message import Layout
+from datago_gpu.feeder.parts import AdmittedPart
 from datago_gpu.sources.base import SampleRef
 
 BUCKETS = [(64, 64), (48, 80), (80, 48), None]
 
 
-def sample(index: int, bucket: tuple[int, int] | None, size: int = 1) -> Admitted:
+def sample(index: int, bucket: tuple[int, int] | None, size: int = ALIGNMENT, parts: tuple[int, ...] = ()) -> Admitted:
+    """One whose image has so many bytes, and each of its latents."""
     region = (0.0, 0.0, 8.0, 8.0)
-    return Admitted(SampleRef(index, str(index)), bytes(size), (8, 8), 1, region, (8, 8), region, bucket)
+    ref = SampleRef(index, str(index), attributes=b"")
+    latents = [AdmittedPart(str(number), "latent", bytes(length)) for number, length in enumerate(parts)]
+    return Admitted(ref, bytes(size), (8, 8), 1, region, (8, 8), region, bucket, latents)
 
 
 def indices(batch: list[Admitted]) -> list[int]:
     return [each.ref.index for each in batch]
 
 
-STREAMS = st.lists(st.tuples(st.sampled_from(BUCKETS), st.integers(1, 30)), max_size=60)
+A = ALIGNMENT
+SIZES = st.integers(1, 30 * A)
+STREAMS = st.lists(st.tuples(st.sampled_from(BUCKETS), SIZES), max_size=60)
 
 
-@given(STREAMS, st.integers(1, 5), st.integers(30, 80), st.integers(30, 100))
+@given(STREAMS, st.integers(1, 5), st.integers(30 * A, 80 * A), st.integers(30 * A, 100 * A))
 def test_every_sample_once_in_order_within_all_limits(
     stream: list[tuple[tuple[int, int] | None, int]], batch_size: int, batch_bytes: int, held_bytes: int
 ) -> None:
@@ -36,7 +44,7 @@ def test_every_sample_once_in_order_within_all_limits(
         gone = {index for batch in batches for index in indices(batch)}
         kept = [other for other in held if other.ref.index not in gone]
         assert len(grouper) == len(kept)
-        assert sum(len(other.payload) for other in kept) <= held_bytes
+        assert sum(other.bytes for other in kept) <= held_bytes
     flushed = list(grouper.flush())
     assert len(grouper) == 0
     assert [batch[0].ref.index for batch in flushed] == sorted(batch[0].ref.index for batch in flushed)
@@ -45,10 +53,38 @@ def test_every_sample_once_in_order_within_all_limits(
     for batch in batches:
         assert len({each.bucket for each in batch}) == 1
         assert 1 <= len(batch) <= batch_size
-        assert sum(len(each.payload) for each in batch) <= batch_bytes
+        assert sum(each.bytes for each in batch) <= batch_bytes
     for bucket in BUCKETS:
         of_bucket = [index for batch in batches if batch[0].bucket == bucket for index in indices(batch)]
         assert of_bucket == [each.ref.index for each in samples if each.bucket == bucket]
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(BUCKETS), st.integers(0, 9 * A), st.lists(st.integers(1, 9 * A), max_size=4))),
+    st.integers(1, 40),
+    st.integers(1, 60),
+)
+def test_a_batch_of_several_lies_within_the_bytes_of_a_batch(
+    stream: list[tuple[tuple[int, int] | None, int, list[int]]], batch_size: int, pieces: int
+) -> None:
+    """With all that lies between its payloads, each of which begins at a multiple of ALIGNMENT."""
+    grouper = Grouper(batch_size, pieces * A, 10**9)
+    batches = [
+        batch
+        for index, (bucket, size, parts) in enumerate(stream)
+        for batch in grouper.add(sample(index, bucket, size, tuple(parts)))
+    ]
+    for batch in [*batches, *grouper.flush()]:
+        assert Layout(batch).size == sum(each.arena_bytes for each in batch)
+        assert len(batch) == 1 or Layout(batch).size <= pieces * A
+
+
+def test_attributes_count_where_samples_are_held() -> None:
+    grouper = Grouper(10, batch_bytes=10 * A, held_bytes=10**9)
+    large = sample(0, (64, 64))
+    large.ref.attributes = bytes(10 * A)
+    list(grouper.add(large))
+    assert list(map(indices, grouper.add(sample(1, (64, 64))))) == [[0]]
 
 
 @given(STREAMS, st.integers(1, 5))
@@ -66,26 +102,26 @@ def test_without_a_shortage_of_memory_a_batch_leaves_when_it_is_full(
 
 
 def test_a_sample_that_would_pass_the_bytes_of_a_batch_begins_the_next() -> None:
-    grouper = Grouper(10, batch_bytes=10, held_bytes=1000)
-    assert list(grouper.add(sample(0, (64, 64), 6))) == []
-    assert list(map(indices, grouper.add(sample(1, (64, 64), 5)))) == [[0]]
-    assert list(map(indices, grouper.add(sample(2, (64, 64), 5)))) == []
-    assert list(map(indices, grouper.add(sample(3, (64, 64), 1)))) == [[1, 2]]
+    grouper = Grouper(10, batch_bytes=10 * A, held_bytes=1000 * A)
+    assert list(grouper.add(sample(0, (64, 64), 6 * A))) == []
+    assert list(map(indices, grouper.add(sample(1, (64, 64), 5 * A)))) == [[0]]
+    assert list(map(indices, grouper.add(sample(2, (64, 64), 5 * A)))) == []
+    assert list(map(indices, grouper.add(sample(3, (64, 64), 1 * A)))) == [[1, 2]]
 
 
 def test_where_all_held_together_is_too_much_the_heaviest_batch_leaves() -> None:
-    grouper = Grouper(10, batch_bytes=100, held_bytes=10)
-    list(grouper.add(sample(0, (64, 64), 2)))
-    list(grouper.add(sample(1, (48, 80), 6)))
-    assert list(map(indices, grouper.add(sample(2, (64, 64), 3)))) == [[1]]
+    grouper = Grouper(10, batch_bytes=100 * A, held_bytes=10 * A)
+    list(grouper.add(sample(0, (64, 64), 2 * A)))
+    list(grouper.add(sample(1, (48, 80), 6 * A)))
+    assert list(map(indices, grouper.add(sample(2, (64, 64), 3 * A)))) == [[1]]
     assert len(grouper) == 2
 
 
 def test_what_is_dropped_does_not_come() -> None:
-    grouper = Grouper(10, 100, 100)
-    list(grouper.add(sample(0, (64, 64), 2)))
+    grouper = Grouper(10, 100 * A, 100 * A)
+    list(grouper.add(sample(0, (64, 64), 2 * A)))
     grouper.drop()
     assert len(grouper) == 0
     assert list(grouper.flush()) == []
-    assert list(grouper.add(sample(1, (64, 64), 2))) == []
+    assert list(grouper.add(sample(1, (64, 64), 2 * A))) == []
     assert list(map(indices, grouper.flush())) == [[1]]

@@ -1,0 +1,54 @@
+"""The bounds that several parts of the program share. All are computed here, once, from the settings.
+
+A part that checks a bound and a part that relies on the bound both read it from the same `Limits`.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from datago_gpu.config import LoaderConfig, MiB
+
+__all__ = ["Limits"]
+
+_BATCHES_BETWEEN = 2
+"""Batches on their way to the decoder, so that the decoder never waits for them."""
+
+
+class Limits(Struct, frozen=True, kw_only=True):
+    """All sizes are in bytes."""
+
+    payload: int
+    """Of one payload as it is downloaded or read."""
+    picture: int
+    """Of the pixels of one picture that the feeder decodes itself."""
+    sample: int
+    """Of all payloads of one sample together, as they lie in the arena. A batch may consist of one such sample."""
+    batch: int
+    """Of a batch of two samples and more: half of the arena, so that one batch is decoded while another is written."""
+    arena: int
+    """Of the memory that the feeder and the trainer share."""
+    held: int
+    """Of the samples in batches that are not full yet."""
+    ahead: int
+    """Of the samples that are fetched ahead of the grouping."""
+    samples_ahead: int
+    """How many samples may be fetched ahead of the grouping."""
+    batches_under_way: int
+    """How many batches may have been sent to the trainer and not been decoded yet."""
+
+    @classmethod
+    def of(cls, config: LoaderConfig) -> Limits:
+        """The bounds that these settings mean."""
+        arena = config.arena_mb * MiB
+        return cls(
+            payload=config.http_config.max_payload_mb * MiB,
+            picture=arena // 2,
+            sample=arena,
+            batch=arena // 2,
+            arena=arena,
+            held=config.bucket_memory_mb * MiB,
+            ahead=config.prefetch_memory_mb * MiB,
+            samples_ahead=config.prefetch_buffer_size,
+            batches_under_way=config.decode_config.prefetch + _BATCHES_BETWEEN,
+        )
