@@ -131,6 +131,11 @@ class HttpConfig(Settings, frozen=True, kw_only=True):
             answer wins. 0 makes none.
         max_payload_mb: MiB; a larger payload is skipped, and not read further.
         max_page_mb: MiB; a larger page of the listing is a SourceError.
+        allow_hosts: the only hosts that may be asked, comma-separated: names ("example.org", "*.example.org" for all
+            names below it), addresses and networks ("10.0.0.0/8"). "" allows every host but those of `deny_hosts` and
+            link-local addresses, where clouds keep credentials; those are allowed only by an entry here.
+        deny_hosts: hosts that are never asked, in the same form. A host is looked at by its name and by the addresses
+            that it resolves to, also behind a redirect.
     """
 
     place: ClassVar[str] = "http_config."
@@ -144,6 +149,19 @@ class HttpConfig(Settings, frozen=True, kw_only=True):
     hedge_share: Annotated[float, Meta(ge=0, le=1)] = 0.05
     max_payload_mb: Count = 64
     max_page_mb: Count = 256
+    allow_hosts: str = ""
+    deny_hosts: str = ""
+
+    def _problem(self) -> str | None:
+        for name in ("allow_hosts", "deny_hosts"):
+            if entries := getattr(self, name):
+                from datago_gpu.host_policy import HostPolicy  # `import datago_gpu` can do without
+
+                try:
+                    HostPolicy(entries)
+                except ValueError as problem:
+                    return f"http_config.{name}: {problem}"
+        return None
 
 
 class DecodeConfig(Settings, frozen=True, kw_only=True):

@@ -14,11 +14,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from datago_gpu.redact import printable
+
 __all__ = ["ConfigError", "DatagoError", "DecodeError", "FeederError", "SourceError", "TooManyErrors"]
 
 
 class DatagoError(Exception):
-    """Base of all errors of datago_gpu."""
+    """Base of all errors of datago_gpu. Control characters in its message appear as escapes, such as "\\x1b"."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(printable(message, lines=True))
 
 
 class ConfigError(DatagoError):
@@ -37,9 +42,11 @@ class DecodeError(DatagoError):
     """One sample is bad.
 
     id: the sample's id. where: its path or URL, without query. reason: a short fixed word, such as "truncated".
+    Control characters in `where` and `detail` appear as escapes.
     """
 
     def __init__(self, id: str, where: str, reason: str, detail: str = "") -> None:  # noqa: A002
+        where, detail = printable(where), printable(detail)
         super().__init__(f"sample {id!r} ({where}): {reason}" + (f": {detail}" if detail else ""))
         self.id, self.where, self.reason, self.detail = id, where, reason, detail
 

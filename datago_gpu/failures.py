@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from datago_gpu.errors import ConfigError, DecodeError, TooManyErrors
+from datago_gpu.redact import printable_json
 from datago_gpu.sources.base import Skipped
 
 __all__ = ["Failures"]
@@ -82,7 +83,7 @@ class SkippedFile:
 
     def write(self, skipped: list[Skipped]) -> None:
         """Add these. Where that fails, the run goes on: there is a warning, once, and the next ones are tried again."""
-        lines = b"".join(msgspec.json.encode(_entry(each)) + b"\n" for each in skipped)
+        lines = "".join(printable_json(msgspec.json.encode(_entry(each)).decode()) + "\n" for each in skipped).encode()
         try:
             self._append(b"\n" + lines if self._cut else lines)
         except OSError as error:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal, Self, TypeVar
 
+from datago_gpu.redact import printable
+
 __all__ = ["Check", "mib", "within"]
 
 T = TypeVar("T")
@@ -17,12 +19,17 @@ class Check:
     """What was looked at, what was found, and what to do where that is not right.
 
     state: "ok"; "none" is not here and not needed; "warn" works, but worse than it could; "fail" does not work.
+    Control characters in `found` and `remedy`, which may quote a server or a file's name, appear as escapes.
     """
 
     name: str
     state: Literal["ok", "none", "warn", "fail"]
     found: str
     remedy: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "found", printable(self.found, lines=True))
+        object.__setattr__(self, "remedy", printable(self.remedy, lines=True))
 
     @classmethod
     def ok(cls, name: str, found: str) -> Self:

@@ -265,7 +265,7 @@ def _wants_html(accept: str) -> bool:
 
 
 def _rendered(status: int, body: bytes, as_html: bool) -> web.Response:
-    headers = {"Allow": ", ".join(_READ_METHODS), "Vary": "Accept"}
+    headers = {"Allow": ", ".join(_READ_METHODS), "Vary": "Accept, Host, X-Forwarded-Proto"}
     if as_html:
         text = f"<!doctype html><title>Dataroom</title><pre>{html.escape(body.decode())}</pre>"
         return web.Response(status=status, text=text, content_type="text/html", headers=headers)

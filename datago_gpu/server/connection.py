@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 from http import HTTPStatus
 
 from aiohttp import web
 
-__all__ = ["SERVER", "Connection", "error_text"]
+__all__ = ["SERVER", "Connection", "Places", "error_text"]
 
 SERVER = "datago-gpu"
 """What the server calls itself, without a version."""
@@ -25,16 +26,35 @@ LINGER_S = 1.0
 MAX_LINE_BYTES = 8190
 """Of the request line, and of each header."""
 MAX_HEADERS = 128
+MAX_CONNECTIONS = 1024
 
 logger = logging.getLogger(__name__)
 
 
+class Places:
+    """Counts the connections of a server. most: how many there may be at once.
+
+    By default MAX_CONNECTIONS, or half of the files that this process may open: each answer with a file needs one more.
+    """
+
+    def __init__(self, most: int | None = None) -> None:
+        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self.most = most or (min(MAX_CONNECTIONS, max(1, files // 2)) if files > 0 else MAX_CONNECTIONS)
+        self.taken = 0
+
+
 class Connection(web.RequestHandler):
-    """aiohttp's connection, with limits, and without its words. idle_s: in place of IDLE_S."""
+    """aiohttp's connection, with limits, and without its words. idle_s: in place of IDLE_S.
 
-    __slots__ = ()
+    A connection for which there is no place is closed at once, before anything is read from it.
+    """
 
-    def __init__(self, server: web.Server, loop: asyncio.AbstractEventLoop, idle_s: float = IDLE_S) -> None:
+    __slots__ = ("_places",)
+
+    def __init__(
+        self, server: web.Server, loop: asyncio.AbstractEventLoop, places: Places, idle_s: float = IDLE_S
+    ) -> None:
+        self._places = places
         super().__init__(
             server,
             loop=loop,
@@ -47,6 +67,18 @@ class Connection(web.RequestHandler):
             access_log=None,  # type: ignore[arg-type] # means none, and its lines hold the signatures of URLs
             logger=logger,
         )
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take a place."""
+        super().connection_made(transport)
+        self._places.taken += 1
+        if self._places.taken > self._places.most:
+            self.force_close()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Give the place back."""
+        self._places.taken -= 1
+        super().connection_lost(exc)
 
     def handle_error(
         self,

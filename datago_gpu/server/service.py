@@ -22,7 +22,7 @@ from aiohttp import web
 from datago_gpu import eventloop
 from datago_gpu.errors import ConfigError
 from datago_gpu.server.app import Api, payload_application
-from datago_gpu.server.connection import IDLE_S, Connection
+from datago_gpu.server.connection import IDLE_S, Connection, Places
 from datago_gpu.server.folder import Folder, ScanStopped
 from datago_gpu.server.index import Index
 from datago_gpu.server.media import PREFIX, UrlSigner
@@ -50,6 +50,7 @@ class DataroomServer:
     url_ttl_s: how long the URL of a payload is valid, in seconds. URLs do not outlive the server.
     watch_interval_s: how often to look for changes below `root`, in seconds; None never looks but in `refresh()`.
     idle_s: after so many seconds without a whole request, or a byte taken of an answer, a connection is closed.
+    max_connections: a further connection is closed at once. None: 1024, or half of the files that the process may open.
 
     Indexing happens in `start()`, or on entering the context, and reads every file once. The folder is not written to.
     """
@@ -65,8 +66,11 @@ class DataroomServer:
         url_ttl_s: float = 86400.0,
         watch_interval_s: float | None = 2.0,
         idle_s: float = IDLE_S,
+        max_connections: int | None = None,
     ) -> None:
         _check_settings(port, payload_port, key, url_ttl_s, watch_interval_s, idle_s)
+        if max_connections is not None and max_connections < 1:
+            raise ConfigError(f"max_connections must be at least 1, or None, got {max_connections}")
         self.root = os.path.abspath(root)
         self.key = key if key is not None else secrets.token_hex(20)
         self._folder = Folder(root)
@@ -74,7 +78,7 @@ class DataroomServer:
         self._signer = UrlSigner(url_ttl_s)
         self._host, self._port, self._payload_port = host, port, payload_port
         self._watch_interval_s = watch_interval_s
-        self._idle_s = idle_s
+        self._idle_s, self._places = idle_s, Places(max_connections)
         self._refreshing = threading.Lock()
         self._sockets: list[socket.socket] = []
         self._thread: threading.Thread | None = None
@@ -192,7 +196,7 @@ class DataroomServer:
                 for runner, listener in zip(runners, self._sockets, strict=True):
                     await runner.setup()
                     assert runner.server is not None
-                    connection = partial(Connection, runner.server, self._loop, self._idle_s)
+                    connection = partial(Connection, runner.server, self._loop, self._places, self._idle_s)
                     listening.append(await self._loop.create_server(connection, sock=listener, backlog=_BACKLOG))
                 on_ready()
                 await self._stop.wait()

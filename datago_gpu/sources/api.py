@@ -12,7 +12,7 @@ from urllib.parse import quote, urlencode, urljoin, urlsplit
 
 from datago_gpu.config import DataroomSource, HttpConfig, MiB
 from datago_gpu.errors import ConfigError, SourceError
-from datago_gpu.redact import redacted, shown_address
+from datago_gpu.redact import printable, redacted, shown_address
 from datago_gpu.sources.failure import HttpFailure
 from datago_gpu.sources.http import HttpClient, Response, origin_of, without_query
 from datago_gpu.sources.pages import NotAPage, Page, parse_page
@@ -100,7 +100,7 @@ class DataroomApi:
             raise SourceError(f"{without_query(current)}: `next` is not an http(s) address")
         own_path = urlsplit(current).path
         path = own_path if own_path.endswith(split.path) else split.path
-        elsewhere = self._hidden(split.netloc.rpartition("@")[2])
+        elsewhere = self._hidden(printable(split.netloc.rpartition("@")[2]))
         logger.debug("`next` is on %s: asked for on %s instead", elsewhere, self._origin)
         return f"{self._origin}{path}?{split.query}"
 
@@ -202,7 +202,7 @@ class DataroomApi:
             said = "; ".join(_messages(json.loads(text)))
         except (ValueError, RecursionError):
             return ""
-        return self._hidden(" ".join(said.split()))[:500]  # again: JSON can spell the key in other ways
+        return self._hidden(printable(" ".join(said.split())))[:500]  # again: JSON can spell the key in other ways
 
 
 def _messages(said: Any) -> list[str]:

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Literal, Protocol
 
 from msgspec import Struct
 
-__all__ = ["Part", "Position", "Refs", "SampleRef", "Skipped", "Source", "parsed_cursor", "printable"]
+from datago_gpu.redact import printable
+
+__all__ = ["Part", "Position", "Refs", "SampleRef", "Skipped", "Source", "parsed_cursor", "shown_path", "utf8_text"]
 
 
-def printable(path: str) -> str:
-    """A path as text that can be sent and shown: bytes that are not UTF-8 appear as "\\xNN"."""
-    return path if path.isascii() else os.fsencode(path).decode("utf-8", "backslashreplace")
+def utf8_text(path: str) -> str:
+    """A path as text that can be sent: bytes that are not UTF-8 appear as "\\xNN", whatever the locale."""
+    if path.isascii():
+        return path
+    try:
+        name = path.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # surrogates that stand for no byte
+        name = path.encode("utf-8", "backslashreplace")
+    return name.decode("utf-8", "backslashreplace")
+
+
+def shown_path(path: str) -> str:
+    """A path as a message may show it."""
+    return printable(utf8_text(path))
 
 
 class Part(Struct):
@@ -63,7 +75,7 @@ class SampleRef(Struct):
     def where(self) -> str:
         """The file or address, without its query (which may hold a signature), for messages."""
         url = self.url or (self.parts[0].url if self.parts else "")
-        return printable(self.path) if self.path else url.partition("?")[0]
+        return shown_path(self.path) if self.path else printable(url.partition("?")[0])
 
 
 class Skipped(Struct, frozen=True):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from datago_gpu.redact import printable
+
 __all__ = ["DOWN_AFTER", "HttpFailure", "Try", "means_down"]
 
 DOWN_AFTER = 16
@@ -19,9 +21,10 @@ class HttpFailure(Exception):
     """One URL could not be had.
 
     url: without query. reason: a short fixed word: "http-404" (any status), "timeout", "connection", "cut-short",
-    "too-large", "redirect", "bad-url", "tls", "protocol", "encoding" or "closed". status: of the answer, 0 without
-    one. tries: requests made for it. text: the beginning of an error's body, as the server sent it. row: the latest of
-    all tries that have failed on its server since that has answered any. down: by these, it has stopped answering.
+    "too-large", "redirect", "bad-url", "forbidden-host", "tls", "protocol", "encoding" or "closed". detail: in words,
+    with control characters as escapes. status: of the answer, 0 without one. tries: requests made for it. text: the
+    beginning of an error's body, as the server sent it. row: the latest of all tries that have failed on its server
+    since that has answered any. down: by these, it has stopped answering.
     """
 
     def __init__(
@@ -39,7 +42,7 @@ class HttpFailure(Exception):
         self.tries = 1
         self.row: Collection[Try] = ()
         self.down = False
-        self.reason, self.detail, self.status, self.text = reason, detail, status, text
+        self.reason, self.detail, self.status, self.text = reason, printable(detail), status, text
         self.transient, self.retry_after_s = transient, retry_after_s
 
     def __str__(self) -> str:

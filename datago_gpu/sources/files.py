@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from datago_gpu.config import FileSource, LoaderConfig
 from datago_gpu.errors import SourceError
-from datago_gpu.sources.base import Position, Refs, SampleRef, Skipped, printable
+from datago_gpu.sources.base import Position, Refs, SampleRef, Skipped, shown_path, utf8_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -70,11 +70,11 @@ class Files:
             yield self._ref(index, self._listing[int(mine[index])])
 
     def _ref(self, index: int, path: str) -> SampleRef:
-        return SampleRef(index, printable(os.path.relpath(path, self._root)), source="filesystem", path=path)
+        return SampleRef(index, utf8_text(os.path.relpath(path, self._root)), source="filesystem", path=path)
 
     def _refuse_none(self, count: int) -> None:
         if not count:
-            raise no_images(printable(self._root))
+            raise no_images(shown_path(self._root))
 
 
 def no_images(root: str) -> SourceError:
@@ -112,8 +112,8 @@ async def _walk(root: str) -> AsyncGenerator[tuple[list[str], Skipped | None], N
             images, folders = await asyncio.to_thread(_list_folder, folder)
         except OSError as error:
             if folder == root:
-                raise SourceError(f"cannot list {printable(root)}: {error.strerror}; check root_path") from error
-            yield [], Skipped(-1, "", printable(folder), "unreadable-folder", str(error.strerror))
+                raise SourceError(f"cannot list {shown_path(root)}: {error.strerror}; check root_path") from error
+            yield [], Skipped(-1, "", shown_path(folder), "unreadable-folder", str(error.strerror))
             continue
         waiting.extend(reversed(folders))
         yield images, None

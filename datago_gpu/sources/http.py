@@ -32,6 +32,7 @@ from msgspec import Struct
 from yarl import URL
 
 from datago_gpu.config import HttpConfig
+from datago_gpu.host_policy import ForbiddenHost, HostPolicy
 from datago_gpu.redact import without_query, word
 from datago_gpu.sources.body import Body, Unreadable
 from datago_gpu.sources.failure import DOWN_AFTER, HttpFailure, Try, means_down
@@ -101,11 +102,12 @@ class HttpClient:
         """Tasks that wait before they try again."""
         self._failed_in_a_row: dict[str, deque[Try]] = {}
         self._config = config
+        self._policy = HostPolicy(config.allow_hosts, config.deny_hosts)
         self._loop = asyncio.get_running_loop()
         self._connector = Connector(
             limit=2 * config.concurrent_downloads + _SPARE_CONNECTIONS,
             ttl_dns_cache=_DNS_TTL_S,
-            resolver=_Resolver(config.connect_timeout_s),
+            resolver=_Resolver(config.connect_timeout_s, self._policy),
         )
         self._tls_context: ssl.SSLContext | None = None
         self._watchman = Watchman(config, self._connector, self._loop)
@@ -164,6 +166,8 @@ class HttpClient:
                 failure = HttpFailure("timeout", watch.expired, transient=True)
             except HttpFailure as known:
                 failure = known
+            except ForbiddenHost as refusal:
+                failure = HttpFailure("forbidden-host", str(refusal))
             except Unreadable as problem:
                 failure = HttpFailure(problem.reason, str(problem), transient=problem.transient)
             except (aiohttp.ClientError, OSError, ValueError, RuntimeError) as error:
@@ -297,25 +301,32 @@ class HttpClient:
             raise HttpFailure("redirect", "a redirect that says not where to", status=response.status)
         try:
             return self._checked(urljoin(str(response.url), location))
-        except (HttpFailure, ValueError):
+        except (HttpFailure, ValueError) as problem:
+            if isinstance(problem, HttpFailure) and problem.reason == "forbidden-host":
+                raise
             scheme = word(location.partition(":")[0])
         raise HttpFailure("redirect", f"refused to go to a {scheme!r} address", status=response.status)
 
-    @staticmethod
-    def _checked(url: str) -> URL:
-        """`url` as it is, since a signature may cover each character. Raises HttpFailure unless it is http(s)."""
-        problem = "not an http(s) address"
+    def _checked(self, url: str) -> URL:
+        """`url` as it is, since a signature may cover each character.
+
+        Raises HttpFailure unless it is http(s) and on a host that may be asked.
+        """
+        reason, problem = "bad-url", "not an http(s) address"
         try:
             # What cannot stand in a request line (blanks, letters beyond ASCII) is quoted.
             plain = url.isascii() and url.isprintable() and " " not in url
             parsed = URL(url, encoded=plain)
             if parsed.scheme in ("http", "https") and parsed.raw_host:
                 if parsed.raw_user is None and parsed.raw_password is None:
+                    self._policy.check(parsed.raw_host)
                     return parsed
                 problem = "holds a user name or password"
         except ValueError:
             pass
-        failure = HttpFailure("bad-url", problem)
+        except ForbiddenHost as refusal:
+            reason, problem = "forbidden-host", str(refusal)
+        failure = HttpFailure(reason, problem)
         failure.url = without_query(url)
         raise failure
 
@@ -341,20 +352,25 @@ class HttpClient:
 
 
 class _Resolver(ThreadedResolver):
-    """The system's resolver, within the limit for making a connection, which in aiohttp begins after it."""
+    """The system's resolver, within the limit for making a connection, which in aiohttp begins after it.
 
-    def __init__(self, limit_s: float) -> None:
+    It gives only the addresses that the policy permits, and raises ForbiddenHost where there are none.
+    """
+
+    def __init__(self, limit_s: float, policy: HostPolicy) -> None:
         super().__init__()
-        self._limit_s = limit_s
+        self._limit_s, self._policy = limit_s, policy
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
         try:
             async with asyncio.timeout(self._limit_s):
-                return await super().resolve(host, port, family)
+                found = await super().resolve(host, port, family)
         except TimeoutError:
             raise aiohttp.ConnectionTimeoutError from None
+        permitted = self._policy.permitted(host, [each["host"] for each in found])
+        return [each for each in found if each["host"] in permitted]
 
 
 def origin_of(url: str) -> str:

@@ -17,7 +17,7 @@ from datago_gpu.config import LoaderConfig
 from datago_gpu.limits import Limits
 from datago_gpu.shard_config import WebDatasetSource
 from datago_gpu.source_config import Kind
-from datago_gpu.sources.base import Part, SampleRef, Skipped, printable
+from datago_gpu.sources.base import Part, SampleRef, Skipped, shown_path, utf8_text
 from datago_gpu.sources.files import EXTENSIONS
 
 __all__ = ["Collector", "split_name"]
@@ -78,7 +78,7 @@ class Collector:
     def _wants(self, name: str, part: str, size: int) -> bool:
         self._part = part
         if part in self._seen:
-            self._problem = ("bad-entry", f"two files are called {printable(name)!r}")
+            self._problem = ("bad-entry", f"two files are called {utf8_text(name)!r}")
             return False
         self._seen.add(part)
         role = self._role = self._role_of(part)
@@ -88,7 +88,7 @@ class Collector:
             self._attribute_bytes += size
         if size > self._max_bytes or self._attribute_bytes > self._max_bytes:
             if role not in self._optional:
-                detail = f"{printable(name)!r} has {size} bytes, above http_config.max_payload_mb"
+                detail = f"{utf8_text(name)!r} has {size} bytes, above http_config.max_payload_mb"
                 self._problem = ("too-large", detail)
             return False
         if role == "reference":
@@ -113,7 +113,7 @@ class Collector:
         return sample
 
     def _made(self) -> SampleRef | Skipped:
-        key, where = printable(self._key), f"{self._shard}!{self._name}"
+        key, where = utf8_text(self._key), f"{self._shard}!{self._name}"
         lacking = [(name, kind) for name, kind in self._further.items() if name not in self._parts]
         lacking = [(name, kind) for name, kind in lacking if name not in self._optional]
         problem = self._problem
@@ -127,7 +127,7 @@ class Collector:
             except (ValueError, RecursionError) as error:
                 problem = ("bad-entry", str(error))
         if problem is not None:
-            return Skipped(0, key, printable(where), *problem)
+            return Skipped(0, key, shown_path(where), *problem)
         assert self._image is not None
         parts = [
             Part(name=name, kind=kind, path=where, payload=self._parts[name], optional=name in self._optional)
@@ -174,7 +174,7 @@ def _merged(files: dict[str, bytes]) -> bytes:
         if part == "json" and isinstance(value, dict):
             merged |= value
         else:
-            merged[printable(stem or extension)] = value
+            merged[utf8_text(stem or extension)] = value
     try:
         return msgspec.json.encode(merged)
     except (ValueError, OverflowError):  # half a surrogate pair, a number beyond 64 bits
@@ -199,4 +199,4 @@ def _json(part: str, content: bytes) -> Any:
     try:  # Python writes NaN and Infinity, which are no JSON
         return json.loads(content, parse_constant=lambda _: None)
     except ValueError:
-        raise ValueError(f"{printable(part)!r} is not JSON") from None
+        raise ValueError(f"{utf8_text(part)!r} is not JSON") from None

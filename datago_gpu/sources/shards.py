@@ -19,7 +19,7 @@ from datago_gpu.config import HttpConfig, MiB
 from datago_gpu.errors import SourceError
 from datago_gpu.redact import without_query
 from datago_gpu.shard_config import WebDatasetSource
-from datago_gpu.sources.base import printable
+from datago_gpu.sources.base import utf8_text
 from datago_gpu.sources.failure import HttpFailure
 from datago_gpu.sources.http import HttpClient, origin_of
 from datago_gpu.sources.store import Stores, is_stored
@@ -129,7 +129,7 @@ def _paths(path: str) -> list[str]:
     else:
         return [os.path.abspath(path)]
     if not found:
-        raise SourceError(f"no shards: {printable(path)!r} in source_config.url matches nothing")
+        raise SourceError(f"no shards: {utf8_text(path)!r} in source_config.url matches nothing")
     return [os.path.abspath(each) for each in found]
 
 

@@ -22,7 +22,7 @@ from datago_gpu.config import LoaderConfig, MiB
 from datago_gpu.errors import SourceError
 from datago_gpu.shard_config import WebDatasetSource
 from datago_gpu.sources.ahead import Ahead
-from datago_gpu.sources.base import Position, Refs, SampleRef, Skipped, printable
+from datago_gpu.sources.base import Position, Refs, SampleRef, Skipped, shown_path
 from datago_gpu.sources.failure import HttpFailure
 from datago_gpu.sources.files import permutation
 from datago_gpu.sources.http import HttpClient
@@ -139,7 +139,7 @@ class WebDataset:
     def _skipped(self, shard: Shard, error: Exception) -> Skipped:
         """What became of the rest of a shard. Raises SourceError where its server is down."""
         reason, detail = _told(error)
-        where = self._source.hidden(printable(shard.shown))
+        where = self._source.hidden(shown_path(shard.shown))
         detail = self._source.hidden(detail)
         if isinstance(error, HttpFailure) and error.down:
             raise SourceError(f"{where}: {reason} ({detail}); nor does its server answer any other request")
@@ -147,7 +147,7 @@ class WebDataset:
 
     def _refuse(self, shards: list[Shard], lost: Exception | None) -> NoReturn:
         """Not one sample came."""
-        first = self._source.hidden(printable(shards[0].shown)) if shards else self._source.hidden(self._source.url)
+        first = self._source.hidden(shown_path(shards[0].shown)) if shards else self._source.hidden(self._source.url)
         if lost is None:
             raise SourceError(f"no samples in {len(shards)} shards, the first of which is {first}")
         reason, detail = _told(lost)

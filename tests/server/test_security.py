@@ -400,6 +400,30 @@ def test_a_lack_of_descriptors_loses_no_image(tmp_path: Path) -> None:
         assert Client(server).ids() == ["a", "b"]
 
 
+def test_connections_are_bounded_and_their_places_come_back(tmp_path: Path) -> None:
+    add_image(tmp_path / "a.jpg")
+    with DataroomServer(tmp_path, key=KEY, watch_interval_s=None, max_connections=3) as server:
+        target = urlsplit(server.url)
+        address = (target.hostname, target.port)
+        held = [socket.create_connection(address, timeout=10) for _ in range(3)]
+        for connection in held:
+            connection.sendall(b"GET /_health/ HTTP/1.1\r\nHost: h\r\n\r\n")
+            assert connection.recv(100).startswith(b"HTTP/1.1 200")
+        with socket.create_connection(address, timeout=10) as further, contextlib.suppress(ConnectionError):
+            assert further.recv(1) == b""
+        for connection in held:
+            connection.close()
+        while server._places.taken:  # the loop has to notice
+            time.sleep(0.001)
+        assert Client(server).ids() == ["a"]
+    with pytest.raises(ConfigError, match="max_connections must be at least 1"):
+        DataroomServer(tmp_path, max_connections=0)
+
+
+def test_a_cache_in_front_is_told_what_an_answer_depends_on(site: Client) -> None:
+    assert site("images/").headers["Vary"] == "Accept, Host, X-Forwarded-Proto"
+
+
 HEADERS = ["Range", "If-Range", "If-None-Match", "Accept", "X-Forwarded-Proto", "Cookie", "Expect", "Upgrade", "Host"]
 
 

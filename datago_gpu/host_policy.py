@@ -1,0 +1,125 @@
+"""Decides which hosts may be asked: what `http_config.allow_hosts` and `http_config.deny_hosts` mean."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+
+__all__ = ["ForbiddenHost", "HostPolicy"]
+
+_Address = IPv4Address | IPv6Address
+_Network = IPv4Network | IPv6Network
+
+_REFUSED_BY_DEFAULT: tuple[_Network, ...] = (
+    IPv4Network("169.254.0.0/16"),  # link-local: AWS, Google, Azure and others keep a machine's credentials there
+    IPv6Network("fe80::/10"),  # link-local
+    IPv6Network("fd00:ec2::254/128"),  # AWS, over IPv6
+    IPv4Network("100.100.100.200/32"),  # Alibaba
+)
+_NAT64 = IPv6Network("64:ff9b::/96")
+_NAME = re.compile(r"(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*")
+
+
+class ForbiddenHost(Exception):
+    """The policy refuses a host. The text names the host and says why."""
+
+
+class HostPolicy:
+    """Says yes or no to a host, by its name and by the addresses that the name resolves to.
+
+    allow, deny: comma-separated names ("example.org"), names with all names below them ("*.example.org"), addresses and
+    networks ("10.0.0.0/8"). Without `allow` every host is allowed, but for `deny` and for link-local addresses, where
+    clouds keep credentials: those are allowed only by a network in `allow`. With `allow` nothing else is allowed.
+    Raises ValueError for an entry that is none of these.
+    """
+
+    def __init__(self, allow: str = "", deny: str = "") -> None:
+        self._allowed_names, self._allowed_networks = _parsed(allow)
+        self._denied_names, self._denied_networks = _parsed(deny)
+        self._everything = not (self._allowed_names or self._allowed_networks)
+
+    def check(self, host: str) -> None:
+        """Look at the host of an address. Raises ForbiddenHost. A name is looked at again when it is resolved."""
+        address = _address(host)
+        if address is not None:
+            self.permitted(host, [host])
+        elif _matches(host, self._denied_names):
+            raise ForbiddenHost(f"{host} is in http_config.deny_hosts")
+        elif not (self._everything or self._allowed_networks or _matches(host, self._allowed_names)):
+            raise ForbiddenHost(f"{host} is not in http_config.allow_hosts")
+
+    def permitted(self, host: str, addresses: Iterable[str]) -> list[str]:
+        """Those of the addresses of `host` that may be asked. Raises ForbiddenHost where none may be."""
+        by_name = self._everything or _matches(host, self._allowed_names)
+        found, refused = [], ""
+        for text in addresses:
+            refusal = self._refusal(text, by_name=by_name)
+            if refusal:
+                refused = refused or (f"{host}: {refusal}" if text == host else f"{host} is at {text}: {refusal}")
+            else:
+                found.append(text)
+        if refused and not found:
+            raise ForbiddenHost(refused)
+        return found
+
+    def _refusal(self, text: str, *, by_name: bool) -> str:
+        """Why an address may not be asked; empty where it may be."""
+        address = _address(text)
+        if address is None:
+            return "not an IP address"
+        if _within(address, self._denied_networks):
+            return "it is in http_config.deny_hosts"
+        if _within(address, self._allowed_networks):
+            return ""
+        if _within(address, _REFUSED_BY_DEFAULT):
+            return "link-local addresses are refused unless http_config.allow_hosts names them"
+        return "" if by_name else "it is not in http_config.allow_hosts"
+
+
+def _parsed(entries: str) -> tuple[list[str], list[_Network]]:
+    names, networks = [], []
+    for entry in filter(None, (each.strip().lower() for each in entries.split(","))):
+        try:
+            networks.append(ip_network(entry.strip("[]"), strict=False))
+            continue
+        except ValueError:
+            pass
+        name = _ascii(entry)
+        if not _NAME.fullmatch(name) or name.replace(".", "").isdigit():
+            raise ValueError(f"{entry!r} is neither a host's name, such as 'example.org' or '*.example.org', nor an "
+                             "address or a network, such as '10.0.0.0/8'")  # fmt: skip
+        names.append(name)
+    return names, networks
+
+
+def _ascii(name: str) -> str:
+    """A name as addresses have it: without a dot at its end, letters beyond ASCII encoded."""
+    name = name.rstrip(".")
+    try:
+        return name if name.isascii() else name.encode("idna").decode("ascii")
+    except UnicodeError:
+        return name
+
+
+def _matches(host: str, names: list[str]) -> bool:
+    host = _ascii(host.lower())
+    return any(host.endswith(name[1:]) if name.startswith("*.") else host == name for name in names)
+
+
+def _address(host: str) -> _Address | None:
+    """The address that `host` is; None for a name. An IPv4 address inside an IPv6 one counts as itself."""
+    try:
+        address = ip_address(host.strip("[]").partition("%")[0])
+    except ValueError:
+        return None
+    if isinstance(address, IPv6Address):
+        if address.ipv4_mapped:
+            return address.ipv4_mapped
+        if address in _NAT64:
+            return IPv4Address(int(address) & 0xFFFFFFFF)
+    return address
+
+
+def _within(address: _Address, networks: Iterable[_Network]) -> bool:
+    return any(address in network for network in networks)
