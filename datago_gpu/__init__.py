@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from datago_gpu.batch import Batch, Sample
-    from datago_gpu.config import LoaderConfig
+    from datago_gpu.config import (
+        DataroomSource,
+        DecodeConfig,
+        FileSource,
+        HttpConfig,
+        ImageConfig,
+        LoaderConfig,
+        WebDatasetSource,
+    )
     from datago_gpu.errors import ConfigError, DatagoError, DecodeError, FeederError, SourceError, TooManyErrors
     from datago_gpu.loader import Loader
 
@@ -15,24 +23,48 @@ __all__ = [
     "Batch",
     "ConfigError",
     "DatagoError",
+    "DataroomSource",
+    "DecodeConfig",
     "DecodeError",
     "FeederError",
+    "FileSource",
+    "HttpConfig",
+    "ImageConfig",
     "Loader",
     "LoaderConfig",
     "Sample",
     "SourceError",
     "TooManyErrors",
+    "WebDatasetSource",
 ]
 
-_HOMES = {"Batch": "batch", "Sample": "batch", "LoaderConfig": "config", "Loader": "loader"}
+__version__: str
+
+_SETTINGS = (
+    *("DataroomSource", "DecodeConfig", "FileSource", "HttpConfig"),
+    *("ImageConfig", "LoaderConfig", "WebDatasetSource"),
+)
+_HOMES = {"Batch": "batch", "Sample": "batch", "Loader": "loader", **dict.fromkeys(_SETTINGS, "config")}
 
 
 def __getattr__(name: str) -> Any:
     """Import what is asked for. The feeder process imports this package too, and needs neither Loader nor numpy."""
+    if name == "__version__":
+        return _version()
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"datago_gpu.{_HOMES.get(name, 'errors')}"), name)
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return [*__all__, "__version__"]
+
+
+def _version() -> str:
+    """That of the package as it is installed; "0" where only its files are there."""
+    from importlib import metadata
+
+    try:
+        return metadata.version("datago-gpu")
+    except metadata.PackageNotFoundError:
+        return "0"

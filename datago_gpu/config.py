@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import difflib
 import os
-from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta, Struct
 
+from datago_gpu.config_file import read_config
 from datago_gpu.errors import ConfigError
 from datago_gpu.geometry import BucketTable
 from datago_gpu.redact import redacted
-from datago_gpu.settings import Count, Natural, Settings, shown
+from datago_gpu.settings import Count, Natural, Settings, fields_of, named_key, plain
 from datago_gpu.shard_config import WebDatasetSource
 from datago_gpu.source_config import DataroomSource, FileSource
 
 __all__ = [
+    "ConfigLike",
     "DataroomSource",
     "DecodeConfig",
     "FileSource",
@@ -35,7 +37,7 @@ MiB = 1024 * 1024
 
 Seconds = Annotated[float, Meta(gt=0)]
 Aspect = Annotated[float, Meta(ge=0.001, le=1000)]
-S = TypeVar("S", bound=Struct)
+ConfigLike: TypeAlias = "LoaderConfig | Mapping[str, Any] | str | bytes | os.PathLike[str]"
 
 
 class ImageConfig(Settings, frozen=True, kw_only=True):
@@ -237,20 +239,44 @@ class LoaderConfig(Settings, frozen=True, kw_only=True):
     skipped_file: str | None = None
 
     @classmethod
-    def load(cls, config: LoaderConfig | dict[str, Any] | str | bytes | Path) -> LoaderConfig:
-        """Make the settings from a dict, JSON text, or the Path of a JSON file.
+    def load(cls, config: ConfigLike) -> LoaderConfig:
+        """Make the settings from a dict, JSON text, or the path of a JSON or YAML file.
 
-        Raises ConfigError naming the key, the value and the nearest known key.
+        A str that ends in .json, .yaml or .yml is a path; any other str is JSON text. Raises ConfigError naming the
+        key, the value and the nearest known key, and of a file its name and the line.
         """
         if isinstance(config, cls):
             return config
-        if isinstance(config, Path):
-            config = _read(config)
-        if isinstance(config, str | bytes):
-            config = _parse(config)
-        if not isinstance(config, dict):
-            raise ConfigError(f"the config must be a LoaderConfig, a dict or JSON text, got {type(config).__name__}")
-        return _build_loader_config(config)
+        if isinstance(config, str | bytes | os.PathLike):
+            return read_config(config).checked(cls._made_of)
+        return cls._made_of(config)
+
+    @classmethod
+    def _made_of(cls, given: Any) -> LoaderConfig:
+        if not isinstance(given, Mapping):
+            raise ConfigError(
+                "the config must be a LoaderConfig, a dict, JSON text or the path of a JSON file, "
+                f"got {type(given).__name__}"
+            )
+        _refuse_unknown_keys(given, cls, "")
+        if given.get("source_config") is None:
+            source_type = given.get("source_type", "db")
+            raise ConfigError(f"source_config is missing: source_type {plain(source_type)!r} needs it")
+        return cls(**given)
+
+    def _record(self, name: str, given: Any, kinds: list[type[Settings]]) -> Settings:
+        if isinstance(given, Settings) and isinstance(given, tuple(kinds)):
+            return given
+        kind: type[Settings] = _SOURCES[self.source_type] if name == "source_config" else kinds[0]
+        if given is None and name in _SECTIONS:
+            return kind()
+        if not isinstance(given, Mapping):  # not the value in the message: a key may be in it
+            raise ConfigError(f"{name} must be a dict or {kind.__name__}, got {type(given).__name__}")
+        _refuse_unknown_keys(given, kind, f"{name}.")
+        for field in fields_of(kind):
+            if field.required and field.name not in given:
+                raise ConfigError(f"{name}.{field.name} is missing")
+        return kind(**given)
 
     def _problem(self) -> str | None:
         wanted = _SOURCES[self.source_type]
@@ -306,53 +332,13 @@ _SECTIONS: dict[str, type[Settings]] = {
 }
 
 
-def _build_loader_config(given: dict[str, Any]) -> LoaderConfig:
-    _refuse_unknown_keys(given, LoaderConfig, "")
-    source_type = given.get("source_type", "db")
-    if not isinstance(source_type, str) or source_type not in _SOURCES:
-        raise ConfigError(f"source_type must be one of {', '.join(map(repr, _SOURCES))}, got {source_type!r}")
-    if given.get("source_config") is None:
-        raise ConfigError(f"source_config is missing: source_type {source_type!r} needs it")
-    parts = dict(given, source_type=source_type)
-    for name, kind in {"source_config": _SOURCES[source_type], **_SECTIONS}.items():
-        if parts.get(name) is None:
-            parts.pop(name, None)
-        elif not isinstance(parts[name], Settings):
-            parts[name] = _build(kind, parts[name], name)
-    try:
-        return LoaderConfig(**parts)
-    except TypeError as error:
-        raise ConfigError(str(error)) from None
-
-
-def _build(kind: type[S], given: Any, where: str) -> S:
-    if not isinstance(given, dict):
-        raise ConfigError(f"{where} must be an object, got {type(given).__name__}")  # not the value: a key may be in it
-    _refuse_unknown_keys(given, kind, f"{where}.")
-    try:
-        return msgspec.convert(given, kind)
-    except msgspec.ValidationError as error:
-        raise ConfigError(_explain(error, given, f"{where}.")) from (error.__cause__ or error)
-
-
-def _explain(error: msgspec.ValidationError, given: dict[str, Any], where: str) -> str:
-    text = str(error)
-    if isinstance(error.__cause__, ConfigError):
-        return str(error.__cause__)
-    message, _, path = text.partition(" - at `$")
-    name = path.rstrip("`").lstrip(".").split("[")[0]
-    if not name:
-        return f"{where.rstrip('.')}: {message}"
-    return f"{where}{name}: {message}, got {shown(name, given.get(name))}"
-
-
-def _refuse_unknown_keys(given: dict[str, Any], kind: type[Struct], where: str) -> None:
+def _refuse_unknown_keys(given: Mapping[Any, Any], kind: type[Struct], where: str) -> None:
     known = kind.__struct_fields__
     for key in given:
         if key not in known:
             near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
             hint = f"did you mean {where}{near[0]}?" if near else f"known are {', '.join(known)}"
-            raise ConfigError(f"unknown key {where}{key}; {_home(key) or hint}")
+            raise ConfigError(f"unknown key {where}{named_key(key)}; {_home(key) or hint}")
 
 
 def _home(key: object) -> str:
@@ -366,20 +352,6 @@ def _home(key: object) -> str:
             return f"it belongs in {name}"
     types = [repr(name) for name, kind in _SOURCES.items() if key in kind.__struct_fields__]
     return f"it belongs in the source_config of source_type {' or '.join(types)}" if types else ""
-
-
-def _parse(text: str | bytes) -> Any:
-    try:
-        return msgspec.json.decode(text)
-    except msgspec.DecodeError as error:
-        raise ConfigError(f"the config is not JSON: {error}") from None
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"cannot read the config {str(path)!r}: {error.strerror}") from error
 
 
 def _from_environment(name: str, default: int) -> int:

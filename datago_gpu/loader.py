@@ -7,13 +7,12 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from datago_gpu.assembly import Assembly
 from datago_gpu.batch import Batch, Sample
-from datago_gpu.config import LoaderConfig
+from datago_gpu.config import ConfigLike, LoaderConfig
 from datago_gpu.decode.select import Backend, choose, load_decoder, make_decoder, make_placer
 from datago_gpu.errors import DatagoError, TooManyErrors
 from datago_gpu.failures import Failures
@@ -37,9 +36,9 @@ _Begun = tuple[Batch, list[int], int]
 class Loader:
     """Streams batches. Starts to load when it is made; iterate over it once, then close it, or use it in a `with`.
 
-    config: a LoaderConfig, a dict, JSON text, or the Path of a JSON file.
-    device: "auto" (a GPU if there is one), "cuda", "cuda:1", or "cpu".
-    backend: "auto", "dali", or "pillow" (CPU only).
+    config: a LoaderConfig, a dict, JSON text, or the path of a JSON or YAML file.
+    device: "auto" or None (a GPU if there is one), "cuda", "cuda:1", "cpu", the index of a GPU, or a torch.device.
+    backend: "auto" or None, "dali", or "pillow" (CPU only).
     state: a `state_dict` to go on from, as with `load_state_dict`, without starting twice.
 
     It is its own iterator: when a `for` over batches or over `samples()` is left early, the next one goes on where it
@@ -52,9 +51,9 @@ class Loader:
 
     def __init__(
         self,
-        config: LoaderConfig | dict[str, Any] | str | bytes | Path,
-        device: str = "auto",
-        backend: str = "auto",
+        config: ConfigLike,
+        device: object = "auto",
+        backend: str | None = "auto",
         *,
         state: dict[str, Any] | None = None,
     ) -> None:

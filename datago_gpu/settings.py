@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import math
-from collections.abc import Iterable
-from typing import Annotated, Any, ClassVar, get_args
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from functools import cache
+from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin
 
 import msgspec
 from msgspec import Meta, Struct
+from msgspec.structs import FieldInfo
 
 from datago_gpu.errors import ConfigError
 from datago_gpu.redact import redacted, shown_address
 
-__all__ = ["Count", "Natural", "Settings", "shown", "told", "without_secrets"]
+__all__ = [
+    "Count",
+    "Names",
+    "Natural",
+    "Settings",
+    "fields_of",
+    "named_key",
+    "plain",
+    "shown",
+    "told",
+    "without_secrets",
+]
 
 _LARGEST = 2**63 - 1
 Count = Annotated[int, Meta(ge=1, le=_LARGEST)]
 Natural = Annotated[int, Meta(ge=0, le=_LARGEST)]
-
-
-def _no_json(value: Any) -> str | None:
-    """Why the feeder process, which gets the settings as JSON, could not be told this value."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return "must be a finite number"
-    if isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
-        return "must be UTF-8 text (for a folder with another name, give a symbolic link to it)"
-    return None
+Names = Annotated[str, Meta(extra={"separator": ","})]
+"""Comma-separated text; a list of names becomes such a text."""
 
 
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -35,8 +44,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where the settings stand in the config, for messages."""
 
     def __post_init__(self) -> None:
-        for field in msgspec.structs.fields(type(self)):
-            self._check(field.name, field.type)
+        for field in fields_of(type(self)):
+            if getattr(self, field.name) is not field.default:
+                self._check(field.name, field.type)
         problem = self._problem()
         if problem:
             raise ConfigError(problem)
@@ -46,37 +56,79 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return hash(msgspec.json.encode(self))
 
     def _check(self, name: str, wanted: Any) -> None:
-        """Hold a value given to the constructor to the same rules as one read from JSON."""
-        value = getattr(self, name)
+        """Put the value into the form that the field has, and hold it to the field's rules."""
+        given = getattr(self, name)
         records = [kind for kind in (get_args(wanted) or (wanted,)) if isinstance(kind, type(Settings))]
-        if records and not isinstance(value, tuple(records)):
-            names = " or ".join(kind.__name__ for kind in records)
-            raise ConfigError(f"{self.place}{name} must be a {names}, got {type(value).__name__}")
         if records:
-            return
-        try:
-            msgspec.structs.force_setattr(self, name, msgspec.convert(value, wanted))  # a list becomes a tuple
-        except msgspec.ValidationError as error:
-            raise ConfigError(f"{self.place}{name}: {error}, got {shown(name, value)}") from None
-        problem = _no_json(value)
-        if problem:
-            raise ConfigError(f"{self.place}{name} {problem}, got {shown(name, value)}")
+            value: Any = self._record(name, given, records)
+        else:
+            value = _joined(f"{self.place}{name}", plain(given), wanted)
+            problem = _untellable(value)
+            if problem:
+                hint = " (for a folder with another name, give a symbolic link to it)" if name == "root_path" else ""
+                raise ConfigError(f"{self.place}{name} {problem}{hint}, got {shown(name, value)}")
+            try:
+                value = msgspec.convert(value, wanted)  # a list becomes a tuple
+            except msgspec.ValidationError as error:
+                raise ConfigError(f"{self.place}{name}{_complaint(error, wanted)}, got {shown(name, value)}") from None
+        msgspec.structs.force_setattr(self, name, value)
+
+    def _record(self, name: str, given: Any, kinds: list[type[Settings]]) -> Settings:
+        """The record that a section stands for, for records that hold others. kinds: those that it may be of."""
+        raise NotImplementedError
 
     def _problem(self) -> str | None:
         """What is wrong with the values taken together, or None."""
         return None
 
 
+@cache
+def fields_of(kind: type[Struct]) -> tuple[FieldInfo, ...]:
+    """The fields of a record. msgspec looks them up anew each time, which takes longer than to check them."""
+    return msgspec.structs.fields(kind)
+
+
+def plain(value: Any) -> Any:
+    """The value as JSON has it: a path, a date, a number of numpy's or a mapping in its plain form."""
+    if value is None or type(value) in (bool, int, float, str) or isinstance(value, Struct):
+        return value
+    if isinstance(value, os.PathLike):
+        return os.fsdecode(value)
+    if isinstance(value, dt.date):  # YAML makes them of unquoted text
+        return value.isoformat()
+    if hasattr(value, "dtype") and hasattr(value, "tolist"):  # numpy, torch
+        return value.tolist()
+    if isinstance(value, str):  # of a subclass, as the members of enums are
+        return str.__str__(value)
+    if isinstance(value, int | float):
+        return int(value) if isinstance(value, int) else float(value)
+    if isinstance(value, Mapping):
+        return {key: plain(each) for key, each in value.items()}
+    if isinstance(value, AbstractSet):
+        return sorted(map(plain, value), key=str)
+    if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray | memoryview):
+        return [plain(each) for each in value]
+    return value
+
+
+def named_key(key: object) -> str:
+    """A key for a message, which may be printed anywhere."""
+    text = str(key)
+    return text if text.isprintable() else ascii(text)
+
+
 def shown(name: str, value: Any) -> str:
     """A value as it may be shown."""
-    if name in ("api_url", "url") and isinstance(value, str):
+    if name in ("api_url", "url"):
+        if not isinstance(value, str):
+            return f"a {type(value).__name__}"  # it may hold a password
         value = "::".join(shown_address(each) for each in value.split("::"))
     return "***" if name in ("api_key", "auth_token", "storage_options") else repr(value)
 
 
 def told(settings: Settings, **shown: Any) -> list[tuple[str, Any]]:
     """Name and value of what was set, with the values of `shown` in place of those that may not be."""
-    fields = msgspec.structs.fields(settings)
+    fields = fields_of(type(settings))
     values = {field.name: getattr(settings, field.name) for field in fields}
     changed = [field.name for field in fields if values[field.name] not in (field.default, {})]
     return [(name, shown.get(name, values[name])) for name in changed]
@@ -87,3 +139,46 @@ def without_secrets(text: str, secrets: Iterable[str]) -> str:
     for secret in secrets:
         text = redacted(text, secret)
     return text
+
+
+def _joined(where: str, value: Any, wanted: Any) -> Any:
+    """One text of a list of names, for a field that takes both."""
+    separators = [meta.extra["separator"] for meta in get_args(wanted)[1:] if isinstance(meta, Meta) and meta.extra]
+    if not separators or not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        return value
+    separator = separators[0]
+    for each in value:
+        if separator == "," and separator in each:
+            raise ConfigError(f"{where}: {each!r} holds a comma, which separates names")
+    return separator.join(value)
+
+
+def _untellable(value: Any) -> str | None:
+    """Why the feeder process, which gets the settings as JSON, could not be told this value."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return "must be a finite number"
+    if isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
+        return "must be UTF-8 text"
+    if isinstance(value, dict):
+        return next(filter(None, map(_untellable, (*value, *value.values()))), None)
+    return next(filter(None, map(_untellable, value)), None) if isinstance(value, list) else None
+
+
+def _complaint(error: msgspec.ValidationError, wanted: Any) -> str:
+    """What is wrong with a value, in words that go before `, got VALUE`."""
+    message = str(error).partition(" - at `$")[0]
+    if message.startswith("Invalid enum value") or get_origin(wanted) is Literal:
+        *others, last = _choices(wanted)
+        return f" must be {', '.join(others)} or {last}" if others else f" must be {last}"
+    return f": {message.partition(', got `')[0]}"
+
+
+def _choices(wanted: Any) -> Iterator[str]:
+    """What a field takes that names its values."""
+    if get_origin(wanted) is Literal:
+        yield from map(repr, get_args(wanted))
+    elif wanted is int:
+        yield "a whole number"
+    else:
+        for each in get_args(wanted):
+            yield from _choices(each)

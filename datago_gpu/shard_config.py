@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
+
+from msgspec import Meta
 
 from datago_gpu.redact import shown_address
-from datago_gpu.settings import Count, Natural, Settings, told, without_secrets
+from datago_gpu.settings import Count, Names, Natural, Settings, told, without_secrets
 from datago_gpu.source_config import Kind, names_in
 
 __all__ = ["WebDatasetSource", "part_names", "shown_shards"]
@@ -16,13 +18,13 @@ class WebDatasetSource(Settings, frozen=True, kw_only=True):
 
     Attributes:
         url: the shards: local paths (also with * and ?, or a folder), http(s), s3, gs, az or hf addresses, with brace
-            lists such as `train-{000000..001281}.tar`; several are separated by `::`. `@FILE` stands for the lines of
-            a local file. An address that does not end like a shard is asked for a listing: a prefix of a bucket, or
-            JSON over http(s).
+            lists such as `train-{000000..001281}.tar`; several are separated by `::`, or a list. `@FILE` stands for the
+            lines of a local file. An address that does not end like a shard is asked for a listing: a prefix of a
+            bucket, or JSON over http(s).
         auth_token: sent as `Authorization: Bearer` to the http(s) origins that `url` names, and to no other.
         reference_image_type: which file of a sample is its image: its name behind the key, with or without the last
             extension ("png", "image.png", "image"). "" takes the first image.
-        masks, additional_images, latents: names of further files to load, in the same way, comma-separated.
+        masks, additional_images, latents: names of further files to load, in the same way, comma-separated or a list.
         optional: those of them that a sample may lack; without any other it is skipped.
         random_sampling: true shuffles the shards, and their samples through a buffer; each epoch differs.
         shuffle_buffer: samples, with their payloads, held to draw from; fewer where they take more than `buffer_mb`.
@@ -37,13 +39,13 @@ class WebDatasetSource(Settings, frozen=True, kw_only=True):
     """
 
     place: ClassVar[str] = "source_config."
-    url: str
+    url: Annotated[str, Meta(extra={"separator": "::"})]
     auth_token: str = ""
     reference_image_type: str = ""
-    masks: str = ""
-    additional_images: str = ""
-    latents: str = ""
-    optional: str = ""
+    masks: Names = ""
+    additional_images: Names = ""
+    latents: Names = ""
+    optional: Names = ""
     random_sampling: bool = False
     shuffle_buffer: Count = 1000
     concurrent_downloads: Count = 8

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from msgspec import Meta
 
 from datago_gpu.redact import redacted, shown_address
-from datago_gpu.settings import Count, Natural, Settings, told, without_secrets
+from datago_gpu.settings import Count, Names, Natural, Settings, told, without_secrets
 
 __all__ = ["STORE_SCHEMES", "DataroomSource", "FileSource", "Kind", "kind_of", "names_in"]
 
@@ -121,7 +121,7 @@ _FILTERS: dict[str, str] = {
 class DataroomSource(Settings, frozen=True, kw_only=True):
     """Images of a Dataroom server that pass all the filters given, in the server's order (by id).
 
-    A filter left empty is not sent. Lists are comma-separated text, as on the server.
+    A filter left empty is not sent. Several names are comma-separated text, as on the server, or a list.
 
     Attributes:
         sources, sources_ne: names of the origins wanted, not wanted. "" means all.
@@ -154,27 +154,27 @@ class DataroomSource(Settings, frozen=True, kw_only=True):
     """
 
     place: ClassVar[str] = "source_config."
-    sources: str = ""
-    sources_ne: str = ""
-    tags: str = ""
-    tags_all: str = ""
-    tags_ne: str = ""
-    tags_ne_all: str = ""
+    sources: Names = ""
+    sources_ne: Names = ""
+    tags: Names = ""
+    tags_all: Names = ""
+    tags_ne: Names = ""
+    tags_ne_all: Names = ""
     tags_empty: str = ""
-    datasets: str = ""
-    datasets_all: str = ""
-    datasets_ne: str = ""
-    datasets_ne_all: str = ""
+    datasets: Names = ""
+    datasets_all: Names = ""
+    datasets_ne: Names = ""
+    datasets_ne_all: Names = ""
     datasets_empty: str = ""
-    has_attributes: str = ""
-    lacks_attributes: str = ""
-    has_masks: str = ""
-    lacks_masks: str = ""
-    has_latents: str = ""
-    lacks_latents: str = ""
-    optional_masks: str = ""
-    optional_latents: str = ""
-    attributes: str = ""
+    has_attributes: Names = ""
+    lacks_attributes: Names = ""
+    has_masks: Names = ""
+    lacks_masks: Names = ""
+    has_latents: Names = ""
+    lacks_latents: Names = ""
+    optional_masks: Names = ""
+    optional_latents: Names = ""
+    attributes: Names = ""
     min_short_edge: int = 0
     max_short_edge: int = 0
     min_pixel_count: int = 0

@@ -46,6 +46,19 @@ class Stats:
         """The stage that others wait for: it waited least itself."""
         return min(self.stages, key=lambda stage: stage.waited_input + stage.waited_output).name
 
+    def __str__(self) -> str:
+        """A table to print: what came, a line for each stage, and which stage is the slowest."""
+        rows = [["stage", "samples", "samples/s", "waited for input", "waited for output"]]
+        for stage in self.stages:
+            waits = (f"{share:.0%}" for share in (stage.waited_input, stage.waited_output))
+            rows.append([stage.name, f"{stage.items:,}", f"{stage.per_s:,.0f}", *waits])
+        first, *others = (max(map(len, column)) for column in zip(*rows, strict=True))
+        table = ["  ".join([name.ljust(first), *map(str.rjust, values, others)]) for name, *values in rows]
+        skipped = ", ".join(f"{count:,} {reason}" for reason, count in self.skipped.items()) or "none"
+        came = f"{self.delivered:,} samples in {self.seconds:.2f} s ({self.delivered / self.seconds:,.0f} a second)"
+        took = f"slowest: {self.slowest}; the feeder used {self.feeder_cores:.0%} of a core"
+        return "\n".join([f"{came}, {self.bytes / 1e6:,.1f} MB encoded, skipped: {skipped}", *table, took])
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return {**asdict(self), "stages": [asdict(stage) for stage in self.stages], "slowest": self.slowest}

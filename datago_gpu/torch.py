@@ -12,7 +12,6 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
@@ -22,7 +21,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from torch.utils.data._utils.collate import default_collate_fn_map
 
 from datago_gpu.batch import Batch
-from datago_gpu.config import LoaderConfig
+from datago_gpu.config import ConfigLike, LoaderConfig
 from datago_gpu.errors import ConfigError
 from datago_gpu.feeder.wire import Resume
 from datago_gpu.loader import Loader
@@ -33,8 +32,6 @@ __all__ = ["Bucket", "LoaderDataset", "TensorBatch", "as_tensors"]
 
 _PLAIN = frozenset(("ids", "sources", "attributes", "tags", "duplicate_states"))
 """Fields without arrays, which may be long to walk through."""
-
-Config = LoaderConfig | dict[str, Any] | str | bytes | Path
 
 
 class Bucket(NamedTuple):
@@ -78,9 +75,9 @@ class LoaderDataset(IterableDataset):  # type: ignore[misc]  # torch need not be
 
     def __init__(
         self,
-        config: Config,
-        device: str = "auto",
-        backend: str = "auto",
+        config: ConfigLike,
+        device: object = "auto",
+        backend: str | None = "auto",
         *,
         transform: Callable[[TensorBatch], Any] | None = None,
         taken_ahead: int = 0,

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib import metadata
+
+import pytest
 
 import datago_gpu
 
@@ -13,15 +16,45 @@ def test_the_public_names_are_these() -> None:
         "Batch",
         "ConfigError",
         "DatagoError",
+        "DataroomSource",
+        "DecodeConfig",
         "DecodeError",
         "FeederError",
+        "FileSource",
+        "HttpConfig",
+        "ImageConfig",
         "Loader",
         "LoaderConfig",
         "Sample",
         "SourceError",
         "TooManyErrors",
+        "WebDatasetSource",
     ]
     assert all(hasattr(datago_gpu, name) for name in datago_gpu.__all__)
+
+
+def test_the_version_is_that_of_the_installed_package() -> None:
+    assert datago_gpu.__version__ == metadata.version("datago-gpu")
+    assert "__version__" in dir(datago_gpu)
+
+
+def test_the_version_of_files_that_are_not_installed_is_0(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(name: str) -> str:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", absent)
+    assert datago_gpu.__version__ == "0"
+
+
+def test_settings_can_be_made_from_what_is_exported() -> None:
+    config = datago_gpu.LoaderConfig(
+        source_type="file",
+        source_config=datago_gpu.FileSource(root_path="/images"),
+        image_config=datago_gpu.ImageConfig(layout="CHW"),
+    )
+    assert config == datago_gpu.LoaderConfig.load(
+        {"source_type": "file", "source_config": {"root_path": "/images"}, "image_config": {"layout": "CHW"}}
+    )
 
 
 def test_importing_the_package_loads_no_heavy_library_and_starts_nothing() -> None:

@@ -7,11 +7,12 @@ and more, and is left to `load_decoder`.
 from __future__ import annotations
 
 import ctypes
+import operator
 import os
 import re
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Literal
+from typing import Literal, SupportsIndex
 
 from datago_gpu.config import DecodeConfig, ImageConfig
 from datago_gpu.decode.base import Decoder
@@ -35,15 +36,15 @@ class Backend:
     reason: str = ""
 
 
-def choose(device: str = "auto", backend: str = "auto") -> Backend:
+def choose(device: object = "auto", backend: str | None = "auto") -> Backend:
     """Decide what decodes.
 
-    device: "auto", "cuda", "cuda:INDEX" or "cpu". "auto" and "cuda" take the GPU that LOCAL_RANK names, else the first.
-    backend: "auto", "dali" or "pillow". "auto" is DALI on a GPU and Pillow on the CPU.
+    device: "auto", "cuda", "cuda:INDEX" or "cpu"; also the INDEX alone, a torch.device, or None for "auto". "auto" and
+    "cuda" take the GPU that LOCAL_RANK names, else the first.
+    backend: "auto" (also None), "dali" or "pillow". "auto" is DALI on a GPU and Pillow on the CPU.
     Raises ConfigError where that cannot work, saying what is missing and how to get it.
     """
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
-        raise ConfigError(f"device must be 'auto', 'cpu', 'cuda' or 'cuda:INDEX', got {device!r}")
+    device, backend = _named(device), backend or "auto"
     if backend not in ("auto", "dali", "pillow"):
         raise ConfigError(f"backend must be 'auto', 'dali' or 'pillow', got {backend!r}")
     if backend == "pillow":
@@ -53,6 +54,17 @@ def choose(device: str = "auto", backend: str = "auto") -> Backend:
     if device == "cpu":
         return _on_cpu(backend, "device='cpu' was asked for")
     return _on_gpu(device, backend)
+
+
+def _named(device: object) -> str:
+    """The device as text. Raises ConfigError where that is none of ours."""
+    if device is None:
+        return "auto"
+    is_number = isinstance(device, SupportsIndex) and not isinstance(device, bool)
+    name = f"cuda:{operator.index(device)}" if is_number else str(device)  # type: ignore[arg-type]
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
+        raise ConfigError(f"device must be 'auto', 'cpu', 'cuda', 'cuda:INDEX' or INDEX, got {device!r}")
+    return name
 
 
 def load_decoder(backend: Backend) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from datago_gpu.config import DecodeConfig, ImageConfig
@@ -30,6 +31,38 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_gpu_is_taken_where_there_is_one() -> None:
     assert choose() == Backend("dali", "cuda:0", 0, "the first of 2 GPUs")
     assert choose("cuda:1") == Backend("dali", "cuda:1", 1, "device='cuda:1' was asked for")
+
+
+class TorchDevice:
+    """As torch.device: its text is what torch.device() takes."""
+
+    def __str__(self) -> str:
+        return "cuda:1"
+
+
+@pytest.mark.usefixtures("gpus")
+@pytest.mark.parametrize("device", ["cuda:1", 1, np.int64(1), TorchDevice()])
+def test_a_device_may_be_a_number_or_an_object_of_a_framework(device: object) -> None:
+    assert choose(device).device_id == 1
+
+
+@pytest.mark.usefixtures("gpus")
+def test_none_is_auto() -> None:
+    assert choose(None, None) == choose()
+
+
+@pytest.mark.usefixtures("gpus")
+def test_a_device_of_torch_is_taken() -> None:
+    torch = pytest.importorskip("torch")
+    assert choose(torch.device("cpu")) == choose("cpu")
+    assert choose(torch.device("cuda")) == choose("cuda")
+    assert choose(torch.device("cuda", 1)) == choose("cuda:1")
+
+
+@pytest.mark.parametrize("device", [True, -1, 1.5, "gpu", b"cpu", ["cuda"]])
+def test_what_names_no_device_is_refused_with_what_does(device: object) -> None:
+    with pytest.raises(ConfigError, match=r"^device must be 'auto', 'cpu', 'cuda', 'cuda:INDEX' or INDEX, got "):
+        choose(device)
 
 
 @pytest.mark.parametrize("device", ["auto", "cuda"])
