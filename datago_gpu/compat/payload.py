@@ -12,19 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from datago_gpu.decode.device import DeviceArray, require_cupy
+from datago_gpu.decode.device import DeviceArray, on_host
 from datago_gpu.errors import DatagoError
 
-__all__ = ["ImagePayload", "LatentPayload", "RawImage", "on_host"]
-
-
-def on_host(array: Any) -> NDArray[Any]:
-    """An array of a batch as a numpy array: copied from a GPU, itself on the CPU."""
-    if isinstance(array, np.ndarray | np.generic):
-        return np.asarray(array)
-    cupy = require_cupy()
-    host: NDArray[Any] = cupy.asnumpy(cupy.from_dlpack(array))
-    return host
+__all__ = ["ImagePayload", "LatentPayload", "RawImage"]
 
 
 class RawImage:

@@ -10,8 +10,9 @@ import msgspec
 from PIL import Image
 
 from datago_gpu import batch
-from datago_gpu.compat.payload import ImagePayload, LatentPayload, RawImage, on_host
+from datago_gpu.compat.payload import ImagePayload, LatentPayload, RawImage
 from datago_gpu.config import DataroomSource, FileSource, LoaderConfig
+from datago_gpu.decode.device import on_host
 
 __all__ = ["Sample", "as_dict", "of_client"]
 

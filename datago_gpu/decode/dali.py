@@ -19,9 +19,10 @@ from nvidia.dali.pipeline import Pipeline
 
 from datago_gpu.config import DecodeConfig, ImageConfig
 from datago_gpu.decode.base import DecodedImages, EncodedImages
-from datago_gpu.decode.device import Parking
+from datago_gpu.decode.device import lend, lend_list
 from datago_gpu.decode.form import unnormalised
 from datago_gpu.decode.nvcheck import header_problem, undecodable
+from datago_gpu.decode.parking import Parking
 from datago_gpu.decode.pillow import decoding_threads
 from datago_gpu.decode.second import with_pixels
 from datago_gpu.errors import DatagoError
@@ -160,9 +161,9 @@ class DaliDecoder:
 
     def _handed_over(self, output: Any) -> Any:
         dense = self._image.crop_and_resize and not self._image.mixed_buckets
-        tensors = [output.as_tensor()] if dense else list(output)
-        arrays = [self._parking.lend(tensor) if self._parking else np.asarray(tensor) for tensor in tensors]
-        return arrays[0] if dense else arrays
+        if self._parking:
+            return lend(self._parking, output.as_tensor()) if dense else lend_list(self._parking, output)
+        return np.asarray(output.as_tensor()) if dense else [np.asarray(tensor) for tensor in output]
 
     def _sweep(self) -> None:
         if self._parking:

@@ -1,54 +1,40 @@
-"""Hands pixels in GPU memory over to the trainer, and takes the memory back only when nobody reads it any more.
+"""Hands pixels in GPU memory over to the trainer: by DLPack, or by `__cuda_array_interface__`.
 
-The decoder waits for a batch before it hands it out, so that it can be read on any stream. What is left is its end:
-a trainer drops its tensor while kernels that it queued still read from it, and DALI's pool, which knows only DALI's
-streams, would give the memory to the next batch. So each batch has a `Lease`: when its last reader is gone, an event is
-recorded on every stream that it was exported to, and the memory stays parked until those events have passed.
-
-cupy is imported here only. It stands between DALI and the frameworks, because its arrays tell when they are dropped.
+The decoder waits for a batch before it hands the batch out, so that any stream can read it at once. What becomes of the
+memory when the trainer drops the batch is the part of parking.py. cupy stands between DALI and the frameworks, because
+its arrays tell when they are dropped.
 """
 
 from __future__ import annotations
 
-import sys
-import threading
-from collections import deque
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from datago_gpu.errors import ConfigError
+from datago_gpu.decode.parking import LEGACY_STREAM, Lease, Parking, on_device, require_cupy
 
-__all__ = ["DeviceArray", "Parking", "require_cupy"]
+__all__ = ["DeviceArray", "lend", "lend_array", "lend_list", "on_host"]
 
-_LEGACY_STREAM, _PER_THREAD_STREAM = 1, 2
-"""Handles that CUDA gives to its two default streams; DLPack uses the same numbers."""
+_CPU, _CUDA = 1, 2
+"""Kinds of devices, by the numbers of DLPack."""
 
-
-def require_cupy() -> Any:
-    """The module cupy. Raises ConfigError, naming the extra to install, where it cannot be imported."""
-    try:
-        import cupy
-    except ImportError as error:
-        raise ConfigError(
-            "batches on the GPU are handed over with cupy, which cannot be imported "
-            f"({error}): pip install 'datago_gpu[cuda12]', or [cuda13] for CUDA 13"
-        ) from error
-    return cupy
+_NO_ORDER = -1
+"""Asks DLPack for no order between streams."""
 
 
 class DeviceArray:
     """Pixels in GPU memory: what `Batch.image` is on a GPU. Give it to `torch.from_dlpack`, `cupy.from_dlpack`, ...
 
-    Complete and readable on any stream. The memory belongs to the decoder; it is valid for as long as this object or
-    anything made from it by DLPack lives, and for the work that was queued by then on the stream it was exported to
-    (the current stream, for all frameworks) or on a default stream. Work on further streams is the caller's to order
-    before the stream it was exported to.
+    Complete, and readable on any stream without waiting. The memory belongs to the decoder. It is valid for as long as
+    this object or anything made from it lives, and for the work that was queued by then on a default stream and on the
+    streams that it was exported to (the current stream, for all frameworks). Where that stream is not known, it is
+    valid for all work that was queued on the GPU by then. The guide says more under "Memory and streams".
     """
 
     __slots__ = ("_array", "_lease")
 
-    def __init__(self, array: Any, lease: _Lease) -> None:
+    def __init__(self, array: Any, lease: Lease) -> None:
         self._array, self._lease = array, lease
 
     @property
@@ -65,7 +51,7 @@ class DeviceArray:
     @property
     def device(self) -> str:
         """Such as "cuda:0"."""
-        return f"cuda:{self._lease.device_id}"
+        return f"cuda:{self._lease.parking.device_id}"
 
     def __len__(self) -> int:
         return int(self._array.shape[0])
@@ -73,98 +59,90 @@ class DeviceArray:
     def __getitem__(self, index: int | slice) -> DeviceArray:
         return DeviceArray(self._array[index], self._lease)
 
-    def __dlpack__(self, *, stream: int | None = None, **options: Any) -> Any:
-        # None stands for the legacy stream. -1 asks for no ordering, and does not say which stream will read.
-        self._lease.exported_to(stream if stream is not None and stream > 0 else _LEGACY_STREAM)
-        with require_cupy().cuda.Device(self._lease.device_id):
-            return self._array.__dlpack__(stream=stream, **options)
+    def __dlpack__(
+        self,
+        *,
+        stream: int | None = None,
+        max_version: tuple[int, int] | None = None,
+        dl_device: tuple[int, int] | None = None,
+        copy: bool | None = None,
+    ) -> Any:
+        parking, to_cpu = self._lease.parking, dl_device is not None and dl_device[0] == _CPU
+        with on_device(parking.device_id):
+            if copy and not to_cpu:
+                return self._copied(stream).__dlpack__(stream=stream, max_version=max_version, dl_device=dl_device)
+            if not to_cpu:
+                self._lease.exported_to(_reader(stream))
+            return self._array.__dlpack__(stream=_NO_ORDER, max_version=max_version, dl_device=dl_device, copy=copy)
 
     def __dlpack_device__(self) -> tuple[int, int]:
-        kind, index = self._array.__dlpack_device__()
-        return int(kind), int(index)
+        return _CUDA, self._lease.parking.device_id
 
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
-        self._lease.exported_to(require_cupy().cuda.get_current_stream().ptr or _LEGACY_STREAM)
-        return dict(self._array.__cuda_array_interface__)
+        self._lease.exported_to(None)  # nothing tells on which stream it will be read
+        with on_device(self._lease.parking.device_id):
+            return {**self._array.__cuda_array_interface__, "stream": None}
 
     def __repr__(self) -> str:
         return f"DeviceArray(shape={self.shape}, dtype={self.dtype}, device={self.device!r})"
 
+    def on_host(self) -> NDArray[Any]:
+        """Returns a copy in the memory of the CPU."""
+        with on_device(self._lease.parking.device_id):
+            host: NDArray[Any] = self._array.get()
+            return host
 
-class Parking:
-    """The memory of dropped batches, until the work that was queued on it has passed.
-
-    Batches end on whatever thread drops them; `sweep` and `close` are the decoder's.
-    """
-
-    def __init__(self, device_id: int) -> None:
-        self._device_id = device_id
-        self._cupy = require_cupy()
-        self._parked: deque[tuple[Any, list[Any]]] = deque()
-        self._closed = threading.Event()
-
-    def lend(self, tensor: Any) -> DeviceArray:
-        """A DALI tensor on the GPU, whose content is complete, as an array for the trainer. No copy."""
-        dtype = np.dtype(tensor.__cuda_array_interface__["typestr"])
-        return self._lend(tensor, tensor.data_ptr(), tuple(tensor.shape()), dtype)
-
-    def lend_array(self, array: Any) -> DeviceArray:
-        """The same for an array of cupy's, contiguous."""
-        return self._lend(array, array.data.ptr, array.shape, array.dtype)
-
-    def _lend(self, owner: Any, pointer: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> DeviceArray:
-        cuda = self._cupy.cuda
-        lease = _Lease(self, owner, self._device_id)
-        size = int(np.prod(shape)) * dtype.itemsize
-        with cuda.Device(self._device_id):
-            memory = cuda.UnownedMemory(pointer, size, lease, self._device_id)
-            array = self._cupy.ndarray(shape, dtype, cuda.MemoryPointer(memory, 0))
-        return DeviceArray(array, lease)
-
-    def sweep(self) -> None:
-        """Give back what has been read to the end, oldest first. Does not wait."""
-        while self._parked and all(event.done for event in self._parked[0][1]):
-            self._parked.popleft()
-
-    def close(self) -> None:
-        """Wait for what is queued, and give back the memory. Later ends are waited for as they come."""
-        self._closed.set()
-        while self._parked:
-            tensor, events = self._parked.popleft()
-            for event in events:
-                event.synchronize()
-            del tensor
-
-    def end(self, tensor: Any, streams: set[int]) -> None:
-        """Park memory whose last reader is gone. Called on any thread."""
-        with self._cupy.cuda.Device(self._device_id):
-            self._parked.append((tensor, [event for stream in streams for event in self._record(stream)]))
-        if self._closed.is_set():
-            self.close()  # no decoder is left to sweep
-
-    def _record(self, stream: int) -> list[Any]:
-        """An event behind everything queued on a stream; none where the stream is gone, and then its work is done."""
-        event = self._cupy.cuda.Event(disable_timing=True)
-        try:
-            event.record(self._cupy.cuda.ExternalStream(stream, self._device_id))
-        except self._cupy.cuda.runtime.CUDARuntimeError:
-            self._cupy.cuda.Device(self._device_id).synchronize()
-            return []
-        return [event]
+    def _copied(self, stream: int | None) -> Any:
+        """Returns a copy, made on cupy's current stream, for work on `stream`, which has to wait for it."""
+        self._lease.exported_to(require_cupy().cuda.get_current_stream().ptr or LEGACY_STREAM)
+        copied = self._array.copy()
+        lease = Lease(self._lease.parking, copied)
+        lease.exported_to(_reader(stream))
+        return _view(lease, copied.data.ptr, copied.shape, copied.dtype)
 
 
-class _Lease:
-    """Held by every array over one DALI tensor. Its end is theirs."""
+def on_host(array: Any) -> NDArray[Any]:
+    """Returns an array of a batch as one of numpy's: copied from a GPU, itself on the CPU."""
+    return array.on_host() if isinstance(array, DeviceArray) else np.asarray(array)
 
-    def __init__(self, parking: Parking, tensor: Any, device_id: int) -> None:
-        self.device_id = device_id
-        self._parking, self._tensor = parking, tensor
-        self._streams = {_LEGACY_STREAM, _PER_THREAD_STREAM}
 
-    def exported_to(self, stream: int) -> None:
-        self._streams.add(stream)
+def lend(parking: Parking, tensor: Any) -> DeviceArray:
+    """Makes an array for the trainer of a DALI tensor on the GPU whose content is complete. Copies nothing."""
+    return _lent(Lease(parking, tensor), tensor, _dtype(tensor))
 
-    def __del__(self) -> None:
-        if not sys.is_finalizing():
-            self._parking.end(self._tensor, self._streams)
+
+def lend_list(parking: Parking, tensors: Any) -> list[DeviceArray]:
+    """Does the same for each tensor of a DALI TensorList. Their memory goes back when the last of them is dropped."""
+    lease, singles = Lease(parking, tensors), list(tensors)
+    return [_lent(lease, tensor, _dtype(singles[0])) for tensor in singles]
+
+
+def lend_array(parking: Parking, array: Any) -> DeviceArray:
+    """Does the same for an array of cupy's, contiguous, whose content is complete or ordered otherwise."""
+    lease = Lease(parking, array)
+    return DeviceArray(_view(lease, array.data.ptr, array.shape, array.dtype), lease)
+
+
+def _lent(lease: Lease, tensor: Any, dtype: np.dtype[Any]) -> DeviceArray:
+    return DeviceArray(_view(lease, tensor.data_ptr(), tuple(tensor.shape()), dtype), lease)
+
+
+def _view(lease: Lease, pointer: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
+    """Makes a cupy array over memory that the lease holds."""
+    cupy, device_id = require_cupy(), lease.parking.device_id
+    size = int(np.prod(shape)) * dtype.itemsize
+    memory = cupy.cuda.UnownedMemory(pointer, size, lease, device_id)
+    return cupy.ndarray(shape, dtype, cupy.cuda.MemoryPointer(memory, 0))
+
+
+def _dtype(tensor: Any) -> np.dtype[Any]:
+    dtype: np.dtype[Any] = np.dtype(tensor.__cuda_array_interface__["typestr"])
+    return dtype
+
+
+def _reader(stream: int | None) -> int | None:
+    """Which stream will read, of what a consumer passes to `__dlpack__`. None where it does not say."""
+    if stream is None or stream == 0:  # None is the legacy stream; 0, which is not allowed, as well
+        return LEGACY_STREAM
+    return stream if stream > 0 else None

@@ -11,9 +11,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from datago_gpu.decode.device import DeviceArray, Parking, require_cupy
+from datago_gpu.decode.device import DeviceArray, lend_array
+from datago_gpu.decode.parking import Parking, require_cupy
 
-__all__ = ["GpuPlacer", "HostPlacer", "Placer", "arranged", "moves"]
+__all__ = ["GpuPlacer", "HostPlacer", "Placer", "arranged", "moves", "runs"]
 
 
 class Placer(Protocol):
@@ -55,21 +56,20 @@ class HostPlacer:
 
 
 class GpuPlacer:
-    """A GPU: copies from pinned memory, on a stream of their own."""
+    """A GPU: copies from pinned memory, on a stream of their own. Nothing here has to be compiled by cupy."""
 
     def __init__(self, device_id: int) -> None:
-        self._cupy, self._device_id = require_cupy(), device_id
-        self._parking = Parking(device_id)
-        with self._cupy.cuda.Device(device_id):
-            self._stream = self._cupy.cuda.Stream(non_blocking=True)
+        self._cupy = require_cupy()
+        self._parking = Parking(device_id)  # makes the GPU this thread's
+        self._stream = self._cupy.cuda.Stream(non_blocking=True)
 
     def begin(self, rows: Sequence[NDArray[Any]]) -> Any:
         cupy, shape, dtype = self._cupy, (len(rows), *rows[0].shape), rows[0].dtype
-        with cupy.cuda.Device(self._device_id), self._stream:
-            size = len(rows) * rows[0].size
-            memory = cupy.cuda.alloc_pinned_memory(max(1, size * dtype.itemsize))
-            pinned = np.frombuffer(memory, dtype, size).reshape(shape)
-            np.stack(rows, out=pinned)
+        size = len(rows) * rows[0].size
+        memory = cupy.cuda.alloc_pinned_memory(max(1, size * dtype.itemsize))
+        pinned = np.frombuffer(memory, dtype, size).reshape(shape)
+        np.stack(rows, out=pinned)
+        with self._stream:
             device = cupy.empty(shape, dtype)
             device.set(pinned, stream=self._stream)
         return device, pinned  # which must live until the copy is done
@@ -79,20 +79,36 @@ class GpuPlacer:
         return self._lent(device)
 
     def rows(self, array: DeviceArray, source: list[int], target: list[int], count: int) -> DeviceArray:
-        cupy = self._cupy
-        with cupy.cuda.Device(self._device_id), self._stream:
-            given = cupy.from_dlpack(array)
-            result = cupy.zeros((count, *given.shape[1:]), given.dtype)
-            result[cupy.asarray(target)] = given[cupy.asarray(source)]
+        with self._stream:
+            given = self._cupy.from_dlpack(array)
+            result = self._cupy.empty((count, *given.shape[1:]), given.dtype)
+            if result.nbytes:
+                result.data.memset_async(0, result.nbytes, self._stream)
+                for here, there, length in runs(source, target):
+                    size = length * result.nbytes // count
+                    result[there:].data.copy_from_device_async(given[here:].data, size, self._stream)
         return self._lent(result)
 
     def close(self) -> None:
         self._parking.close()
 
     def _lent(self, device: Any) -> DeviceArray:
-        self._stream.synchronize()
+        copied = self._cupy.cuda.Event(block=True, disable_timing=True)  # one that does not keep a core busy
+        self._cupy.cuda.runtime.eventRecord(copied.ptr, self._stream.ptr)
+        copied.synchronize()
         self._parking.sweep()
-        return self._parking.lend_array(device)
+        return lend_array(self._parking, device)
+
+
+def runs(source: Sequence[int], target: Sequence[int]) -> list[tuple[int, int, int]]:
+    """Splits a move of rows into moves of neighbours: (first row, where it goes, how many rows)."""
+    found: list[tuple[int, int, int]] = []
+    for here, there in zip(source, target, strict=True):
+        if found and (here - found[-1][0], there - found[-1][1]) == (found[-1][2], found[-1][2]):
+            found[-1] = (found[-1][0], found[-1][1], found[-1][2] + 1)
+        else:
+            found.append((here, there, 1))
+    return found
 
 
 def moves(rows: Sequence[int], kept: Sequence[int]) -> tuple[list[int], list[int]]:

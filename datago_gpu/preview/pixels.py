@@ -10,23 +10,14 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from datago_gpu.config import ImageConfig
+from datago_gpu.decode.device import on_host
 from datago_gpu.geometry import Region
 
-__all__ = ["displayed", "mask_levels", "on_host", "outlined", "shrunk"]
+__all__ = ["displayed", "mask_levels", "outlined", "shrunk"]
 
 CROP_INK = (255, 64, 64)
 _SHADE = 0.45
 """What is left of the light outside the crop."""
-
-
-def on_host(array: Any) -> NDArray[Any]:
-    """An array of a batch as numpy's, wherever it lies."""
-    if isinstance(array, np.ndarray):
-        return array
-    import cupy
-
-    host: NDArray[Any] = cupy.asnumpy(cupy.from_dlpack(array))
-    return host
 
 
 def displayed(array: Any, image: ImageConfig) -> Image.Image:

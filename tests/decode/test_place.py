@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from datago_gpu.decode.place import GpuPlacer, HostPlacer, Placer, arranged
+from datago_gpu.decode.place import GpuPlacer, HostPlacer, Placer, arranged, runs
 from tests.decode.pictures import on_host
 from tests.gpus import usable
 
@@ -46,3 +46,9 @@ def test_what_is_in_order_is_not_copied(placer: Placer) -> None:
 
 def test_lists_keep_their_entries(placer: Placer) -> None:
     assert arranged(placer, ["a", "b", "c"], [2, 0], [0, 3], 4) == ["c", None, None, "a"]
+
+
+def test_neighbours_move_together() -> None:
+    assert runs([0, 1, 3, 4, 5], [0, 1, 2, 3, 7]) == [(0, 0, 2), (3, 2, 2), (5, 7, 1)]
+    assert runs([2, 1], [0, 1]) == [(2, 0, 1), (1, 1, 1)]
+    assert runs([], []) == []
