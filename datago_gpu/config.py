@@ -18,7 +18,7 @@ from datago_gpu.config_file import read_config
 from datago_gpu.errors import ConfigError
 from datago_gpu.geometry import BucketTable
 from datago_gpu.redact import redacted
-from datago_gpu.settings import Count, Natural, Settings, fields_of, named_key, plain
+from datago_gpu.settings import Count, Names, Natural, Settings, fields_of, named_key, plain
 from datago_gpu.shard_config import WebDatasetSource
 from datago_gpu.source_config import DataroomSource, FileSource
 
@@ -133,9 +133,10 @@ class HttpConfig(Settings, frozen=True, kw_only=True):
             answer wins. 0 makes none.
         max_payload_mb: MiB; a larger payload is skipped, and not read further.
         max_page_mb: MiB; a larger page of the listing is a SourceError.
-        allow_hosts: the only hosts that may be asked, comma-separated: names ("example.org", "*.example.org" for all
-            names below it), addresses and networks ("10.0.0.0/8"). "" allows every host but those of `deny_hosts` and
-            link-local addresses, where clouds keep credentials; those are allowed only by an entry here.
+        allow_hosts: the only hosts that may be asked, comma-separated or a list: names ("example.org", "*.example.org"
+            for all names below it), addresses and networks ("10.0.0.0/8"). "" allows every host but those of
+            `deny_hosts` and link-local addresses, where clouds keep credentials; those are allowed only by an entry
+            here.
         deny_hosts: hosts that are never asked, in the same form. A host is looked at by its name and by the addresses
             that it resolves to, also behind a redirect.
     """
@@ -151,8 +152,8 @@ class HttpConfig(Settings, frozen=True, kw_only=True):
     hedge_share: Annotated[float, Meta(ge=0, le=1)] = 0.05
     max_payload_mb: Count = 64
     max_page_mb: Count = 256
-    allow_hosts: str = ""
-    deny_hosts: str = ""
+    allow_hosts: Names = ""
+    deny_hosts: Names = ""
 
     def _problem(self) -> str | None:
         for name in ("allow_hosts", "deny_hosts"):

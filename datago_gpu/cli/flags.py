@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import click
 import msgspec
@@ -51,7 +53,11 @@ class Setting(click.Option):
             super().__init__([f"{flag}/--no-{flag[2:]}"], default=None, help=help_)
         else:
             super().__init__([flag], default=None, metavar="VALUE", help=help_)
-        self.path = path
+        self.path, self._type = path, field.type
+
+    def value(self, given: str | bool) -> Any:
+        """What the words of the command line mean, by the type of the setting. A config refuses what means nothing."""
+        return given if isinstance(given, bool) else _value(given, list(_members(self._type)))
 
 
 def setting_flags() -> list[click.Parameter]:
@@ -78,7 +84,7 @@ def given_config(ctx: click.Context, file: Path | None) -> dict[str, Any]:
         if isinstance(option, Setting) and option.name and ctx.params[option.name] is not None:
             section, name = option.path
             place = config.setdefault(section, {}) if section else config
-            place[name] = _value(ctx.params[option.name])
+            place[name] = option.value(ctx.params[option.name])
     if "source_type" not in config:
         source = config.get("source_config", {})
         config["source_type"] = "file" if "root_path" in source else "webdataset" if "url" in source else "db"
@@ -101,11 +107,28 @@ def _described(kind: type[msgspec.Struct]) -> dict[str, str]:
     return texts
 
 
-def _value(text: Any) -> Any:
-    """Numbers, lists and the like as JSON has them; anything else is text."""
-    if not isinstance(text, str):
+def _members(wanted: Any) -> Iterator[Any]:
+    """The types, and the words, that a setting takes."""
+    origin, arguments = get_origin(wanted), get_args(wanted)
+    if origin is Annotated:
+        yield from _members(arguments[0])
+    elif origin in (Union, UnionType):
+        for each in arguments:
+            yield from _members(each)
+    elif origin is Literal:
+        yield from arguments
+    else:
+        yield origin or wanted
+
+
+def _value(text: str, members: list[Any]) -> Any:
+    """Text where the setting takes any text; else one of its words, or numbers and lists as JSON has them."""
+    if str in members or text in members:
         return text
+    if NoneType in members and text.lower() in ("null", "none"):
+        return None
+    listed = tuple in members and not text.startswith("[")
     try:
-        return json.loads(text)
-    except ValueError:
+        return json.loads(f"[{text}]" if listed else text)
+    except (ValueError, RecursionError):
         return text
