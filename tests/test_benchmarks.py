@@ -76,3 +76,10 @@ def test_memory(tmp_path: Path) -> None:
 def test_stragglers() -> None:
     printed = run("stragglers.py", "--runs", "1", "--count", "400", "--late", "0.5")
     assert printed.count("ratio") == 2
+
+
+def test_odd_exif() -> None:
+    """In a process of its own: where DALI gets two EXIF segments of one JPEG, it crashes."""
+    printed = run("odd_exif.py", "--files", "320", "--batches", "8")
+    assert ": 0 turned otherwise" in printed
+    assert ": 0 good ones changed" in printed

@@ -35,11 +35,15 @@ def read(folder: Path, pattern: str = "*.jpg") -> list[Payload]:
 
 def encoded(payloads: list[Payload], target: tuple[int, int] | None) -> EncodedImages:
     """A batch as the feeder sends it: sizes and orientations from the headers, regions that cover the target."""
-    headers = [read_header(payload.tobytes()) for payload in payloads]
+    files = [payload.tobytes() for payload in payloads]
+    headers = [read_header(file) for file in files]
     sizes = [header.upright_size for header in headers]
     regions = [cover_region(*size, target) if target else (0.0, 0.0, *size) for size in sizes]
     return EncodedImages(
-        payloads=payloads,
+        payloads=[
+            payload if (tidied := header.tidy(file)) is file else np.frombuffer(tidied, np.uint8)
+            for payload, file, header in zip(payloads, files, headers, strict=True)
+        ],
         sizes=np.array(sizes, np.int32).reshape(-1, 2),
         regions=np.array(regions, np.float32).reshape(-1, 4),
         orientations=np.array([header.orientation for header in headers], np.uint8),

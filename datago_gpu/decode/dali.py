@@ -1,8 +1,9 @@
 """The DALI back end: one graph for GPU and CPU. The only file that imports DALI.
 
 On a GPU nvJPEG decodes whole images there (a decoder fused with a crop crashes on Hopper in nvImageCodec 0.9), then
-each image's region is resized. EXIF orientation is applied by DALI's own reader, so sizes and regions, which are in
-displayed coordinates, agree with it. Giving GPU memory to the trainer is device.py's part.
+each image's region is resized. DALI turns the pixels upright, and the feeder sees to it that DALI reads the orientation
+by which sizes and regions, which are in displayed coordinates, were made. Turning them in this graph instead would cost
+every image a pass over its pixels. Giving GPU memory to the trainer is device.py's part.
 """
 
 from __future__ import annotations

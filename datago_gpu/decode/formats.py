@@ -24,11 +24,10 @@ from PIL import (
     WebPImagePlugin,
 )
 
+from datago_gpu.decode.exif import orientation
 from datago_gpu.decode.scans import MOST_SCANS, count_scans
 
 __all__ = ["Undecodable", "exif_orientation", "open_image"]
-
-_EXIF_ORIENTATION = 0x0112
 
 
 class Undecodable(Exception):
@@ -116,11 +115,17 @@ def _rare(payload: bytes | memoryview) -> ImageFile.ImageFile | None:
 
 
 def exif_orientation(image: ImageFile.ImageFile) -> int:
-    """The EXIF orientation, 1 to 8, and 1 where there is none or it cannot be read."""
+    """The orientation, 1 to 8, as `ImageOps.exif_transpose` takes it.
+
+    Where a PNG tells it behind its pixels, it counts once they are loaded.
+    """
     if image.format == "TIFF":
         return 1  # its reader turns the pixels itself
-    try:
-        orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
-    except Exception:  # EXIF is metadata: broken, it costs the orientation, not the picture
-        return 1
-    return orientation if orientation in range(1, 9) else 1
+    info = image.info
+    exif, xmp = info.get("exif"), info.get("XML:com.adobe.xmp") or info.get("xmp")
+    if exif is None and (profile := info.get("Raw profile type exif")):
+        try:
+            exif = bytes.fromhex("".join(profile.split("\n")[3:]))
+        except (ValueError, TypeError, AttributeError):  # metadata: broken, it costs the orientation, not the picture
+            return 1
+    return orientation(exif, xmp)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ImageFile
 
+from datago_gpu.decode.chunks import may_turn_late
 from datago_gpu.decode.formats import exif_orientation, open_image
 from datago_gpu.decode.modes import is_deep, own_mode
 from datago_gpu.decode.pixels import show, translated_errors
@@ -31,17 +32,15 @@ def _is_rgb8(image: ImageFile.ImageFile) -> bool:
 def header_of_own(payload: bytes, max_pixels: int) -> tuple[tuple[int, int], int] | None:
     """(height, width) as displayed and EXIF orientation of an image that is not RGB with 8 bits; None for one that is.
 
-    Reads no pixels. Raises Undecodable.
+    Reads pixels of few images only. Raises Undecodable.
     """
     with translated_errors():
         image = open_image(payload, max_pixels)
         if _is_rgb8(image):
             return None
-        if image.format == "TIFF":
-            image.load()  # which turns it
-        # A PNG may have EXIF behind its pixels: Pillow would decode them to see.
-        known = image.format != "PNG" or "exif" in image.info
-        orientation = exif_orientation(image) if known else 1
+        if image.format == "TIFF" or (image.format == "PNG" and may_turn_late(payload)):
+            image.load()  # turns a TIFF, and reads what stands behind the pixels of a PNG
+        orientation = exif_orientation(image)
         return (image.height, image.width) if orientation < 5 else (image.width, image.height), orientation
 
 

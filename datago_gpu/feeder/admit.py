@@ -37,7 +37,7 @@ class Admission:
             return None
         size = header.upright_size
         region, bucket = self._view(*size)
-        return Admitted(ref, payload, size, header.orientation, region, size, region, bucket)
+        return Admitted(ref, header.tidy(payload), size, header.orientation, region, size, region, bucket)
 
     def thorough(self, ref: SampleRef, payload: bytes) -> Admitted | Skipped:
         """Decode with Pillow and hand on the pixels, already cut to the bucket. Takes as long as decoding does.

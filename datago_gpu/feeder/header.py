@@ -14,22 +14,29 @@ from struct import Struct as Layout
 
 from msgspec import Struct
 
+from datago_gpu.decode.chunks import may_turn, png_chunks
+from datago_gpu.decode.exif import exif_segment, orientation, plain_orientation, xmp_orientation
 from datago_gpu.decode.scans import MOST_SCANS, count_scans
 
 __all__ = ["Header", "read_header"]
 
 _SEGMENT = Layout(">BBH")
 _FRAME = Layout(">BHHB")
-_CHUNK = Layout(">I4s")
 _IHDR = Layout(">IIBB")
 
 _BASELINE, _EXTENDED, _PROGRESSIVE = 0xC0, 0xC1, 0xC2
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _APP1, _SCAN = 0xE1, 0xDA
-_WITHOUT_LENGTH = frozenset((0x01, *range(0xD0, 0xDA)))
+_LEFT_TO_PILLOW = frozenset((0x00, 0x01, 0xC8, *range(0xD0, 0xDA), *range(0xF0, 0xFE), 0xFF))
+"""Markers without a length, fill bytes, and the extensions that Pillow does not skip by their length."""
+
+_EXIF = b"Exif\0\0"
+_XMP = b"http://ns.adobe.com/xap/1.0/\0"
 
 _MOST_SEGMENTS = 1000
 """A large colour profile takes 255. A payload of nothing else would hold up the feeder's loop for seconds."""
+
+_Span = tuple[int, int]
 
 
 class Header(Struct, frozen=True):
@@ -40,12 +47,25 @@ class Header(Struct, frozen=True):
     orientation: int = 1
     """EXIF orientation, 1 to 8; 1 is upright."""
     plain: bool = True
-    """The decoders take the payload as it is. Otherwise Pillow has to look at it."""
+    """The decoders take the payload, once `tidy` has been at it. Otherwise Pillow has to look at it."""
+    odd_exif: tuple[_Span, ...] = ()
+    """What to take out of a JPEG from which DALI might read another orientation: where each segment begins and ends."""
 
     @property
     def upright_size(self) -> tuple[int, int]:
         """(height, width) as displayed."""
         return (self.width, self.height) if self.orientation > 4 else (self.height, self.width)
+
+    def tidy(self, payload: bytes) -> bytes:
+        """The payload, or a copy of it with one plain EXIF segment in place of the odd ones."""
+        if not self.odd_exif:
+            return payload
+        source, at = memoryview(payload), self.odd_exif[0][0]
+        pieces = [source[:at], memoryview(exif_segment(self.orientation))]
+        for begin, end in self.odd_exif:
+            pieces.append(source[at:begin])
+            at = end
+        return b"".join((*pieces, source[at:]))
 
 
 _UNKNOWN = Header(0, 0, plain=False)
@@ -66,55 +86,58 @@ def read_header(payload: bytes) -> Header:
 
 
 def _jpeg(payload: bytes) -> Header:
-    """Segments up to the frame header: ITU-T T.81, annex B."""
-    at, orientation = 2, 0
+    """Segments up to the first scan: ITU-T T.81, annex B."""
+    at, kind, height, width, common = 2, 0, 0, 0, False
+    exifs: list[_Span] = []
+    xmps: list[_Span] = []
     for _ in range(_MOST_SEGMENTS):
         prefix, marker, length = _SEGMENT.unpack_from(payload, at)
-        if prefix != 0xFF or marker in _WITHOUT_LENGTH or marker == 0xFF:
-            return _UNKNOWN  # fill bytes are legal, and rare enough to leave to Pillow
-        if marker in _FRAMES:
+        if prefix != 0xFF or marker in _LEFT_TO_PILLOW:
+            return Header(height, width, plain=False)
+        if marker == _SCAN:
             break
-        if marker == _APP1 and not orientation and payload.startswith(b"Exif\0\0", at + 4):
-            orientation = _exif_orientation(payload[at + 10 : at + 2 + length])
-        at += 2 + length
+        end = at + 2 + length
+        if marker in _FRAMES:
+            if kind:
+                return _UNKNOWN  # one decoder may take the first frame, another the second
+            kind = marker
+            precision, height, width, components = _FRAME.unpack_from(payload, at + 4)
+            common = kind in (_BASELINE, _EXTENDED, _PROGRESSIVE) and precision == 8 and components in (1, 3)
+        elif marker == _APP1 and payload.startswith(_EXIF, at + 4):
+            exifs.append((at, end))
+        elif marker == _APP1 and payload.startswith(_XMP, at + 4):
+            xmps.append((at, end))
+        at = end
     else:
-        return _UNKNOWN
-    precision, height, width, components = _FRAME.unpack_from(payload, at + 4)
-    scan = _scan_offset(payload, at + 2 + length)
-    common = marker in (_BASELINE, _EXTENDED, _PROGRESSIVE) and precision == 8 and components in (1, 3)
-    ended = scan > 0 and (payload.endswith(b"\xff\xd9") or payload.rfind(b"\xff\xd9", scan) > 0)
-    common = common and (marker != _PROGRESSIVE or count_scans(payload) <= MOST_SCANS)
-    return Header(height, width, orientation or 1, plain=common and ended and height > 0 and width > 0)
+        return Header(height, width, plain=False)  # DALI may crash on a JPEG without a scan
+    ended = payload.endswith(b"\xff\xd9") or payload.rfind(b"\xff\xd9", at) > 0
+    common = common and ended and (kind != _PROGRESSIVE or count_scans(payload) <= MOST_SCANS)
+    turned, odd = _jpeg_orientation(payload, exifs, xmps)
+    return Header(height, width, turned, plain=common and height > 0 and width > 0, odd_exif=odd)
 
 
-def _scan_offset(payload: bytes, at: int) -> int:
-    """Where the first scan begins, from `at` on; 0 where there is none: DALI may crash on such a JPEG."""
-    for _ in range(_MOST_SEGMENTS):
-        prefix, marker, length = _SEGMENT.unpack_from(payload, at)
-        if marker == _SCAN or prefix != 0xFF or marker in _WITHOUT_LENGTH:
-            return at if prefix == 0xFF and marker == _SCAN else 0
-        at += 2 + length
-    return 0
-
-
-def _exif_orientation(tiff: bytes) -> int:
-    """Tag 0x0112 of the first directory: Exif 2.32, section 4.6. 1 where there is none or it makes no sense."""
-    order = "<" if tiff.startswith(b"II") else ">"
-    short, word = Layout(order + "H"), Layout(order + "I")
-    try:
-        directory = word.unpack_from(tiff, 4)[0]
-        for entry in range(short.unpack_from(tiff, directory)[0]):
-            at = directory + 2 + 12 * entry
-            if short.unpack_from(tiff, at)[0] == 0x0112:
-                value: int = short.unpack_from(tiff, at + 8)[0]
-                return value if 1 <= value <= 8 else 1
-    except struct.error:
-        pass
-    return 1
+def _jpeg_orientation(payload: bytes, exifs: list[_Span], xmps: list[_Span]) -> tuple[int, tuple[_Span, ...]]:
+    """The orientation, and `Header.odd_exif`."""
+    if not exifs and not xmps:
+        return 1, ()
+    plain = None if exifs else 0
+    if len(exifs) == 1:
+        begin, end = exifs[0]
+        plain = plain_orientation(payload[begin + 10 : end])
+    if plain:
+        return plain, ()
+    # As Pillow has it, of several segments of XMP the last one counts, and those of EXIF are one block.
+    xmp = payload[xmps[-1][0] + 4 + len(_XMP) : xmps[-1][1]] if xmps else b""
+    exif = b"".join(payload[begin + 10 : end] for begin, end in exifs)
+    turned = orientation(_EXIF + exif, xmp)
+    if plain == 0 and turned == 1:
+        return 1, ()
+    # An empty piece of the file stands for EXIF that is not there.
+    return turned, tuple(exifs) or ((xmps[0][0], xmps[0][0]),)
 
 
 def _png(payload: bytes) -> Header:
-    """IHDR and the chunks before the pixels: PNG specification, sections 5 and 11."""
+    """IHDR, and whether another chunk, before or behind the pixels, changes how they look."""
     if payload[12:16] != b"IHDR":
         return _UNKNOWN
     width, height, depth, colour = _IHDR.unpack_from(payload, 16)
@@ -123,20 +146,17 @@ def _png(payload: bytes) -> Header:
 
 
 def _shows_as_stored(payload: bytes) -> bool:
-    """Whether no chunk before the pixels changes how they look."""
-    at = 8
-    for _ in range(_MOST_SEGMENTS):
-        length, name = _CHUNK.unpack_from(payload, at)
-        if name in (b"tRNS", b"eXIf", b"acTL"):
-            return False
+    name = b""
+    for name, begin, end in png_chunks(payload):
         if name == b"IDAT":
-            return True
-        at += 12 + length
-    return False
+            continue
+        if name in (b"tRNS", b"acTL") or may_turn(name, payload[begin:end]):
+            return False
+    return name == b"IEND"
 
 
 def _webp(payload: bytes) -> Header:
-    """The first chunk: RFC 9649, sections 2.5 to 2.7. Alpha, EXIF and animation are left to Pillow."""
+    """The first chunk: RFC 9649, sections 2.5 to 2.7. Alpha, animation, EXIF and XMP that turns are left to Pillow."""
     kind = payload[12:16]
     whole = int.from_bytes(payload[4:8], "little") + 8 <= len(payload)
     if kind == b"VP8 ":
@@ -148,5 +168,6 @@ def _webp(payload: bytes) -> Header:
         return Header((bits >> 14 & 0x3FFF) + 1, (bits & 0x3FFF) + 1, plain=whole and not bits >> 28 & 1)
     if kind == b"VP8X":
         width, height = (int.from_bytes(payload[at : at + 3], "little") + 1 for at in (24, 27))
-        return Header(height, width, plain=whole and not payload[20] & 0b00011010)
+        turned = payload[20] & 0b00000100 and xmp_orientation(payload) > 1
+        return Header(height, width, plain=whole and not payload[20] & 0b00011010 and not turned)
     return _UNKNOWN

@@ -98,7 +98,7 @@ class PartAdmission:
         if not header.plain or labels:
             return None
         size = header.upright_size
-        return AdmittedPart(part.name, part.kind, payload, size, header.orientation, frame.of(*size))
+        return AdmittedPart(part.name, part.kind, header.tidy(payload), size, header.orientation, frame.of(*size))
 
     def thorough(self, part: Part, payload: bytes, frame: Frame) -> AdmittedPart:
         """Decode with Pillow, cut to the bucket already. Takes as long as decoding does."""

@@ -99,7 +99,10 @@ def test_an_orientation_that_makes_no_sense_is_upright(orientation: int) -> None
 
 def test_broken_exif_costs_the_orientation_and_not_the_picture() -> None:
     for exif in (b"Exif\0\0", b"Exif\0\0II", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff"):
-        assert read_header(jpeg(exif=exif)) == Header(HEIGHT, WIDTH)
+        payload = jpeg(exif=exif)
+        header = read_header(payload)
+        assert (header.height, header.width, header.orientation, header.plain) == (HEIGHT, WIDTH, 1, True)
+        assert header.tidy(payload) == jpeg()
 
 
 def test_exif_behind_another_application_segment_is_found() -> None:

@@ -6,6 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+from benchmarks.exif_blocks import exif_segment, good_blocks
+from datago_gpu.feeder.parts import Frame, PartAdmission
+from datago_gpu.sources.base import Part
+from tests.decode.pictures import encode, picture
+from tests.images import file_config
+
 IMPORTS_AT_ONCE = """
 import io, sys, threading
 from datago_gpu.config import LoaderConfig
@@ -40,3 +46,15 @@ def test_a_latent_is_read_while_a_thread_loads_numpy(tmp_path: Path) -> None:
         check=False,
     )
     assert (done.stdout, done.stderr) == ("(4, 8, 8)\n", "")
+
+
+def test_a_further_image_with_two_exif_segments_is_handed_on_with_a_plain_one() -> None:
+    """DALI would crash on the file as it is."""
+    jpeg, blocks = encode(picture(24, 40), "JPEG"), good_blocks()
+    payload = jpeg[:2] + exif_segment(blocks[-1]) + exif_segment(blocks[0]) + jpeg[2:]
+    frame = Frame((40, 24), (0, 0, 40, 24), None)
+    part = PartAdmission(file_config("/")).quick(Part("edges", "image"), payload, frame)
+    assert part is not None
+    assert (part.orientation, part.size) == (8, (40, 24))
+    assert part.payload.count(b"Exif\0\0") == 1
+    assert len(part.payload) < len(payload)
