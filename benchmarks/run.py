@@ -27,7 +27,7 @@ from typing import Any
 from common import Contest, contestant, machine, material_folder, parser
 from feeder import BARE, PROCESSES, lay_out
 from feeder import OURS as FEEDER
-from suite import plots
+from suite import idle, plots
 from suite.distance import HERE, NotHere, Route, own_core, relay, route
 from suite.figures import Figures, Table
 from suite.peers import LIMITS, OURS, PEERS, VARIANTS, Peer, find, run
@@ -39,6 +39,7 @@ from suite.workloads import (
     LOCAL,
     MASK,
     SHARDS,
+    SMALL_BUFFER_MB,
     Distance,
     Workload,
     lay_out_dataroom,
@@ -123,11 +124,16 @@ class Suite:
         warm(root)
         return {"kind": workload.kind, "count": count, "size": workload.size, "root": str(root)}
 
-    def shards(self) -> None:
-        """Shards from nginx, near and far."""
+    def _shards(self) -> tuple[dict[str, Any], Path, list[str]]:
+        """The run, the folder of its shards and their names."""
         spec = self._spec(SHARDS)
         root, names = lay_out_shards(self.material, SHARDS.pixels, spec["count"])
         warm(root)
+        return spec, root, names
+
+    def shards(self) -> None:
+        """Shards from nginx, near and far."""
+        spec, root, names = self._shards()
         for place in DISTANCES:
             key, title = f"shards-{place.name}", f"{SHARDS.title}, {place}: {spec['count']:,}"
             try:
@@ -137,6 +143,15 @@ class Suite:
             except NotHere as reason:
                 print(f"\n{title}: skipped, {reason}")
                 self.keep(key, Table(title, "images/s", absent={"skipped": str(reason)}))
+
+    def buffer(self) -> None:
+        """Shards that are larger than what may be read ahead of them."""
+        spec, root, names = self._shards()
+        megabytes = sum((root / name).stat().st_size for name in names) // 1_000_000
+        title = f"{SHARDS.title}, buffer_mb {SMALL_BUFFER_MB} for {megabytes} MB: {spec['count']:,}"
+        with nginx(root, free_port()) as url:
+            spec |= {"urls": [f"{url}/{name}" for name in names], "options": {"source": {"buffer_mb": SMALL_BUFFER_MB}}}
+            self.contest("shards-buffer", title, spec)
 
     @contextmanager
     def _served(self, root: Path, place: Distance) -> Iterator[tuple[str, Route]]:
@@ -163,9 +178,7 @@ class Suite:
     def apart(self) -> None:
         """Shards and a Dataroom from a server that has a core of its own, as one on another machine has."""
         way = own_core()
-        spec = self._spec(SHARDS)
-        root, names = lay_out_shards(self.material, SHARDS.pixels, spec["count"])
-        warm(root)
+        spec, root, names = self._shards()
         with nginx(root, free_port(), way) as url:
             spec["urls"] = [f"{url}/{name}" for name in names]
             self.contest(SHARDS.name, f"{SHARDS.title}: {spec['count']:,}", spec, way=way)
@@ -212,10 +225,27 @@ class Suite:
         self.contest("million-shuffled", f"first batch of {count:,} files, shuffled", shuffled, unit="s")
         self.everybody = everybody
 
+    def idle(self) -> None:
+        """What the feeder takes while the trainer is the slow one."""
+        files = Path(self._spec(LOCAL[0])["root"])
+        _, root, names = self._shards()
+        with ExitStack() as stack:
+            sources = idle.sources(files, stack.enter_context(dataroom(files)))
+            sources |= idle.shards("local shards", str(root))
+            try:
+                url = stack.enter_context(nginx(root, free_port()))
+                sources |= idle.shards("shards over HTTP", "::".join(f"{url}/{name}" for name in names))
+            except NotHere as reason:
+                print(f"\nno shards over HTTP: {reason}")
+            for title, config in sources.items():
+                self.figures.idle[title] = made = idle.measure(config, self.args.idle_s)
+                print(f"  {title:48} {made['still_cores']:.2%} of a core, then {made['slow_cores']:.2%}", flush=True)
+                self.figures.write()
+
     def costs(self) -> None:
         """What one more sample costs each part of ours: the difference between runs of two lengths."""
         files = self._spec(LOCAL[0])
-        shards, names = lay_out_shards(self.material, SHARDS.pixels, self._spec(SHARDS)["count"])
+        _, shards, names = self._shards()
         with dataroom(Path(files["root"])) as source, nginx(shards, free_port()) as url:
             self._cost("files of 500 px", files)
             dali = {**files, "options": {"backend": "dali"}}
@@ -252,8 +282,7 @@ class Suite:
         of_cores = [(n, {}, ("taskset", "-c", _first_cores(n))) for n in cores] if shutil.which("taskset") else []
         self._vary("threads, tasks or workers", threads, able, spec)
         self._vary("cores", dict.fromkeys((OURS.name, "datago", "torch DataLoader + Pillow"), of_cores), able, spec)
-        spec = self._spec(SHARDS)
-        root, names = lay_out_shards(self.material, SHARDS.pixels, spec["count"])
+        spec, root, names = self._shards()
         with self._served(root, DISTANCES[1]) as (url, way):
             spec["urls"] = [f"{url}/{name}" for name in names]
             points = [(n, {"options": {"source": {"concurrent_downloads": n}}}, way.client) for n in (1, 2, 4, 8, 16)]
@@ -275,7 +304,7 @@ class Suite:
         self.figures.write()
 
 
-PARTS = ("local", "shards", "dataroom", "apart", "payloads", "million", "costs", "scaling")
+PARTS = ("local", "shards", "buffer", "dataroom", "apart", "payloads", "million", "idle", "costs", "scaling")
 
 
 def _first_cores(count: int) -> str:
@@ -290,6 +319,7 @@ def main() -> None:
         "--who", nargs="+", help="contestants to measure (ours, datago, torch, ...); others keep theirs"
     )
     options.add_argument("--tree", type=int, default=1_000_000, help="files of the large folder tree")
+    options.add_argument("--idle-s", type=float, default=5.0, help="seconds for which the trainer stands still")
     options.add_argument("--out", type=Path, default=Path("results/bench"), help="where the report goes")
     options.add_argument("--python", action="append", default=[], metavar="[PEER=]PATH",
                          help="an interpreter for a peer (torch, spdl, ...) or for all; may be repeated")  # fmt: skip

@@ -28,15 +28,17 @@ def run(script: str, *arguments: str) -> str:
 def test_the_comparison_with_peers(tmp_path: Path) -> None:
     """In several calls, whose figures are kept together."""
     small = ("--runs", "1", "--scale", "0.005", "--material", str(tmp_path / "material"), "--out", str(tmp_path))
-    printed = run("run.py", *small, "--only", "local", "dataroom", "million", "--tree", "2000")
+    parts = ("local", "dataroom", "million", "idle")
+    printed = run("run.py", *small, "--only", *parts, "--tree", "2000", "--idle-s", "0.1")
     assert all(peer in printed for peer in ("datago", "torch", "webdataset", "SPDL", "LitData", "DALI", "limit"))
     if NGINX:
-        run("run.py", *small, "--only", "shards", "--python", "torch=/nowhere/python")
+        run("run.py", *small, "--only", "shards", "buffer", "--python", "torch=/nowhere/python")
         run("run.py", *small, "--only", "apart", "--who", "ours", "ram")
     _check_figures(json.loads((tmp_path / "figures.json").read_text())["tables"])
     report = (tmp_path / "report.md").read_text()
     assert "webdataset | cannot: it reads shards" in report
     assert "How busy each stage was" in report
+    assert "local shards, interleave 8 | " in report
     assert all((tmp_path / plot).stat().st_size for plot in ("throughput.png", "first-batch.png", "stages.png"))
 
 

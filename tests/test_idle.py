@@ -6,6 +6,7 @@ import io
 import os
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +60,9 @@ def switches(loader: Loader) -> int:
     count = 0
     for pid in (loader.feeder_pid, *loader.download_pids):
         for thread in os.listdir(f"/proc/{pid}/task"):
-            for line in Path(f"/proc/{pid}/task/{thread}/status").read_text().splitlines():
-                count += int(line.split()[1]) if line.startswith("voluntary") else 0
+            with suppress(FileNotFoundError, ProcessLookupError):  # the thread has ended
+                for line in Path(f"/proc/{pid}/task/{thread}/status").read_text().splitlines():
+                    count += int(line.split()[1]) if line.startswith("voluntary") else 0
     return count
 
 

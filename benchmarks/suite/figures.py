@@ -77,6 +77,8 @@ class Figures:
     """What is varied -> contestant -> (value, images/s)."""
     costs_us: dict[str, dict[str, float]] = field(default_factory=dict)
     """Workload -> part of ours -> CPU microseconds that one more sample takes."""
+    idle: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Source -> what the feeder takes while the trainer is the slow one, as `suite.idle` has it."""
 
     @classmethod
     def read(cls, path: Path) -> Figures:

@@ -73,7 +73,8 @@ def find(peer: Peer, pythons: dict[str, str]) -> Peer:
 
 def run(peer: Peer, spec: dict[str, Any], within: tuple[str, ...] = ()) -> dict[str, Any]:
     """One run. Raises RuntimeError with its last words."""
-    options = {**peer.given.get("options", {}), **spec.get("options", {})}
+    options, more = peer.given.get("options", {}), spec.get("options", {})
+    options = {**options, **more, "source": {**options.get("source", {}), **more.get("source", {})}}
     whole = {**peer.given, **spec, "options": options}
     command = [*within, peer.python, str(PROGRAMS / f"{peer.program}_peer.py"), json.dumps(whole)]
     return _answer(command, peer.environment)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from suite.figures import Figures, Table
+from suite.idle import PAUSE_S
 from suite.peers import OURS
 
 __all__ = ["into_docs", "markdown"]
@@ -43,6 +44,7 @@ def _lines(figures: Figures) -> Iterator[str]:
         yield from _table(table)
     for varied, lines in figures.scaling.items():
         yield from _scaling(varied, lines)
+    yield from _idle(figures)
     yield from _costs(figures)
     yield from _stages(figures)
 
@@ -102,6 +104,17 @@ def _costs(figures: Figures) -> Iterator[str]:
     yield "| --- | --- | --- | --- | --- |"
     for title, costs in figures.costs_us.items():
         yield f"| {title} | " + " | ".join(f"{value:,.0f}" for value in costs.values()) + " |"
+
+
+def _idle(figures: Figures) -> Iterator[str]:
+    if not figures.idle:
+        return
+    yield "\n**What the feeder takes while the trainer is the slow one** (with the processes that download for it)\n"
+    yield f"| source | of a core, the trainer stands still | wake-ups a second | {PAUSE_S} s a batch | images/s |"
+    yield "| --- | --- | --- | --- | --- |"
+    for title, made in figures.idle.items():
+        still, slow = f"{made['still_cores']:.2%}", f"{made['slow_cores']:.2%}"
+        yield f"| {title} | {still} | {made['still_wakes_per_s']:.1f} | {slow} | {made['slow_images_per_s']:.0f} |"
 
 
 def _stages(figures: Figures) -> Iterator[str]:

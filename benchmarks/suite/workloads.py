@@ -18,6 +18,7 @@ __all__ = [
     "LOCAL",
     "MASK",
     "SHARDS",
+    "SMALL_BUFFER_MB",
     "Distance",
     "Workload",
     "lay_out_dataroom",
@@ -67,6 +68,8 @@ LOCAL = (
     Workload("2.5mp-1024", "files of 2.5 MP to 1024", "files", "2.5mp", 1024, 1200),
 )
 SHARDS = Workload("shards", "shards over HTTP, 500 px to 224", "shards", "500px", 224, 4000)
+SMALL_BUFFER_MB = 32
+"""A fifth of these shards: the reading ahead has to wait, as it has to with the default and a real data set."""
 DISTANCES = (
     Distance("near", 0, 0.0),
     Distance("20ms", 20, 0.0),
