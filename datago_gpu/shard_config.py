@@ -8,7 +8,7 @@ from msgspec import Meta
 
 from datago_gpu.redact import shown_address
 from datago_gpu.settings import Count, Names, Natural, Settings, told, without_secrets
-from datago_gpu.source_config import Kind, names_in
+from datago_gpu.source_config import Kind, RankSplit, names_in
 
 __all__ = ["WebDatasetSource", "part_names", "shown_shards"]
 
@@ -36,6 +36,7 @@ class WebDatasetSource(Settings, frozen=True, kw_only=True):
         storage_options: for s3, gs and az: options of obstore such as {"endpoint": "http://localhost:9000"}; others
             come from the environment.
         rank, world_size: as for files. Ranks take whole shards where there is one for each, else single samples.
+        rank_split: as for files, of shards. With "listed" and fewer shards than ranks, only samples are shuffled.
     """
 
     place: ClassVar[str] = "source_config."
@@ -54,6 +55,7 @@ class WebDatasetSource(Settings, frozen=True, kw_only=True):
     storage_options: dict[str, str] = {}  # noqa: RUF012 - msgspec copies it
     rank: Natural | None = None
     world_size: Count | None = None
+    rank_split: RankSplit = "shuffled"
 
     def _problem(self) -> str | None:
         if not self.url.strip():

@@ -10,13 +10,14 @@ from msgspec import Meta
 from datago_gpu.redact import redacted, shown_address
 from datago_gpu.settings import Count, Names, Natural, Settings, told, without_secrets
 
-__all__ = ["STORE_SCHEMES", "DataroomSource", "FileSource", "Kind", "kind_of", "names_in"]
+__all__ = ["STORE_SCHEMES", "DataroomSource", "FileSource", "Kind", "RankSplit", "kind_of", "names_in"]
 
 
 STORE_SCHEMES = ("s3://", "gs://", "az://", "abfs://", "abfss://")
 """What addresses in object storage begin with."""
 
 Kind = Literal["mask", "image", "latent"]
+RankSplit = Literal["shuffled", "listed"]
 
 
 def kind_of(name: str, *, is_mask: bool) -> Kind:
@@ -42,6 +43,9 @@ class FileSource(Settings, frozen=True, kw_only=True):
             come from the environment.
         rank, world_size: this process takes samples rank, rank + world_size, ... of the order that all ranks share.
             Default: the environment's RANK and WORLD_SIZE, else 0 of 1.
+        rank_split: what the ranks share in a shuffle. "shuffled": the order of the epoch, so that a rank gets other
+            samples in each epoch; all ranks need the same `seed`. "listed": the listing; a rank shuffles the same
+            samples in every epoch, and may have a `seed` of its own.
     """
 
     place: ClassVar[str] = "source_config."
@@ -50,6 +54,7 @@ class FileSource(Settings, frozen=True, kw_only=True):
     storage_options: dict[str, str] = {}  # noqa: RUF012 - msgspec copies it
     rank: Natural | None = None
     world_size: Count | None = None
+    rank_split: RankSplit = "shuffled"
 
     def _problem(self) -> str | None:
         if not self.root_path:

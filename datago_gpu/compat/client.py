@@ -8,7 +8,7 @@ from typing import Any
 
 from datago_gpu.compat.logs import initialize_logging, log
 from datago_gpu.compat.sample import Sample, as_dict, of_client
-from datago_gpu.compat.settings import loader_config
+from datago_gpu.compat.settings import for_pass, loader_config
 from datago_gpu.compat.stream import Stream
 from datago_gpu.config import LoaderConfig
 from datago_gpu.decode.select import choose
@@ -41,7 +41,7 @@ class DatagoClient:
         self._starting = threading.RLock()  # a signal's handler may find its own thread starting
         self._stream: Stream | None = None
         self._begun = False
-        self._stops = 0
+        self._stops = self._passes = 0
 
     def start(self) -> None:
         """Begin to load: the first pass, or another one after the end or `stop`. Does nothing while one is running."""
@@ -50,11 +50,12 @@ class DatagoClient:
                 return
             self._begun, stops = True, self._stops
             try:
-                stream = Stream(self._config, self._device, self._backend)
+                stream = Stream(for_pass(self._config, self._passes), self._device, self._backend)
             except DatagoError as error:
                 log.error("the client cannot start: %s", error)
                 return
             self._stream = stream
+            self._passes += 1
             if self._stops != stops:  # by a handler, in the meantime
                 stream.close()
 

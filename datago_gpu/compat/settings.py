@@ -13,11 +13,12 @@ from datago_gpu.compat.logs import log
 from datago_gpu.config import DataroomSource, FileSource, ImageConfig, LoaderConfig, WebDatasetSource
 from datago_gpu.errors import ConfigError
 
-__all__ = ["BATCH", "loader_config"]
+__all__ = ["BATCH", "for_pass", "loader_config"]
 
 BATCH = 8
 """Samples that travel together. Larger ones are quicker on a GPU, smaller ones bring the first sample sooner."""
 
+_SEEDS = 2**63
 _KINDS: dict[str, type[msgspec.Struct]] = {"db": DataroomSource, "file": FileSource, "webdataset": WebDatasetSource}
 _OF_BATCHES = ("layout", "dtype", "mean", "std")
 """Settings of ours for arrays that go to a model; here a payload is what datago's is."""
@@ -42,9 +43,14 @@ def loader_config(text: str, batch_size: int = BATCH) -> LoaderConfig:
         "http_config": _http(given.get("http_config")),
         "batch_size": min(batch_size, limit, buffered),
         "epochs": 1,
-        "seed": given.get("seed", random.getrandbits(32)),  # datago shuffles anew in each pass
+        "seed": given.get("seed", random.getrandbits(32)),  # datago shuffles anew in each run
     }
     return LoaderConfig.load(settings)
+
+
+def for_pass(config: LoaderConfig, number: int) -> LoaderConfig:
+    """The settings for that pass of a client, from 0: each is shuffled anew."""
+    return msgspec.structs.replace(config, seed=(config.seed + number) % _SEEDS)
 
 
 def _source(given: dict[str, Any], source_type: str) -> dict[str, Any]:
@@ -56,6 +62,8 @@ def _source(given: dict[str, Any], source_type: str) -> dict[str, Any]:
     if source_type == "db":
         settings.setdefault("require_images", False)
         settings.setdefault("random_method", "server")
+    else:  # as in datago: the ranks, whose seeds are their own, share what is listed, and shuffle after that
+        settings.setdefault("rank_split", "listed")
     return settings
 
 

@@ -11,7 +11,8 @@ from datago_gpu.errors import SourceError
 from datago_gpu.redact import without_query
 from datago_gpu.sources.base import Position, Refs, SampleRef, parsed_cursor
 from datago_gpu.sources.failure import HttpFailure
-from datago_gpu.sources.files import EXTENSIONS, Listing, no_images, permutation
+from datago_gpu.sources.files import EXTENSIONS, Listing, no_images
+from datago_gpu.sources.permutation import Shuffle
 from datago_gpu.sources.store import Stores
 
 __all__ = ["Bucket"]
@@ -27,7 +28,7 @@ class Bucket:
     def __init__(self, config: LoaderConfig) -> None:
         source = config.source_config
         assert isinstance(source, FileSource)
-        self._source, self._seed = source, config.seed
+        self._source, self._shuffle = source, Shuffle(config, source.rank_split)
         self._root = source.root_path.rstrip("/")
         scheme, _, rest = self._root.partition("://")
         bucket, _, prefix = rest.partition("/")
@@ -61,8 +62,7 @@ class Bucket:
             if not len(listing):
                 raise no_images(self._shown())
             self._listing = listing
-        order = await asyncio.to_thread(permutation, len(self._listing), self._seed, start.epoch)
-        mine = order[self._rank :: self._world_size]
+        mine = await asyncio.to_thread(self._shuffle.share, len(self._listing), start.epoch)
         for index in range(start.index, len(mine)):
             yield self._ref(index, self._listing[int(mine[index])], "")
 

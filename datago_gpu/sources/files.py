@@ -7,17 +7,13 @@ import os
 from array import array
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import TYPE_CHECKING
 
 from datago_gpu.config import FileSource, LoaderConfig
 from datago_gpu.errors import SourceError
 from datago_gpu.sources.base import Position, Refs, SampleRef, Skipped, shown_path, utf8_text
+from datago_gpu.sources.permutation import Shuffle
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-__all__ = ["EXTENSIONS", "Files", "Listing", "no_images", "permutation"]
+__all__ = ["EXTENSIONS", "Files", "Listing", "no_images"]
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".jp2", ".avif")
 
@@ -33,7 +29,7 @@ class Files:
         assert isinstance(config.source_config, FileSource)
         self._root = os.path.abspath(config.source_config.root_path)
         self._shuffled = config.source_config.random_sampling
-        self._seed = config.seed
+        self._shuffle = Shuffle(config, config.source_config.rank_split)
         self._rank, self._world_size = config.rank_and_world_size()
         self._listing: Listing | None = None
 
@@ -64,8 +60,7 @@ class Files:
                     listing.extend(paths)
             self._refuse_none(len(listing))
             self._listing = listing
-        order = await asyncio.to_thread(permutation, len(self._listing), self._seed, start.epoch)
-        mine = order[self._rank :: self._world_size]
+        mine = await asyncio.to_thread(self._shuffle.share, len(self._listing), start.epoch)
         for index in range(start.index, len(mine)):
             yield self._ref(index, self._listing[int(mine[index])])
 
@@ -129,24 +124,3 @@ def _list_folder(folder: str) -> tuple[list[str], list[str]]:
             elif entry.name.lower().endswith(EXTENSIONS) and entry.is_file(follow_symlinks=False):
                 images.append(entry.path)
     return sorted(images), sorted(folders)
-
-
-def permutation(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    """An order of range(count) that depends on the arguments alone, not on the version of a library.
-
-    Sorts by the outputs of the splitmix64 generator (Steele, Lea, Flood: Fast Splittable Pseudorandom Number
-    Generators, OOPSLA 2014), which are all different within one sequence.
-    """
-    import numpy as np  # only a shuffle needs it: it would delay the start of the feeder
-
-    golden = np.uint64(0x9E3779B97F4A7C15)
-    start = _mix(np.array([seed & (2**64 - 1)], np.uint64) * golden) ^ np.uint64(epoch)
-    return np.argsort(_mix(_mix(start) + np.arange(1, count + 1, dtype=np.uint64) * golden), kind="stable")
-
-
-def _mix(value: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    import numpy as np
-
-    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return value ^ (value >> np.uint64(31))

@@ -2,7 +2,9 @@
 
 Order: the shards as listed, or shuffled anew for each epoch, and within a shard the samples as they lie there; of
 `interleave` shards at a time, one sample of each in turn. With a shuffle they pass through a buffer. Ranks take every
-world_size-th shard; where there are fewer shards than ranks, every world_size-th sample of all of them.
+world_size-th shard; where there are fewer shards than ranks, every world_size-th sample of all of them. With
+`rank_split` "listed" they share the shards as listed, and each rank shuffles its own; where there are fewer shards than
+ranks, only samples are shuffled.
 
 Memory: `buffer_mb` for what is read ahead, for each shard that arrives one sample and 2 MiB more (in object storage
 also the parts under way, 4 of 4 MiB), and with a shuffle `buffer_mb` again.
@@ -24,9 +26,9 @@ from datago_gpu.shard_config import WebDatasetSource
 from datago_gpu.sources.ahead import Ahead
 from datago_gpu.sources.base import Position, Refs, SampleRef, Skipped, shown_path
 from datago_gpu.sources.failure import HttpFailure
-from datago_gpu.sources.files import permutation
 from datago_gpu.sources.http import HttpClient
 from datago_gpu.sources.opened import OpenShard, Supply, sample_bytes
+from datago_gpu.sources.permutation import Shuffle, permutation
 from datago_gpu.sources.pipe import Outlet
 from datago_gpu.sources.samples import Collector
 from datago_gpu.sources.shards import Shard, list_shards
@@ -76,10 +78,10 @@ class WebDataset:
                 index += 1
 
     async def _walked(self, start: Position) -> Refs:
-        shards = await self._ordered(start.epoch)
+        shards = await self._listed()
         split = len(shards) < self._world_size
         stride, offset = (self._world_size, self._rank) if split else (1, 0)
-        mine = shards if split else shards[self._rank :: self._world_size]
+        mine = self._shared(shards, start.epoch) if split else self._own(shards, start.epoch)
         first, position = _parsed(start.cursor)
         lost: Exception | None = None
         seen = first > 0
@@ -128,13 +130,24 @@ class WebDataset:
             self._stores = Stores(self._config.http_config, self._source.storage_options)
         return self._stores
 
-    async def _ordered(self, epoch: int) -> list[Shard]:
-        """All shards in the order of an epoch. They are listed once."""
+    async def _listed(self) -> list[Shard]:
+        """All shards. They are listed once."""
         if self._shards is None:
             self._shards = await list_shards(self._source, self._config.http_config, self._http, self._storage)
+        return self._shards
+
+    def _shared(self, shards: list[Shard], epoch: int) -> list[Shard]:
+        """All shards, in an order that the ranks have in common, since each takes samples of all of them."""
+        if not self._source.random_sampling or self._source.rank_split == "listed":
+            return shards
+        return [shards[number] for number in permutation(len(shards), self._config.seed, epoch)]
+
+    def _own(self, shards: list[Shard], epoch: int) -> list[Shard]:
+        """The shards that this rank alone takes, in the order of an epoch."""
         if not self._source.random_sampling:
-            return self._shards
-        return [self._shards[number] for number in permutation(len(self._shards), self._config.seed, epoch)]
+            return shards[self._rank :: self._world_size]
+        shuffle = Shuffle(self._config, self._source.rank_split)
+        return [shards[number] for number in shuffle.share(len(shards), epoch)]
 
     def _skipped(self, shard: Shard, error: Exception) -> Skipped:
         """What became of the rest of a shard. Raises SourceError where its server is down."""

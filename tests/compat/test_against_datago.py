@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import importlib
 import io
 import json
 import os
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from datago_gpu.server import DataroomServer
+from tests.images import add_pictures
 
 pytest.importorskip("datago")
 
@@ -190,3 +192,21 @@ def test_what_datago_calls_invalid_yields_nothing(change: dict[str, Any], caplog
     assert ours.get_sample_auto_convert() is None
     ours.stop()
     assert any(record.levelname == "ERROR" and record.name == "datago_gpu" for record in caplog.records)
+
+
+@pytest.mark.parametrize("module", ["datago", "datago_gpu.compat"])
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_ranks_that_shuffle_take_every_file_once(module: str, world_size: int, tmp_path: Path) -> None:
+    """Though each rank draws a seed of its own."""
+    add_pictures(tmp_path, [(40, 40)] * 31)
+    client_type = importlib.import_module(module).DatagoClient
+    shares = []
+    for rank in range(world_size):
+        source = {"root_path": str(tmp_path), "random_sampling": True, "rank": rank, "world_size": world_size}
+        client = client_type(
+            json.dumps({"source_type": "file", "source_config": source, "limit": 100, "samples_buffer_size": 4})
+        )
+        shares.append([sample.id for sample in iter(client.get_sample, None)])
+        client.stop()
+    together = [name for share in shares for name in share]
+    assert len(together) == len(set(together)) == 31

@@ -32,8 +32,9 @@ from datago_gpu.feeder.wire import Resume
 from datago_gpu.limits import Limits
 from datago_gpu.progress import Progress
 from datago_gpu.sources.base import Position, Refs, SampleRef, Skipped, Source
-from datago_gpu.sources.files import Files, permutation
+from datago_gpu.sources.files import Files
 from datago_gpu.sources.http import HttpClient
+from datago_gpu.sources.permutation import permutation
 from tests.images import SHAPES, add_picture, file_config
 
 pytestmark = pytest.mark.usefixtures("frozen")

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from datago_gpu.errors import SourceError
 from datago_gpu.sources.base import Position, SampleRef, Skipped
-from datago_gpu.sources.files import Files, permutation
+from datago_gpu.sources.files import Files
+from datago_gpu.sources.permutation import permutation
 from tests.images import file_config
 
 
