@@ -46,7 +46,9 @@ def render_jpeg(
         divisor = shrinkage(box, size) if draft else 1
         least = {"min_height": -(-height // divisor), "min_width": -(-width // divisor)}
         pixels = simplejpeg.decode_jpeg(payload, "RGB", **least)
-    except ValueError:  # also for what libjpeg warns of
+    except MemoryError:
+        raise
+    except Exception:  # simplejpeg raises ValueError for what libjpeg warns of, and KeyError for 4:4:1
         return None
     scaled: NDArray[Any] = scale_array(pixels, box, divisor, size)
     return np.ascontiguousarray(upright_array(scaled, orientation))

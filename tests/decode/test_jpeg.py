@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -84,6 +86,30 @@ def test_any_region_and_size_has_pillows_pixels(data: st.DataObject) -> None:
 )
 def test_what_is_unusual_is_left_to_pillow(payload: bytes) -> None:
     assert render_jpeg(memoryview(payload), whole(61, 93), 1, (8, 8), draft=True, max_pixels=LIMIT) is None
+
+
+@pytest.mark.parametrize("error", [KeyError(6), RuntimeError("of any kind")])
+@pytest.mark.parametrize("call", ["decode_jpeg_header", "decode_jpeg"])
+def test_whatever_the_library_raises_pillow_decodes(
+    monkeypatch: pytest.MonkeyPatch, call: str, error: Exception
+) -> None:
+    view = memoryview(JPEG)
+    quick = render_array(view, whole(61, 93), 1, (30, 45), draft=True, max_pixels=LIMIT)
+
+    def fail(*_arguments: Any, **_options: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(jpeg.simplejpeg, call, fail)
+    assert np.array_equal(render_array(view, whole(61, 93), 1, (30, 45), draft=True, max_pixels=LIMIT), quick)
+
+
+def test_a_lack_of_memory_is_not_the_pictures_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_arguments: Any, **_options: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(jpeg.simplejpeg, "decode_jpeg", fail)
+    with pytest.raises(MemoryError):
+        render_array(memoryview(JPEG), whole(61, 93), 1, (30, 45), draft=True, max_pixels=LIMIT)
 
 
 def test_a_picture_with_too_many_pixels_is_not_decoded() -> None:
