@@ -71,9 +71,9 @@ class Batch:
     duplicate_states: list[int | None] = field(default_factory=list)
     epoch: int = 0
     masks: dict[str, Any] = field(default_factory=dict)
-    """Name -> uint8 (N, H, W, 1), or (N, 1, H, W) with layout "CHW", cut from the same region as `image`; a list where
-    `image` is one, with pre_encode_images of PNGs. Zeros, or None in a list, for a sample without it; None where no
-    sample of the batch has it."""
+    """Name -> (N, H, W, 1), or (N, 1, H, W) with layout "CHW", cut from the same region as `image`: uint8, or uint16 or
+    int32 as `mask_dtype` says. A list where `image` is one, with pre_encode_images of PNGs. Zeros, or None in a list,
+    for a sample without it; None where no sample of the batch has it."""
     additional_images: dict[str, Any] = field(default_factory=dict)
     """Name -> as `image`, cut from the same region; absent ones as in `masks`."""
     latents: dict[str, Any] = field(default_factory=dict)

@@ -54,6 +54,9 @@ class ImageConfig(Settings, frozen=True, kw_only=True):
         mean, std: three numbers (R, G, B) in units of [0, 1], as torchvision has them; x -> (x - mean) / std.
             They need a floating dtype.
         mask_interpolation: "nearest" keeps the values of masks (labels); "lanczos" scales them as datago does.
+        mask_dtype: of masks with "nearest". "auto" keeps every label: uint8, but uint16 for gray of 16 bits and int32
+            for gray of 32; a batch has the widest dtype that one of its masks needs. "int32": always int32, for a dtype
+            that never changes. "uint8": always uint8; 16 bits are scaled to 8, as brightness.
         image_to_rgb8: true makes all images RGB with 8 bits a channel. False leaves them their own channels and depth:
             (H, W, C) with 1 (gray), 2, 3 or 4 (with alpha), uint8 or uint16; `Batch.image` is then a list. Those that
             are not RGB are decoded on the CPU. Masks keep theirs as well where `mask_interpolation` is "lanczos".
@@ -76,6 +79,7 @@ class ImageConfig(Settings, frozen=True, kw_only=True):
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
     mask_interpolation: Literal["nearest", "lanczos"] = "nearest"
+    mask_dtype: Literal["auto", "uint8", "int32"] = "auto"
     image_to_rgb8: bool = True
     mixed_buckets: bool = False
     pre_encode_images: bool = False
@@ -91,7 +95,7 @@ class ImageConfig(Settings, frozen=True, kw_only=True):
                 self.buckets()
             except ValueError as problem:
                 return f"image_config: {problem}; widen the aspect range or lower downsampling_ratio"
-        return self._form_problem() or self._normalisation_problem()
+        return self._form_problem() or self._normalisation_problem() or self._mask_problem()
 
     def _form_problem(self) -> str | None:
         """Of images that are not arrays of one form."""
@@ -108,6 +112,16 @@ class ImageConfig(Settings, frozen=True, kw_only=True):
             return f"image_config.mean is in units of [0, 1], got {self.mean}: divide by 255"
         if self.std and not all(0 < value <= 1 for value in self.std):
             return f"image_config.std is in units of [0, 1] and above 0, got {self.std}"
+        return None
+
+    def _mask_problem(self) -> str | None:
+        if self.mask_dtype != "int32":
+            return None
+        if self.mask_interpolation != "nearest":
+            return ("image_config.mask_dtype 'int32' is for labels, which mask_interpolation "
+                    f"{self.mask_interpolation!r} would blend: set it to 'nearest'")  # fmt: skip
+        if self.pre_encode_images:
+            return "image_config.mask_dtype 'int32' does not go with pre_encode_images: a PNG holds 16 bits at the most"
         return None
 
     def buckets(self) -> BucketTable:

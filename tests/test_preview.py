@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -22,7 +23,7 @@ from datago_gpu.errors import ConfigError, DatagoError
 from datago_gpu.preview import Overview, gather, write_page, write_sheet
 from datago_gpu.preview.gather import Panel, Shown, ShownBatch
 from datago_gpu.preview.masks import colour_of, kind_of_mask, overlaid
-from datago_gpu.preview.pixels import CROP_INK, displayed, outlined, shrunk
+from datago_gpu.preview.pixels import CROP_INK, displayed, mask_levels, outlined, shrunk
 from datago_gpu.preview.text import caption_of, middle_cut, plain, shortened
 from datago_gpu.server import DataroomServer
 from tests.decode.pictures import encode
@@ -211,6 +212,26 @@ def columns(*values: int) -> Any:
 )
 def test_label_maps_are_told_from_cut_outs(levels: Any, kind: str) -> None:
     assert kind_of_mask([levels[:4], levels[4:]]) == kind
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32])
+def test_masks_of_more_than_8_bits_are_told_and_drawn(dtype: Any) -> None:
+    labels = columns(0, 1, 2, 3).astype(dtype) * 300
+    assert kind_of_mask([labels, columns(0, 1)]) == "labels"
+    assert kind_of_mask([columns(0, 1).astype(dtype) * 65_535]) == "cut-out"
+    drawn = np.asarray(overlaid(Image.new("RGB", (64, 8), (128, 128, 128)), labels, "labels", colour_of(1)))
+    assert (drawn[:, :16] == 128).all()
+    assert len({tuple(drawn[4, at]) for at in (24, 40, 56)}) == 3
+    shades = np.asarray(overlaid(Image.new("RGB", (64, 8), (128, 128, 128)), labels, "cut-out", colour_of(1)))
+    assert (shades[:, :10] == 128).all()
+    assert (shades[:, 30:] != 128).any(axis=-1).all()
+
+
+def test_encoded_masks_keep_their_numbers() -> None:
+    levels = columns(0, 1, 2, 3).astype(np.uint16) * 300
+    file = io.BytesIO()
+    Image.fromarray(levels).save(file, "PNG")
+    assert np.array_equal(mask_levels(file.getvalue(), ImageConfig()), levels)
 
 
 def test_a_mask_colours_what_it_covers_and_nothing_else() -> None:

@@ -62,13 +62,13 @@ class RawImage:
         raise DatagoError(f"the pixels are {where}; to_numpy_array() and to_pil_image() give them there")
 
     def to_numpy_array(self) -> NDArray[Any]:
-        """(H, W, C), uint8, or uint16 for 16 bits a channel. An encoded image is decoded."""
+        """(H, W, C), uint8, or uint16 for 16 bits a channel, int32 for labels of 32. An encoded image is decoded."""
         if self.is_encoded:
             pixels = np.asarray(Image.open(io.BytesIO(self.data)))
             return pixels if pixels.ndim == 3 else pixels[:, :, None]
         if self._pixels is not None:
             return on_host(self._pixels)
-        dtype = np.uint16 if self.bit_depth == 16 else np.uint8
+        dtype = {16: np.uint16, 32: np.int32}.get(self.bit_depth, np.uint8)
         return np.frombuffer(self.data, dtype).reshape(self.height, self.width, self.channels)
 
     def to_pil_image(self) -> Image.Image:

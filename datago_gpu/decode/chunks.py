@@ -8,7 +8,7 @@ from struct import Struct as Layout
 
 from datago_gpu.decode.exif import xmp_orientation
 
-__all__ = ["may_turn", "may_turn_late", "png_chunks"]
+__all__ = ["may_turn", "may_turn_late", "png_chunks", "tells_turns"]
 
 _CHUNK = Layout(">I4s")
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt")
@@ -34,16 +34,19 @@ def png_chunks(payload: bytes | memoryview) -> Iterator[tuple[bytes, int, int]]:
         at += 12 + length
 
 
+def tells_turns(name: bytes, data: bytes) -> bool:
+    """Whether a chunk is of a kind that tells whether the picture is to be turned."""
+    return name == b"eXIf" or (name in _TEXTS and data.startswith((_XMP, _RAW_PROFILE)))
+
+
 def may_turn(name: bytes, data: bytes) -> bool:
     """Whether a chunk may say that the picture is to be turned. What is compressed is not looked into."""
-    if name == b"eXIf":
-        return True
-    if name not in _TEXTS:
+    if not tells_turns(name, data):
         return False
-    if data.startswith(_XMP):
+    if name != b"eXIf" and data.startswith(_XMP):
         compressed = name == b"zTXt" or (name == b"iTXt" and data[len(_XMP) : len(_XMP) + 1] != b"\0")
         return compressed or xmp_orientation(data) > 1
-    return data.startswith(_RAW_PROFILE)
+    return True
 
 
 def may_turn_late(payload: bytes) -> bool:

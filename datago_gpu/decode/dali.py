@@ -205,6 +205,10 @@ class DaliDecoder:
 
     def _formed(self, pixels: Any) -> Any:
         image = self._image
+        if self._mask and image.mask_dtype == "int32":
+            if image.layout == "CHW":
+                pixels = fn.transpose(pixels, perm=[2, 0, 1], output_layout="CHW")
+            return fn.cast(pixels, dtype=types.INT32)
         if (image.layout, image.dtype) == ("HWC", "uint8"):
             return pixels
         # uint8 keeps its range; floating values are (x / 255 - mean) / std = (x - 255 mean) / (255 std).

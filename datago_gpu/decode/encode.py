@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from datago_gpu.config import ImageConfig
+from datago_gpu.decode.formats import Undecodable
 
 __all__ = ["Encoder"]
 
@@ -29,7 +30,12 @@ class Encoder:
         self._quality = image.jpeg_quality
 
     def __call__(self, pixels: NDArray[Any]) -> bytes:
-        """Pixels (H, W, C), uint8 or uint16. Of 16 bits only gray is kept, in a PNG: Pillow writes no such colours."""
+        """Encode pixels (H, W, C), uint8 or uint16; or int32, where they fit into 16 bits, else Undecodable is raised.
+
+        Of 16 bits only gray is kept, in a PNG: Pillow writes no such colours.
+        """
+        if pixels.dtype == np.int32:
+            pixels = _shortened(pixels)
         if pixels.dtype == np.uint16 and (self._jpeg or pixels.shape[2] > 1):
             pixels = (pixels >> 8).astype(np.uint8)
         return self._encode(Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels))
@@ -46,3 +52,10 @@ class Encoder:
         # Chroma in full, as datago writes it.
         picture.save(file, "JPEG", quality=self._quality, subsampling="4:4:4")
         return file.getvalue()
+
+
+def _shortened(numbers: NDArray[np.int32]) -> NDArray[np.uint16]:
+    lowest, highest = int(numbers.min()), int(numbers.max())
+    if lowest < 0 or highest > 65535:
+        raise Undecodable("undecodable", f"a PNG holds labels from 0 to 65535, and this mask has {lowest} to {highest}")
+    return numbers.astype(np.uint16)

@@ -1,4 +1,4 @@
-"""The form in which pixels are delivered: layout, dtype and normalisation, on the CPU with numpy."""
+"""Writes pixels in the form in which they are delivered: layout, dtype and normalisation, on the CPU with numpy."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from datago_gpu.config import ImageConfig
 
@@ -21,14 +21,15 @@ def unnormalised(image: ImageConfig) -> ImageConfig:
 class Form:
     """Writes 8-bit images as the settings ask for them: RGB, `(x / 255 - mean) / std` where the dtype is floating.
 
-    mask: one channel of numbers instead, which stay as they are.
+    mask: one channel of numbers instead, which stay as they are: uint8, or int32 where `mask_dtype` says so.
     """
 
     def __init__(self, image: ImageConfig, *, mask: bool = False) -> None:
         image = unnormalised(image) if mask else image
         self._channels = 1 if mask else 3
         self.channels_first = image.layout == "CHW"
-        self.dtype = np.dtype(image.dtype)
+        self.dtype = np.dtype("int32" if mask and image.mask_dtype == "int32" else image.dtype)
+        self._keeps = self.dtype.kind in "ui"
         mean = np.asarray(image.mean or (0.0, 0.0, 0.0), np.float64)
         std = np.asarray(image.std or (1.0, 1.0, 1.0), np.float64)
         self._scale = (1 / (255 * std)).astype(np.float32)
@@ -36,22 +37,25 @@ class Form:
         levels = np.arange(256, dtype=np.float32)
         self._halves = (levels * self._scale[:, None] + self._shift[:, None]).astype(np.float16)
 
-    def empty(self, height: int, width: int, *batch: int) -> NDArray[Any]:
-        """Memory for images of this size: (*batch, H, W, C) or (*batch, C, H, W)."""
-        shape = (self._channels, height, width) if self.channels_first else (height, width, self._channels)
-        return np.empty((*batch, *shape), self.dtype)
+    def empty(self, height: int, width: int, *batch: int, least: DTypeLike = np.uint8) -> NDArray[Any]:
+        """Memory for images of this size: (*batch, H, W, C) or (*batch, C, H, W).
 
-    def write(self, pixels: NDArray[np.uint8], out: NDArray[Any]) -> None:
-        """Put one image (H, W, C) into memory from `empty`."""
-        if self.dtype == np.uint8 and not self.channels_first:
+        least: of masks, what their numbers need at the least.
+        """
+        shape = (self._channels, height, width) if self.channels_first else (height, width, self._channels)
+        return np.empty((*batch, *shape), np.result_type(self.dtype, least))
+
+    def write(self, pixels: NDArray[Any], out: NDArray[Any]) -> None:
+        """Put one image (H, W, C) into memory from `empty`: uint8, or a mask of any dtype."""
+        if self._keeps and not self.channels_first:
             out[:] = pixels
             return
         planes = out if self.channels_first else out.transpose(2, 0, 1)
         for index, plane in enumerate(planes):
             self._write_channel(pixels[:, :, index], index, plane)
 
-    def _write_channel(self, levels: NDArray[np.uint8], index: int, plane: NDArray[Any]) -> None:
-        if self.dtype == np.uint8:
+    def _write_channel(self, levels: NDArray[Any], index: int, plane: NDArray[Any]) -> None:
+        if self._keeps:
             plane[:] = levels
         elif self.dtype == np.float32:
             np.multiply(levels, self._scale[index], out=plane)

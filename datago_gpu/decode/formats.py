@@ -18,14 +18,14 @@ from PIL import (
     ImageFile,
     Jpeg2KImagePlugin,
     JpegImagePlugin,
-    PngImagePlugin,
     PpmImagePlugin,
-    TiffImagePlugin,
     WebPImagePlugin,
 )
 
 from datago_gpu.decode.exif import orientation
+from datago_gpu.decode.png import Png, essential
 from datago_gpu.decode.scans import MOST_SCANS, count_scans
+from datago_gpu.decode.tiff import Tiff
 
 __all__ = ["Undecodable", "exif_orientation", "open_image"]
 
@@ -48,14 +48,23 @@ class _Jpeg(JpegImagePlugin.JpegImageFile):
         pass
 
 
+class _Bmp(BmpImagePlugin.BmpImageFile):
+    """A picture whose alpha is zero throughout is opaque: many programs leave the fourth byte of each pixel at zero."""
+
+    def load_end(self) -> None:
+        super().load_end()
+        if self.mode == "RGBA" and self.im.getband(3).getextrema()[1] == 0:
+            self.im.fillband(3, 255)
+
+
 _COMMON: dict[str, type[ImageFile.ImageFile]] = {
     "JPEG": _Jpeg,
-    "PNG": PngImagePlugin.PngImageFile,
+    "PNG": Png,
     "WEBP": WebPImagePlugin.WebPImageFile,
     "PPM": PpmImagePlugin.PpmImageFile,
     "GIF": GifImagePlugin.GifImageFile,
-    "BMP": BmpImagePlugin.BmpImageFile,
-    "TIFF": TiffImagePlugin.TiffImageFile,
+    "BMP": _Bmp,
+    "TIFF": Tiff,
     "JPEG2000": Jpeg2KImagePlugin.Jpeg2KImageFile,
     "AVIF": AvifImagePlugin.AvifImageFile,
 }
@@ -92,7 +101,7 @@ def _common(payload: bytes | memoryview) -> ImageFile.ImageFile | None:
     for name, opener in _COMMON.items():
         accepts = Image.OPEN[name][1]
         if accepts and accepts(prefix):
-            image = opener(io.BytesIO(payload))
+            image = opener(io.BytesIO(essential(payload) if name == "PNG" else payload))
             if image.info.get("progressive") and (scans := count_scans(payload)) > MOST_SCANS:
                 raise Undecodable("undecodable", f"{scans} scans in a progressive JPEG, allowed are {MOST_SCANS}")
             return image

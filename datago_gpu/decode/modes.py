@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from PIL import Image, ImageFile
 
-__all__ = ["as_own", "is_deep", "own_mode"]
+__all__ = ["as_own", "own_mode"]
 
 
 def own_mode(image: ImageFile.ImageFile) -> str:
@@ -17,16 +17,9 @@ def own_mode(image: ImageFile.ImageFile) -> str:
     if image.mode in ("LA", "La"):
         return "LA"
     gray = image.mode in ("1", "L", "F") or image.mode.startswith("I")
-    if image.has_transparency_data and not image.mode.startswith("I"):
+    if image.has_transparency_data:
         return "LA" if gray else "RGBA"
     return "L" if gray else "RGB"
-
-
-def is_deep(image: ImageFile.ImageFile) -> bool:
-    """Whether it has 16 bits a channel. Pillow opens colours of 16 bits in modes of 8, so the stored form is asked."""
-    if image.mode.startswith("I"):
-        return True
-    return image.format == "PNG" and any(";16" in str(tile.args) for tile in image.tile)
 
 
 def as_own(image: Image.Image) -> Image.Image:

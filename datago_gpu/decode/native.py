@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from PIL import ImageFile
 
 from datago_gpu.decode.chunks import may_turn_late
+from datago_gpu.decode.deep import deep_pixels, is_deep
 from datago_gpu.decode.formats import exif_orientation, open_image
-from datago_gpu.decode.modes import is_deep, own_mode
+from datago_gpu.decode.modes import own_mode
 from datago_gpu.decode.pixels import show, translated_errors
 from datago_gpu.decode.scaling import scale_array
 from datago_gpu.decode.upright import stored_box, upright_array
@@ -55,8 +56,7 @@ def render_own(
     with translated_errors():
         image = open_image(payload, max_pixels)
         if is_deep(image):
-            again = open_image(payload, max_pixels)
-            return _show_deep(_deep(image, again), region, orientation, target)
+            return _show_deep(deep_pixels(image), region, orientation, target)
         picture = show(image, region, orientation, target, draft=draft, own=True)
         # A copy that can be written, three times as quick as np.array(picture), which goes through pieces of 64 KiB.
         flat = np.frombuffer(bytearray(picture.tobytes()), np.uint8)
@@ -68,28 +68,3 @@ def _show_deep(pixels: NDArray[np.uint16], region: Region, orientation: int, tar
         box = stored_box(region, orientation, (pixels.shape[0], pixels.shape[1]))
         pixels = scale_array(pixels, box, 1, target if orientation < 5 else (target[1], target[0]))
     return upright_array(pixels, orientation).copy()  # which can be written
-
-
-def _deep(image: ImageFile.ImageFile, again: ImageFile.ImageFile) -> NDArray[np.uint16]:
-    """All pixels with 16 bits, of an image opened twice.
-
-    Pillow has no such mode but for gray: it is asked for the upper bytes, then for the lower.
-
-    Its unpackers for little-endian 16 bits take the second byte of each pair, which in a PNG is the lower one. Those
-    of gray with alpha are four bytes, as RGBA has: nothing is lost.
-    """
-    if image.mode.startswith("I"):
-        image.load()
-        return np.asarray(image).astype(np.int64).clip(0, 65535).astype(np.uint16)[:, :, None]
-    if str(image.tile[0].args).startswith("LA"):
-        whole = _loaded(image, "RGBA", "RGBA").astype(np.uint16)
-        return np.left_shift(whole[:, :, 0::2], 8, dtype=np.uint16) | whole[:, :, 1::2]
-    high, low = (_loaded(each, each.mode, f"{each.mode};16{end}") for each, end in ((image, "B"), (again, "L")))
-    return np.left_shift(high, 8, dtype=np.uint16) | low
-
-
-def _loaded(image: ImageFile.ImageFile, mode: str, stored: str) -> NDArray[np.uint8]:
-    image._mode = mode  # noqa: SLF001 - readers set it themselves
-    image.tile = [tile._replace(args=stored) for tile in image.tile]
-    image.load()
-    return np.asarray(image)

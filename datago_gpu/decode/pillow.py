@@ -18,6 +18,7 @@ from datago_gpu.config import DecodeConfig, ImageConfig, MiB
 from datago_gpu.decode.base import DecodedImages, EncodedImages
 from datago_gpu.decode.encode import Encoder
 from datago_gpu.decode.form import Form
+from datago_gpu.decode.labels import unpack_labels, widest_dtype
 from datago_gpu.decode.native import render_own
 from datago_gpu.decode.pixels import Undecodable, render_array
 from datago_gpu.decode.threads import Threads
@@ -34,7 +35,7 @@ class PillowDecoder:
     """Decodes on a pool of threads. See `Decoder` for the contract.
 
     mask: "nearest" or "lanczos" for masks, which have one channel; "" for images. own: images, and masks as well, keep
-    their channels and their depth.
+    their channels and their depth. Masks that the feeder has decoded to numbers (see labels.py) are taken as they are.
     """
 
     def __init__(self, image: ImageConfig, decode: DecodeConfig, *, mask: str = "", own: bool = False) -> None:
@@ -84,7 +85,10 @@ class _Work:
 
     def batch(self, images: EncodedImages) -> NDArray[Any] | None:
         """Memory for all of them, where they go into one array."""
-        return self._form.empty(*images.target, len(images)) if images.target and self._dense else None
+        if not (images.target and self._dense):
+            return None
+        least = widest_dtype(images.payloads) if self._mask else np.uint8
+        return self._form.empty(*images.target, len(images), least=least)
 
     def __call__(self, images: EncodedImages, index: int, out: NDArray[Any] | None) -> NDArray[Any] | bytes:
         """One image, in memory of its own or in `out`. Raises Undecodable."""
@@ -92,7 +96,11 @@ class _Work:
         orientation, target = int(images.orientations[index]), images.target_of(index)
         payload, max_pixels = images.payloads[index].data, self._decode.max_pixels
         draft = self._decode.draft and not self._mask
-        if self._own:
+        pixels: NDArray[Any]
+        labels = unpack_labels(images.payloads[index], *images.sizes[index]) if self._mask else None
+        if labels is not None:
+            pixels = labels
+        elif self._own:
             pixels = render_own(payload, region, orientation, target, draft=draft, max_pixels=max_pixels)
         else:
             pixels = render_array(
@@ -102,7 +110,7 @@ class _Work:
             return self._encoder(pixels)
         if self._own:
             return pixels
-        out = self._form.empty(*pixels.shape[:2]) if out is None else out
+        out = self._form.empty(*pixels.shape[:2], least=pixels.dtype) if out is None else out
         self._form.write(pixels, out)
         return out
 

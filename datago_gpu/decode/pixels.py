@@ -9,16 +9,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
+from datago_gpu.decode.deep import is_deep, label_numbers
 from datago_gpu.decode.formats import Undecodable, exif_orientation, open_image
 from datago_gpu.decode.jpeg import render_jpeg
+from datago_gpu.decode.labels import pack_labels
+from datago_gpu.decode.levels import mask_levels, picture_levels
 from datago_gpu.decode.modes import as_own
-from datago_gpu.decode.scaling import scale_image, shrinkage
-from datago_gpu.decode.upright import stored_box, upright_image
+from datago_gpu.decode.scaling import scale_array, scale_image, shrinkage
+from datago_gpu.decode.upright import stored_box, upright_array, upright_image
 from datago_gpu.geometry import Region, Size
 
 __all__ = [
@@ -32,42 +36,66 @@ __all__ = [
     "translated_errors",
 ]
 
-_GRAY = (128, 128, 128, 255)
-"""What shows through transparent pixels, as in datago."""
+View = Callable[[int, int], tuple[Region, Size | None]]
+"""(height, width) of an image as displayed -> what is to be seen, and the size to scale that to; None: its own size."""
 
 
 @dataclass(frozen=True, slots=True)
 class Converted:
-    """An image as a PPM, and what was taken from it."""
+    """An image as decoders take it, and what was taken from it."""
 
-    ppm: bytes
-    """A binary PPM: upright, RGB, 8 bits."""
+    payload: bytes
+    """A binary PPM: upright, RGB, 8 bits. Or the numbers of a deep mask: see labels.py."""
     size: tuple[int, int]
-    """Height and width of the PPM."""
+    """Height and width of the payload's picture."""
     original_size: tuple[int, int]
     """Height and width of the whole image as displayed."""
     crop: Region
-    """The region of the whole image that the PPM shows."""
+    """The region of the whole image that the payload shows."""
 
 
-def to_ppm(
-    payload: bytes, view: Callable[[int, int], tuple[Region, Size | None]], max_pixels: int, *, mask: str = ""
-) -> Converted:
+def to_ppm(payload: bytes, view: View, max_pixels: int, *, mask: str = "", deep: bool = False) -> Converted:
     """Decode any image that Pillow knows to a PPM; what is transparent shows mid-gray.
 
-    view: (height, width) as displayed -> what is to be seen, and the size to scale that to, or None to leave it alone.
     max_pixels: of the header; images with more are not decoded.
     mask: "nearest" or "lanczos" for a mask, which becomes gray.
+    deep: a gray mask of more than 8 bits keeps its numbers, and is scaled by "nearest".
     Raises Undecodable. Safe on any thread.
     """
     with translated_errors():
         image = open_image(payload, max_pixels)
-        image.load()  # first: where it fails within getexif(), as of a PNG, the next load() returns what there is
+        # Pixels before EXIF: where Pillow fails within getexif(), as of a PNG, the next load() returns what there is.
+        numbers = label_numbers(image) if deep and is_deep(image) else None
+        if numbers is not None:
+            return _as_labels(numbers, exif_orientation(image), view)
+        picture = mask_levels(image) if mask else picture_levels(image)
         orientation = exif_orientation(image)
-        size = (image.height, image.width) if orientation < 5 else (image.width, image.height)
+        stored = picture.height, picture.width
+        size = _displayed(stored, orientation)
         region, target = view(*size)
-        shown = show(image, region, orientation, target, draft=False, mask=mask)
+        if target is not None:
+            box = stored_box(region, orientation, stored)
+            picture = scale_image(picture, box, 1, _displayed(target, orientation), mask or "lanczos")
+        shown = upright_image(picture, orientation)
         return Converted(as_ppm(shown), (shown.height, shown.width), size, region)
+
+
+def _as_labels(numbers: NDArray[Any], orientation: int, view: View) -> Converted:
+    """numbers: (H, W) as stored."""
+    stored = (numbers.shape[0], numbers.shape[1])
+    size = _displayed(stored, orientation)
+    region, target = view(*size)
+    shown = numbers[:, :, None]
+    if target is not None:
+        box = stored_box(region, orientation, stored)
+        shown = scale_array(shown, box, 1, _displayed(target, orientation), "nearest")
+    shown = upright_array(shown, orientation)
+    return Converted(pack_labels(shown[:, :, 0]), (shown.shape[0], shown.shape[1]), size, region)
+
+
+def _displayed(stored: Size, orientation: int) -> Size:
+    """A size (height, width) as stored -> as displayed, or the other way round."""
+    return stored if orientation < 5 else (stored[1], stored[0])
 
 
 def as_ppm(image: Image.Image) -> bytes:
@@ -150,11 +178,12 @@ def show(
 
     own: in the image's own mode, of 8 bits; else RGB, or gray for a mask.
     """
-    levels, finish = (_labels, _same) if mask else (as_own, _same) if own else (_eight_bit, _rgb)
+    levels = mask_levels if mask else as_own if own else picture_levels
+    finish = _same if mask or own else _rgb
     if target is None:
         return finish(upright_image(levels(image), orientation))
     box = stored_box(region, orientation, (image.height, image.width))
-    size = target if orientation < 5 else (target[1], target[0])
+    size = _displayed(target, orientation)
     divisor = _draft(image, box, size) if draft and image.format == "JPEG" else 1
     return finish(upright_image(scale_image(levels(image), box, divisor, size, mask or "lanczos"), orientation))
 
@@ -173,34 +202,3 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 def _same(image: Image.Image) -> Image.Image:
     return image
-
-
-def _labels(image: Image.Image) -> Image.Image:
-    """A mask in mode L: the numbers of a coloured palette (class labels), else the brightness."""
-    image.load()
-    if image.mode == "P" and not _gray_palette(image):
-        return Image.frombytes("L", image.size, image.tobytes())
-    if image.mode.startswith("I"):
-        return _eight_bit(image)
-    return image if image.mode == "L" else image.convert("L")
-
-
-def _gray_palette(image: Image.Image) -> bool:
-    levels = image.getpalette("RGB") or []
-    return levels[0::3] == levels[1::3] == levels[2::3]
-
-
-def _eight_bit(image: Image.Image) -> Image.Image:
-    """Decode, and convert to RGB, or to L for gray, which scales in a third of the time."""
-    image.load()
-    if image.mode in ("RGB", "L") and "transparency" not in image.info:
-        return image
-    if image.has_transparency_data:
-        shown = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", shown.size, _GRAY), shown).convert("RGB")
-    if image.mode.startswith("I"):
-        # convert() clips at 255; 65535 / 255 = 257.
-        levels = np.asarray(image).astype(np.int32).clip(0, 65535)
-        return Image.fromarray(((levels + 128) // 257).astype(np.uint8))
-    # Floating-point pixels have no range that is agreed on: they are taken as levels, and clipped, as Pillow does it.
-    return image.convert("L" if image.mode in ("1", "F") else "RGB")

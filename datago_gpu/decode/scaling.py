@@ -22,6 +22,7 @@ _KINDS = {
     ("uint16", 2): PixelType.U16x2,
     ("uint16", 3): PixelType.U16x3,
     ("uint16", 4): PixelType.U16x4,
+    ("int32", 1): PixelType.I32,
 }
 
 _of_thread = threading.local()
@@ -45,15 +46,15 @@ def scale_image(image: Image.Image, box: Region, divisor: int, size: Size, name:
     return result
 
 
-def scale_array(pixels: NDArray[Any], box: Region, divisor: int, size: Size) -> NDArray[Any]:
-    """The same with Lanczos for an array (H, W, C): uint8 with C = 3, or uint16. The result may be read-only.
+def scale_array(pixels: NDArray[Any], box: Region, divisor: int, size: Size, name: str = "lanczos") -> NDArray[Any]:
+    """The same for an array (H, W, C): uint8 with C = 3, uint16, or int32 with C = 1. The result may be read-only.
 
     All of it is copied to the resizer, which looks beyond the edges of the box; leaving out the rest saves next to
     nothing.
     """
     height, width, channels = pixels.shape
     alpha = channels in (2, 4)
-    options = _options(box, divisor, (height, width), size, "lanczos", alpha=alpha)
+    options = _options(box, divisor, (height, width), size, name, alpha=alpha)
     if options is None:
         return pixels
     kind = _KINDS[pixels.dtype.name, channels]

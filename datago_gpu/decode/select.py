@@ -10,12 +10,17 @@ import ctypes
 import operator
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Literal, SupportsIndex
 
+import numpy as np
+from numpy.typing import NDArray
+
 from datago_gpu.config import DecodeConfig, ImageConfig
 from datago_gpu.decode.base import Decoder
+from datago_gpu.decode.labels import holds_labels
 from datago_gpu.decode.place import GpuPlacer, HostPlacer, Placer
 from datago_gpu.errors import ConfigError
 
@@ -92,11 +97,22 @@ def make_decoder(
     if backend.name == "pillow" or (mask and image.pre_encode_images):
         return _pillow(image, decode, mask_filter, own)
     decoder = _dali(backend, image, decode, batch_size, "" if own else mask_filter)
-    if not own:
+    if not own and mask_filter != "nearest":
         return decoder
     from datago_gpu.decode.split import SplitDecoder
 
-    return SplitDecoder(decoder, _pillow(image, decode, mask_filter, own), make_placer(backend), decode.max_pixels)
+    is_first = _is_rgb8(decode.max_pixels) if own else _is_shallow
+    return SplitDecoder(decoder, lambda: _pillow(image, decode, mask_filter, own), make_placer(backend), is_first)
+
+
+def _is_rgb8(max_pixels: int) -> Callable[[NDArray[np.uint8]], bool]:
+    from datago_gpu.decode.native import is_rgb8
+
+    return lambda payload: is_rgb8(payload.data, max_pixels)
+
+
+def _is_shallow(payload: NDArray[np.uint8]) -> bool:
+    return not holds_labels(payload)
 
 
 def _pillow(image: ImageConfig, decode: DecodeConfig, mask: str, own: bool) -> Decoder:

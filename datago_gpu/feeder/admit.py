@@ -52,12 +52,12 @@ class Admission:
             converted = to_ppm(payload, self._view, self._max_pixels)
         except Undecodable as problem:
             return Skipped(ref.index, ref.id, ref.where, problem.reason, problem.detail)
-        if len(converted.ppm) > self._max_bytes:
-            detail = f"{len(converted.ppm)} bytes of pixels do not fit into half of arena_mb"
+        if len(converted.payload) > self._max_bytes:
+            detail = f"{len(converted.payload)} bytes of pixels do not fit into half of arena_mb"
             return Skipped(ref.index, ref.id, ref.where, "too-large", detail)
         size, seen = converted.size, converted.original_size
         _, bucket = self._view(*seen)
-        return Admitted(ref, converted.ppm, size, 1, whole(*size), seen, converted.crop, bucket)
+        return Admitted(ref, converted.payload, size, 1, whole(*size), seen, converted.crop, bucket)
 
     def _as_it_is(self, ref: SampleRef, payload: bytes) -> Admitted | None:
         """None for an image that is RGB with 8 bits anyway. Raises Undecodable."""

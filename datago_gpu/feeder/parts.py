@@ -83,6 +83,7 @@ class PartAdmission:
         self._max_pixels = config.decode_config.max_pixels
         self._max_bytes = Limits.of(config).picture
         self._mask = config.image_config.mask_interpolation
+        self._deep = self._mask == "nearest" and config.image_config.mask_dtype != "uint8"
         self._own = not config.image_config.image_to_rgb8
 
     def quick(self, part: Part, payload: bytes, frame: Frame) -> AdmittedPart | None:
@@ -109,12 +110,12 @@ class PartAdmission:
                 size, orientation = header
                 return AdmittedPart(part.name, part.kind, payload, size, orientation, frame.of(*size))
             mask = self._mask if part.kind == "mask" and not self._keeps(part) else ""
-            converted = to_ppm(payload, frame.view, self._max_pixels, mask=mask)
+            converted = to_ppm(payload, frame.view, self._max_pixels, mask=mask, deep=bool(mask) and self._deep)
         except Undecodable as problem:
             raise Unfit(problem.reason, problem.detail) from problem
-        if len(converted.ppm) > self._max_bytes:
-            raise Unfit("too-large", f"{len(converted.ppm)} bytes of pixels do not fit into half of arena_mb")
-        return AdmittedPart(part.name, part.kind, converted.ppm, converted.size, 1, whole(*converted.size))
+        if len(converted.payload) > self._max_bytes:
+            raise Unfit("too-large", f"{len(converted.payload)} bytes of pixels do not fit into half of arena_mb")
+        return AdmittedPart(part.name, part.kind, converted.payload, converted.size, 1, whole(*converted.size))
 
     def _keeps(self, part: Part) -> bool:
         """Whether a picture keeps its own channels and depth."""

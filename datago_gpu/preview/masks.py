@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import colorsys
+from collections import Counter
 from collections.abc import Iterable
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,29 +30,33 @@ def colour_of(number: int) -> Colour:
     return _COLOURS[number % len(_COLOURS)]
 
 
-def kind_of_mask(levels: Iterable[NDArray[np.uint8]]) -> MaskKind:
-    """What the masks of one name are, by the values in all of them.
+def kind_of_mask(levels: Iterable[NDArray[Any]]) -> MaskKind:
+    """Tell what the masks of one name are, by the values in all of them.
 
     A cut-out has one value beside 0, or shades of it: many values, or mostly the highest ones. Few values of which the
     highest are not the most are numbers of labels.
     """
-    counts = np.zeros(256, np.int64)
+    counts: Counter[int] = Counter()
+    highest = 255
     for each in levels:
-        counts += np.bincount(each.reshape(-1), minlength=256)
-    values, pixels = np.count_nonzero(counts[1:]), counts[1:].sum()
-    full = counts[256 - _NEARLY :].sum()
-    if values <= 1 or values > _MOST_LABELS or full >= 0.6 * pixels:
+        values, pixels = np.unique(each, return_counts=True)
+        counts.update(dict(zip(values.tolist(), pixels.tolist(), strict=True)))
+        highest = max(highest, int(np.iinfo(each.dtype).max))
+    del counts[0]
+    full = sum(count for value, count in counts.items() if value > highest - highest // 255 * _NEARLY)
+    if len(counts) <= 1 or len(counts) > _MOST_LABELS or full >= 0.6 * counts.total():
         return "cut-out"
     return "labels"
 
 
-def overlaid(picture: Image.Image, levels: NDArray[np.uint8], kind: MaskKind, colour: Colour) -> Image.Image:
-    """The picture with a mask of any size stretched over it."""
+def overlaid(picture: Image.Image, levels: NDArray[Any], kind: MaskKind, colour: Colour) -> Image.Image:
+    """Draw a mask of any size and dtype over the picture, stretched."""
     if kind == "labels":
-        values = np.asarray(Image.fromarray(levels).resize(picture.size, Image.Resampling.NEAREST))
+        numbers = np.where(levels == 0, 0, (levels - 1) % 255 + 1).astype(np.uint8)  # colours come again after 255
+        values = np.asarray(Image.fromarray(numbers).resize(picture.size, Image.Resampling.NEAREST))
         return _blended(picture, _LABELS[values], (values > 0).astype(np.float32) * np.float32(_OPACITY))
     highest = max(1, int(levels.max()))
-    full = Image.fromarray((levels.astype(np.uint16) * 255 // highest).astype(np.uint8))
+    full = Image.fromarray((levels.clip(0).astype(np.int64) * 255 // highest).astype(np.uint8))
     stretched = full.resize(picture.size, Image.Resampling.BILINEAR)
     covered = np.asarray(stretched, np.float32) / np.float32(255)
     body = _blended(picture, np.array(colour, np.float32), covered * np.float32(_OPACITY))

@@ -46,13 +46,12 @@ def _rgb(picture: Image.Image) -> Image.Image:
     return Image.alpha_composite(gray, picture.convert("RGBA")).convert("RGB")
 
 
-def mask_levels(array: Any, image: ImageConfig) -> NDArray[np.uint8]:
-    """One mask of a batch: uint8 (H, W)."""
+def mask_levels(array: Any, image: ImageConfig) -> NDArray[Any]:
+    """One mask of a batch: (H, W), of its own dtype."""
     if isinstance(array, bytes):
-        return np.asarray(Image.open(io.BytesIO(array)).convert("L"))
+        picture = Image.open(io.BytesIO(array))
+        return np.asarray(picture if picture.mode.startswith("I") else picture.convert("L"))
     levels = on_host(array)
-    if levels.dtype == np.uint16:
-        levels = (levels >> 8).astype(np.uint8)
     return np.ascontiguousarray(levels[0] if image.layout == "CHW" else levels[..., 0])
 
 

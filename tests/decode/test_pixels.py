@@ -18,8 +18,8 @@ LIMIT = 100_000_000
 def shown(payload: bytes) -> Pixels:
     """The pixels of `to_ppm`, whole."""
     converted = to_ppm(payload, uncut, LIMIT)
-    assert converted.ppm.startswith(b"P6\n")
-    image = np.asarray(Image.open(io.BytesIO(converted.ppm)))
+    assert converted.payload.startswith(b"P6\n")
+    image = np.asarray(Image.open(io.BytesIO(converted.payload)))
     assert image.shape == (*converted.size, 3) == (*converted.original_size, 3)
     return image
 
@@ -112,7 +112,7 @@ def test_the_covering_region_is_cut_to_the_target_as_the_decoder_does_it() -> No
     region = cover_region(90, 150, target)
     same = render(memoryview(payload), region, 1, target, draft=False, max_pixels=LIMIT)
     assert (converted.size, converted.original_size, converted.crop) == (target, (90, 150), region)
-    assert converted.ppm == b"P6\n48 32\n255\n" + same.tobytes()
+    assert converted.payload == b"P6\n48 32\n255\n" + same.tobytes()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,129 @@
+"""TIFF for Pillow, with what it gets wrong or refuses of more than 8 bits a channel."""
+
+from __future__ import annotations
+
+import io
+import struct
+import sys
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, TiffImagePlugin
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+__all__ = ["Tiff"]
+
+_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER = 256, 257, 258, 259, 262, 266
+_STRIP_OFFSETS, _ORIENTATION, _SAMPLES, _ROWS, _STRIP_LENGTHS, _PLANAR = 273, 274, 277, 278, 279, 284
+_PREDICTOR, _TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_LENGTHS = 317, 322, 323, 324, 325
+_EXTRA, _FORMAT = 338, 339
+
+_OF_ALL_PLANES = (
+    _WIDTH, _HEIGHT, _COMPRESSION, _FILL_ORDER, _ORIENTATION, _ROWS, _PREDICTOR, _TILE_WIDTH, _TILE_HEIGHT
+)  # fmt: skip
+_OF_EACH_PLANE = (_STRIP_OFFSETS, _STRIP_LENGTHS, _TILE_OFFSETS, _TILE_LENGTHS)
+_BLACK_IS_ZERO, _SEPARATE, _UNSIGNED, _SIGNED, _ASSOCIATED = 1, 2, 1, 2, 1
+
+
+class Tiff(TiffImagePlugin.TiffImageFile):
+    """Pillow's reader, which
+
+    - shows gray of 16 bits as a negative where white is zero (little-endian), or refuses it (big-endian);
+    - reads planes of 16 bits as if they had 8, which shows noise;
+    - refuses whole numbers of 32 bits that are big-endian and without a sign, and swaps the bytes of compressed ones.
+    """
+
+    def _setup(self) -> None:
+        tags, self._inverted = self.tag_v2, False
+        bits, kind = tags.get(_BITS, (1,)), tags.get(_FORMAT, (_UNSIGNED,))
+        if bits == (16,) and tags.get(_PHOTOMETRIC, 0) == 0:
+            self._inverted = True
+            tags[_PHOTOMETRIC] = _BLACK_IS_ZERO
+        if bits == (32,) and kind == (_UNSIGNED,) and tags.prefix == TiffImagePlugin.MM:
+            tags[_FORMAT] = (_SIGNED,)
+        super()._setup()
+        if self.use_load_libtiff:  # which gives numbers in the machine's own byte order
+            self.tile = [tile._replace(args=_native(tile.args)) for tile in self.tile]
+
+    @property
+    def bits(self) -> int:
+        """Bits of the first channel."""
+        return int(self.tag_v2.get(_BITS, (1,))[0])
+
+    @property
+    def is_associated(self) -> bool:
+        """Whether colours were multiplied by alpha."""
+        return _ASSOCIATED in self.tag_v2.get(_EXTRA, ())
+
+    @property
+    def has_planes(self) -> bool:
+        """Whether the channels lie apart, with 16 bits each."""
+        return self.bits == 16 and self.tag_v2.get(_PLANAR, 1) == _SEPARATE and len(self.getbands()) > 1
+
+    def load(self) -> Any:
+        if self.tile and self.has_planes:
+            planes = self.planes()
+            if self.is_associated:
+                planes = divided(planes)
+            self.tile = []
+            high = [Image.fromarray((plane >> 8).astype(np.uint8)) for plane in np.moveaxis(planes, 2, 0)]
+            self.im = Image.merge(self.mode, high).im
+        return super().load()
+
+    def load_end(self) -> None:
+        super().load_end()  # turns the picture upright
+        if self._inverted:
+            inverted = Image.fromarray(65535 - np.asarray(self).astype(np.uint16))
+            self._mode, self.im = inverted.mode, inverted.im
+
+    def planes(self) -> NDArray[np.uint16]:
+        """(H, W, C), upright: each plane read as a gray picture, by a directory of its own behind the payload."""
+        assert isinstance(self.fp, io.BytesIO)
+        payload = memoryview(self.fp.getvalue())
+        found = [_gray(payload, self.tag_v2, number) for number in range(len(self.getbands()))]
+        return np.stack(found, axis=2)
+
+
+def divided(pixels: NDArray[np.uint16]) -> NDArray[np.uint16]:
+    """Pixels (H, W, C) whose colours were multiplied by alpha, the last channel, without that."""
+    alpha = pixels[:, :, -1:].astype(np.int64)
+    colours = pixels[:, :, :-1].astype(np.int64) * 65535 // np.maximum(alpha, 1)
+    return np.concatenate([colours.clip(0, 65535), alpha], axis=2).astype(np.uint16)
+
+
+def _gray(payload: memoryview, tags: ImageFileDirectory_v2, number: int) -> NDArray[np.uint16]:
+    """One plane of 16 bits."""
+    entries: dict[int, tuple[int, ...]] = {tag: (int(tags[tag]),) for tag in _OF_ALL_PLANES if tag in tags}
+    for tag in _OF_EACH_PLANE:
+        if tag in tags:
+            count = len(tags[tag]) // tags[_SAMPLES]
+            entries[tag] = tags[tag][number * count : (number + 1) * count]
+    entries |= {_BITS: (16,), _PHOTOMETRIC: (_BLACK_IS_ZERO,), _SAMPLES: (1,)}
+    order = "<" if tags.prefix == TiffImagePlugin.II else ">"
+    padding = len(payload) % 2
+    offset = len(payload) + padding
+    head = tags.prefix + struct.pack(f"{order}HI", 42, offset)
+    whole = b"".join((head, payload[8:], bytes(padding), _directory(entries, order, offset)))
+    return np.asarray(Tiff(io.BytesIO(whole))).astype(np.uint16)
+
+
+def _directory(entries: dict[int, tuple[int, ...]], order: str, offset: int) -> bytes:
+    """A directory at `offset` of a file, all of its values as words: TIFF 6.0, section 2."""
+    words, values = struct.Struct(f"{order}HHII"), b""
+    behind = offset + 2 + 12 * len(entries) + 4
+    result = struct.pack(f"{order}H", len(entries))
+    for tag, numbers in sorted(entries.items()):
+        packed = struct.pack(f"{order}{len(numbers)}I", *numbers)
+        place = numbers[0] if len(numbers) == 1 else behind + len(values)
+        result += words.pack(tag, 4, len(numbers), place)
+        values += packed if len(numbers) > 1 else b""
+    return result + bytes(4) + values
+
+
+def _native(args: Any) -> Any:
+    """What a tile tells Pillow's decoder, with signed numbers in the machine's byte order."""
+    stored, *rest = args
+    if stored in ("I;16BS", "I;32BS"):
+        stored = stored[:4] + ("S" if sys.byteorder == "little" else "BS")
+    return (stored, *rest)
