@@ -232,6 +232,8 @@ class LoaderConfig(Settings, frozen=True, kw_only=True):
             a run in which every sample was bad is an error in any case, as is one whose last passes over the source
             brought only bad ones.
         skipped_file: a file to which every skipped sample is added as a line of JSON: id, reason, detail, where, epoch.
+        base_folder: where relative paths begin: those of `root_path`, `url`, the lines of an @FILE, and `skipped_file`.
+            Default: the working folder at the time when the Loader or LoaderDataset is made.
     """
 
     source_type: Literal["db", "file", "webdataset"] = "db"
@@ -252,6 +254,7 @@ class LoaderConfig(Settings, frozen=True, kw_only=True):
     arena_mb: Count = 512
     max_failures: Annotated[int, Meta(ge=0)] | Annotated[float, Meta(ge=0, lt=1)] | None = None
     skipped_file: str | None = None
+    base_folder: str | None = None
 
     @classmethod
     def load(cls, config: ConfigLike) -> LoaderConfig:
@@ -325,6 +328,25 @@ class LoaderConfig(Settings, frozen=True, kw_only=True):
             _from_environment("WORLD_SIZE", 1) if world_size is None else world_size,
         )
 
+    def anchored(self) -> LoaderConfig:
+        """A copy whose relative paths begin in the working folder of now, wherever the program goes later."""
+        return msgspec.structs.replace(self, base_folder=_anchor(self.base_folder or ""))
+
+    def settled(self) -> LoaderConfig:
+        """A copy that is `anchored`, with rank and world size, so that no later change around the program matters."""
+        rank, world_size = self.rank_and_world_size()
+        return self.anchored().with_source(rank=rank, world_size=world_size)
+
+    def absolute(self, path: str) -> str:
+        """`path`, which may be relative to `base_folder`. Raises ConfigError where that could not be told."""
+        base = _anchor("") if self.base_folder is None else self.base_folder
+        if not base and not os.path.isabs(path):
+            raise ConfigError(
+                f"{path!r} is relative, and the working folder is gone, or its name is not UTF-8 text: "
+                "give an absolute path, or set base_folder"
+            )
+        return os.path.normpath(os.path.join(base, path))
+
     def redacted(self, text: str) -> str:
         """`text` with *** for the API key and other secrets, should they be there."""
         source = self.source_config
@@ -367,6 +389,16 @@ def _home(key: object) -> str:
             return f"it belongs in {name}"
     types = [repr(name) for name, kind in _SOURCES.items() if key in kind.__struct_fields__]
     return f"it belongs in the source_config of source_type {' or '.join(types)}" if types else ""
+
+
+def _anchor(folder: str) -> str:
+    """The folder as an absolute path; empty where it is relative to a working folder that cannot be told."""
+    try:
+        path = os.path.abspath(folder)
+        path.encode()
+    except (FileNotFoundError, UnicodeEncodeError):
+        return ""
+    return path
 
 
 def _from_environment(name: str, default: int) -> int:

@@ -6,7 +6,6 @@ import logging
 import os
 from collections import Counter, deque
 from collections.abc import Iterable
-from pathlib import Path
 
 import msgspec
 
@@ -71,10 +70,12 @@ class SkippedFile:
     """One JSON line for each skipped sample, behind those that the file has. Raises ConfigError where it cannot write.
 
     It is open only while it is written, with a single call: several ranks may share it, and no crash loses a line.
+
+    path: absolute, since the trainer may go to another folder.
     """
 
     def __init__(self, path: str) -> None:
-        self._path = Path(path).absolute()  # the trainer may change its folder
+        self._path = path
         self._warned = self._cut = False
         try:
             self._append(b"")

@@ -57,7 +57,7 @@ class Loader:
         *,
         state: dict[str, Any] | None = None,
     ) -> None:
-        self.config = LoaderConfig.load(config)
+        self.config = LoaderConfig.load(config).settled()
         self.backend: Backend = choose(device, backend)
         """Which back end decodes, on which device, and why."""
         self._taking = threading.Lock()
@@ -163,7 +163,8 @@ class Loader:
         self._progress = Progress(resume)
         self._begun = None
         self._delivered_before = resume.delivered
-        self._failures = Failures(config.max_failures, config.skipped_file)
+        listed = None if config.skipped_file is None else config.absolute(config.skipped_file)
+        self._failures = Failures(config.max_failures, listed)
         self._fruitless = False
         self._ready: Handoff[Ready] = Handoff(-(-config.samples_buffer_size // config.batch_size))
         self._began_at, self._ended_at = time.perf_counter(), 0.0

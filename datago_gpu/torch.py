@@ -83,7 +83,7 @@ class LoaderDataset(IterableDataset):  # type: ignore[misc]  # torch need not be
         taken_ahead: int = 0,
     ) -> None:
         super().__init__()
-        self.config = LoaderConfig.load(config)
+        self.config = LoaderConfig.load(config).anchored()
         if self.config.epochs not in (1, None):
             raise ConfigError(
                 f"epochs is {self.config.epochs}: a LoaderDataset makes one pass each time it is iterated over; "

@@ -118,16 +118,6 @@ def test_the_file_is_added_to_by_further_runs_and_ranks(tmp_path: Path) -> None:
     assert len(entries(path)) == 200
 
 
-def test_the_file_stays_where_it_was_when_the_trainer_changes_its_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    failures = Failures(None, "skipped.jsonl")
-    monkeypatch.chdir("/")
-    failures.add(bad(1))
-    assert len(entries(tmp_path / "skipped.jsonl")) == 1
-
-
 @pytest.mark.parametrize("name", ["nowhere/skipped.jsonl", "", "pipe", "a\0b"])
 def test_a_file_that_cannot_be_written_is_an_error_before_anything_starts(tmp_path: Path, name: str) -> None:
     os.mkfifo(tmp_path / "pipe")  # nobody reads it

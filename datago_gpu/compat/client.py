@@ -97,7 +97,8 @@ def live_cleanup_threads() -> int:
 def _checked(text: str, device: str, backend: str) -> LoaderConfig | None:
     try:
         on_gpu = choose(device, backend).device_id is not None
-        return loader_config(text, GPU_BATCH) if on_gpu else loader_config(text)
+        config = loader_config(text, GPU_BATCH) if on_gpu else loader_config(text)
+        return config.anchored()
     except DatagoError as error:
         log.error("invalid config: %s", error)
         return None

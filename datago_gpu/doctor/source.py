@@ -72,7 +72,7 @@ def _reached(config: LoaderConfig, timeout_s: float) -> Iterator[Check]:
         if isinstance(source, DataroomSource):
             yield from within(timeout_s, lambda: asyncio.run(_dataroom(config, source)))
         elif isinstance(source, FileSource) and not source.is_stored:
-            yield within(timeout_s, lambda: _folder(source.root_path))
+            yield within(timeout_s, lambda: _folder(config.absolute(source.root_path)))
         else:
             yield within(timeout_s, lambda: asyncio.run(_first_listed(config)))
     except (TimeoutError, DatagoError) as error:  # the first of which is an OSError, too

@@ -38,9 +38,7 @@ class Feeder:
         self._decoder: msgpack.Decoder[wire.FromFeeder] = msgpack.Decoder(wire.FromFeeder)
         self._closing = threading.RLock()  # a signal's handler may close while its thread is closing
         self._closed = False
-        rank, world_size = config.rank_and_world_size()
-        settled = config.with_source(rank=rank, world_size=world_size)
-        self._send(wire.Start(msgspec.json.encode(settled), resume))
+        self._send(wire.Start(msgspec.json.encode(config.settled()), resume))
 
     @property
     def pids(self) -> list[int]:

@@ -157,7 +157,7 @@ def gather(
 
     progress: told what is being done. Raises what a Loader raises, and DatagoError where no batch came.
     """
-    config = LoaderConfig.load(config)
+    config = LoaderConfig.load(config).anchored()
     if not getattr(config.source_config, "require_images", True):
         raise ConfigError("source_config.require_images is false: there are no images to preview")
     with Loader(config, device=device, backend=backend) as loader:

@@ -27,7 +27,7 @@ class Files:
 
     def __init__(self, config: LoaderConfig) -> None:
         assert isinstance(config.source_config, FileSource)
-        self._root = os.path.abspath(config.source_config.root_path)
+        self._root = config.absolute(config.source_config.root_path)
         self._shuffled = config.source_config.random_sampling
         self._shuffle = Shuffle(config, config.source_config.rank_split)
         self._rank, self._world_size = config.rank_and_world_size()

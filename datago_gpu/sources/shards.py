@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl, unquote, urlencode, urljoin, urlsplit, urlun
 import msgspec
 from msgspec import Struct
 
-from datago_gpu.config import HttpConfig, MiB
+from datago_gpu.config import HttpConfig, LoaderConfig, MiB
 from datago_gpu.errors import SourceError
 from datago_gpu.redact import without_query
 from datago_gpu.shard_config import WebDatasetSource
@@ -45,10 +45,10 @@ class Shard(Struct, frozen=True):
 
 
 async def list_shards(
-    source: WebDatasetSource, limits: HttpConfig, http: HttpClient, stores: Callable[[], Stores]
+    config: LoaderConfig, source: WebDatasetSource, http: HttpClient, stores: Callable[[], Stores]
 ) -> list[Shard]:
     """All shards that the setting `url` names, in its order. Raises SourceError."""
-    named = await asyncio.to_thread(expanded, source.url)
+    named = await asyncio.to_thread(expanded, source.url, config.absolute)
     origins = {_origin(address) for address in named if _is_http(address)}
     shards: list[Shard] = []
     for address in named:
@@ -59,7 +59,7 @@ async def list_shards(
             if is_stored(address):
                 found = await _in_bucket(address, stores())
             else:
-                found = await _in_listing(address, source.auth_token.strip(), limits, http)
+                found = await _in_listing(address, source.auth_token.strip(), config.http_config, http)
         except HttpFailure as failure:
             what = f"cannot list the shards of {failure}; check source_config.url, and the token or the credentials"
             raise SourceError(source.hidden(what)) from None
@@ -69,15 +69,18 @@ async def list_shards(
     return shards
 
 
-def expanded(url: str) -> list[str]:
-    """The addresses that the setting `url` names by itself. Reads local files and folders. Raises SourceError."""
+def expanded(url: str, absolute: Callable[[str], str]) -> list[str]:
+    """The addresses that the setting `url` names by itself. Reads local files and folders. Raises SourceError.
+
+    absolute: makes an absolute path of one that may be relative.
+    """
     found: list[str] = []
     for each in (each.strip() for each in url.split("::")):
         if each.startswith("@"):
-            for line in _lines(each[1:]):
-                found += _local(line)
+            for line in _lines(absolute(each[1:])):
+                found += _local(line, absolute)
         elif each:
-            found += _local(each)
+            found += _local(each, absolute)
         if len(found) > _MOST_SHARDS:
             raise SourceError(f"source_config.url names more than {_MOST_SHARDS} shards")
     return found
@@ -93,7 +96,7 @@ def _lines(path: str) -> Iterator[str]:
     return (line for line in lines if line and not line.startswith("#"))
 
 
-def _local(text: str) -> list[str]:
+def _local(text: str, absolute: Callable[[str], str]) -> list[str]:
     """One address with braces, and with wildcards where it is a path."""
     found: list[str] = []
     for address in _braces(text):
@@ -104,7 +107,7 @@ def _local(text: str) -> list[str]:
         elif _is_remote(address):
             found.append(address)
         else:
-            found += _paths(address.removeprefix("file://"))
+            found += _paths(address.removeprefix("file://"), absolute)
     return found
 
 
@@ -121,16 +124,18 @@ def _braces(text: str) -> list[str]:
     return found
 
 
-def _paths(path: str) -> list[str]:
-    if os.path.isdir(path) and not path.endswith(ENDINGS):
-        found = sorted(each.path for each in os.scandir(path) if each.name.endswith(ENDINGS))
-    elif glob.has_magic(path) and not os.path.exists(path):
-        found = sorted(glob.glob(path, recursive=True))
+def _paths(path: str, absolute: Callable[[str], str]) -> list[str]:
+    place = absolute(path)
+    if os.path.isdir(place) and not path.endswith(ENDINGS):
+        found = sorted(each.path for each in os.scandir(place) if each.name.endswith(ENDINGS))
+    elif glob.has_magic(path) and not os.path.exists(place):
+        # Relative to the folder, not joined with it: the folder's own name may hold wildcards.
+        found = sorted(glob.glob(path, root_dir=None if os.path.isabs(path) else absolute(""), recursive=True))
     else:
-        return [os.path.abspath(path)]
+        return [place]
     if not found:
-        raise SourceError(f"no shards: {utf8_text(path)!r} in source_config.url matches nothing")
-    return [os.path.abspath(each) for each in found]
+        raise SourceError(f"no shards: {utf8_text(place)!r} in source_config.url matches nothing")
+    return [absolute(each) for each in found]
 
 
 def _on_hub(address: str) -> str:

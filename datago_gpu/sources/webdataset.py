@@ -133,7 +133,7 @@ class WebDataset:
     async def _listed(self) -> list[Shard]:
         """All shards. They are listed once."""
         if self._shards is None:
-            self._shards = await list_shards(self._source, self._config.http_config, self._http, self._storage)
+            self._shards = await list_shards(self._config, self._source, self._http, self._storage)
         return self._shards
 
     def _shared(self, shards: list[Shard], epoch: int) -> list[Shard]:

@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import itertools
 import json
+import os
 import random
 import tempfile
 import threading
@@ -224,9 +225,14 @@ def test_what_names_no_shard_is_a_source_error(tmp_path: Path, url: str, words: 
 
 def test_hf_addresses_are_those_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     hub = "https://huggingface.co/datasets/me/mine/resolve"
-    assert expanded("hf://datasets/me/mine/a/{0..1}.tar") == [f"{hub}/main/a/0.tar", f"{hub}/main/a/1.tar"]
+    assert expanded("hf://datasets/me/mine/a/{0..1}.tar", os.path.abspath) == [
+        f"{hub}/main/a/0.tar",
+        f"{hub}/main/a/1.tar",
+    ]
     monkeypatch.setenv("HF_ENDPOINT", "http://mirror/")
-    assert expanded("hf://datasets/me/mine@v2/a.tar") == ["http://mirror/datasets/me/mine/resolve/v2/a.tar"]
+    assert expanded("hf://datasets/me/mine@v2/a.tar", os.path.abspath) == [
+        "http://mirror/datasets/me/mine/resolve/v2/a.tar"
+    ]
 
 
 @pytest.fixture(scope="module")
