@@ -7,8 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from datago_gpu import Loader
+from datago_gpu.decode.formats import Undecodable
+from datago_gpu.decode.pixels import to_ppm
+from datago_gpu.geometry import Region, Size, whole
 from tests.decode.made.kinds import KINDS
 from tests.decode.pictures import encode
 from tests.images import file_config
@@ -74,3 +79,30 @@ def test_each_kind_is_cut_as_a_plain_picture_of_its_pixels_is(folder: Path, back
     found = load(folder, backend)
     off = [wrong(found, load(tmp_path, each), more=1) for each in {backend, "pillow"}]
     assert not set.intersection(*map(set, off)), off
+
+
+def small(height: int, width: int) -> tuple[Region, Size]:
+    return whole(height, width), (16, 24)
+
+
+@given(
+    st.sampled_from(list(KINDS)),
+    st.lists(st.tuples(st.integers(0, 1 << 20), st.integers(0, 255)), min_size=1, max_size=6),
+    st.integers(0, 1 << 20),
+    st.booleans(),
+)
+@settings(deadline=None, max_examples=300)
+def test_a_damaged_file_is_shown_or_refused(
+    name: str, changes: list[tuple[int, int]], cut: int, at_an_end: bool
+) -> None:
+    """What says how the file is laid out stands at its beginning, or at its end."""
+    payload = bytearray(KINDS[name].payload)
+    for where, value in changes:
+        payload[(where % 500 - 250 if at_an_end else where) % len(payload)] = value
+    damaged = bytes(payload[: -(cut % 40) or None] if cut % 5 == 0 else payload)
+    for mask in ("", "nearest"):
+        try:
+            converted = to_ppm(damaged, small, 1 << 21, mask=mask, deep=bool(mask))
+        except Undecodable:
+            continue
+        assert converted.size == (16, 24)

@@ -44,7 +44,7 @@ class DeviceArray:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """uint8, float16 or float32."""
+        """uint8, float16 or float32; of masks uint8, uint16 or int32."""
         dtype: np.dtype[Any] = self._array.dtype
         return dtype
 

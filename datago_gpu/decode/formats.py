@@ -25,6 +25,7 @@ from PIL import (
 from datago_gpu.decode.exif import orientation
 from datago_gpu.decode.png import Png, essential
 from datago_gpu.decode.scans import MOST_SCANS, count_scans
+from datago_gpu.decode.segments import without_short_segments
 from datago_gpu.decode.tiff import Tiff
 
 __all__ = ["Undecodable", "exif_orientation", "open_image"]
@@ -70,6 +71,9 @@ _COMMON: dict[str, type[ImageFile.ImageFile]] = {
 }
 """Their first bytes tell them for certain."""
 
+_TIDIED = {"JPEG": without_short_segments, "PNG": essential}
+"""What makes a payload one that Pillow does not refuse for what says nothing about its pixels."""
+
 _RARE = (
     "BLP", "DIB", "CUR", "PCX", "DCX", "DDS", "FLI", "FTEX", "GBR", "ICNS", "ICO", "MCIDAS", "MSP", "PIXAR", "PSD",
     "QOI", "SGI", "SUN", "XBM", "XPM", "XVTHUMB", "IM", "IMT", "PCD", "SPIDER", "TGA",
@@ -101,7 +105,8 @@ def _common(payload: bytes | memoryview) -> ImageFile.ImageFile | None:
     for name, opener in _COMMON.items():
         accepts = Image.OPEN[name][1]
         if accepts and accepts(prefix):
-            image = opener(io.BytesIO(essential(payload) if name == "PNG" else payload))
+            tidied = _TIDIED[name](payload) if name in _TIDIED else payload
+            image = opener(io.BytesIO(tidied))
             if image.info.get("progressive") and (scans := count_scans(payload)) > MOST_SCANS:
                 raise Undecodable("undecodable", f"{scans} scans in a progressive JPEG, allowed are {MOST_SCANS}")
             return image

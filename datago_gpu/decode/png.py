@@ -16,6 +16,8 @@ _ANCILLARY = 0x20
 _COLOUR_TYPE = 25
 _SHORTEST_TRNS = {0: 2, 2: 6}
 """Colour type -> bytes that a tRNS chunk needs at the least."""
+_MOST_KEPT = 16
+"""Ancillary chunks; one of each kind is usual. Pillow unpacks 1 MiB of a text, and refuses a picture with 64 MiB."""
 _LEVELS = {"L;2": 3, "L;4": 15}
 
 
@@ -26,10 +28,14 @@ def essential(payload: bytes | memoryview) -> bytes | memoryview:
     short. Decoders that are in wide use pass over such chunks. What stays: the critical chunks as they are, tRNS
     (transparency), and what tells the orientation, where Pillow can take it and its checksum is right.
     """
-    view, pieces, kept = memoryview(payload), [], 0
+    view, pieces, kept, left = memoryview(payload), [], 0, _MOST_KEPT
     try:
         for name, begin, end in png_chunks(payload):
-            if name[0] & _ANCILLARY and end + 4 <= len(view) and not _counts(view, name, begin, end):
+            if not name[0] & _ANCILLARY or end + 4 > len(view):
+                continue
+            if left and _counts(view, name, begin, end):
+                left -= 1
+            else:
                 pieces.append(view[kept : begin - 8])
                 kept = end + 4
     except struct.error:

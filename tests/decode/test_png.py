@@ -75,3 +75,11 @@ def test_the_pixels_are_those_of_the_whole_file() -> None:
     shown = np.asarray(Image.open(io.BytesIO(essential(payload))))
     assert np.array_equal(shown, PIXELS)
     assert np.array_equal(shown, np.asarray(Image.open(io.BytesIO(payload))))
+
+
+def test_of_countless_chunks_that_tell_the_orientation_few_are_kept() -> None:
+    """Each may unpack to a megabyte; Pillow refuses a picture with 64 of them."""
+    text = chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(bytes(1 << 20)))
+    shortened = essential(png(PIXELS, before=text * 200))
+    assert 0 < shortened.count(b"zTXt") < 50
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(shortened))), PIXELS)

@@ -155,6 +155,8 @@ def tiffs_of_16_bits() -> dict[str, Kind]:
         " deflate": {"deflate": True},
         " predictor": {"deflate": True, "predictor": True},
         " one strip": {"rows": HEIGHT},
+        " tiles": {"tile": 48},
+        " tiles, predictor": {"tile": 48, "deflate": True, "predictor": True},
         " turned": {"orientation": 6},
     }
     gray = RGBA16[..., :1]
@@ -236,6 +238,18 @@ def pnms() -> dict[str, Kind]:
     return made
 
 
+SHORT_SEGMENTS = {
+    "JFIF": (0xE0, b"JFIF\0"),
+    "Adobe": (0xEE, b"Adobe"),
+    "ICC": (0xE2, b"ICC_PROFILE\0"),
+    "Photoshop": (0xED, b"Photoshop 3.0\x008BIM\x03\xed\0\0\xff\xff\xff\xff"),
+    "EXIF": (0xE1, b"Exif\0\0"),
+    "MPF": (0xE2, b"MPF\0MM\0*"),
+    "application": (0xE5, b""),
+    "comment": (0xFE, b""),
+}
+
+
 def jpegs() -> dict[str, Kind]:
     """Samplings; and scans, which bytes within segments and behind the picture look like."""
     luma = np.random.default_rng(5).integers(60, 200, (12, 12))
@@ -253,6 +267,12 @@ def jpegs() -> dict[str, Kind]:
         "comment behind the first scan": progressive[:-2] + segment(0xFE, like_scans) + progressive[-2:],
     }.items():
         made[f"jpeg progressive, {name}"] = Kind(payload, whole, whole, 3)
+    gray = whole[..., :1]
+    for channels, pixels in ((1, gray), (3, whole)):
+        plain = encode(Image.fromarray(pixels.squeeze()), "JPEG", quality=95, subsampling=0)
+        for name, (marker, data) in SHORT_SEGMENTS.items():
+            payload = plain[:2] + segment(marker, data) + plain[2:]
+            made[f"jpeg {channels} x 8, short {name}"] = Kind(payload, shown_of(pixels), pixels, 3)
     return made
 
 
