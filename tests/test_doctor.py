@@ -22,7 +22,6 @@ from datago_gpu.decode.select import choose
 from datago_gpu.doctor import Check, machine, source
 from datago_gpu.doctor.check import within
 from datago_gpu.doctor.decoding import hardware_decoder
-from datago_gpu.doctor.gpu import driver_version
 from datago_gpu.server import DataroomServer
 from tests.images import add_picture, add_pictures
 from tests.servers import Answer, MisbehavingServer, json_answer
@@ -227,9 +226,6 @@ def test_work_that_hangs_is_left_behind() -> None:
         (machine.memory(GiB, GiB, Path("/proc/meminfo/none")), "warn"),
         (machine.cpus(DecodeConfig(threads=1024), None), "warn"),
         (machine.cpus(DecodeConfig(), 0.5), "warn"),
-        (driver_version("580.65.06", "13.0"), "ok"),
-        (driver_version("570.86.10", "12.8"), "fail"),
-        (driver_version("", "12.8"), "warn"),
         (hardware_decoder("[DEBUG] HW decoder available num_hw_engines=8"), "ok"),
         (hardware_decoder("HW decoder not supported by this platform. Skip."), "warn"),
         (hardware_decoder(""), "warn"),

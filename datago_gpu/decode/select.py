@@ -24,7 +24,7 @@ from datago_gpu.decode.labels import holds_labels
 from datago_gpu.decode.place import GpuPlacer, HostPlacer, Placer
 from datago_gpu.errors import ConfigError
 
-__all__ = ["Backend", "choose", "load_decoder", "make_decoder", "make_placer"]
+__all__ = ["Backend", "choose", "gpus", "load_decoder", "make_decoder", "make_placer"]
 
 _INSTALL = "pip install 'datago_gpu[cuda12]' (or [cuda13] for CUDA 13)"
 
@@ -146,7 +146,7 @@ def _on_cpu(backend: str, why: str) -> Backend:
 
 
 def _on_gpu(device: str, backend: str) -> Backend:
-    count, missing = _gpus()
+    count, missing = gpus()
     remedy = "check that nvidia-smi lists a GPU here, or use device='auto'"
     absent = [name for name in ("nvidia.dali", "cupy") if not _installed(name)]
     if not missing and absent:
@@ -179,7 +179,7 @@ def _installed(name: str) -> bool:
         return False
 
 
-def _gpus() -> tuple[int, str]:
+def gpus() -> tuple[int, str]:
     """How many GPUs the driver offers, and if none, why."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")

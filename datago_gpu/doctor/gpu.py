@@ -8,37 +8,43 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
+from datago_gpu.decode.select import gpus
 from datago_gpu.doctor.check import Check, mib
 
 __all__ = ["checks"]
 
-_OLDEST_DRIVER = 580
 _INSTALL = "pip install 'datago_gpu[cuda12]' (or [cuda13] for CUDA 13)"
 _VIDEO = "a container needs NVIDIA_DRIVER_CAPABILITIES=compute,utility,video"
 _KERNEL_MODULE = Path("/proc/driver/nvidia/version")
-_COMPUTE_MAJOR, _COMPUTE_MINOR = 75, 76
-"""CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR."""
+_UNKNOWN = "unknown"
+
+_OLDEST_DRIVERS = {"nvidia-dali-cuda130": 580, "nvidia-dali-cuda120": 530}
+"""DALI's build -> the oldest driver. For CUDA 13 that is DALI's and CUDA's; for CUDA 12 DALI asks for 525.60 and
+nvImageCodec for 530.30.02, by their documentation."""
 
 _PACKAGES = [
     ("DALI", ["nvidia-dali-cuda120", "nvidia-dali-cuda130"]),
     ("cupy", ["cupy-cuda12x", "cupy-cuda13x", "cupy"]),
     ("nvImageCodec", ["nvidia-nvimgcodec-cu12", "nvidia-nvimgcodec-cu13"]),
 ]
+_NVJPEG = {
+    "nvidia-nvimgcodec-cu12": ("libnvjpeg.so.12", "nvidia-nvjpeg-cu12"),
+    "nvidia-nvimgcodec-cu13": ("libnvjpeg.so.13", "nvidia-nvjpeg"),
+}
+"""Build of nvImageCodec -> the library that it loads, and the package that brings the library."""
 
 
 def checks(*, wanted: bool) -> Iterator[Check]:
     """wanted: without a GPU that is a failure."""
-    count, driver, problem = _driver()
-    if not count:
+    count, problem = gpus()
+    if count:
+        yield from _driver_and_gpus(count)
+    else:
         yield _absent("NVIDIA GPU", problem, wanted, "check that nvidia-smi lists a GPU here; docker run --gpus all")
-    elif driver is not None:
-        yield driver_version(_version(), _cuda_version(driver))
-        for index in range(count):
-            yield _gpu(driver, index)
     needed = wanted or count > 0
     for name, names in _PACKAGES:
         yield _package(name, names, needed)
-    yield nvjpeg(needed)
+    yield from nvjpeg(needed)
     if count:
         yield nvcuvid()
 
@@ -49,36 +55,38 @@ def _absent(name: str, problem: str, wanted: bool, remedy: str) -> Check:
     return Check.none(name, f"not here ({problem}): the CPU is used")
 
 
-def _driver() -> tuple[int, ctypes.CDLL | None, str]:
-    """How many GPUs there are, the driver's library, and why there are none."""
+def _driver_and_gpus(count: int) -> Iterator[Check]:
+    """count: how many GPUs CUDA offers."""
     try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return 0, None, "no CUDA driver, libcuda.so.1 not found"
-    count = ctypes.c_int()
-    status = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
-    if status:
-        return 0, driver, f"the CUDA driver answers with error {status}"
-    return count.value, driver, "the CUDA driver counts none"
+        version, cuda, found = _ask_nvml()
+    except Exception as error:  # the package is missing, or a library's own error: nothing works the worse for it
+        yield driver_version(_version_of_the_module(), _UNKNOWN)
+        remedy = "pip install nvidia-ml-py" if isinstance(error, ImportError) else "compare nvidia-smi"
+        yield Check.warn("NVIDIA GPU", f"{count}, of unknown kind: {error}", remedy)
+        return
+    yield driver_version(version, cuda)
+    for index, gpu in enumerate(found):
+        yield Check.ok(f"GPU {index}", gpu)
+    if count != len(found):
+        yield Check.ok("CUDA", f"{count} of {len(found)} GPUs are visible to it")
 
 
-def _cuda_version(driver: ctypes.CDLL) -> str:
-    """The newest CUDA that the driver knows, such as "13.0"."""
-    version = ctypes.c_int()
-    if driver.cuDriverGetVersion(ctypes.byref(version)):
-        return "unknown"
-    return f"{version.value // 1000}.{version.value % 1000 // 10}"
+def _ask_nvml() -> tuple[str, str, list[str]]:
+    """The driver's version, the newest CUDA that it knows, and a description of each GPU of the machine."""
+    import pynvml
+
+    pynvml.nvmlInit()
+    cuda, found = pynvml.nvmlSystemGetCudaDriverVersion(), []
+    for index in range(pynvml.nvmlDeviceGetCount()):
+        gpu = pynvml.nvmlDeviceGetHandleByIndex(index)
+        major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(gpu)
+        size = mib(pynvml.nvmlDeviceGetMemoryInfo(gpu).total)
+        found.append(f"{pynvml.nvmlDeviceGetName(gpu)}, compute capability {major}.{minor}, {size}")
+    return pynvml.nvmlSystemGetDriverVersion(), f"{cuda // 1000}.{cuda % 1000 // 10}", found
 
 
-def _version() -> str:
-    """Of the driver, such as "580.65.06", from NVML, else from the kernel module; "" for unknown."""
-    try:
-        nvml = ctypes.CDLL("libnvidia-ml.so.1")
-        text = ctypes.create_string_buffer(96)
-        if not (nvml.nvmlInit_v2() or nvml.nvmlSystemGetDriverVersion(text, len(text))):
-            return text.value.decode("ascii", "replace")
-    except (OSError, AttributeError):
-        pass
+def _version_of_the_module() -> str:
+    """The version of the driver's kernel module, such as "580.65.06"; "" where it cannot be read."""
     try:
         found = re.search(r"\b\d{3,}\.[\d.]+", _KERNEL_MODULE.read_text())
     except OSError:
@@ -88,55 +96,50 @@ def _version() -> str:
 
 def driver_version(version: str, cuda: str) -> Check:
     """version: of the driver; cuda: what it reaches up to."""
-    major = version.partition(".")[0]
+    build = next(filter(_version_of, _OLDEST_DRIVERS), "nvidia-dali-cuda120")
+    oldest, major = _OLDEST_DRIVERS[build], version.partition(".")[0]
     found = f"{version or 'of unknown version'}, CUDA up to {cuda}"
     if not major.isdecimal():
-        return Check.warn("NVIDIA driver", found, f"compare nvidia-smi: {_OLDEST_DRIVER} or newer is needed")
-    if int(major) < _OLDEST_DRIVER:
-        return Check.fail("NVIDIA driver", found, f"install {_OLDEST_DRIVER} or newer, as the CUDA wheels need")
+        return Check.warn("NVIDIA driver", found, f"compare nvidia-smi: {build} needs {oldest} or newer")
+    if int(major) < oldest:
+        other = ", or use datago_gpu[cuda12]" if build == "nvidia-dali-cuda130" else ""
+        return Check.fail("NVIDIA driver", found, f"install {oldest} or newer, which {build} needs{other}")
     return Check.ok("NVIDIA driver", found)
 
 
-def _gpu(driver: ctypes.CDLL, index: int) -> Check:
-    device, size, name = ctypes.c_int(), ctypes.c_size_t(), ctypes.create_string_buffer(256)
-    numbers = [ctypes.c_int(), ctypes.c_int()]
-    status = driver.cuDeviceGet(ctypes.byref(device), index) or driver.cuDeviceGetName(name, len(name), device)
-    status = status or driver.cuDeviceTotalMem_v2(ctypes.byref(size), device)
-    for number, attribute in zip(numbers, (_COMPUTE_MAJOR, _COMPUTE_MINOR), strict=True):
-        status = status or driver.cuDeviceGetAttribute(ctypes.byref(number), attribute, device)
-    if status:
-        return Check.fail(f"GPU {index}", f"the CUDA driver answers with error {status}", "look at nvidia-smi")
-    capability = ".".join(str(number.value) for number in numbers)
-    return Check.ok(f"GPU {index}", f"{name.value.decode('utf-8', 'replace')}, compute capability {capability}, "
-                                    f"{mib(size.value)}")  # fmt: skip
+def _version_of(distribution: str) -> str:
+    """The version of an installed package; "" where it is not installed."""
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return ""
 
 
 def _package(name: str, distributions: list[str], needed: bool) -> Check:
-    for distribution in distributions:
-        try:
-            return Check.ok(name, f"{metadata.version(distribution)} ({distribution})")
-        except metadata.PackageNotFoundError:
-            continue
+    for distribution in filter(_version_of, distributions):
+        return Check.ok(name, f"{_version_of(distribution)} ({distribution})")
     return _absent(name, "not installed", needed, _INSTALL)
 
 
-def nvjpeg(needed: bool) -> Check:
-    """The library that DALI loads: libnvjpeg.so.12, with CUDA 13 too."""
+def nvjpeg(needed: bool) -> Iterator[Check]:
+    """The library that decodes JPEGs on a GPU, for each build of nvImageCodec that is installed."""
+    for codec in filter(_version_of, _NVJPEG):
+        yield _nvjpeg(*_NVJPEG[codec], needed)
+
+
+def _nvjpeg(library: str, package: str, needed: bool) -> Check:
+    path = library
+    if _version_of(package):
+        wheel = metadata.distribution(package)
+        path = next((str(wheel.locate_file(file)) for file in wheel.files or () if file.name == library), library)
     try:
-        wheel = metadata.distribution("nvidia-nvjpeg-cu12")
-        path = str(next(wheel.locate_file(file) for file in wheel.files or () if file.name == "libnvjpeg.so.12"))
-    except (metadata.PackageNotFoundError, StopIteration):
-        path = "libnvjpeg.so.12"
-    try:
-        library = ctypes.CDLL(path)
+        loaded = ctypes.CDLL(path)
         numbers = [ctypes.c_int() for _ in range(3)]
         for kind, number in enumerate(numbers):
-            library.nvjpegGetProperty(kind, ctypes.byref(number))
+            loaded.nvjpegGetProperty(kind, ctypes.byref(number))
     except (OSError, AttributeError) as error:
-        return _absent(
-            "nvJPEG", f"libnvjpeg.so.12 cannot be loaded ({error})", needed, "pip install nvidia-nvjpeg-cu12"
-        )
-    return Check.ok("nvJPEG", f"{'.'.join(str(number.value) for number in numbers)}, libnvjpeg.so.12 loads")
+        return _absent("nvJPEG", f"{library} cannot be loaded ({error})", needed, f"pip install {package}")
+    return Check.ok("nvJPEG", f"{'.'.join(str(number.value) for number in numbers)}, {library} loads")
 
 
 def nvcuvid() -> Check:

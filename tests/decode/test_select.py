@@ -16,7 +16,7 @@ NO_DRIVER = "no CUDA driver (libcuda.so.1 not found)"
 @pytest.fixture
 def gpus(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """Two GPUs and everything installed."""
-    monkeypatch.setattr(select, "_gpus", lambda: (2, ""))
+    monkeypatch.setattr(select, "gpus", lambda: (2, ""))
     monkeypatch.setattr(select, "_installed", lambda _name: True)
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     return monkeypatch
@@ -24,7 +24,7 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 @pytest.fixture
 def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(select, "_gpus", lambda: (0, NO_DRIVER))
+    monkeypatch.setattr(select, "gpus", lambda: (0, NO_DRIVER))
 
 
 @pytest.mark.usefixtures("gpus")
@@ -124,7 +124,7 @@ def test_what_cannot_work_is_refused(device: str, backend: str, message: str) ->
 
 
 def test_this_machines_own_answer_is_consistent() -> None:
-    count, missing = select._gpus()
+    count, missing = select.gpus()
     assert bool(count) != bool(missing)
 
 
