@@ -146,7 +146,7 @@ class HttpConfig(Settings, frozen=True, kw_only=True):
         hedge_share: extra requests, as a share of all, for payloads that take much longer than the others: the first
             answer wins. 0 makes none.
         max_payload_mb: MiB; a larger payload is skipped, and not read further.
-        max_page_mb: MiB; a larger page of the listing is a SourceError.
+        max_page_mb: MiB, before and after decompression; a larger page of the listing is a SourceError.
         allow_hosts: the only hosts that may be asked, comma-separated or a list: names ("example.org", "*.example.org"
             for all names below it), addresses and networks ("10.0.0.0/8"). "" allows every host but those of
             `deny_hosts` and link-local addresses, where clouds keep credentials; those are allowed only by an entry
@@ -165,7 +165,7 @@ class HttpConfig(Settings, frozen=True, kw_only=True):
     max_backoff_s: Seconds = 30.0
     hedge_share: Annotated[float, Meta(ge=0, le=1)] = 0.05
     max_payload_mb: Count = 64
-    max_page_mb: Count = 256
+    max_page_mb: Count = 64
     allow_hosts: Names = ""
     deny_hosts: Names = ""
 

@@ -10,12 +10,16 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote, urlencode, urljoin, urlsplit
 
+import msgspec
+from msgspec import Struct
+
 from datago_gpu.config import DataroomSource, HttpConfig, MiB
 from datago_gpu.errors import ConfigError, SourceError
 from datago_gpu.redact import printable, redacted, shown_address
+from datago_gpu.settings import Natural
 from datago_gpu.sources.failure import HttpFailure
 from datago_gpu.sources.http import HttpClient, Response, origin_of, without_query
-from datago_gpu.sources.pages import NotAPage, Page, parse_page
+from datago_gpu.sources.pages import Latent, NotAPage, Page, most_entries, read_page
 
 __all__ = ["DataroomApi", "api_address"]
 
@@ -23,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 _ANSWERS_ASKED_FOR = 3
 """How often a page is asked for that comes with status 200 and is none: a proxy's maintenance page may pass."""
+_MOST_ANSWER_BYTES = 1024 * 1024
+"""Of an answer about one image, or of a number."""
 _HINT = "is this a Dataroom API, and does api_url end in /api/?"
 
 
@@ -56,6 +62,17 @@ def api_address(source: DataroomSource) -> tuple[str, str]:
     return url if url.endswith("/") else url + "/", key
 
 
+class _Count(Struct):
+    count: Natural
+
+
+class _Addresses(Struct):
+    """Of one image."""
+
+    image_direct_url: str | None = None
+    latents: list[Latent] | None = None
+
+
 class DataroomApi:
     """Asks one server. Every request goes to the origin of its base URL, and only there goes the key."""
 
@@ -64,7 +81,8 @@ class DataroomApi:
         self.max_tries = limits.max_tries
         self._origin = origin_of(self.base)
         self._limits, self._http = limits, http
-        self._headers = {"Accept": "application/json", "Accept-Encoding": "gzip"}
+        self._most_entries = most_entries(source.page_size)
+        self._headers = {"Accept": "application/json"}
         if self._key:
             self._headers["Authorization"] = f"Token {self._key}"
 
@@ -108,11 +126,11 @@ class DataroomApi:
         """One page of a listing. Raises SourceError."""
         for _ in range(_ANSWERS_ASKED_FOR):
             try:
-                response = await self._get(url)
+                response = await self._get(url, self._limits.max_page_mb * MiB)
             except HttpFailure as failure:
                 raise self._source_error(failure) from failure
             try:
-                return parse_page(response.body)
+                return await read_page(response.body, self._most_entries)
             except NotAPage as error:
                 problem = str(error)
             if response.url != url:  # such as to /login/, where unknown paths lead
@@ -125,15 +143,11 @@ class DataroomApi:
         """How many images the server says there are. None, and a warning, where it does not say."""
         url = self.address("images/count/", parameters)
         try:
-            count = json.loads((await self._get(url)).body)["count"]
+            return msgspec.json.decode((await self._get(url)).body, type=_Count).count
         except HttpFailure as failure:
             problem = f"{failure.reason} after {failure.tries} tries"
-        except (ValueError, TypeError, KeyError, RecursionError):
+        except (ValueError, RecursionError):
             problem = "not an answer of the API"
-        else:
-            if isinstance(count, int) and count >= 0:
-                return count
-            problem = "not a count"
         logger.warning("%s: %s: whether the listing is complete is not checked", without_query(url), problem)
         return None
 
@@ -146,12 +160,13 @@ class DataroomApi:
         url = self.address(f"images/{quote(image_id, safe='')}/", asked)
         response = await self._get(url)
         try:
-            answer = json.loads(response.body)
-            found = [each for each in answer["latents"] if each["latent_type"] == latent] if latent else [answer]
-            given = found[0]["file_direct_url" if latent else "image_direct_url"]
-        except (ValueError, TypeError, KeyError, IndexError, RecursionError):
-            given = None
-        address = self.payload_address(given) if isinstance(given, str) else None
+            answer = msgspec.json.decode(response.body, type=_Addresses)
+        except (ValueError, RecursionError):
+            answer = _Addresses()
+        given = answer.image_direct_url
+        if latent:
+            given = next((each.file_direct_url for each in answer.latents or () if each.latent_type == latent), None)
+        address = None if given is None else self.payload_address(given)
         if address is not None:
             return address
         failure = HttpFailure("no-url", "the server gives no address for the file")
@@ -162,9 +177,9 @@ class DataroomApi:
         """Give the server time to recover."""
         await asyncio.sleep(min(1.0, self._limits.max_backoff_s))
 
-    async def _get(self, url: str) -> Response:
+    async def _get(self, url: str, max_bytes: int = _MOST_ANSWER_BYTES) -> Response:
         try:
-            return await self._http.get(url, max_bytes=self._limits.max_page_mb * MiB, headers=self._headers)
+            return await self._http.get(url, max_bytes=max_bytes, headers=self._headers, compressed=True)
         except HttpFailure as failure:  # a server may repeat what it was sent: in its status line, addresses, messages
             failure.url, failure.detail, failure.text = map(self._hidden, (failure.url, failure.detail, failure.text))
             raise

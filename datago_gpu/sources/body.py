@@ -3,37 +3,33 @@
 from __future__ import annotations
 
 import re
-import zlib
 from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
 
 from aiohttp import ClientResponse, StreamReader
 
 from datago_gpu.redact import word
+from datago_gpu.sources.failure import Unreadable
+from datago_gpu.sources.inflate import inflate, joined
 
-__all__ = ["Body", "Unreadable", "asking_for_rest", "size_of_rest"]
+__all__ = ["Body", "asking_for_rest", "size_of_rest"]
 
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 _PLAIN = frozenset(("", "identity", "aws-chunked"))  # S3 keeps the last among an object's headers
 _COMPRESSED = frozenset(("gzip", "x-gzip", "deflate"))
-_GZIP_OR_ZLIB = 47
-
-
-class Unreadable(Exception):
-    """A body that cannot be used. reason: a short fixed word. transient: whether another try may help."""
-
-    def __init__(self, reason: str, detail: str, *, transient: bool = False) -> None:
-        super().__init__(detail)
-        self.reason, self.transient = reason, transient
 
 
 class Body:
-    """What has come of one body so far, and how to ask for the rest."""
+    """What has come of one body so far, and how to ask for the rest.
 
-    __slots__ = ("_blocks", "_encoding", "_headers", "_max_bytes", "_total", "size")
+    max_bytes: how large it may be, before and after decompression. compressed: whether it may come compressed.
+    """
 
-    def __init__(self, max_bytes: int) -> None:
+    __slots__ = ("_blocks", "_encoding", "_headers", "_max_bytes", "_total", "compressed", "size")
+
+    def __init__(self, max_bytes: int, *, compressed: bool = False) -> None:
         self._max_bytes = max_bytes
+        self.compressed = compressed
         self._blocks: list[bytes] = []
         self._headers: Mapping[str, str] = {}
         self._encoding = ""
@@ -67,7 +63,7 @@ class Body:
             self._encoding = headers.get("Content-Encoding", "")
         if self._total is not None and self._total > self._max_bytes:
             raise Unreadable("too-large", f"{self._total} bytes, {self._max_bytes} are allowed")
-        if self._encoding and self._encoding.lower() not in _PLAIN | _COMPRESSED:
+        if self._encoding and self._encoding.lower() not in (_PLAIN | _COMPRESSED if self.compressed else _PLAIN):
             raise Unreadable("encoding", f"compressed as {word(self._encoding)!r}, which was not asked for")
         return self.size
 
@@ -91,33 +87,14 @@ class Body:
         if self._total is not None and self.size != self._total:
             raise Unreadable("cut-short", f"{self.size} of {self._total} bytes came", transient=True)
 
-    def whole(self) -> bytes:
+    async def whole(self) -> bytes:
         """The body, decompressed. Raises Unreadable."""
-        blocks = self._blocks
-        body = blocks[0] if len(blocks) == 1 else b"".join(blocks)
-        return self._decompressed(body) if self._encoding.lower() in _COMPRESSED else body
-
-    def _decompressed(self, body: bytes) -> bytes:
+        if self._encoding.lower() not in _COMPRESSED:
+            blocks = self._blocks
+            return blocks[0] if len(blocks) == 1 else await joined(blocks)
+        blocks = self._blocks[:]
         self.restart()  # what follows a failure starts over
-        parts: list[bytes] = []
-        room = self._max_bytes
-        try:
-            while body:  # gzip allows several members in a row
-                member = zlib.decompressobj(_GZIP_OR_ZLIB)
-                parts.append(member.decompress(body, room + 1))
-                room -= len(parts[-1])
-                if room < 0:
-                    raise Unreadable("too-large", f"more than {self._max_bytes} bytes when decompressed")
-                if not member.eof:
-                    raise Unreadable("cut-short", "the compressed body ends early", transient=True)
-                body = member.unused_data
-        except zlib.error:
-            damaged = True
-        else:
-            damaged = False
-        if damaged:
-            raise Unreadable("encoding", "the compressed body is damaged", transient=True)
-        return b"".join(parts)
+        return await inflate(blocks, self._max_bytes)
 
 
 def asking_for_rest(headers: Mapping[str, str] | None, begun: Mapping[str, str], size: int) -> Mapping[str, str] | None:

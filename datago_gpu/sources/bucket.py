@@ -9,11 +9,12 @@ from contextlib import aclosing
 from datago_gpu.config import FileSource, LoaderConfig
 from datago_gpu.errors import SourceError
 from datago_gpu.redact import without_query
+from datago_gpu.sources.barren import Barren
 from datago_gpu.sources.base import Position, Refs, SampleRef, parsed_cursor
 from datago_gpu.sources.failure import HttpFailure
 from datago_gpu.sources.files import EXTENSIONS, Listing, no_images
 from datago_gpu.sources.permutation import Shuffle
-from datago_gpu.sources.store import Stores
+from datago_gpu.sources.store import MOST_STORED_PAGES, Stores
 
 __all__ = ["Bucket"]
 
@@ -69,9 +70,12 @@ class Bucket:
     async def _pages(self, after: str) -> AsyncGenerator[list[str], None]:
         """Yields the keys of the images, some at a time."""
         try:
+            barren = Barren(self._shown(), MOST_STORED_PAGES)
             async with aclosing(self._stores.listed(self._root, after)) as pages:
                 async for page in pages:
-                    yield [each.key for each in page if each.key.lower().endswith(EXTENSIONS)]
+                    keys = [each.key for each in page if each.key.lower().endswith(EXTENSIONS)]
+                    yield keys
+                    barren.note(len(page), usable=bool(keys))
         except HttpFailure as failure:
             text = f"cannot list {failure}; check source_config.root_path and the credentials"
             raise SourceError(self._source.hidden(text)) from None

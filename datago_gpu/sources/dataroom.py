@@ -7,6 +7,7 @@ any position does, takes a source that does not change during an epoch; the serv
 
 from __future__ import annotations
 
+import asyncio
 import math
 from contextlib import aclosing
 from functools import partial
@@ -15,6 +16,7 @@ from msgspec import Struct, structs
 
 from datago_gpu.config import DataroomSource, LoaderConfig
 from datago_gpu.sources.api import DataroomApi
+from datago_gpu.sources.barren import Barren
 from datago_gpu.sources.base import Position, Refs, SampleRef, Skipped, parsed_cursor
 from datago_gpu.sources.draws import Draws
 from datago_gpu.sources.http import HttpClient, without_query
@@ -27,6 +29,8 @@ __all__ = ["Dataroom", "Share"]
 
 _SHARDS = 48
 """Of the server's index; partitions come out even where they divide it."""
+_ENTRIES_A_TURN = 128
+"""Of a page, before the event loop goes on with something else."""
 
 
 class Share(Struct, frozen=True):
@@ -84,15 +88,24 @@ class Dataroom:
         filters = {**self._source.filters(), **self._share.parameters()}
         page_size = self._source.page_size
         walk = Walk(self._api, filters, page_size=page_size, check=self._source.check_count)
+        barren = Barren(self._api.base)
         async with aclosing(walk.pages(self._shape(), position, last_id)) as pages:
             async for entries in pages:
+                usable = False
                 for entry in entries:
                     index, elsewhere = divmod(position - offset, stride)
-                    if not elsewhere and index >= start.index:
-                        yield self._ref(entry, index, cursor)
+                    if elsewhere or index < start.index:
+                        usable = usable or isinstance(entry, Entry)
+                    else:
+                        sample = self._ref(entry, index, cursor)
+                        usable = usable or isinstance(sample, SampleRef)
+                        yield sample
                     position += 1
                     if entry.id:
                         cursor = f"{position}:{entry.id}"
+                    if not position % _ENTRIES_A_TURN:
+                        await asyncio.sleep(0)
+                barren.note(len(entries), usable=usable)
 
     async def _shuffled(self, start: Position) -> Refs:
         generator = SplitMix64(self._seed, start.epoch, self._rank)
@@ -106,13 +119,19 @@ class Dataroom:
     async def _drawn(self, start: Position) -> Refs:
         generator = SplitMix64(self._seed, start.epoch, self._rank, start.index)
         draws = Draws(self._api, self._source.filters(), page_size=self._source.page_size, generator=generator)
-        index = start.index
+        index, barren = start.index, Barren(self._api.base)
         async with aclosing(draws.pages(self._shape())) as pages:
             async for entries in pages:
-                for key, entry in entries:
-                    if key % self._world_size == self._rank:
-                        yield self._ref(entry, index, "")
-                        index += 1
+                mine = [entry for key, entry in entries if key % self._world_size == self._rank]
+                usable = len(mine) < len(entries)
+                for entry in mine:
+                    sample = self._ref(entry, index, "")
+                    usable = usable or isinstance(sample, SampleRef)
+                    yield sample
+                    index += 1
+                    if not index % _ENTRIES_A_TURN:
+                        await asyncio.sleep(0)
+                barren.note(len(entries), usable=usable)
 
     def _shape(self) -> dict[str, str]:
         """The parameters that say what a page holds: nothing that is not used."""
@@ -137,8 +156,11 @@ class Dataroom:
         if attributes is None:
             return Skipped(index, entry.id, without_query(url), "bad-entry", "attributes is not an object")
         try:
-            embedding = self._embedding(entry)
-            parts = self._wanted.parts(entry, self._api.payload_address)
+            details = entry.details()
+            embedding = self._embedding(details.embedding)
+            parts = self._wanted.parts(details.latents, self._api.payload_address)
+        except ValueError as problem:
+            return Skipped(index, entry.id, without_query(url), "bad-entry", str(problem))
         except Lacking as problem:
             return Skipped(index, entry.id, without_query(url), problem.reason, problem.detail)
         return SampleRef(
@@ -148,21 +170,20 @@ class Dataroom:
             url=url,
             parts=parts,
             attributes=attributes,
-            tags=entry.tags or [],
+            tags=details.tags,
             embedding=embedding,
             duplicate_state=entry.duplicate_state,
             cursor=cursor,
             renew=partial(self._api.renewed, entry.id),
         )
 
-    def _embedding(self, entry: Entry) -> list[float] | None:
+    def _embedding(self, found: list[float]) -> list[float] | None:
         """The embedding of an entry, if it is wanted: as long as the first of the stream, since a batch is one array.
 
         Raises Lacking.
         """
         if not self._source.require_embeddings:
             return None
-        found = entry.coca_embedding.vector if entry.coca_embedding is not None else []
         if not found:
             raise Lacking("no-embedding", "")
         self._dimensions = self._dimensions or len(found)

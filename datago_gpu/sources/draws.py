@@ -53,7 +53,7 @@ class Draws:
         self._seen: set[int] = set()
 
     async def pages(self, shape: Mapping[str, str]) -> AsyncGenerator[list[tuple[int, AnyEntry]], None]:
-        """The new entries of each draw, for all ranks, in random order, each with its `key_of`.
+        """The new entries of each draw that has any, for all ranks, in random order, each with its `key_of`.
 
         shape: the parameters that say what a page holds. Raises SourceError.
         """

@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from datago_gpu.redact import printable
 
-__all__ = ["DOWN_AFTER", "HttpFailure", "Try", "means_down"]
+__all__ = ["DOWN_AFTER", "HttpFailure", "Try", "Unreadable", "means_down"]
 
 DOWN_AFTER = 16
 """Failed tries in a row, of more than one URL, after which one that is given up means that the server is down."""
@@ -56,6 +56,14 @@ class HttpFailure(Exception):
     def of_server(self) -> bool:
         """Whether it may be the server's, and no matter of this URL."""
         return self.reason in _SERVER_IS_SILENT or self.status >= 500
+
+
+class Unreadable(Exception):
+    """The body of an answer cannot be used. reason: a short fixed word. transient: whether another try may help."""
+
+    def __init__(self, reason: str, detail: str, *, transient: bool = False) -> None:
+        super().__init__(detail)
+        self.reason, self.transient = reason, transient
 
 
 def means_down(row: Collection[Try]) -> bool:

@@ -34,8 +34,8 @@ from yarl import URL
 from datago_gpu.config import HttpConfig
 from datago_gpu.host_policy import ForbiddenHost, HostPolicy
 from datago_gpu.redact import without_query, word
-from datago_gpu.sources.body import Body, Unreadable
-from datago_gpu.sources.failure import DOWN_AFTER, HttpFailure, Try, means_down
+from datago_gpu.sources.body import Body
+from datago_gpu.sources.failure import DOWN_AFTER, HttpFailure, Try, Unreadable, means_down
 from datago_gpu.sources.stream import Flow
 from datago_gpu.sources.watch import Connector, Watch, Watchman
 
@@ -131,15 +131,16 @@ class HttpClient:
         await self._session.close()
 
     def get(
-        self, url: str, *, max_bytes: int, headers: Mapping[str, str] | None = None
+        self, url: str, *, max_bytes: int, headers: Mapping[str, str] | None = None, compressed: bool = False
     ) -> Coroutine[Any, Any, Response]:
         """The whole body at `url`, of at most `max_bytes` (before and after decompression). Raises HttpFailure.
 
         headers: sent in addition, to this URL's own origin only: with them a redirect to another one is refused.
+        compressed: ask for a compressed body, and undo that. Where nobody has asked for one, it is refused.
         Retried, after a jittered exponential wait or Retry-After: transport errors, 408, 425, 429, 5xx, time-outs and
         bodies cut short, which go on from where they ended if the server offers it.
         """
-        body = Body(max_bytes)
+        body = Body(max_bytes, compressed=compressed)
         return self._patiently(url, lambda target, watch: self._try(url, target, body, headers, watch))
 
     async def stream(
@@ -197,7 +198,8 @@ class HttpClient:
 
     async def _try(self, given: str, url: URL, body: Body, headers: Mapping[str, str] | None, watch: Watch) -> Response:
         """One try: a request, and those that its redirects lead to."""
-        response, reached = await self._follow(url, body.request_headers(headers), watch, stay=headers is not None)
+        sent = {**(headers or {}), hdrs.ACCEPT_ENCODING: "gzip"} if body.compressed else headers
+        response, reached = await self._follow(url, body.request_headers(sent), watch, stay=headers is not None)
         try:
             if response.status not in (200, 206):
                 await self._refuse(response, body)
@@ -266,7 +268,8 @@ class HttpClient:
             await body.read(response.content, watch.progress)
         finally:
             self.counters.bytes += body.size - before
-        return body.whole()
+        watch.paused = True  # all has come; the limit on the whole holds
+        return await body.whole()
 
     async def _refuse(self, response: aiohttp.ClientResponse, body: Body | Flow) -> NoReturn:
         """Raise what a status other than 200 and a redirect means."""

@@ -30,6 +30,8 @@ _LOT_SAMPLES = 32
 """Samples that go from the thread to the loop together: a hop costs about 60 us."""
 _LOT_BYTES = 1024 * 1024
 _OVERHEAD = 1000
+_MOST_FILES, _MOST_BYTES = 100_000, 64 * 1024**3
+"""In a row, as unpacked, that bring no sample: a shard of so many never will."""
 _LONGEST_WINDOW = 128 * 1024 * 1024
 """Memory that a zstd stream may ask for; its command line allows the same."""
 _CLOSE_S = 1.0
@@ -112,11 +114,15 @@ class OpenShard:
         self._flush()
 
     def _collect(self, stream: TarStream) -> None:
-        collector = self._collector
+        collector, files, since = self._collector, 0, 0
         for name, size in stream:
             finished, wanted = collector.begin(name, size)
             if finished is not None:
                 self._hand_over(finished)
+            files, since = (1, stream.position) if isinstance(finished, SampleRef) else (files + 1, since)
+            if files > _MOST_FILES or stream.position + size - since > _MOST_BYTES:
+                told = f"{files} files and {stream.position + size - since} bytes in a row"
+                raise BadShard(f"no sample in {told}, before byte {stream.position}")
             if wanted:
                 collector.keep(stream.read())
         last = collector.finish()

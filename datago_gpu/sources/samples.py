@@ -19,6 +19,7 @@ from datago_gpu.shard_config import WebDatasetSource
 from datago_gpu.source_config import Kind
 from datago_gpu.sources.base import Part, SampleRef, Skipped, shown_path, utf8_text
 from datago_gpu.sources.files import EXTENSIONS
+from datago_gpu.sources.tar import BadShard
 
 __all__ = ["Collector", "split_name"]
 
@@ -27,6 +28,10 @@ _META = re.compile(r"__[^/]*__($|/)")
 _IMAGES = frozenset(extension[1:] for extension in EXTENSIONS)
 _ATTRIBUTES = frozenset(("json", "txt", "cls"))
 _MOST_ROLES = 10_000
+_MOST_FILES = 10_000
+"""Of one key. A sample of so many is none; it would be held in memory as a whole."""
+_MOST_ATTRIBUTE_BYTES = 1024 * 1024
+"""Of JSON and text, of one sample: as Python's objects they may take 20 times as much."""
 
 _LACKING: dict[Kind, str] = {"mask": "no-mask", "image": "no-additional-image", "latent": "no-latent"}
 
@@ -40,7 +45,8 @@ def split_name(path: str) -> tuple[str, str] | None:
 
 
 class Collector:
-    """Takes the files of one shard in their order. For each: `begin`, and where that says so, `keep`.
+    """Takes the files of one shard in their order. For each: `begin`, which may raise BadShard, and where that says so,
+    `keep`.
 
     shard: how it is called in messages. What is asked for is held in memory, of one sample at a time.
     """
@@ -80,13 +86,19 @@ class Collector:
         if part in self._seen:
             self._problem = ("bad-entry", f"two files are called {utf8_text(name)!r}")
             return False
+        if len(self._seen) >= _MOST_FILES:
+            raise BadShard(f"more than {_MOST_FILES} files share the key {utf8_text(self._key)[:100]!r}")
         self._seen.add(part)
         role = self._role = self._role_of(part)
         if not role or (role == "reference" and not self._reference and self._image):
             return False
         if role == "attribute":
             self._attribute_bytes += size
-        if size > self._max_bytes or self._attribute_bytes > self._max_bytes:
+            if self._attribute_bytes > _MOST_ATTRIBUTE_BYTES:
+                detail = f"{self._attribute_bytes} bytes of attributes, {_MOST_ATTRIBUTE_BYTES} are allowed"
+                self._problem = ("too-large", detail)
+                return False
+        if size > self._max_bytes:
             if role not in self._optional:
                 detail = f"{utf8_text(name)!r} has {size} bytes, above http_config.max_payload_mb"
                 self._problem = ("too-large", detail)

@@ -9,7 +9,6 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import aclosing
 from itertools import islice
-from typing import Any
 from urllib.parse import parse_qsl, unquote, urlencode, urljoin, urlsplit, urlunsplit
 
 import msgspec
@@ -19,10 +18,12 @@ from datago_gpu.config import HttpConfig, LoaderConfig, MiB
 from datago_gpu.errors import SourceError
 from datago_gpu.redact import without_query
 from datago_gpu.shard_config import WebDatasetSource
+from datago_gpu.sources.barren import Barren
 from datago_gpu.sources.base import utf8_text
 from datago_gpu.sources.failure import HttpFailure
 from datago_gpu.sources.http import HttpClient, origin_of
-from datago_gpu.sources.store import Stores, is_stored
+from datago_gpu.sources.pieces import NotJson, TooMany, cut
+from datago_gpu.sources.store import MOST_STORED_PAGES, Stores, is_stored
 
 __all__ = ["Shard", "expanded", "list_shards"]
 
@@ -151,48 +152,78 @@ def _on_hub(address: str) -> str:
 
 async def _in_bucket(address: str, stores: Stores) -> list[str]:
     root = "/".join(address.split("/", 3)[:3])
+    shards, barren = list[str](), Barren(without_query(address), MOST_STORED_PAGES)
     async with aclosing(stores.listed(address)) as pages:
-        return [f"{root}/{each.key}" async for page in pages for each in page if each.key.endswith(ENDINGS)]
+        async for page in pages:
+            found = [f"{root}/{each.key}" for each in page if each.key.endswith(ENDINGS)]
+            shards += found
+            barren.note(len(page), usable=bool(found))
+            if len(shards) > _MOST_SHARDS:
+                raise SourceError(f"{without_query(address)}: more than {_MOST_SHARDS} shards")
+    return shards
 
 
 async def _in_listing(address: str, token: str, limits: HttpConfig, http: HttpClient) -> list[str]:
     """The shards of a JSON listing, page by page: as Google's storage has it, `{"shardlist": []}`, or a plain list."""
     headers = {"Authorization": f"Bearer {token}"} if token else None
-    url, shards = address, list[str]()
+    url, shards, room, barren = address, list[str](), _MOST_SHARDS, Barren(without_query(address))
     for _ in range(_MOST_PAGES):
-        answer = await http.get(url, max_bytes=limits.max_page_mb * MiB, headers=headers)
+        answer = await http.get(url, max_bytes=limits.max_page_mb * MiB, headers=headers, compressed=True)
         try:
-            listing = msgspec.json.decode(answer.body)
-            entries = _entries(listing)
-        except (ValueError, TypeError, RecursionError):
+            page = await asyncio.to_thread(_page, answer.body, url, room)
+        except TooMany:
+            raise SourceError(f"{without_query(address)}: a listing of more than {_MOST_SHARDS} shards") from None
+        except (NotJson, ValueError, RecursionError):
             raise SourceError(
                 f"{without_query(address)} does not end like a shard ({', '.join(ENDINGS)}), and what it answers "
                 "is no JSON listing of shards; check source_config.url"
             ) from None
-        for entry in entries:
-            found = urljoin(url, entry)
-            if _is_http(found) and _is_shard(found):
-                shards.append(found)
-        token_of_next = listing.get("nextPageToken") if isinstance(listing, dict) else None
-        if not token_of_next:
+        shards += page.shards
+        if not page.token:
             return shards
+        room -= page.entries
+        barren.note(page.entries, usable=bool(page.shards))
         split = urlsplit(address)
-        query = [*parse_qsl(split.query, keep_blank_values=True), ("pageToken", str(token_of_next))]
+        query = [*parse_qsl(split.query, keep_blank_values=True), ("pageToken", page.token)]
         url = urlunsplit(split._replace(query=urlencode(query)))
     raise SourceError(f"{without_query(address)}: more than {_MOST_PAGES} pages of a listing")
 
 
-def _entries(listing: Any) -> list[str]:
-    if isinstance(listing, dict):
-        listing = listing.get("items", listing.get("shardlist", [] if "nextPageToken" in listing else None))
-    if not isinstance(listing, list):
-        raise TypeError
-    found: list[Any] = [
-        each.get("mediaLink") or each.get("url") if isinstance(each, dict) else each for each in listing
-    ]
-    if not all(isinstance(each, str) for each in found):
-        raise TypeError
-    return found
+class _Item(Struct, rename={"media_link": "mediaLink"}):
+    """A shard in a listing: Google's storage has the one, the index of webdataset the other."""
+
+    media_link: str | None = None
+    url: str | None = None
+
+
+class _Page(Struct):
+    """entries: how many there were, shards or not. token: of the next page; "" at the end."""
+
+    shards: list[str]
+    entries: int
+    token: str
+
+
+_item_decoder = msgspec.json.Decoder(_Item | str)
+_token_decoder = msgspec.json.Decoder(str | int | None)
+
+
+def _page(body: bytes, url: str, most: int) -> _Page:
+    """A page of a listing, at `url`. Takes a while. Raises NotJson, TooMany, ValueError."""
+    pieces = cut(body, ("items", "shardlist"), ("nextPageToken",), most)
+    token = _token_decoder.decode(pieces.fields.get("nextPageToken", b"null"))
+    if pieces.entries is None and "nextPageToken" not in pieces.fields:
+        raise NotJson
+    shards = []
+    for piece in pieces.entries or ():
+        item = _item_decoder.decode(piece)
+        address = item if isinstance(item, str) else item.media_link or item.url
+        if address is None:
+            raise NotJson
+        found = urljoin(url, address)
+        if _is_http(found) and _is_shard(found):
+            shards.append(found)
+    return _Page(shards, len(pieces.entries or ()), str(token or ""))
 
 
 def _is_http(address: str) -> bool:

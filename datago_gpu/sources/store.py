@@ -25,12 +25,14 @@ from datago_gpu.redact import without_query
 from datago_gpu.source_config import STORE_SCHEMES
 from datago_gpu.sources.failure import HttpFailure
 
-__all__ = ["Listed", "Stores", "is_stored"]
+__all__ = ["MOST_STORED_PAGES", "Listed", "Stores", "is_stored"]
 
 _PART_BYTES = 4 * 1024 * 1024
 _PARTS_AHEAD = 4
 """Parts of one object that are asked for at once: stores give a single connection 50 to 100 MB/s."""
 _LISTED_AT_ONCE = 1000
+MOST_STORED_PAGES = 10_000
+"""Of a listing, in a row, in which nothing is what is looked for: 10 million objects."""
 _FIRST_BACKOFF_S = 0.1
 _DOWN_AFTER = 4
 """Objects in a row that could not be had, each after all its tries, after which the store is down."""

@@ -6,7 +6,8 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from aiohttp import ClientResponse, StreamReader
 
-from datago_gpu.sources.body import Unreadable, asking_for_rest, size_of_rest
+from datago_gpu.sources.body import asking_for_rest, size_of_rest
+from datago_gpu.sources.failure import Unreadable
 from datago_gpu.sources.watch import Watch
 
 __all__ = ["Flow"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import BinaryIO
 
 __all__ = ["BadShard", "TarStream"]
@@ -19,7 +19,9 @@ _EmptyHeaderError: type[tarfile.HeaderError] = tarfile.EmptyHeaderError  # type:
 
 _LONGEST_HEADER = 256 * 1024
 """Bytes of one extended header, which has to be in memory as a whole."""
-_GLOBAL_RECORDS = 1000
+_GLOBAL_BYTES = 1024 * 1024
+"""Of the records that hold for all members, which are kept to the end."""
+_MOST_OTHERS = 100_000
 _BLOCK = 1024 * 1024
 _MANY_DIGITS = re.compile(rb"[0-9]{256}")
 """`tarfile` looks for numbers in a way that takes the square of their length."""
@@ -77,10 +79,14 @@ class TarStream:
         return self._counted.position
 
     def __iter__(self) -> Iterator[tuple[str, int]]:
+        others = 0
         while (info := self._next()) is not None:
+            others += 1
             if info.isreg() and not info.issparse():
-                self._size = info.size
+                others, self._size = 0, info.size
                 yield info.name, info.size
+            if others > _MOST_OTHERS:
+                raise BadShard(f"{others} links, folders and the like in a row, before byte {self.position}")
             self._skip(self._archive.offset - self.position)
 
     def read(self) -> bytes:
@@ -106,7 +112,7 @@ class TarStream:
             raise
         except (tarfile.TarError, ValueError, LookupError, ArithmeticError, TypeError, RecursionError) as error:
             raise BadShard(f"no tar header at byte {start}: {error}") from None
-        if info.size < 0 or len(self._archive.pax_headers) > _GLOBAL_RECORDS:
+        if info.size < 0 or _length(self._archive.pax_headers) > _GLOBAL_BYTES:
             raise BadShard(f"no sound tar header at byte {start}")
         return info
 
@@ -119,3 +125,7 @@ class TarStream:
                 raise BadShard(f"it ends within a file, at byte {self.position}")
             self._counted.position += len(block)
             count -= len(block)
+
+
+def _length(records: Mapping[str, str]) -> int:
+    return sum(len(name) + len(value) for name, value in records.items()) if records else 0

@@ -22,8 +22,6 @@ _ASK_AGAIN = 2
 """How often a page is asked for again that may have been cut by a time-out inside the server."""
 _NORMALLY_SHORT = 3
 """After so many short pages for which asking again brought nothing, the server's pages are taken to be short."""
-_EMPTY_PAGES = 1000
-"""Empty pages in a row, each with a `next`, before the listing counts as broken."""
 _TOLERATED_SHORTFALL = 0.01
 """Share of the server's count. So much may change during a walk; more is an error."""
 
@@ -70,12 +68,12 @@ class Walk:
         self._page_size = page_size
         self._visited: set[int] = set()
         self._short_for_nothing = 0
-        self._empty = 0
         self._position = 0
         self._last_id = ""
 
     async def pages(self, shape: Mapping[str, str], position: int, cursor: str) -> AsyncGenerator[list[AnyEntry], None]:
         """Entries in the server's order, a page at a time, from the one after `cursor` on, which is number `position`.
+        A page may be empty.
 
         shape: the parameters that say what a page holds. Raises SourceError, after the pages before it.
         """
@@ -91,8 +89,7 @@ class Walk:
                 following = None if page.next is None else self._following(page.next, url)
                 if following is not None:
                     coming = tasks.start(self._api.page(following))
-                if page.results:
-                    yield page.results
+                yield page.results
                 if following is None:
                     rest = self._api.address("images/", {**start, "cursor": self._last_id})
                     if count is None or not await self._is_more_at(rest, count):
@@ -121,9 +118,6 @@ class Walk:
 
     def _advance(self, page: Page, url: str) -> None:
         self._position += len(page.results)
-        self._empty = 0 if page.results else self._empty + 1
-        if self._empty > _EMPTY_PAGES:
-            raise SourceError(f"{without_query(url)}: {_EMPTY_PAGES} empty pages in a row, each with a `next`")
         last_id = next((entry.id for entry in reversed(page.results) if entry.id), "")
         if last_id and last_id == self._last_id:
             raise SourceError(f"{without_query(url)}: the listing goes round in circles: {last_id!r} comes again")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from datago_gpu.redact import without_query
 from datago_gpu.source_config import DataroomSource, kind_of, names_in
 from datago_gpu.sources.base import Part
-from datago_gpu.sources.pages import Entry, Latent
+from datago_gpu.sources.pages import Latent
 
 __all__ = ["Lacking", "Wanted"]
 
@@ -35,14 +35,14 @@ class Wanted:
         names = [*self._required, *self._optional]
         return {"return_latents": ",".join(names)} if names else {}
 
-    def parts(self, entry: Entry, address: Callable[[str], str | None]) -> list[Part]:
-        """What of it an entry has, in the order of the settings. Raises Lacking.
+    def parts(self, latents: list[Latent], address: Callable[[str], str | None]) -> list[Part]:
+        """What of it is among the latents of an entry, in the order of the settings. Raises Lacking.
 
         address: the address of a file as the server gives it -> one that can be asked for, or None.
         """
         if not (self._required or self._optional):
             return []
-        given = {latent.latent_type: latent for latent in entry.latents or ()}
+        given = {latent.latent_type: latent for latent in latents}
         parts = [self._part(given.get(name), name, address, optional=False) for name in self._required]
         parts += [self._part(given[name], name, address, optional=True) for name in self._optional if name in given]
         return [part for part in parts if part is not None]

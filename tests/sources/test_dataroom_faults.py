@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 import logging
@@ -15,7 +16,7 @@ import pytest
 from datago_gpu.config import HttpConfig
 from datago_gpu.errors import SourceError
 from datago_gpu.sources.base import Position, SampleRef, Skipped
-from datago_gpu.sources.pages import NotAPage, OddEntry, parse_page
+from datago_gpu.sources.pages import NotAPage, OddEntry, read_page
 from tests.servers import Answer, MisbehavingServer, Request, json_answer
 from tests.sources.listing import HASTY, KEY, Listing, collect, config_for, ids, names, with_results
 
@@ -252,7 +253,7 @@ def test_empty_pages_without_end_are_noticed(listing: Listing) -> None:
     listing.fault = lambda request, _answer: json_answer(
         {"results": [], "next": f"{listing.api_url}images/?turn={next(number)}"}
     )
-    assert "empty pages" in failing(listing)
+    assert "1000 pages in a row, with 0 entries, brought nothing" in failing(listing)
 
 
 ODD = [
@@ -394,11 +395,12 @@ def test_faults_of_random_draws(listing: Listing) -> None:
 )
 def test_hostile_json_is_no_page(body: bytes) -> None:
     with pytest.raises(NotAPage):
-        parse_page(body)
+        asyncio.run(read_page(body, 10))
 
 
 def test_an_entry_beyond_repair_is_odd() -> None:
-    page = parse_page(b'{"results": [{"id": "a", "tags": [9e999]}, {"id": "b"}], "next": null}')
+    body = b'{"results": [{"id": "a", "source": [9e999]}, {"id": "b"}], "next": null}'
+    page = asyncio.run(read_page(body, 10))
     assert isinstance(page.results[0], OddEntry)
     assert page.results[1].id == "b"
 

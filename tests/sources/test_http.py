@@ -360,7 +360,16 @@ def test_a_body_of_exactly_the_limit_is_fine(server: MisbehavingServer) -> None:
 def test_compressed_bodies_are_undone(server: MisbehavingServer, coding: str) -> None:
     squeezed = zlib.compress(BODY) if coding == "deflate" else gzip.compress(BODY[:1000]) + gzip.compress(BODY[1000:])
     url = server.script("/a", Answer(200, squeezed, {"Content-Encoding": coding}))
-    assert get(url).body == BODY
+    assert get(url, compressed=True).body == BODY
+    assert server.requests[0].headers["accept-encoding"] == "gzip"
+
+
+def test_a_compressed_body_that_nobody_asked_for_is_refused(server: MisbehavingServer) -> None:
+    url = server.script("/a", Answer(200, gzip.compress(BODY), {"Content-Encoding": "gzip"}))
+    failure = failing(url)
+    assert (failure.reason, failure.tries) == ("encoding", 1)
+    assert failure.detail == "compressed as 'gzip', which was not asked for"
+    assert server.requests[0].headers["accept-encoding"] == "identity"
 
 
 def test_a_compressed_body_cut_short_goes_on_too(server: MisbehavingServer) -> None:
@@ -369,13 +378,13 @@ def test_a_compressed_body_cut_short_goes_on_too(server: MisbehavingServer) -> N
     url = server.script(
         "/a", Answer(200, squeezed, headers, cut_after=500), Answer(200, squeezed, headers, ranges=True)
     )
-    assert get(url).body == BODY
+    assert get(url, compressed=True).body == BODY
     assert server.requests[1].headers["range"] == "bytes=500-"
 
 
 def test_a_small_body_that_unpacks_to_a_huge_one_is_refused(server: MisbehavingServer) -> None:
     url = server.script("/a", Answer(200, gzip.compress(bytes(50_000_000)), {"Content-Encoding": "gzip"}))
-    failure = failing(url, max_bytes=1_000_000)
+    failure = failing(url, max_bytes=1_000_000, compressed=True)
     assert failure.reason == "too-large"
 
 
@@ -391,7 +400,8 @@ def test_a_small_body_that_unpacks_to_a_huge_one_is_refused(server: MisbehavingS
 def test_damaged_or_strange_compression_is_a_failure(
     server: MisbehavingServer, body: bytes, coding: str, reason: str
 ) -> None:
-    assert failing(server.script("/a", Answer(200, body, {"Content-Encoding": coding}))).reason == reason
+    url = server.script("/a", Answer(200, body, {"Content-Encoding": coding}))
+    assert failing(url, compressed=True).reason == reason
 
 
 def test_codings_that_change_nothing_are_ignored(server: MisbehavingServer) -> None:
