@@ -219,7 +219,7 @@ def test_a_feeder_that_cannot_begin_is_not_started_again(
     log = tmp_path / "starts"
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / f"{module}.py").write_text(f"print('start', file=open({str(log)!r}, 'a'), flush=True)\n{how}")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
+    monkeypatch.syspath_prepend(tmp_path / "site")
     with pytest.raises(FeederError, match=r"(?s)^the feeder process ended with status [13]; its last words: .*purpose"):
         run(settings(root))
     assert log.read_text() == "start\n"
@@ -230,7 +230,7 @@ def test_an_import_that_fails_later_is_told_with_its_traceback(
 ) -> None:
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "aiohttp.py").write_text("raise ImportError('broken on purpose')")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
+    monkeypatch.syspath_prepend(tmp_path / "site")
     with pytest.raises(FeederError, match=r"(?s)^the feeder process failed:.*site/aiohttp.py.*broken on purpose"):
         run(of_server(server))
 

@@ -45,7 +45,7 @@ CHATTY = """
 import logging, os, sys
 logging.basicConfig(level=logging.DEBUG, filename={log!r})
 logging.debug("%s has begun to log", os.path.basename(sys.argv[0]) or "a process")
-if "-m" in sys.orig_argv and "datago_gpu.feeder" in sys.orig_argv:
+if "datago_gpu.feeder" in sys.orig_argv:
     print(os.environ.get("LAST_WORDS", "")[::-1], file=sys.stderr, flush=True)
 """
 """What every Python process started from here does first."""

@@ -8,13 +8,13 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 
 from datago_gpu.decode.select import Backend, choose
 from datago_gpu.doctor.check import Check
-from datago_gpu.errors import ConfigError
+from datago_gpu.errors import ConfigError, FeederError
+from datago_gpu.interpreter import WANTED, command
 
 __all__ = ["checks"]
 
@@ -58,7 +58,10 @@ def _tried(backend: Backend, timeout_s: float) -> tuple[Check, str]:
     """The check, and all that the process has written."""
     name = f"decoding ({backend.name})"
     environment = {**os.environ, "DALI_NVIMGCODEC_LOG_LEVEL": "3"}
-    arguments = [sys.executable, "-m", "datago_gpu.doctor.trial", backend.device, backend.name]
+    try:
+        arguments = command("datago_gpu.doctor.trial", backend.device, backend.name)
+    except FeederError as error:
+        return Check.fail(name, str(error), WANTED), ""
     remedy = "pip install --force-reinstall " + (
         "pillow cykooz-resizer" if backend.name == "pillow" else "'datago_gpu[cuda12]' (or [cuda13])"
     )

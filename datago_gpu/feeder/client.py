@@ -37,7 +37,7 @@ class Feeder:
         self._redacted = config.redacted
         self._decoder: msgpack.Decoder[wire.FromFeeder] = msgpack.Decoder(wire.FromFeeder)
         self._closing = threading.RLock()  # a signal's handler may close while its thread is closing
-        self._closed = False
+        self._closed = self._begun = False
         self._send(wire.Start(msgspec.json.encode(config.settled()), resume))
 
     @property
@@ -59,11 +59,12 @@ class Feeder:
         """Wait for the next message. Raises FeederError if the feeder is gone, FeederClosed after `close`."""
         try:
             header = self._read(wire.HEADER_BYTES)
+            self._begun = True
             return self._decoder.decode(self._read(int.from_bytes(header, "big")))
         except (OSError, EOFError):
             if self._closed:
                 raise FeederClosed from None
-            raise FeederError(self._redacted(self._processes.epitaph())) from None
+            raise FeederError(self._redacted(self._processes.epitaph(begun=self._begun))) from None
 
     def waiting(self) -> bool:
         """Whether there is something to receive now."""

@@ -8,13 +8,11 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
-from pathlib import Path
 
-import datago_gpu
 from datago_gpu.config import LoaderConfig, MiB
 from datago_gpu.feeder import arena
+from datago_gpu.interpreter import WANTED, command
 from datago_gpu.limits import Limits
 
 __all__ = ["Processes"]
@@ -39,10 +37,11 @@ for 40 KB, 150 us for 400 KB. And it keeps a heap for each thread, between which
 class Processes:
     """The processes of one feeder. All are children of this one, which alone can tell how each of them ended.
 
-    Raises OSError where one of them cannot be started; then none is left.
+    Raises OSError or FeederError where one of them cannot be started; then none is left.
     """
 
     _last_words: int
+    _python: str
     _feeder: subprocess.Popen[bytes]
     _downloading: list[subprocess.Popen[bytes]]
     channel: socket.socket
@@ -76,15 +75,15 @@ class Processes:
     def _spawn(self, module: str, channel: int, memory: int, *links: int) -> subprocess.Popen[bytes]:
         """A new Python, not a fork: CUDA and threads do not survive one. It has a process group of its own, so that
         Ctrl-C reaches the trainer alone."""
-        package = str(Path(datago_gpu.__file__).parent.parent)
-        path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH", "")]))
+        line = command(module, *map(str, (channel, memory, os.getpid(), *links)))
+        self._python = line[0]
         return subprocess.Popen(
-            [sys.executable, "-P", "-m", module, *map(str, (channel, memory, os.getpid(), *links))],
+            line,
             pass_fds=(channel, memory, *links),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=self._last_words,
-            env={**ENVIRONMENT, **os.environ, "PYTHONPATH": path},
+            env={**ENVIRONMENT, **os.environ},
             process_group=0,
         )
 
@@ -120,8 +119,8 @@ class Processes:
             os.close(self._last_words)
             self._last_words = -1
 
-    def epitaph(self) -> str:
-        """What can be said of a feeder that has closed its socket unasked."""
+    def epitaph(self, *, begun: bool) -> str:
+        """What can be said of a feeder that has closed its socket unasked. begun: it had sent something."""
         try:
             how = _how(self._feeder.wait(EXIT_S))
         except subprocess.TimeoutExpired:
@@ -133,7 +132,10 @@ class Processes:
                 how += f", after one that downloads for it, which ended {_how(code)}" if code else ""
         size = os.fstat(self._last_words).st_size
         words = os.pread(self._last_words, LAST_WORDS_BYTES, max(0, size - LAST_WORDS_BYTES)).decode(errors="replace")
-        return f"the feeder process ended {how}; its last words: {words.strip() or '(none)'}"
+        said = f"the feeder process ended {how}; its last words: {words.strip() or '(none)'}"
+        if begun or self._feeder.returncode < 0 or "Traceback" in words:
+            return said
+        return f"{said}\nIt was started as {self._python!r}: if that is no Python, {WANTED}"
 
     @property
     def _all(self) -> list[subprocess.Popen[bytes]]:
