@@ -142,7 +142,9 @@ class HttpConfig(Settings, frozen=True, kw_only=True):
         stall_timeout_s: between two pieces of an answer.
         total_timeout_s: for one try of one request.
         max_tries: tries of one request, the first included, with jittered exponential waits between them.
-        max_backoff_s: the longest of those waits, and the longest Retry-After that is honoured.
+        max_backoff_s: the longest of those waits.
+        max_retry_after_s: the longest that one request waits, in all, because the server said when to come back
+            (Retry-After). Such waits are no tries.
         hedge_share: extra requests, as a share of all, for payloads that take much longer than the others: the first
             answer wins. 0 makes none.
         max_payload_mb: MiB; a larger payload is skipped, and not read further.
@@ -163,6 +165,7 @@ class HttpConfig(Settings, frozen=True, kw_only=True):
     total_timeout_s: Seconds = 300.0
     max_tries: Count = 5
     max_backoff_s: Seconds = 30.0
+    max_retry_after_s: Annotated[float, Meta(ge=0)] = 600.0
     hedge_share: Annotated[float, Meta(ge=0, le=1)] = 0.05
     max_payload_mb: Count = 64
     max_page_mb: Count = 64
@@ -231,6 +234,9 @@ class LoaderConfig(Settings, frozen=True, kw_only=True):
             (float below 1, looked at from the 100th sample on, and at the end). None skips and counts them only;
             a run in which every sample was bad is an error in any case, as is one whose last passes over the source
             brought only bad ones.
+        max_refused_in_a_row: samples in a row that cannot be had (refused, missing, unreadable), with no other between,
+            after which the run ends with SourceError: the source is at fault then. A third as many shards count the
+            same, and a quarter of it at the end of the listing. None: any number.
         skipped_file: a file to which every skipped sample is added as a line of JSON: id, reason, detail, where, epoch.
         base_folder: where relative paths begin: those of `root_path`, `url`, the lines of an @FILE, and `skipped_file`.
             Default: the working folder at the time when the Loader or LoaderDataset is made.
@@ -253,6 +259,7 @@ class LoaderConfig(Settings, frozen=True, kw_only=True):
     bucket_memory_mb: Count = 1024
     arena_mb: Count = 512
     max_failures: Annotated[int, Meta(ge=0)] | Annotated[float, Meta(ge=0, lt=1)] | None = None
+    max_refused_in_a_row: Count | None = 64
     skipped_file: str | None = None
     base_folder: str | None = None
 

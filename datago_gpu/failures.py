@@ -26,6 +26,8 @@ log = logging.getLogger("datago_gpu")
 class Failures:
     """The budget that `max_failures` sets: a count, a share, or None for no bound.
 
+    A share counts a lost shard as the samples that it held.
+
     file: where each is listed as well, if anywhere; see `SkippedFile`.
     """
 
@@ -34,6 +36,8 @@ class Failures:
         self._file = SkippedFile(file) if file is not None else None
         self._last: deque[DecodeError] = deque(maxlen=KEPT)
         self.by_reason: Counter[str] = Counter()
+        self._lost = 0
+        """Samples, where a shard that was lost counts as those that it held."""
 
     def add(self, skipped: Iterable[Skipped]) -> None:
         """Count, list, and log: the first of each reason as a warning, the others at debug level."""
@@ -45,6 +49,7 @@ class Failures:
             level = logging.DEBUG if self.by_reason[each.reason] else logging.WARNING
             log.log(level, "skipped %s", error)
             self.by_reason[each.reason] += 1
+            self._lost += each.count
             self._last.append(error)
 
     def check(self, delivered: int, *, final: bool = False, fruitless: bool = False) -> None:
@@ -52,7 +57,8 @@ class Failures:
 
         final: no more samples come. fruitless: they end early, since the last passes over the source brought none.
         """
-        bad = self.by_reason.total()
+        share = isinstance(self._allowed, float)
+        bad = self._lost if share else self.by_reason.total()
         seen = delivered + bad
         if isinstance(self._allowed, float):
             spent = bad > self._allowed * seen and (final or seen >= SHARE_FROM)

@@ -405,8 +405,8 @@ def test_a_server_that_is_down_is_named(dataroom: DataroomServer) -> None:
         load(settings)
 
 
-def test_addresses_that_stay_expired_cost_their_samples(folder: Path) -> None:
-    with DataroomServer(folder, url_ttl_s=1e-6) as server, pytest.raises(TooManyErrors, match="16 http-403"):
+def test_addresses_that_stay_expired_are_the_fault_of_the_source(folder: Path) -> None:
+    with DataroomServer(folder, url_ttl_s=1e-6) as server, pytest.raises(SourceError, match=r"16 http-403.*renew it"):
         load(of_server(server))
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import io
-import os
 from concurrent.futures import ThreadPoolExecutor
 
 from datago_gpu.config import LoaderConfig
@@ -17,8 +15,9 @@ from datago_gpu.feeder.window import Outcome
 from datago_gpu.limits import Limits
 from datago_gpu.sources.base import Part, SampleRef, Skipped
 from datago_gpu.sources.failure import HttpFailure
+from datago_gpu.sources.local import Patience, read_file
 
-__all__ = ["Fetcher", "read_whole"]
+__all__ = ["Fetcher"]
 
 FILES_A_JOB = 8
 """Local files that one hop to a thread reads. A hop costs about 60 us, a file from the page cache 20."""
@@ -39,6 +38,7 @@ class Fetcher:
         self._remote = remote
         self._limits = Limits.of(config)
         self._admission, self._parts = Admission(config), PartAdmission(config)
+        self._patience = Patience(config.http_config)
         self._threads = ThreadPoolExecutor(min(32, config.http_config.concurrent_downloads), "datago-files")
         self.chunk = FILES_A_JOB if self._remote is None else 1
         self.items = 0
@@ -56,6 +56,7 @@ class Fetcher:
 
     def close(self) -> None:
         """Let go of the threads without waiting for what they read."""
+        self._patience.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _read_all(self, refs: list[SampleRef]) -> list[Outcome]:
@@ -63,15 +64,13 @@ class Fetcher:
 
     def _read(self, ref: SampleRef) -> Outcome:
         try:
-            with open(ref.path, "rb", buffering=0) as file:
-                size = os.fstat(file.fileno()).st_size
-                if size > self._limits.payload:
-                    return self._too_large(ref, size, ", above http_config.max_payload_mb")
-                payload = read_whole(file, size)
+            payload, size = self._patience(lambda: read_file(ref.path, self._limits.payload))
         except FileNotFoundError:
             return Skipped(ref.index, ref.id, ref.where, "missing")
         except OSError as error:
             return Skipped(ref.index, ref.id, ref.where, "unreadable", str(error.strerror))
+        if size > self._limits.payload:
+            return self._too_large(ref, size, ", above http_config.max_payload_mb")
         return self._admission.quick(ref, payload) or self._admission.thorough(ref, payload)
 
     async def _download(self, ref: SampleRef) -> Outcome:
@@ -136,14 +135,3 @@ class Fetcher:
     @staticmethod
     def _too_large(ref: SampleRef, size: int, why: str) -> Skipped:
         return Skipped(ref.index, ref.id, ref.where, "too-large", f"{size} bytes{why}")
-
-
-def read_whole(file: io.RawIOBase, size: int) -> bytes:
-    """Read a file of that size; one byte more where the file has grown meanwhile.
-
-    One read of a raw file may return less than is there, as some network file systems do.
-    """
-    payload = file.read(size + 1) or b""
-    while len(payload) < size and (more := file.read(size + 1 - len(payload))):
-        payload += more
-    return payload

@@ -16,6 +16,7 @@ from datago_gpu.errors import DatagoError
 from datago_gpu.feeder.bucket import Admitted, Grouper
 from datago_gpu.feeder.fetch import Fetcher
 from datago_gpu.feeder.pack import Packer
+from datago_gpu.feeder.refusals import Refusals
 from datago_gpu.feeder.window import Outcome, Waits, Window
 from datago_gpu.feeder.wire import Counts, Resume, StageCount
 from datago_gpu.limits import Limits
@@ -37,6 +38,7 @@ class Production:
         self._outstanding: dict[int, str] = {}
         """Index -> cursor of the samples that are listed and neither sent nor skipped, in the order of listing."""
         self._newest = Position()
+        self._refusals: Refusals[Admitted] = Refusals(config.max_refused_in_a_row)
         self._waits = Waits()
 
     async def run(self) -> None:
@@ -85,6 +87,7 @@ class Production:
                     if await self._take(outcomes, epoch):
                         return True
                     window.want(self._still_wanted())
+                await self._skip(self._refusals.end(), epoch)
             except DatagoError:
                 await self._flush(epoch)
                 raise
@@ -102,16 +105,21 @@ class Production:
 
     async def _take(self, outcomes: list[Outcome], epoch: int) -> bool:
         """True when the limit has been reached."""
-        for outcome in outcomes:
-            if isinstance(outcome, Skipped):
-                self._outstanding.pop(outcome.index, None)
-                await self._packer.skip(msgspec.structs.replace(outcome, epoch=epoch), self._counts)
-            else:
-                for batch in self._grouper.add(outcome):
-                    await self._send(batch, epoch)
+        for each in outcomes:
+            for outcome in self._refusals.passing(each):
+                if isinstance(outcome, Skipped):
+                    await self._skip([outcome], epoch)
+                else:
+                    for batch in self._grouper.add(outcome):
+                        await self._send(batch, epoch)
             if not self._still_wanted() and await self._limit_reached(epoch):
                 return True
         return False
+
+    async def _skip(self, skips: list[Skipped], epoch: int) -> None:
+        for skipped in skips:
+            self._outstanding.pop(skipped.index, None)
+            await self._packer.skip(msgspec.structs.replace(skipped, epoch=epoch), self._counts)
 
     async def _limit_reached(self, epoch: int) -> bool:
         """Send what is held, and see whether all of it could be decoded: else more is needed.

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import resource
 import socket
 from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from datago_gpu import eventloop
@@ -25,7 +26,16 @@ def run(main: Coroutine[Any, Any, None]) -> None:
     # What is imported lives for ever, and the stream makes few cycles: looking for them took 6% of the time.
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
+    _raise_file_limit()
     eventloop.run(main)
+
+
+def _raise_file_limit() -> None:
+    """Let this process open as many files as it may: each download takes one, and many shells set the limit to 1024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 async def connected(descriptor: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

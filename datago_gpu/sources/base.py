@@ -89,6 +89,8 @@ class Skipped(Struct, frozen=True):
     detail: str = ""
     epoch: int = 0
     """The one that `index` belongs to; the feeder fills it in."""
+    count: int = 1
+    """About how many samples are lost with it: those of a shard that cannot be read on."""
 
 
 class Position(Struct, frozen=True):

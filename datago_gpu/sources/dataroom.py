@@ -15,6 +15,8 @@ from functools import partial
 from msgspec import Struct, structs
 
 from datago_gpu.config import DataroomSource, LoaderConfig
+from datago_gpu.errors import SourceError
+from datago_gpu.redact import shown_address
 from datago_gpu.sources.api import DataroomApi
 from datago_gpu.sources.barren import Barren
 from datago_gpu.sources.base import Position, Refs, SampleRef, Skipped, parsed_cursor
@@ -106,6 +108,8 @@ class Dataroom:
                     if not position % _ENTRIES_A_TURN:
                         await asyncio.sleep(0)
                 barren.note(len(entries), usable=usable)
+        if not position:
+            await self._refuse_none()
 
     async def _shuffled(self, start: Position) -> Refs:
         generator = SplitMix64(self._seed, start.epoch, self._rank)
@@ -119,9 +123,10 @@ class Dataroom:
     async def _drawn(self, start: Position) -> Refs:
         generator = SplitMix64(self._seed, start.epoch, self._rank, start.index)
         draws = Draws(self._api, self._source.filters(), page_size=self._source.page_size, generator=generator)
-        index, barren = start.index, Barren(self._api.base)
+        index, drawn, barren = start.index, False, Barren(self._api.base)
         async with aclosing(draws.pages(self._shape())) as pages:
             async for entries in pages:
+                drawn = True
                 mine = [entry for key, entry in entries if key % self._world_size == self._rank]
                 usable = len(mine) < len(entries)
                 for entry in mine:
@@ -132,6 +137,17 @@ class Dataroom:
                     if not index % _ENTRIES_A_TURN:
                         await asyncio.sleep(0)
                 barren.note(len(entries), usable=usable)
+        if not drawn:
+            await self._refuse_none()
+
+    async def _refuse_none(self) -> None:
+        """Raises SourceError where no rank gets an image: an epoch of nothing would pass without a word."""
+        filters = self._source.filters()
+        count = await self._api.count(filters)
+        if count or (count is None and self._world_size > 1):
+            return
+        names = ", ".join(f"{name}={value}" for name, value in filters.items()) or "none"
+        raise SourceError(f"{shown_address(self._api.base)}: no image passes the filters of source_config ({names})")
 
     def _shape(self) -> dict[str, str]:
         """The parameters that say what a page holds: nothing that is not used."""

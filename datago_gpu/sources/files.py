@@ -7,10 +7,12 @@ import os
 from array import array
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from functools import partial
 
 from datago_gpu.config import FileSource, LoaderConfig
 from datago_gpu.errors import SourceError
 from datago_gpu.sources.base import Position, Refs, SampleRef, Skipped, shown_path, utf8_text
+from datago_gpu.sources.local import Patience
 from datago_gpu.sources.permutation import Shuffle
 
 __all__ = ["EXTENSIONS", "Files", "Listing", "no_images"]
@@ -30,6 +32,7 @@ class Files:
         self._root = config.absolute(config.source_config.root_path)
         self._shuffled = config.source_config.random_sampling
         self._shuffle = Shuffle(config, config.source_config.rank_split)
+        self._patience = Patience(config.http_config)
         self._rank, self._world_size = config.rank_and_world_size()
         self._listing: Listing | None = None
 
@@ -39,7 +42,7 @@ class Files:
 
     async def _refs_walked(self, start: int) -> Refs:
         position = 0
-        async with aclosing(_walk(self._root)) as folders:
+        async with aclosing(_walk(self._root, self._patience)) as folders:
             async for paths, unreadable in folders:
                 if unreadable:
                     yield unreadable
@@ -53,7 +56,7 @@ class Files:
     async def _refs_shuffled(self, start: Position) -> Refs:
         if self._listing is None:
             listing = Listing()
-            async with aclosing(_walk(self._root)) as folders:
+            async with aclosing(_walk(self._root, self._patience)) as folders:
                 async for paths, unreadable in folders:
                     if unreadable:
                         yield unreadable
@@ -98,13 +101,13 @@ class Listing:
         return os.fsdecode(bytes(self._text[begin : self._ends[index]]))
 
 
-async def _walk(root: str) -> AsyncGenerator[tuple[list[str], Skipped | None], None]:
+async def _walk(root: str, patience: Patience) -> AsyncGenerator[tuple[list[str], Skipped | None], None]:
     """The images of each folder in turn. One folder is read at a time, and only when it is its turn."""
     waiting = [root]
     while waiting:
         folder = waiting.pop()
         try:
-            images, folders = await asyncio.to_thread(_list_folder, folder)
+            images, folders = await asyncio.to_thread(patience, partial(_list_folder, folder))
         except OSError as error:
             if folder == root:
                 raise SourceError(f"cannot list {shown_path(root)}: {error.strerror}; check root_path") from error

@@ -14,6 +14,7 @@ from nginx on loopback, 16 at once, uvloop, median of nine alternating runs).
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import random
 import socket
@@ -36,12 +37,14 @@ from datago_gpu.host_policy import ForbiddenHost, HostPolicy
 from datago_gpu.redact import without_query, word
 from datago_gpu.sources.body import Body
 from datago_gpu.sources.failure import DOWN_AFTER, HttpFailure, Try, Unreadable, means_down
+from datago_gpu.sources.local import exhausted
 from datago_gpu.sources.stream import Flow
 from datago_gpu.sources.watch import Connector, Watch, Watchman
 
 __all__ = ["Counters", "HttpClient", "HttpFailure", "Response", "origin_of", "without_query"]
 
 T = TypeVar("T")
+logger = logging.getLogger(__name__)
 _MAX_REDIRECTS = 5
 _REDIRECTS = frozenset((301, 302, 303, 307, 308))
 _WORTH_RETRYING = frozenset((408, 425, 429))
@@ -49,6 +52,8 @@ _FIRST_BACKOFF_S = 0.5
 _ERROR_TEXT_BYTES = 16 * 1024
 """How much of an error's body is read, for its message and to keep the connection."""
 _DNS_TTL_S = 10
+_QUIET_S = 60.0
+"""How long a server has to have asked for no wait, until a further one is worth a word in the log."""
 
 _SPARE_CONNECTIONS = 4
 """Beyond those of the payloads and their hedges, so that a page does not queue behind them."""
@@ -101,6 +106,8 @@ class HttpClient:
         self.pausing: set[asyncio.Task[Any] | None] = set()
         """Tasks that wait before they try again."""
         self._failed_in_a_row: dict[str, deque[Try]] = {}
+        self._come_back_at: dict[str, float] = {}
+        """By server, when it wants to be asked again, on the loop's clock."""
         self._config = config
         self._policy = HostPolicy(config.allow_hosts, config.deny_hosts)
         self._loop = asyncio.get_running_loop()
@@ -137,8 +144,9 @@ class HttpClient:
 
         headers: sent in addition, to this URL's own origin only: with them a redirect to another one is refused.
         compressed: ask for a compressed body, and undo that. Where nobody has asked for one, it is refused.
-        Retried, after a jittered exponential wait or Retry-After: transport errors, 408, 425, 429, 5xx, time-outs and
-        bodies cut short, which go on from where they ended if the server offers it.
+        Retried, after a jittered exponential wait or when the server wants it (Retry-After, apart from the tries):
+        transport errors, 408, 425, 429, 5xx, time-outs and bodies cut short, which go on from where they ended if the
+        server offers it.
         """
         body = Body(max_bytes, compressed=compressed)
         return self._patiently(url, lambda target, watch: self._try(url, target, body, headers, watch))
@@ -158,9 +166,12 @@ class HttpClient:
     async def _patiently(self, url: str, attempt: Callable[[URL, Watch], Awaitable[T]], flow: Flow | None = None) -> T:
         """Try until it works, or cannot any more. Raises HttpFailure."""
         target = self._checked(url)
-        tries = 0
+        tries, told_s = 0, 0.0
         while True:
-            tries = 1 if flow is not None and flow.advanced() else tries + 1
+            if flow is not None and flow.advanced():
+                tries, told_s = 0, 0.0
+            tries, out_of_files = tries + 1, None
+            told_s += await self._wait_as_told(target, told_s)
             try:
                 with Watch(self._watchman, endless=flow is not None) as watch:
                     return await attempt(target, watch)
@@ -172,14 +183,40 @@ class HttpClient:
             except Unreadable as problem:
                 failure = HttpFailure(problem.reason, str(problem), transient=problem.transient)
             except (aiohttp.ClientError, OSError, ValueError, RuntimeError) as error:
-                failure = self._translated(error)
+                failure, out_of_files = self._translated(error), exhausted(getattr(error, "errno", None))
+            if out_of_files:
+                raise out_of_files
             # Raised out here, so that no foreign exception with a whole URL or a header hangs on it as its context.
             failure.url, failure.tries = failure.url or without_query(url), tries
             self._put_in_a_row(target, failure)
-            if tries >= self._config.max_tries or not failure.transient:
+            wait_s = self._wait_s(tries)
+            if failure.retry_after_s and told_s < self._config.max_retry_after_s:
+                self._note_retry_after(target, failure)
+                tries, told_s = tries - 1, told_s + wait_s
+            elif tries >= self._config.max_tries or not failure.transient:
                 raise failure
             self.counters.retries += 1
-            await self._pause(self._wait_s(tries, failure.retry_after_s))
+            await self._pause(wait_s)
+
+    def _note_retry_after(self, url: URL, failure: HttpFailure) -> None:
+        """Let all requests to this server wait, since that is what it asks for."""
+        seconds = min(failure.retry_after_s or 0.0, self._config.max_retry_after_s)
+        now, server = self._loop.time(), url.raw_authority
+        before = self._come_back_at.get(server, -_QUIET_S)
+        if before < now - _QUIET_S:
+            logger.warning("%s asks to be left alone for %.0f s (%s)", server, seconds, failure.reason)
+        self._come_back_at[server] = max(before, now + seconds)
+
+    async def _wait_as_told(self, url: URL, told_s: float) -> float:
+        """Wait until the server wants to be asked again, but no longer than may be. Returns the seconds."""
+        if not self._come_back_at:
+            return 0.0
+        until = self._come_back_at.get(url.raw_authority, 0.0)
+        seconds = min(until - self._loop.time(), self._config.max_retry_after_s - told_s)
+        if seconds <= 0:
+            return 0.0
+        await self._pause(seconds)
+        return seconds
 
     def _put_in_a_row(self, url: URL, failure: HttpFailure) -> None:
         """Note whether it is one of many for which the server, and no single payload, is to blame."""
@@ -348,10 +385,9 @@ class HttpClient:
         )
         return HttpFailure(reason, f"{shown}: {strerror}" if strerror else shown, transient=transient)
 
-    def _wait_s(self, tries: int, retry_after_s: float | None) -> float:
-        limit = self._config.max_backoff_s
-        wait = min(limit, _FIRST_BACKOFF_S * 2.0 ** min(tries - 1, 30)) * random.uniform(0.5, 1.0)
-        return wait if retry_after_s is None else min(limit, max(wait, retry_after_s))
+    def _wait_s(self, tries: int) -> float:
+        longest = min(self._config.max_backoff_s, _FIRST_BACKOFF_S * 2.0 ** min(tries - 1, 30))
+        return longest * random.uniform(0.5, 1.0)
 
 
 class _Resolver(ThreadedResolver):

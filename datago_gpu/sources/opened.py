@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, cast
 
 from datago_gpu.errors import ConfigError
 from datago_gpu.sources.base import SampleRef, Skipped
+from datago_gpu.sources.local import Patience, PatientFile
 from datago_gpu.sources.pipe import GivenUp, Outlet, Pipe
 from datago_gpu.sources.samples import Collector
 from datago_gpu.sources.tar import BadShard, TarStream
@@ -40,7 +41,8 @@ _CLOSE_S = 1.0
 class OpenShard:
     """Reads from the moment it is made, as far ahead as `outlet` has room for samples, and `piped` bytes more.
 
-    supply: brings the shard's bytes; None where `address` is a local path. arrived: called once, when no more come.
+    supply: brings the shard's bytes; None where `address` is a local path, read with `patience`.
+    arrived: called once, when no more come.
     """
 
     def __init__(
@@ -50,8 +52,10 @@ class OpenShard:
         collector: Collector,
         outlet: Outlet[SampleRef | Skipped],
         piped: int,
+        patience: Patience,
         arrived: Callable[[], None],
     ) -> None:
+        self._patience = patience
         self._address, self._collector, self._outlet, self._arrived = address, collector, outlet, arrived
         loop = asyncio.get_running_loop()
         self._loop = loop
@@ -102,7 +106,7 @@ class OpenShard:
         self._arrived()
 
     def _unpack(self) -> None:
-        raw: Any = self._pipe or open(self._address, "rb", buffering=0)  # noqa: SIM115 - the next line closes it
+        raw: Any = self._pipe or PatientFile(self._address, self._patience)
         with io.BufferedReader(raw, _READ_BYTES) as file:
             try:
                 plain = _plain(file)

@@ -27,6 +27,7 @@ from datago_gpu.sources.ahead import Ahead
 from datago_gpu.sources.base import Position, Refs, SampleRef, Skipped, shown_path
 from datago_gpu.sources.failure import HttpFailure
 from datago_gpu.sources.http import HttpClient
+from datago_gpu.sources.local import Patience
 from datago_gpu.sources.opened import OpenShard, Supply, sample_bytes
 from datago_gpu.sources.permutation import Shuffle, permutation
 from datago_gpu.sources.pipe import Outlet
@@ -57,6 +58,8 @@ class WebDataset:
         assert isinstance(config.source_config, WebDatasetSource)
         self._config, self._source, self._http = config, config.source_config, http
         self._rank, self._world_size = config.rank_and_world_size()
+        self._patience = Patience(config.http_config)
+        self._usual = Usual()
         self._shards: list[Shard] | None = None
         self._stores: Stores | None = None
 
@@ -89,15 +92,21 @@ class WebDataset:
             async for turn, opened in turns:
                 number = first + turn
                 cursor = f"{number}:{position}"
+                taken = [0] * len(opened)
                 async with aclosing(_in_turn(opened)) as samples:
                     async for place, sample in samples:
                         if isinstance(sample, Exception):
                             lost = sample
                             if not seen and isinstance(lost, HttpFailure) and lost.status in (401, 403):
                                 self._refuse(mine, lost)
-                            yield self._skipped(mine[number + place], lost)
+                            missing = self._usual.left_of(taken[place]) // stride
+                            yield self._skipped(mine[number + place], lost, missing)
+                            continue
+                        if sample is None:
+                            self._usual.note(taken[place])
                             continue
                         seen = True
+                        taken[place] += 1
                         index, elsewhere = divmod(position - offset, stride)
                         position += 1
                         if not elsewhere and index >= start.index:
@@ -111,7 +120,7 @@ class WebDataset:
 
         def opener(shard: Shard, outlet: Outlet[SampleRef | Skipped], arrived: Callable[[], None]) -> OpenShard:
             collector = Collector(self._config, shard.shown)
-            return OpenShard(shard.address, self._supply(shard), collector, outlet, piped, arrived)
+            return OpenShard(shard.address, self._supply(shard), collector, outlet, piped, self._patience, arrived)
 
         return Ahead(shards, opener, concurrent=concurrent, capacity=capacity - concurrent * piped)
 
@@ -149,14 +158,14 @@ class WebDataset:
         shuffle = Shuffle(self._config, self._source.rank_split)
         return [shards[number] for number in shuffle.share(len(shards), epoch)]
 
-    def _skipped(self, shard: Shard, error: Exception) -> Skipped:
-        """What became of the rest of a shard. Raises SourceError where its server is down."""
+    def _skipped(self, shard: Shard, error: Exception, missing: int) -> Skipped:
+        """What became of the rest of a shard, of about so many samples. Raises SourceError where its server is down."""
         reason, detail = _told(error)
         where = self._source.hidden(shown_path(shard.shown))
         detail = self._source.hidden(detail)
         if isinstance(error, HttpFailure) and error.down:
             raise SourceError(f"{where}: {reason} ({detail}); nor does its server answer any other request")
-        return Skipped(-1, "", where, reason, detail)
+        return Skipped(-1, "", where, reason, detail, count=max(1, missing))
 
     def _refuse(self, shards: list[Shard], lost: Exception | None) -> NoReturn:
         """Not one sample came."""
@@ -172,8 +181,28 @@ class WebDataset:
         raise SourceError(self._source.hidden(text))
 
 
-async def _in_turn(shards: list[OpenShard]) -> AsyncGenerator[tuple[int, SampleRef | Skipped | Exception], None]:
-    """Yields a sample of each shard in turn, with the shard's place; in place of one, what ends the shard early."""
+class Usual:
+    """How many samples a shard holds, by those that were read to their end."""
+
+    def __init__(self) -> None:
+        self._samples = self._shards = 0
+
+    def note(self, samples: int) -> None:
+        """One more shard has been read to its end."""
+        self._samples, self._shards = self._samples + samples, self._shards + 1
+
+    def left_of(self, taken: int) -> int:
+        """About how many samples a shard still holds of which so many were taken; 0 where nobody knows."""
+        return max(0, round(self._samples / self._shards) - taken) if self._shards else 0
+
+
+async def _in_turn(
+    shards: list[OpenShard],
+) -> AsyncGenerator[tuple[int, SampleRef | Skipped | Exception | None], None]:
+    """Yields a sample of each shard in turn, with the shard's place.
+
+    In place of a sample: None at the end of the shard, or what ends the shard early.
+    """
     left = deque(enumerate(shards))
     while left:
         place, shard = left.popleft()
@@ -184,7 +213,7 @@ async def _in_turn(shards: list[OpenShard]) -> AsyncGenerator[tuple[int, SampleR
             continue
         if sample is not None:
             left.append((place, shard))
-            yield place, sample
+        yield place, sample
 
 
 def _told(error: Exception) -> tuple[str, str]:

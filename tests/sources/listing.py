@@ -16,7 +16,14 @@ from datago_gpu.sources.http import HttpClient
 from tests.servers import Answer, MisbehavingServer, Request, json_answer
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
-HASTY = HttpConfig(max_backoff_s=0.005, connect_timeout_s=2, stall_timeout_s=0.2, total_timeout_s=5, max_tries=3)
+HASTY = HttpConfig(
+    max_backoff_s=0.005,
+    max_retry_after_s=0.01,
+    connect_timeout_s=2,
+    stall_timeout_s=0.2,
+    total_timeout_s=5,
+    max_tries=3,
+)
 
 
 def shard_of(image_id: str) -> int:

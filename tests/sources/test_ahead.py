@@ -11,6 +11,7 @@ import pytest
 
 from datago_gpu.sources.ahead import Ahead
 from datago_gpu.sources.base import SampleRef, Skipped
+from datago_gpu.sources.local import Patience
 from datago_gpu.sources.opened import OpenShard
 from datago_gpu.sources.pipe import Outlet
 from datago_gpu.sources.samples import Collector
@@ -31,7 +32,9 @@ def test_a_shard_that_cannot_be_opened_is_an_error_behind_those_before_it(
     def opener(shard: Shard, outlet: Outlet[SampleRef | Skipped], arrived: Callable[[], None]) -> OpenShard:
         if shard.address == str(paths[bad]):
             raise RuntimeError("can't start new thread")
-        return OpenShard(shard.address, None, Collector(config, shard.shown), outlet, 0, arrived)
+        return OpenShard(
+            shard.address, None, Collector(config, shard.shown), outlet, 0, Patience(config.http_config), arrived
+        )
 
     found: list[int] = []
 

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from datago_gpu.config import DataroomSource, LoaderConfig
-from datago_gpu.errors import ConfigError
+from datago_gpu.errors import ConfigError, SourceError
 from datago_gpu.sources.api import api_address
 from datago_gpu.sources.base import Position, SampleRef, Skipped
 from datago_gpu.sources.dataroom import Dataroom, Share
@@ -89,8 +89,9 @@ def test_an_embedding_of_another_length_costs_its_sample(listing: Listing) -> No
     assert skipped[0].detail == "an embedding of 3 numbers, the first had 2"
 
 
-def test_an_empty_source_is_empty(server: MisbehavingServer) -> None:
-    assert collect(config_for(Listing(server, []).api_url)) == []
+def test_an_empty_source_is_an_error(server: MisbehavingServer) -> None:
+    with pytest.raises(SourceError, match="no image passes the filters of source_config"):
+        collect(config_for(Listing(server, []).api_url))
 
 
 def test_the_next_page_is_asked_for_while_this_one_is_used(listing: Listing) -> None:
@@ -270,7 +271,8 @@ def test_random_draws_end_when_nothing_new_comes(server: MisbehavingServer) -> N
 
 def test_random_draws_of_an_empty_source_end(server: MisbehavingServer) -> None:
     listing = Listing(server, [])
-    assert collect(config_for(listing.api_url, random_sampling=True, random_method="server")) == []
+    with pytest.raises(SourceError, match="no image passes the filters of source_config"):
+        collect(config_for(listing.api_url, random_sampling=True, random_method="server"))
 
 
 @given(st.floats(1e-12, 1.0))

@@ -29,7 +29,9 @@ except ImportError:
 BODY = bytes(range(256)) * 800  # 200 KiB, more than one read
 TAG = {"ETag": '"one"'}
 SECRET = "Token 0123456789abcdef0123456789abcdef01234567"
-QUICK = HttpConfig(max_backoff_s=0.02, connect_timeout_s=2, stall_timeout_s=0.2, total_timeout_s=5)
+QUICK = HttpConfig(
+    max_backoff_s=0.02, max_retry_after_s=0.05, connect_timeout_s=2, stall_timeout_s=0.2, total_timeout_s=5
+)
 
 
 @pytest.fixture
@@ -166,8 +168,32 @@ def test_retry_after_is_honoured(server: MisbehavingServer, dated: bool) -> None
     headers = {"Retry-After": after, "Date": format_datetime(now, usegmt=True)}
     url = server.script("/a", Answer(429, headers=headers), Answer(200, b"done"))
     begin = time.monotonic()
-    assert get(url, HttpConfig(max_backoff_s=30)).body == b"done"
+    assert get(url, HttpConfig(max_tries=1, max_backoff_s=0.01)).body == b"done"
     assert 1.0 <= time.monotonic() - begin < 5
+
+
+def test_a_server_that_always_asks_to_come_back_is_given_up_in_the_end(server: MisbehavingServer) -> None:
+    """Waits that it asks for are no tries, but last no longer than allowed; then the tries count."""
+    url = server.script("/a", Answer(429, headers={"Retry-After": "1"}))
+    failure = failing(url, HttpConfig(max_tries=2, max_backoff_s=0.01, max_retry_after_s=1.5))
+    assert (failure.reason, failure.tries) == ("http-429", 2)
+    assert 4 <= server.count("/a") <= 6
+
+
+def test_all_requests_wait_where_the_server_asked_one_to(server: MisbehavingServer) -> None:
+    busy = server.script("/busy", Answer(503, headers={"Retry-After": "1"}), Answer(200, b"done"))
+    other = server.script("/other", Answer(200, b"done"))
+
+    async def work(client: HttpClient) -> float:
+        first = asyncio.create_task(client.get(busy, max_bytes=100))
+        while not client.pausing:  # noqa: ASYNC110 - nothing tells of it
+            await asyncio.sleep(0)
+        begin = time.monotonic()
+        await client.get(other, max_bytes=100)
+        await first
+        return time.monotonic() - begin
+
+    assert using(work, HttpConfig(max_backoff_s=0.01)) > 0.9
 
 
 @pytest.mark.parametrize(

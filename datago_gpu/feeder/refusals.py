@@ -1,0 +1,103 @@
+"""Tells a fault of the whole source from faults of single samples: nothing can be had any more.
+
+A token that ran out, a mount that is gone, a server that limits the rate: then sample after sample is refused, and
+skipping them would end the epoch early without a word. A long row of refusals, with nothing good between, ends the run
+instead. It is judged in the order of the samples, so that two runs end at the same place.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Generic, TypeVar
+
+from datago_gpu.errors import SourceError
+from datago_gpu.sources.base import Skipped
+
+__all__ = ["Refusals"]
+
+T = TypeVar("T")
+
+_ACCESS = frozenset(
+    (
+        *("missing", "unreadable", "unreadable-folder", "no-url"),
+        *("connection", "timeout", "tls", "redirect", "protocol", "cut-short", "forbidden-host"),
+    )
+)
+"""Reasons that concern access, not content. So does every http-4xx and http-5xx."""
+_RAN_OUT = frozenset(("http-400", "http-401", "http-403", "http-407", "http-429"))
+_SHARDS = 3
+"""Shards in a row, each with many samples, that count as much as the longest row of single samples."""
+_SHARDS_AT_THE_END = 2
+_AT_THE_END = 4
+"""A row that reaches the end of the listing needs this part of the length."""
+
+
+class Refusals(Generic[T]):
+    """Holds refused samples back until it is clear what they are: single faults, or the end of the run.
+
+    most: refusals in a row that end the run; None for any number. What ends the run is not counted as skipped: a state
+    that is saved then brings those samples again.
+    """
+
+    def __init__(self, most: int | None) -> None:
+        self._most = most
+        self._row: list[Skipped] = []
+        self._length = 0
+
+    def passing(self, outcome: T | Skipped) -> list[T | Skipped]:
+        """What is to be handled now, in order. Raises SourceError where the row is too long."""
+        if self._most is None or (isinstance(outcome, Skipped) and not _is_refusal(outcome)):
+            return [outcome]
+        if not isinstance(outcome, Skipped):
+            return [*self.released(), outcome] if self._row else [outcome]
+        self._row.append(outcome)
+        self._length += -(-self._most // _SHARDS) if _is_shard(outcome) else 1
+        if self._length >= self._most:
+            raise self._error()
+        return []
+
+    def end(self) -> list[Skipped]:
+        """What is left at the end of the listing. Raises SourceError where too much of the end was refused."""
+        if self._most is not None and self._row:
+            shards = [each for each in self._row if _is_shard(each)]
+            ran_out = len(shards) >= _SHARDS_AT_THE_END and all(each.reason in _RAN_OUT for each in shards)
+            if ran_out or (not shards and self._length > 1 and self._length >= self._most // _AT_THE_END):
+                raise self._error()
+        return self.released()
+
+    def released(self) -> list[Skipped]:
+        """What is held back: faults of single samples after all."""
+        row, self._row, self._length = self._row, [], 0
+        return row
+
+    def _error(self) -> SourceError:
+        last, count = self._row[-1], len(self._row)
+        reasons = ", ".join(
+            f"{number} {reason}" for reason, number in Counter(each.reason for each in self._row).items()
+        )
+        what = "shards" if _is_shard(last) else "samples"
+        detail = f" ({last.detail})" if last.detail else ""
+        self.released()
+        return SourceError(
+            f"{count} {what} in a row could not be had ({reasons}), so the source is taken to be at fault; the last "
+            f"was {last.where}: {last.reason}{detail}. {_remedy(last.reason)} A state_dict goes on with them; "
+            "max_refused_in_a_row sets how many end the run"
+        )
+
+
+def _is_refusal(skipped: Skipped) -> bool:
+    return skipped.reason in _ACCESS or skipped.reason.startswith("http-")
+
+
+def _is_shard(skipped: Skipped) -> bool:
+    return skipped.index < 0 and skipped.reason != "unreadable-folder"
+
+
+def _remedy(reason: str) -> str:
+    if reason == "http-429":
+        return "The server limits how much may be asked: lower concurrent_downloads, or raise max_retry_after_s."
+    if reason in _RAN_OUT:
+        return "A token, key or signed address may have run out: renew it."
+    if reason in ("missing", "unreadable", "unreadable-folder", "http-404"):
+        return "The data may have moved, or its file system is gone."
+    return "Check the network and the server."

@@ -1,0 +1,135 @@
+"""Reads local files with patience: network file systems fail once in a while, and what they hold is no worse for it."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import random
+import resource
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+from datago_gpu.config import HttpConfig
+from datago_gpu.errors import DatagoError
+
+__all__ = ["Patience", "PatientFile", "exhausted", "read_file", "read_whole"]
+
+T = TypeVar("T")
+
+_TRANSIENT = frozenset((errno.EIO, errno.ESTALE, errno.EAGAIN, errno.ETIMEDOUT, errno.ENOTCONN, errno.EINTR))
+"""What NFS and FUSE answer for a while when their server, or the way to it, has a hiccup."""
+_EXHAUSTED = frozenset((errno.EMFILE, errno.ENFILE))
+_FIRST_WAIT_S = 0.05
+
+
+def exhausted(number: int | None) -> DatagoError | None:
+    """The error of the run where an errno says that the process, and no file, is to blame. None for any other."""
+    if number == errno.ENOMEM:
+        raise MemoryError
+    if number not in _EXHAUSTED:
+        return None
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return DatagoError(
+        f"too many open files: the feeder process may open {soft}. Raise the limit (ulimit -n), or lower "
+        "http_config.concurrent_downloads"
+    )
+
+
+class Patience:
+    """Tries work on files again, as often as `http_config.max_tries` says, with growing waits between. For threads."""
+
+    def __init__(self, config: HttpConfig) -> None:
+        self._tries, self._longest_s = config.max_tries, config.max_backoff_s
+        self._closing = threading.Event()
+
+    def close(self) -> None:
+        """End all waits: the work that waits fails with its last error."""
+        self._closing.set()
+
+    def __call__(self, work: Callable[[], T]) -> T:
+        """What `work` returns. Raises its last OSError, or DatagoError where the process has no descriptors left."""
+        for number in range(1, self._tries + 1):
+            try:
+                return work()
+            except OSError as error:
+                if problem := exhausted(error.errno):
+                    raise problem from error
+                if error.errno not in _TRANSIENT or number == self._tries:
+                    raise
+            wait = min(self._longest_s, _FIRST_WAIT_S * 4.0 ** (number - 1)) * random.uniform(0.5, 1.0)
+            self._closing.wait(wait)
+        raise AssertionError("unreachable")
+
+
+def read_file(path: str, most: int) -> tuple[bytes, int]:
+    """Read a file. Returns its content, or none where its size is above `most`, and its size in bytes."""
+    with open(path, "rb", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
+        return (read_whole(file, size) if size <= most else b""), size
+
+
+def read_whole(file: io.RawIOBase, size: int) -> bytes:
+    """Read a file of that size; one byte more where the file has grown meanwhile.
+
+    One read of a raw file may return less than is there, as some network file systems do.
+    """
+    payload = file.read(size + 1) or b""
+    while len(payload) < size and (more := file.read(size + 1 - len(payload))):
+        payload += more
+    return payload
+
+
+class PatientFile(io.RawIOBase):
+    """A local file to read from its beginning. After a transient error it is opened again, where it was left."""
+
+    def __init__(self, path: str, patience: Patience) -> None:
+        self._path, self._patience = path, patience
+        self._position = 0
+        self._stale = False
+        self._file = patience(self._opened)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: bytearray) -> int:  # type: ignore[override]
+        """As of any raw file. Raises OSError where the file fails for good, or is another one by now."""
+        count = self._patience(lambda: self._read_into(buffer))
+        self._position += count
+        return count
+
+    def close(self) -> None:
+        if not self.closed:
+            self._file.close()
+        super().close()
+
+    def _opened(self) -> io.FileIO:
+        file = io.FileIO(self._path)
+        self._identity = _identity(file)
+        return file
+
+    def _read_into(self, buffer: bytearray) -> int:
+        if self._stale:
+            self._open_again()
+        try:
+            return self._file.readinto(buffer) or 0
+        except OSError:
+            self._stale = self._file.seekable()
+            raise
+
+    def _open_again(self) -> None:
+        """Raises OSError where that does not work now, or the file has changed."""
+        before = self._identity
+        file = self._opened()
+        if self._identity != before:
+            file.close()
+            raise OSError(errno.EINVAL, "the file changed while it was read")
+        file.seek(self._position)
+        self._file.close()
+        self._file, self._stale = file, False
+
+
+def _identity(file: io.FileIO) -> tuple[int, int]:
+    status = os.fstat(file.fileno())
+    return status.st_size, status.st_mtime_ns
