@@ -23,6 +23,7 @@ from datago_gpu.shard_config import WebDatasetSource
 from datago_gpu.source_config import DataroomSource, FileSource
 
 __all__ = [
+    "SOURCES",
     "ConfigLike",
     "DataroomSource",
     "DecodeConfig",
@@ -292,7 +293,7 @@ class LoaderConfig(Settings, frozen=True, kw_only=True):
     def _record(self, name: str, given: Any, kinds: list[type[Settings]]) -> Settings:
         if isinstance(given, Settings) and isinstance(given, tuple(kinds)):
             return given
-        kind: type[Settings] = _SOURCES[self.source_type] if name == "source_config" else kinds[0]
+        kind: type[Settings] = SOURCES[self.source_type] if name == "source_config" else kinds[0]
         if given is None and name in _SECTIONS:
             return kind()
         if not isinstance(given, Mapping):  # not the value in the message: a key may be in it
@@ -304,7 +305,7 @@ class LoaderConfig(Settings, frozen=True, kw_only=True):
         return kind(**given)
 
     def _problem(self) -> str | None:
-        wanted = _SOURCES[self.source_type]
+        wanted = SOURCES[self.source_type]
         if not isinstance(self.source_config, wanted):
             return (f"source_type {self.source_type!r} goes with a {wanted.__name__}, "
                     f"got a {type(self.source_config).__name__}")  # fmt: skip
@@ -364,7 +365,7 @@ class LoaderConfig(Settings, frozen=True, kw_only=True):
         return msgspec.structs.replace(self, source_config=msgspec.structs.replace(self.source_config, **changes))
 
 
-_SOURCES: dict[str, type[FileSource | DataroomSource | WebDatasetSource]] = {
+SOURCES: dict[str, type[FileSource | DataroomSource | WebDatasetSource]] = {
     "file": FileSource,
     "db": DataroomSource,
     "webdataset": WebDatasetSource,
@@ -394,7 +395,7 @@ def _home(key: object) -> str:
     for name, kind in _SECTIONS.items():
         if key in kind.__struct_fields__:
             return f"it belongs in {name}"
-    types = [repr(name) for name, kind in _SOURCES.items() if key in kind.__struct_fields__]
+    types = [repr(name) for name, kind in SOURCES.items() if key in kind.__struct_fields__]
     return f"it belongs in the source_config of source_type {' or '.join(types)}" if types else ""
 
 

@@ -25,6 +25,7 @@ __all__ = [
     "fields_of",
     "named_key",
     "plain",
+    "separator_of",
     "shown",
     "told",
     "without_secrets",
@@ -141,12 +142,17 @@ def without_secrets(text: str, secrets: Iterable[str]) -> str:
     return text
 
 
+def separator_of(wanted: Any) -> str | None:
+    """What stands between the names in a field that holds several, such as `Names`."""
+    given = (meta.extra for meta in get_args(wanted)[1:] if isinstance(meta, Meta) and meta.extra)
+    return next((extra["separator"] for extra in given), None)
+
+
 def _joined(where: str, value: Any, wanted: Any) -> Any:
     """One text of a list of names, for a field that takes both."""
-    separators = [meta.extra["separator"] for meta in get_args(wanted)[1:] if isinstance(meta, Meta) and meta.extra]
-    if not separators or not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+    separator = separator_of(wanted)
+    if separator is None or not isinstance(value, list) or not all(isinstance(each, str) for each in value):
         return value
-    separator = separators[0]
     for each in value:
         if separator == "," and separator in each:
             raise ConfigError(f"{where}: {each!r} holds a comma, which separates names")

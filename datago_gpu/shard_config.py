@@ -116,4 +116,8 @@ def part_names(text: str) -> list[str]:
 
 def shown_shards(url: str) -> str:
     """The setting `url` as it may be shown: without queries and passwords."""
-    return "::".join(shown_address(each) if "://" in each else each for each in url.split("::"))
+    return "::".join(each if _is_local(each) else shown_address(each) for each in url.split("::"))
+
+
+def _is_local(address: str) -> bool:
+    return "://" not in address or address.strip().startswith("file://")

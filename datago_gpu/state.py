@@ -1,58 +1,161 @@
-"""What `state_dict` gives: where a stream stands, in plain values, and which order of samples that belongs to."""
+"""What `state_dict` gives: where a stream stands, in plain values, and which order of samples that belongs to.
+
+Version 2 says of the order only what differs from the defaults and makes a difference. Version 1 said all settings of
+the source; a state of either may lack settings that are younger than itself, which then have their defaults.
+"""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
+from itertools import chain
 from typing import Any
 
 import msgspec
 
-from datago_gpu.config import LoaderConfig
+from datago_gpu.config import SOURCES, LoaderConfig
 from datago_gpu.errors import ConfigError
 from datago_gpu.feeder.wire import Resume
+from datago_gpu.settings import Settings, fields_of, separator_of
 from datago_gpu.shard_config import shown_shards
+from datago_gpu.source_config import STORE_SCHEMES
 
 __all__ = ["resume_from", "state_of"]
 
-STATE_VERSION = 1
+STATE_VERSION = 2
+READ_VERSIONS = (1, 2)
 
-_NOT_IN_STATE = frozenset(
+_NEVER = frozenset(
     (
         *("api_url", "api_key", "auth_token", "storage_options", "rank", "world_size"),
-        *("page_size", "check_count", "concurrent_downloads"),
+        *("page_size", "check_count", "concurrent_downloads", "require_images", "require_embeddings"),
+        *("optional_masks", "optional_latents"),
     )
 )
-"""Settings of a source that are secret, that are told apart from it, or that change no order."""
+"""Settings of a source that are secret, that are told apart from it, or that change no order. What a sample has to have
+is among them, but for the filters of a Dataroom: a sample that is skipped for it keeps its number."""
+
+_IN_A_SHUFFLE = frozenset(
+    (
+        *("random_method", "shuffle_buffer", "rank_split"),
+        *("buffer_mb", "reference_image_type", "masks", "additional_images", "latents", "optional"),
+    )
+)
+"""Those that matter to a shuffle only. Of shards it holds as many samples as fit into `buffer_mb`."""
+
+_LONGEST = 200
+"""Letters of a value in a message."""
 
 
 def state_of(config: LoaderConfig, resume: Resume) -> dict[str, Any]:
     """The state of a stream with these settings that stands there. Fit for JSON."""
-    return {"version": STATE_VERSION, "order": _order(config), "resume": msgspec.to_builtins(resume)}
+    return {"version": STATE_VERSION, "order": _order_of(config), "resume": msgspec.to_builtins(resume)}
 
 
 def resume_from(config: LoaderConfig, state: dict[str, Any]) -> Resume:
     """Where a stream with these settings goes on.
 
-    Raises ConfigError where the state is of another order of samples, or no state at all.
+    Raises ConfigError where the state is of another order of samples, naming what differs, or no state at all.
     """
     try:
         version, order, resume = state["version"], state["order"], msgspec.convert(state["resume"], Resume)
     except (KeyError, TypeError, msgspec.ValidationError) as error:
         raise ConfigError(f"this is not the state of a Loader: {error!r}") from error
-    if not isinstance(order, dict):
-        raise ConfigError(f"this is not the state of a Loader: its order is a {type(order).__name__}")
-    if version != STATE_VERSION:
-        raise ConfigError(f"the state has version {version!r}, this package reads {STATE_VERSION}")
-    for name, value in _order(config).items():
-        if order.get(name) != value:
-            raise ConfigError(f"the state belongs to {name}={order.get(name)!r}, the loader has {value!r}")
+    if version not in READ_VERSIONS:
+        versions = " and ".join(map(str, READ_VERSIONS))
+        raise ConfigError(f"the state has version {version!r}, this package reads {versions}")
+    source = order.get("source_config") if isinstance(order, dict) else None
+    if not isinstance(source, dict) or not all(isinstance(name, str) for name in source):
+        raise ConfigError("this is not the state of a Loader: its order is that of no source")
+    differences = list(_differences(_normal(config, order), _normal(config, _order_of(config))))
+    if differences:
+        raise ConfigError(f"the state is of another order of samples: {'; '.join(differences)}")
     return resume
 
 
-def _order(config: LoaderConfig) -> dict[str, Any]:
+def _order_of(config: LoaderConfig) -> dict[str, Any]:
     """What the order of samples depends on."""
-    values = msgspec.to_builtins(config.source_config)
-    source = {name: value for name, value in values.items() if name not in _NOT_IN_STATE}
+    rank, world_size = config.rank_and_world_size()
+    source = msgspec.to_builtins(config.source_config)
     if "url" in source:
         source["url"] = shown_shards(source["url"])
-    rank, world_size = config.rank_and_world_size()
-    return {"source_config": source, "seed": config.seed, "rank": rank, "world_size": world_size}
+    order = {"source_type": config.source_type, "source_config": source, "seed": config.seed}
+    return _normal(config, order | {"rank": rank, "world_size": world_size})
+
+
+def _normal(config: LoaderConfig, order: Mapping[str, Any]) -> dict[str, Any]:
+    """An order less what is as by default, or makes no difference; paths and addresses in one form.
+
+    config: says where relative paths begin.
+    """
+    given = order["source_config"]
+    source_type = order.get("source_type") or _type_of(given)
+    shuffled = given.get("random_sampling", False)
+    kind = SOURCES.get(source_type, Settings) if isinstance(source_type, str) else Settings
+    fields = {field.name: field for field in fields_of(kind)}
+    source = {}
+    for name in sorted(given.keys() - _NEVER - (frozenset() if shuffled else _IN_A_SHUFFLE)):
+        value = given[name]
+        if name in fields:
+            value = _one_form(config, name, value, separator_of(fields[name].type))
+        if name not in fields or value != fields[name].default:
+            source[name] = value
+    normal = {"source_type": source_type, "source_config": source}
+    normal |= {name: order.get(name) for name in ("rank", "world_size")}
+    if normal["world_size"] == 1:
+        source.pop("rank_split", None)
+    return normal | ({"seed": order.get("seed")} if shuffled else {})
+
+
+def _type_of(source: Mapping[str, Any]) -> str:
+    """Version 1 says it by its settings alone."""
+    return "file" if "root_path" in source else "webdataset" if "url" in source else "db"
+
+
+def _one_form(config: LoaderConfig, name: str, value: Any, separator: str | None) -> Any:
+    if name == "duplicate_state" and isinstance(value, int):
+        return max(0, value)  # which filter nothing
+    if not isinstance(value, str):
+        return value
+    if name == "root_path":
+        return _address(config, value)
+    if name == "url":
+        return "::".join(_address(config, each.strip()) for each in value.split("::") if each.strip())
+    if separator:
+        return separator.join(sorted({each.strip() for each in value.split(separator)} - {""}))
+    return value
+
+
+def _address(config: LoaderConfig, text: str) -> str:
+    """A path, @FILE or address; braces in front may hold paths of any kind, and are left alone."""
+    if text.startswith("@"):
+        return "@" + _address(config, text[1:])
+    path = text.removeprefix("file://")
+    if "://" in path or path.startswith(("{", *STORE_SCHEMES)):
+        return path.rstrip("/")
+    if os.path.isabs(path):
+        return os.path.normpath(path)
+    try:
+        return config.absolute(path)
+    except ConfigError:
+        return path
+
+
+def _differences(theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]:
+    """theirs: of the state. ours: of the loader."""
+    if theirs["source_type"] != ours["source_type"]:
+        return [_told("source_type", theirs["source_type"], ours["source_type"])]
+    defaults = {field.name: field.default for field in fields_of(SOURCES[ours["source_type"]])}
+    sources = theirs["source_config"], ours["source_config"]
+    pairs = {name: [source.get(name, defaults.get(name)) for source in sources] for name in sorted({*chain(*sources)})}
+    different = [name for name, (of_state, of_loader) in pairs.items() if of_state != of_loader]
+    if "random_sampling" in different:  # then what is said of a shuffle belongs to one of them only
+        different = [name for name in different if name not in _IN_A_SHUFFLE]
+    found = [_told(f"source_config.{name}", *pairs[name]) for name in different]
+    both = [name for name in ("seed", "rank", "world_size") if name in theirs and name in ours]
+    return found + [_told(name, theirs[name], ours[name]) for name in both if theirs[name] != ours[name]]
+
+
+def _told(name: str, theirs: Any, ours: Any) -> str:
+    shown = (text if len(text := repr(value)) <= _LONGEST else f"{text[:_LONGEST]}..." for value in (theirs, ours))
+    return "{} is {} in the state, {} here".format(name, *shown)

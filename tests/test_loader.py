@@ -249,10 +249,11 @@ def test_the_limit_counts_across_a_resume() -> None:
 
 
 def test_a_state_of_another_order_is_refused() -> None:
-    with Loader(config(PHOTOS), device="cpu") as loader:
+    source = {"random_sampling": True}
+    with Loader(config(PHOTOS, source=source), device="cpu") as loader:
         state = loader.state_dict()
-    with Loader(config(PHOTOS, seed=5), device="cpu") as loader:
-        with pytest.raises(ConfigError, match="seed=0, the loader has 5"):
+    with Loader(config(PHOTOS, source=source, seed=5), device="cpu") as loader:
+        with pytest.raises(ConfigError, match=r"another order of samples: seed is 0 in the state, 5 here$"):
             loader.load_state_dict(state)
         with pytest.raises(ConfigError, match="not the state of a Loader"):
             loader.load_state_dict({"epoch": 3})
