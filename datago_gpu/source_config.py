@@ -33,7 +33,7 @@ def names_in(*lists: str) -> list[str]:
 
 
 class FileSource(Settings, frozen=True, kw_only=True):
-    """A folder of images, walked with its subfolders in the order of their names; symbolic links are not followed.
+    """A folder of images, walked with its subfolders in the order of their names.
 
     Attributes:
         root_path: the folder; or a prefix in object storage, such as `s3://bucket/photos`, in the store's own order.
@@ -41,6 +41,8 @@ class FileSource(Settings, frozen=True, kw_only=True):
             The whole listing is read first (seconds for a million files).
         storage_options: for s3, gs and az: options of obstore such as {"endpoint": "http://localhost:9000"}; others
             come from the environment.
+        follow_links: true follows symbolic links to images and to folders; each real folder is listed once, so that
+            circles of links end. False passes links over. The root may be a link in any case.
         rank, world_size: this process takes samples rank, rank + world_size, ... of the order that all ranks share.
             Default: the environment's RANK and WORLD_SIZE, else 0 of 1.
         rank_split: what the ranks share in a shuffle. "shuffled": the order of the epoch, so that a rank gets other
@@ -55,6 +57,7 @@ class FileSource(Settings, frozen=True, kw_only=True):
     rank: Natural | None = None
     world_size: Count | None = None
     rank_split: RankSplit = "shuffled"
+    follow_links: bool = True
 
     def _problem(self) -> str | None:
         if not self.root_path:

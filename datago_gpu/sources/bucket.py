@@ -12,7 +12,8 @@ from datago_gpu.redact import without_query
 from datago_gpu.sources.barren import Barren
 from datago_gpu.sources.base import Position, Refs, SampleRef, parsed_cursor
 from datago_gpu.sources.failure import HttpFailure
-from datago_gpu.sources.files import EXTENSIONS, Listing, no_images
+from datago_gpu.sources.files import Listing, no_images
+from datago_gpu.sources.folders import EXTENSIONS
 from datago_gpu.sources.permutation import Shuffle
 from datago_gpu.sources.store import MOST_STORED_PAGES, Stores
 

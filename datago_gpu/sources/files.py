@@ -7,17 +7,15 @@ import os
 from array import array
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from functools import partial
 
 from datago_gpu.config import FileSource, LoaderConfig
 from datago_gpu.errors import SourceError
-from datago_gpu.sources.base import Position, Refs, SampleRef, Skipped, shown_path, utf8_text
+from datago_gpu.sources.base import Position, Refs, SampleRef, shown_path, utf8_text
+from datago_gpu.sources.folders import EXTENSIONS, Listed, walk
 from datago_gpu.sources.local import Patience
 from datago_gpu.sources.permutation import Shuffle
 
-__all__ = ["EXTENSIONS", "Files", "Listing", "no_images"]
-
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".jp2", ".avif")
+__all__ = ["Files", "Listing", "no_images"]
 
 
 class Files:
@@ -32,6 +30,7 @@ class Files:
         self._root = config.absolute(config.source_config.root_path)
         self._shuffled = config.source_config.random_sampling
         self._shuffle = Shuffle(config, config.source_config.rank_split)
+        self._follow_links = config.source_config.follow_links
         self._patience = Patience(config.http_config)
         self._rank, self._world_size = config.rank_and_world_size()
         self._listing: Listing | None = None
@@ -42,43 +41,48 @@ class Files:
 
     async def _refs_walked(self, start: int) -> Refs:
         position = 0
-        async with aclosing(_walk(self._root, self._patience)) as folders:
-            async for paths, unreadable in folders:
-                if unreadable:
-                    yield unreadable
-                for path in paths:
+        async with aclosing(self._walk()) as folders:
+            async for folder in folders:
+                if folder.unreadable:
+                    yield folder.unreadable
+                for path in folder.images:
                     index, other_rank = divmod(position - self._rank, self._world_size)
                     if not other_rank and index >= start:
                         yield self._ref(index, path)
                     position += 1
-        self._refuse_none(position)
 
     async def _refs_shuffled(self, start: Position) -> Refs:
         if self._listing is None:
             listing = Listing()
-            async with aclosing(_walk(self._root, self._patience)) as folders:
-                async for paths, unreadable in folders:
-                    if unreadable:
-                        yield unreadable
-                    listing.extend(paths)
-            self._refuse_none(len(listing))
+            async with aclosing(self._walk()) as folders:
+                async for folder in folders:
+                    if folder.unreadable:
+                        yield folder.unreadable
+                    listing.extend(folder.images)
             self._listing = listing
         mine = await asyncio.to_thread(self._shuffle.share, len(self._listing), start.epoch)
         for index in range(start.index, len(mine)):
             yield self._ref(index, self._listing[int(mine[index])])
 
+    async def _walk(self) -> AsyncGenerator[Listed, None]:
+        """Yields what each folder holds. Raises SourceError where none holds an image."""
+        images = links = 0
+        async with aclosing(walk(self._root, self._patience, follow_links=self._follow_links)) as folders:
+            async for folder in folders:
+                images, links = images + len(folder.images), links + folder.links
+                yield folder
+        if not images:
+            raise no_images(shown_path(self._root), links)
+
     def _ref(self, index: int, path: str) -> SampleRef:
         return SampleRef(index, utf8_text(os.path.relpath(path, self._root)), source="filesystem", path=path)
 
-    def _refuse_none(self, count: int) -> None:
-        if not count:
-            raise no_images(shown_path(self._root))
 
-
-def no_images(root: str) -> SourceError:
-    """What is wrong with a root below which there is none."""
+def no_images(root: str, links: int = 0) -> SourceError:
+    """What is wrong with a root below which there is none. links: symbolic links that were passed over."""
     kinds = ", ".join(extension[1:] for extension in EXTENSIONS)
-    return SourceError(f"no images under {root}: looked for {kinds} in it and its subfolders")
+    passed_over = f"; {links} symbolic links were passed over, as source_config.follow_links is false" if links else ""
+    return SourceError(f"no images under {root}: looked for {kinds} in it and its subfolders{passed_over}")
 
 
 class Listing:
@@ -99,31 +103,3 @@ class Listing:
     def __getitem__(self, index: int) -> str:
         begin = self._ends[index - 1] if index else 0
         return os.fsdecode(bytes(self._text[begin : self._ends[index]]))
-
-
-async def _walk(root: str, patience: Patience) -> AsyncGenerator[tuple[list[str], Skipped | None], None]:
-    """The images of each folder in turn. One folder is read at a time, and only when it is its turn."""
-    waiting = [root]
-    while waiting:
-        folder = waiting.pop()
-        try:
-            images, folders = await asyncio.to_thread(patience, partial(_list_folder, folder))
-        except OSError as error:
-            if folder == root:
-                raise SourceError(f"cannot list {shown_path(root)}: {error.strerror}; check root_path") from error
-            yield [], Skipped(-1, "", shown_path(folder), "unreadable-folder", str(error.strerror))
-            continue
-        waiting.extend(reversed(folders))
-        yield images, None
-
-
-def _list_folder(folder: str) -> tuple[list[str], list[str]]:
-    """The paths of the images in a folder and of its subfolders, each sorted."""
-    images, folders = [], []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                folders.append(entry.path)
-            elif entry.name.lower().endswith(EXTENSIONS) and entry.is_file(follow_symlinks=False):
-                images.append(entry.path)
-    return sorted(images), sorted(folders)

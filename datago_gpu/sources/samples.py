@@ -18,7 +18,7 @@ from datago_gpu.limits import Limits
 from datago_gpu.shard_config import WebDatasetSource
 from datago_gpu.source_config import Kind
 from datago_gpu.sources.base import Part, SampleRef, Skipped, shown_path, utf8_text
-from datago_gpu.sources.files import EXTENSIONS
+from datago_gpu.sources.folders import EXTENSIONS
 from datago_gpu.sources.tar import BadShard
 
 __all__ = ["Collector", "split_name"]

@@ -69,17 +69,6 @@ def test_images_are_known_by_their_extension_in_any_case(tmp_path: Path) -> None
     assert ids(tmp_path) == known
 
 
-def test_symbolic_links_are_not_followed_but_the_root_may_be_one(tmp_path: Path) -> None:
-    touch(tmp_path / "real", "a.jpg", "sub/b.jpg")
-    touch(tmp_path / "outside", "c.jpg")
-    (tmp_path / "real/link.jpg").symlink_to(tmp_path / "outside/c.jpg")
-    (tmp_path / "real/dangling.jpg").symlink_to(tmp_path / "nothing.jpg")
-    (tmp_path / "real/linked").symlink_to(tmp_path / "outside")
-    (tmp_path / "real/sub/loop").symlink_to(tmp_path / "real")
-    (tmp_path / "root").symlink_to(tmp_path / "real")
-    assert ids(tmp_path / "root") == ["a.jpg", "sub/b.jpg"]
-
-
 def test_what_is_named_like_an_image_and_is_none_is_no_sample(tmp_path: Path) -> None:
     touch(tmp_path, "a.jpg", "folder.jpg/b.jpg")
     os.mkfifo(tmp_path / "pipe.jpg")
