@@ -258,7 +258,7 @@ def test_defaults_that_states_rely_on_stay_as_they_are() -> None:
         for kind in KINDS.values()
     }
     assert defaults == {
-        "FileSource": {"rank_split": "shuffled"},
+        "FileSource": {"rank_split": "shuffled", "follow_links": True},
         "WebDatasetSource": {"shuffle_buffer": 1000, "interleave": 1, "buffer_mb": 256, "rank_split": "shuffled"},
         "DataroomSource": {"random_method": "shuffle", "shuffle_buffer": 10000},
     }
