@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
 from typing import NoReturn
 
 import click
 
 from datago_gpu.errors import ConfigError
+from datago_gpu.interpreter import command
 from datago_gpu.server import DataroomServer
 
 KEY_VARIABLE = "DATAROOM_API_KEY"
@@ -55,7 +55,8 @@ def _start_again(key: str, root: str, host: str, port: int, payload_port: int | 
     options = ["--host", host, "--port", str(port), "--url-ttl", str(url_ttl)]
     if payload_port is not None:
         options += ["--payload-port", str(payload_port)]
-    os.execv(sys.executable, [sys.executable, "-m", "datago_gpu.cli", "serve", *options, "--", root])
+    line = command("datago_gpu.cli", "serve", *options, "--", root)
+    os.execv(line[0], line)
 
 
 def _announce(server: DataroomServer, *, tell_key: bool) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from datago_gpu.compat.logs import log
-from datago_gpu.config import DataroomSource, FileSource, ImageConfig, LoaderConfig, WebDatasetSource
+from datago_gpu.config import SOURCES, ImageConfig, LoaderConfig
 from datago_gpu.errors import ConfigError
 
 __all__ = ["BATCH", "for_pass", "loader_config"]
@@ -19,7 +19,6 @@ BATCH = 8
 """Samples that travel together. Larger ones are quicker on a GPU, smaller ones bring the first sample sooner."""
 
 _SEEDS = 2**63
-_KINDS: dict[str, type[msgspec.Struct]] = {"db": DataroomSource, "file": FileSource, "webdataset": WebDatasetSource}
 _OF_BATCHES = ("layout", "dtype", "mean", "std")
 """Settings of ours for arrays that go to a model; here a payload is what datago's is."""
 
@@ -30,8 +29,8 @@ def loader_config(text: str, batch_size: int = BATCH) -> LoaderConfig:
     """
     given = _object(_parsed(text), "the config")
     source_type = given.get("source_type", "db")
-    if source_type not in _KINDS:
-        raise ConfigError(f"source_type must be one of {', '.join(map(repr, _KINDS))}, got {source_type!r}")
+    if source_type not in SOURCES:
+        raise ConfigError(f"source_type must be one of {', '.join(map(repr, SOURCES))}, got {source_type!r}")
     limit, buffered = (_count(given, name) for name in ("limit", "samples_buffer_size"))
     source = _source(_object(given.get("source_config"), "source_config"), source_type)
     settings = _known(given, LoaderConfig, "")
@@ -58,7 +57,7 @@ def _source(given: dict[str, Any], source_type: str) -> dict[str, Any]:
     if world_size == 0:
         raise ConfigError("source_config.world_size must be at least 1, got 0")
     # Not from the environment's RANK and WORLD_SIZE, which datago does not look at.
-    settings = _known(given, _KINDS[source_type], "source_config.") | {"rank": rank, "world_size": world_size}
+    settings = _known(given, SOURCES[source_type], "source_config.") | {"rank": rank, "world_size": world_size}
     if source_type == "db":
         settings.setdefault("require_images", False)
         settings.setdefault("random_method", "server")

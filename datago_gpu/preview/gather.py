@@ -16,7 +16,7 @@ import msgspec
 from PIL import Image
 
 from datago_gpu.batch import Batch, Sample
-from datago_gpu.config import ImageConfig, LoaderConfig
+from datago_gpu.config import ConfigLike, ImageConfig, LoaderConfig
 from datago_gpu.errors import ConfigError, DatagoError
 from datago_gpu.geometry import Region
 from datago_gpu.loader import Loader
@@ -145,7 +145,7 @@ class _Gatherer:
 
 
 def gather(
-    config: LoaderConfig | dict[str, Any],
+    config: ConfigLike,
     *,
     batches: int,
     samples: int,
