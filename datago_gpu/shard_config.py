@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+import base64
+import re
+from typing import Annotated, Any, ClassVar, Literal
+from urllib.parse import unquote
 
 from msgspec import Meta
 
@@ -10,7 +13,11 @@ from datago_gpu.redact import shown_address
 from datago_gpu.settings import Count, Names, Natural, Settings, told, without_secrets
 from datago_gpu.source_config import Kind, RankSplit, names_in
 
-__all__ = ["WebDatasetSource", "part_names", "shown_shards"]
+__all__ = ["KeyDots", "WebDatasetSource", "addresses_in", "part_names", "shown_shards"]
+
+KeyDots = Literal["first", "last"]
+_SEPARATOR = re.compile(r"\[[^\]]*\]|(::)")
+"""Between addresses, and what no separator stands in: the brackets of an IPv6 address."""
 
 
 class WebDatasetSource(Settings, frozen=True, kw_only=True):
@@ -24,6 +31,8 @@ class WebDatasetSource(Settings, frozen=True, kw_only=True):
         auth_token: sent as `Authorization: Bearer` to the http(s) origins that `url` names, and to no other.
         reference_image_type: which file of a sample is its image: its name behind the key, with or without the last
             extension ("png", "image.png", "image"). "" takes the first image.
+        key_dots: which dot of a file's name ends the key of its sample: "first", as webdataset has it, or "last", for
+            names such as `photo.v1.02.jpg`, where each image is a sample of its own.
         masks, additional_images, latents: names of further files to load, in the same way, comma-separated or a list.
         optional: those of them that a sample may lack; without any other it is skipped.
         random_sampling: true shuffles the shards, and their samples through a buffer; each epoch differs.
@@ -43,6 +52,7 @@ class WebDatasetSource(Settings, frozen=True, kw_only=True):
     url: Annotated[str, Meta(extra={"separator": "::"})]
     auth_token: str = ""
     reference_image_type: str = ""
+    key_dots: KeyDots = "first"
     masks: Names = ""
     additional_images: Names = ""
     latents: Names = ""
@@ -94,7 +104,7 @@ class WebDatasetSource(Settings, frozen=True, kw_only=True):
 
     def hidden(self, text: str) -> str:
         """`text` with *** for what is secret, should it be there."""
-        return without_secrets(text, [self.auth_token.strip(), *self.storage_options.values()])
+        return without_secrets(text, [self.auth_token.strip(), *self.storage_options.values(), *_passwords(self.url)])
 
     def __repr__(self) -> str:
         return f"WebDatasetSource({', '.join(f'{name}={value!r}' for name, value in self.__rich_repr__())})"
@@ -114,9 +124,42 @@ def part_names(text: str) -> list[str]:
     return [name.lower().removeprefix(".") for name in names_in(text)]
 
 
+def addresses_in(url: str) -> list[str]:
+    """The addresses that the setting `url` holds, as they are given."""
+    begin, found = 0, []
+    for match in _SEPARATOR.finditer(url):
+        if match[1]:
+            found.append(url[begin : match.start()].strip())
+            begin = match.end()
+    return [*found, url[begin:].strip()]
+
+
+def without_login(address: str) -> tuple[str, str]:
+    """An http(s) address without the name and the password that it may hold, and the header that these mean, if any."""
+    scheme, _, rest = address.partition("://")
+    authority, slash, path = rest.partition("/")
+    login, _, host = authority.rpartition("@")
+    if not login:
+        return address, ""
+    name, _, password = login.partition(":")
+    proof = base64.b64encode(f"{unquote(name)}:{unquote(password)}".encode()).decode("ascii")
+    return f"{scheme}://{host}{slash}{path}", f"Basic {proof}"
+
+
+def _passwords(url: str) -> list[str]:
+    """What a message must not show of the setting `url`: each password, as given and as meant, and its header."""
+    found = []
+    for address in addresses_in(url):
+        _, login = without_login(address)
+        if login:
+            given = address.partition("://")[2].partition("/")[0].rpartition("@")[0].partition(":")[2]
+            found += [given, unquote(given), login.removeprefix("Basic ")]
+    return [each for each in found if each]
+
+
 def shown_shards(url: str) -> str:
     """The setting `url` as it may be shown: without queries and passwords."""
-    return "::".join(each if _is_local(each) else shown_address(each) for each in url.split("::"))
+    return "::".join(each if _is_local(each) else shown_address(each) for each in addresses_in(url))
 
 
 def _is_local(address: str) -> bool:

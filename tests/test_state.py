@@ -128,6 +128,7 @@ OTHER: dict[str, Any] = {
     "embedding_empty": "true",
     "random_method": "server",
     "rank_split": "listed",
+    "key_dots": "last",
     "storage_options": {"a": "b"},
     "api_url": "http://x/api/",
     "tags_empty": "true",
@@ -259,7 +260,13 @@ def test_defaults_that_states_rely_on_stay_as_they_are() -> None:
     }
     assert defaults == {
         "FileSource": {"rank_split": "shuffled", "follow_links": True},
-        "WebDatasetSource": {"shuffle_buffer": 1000, "interleave": 1, "buffer_mb": 256, "rank_split": "shuffled"},
+        "WebDatasetSource": {
+            "key_dots": "first",
+            "shuffle_buffer": 1000,
+            "interleave": 1,
+            "buffer_mb": 256,
+            "rank_split": "shuffled",
+        },
         "DataroomSource": {"random_method": "shuffle", "shuffle_buffer": 10000},
     }
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import gzip
 import io
 import threading
-import zlib
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any, BinaryIO, cast
+from typing import Any
 
-from datago_gpu.errors import ConfigError
-from datago_gpu.sources.base import SampleRef, Skipped
+from datago_gpu.sources.base import SampleRef, Skipped, utf8_text
+from datago_gpu.sources.compression import DAMAGED, named_format, plain
+from datago_gpu.sources.links import Links
 from datago_gpu.sources.local import Patience, PatientFile
 from datago_gpu.sources.pipe import GivenUp, Outlet, Pipe
 from datago_gpu.sources.samples import Collector
@@ -25,16 +24,12 @@ Supply = Callable[[Callable[[bytes], Awaitable[None]]], Awaitable[None]]
 """Gives the bytes of a shard to the function that it is given."""
 
 _READ_BYTES = 1024 * 1024
-_UNPACKED_BYTES = 64 * 1024
-"""What is lost before a fault in a compressed stream."""
 _LOT_SAMPLES = 32
 """Samples that go from the thread to the loop together: a hop costs about 60 us."""
 _LOT_BYTES = 1024 * 1024
 _OVERHEAD = 1000
 _MOST_FILES, _MOST_BYTES = 100_000, 64 * 1024**3
 """In a row, as unpacked, that bring no sample: a shard of so many never will."""
-_LONGEST_WINDOW = 128 * 1024 * 1024
-"""Memory that a zstd stream may ask for; its command line allows the same."""
 _CLOSE_S = 1.0
 
 
@@ -63,6 +58,8 @@ class OpenShard:
         self._here = deque[SampleRef | Skipped]()
         self._lot: list[SampleRef | Skipped] = []
         self._lot_bytes = 0
+        self._seekable = False
+        """Whether the shard is a local file that is not compressed."""
         self._gone = asyncio.Event()
         self._pump = loop.create_task(_pump(supply, self._pipe)) if supply and self._pipe else None
         threading.Thread(target=self._run, name="datago-shard", daemon=True).start()
@@ -109,9 +106,12 @@ class OpenShard:
         raw: Any = self._pipe or PatientFile(self._address, self._patience)
         with io.BufferedReader(raw, _READ_BYTES) as file:
             try:
-                plain = _plain(file)
-                self._collect(TarStream(plain, marked=plain is not file))
-            except (BadShard, EOFError, gzip.BadGzipFile, zlib.error) as error:
+                content = plain(file)
+                self._seekable = self._pipe is None and content is file
+                if other := named_format(content):
+                    raise BadShard(f"it is {other}, and no tar archive")
+                self._collect(TarStream(content, marked=content is not file))
+            except (BadShard, *DAMAGED) as error:
                 self._flush()
                 detail = "the compressed data ends early" if isinstance(error, EOFError) else str(error)
                 raise BadShard(detail) from None
@@ -119,16 +119,22 @@ class OpenShard:
 
     def _collect(self, stream: TarStream) -> None:
         collector, files, since = self._collector, 0, 0
-        for name, size in stream:
-            finished, wanted = collector.begin(name, size)
+        links = Links(self._address if self._seekable else None, self._patience)
+        for name, size, link in stream:
+            place = links.note(name, link, stream.position, size)
+            finished, wanted = collector.begin(name, size if place is None else place.size)
             if finished is not None:
                 self._hand_over(finished)
             files, since = (1, stream.position) if isinstance(finished, SampleRef) else (files + 1, since)
             if files > _MOST_FILES or stream.position + size - since > _MOST_BYTES:
                 told = f"{files} files and {stream.position + size - since} bytes in a row"
                 raise BadShard(f"no sample in {told}, before byte {stream.position}")
-            if wanted:
+            if wanted and not link:
                 collector.keep(stream.read())
+            elif wanted and place is not None:
+                collector.keep(links.read(place))
+            elif wanted:
+                collector.refuse("link", f"a link to {utf8_text(link)!r}: {links.why}")
         last = collector.finish()
         if last is not None:
             self._hand_over(last)
@@ -162,36 +168,3 @@ async def _pump(supply: Supply, pipe: Pipe) -> None:
         pipe.end(error)
     else:
         pipe.end()
-
-
-def _plain(file: BinaryIO) -> BinaryIO:
-    """The tar stream in a file that may be compressed, as its first bytes tell."""
-    magic = cast(io.BufferedReader, file).peek(4)[:4]
-    if magic[:2] == b"\x1f\x8b":
-        return cast(BinaryIO, gzip.GzipFile(fileobj=file))
-    if magic == b"\x28\xb5\x2f\xfd":
-        return cast(BinaryIO, io.BufferedReader(_Zstd(file), _UNPACKED_BYTES))
-    return file
-
-
-class _Zstd(io.RawIOBase):
-    """What a zstd stream holds, with its errors as BadShard."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        try:
-            import zstandard
-        except ImportError:
-            raise ConfigError("shards compressed with zstd need a package: pip install 'datago_gpu[zstd]'") from None
-        self._error = zstandard.ZstdError
-        self._reader = zstandard.ZstdDecompressor(max_window_size=_LONGEST_WINDOW).stream_reader(
-            file, read_across_frames=True
-        )
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: bytearray) -> int:  # type: ignore[override]
-        try:
-            return int(self._reader.readinto(buffer))
-        except self._error as error:
-            raise BadShard(f"damaged: {error}") from None

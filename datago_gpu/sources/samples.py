@@ -1,12 +1,14 @@
 """From the files of a shard to samples: the WebDataset convention, and what the settings ask of a sample.
 
 A file belongs to the sample whose key its name begins with: all up to the first dot of its base name, folders included.
-The rest, in lower case, is the name of the part. Files of one sample follow each other.
+The rest, in lower case, is the name of the part. Files of one sample follow each other. Where names hold further dots,
+the setting `key_dots` "last" has the last dot end the key.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import re
 from contextlib import suppress
 from typing import Any
@@ -15,7 +17,7 @@ import msgspec
 
 from datago_gpu.config import LoaderConfig
 from datago_gpu.limits import Limits
-from datago_gpu.shard_config import WebDatasetSource
+from datago_gpu.shard_config import KeyDots, WebDatasetSource
 from datago_gpu.source_config import Kind
 from datago_gpu.sources.base import Part, SampleRef, Skipped, shown_path, utf8_text
 from datago_gpu.sources.folders import EXTENSIONS
@@ -23,22 +25,27 @@ from datago_gpu.sources.tar import BadShard
 
 __all__ = ["Collector", "split_name"]
 
+logger = logging.getLogger(__name__)
+
 _NAME = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$")
+_NAME_TO_LAST = re.compile(r"^((?:.*/|)[^/]+)[.]([^./]*)$")
 _META = re.compile(r"__[^/]*__($|/)")
 _IMAGES = frozenset(extension[1:] for extension in EXTENSIONS)
 _ATTRIBUTES = frozenset(("json", "txt", "cls"))
 _MOST_ROLES = 10_000
 _MOST_FILES = 10_000
 """Of one key. A sample of so many is none; it would be held in memory as a whole."""
+_MOST_KEYS = 1_000_000
+"""Of one shard, that are remembered."""
 _MOST_ATTRIBUTE_BYTES = 1024 * 1024
 """Of JSON and text, of one sample: as Python's objects they may take 20 times as much."""
 
 _LACKING: dict[Kind, str] = {"mask": "no-mask", "image": "no-additional-image", "latent": "no-latent"}
 
 
-def split_name(path: str) -> tuple[str, str] | None:
-    """Key and part of a file; None where it belongs to no sample. As in the package `webdataset`."""
-    match = _NAME.match(path)
+def split_name(path: str, dots: KeyDots = "first") -> tuple[str, str] | None:
+    """Key and part of a file; None where it belongs to no sample. With the first dot as in the package `webdataset`."""
+    match = (_NAME if dots == "first" else _NAME_TO_LAST).match(path)
     if match is None or _META.match(path):
         return None
     return match[1], match[2].lower()
@@ -58,7 +65,11 @@ class Collector:
         self._max_bytes = Limits.of(config).payload
         self._reference = source.reference_image_type.strip().lower().removeprefix(".")
         self._further, self._optional = source.parts, source.optional_parts
+        self._dots = source.key_dots
         self._roles: dict[str, str] = {}
+        self._keys: set[int] = set()
+        """Hashes of the keys of this shard so far."""
+        self._told: set[str] = set()
         self._start("", "")
 
     def _start(self, key: str, name: str) -> None:
@@ -69,10 +80,11 @@ class Collector:
         self._attributes: dict[str, bytes] = {}
         self._attribute_bytes = 0
         self._problem: tuple[str, str] | None = None
+        self._further_images = 0
 
     def begin(self, name: str, size: int) -> tuple[SampleRef | Skipped | None, bool]:
         """The next file: the sample that it shows to be complete, if any; and whether its content is wanted."""
-        split = split_name(name)
+        split = split_name(name, self._dots)
         if split is None:
             return None, False
         finished = None
@@ -90,7 +102,10 @@ class Collector:
             raise BadShard(f"more than {_MOST_FILES} files share the key {utf8_text(self._key)[:100]!r}")
         self._seen.add(part)
         role = self._role = self._role_of(part)
-        if not role or (role == "reference" and not self._reference and self._image):
+        if role == "reference" and not self._reference and self._image:
+            self._further_images += 1
+            return False
+        if not role:
             return False
         if role == "attribute":
             self._attribute_bytes += size
@@ -107,6 +122,11 @@ class Collector:
             self._name = name
         return self._problem is None
 
+    def refuse(self, reason: str, detail: str) -> None:
+        """The content of the file that was begun last cannot be had. A sample that may not lack it is skipped."""
+        if self._role not in self._optional:
+            self._problem = (reason, detail)
+
     def keep(self, content: bytes) -> None:
         """The content of the file that was begun last."""
         if self._role == "reference":
@@ -120,9 +140,34 @@ class Collector:
         """The sample whose files came last; None where there is none."""
         if not self._seen:
             return None
+        self._note_oddities()
         sample = self._made()
         self._start("", "")
         return sample
+
+    def _note_oddities(self) -> None:
+        """Warn, once a shard each, of what costs no error and yet may not be what somebody wanted."""
+        if self._further_images:
+            self._tell(
+                "images",
+                f"a sample, {utf8_text(self._key)!r}, has {self._further_images + 1} images of which none was asked "
+                "for by name: the first is taken. Name it with reference_image_type, or, where names hold dots, set "
+                "key_dots to 'last'",
+            )
+        key = hash(self._key)
+        if key in self._keys:
+            self._tell(
+                "order",
+                f"the files of a sample, {utf8_text(self._key)!r}, do not follow each other, so they count as several "
+                "samples: sort the archive (tar --sort=name)",
+            )
+        elif len(self._keys) < _MOST_KEYS:
+            self._keys.add(key)
+
+    def _tell(self, kind: str, what: str) -> None:
+        if kind not in self._told:
+            self._told.add(kind)
+            logger.warning("%s: %s", shown_path(self._shard), what)
 
     def _made(self) -> SampleRef | Skipped:
         key, where = utf8_text(self._key), f"{self._shard}!{self._name}"

@@ -1,15 +1,14 @@
-"""Which shards there are: brace lists, lists in files, globs, prefixes of buckets, listings in JSON."""
+"""Which shards there are: those that `url` names, those below a prefix of a bucket, those in a listing in JSON."""
 
 from __future__ import annotations
 
 import asyncio
-import glob
-import os
 import re
-from collections.abc import Callable, Iterator
-from contextlib import aclosing
-from itertools import islice
-from urllib.parse import parse_qsl, unquote, urlencode, urljoin, urlsplit, urlunsplit
+from collections.abc import Callable
+from contextlib import aclosing, suppress
+from fnmatch import fnmatchcase
+from functools import partial
+from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit, urlunsplit
 
 import msgspec
 from msgspec import Struct
@@ -17,27 +16,45 @@ from msgspec import Struct
 from datago_gpu.config import HttpConfig, LoaderConfig, MiB
 from datago_gpu.errors import SourceError
 from datago_gpu.redact import without_query
-from datago_gpu.shard_config import WebDatasetSource
+from datago_gpu.shard_config import WebDatasetSource, without_login
+from datago_gpu.sources.addresses import (
+    ENDINGS,
+    MOST_SHARDS,
+    expanded,
+    has_wildcard,
+    http_origin,
+    is_http,
+    is_remote,
+    is_shard,
+)
 from datago_gpu.sources.barren import Barren
-from datago_gpu.sources.base import utf8_text
 from datago_gpu.sources.failure import HttpFailure
-from datago_gpu.sources.http import HttpClient, origin_of
+from datago_gpu.sources.http import HttpClient
 from datago_gpu.sources.pieces import NotJson, TooMany, cut
 from datago_gpu.sources.store import MOST_STORED_PAGES, Stores, is_stored
 
-__all__ = ["Shard", "expanded", "list_shards"]
+__all__ = ["Shard", "authorization", "list_shards"]
 
-ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.zst")
-_MOST_SHARDS = 1_000_000
+_TAR_STARTS = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"BZh", b"\xfd7zXZ")
+_HEAD_BYTES = 512
 _MOST_PAGES = 10_000
-_RANGE = re.compile(r"\{(-?\d{1,18})\.\.(-?\d{1,18})")
 
 
 class Shard(Struct, frozen=True):
-    """address: a local path, or a URL. own: on an origin that the user named, where the token may go."""
+    """address: a local path, or a URL. own: on an origin that the user named, where the token may go.
+
+    login: the value of an Authorization header, where the user gave a name and a password with that origin.
+    """
 
     address: str
     own: bool = False
+    login: str = ""
+
+    def __repr__(self) -> str:
+        return f"Shard({self.shown!r})"
+
+    def __rich_repr__(self) -> list[tuple[str, str]]:
+        return [("address", self.shown)]
 
     @property
     def shown(self) -> str:
@@ -49,130 +66,82 @@ async def list_shards(
     config: LoaderConfig, source: WebDatasetSource, http: HttpClient, stores: Callable[[], Stores]
 ) -> list[Shard]:
     """All shards that the setting `url` names, in its order. Raises SourceError."""
-    named = await asyncio.to_thread(expanded, source.url, config.absolute)
-    origins = {_origin(address) for address in named if _is_http(address)}
+    given = await asyncio.to_thread(expanded, source.url, config.absolute)
+    named, logins = list[str](), dict[str, str]()
+    for address in given:
+        plain, login = without_login(address) if is_http(address) else (address, "")
+        named.append(plain)
+        if is_http(plain):
+            logins[http_origin(plain)] = logins.get(http_origin(plain), "") or login
     shards: list[Shard] = []
     for address in named:
-        if not _is_remote(address) or _is_shard(address):
-            shards.append(Shard(address, _is_http(address)))
+        login = logins.get(http_origin(address), "") if is_http(address) else ""
+        if not is_remote(address) or (is_shard(address) and not has_wildcard(address)):
+            shards.append(Shard(address, is_http(address), login))
             continue
+        headers = authorization(source.auth_token, login)
         try:
             if is_stored(address):
                 found = await _in_bucket(address, stores())
+            elif await _is_archive(address, headers, http):
+                found = [address]
             else:
-                found = await _in_listing(address, source.auth_token.strip(), config.http_config, http)
+                found = await _in_listing(address, headers, config.http_config, http)
         except HttpFailure as failure:
             what = f"cannot list the shards of {failure}; check source_config.url, and the token or the credentials"
             raise SourceError(source.hidden(what)) from None
         if not found:
             raise SourceError(f"no shards in {without_query(address)}: none of its files ends in {', '.join(ENDINGS)}")
-        shards += [Shard(each, _is_http(each) and _origin(each) in origins) for each in found]
+        for each in found:
+            own = is_http(each) and http_origin(each) in logins
+            shards.append(Shard(each, own, logins[http_origin(each)] if own else ""))
     return shards
 
 
-def expanded(url: str, absolute: Callable[[str], str]) -> list[str]:
-    """The addresses that the setting `url` names by itself. Reads local files and folders. Raises SourceError.
-
-    absolute: makes an absolute path of one that may be relative.
-    """
-    found: list[str] = []
-    for each in (each.strip() for each in url.split("::")):
-        if each.startswith("@"):
-            for line in _lines(absolute(each[1:])):
-                found += _local(line, absolute)
-        elif each:
-            found += _local(each, absolute)
-        if len(found) > _MOST_SHARDS:
-            raise SourceError(f"source_config.url names more than {_MOST_SHARDS} shards")
-    return found
-
-
-def _lines(path: str) -> Iterator[str]:
-    try:
-        with open(path, encoding="utf-8") as file:
-            lines = [line.strip() for line in file]
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise SourceError(f"cannot read the list of shards {path!r}: {reason}; check source_config.url") from None
-    return (line for line in lines if line and not line.startswith("#"))
-
-
-def _local(text: str, absolute: Callable[[str], str]) -> list[str]:
-    """One address with braces, and with wildcards where it is a path."""
-    found: list[str] = []
-    for address in _braces(text):
-        if address.startswith("pipe:"):
-            raise SourceError("source_config.url holds a command (pipe:), and commands are not run: name the shards")
-        if address.startswith("hf://"):
-            found.append(_on_hub(address))
-        elif _is_remote(address):
-            found.append(address)
-        else:
-            found += _paths(address.removeprefix("file://"), absolute)
-    return found
-
-
-def _braces(text: str) -> list[str]:
-    from braceexpand import UnbalancedBracesError, braceexpand  # type: ignore[attr-defined]
-
-    ranges = [abs(int(end) - int(begin)) for begin, end in _RANGE.findall(text)]  # each would be held as a list
-    try:
-        found = [""] if max(ranges, default=0) > _MOST_SHARDS else list(islice(braceexpand(text), _MOST_SHARDS + 1))
-    except UnbalancedBracesError:
-        raise SourceError(f"the braces in source_config.url do not match: {without_query(text)!r}") from None
-    if found == [""] or len(found) > _MOST_SHARDS:
-        raise SourceError(f"{without_query(text)!r} names more than {_MOST_SHARDS} shards")
-    return found
-
-
-def _paths(path: str, absolute: Callable[[str], str]) -> list[str]:
-    place = absolute(path)
-    if os.path.isdir(place) and not path.endswith(ENDINGS):
-        found = sorted(each.path for each in os.scandir(place) if each.name.endswith(ENDINGS))
-    elif glob.has_magic(path) and not os.path.exists(place):
-        # Relative to the folder, not joined with it: the folder's own name may hold wildcards.
-        found = sorted(glob.glob(path, root_dir=None if os.path.isabs(path) else absolute(""), recursive=True))
-    else:
-        return [place]
-    if not found:
-        raise SourceError(f"no shards: {utf8_text(place)!r} in source_config.url matches nothing")
-    return [absolute(each) for each in found]
-
-
-def _on_hub(address: str) -> str:
-    """hf://datasets/OWNER/NAME[@REVISION]/PATH as https."""
-    kind, _, rest = address.removeprefix("hf://").partition("/")
-    owner, name, path = [*rest.split("/", 2), "", ""][:3]
-    name, _, revision = name.partition("@")
-    if kind != "datasets" or not (owner and name) or not path.endswith(ENDINGS):
-        raise SourceError(f"{address!r} does not name a shard: hf://datasets/OWNER/NAME/PATH.tar is what it should be")
-    hub = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
-    return f"{hub}/datasets/{owner}/{name}/resolve/{revision or 'main'}/{path}"
+def authorization(token: str, login: str) -> dict[str, str] | None:
+    """The headers that prove who asks: the setting `auth_token`, else a name and a password of the address."""
+    proof = f"Bearer {token.strip()}" if token.strip() else login
+    return {"Authorization": proof} if proof else None
 
 
 async def _in_bucket(address: str, stores: Stores) -> list[str]:
+    """The shards below a prefix, or those that an address with wildcards names."""
     root = "/".join(address.split("/", 3)[:3])
+    prefix, matches = address, is_shard
+    if has_wildcard(address):
+        prefix, pattern = _folder_before_wildcard(address), address.removeprefix(f"{root}/").split("/")
+        matches = partial(_matches, pattern)
     shards, barren = list[str](), Barren(without_query(address), MOST_STORED_PAGES)
-    async with aclosing(stores.listed(address)) as pages:
+    async with aclosing(stores.listed(prefix)) as pages:
         async for page in pages:
-            found = [f"{root}/{each.key}" for each in page if each.key.endswith(ENDINGS)]
+            found = [f"{root}/{each.key}" for each in page if matches(each.key)]
             shards += found
             barren.note(len(page), usable=bool(found))
-            if len(shards) > _MOST_SHARDS:
-                raise SourceError(f"{without_query(address)}: more than {_MOST_SHARDS} shards")
+            if len(shards) > MOST_SHARDS:
+                raise SourceError(f"{without_query(address)}: more than {MOST_SHARDS} shards")
     return shards
 
 
-async def _in_listing(address: str, token: str, limits: HttpConfig, http: HttpClient) -> list[str]:
+def _folder_before_wildcard(address: str) -> str:
+    before = re.split(r"[*?\[]", address, maxsplit=1)[0]
+    return before.rpartition("/")[0] + "/"
+
+
+def _matches(pattern: list[str], key: str) -> bool:
+    """Whether a key is one that a pattern means. A wildcard stands for no slash."""
+    parts = key.split("/")
+    return len(parts) == len(pattern) and all(map(fnmatchcase, parts, pattern))
+
+
+async def _in_listing(address: str, headers: dict[str, str] | None, limits: HttpConfig, http: HttpClient) -> list[str]:
     """The shards of a JSON listing, page by page: as Google's storage has it, `{"shardlist": []}`, or a plain list."""
-    headers = {"Authorization": f"Bearer {token}"} if token else None
-    url, shards, room, barren = address, list[str](), _MOST_SHARDS, Barren(without_query(address))
+    url, shards, room, barren = address, list[str](), MOST_SHARDS, Barren(without_query(address))
     for _ in range(_MOST_PAGES):
         answer = await http.get(url, max_bytes=limits.max_page_mb * MiB, headers=headers, compressed=True)
         try:
             page = await asyncio.to_thread(_page, answer.body, url, room)
         except TooMany:
-            raise SourceError(f"{without_query(address)}: a listing of more than {_MOST_SHARDS} shards") from None
+            raise SourceError(f"{without_query(address)}: a listing of more than {MOST_SHARDS} shards") from None
         except (NotJson, ValueError, RecursionError):
             raise SourceError(
                 f"{without_query(address)} does not end like a shard ({', '.join(ENDINGS)}), and what it answers "
@@ -221,30 +190,33 @@ def _page(body: bytes, url: str, most: int) -> _Page:
         if address is None:
             raise NotJson
         found = urljoin(url, address)
-        if _is_http(found) and _is_shard(found):
+        if is_http(found) and is_shard(found):
             shards.append(found)
     return _Page(shards, len(pieces.entries or ()), str(token or ""))
 
 
-def _is_http(address: str) -> bool:
-    return address.startswith(("http://", "https://"))
+class _Enough(Exception):
+    """The first bytes have come."""
 
 
-def _is_remote(address: str) -> bool:
-    if _is_http(address) or is_stored(address):
-        return True
-    if "://" in address and not address.startswith("file://"):
-        scheme = address.partition("://")[0]
-        raise SourceError(f"source_config.url: {scheme}:// is not known; http, https, s3, gs, az and hf are")
-    return False
+async def _is_archive(address: str, headers: dict[str, str] | None, http: HttpClient) -> bool:
+    """Whether what is at an address that does not end like a shard is one all the same, by its first bytes.
 
+    Raises HttpFailure, and SourceError for wildcards, which a server cannot be asked about.
+    """
+    if has_wildcard(address) and is_shard(address):
+        raise SourceError(
+            f"{without_query(address)}: wildcards are known for local paths and object storage only: "
+            "name the shards with braces, such as {0000..0127}"
+        )
+    head = b""
 
-def _is_shard(address: str) -> bool:
-    return (unquote(urlsplit(address).path) if _is_http(address) else address).endswith(ENDINGS)
+    async def look(block: bytes) -> None:
+        nonlocal head
+        head += block
+        if len(head) >= _HEAD_BYTES:
+            raise _Enough
 
-
-def _origin(address: str) -> str:
-    try:
-        return origin_of(address)
-    except ValueError:
-        raise SourceError(f"not an address: {without_query(address)!r} in source_config.url") from None
+    with suppress(_Enough):
+        await http.stream(address, look, headers=headers)
+    return head.startswith(_TAR_STARTS) or head[257:262] == b"ustar"

@@ -32,7 +32,7 @@ from datago_gpu.sources.opened import OpenShard, Supply, sample_bytes
 from datago_gpu.sources.permutation import Shuffle, permutation
 from datago_gpu.sources.pipe import Outlet
 from datago_gpu.sources.samples import Collector
-from datago_gpu.sources.shards import Shard, list_shards
+from datago_gpu.sources.shards import Shard, authorization, list_shards
 from datago_gpu.sources.shuffle import SplitMix64
 from datago_gpu.sources.store import Stores, is_stored
 from datago_gpu.sources.tar import BadShard
@@ -130,8 +130,7 @@ class WebDataset:
             return partial(self._storage().stream, shard.address)
         if "://" not in shard.address:
             return None
-        token = self._source.auth_token.strip()
-        headers = {"Authorization": f"Bearer {token}"} if token and shard.own else None
+        headers = authorization(self._source.auth_token, shard.login) if shard.own else None
         return partial(self._http.stream, shard.address, headers=headers)
 
     def _storage(self) -> Stores:

@@ -349,6 +349,6 @@ def test_records_for_all_members_are_bounded() -> None:
         records = [tarfile.TarInfo.create_pax_global_header({f"k{at}": "v" * 100_000}) for at in range(count)]
         return b"".join(records) + tar_bytes([("a.jpg", b"x")])
 
-    assert [name for name, _ in tar.TarStream(io.BytesIO(archive(8)))] == ["a.jpg"]
+    assert [name for name, *_ in tar.TarStream(io.BytesIO(archive(8)))] == ["a.jpg"]
     with pytest.raises(tar.BadShard, match="no sound tar header"):
         list(tar.TarStream(io.BytesIO(archive(12))))
