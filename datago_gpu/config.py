@@ -192,6 +192,9 @@ class DecodeConfig(Settings, frozen=True, kw_only=True):
         threads: decoding threads; default: the CPUs this process may use, with Pillow one more.
         prefetch: batches inside the decoder at once, so that one decodes while the next is prepared.
         max_pixels: images with more pixels are skipped, by their header.
+        memory_mb: MiB that pictures may take while they are decoded, in the trainer and in the feeder each: of large
+            ones, fewer are decoded at the same time. A picture that needs more than that is decoded alone. Default: 256
+            for each CPU that this process may use, or for each of `threads`, and at least 1024.
         hw_decoder_load: share of the JPEGs that the GPU's hardware decoder takes, 0 to 1; default: DALI's own.
             0.0 turns the hardware decoder off.
         fancy_upsampling: true smooths 4:2:0 chroma on the GPU as libjpeg does on the CPU, for equal pixels.
@@ -203,6 +206,7 @@ class DecodeConfig(Settings, frozen=True, kw_only=True):
     threads: Count | None = None
     prefetch: Count = 2
     max_pixels: Count = 100_000_000
+    memory_mb: Count | None = None
     hw_decoder_load: Annotated[float, Meta(ge=0, le=1)] | None = None
     fancy_upsampling: bool = True
     draft: bool = True

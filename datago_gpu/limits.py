@@ -5,14 +5,25 @@ A part that checks a bound and a part that relies on the bound both read it from
 
 from __future__ import annotations
 
+import os
+
 from msgspec import Struct
 
-from datago_gpu.config import LoaderConfig, MiB
+from datago_gpu.config import DecodeConfig, LoaderConfig, MiB
 
-__all__ = ["Limits"]
+__all__ = ["Limits", "decoding_memory"]
+
+_LEAST_DECODING_MB, _DECODING_MB_A_THREAD = 1024, 256
 
 _BATCHES_BETWEEN = 2
 """Batches on their way to the decoder, so that the decoder never waits for them."""
+
+
+def decoding_memory(decode: DecodeConfig) -> int:
+    """Bytes: see `DecodeConfig.memory_mb`."""
+    if decode.memory_mb is not None:
+        return decode.memory_mb * MiB
+    return max(_LEAST_DECODING_MB, _DECODING_MB_A_THREAD * (decode.threads or len(os.sched_getaffinity(0)))) * MiB
 
 
 class Limits(Struct, frozen=True, kw_only=True):
@@ -37,6 +48,9 @@ class Limits(Struct, frozen=True, kw_only=True):
     batches_under_way: int
     """How many batches may have been sent to the trainer and not been decoded yet."""
 
+    decoding: int
+    """Of what pictures take while they are decoded, in one process."""
+
     @classmethod
     def of(cls, config: LoaderConfig) -> Limits:
         """The bounds that these settings mean."""
@@ -51,4 +65,5 @@ class Limits(Struct, frozen=True, kw_only=True):
             ahead=config.prefetch_memory_mb * MiB,
             samples_ahead=config.prefetch_buffer_size,
             batches_under_way=config.decode_config.prefetch + _BATCHES_BETWEEN,
+            decoding=decoding_memory(config.decode_config),
         )

@@ -13,11 +13,13 @@ from typing import Any, Self
 from datago_gpu.assembly import Assembly
 from datago_gpu.batch import Batch, Sample
 from datago_gpu.config import ConfigLike, LoaderConfig
+from datago_gpu.decode.allowance import Allowance
 from datago_gpu.decode.select import Backend, choose, load_decoder, make_decoder, make_placer
 from datago_gpu.errors import DatagoError, TooManyErrors
 from datago_gpu.failures import Failures
 from datago_gpu.feeder.wire import Resume
 from datago_gpu.handoff import Ended, Handoff
+from datago_gpu.limits import Limits
 from datago_gpu.progress import Progress
 from datago_gpu.state import resume_from, state_of
 from datago_gpu.stats import Stage, Stats
@@ -246,8 +248,9 @@ def _stop(worker: Worker, process: int) -> None:
 
 def _assembly(backend: Backend, config: LoaderConfig) -> Assembly:
     image, decode, batch_size = config.image_config, config.decode_config, config.batch_size
+    memory = Allowance(Limits.of(config).decoding)
     return Assembly(
-        lambda mask: make_decoder(backend, image, decode, batch_size, mask=mask),
+        lambda mask: make_decoder(backend, image, decode, batch_size, mask=mask, memory=memory),
         make_placer(backend),
         config.source_config.optional_parts,
     )

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
@@ -72,3 +75,23 @@ def run_bounded(work: Callable[[], Coroutine[Any, Any, T]], *, cpu_s: float, mb:
     assert took < cpu_s, f"{took:.1f} s of CPU time"
     assert peak.mb < mb, f"{peak.mb:.0f} MiB"
     return result
+
+
+def peak_of(work: Callable[..., object], *arguments: Any) -> float:
+    """MiB that a function of a module takes at the most, in a process of its own. Its `assert`s hold there.
+
+    Memory that was freed goes back to the kernel there at once, so that nothing is hidden in what a heap keeps.
+    """
+    name = f"from {work.__module__} import {work.__name__} as work"
+    call = f"with peak_memory() as peak:\n    work(*{arguments!r})\nprint(peak.mb)"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{name}\nfrom tests.bounds import peak_memory\n{call}"],
+        cwd=Path(__file__).parent.parent,
+        env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"},
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert not done.returncode, done.stderr
+    return float(done.stdout.splitlines()[-1])

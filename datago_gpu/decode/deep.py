@@ -43,10 +43,12 @@ def deep_pixels(image: ImageFile.ImageFile) -> NDArray[np.uint16]:
 
 def gray_levels(image: Image.Image) -> NDArray[np.uint16]:
     """(H, W), 0 to 65535: of a gray image of 12, 16 or 32 bits."""
-    numbers = np.asarray(image).astype(np.int64).clip(0, _HIGHEST)
+    numbers = np.asarray(image)
+    if numbers.dtype != np.uint16:
+        numbers = numbers.clip(0, _HIGHEST).astype(np.uint16)
     if isinstance(image, Tiff) and image.bits == 12:
-        numbers = numbers * _HIGHEST // 4095
-    return numbers.astype(np.uint16)
+        numbers = (numbers.astype(np.uint32) * _HIGHEST // 4095).astype(np.uint16)
+    return numbers
 
 
 def label_numbers(image: ImageFile.ImageFile) -> NDArray[Any] | None:

@@ -12,6 +12,7 @@ __all__ = ["mask_levels", "picture_levels"]
 
 _GRAY = (128, 128, 128, 255)
 """What shows through transparent pixels, as in datago."""
+_STRIP_PIXELS = 256 * 1024
 
 
 def picture_levels(image: ImageFile.ImageFile) -> Image.Image:
@@ -47,6 +48,18 @@ def _has_gray_palette(image: Image.Image) -> bool:
 
 
 def _over_gray(image: Image.Image) -> Image.Image:
+    """In strips: a large picture at once would take 16 bytes a pixel, not 8."""
+    width, height = image.size
+    rows = max(1, _STRIP_PIXELS // width)
+    if rows >= height:
+        return _blended(image)
+    whole = Image.new("RGB", image.size)
+    for top in range(0, height, rows):
+        whole.paste(_blended(image.crop((0, top, width, min(top + rows, height)))), (0, top))
+    return whole
+
+
+def _blended(image: Image.Image) -> Image.Image:
     shown = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", shown.size, _GRAY), shown).convert("RGB")
 
@@ -55,5 +68,8 @@ def _upper_bits(pixels: NDArray[np.uint16]) -> Image.Image:
     """Pixels (H, W, C) of 16 bits as a picture of 8. Gray is rounded; colours keep the upper byte, as in Pillow."""
     if pixels.shape[2] >= 3:
         return Image.fromarray((pixels >> 8).astype(np.uint8))
-    gray = ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)  # 65535 / 255 = 257
+    wide = pixels.astype(np.uint32)
+    wide += 128
+    wide //= 257  # 65535 / 255
+    gray = wide.astype(np.uint8)
     return Image.fromarray(gray[:, :, 0] if gray.shape[2] == 1 else gray)

@@ -8,7 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ImageFile
 
+from datago_gpu.decode.allowance import Allowance, taken
 from datago_gpu.decode.chunks import may_turn_late
+from datago_gpu.decode.costs import decoding_bytes
 from datago_gpu.decode.deep import deep_pixels, is_deep
 from datago_gpu.decode.formats import exif_orientation, open_image
 from datago_gpu.decode.modes import own_mode
@@ -30,17 +32,20 @@ def _is_rgb8(image: ImageFile.ImageFile) -> bool:
     return own_mode(image) == "RGB" and not is_deep(image)
 
 
-def header_of_own(payload: bytes, max_pixels: int) -> tuple[tuple[int, int], int] | None:
+def header_of_own(
+    payload: bytes, max_pixels: int, memory: Allowance | None = None
+) -> tuple[tuple[int, int], int] | None:
     """(height, width) as displayed and EXIF orientation of an image that is not RGB with 8 bits; None for one that is.
 
-    Reads pixels of few images only. Raises Undecodable.
+    Reads pixels of few images only, for which it takes of the memory. Raises Undecodable.
     """
     with translated_errors():
         image = open_image(payload, max_pixels)
         if _is_rgb8(image):
             return None
         if image.format == "TIFF" or (image.format == "PNG" and may_turn_late(payload)):
-            image.load()  # turns a TIFF, and reads what stands behind the pixels of a PNG
+            with taken(memory, decoding_bytes(payload, image.height, image.width, own=True)):
+                image.load()  # turns a TIFF, and reads what stands behind the pixels of a PNG
         orientation = exif_orientation(image)
         return (image.height, image.width) if orientation < 5 else (image.width, image.height), orientation
 

@@ -9,21 +9,29 @@ import itertools
 import os
 import threading
 from collections import deque
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from datago_gpu.config import DecodeConfig, ImageConfig, MiB
+from datago_gpu.decode.allowance import Allowance
 from datago_gpu.decode.base import DecodedImages, EncodedImages
+from datago_gpu.decode.costs import MOST_A_PIXEL, decoding_bytes
 from datago_gpu.decode.encode import Encoder
 from datago_gpu.decode.form import Form
 from datago_gpu.decode.labels import unpack_labels, widest_dtype
 from datago_gpu.decode.native import render_own
 from datago_gpu.decode.pixels import Undecodable, render_array
+from datago_gpu.decode.scaling import shrinkage
 from datago_gpu.decode.threads import Threads
+from datago_gpu.limits import decoding_memory
 
 __all__ = ["PillowDecoder", "decoding_threads"]
+
+_SMALL_SHARE = 8
+"""What all threads together take for small images, at the most, as a share of the memory: it is not counted."""
 
 
 def decoding_threads(decode: DecodeConfig) -> int:
@@ -36,11 +44,21 @@ class PillowDecoder:
 
     mask: "nearest" or "lanczos" for masks, which have one channel; "" for images. own: images, and masks as well, keep
     their channels and their depth. Masks that the feeder has decoded to numbers (see labels.py) are taken as they are.
+    memory: what it shares with other decoders.
     """
 
-    def __init__(self, image: ImageConfig, decode: DecodeConfig, *, mask: str = "", own: bool = False) -> None:
+    def __init__(
+        self,
+        image: ImageConfig,
+        decode: DecodeConfig,
+        *,
+        mask: str = "",
+        own: bool = False,
+        memory: Allowance | None = None,
+    ) -> None:
         self.depth = decode.prefetch
-        self._work = _Work(image, decode, mask, own)
+        self._memory = memory or Allowance(decoding_memory(decode))
+        self._work = _Work(image, decode, mask, own, self._memory)
         # One more than there are CPUs: part of the work holds the GIL. 1 to 17% quicker on 2 CPUs.
         self._count = decode.threads or decoding_threads(decode) + 1
         self._threads = Threads(self._count, "datago_gpu-pillow")
@@ -57,11 +75,16 @@ class PillowDecoder:
         if len(self._under_way) >= self.depth:
             raise RuntimeError(f"{self.depth} batches are under way: collect one first")
         workers = min(self._count, len(images))
-        job = _Job(images, self._work, self._closed, workers)
+        job = _Job(images, self._work, self._closed, workers, counts=self._are_large(images))
         # One call a thread, not one an image: threads take the next image by themselves, and go on to the next batch
         # while the last images of this one are still with others.
         self._threads.call(job.work, workers)
         self._under_way.append(job)
+
+    def _are_large(self, images: EncodedImages) -> bool:
+        """Whether what they take has to be counted. To do so for each small image would cost 5 us of its 300."""
+        pixels = int(images.sizes.astype(np.int64).prod(axis=1).max())
+        return pixels * MOST_A_PIXEL * self._count > self._memory.capacity // _SMALL_SHARE
 
     def collect(self) -> DecodedImages:
         if not self._under_way:
@@ -77,8 +100,8 @@ class PillowDecoder:
 class _Work:
     """What is to be done with each image. Used from many threads at once."""
 
-    def __init__(self, image: ImageConfig, decode: DecodeConfig, mask: str, own: bool) -> None:
-        self._decode, self._mask, self._own = decode, mask, own
+    def __init__(self, image: ImageConfig, decode: DecodeConfig, mask: str, own: bool, memory: Allowance) -> None:
+        self._decode, self._mask, self._own, self._memory = decode, mask, own, memory
         self._form = Form(image, mask=bool(mask))
         self._encoder = Encoder(image, mask=bool(mask)) if image.pre_encode_images else None
         self._dense = not (own or image.mixed_buckets or self._encoder)
@@ -89,6 +112,15 @@ class _Work:
             return None
         least = widest_dtype(images.payloads) if self._mask else np.uint8
         return self._form.empty(*images.target, len(images), least=least)
+
+    def room(self, images: EncodedImages, index: int) -> AbstractContextManager[None]:
+        """A block in which there is memory for one image."""
+        payload, (height, width) = images.payloads[index].data, images.sizes[index].tolist()
+        target = images.target_of(index)
+        draft = target is not None and self._decode.draft and not self._mask
+        divisor = shrinkage(images.regions[index].tolist(), target) if target and draft else 1
+        needed = decoding_bytes(payload, height, width, divisor=divisor, whole=target is None, own=self._own)
+        return self._memory.take(needed)
 
     def __call__(self, images: EncodedImages, index: int, out: NDArray[Any] | None) -> NDArray[Any] | bytes:
         """One image, in memory of its own or in `out`. Raises Undecodable."""
@@ -116,10 +148,15 @@ class _Work:
 
 
 class _Job:
-    """One batch. Its images are taken one by one by the threads that call `work`, which are `workers`."""
+    """One batch. Its images are taken one by one by the threads that call `work`, which are `workers`.
 
-    def __init__(self, images: EncodedImages, work: _Work, closed: threading.Event, workers: int) -> None:
-        self._images, self._work, self._closed = images, work, closed
+    counts: what each image takes is counted.
+    """
+
+    def __init__(
+        self, images: EncodedImages, work: _Work, closed: threading.Event, workers: int, *, counts: bool
+    ) -> None:
+        self._images, self._work, self._closed, self._counts = images, work, closed, counts
         self._next = itertools.count()  # next() of it is atomic
         self._left, self._last = itertools.count(1), workers
         self._done = threading.Event()
@@ -133,15 +170,21 @@ class _Job:
             for index in self._next:
                 if index >= len(self._images) or self._closed.is_set() or self._problem:
                     break
-                try:
-                    out = None if self._batch is None else self._batch[index]
-                    self._singles[index] = self._work(self._images, index, out)
-                except Undecodable as problem:
-                    self._failures[index] = str(problem)
+                with self._work.room(self._images, index) if self._counts else nullcontext():
+                    if self._closed.is_set():
+                        break
+                    self._decode(index)
         except BaseException as problem:  # raised by `result`
             self._problem = problem
         if next(self._left) == self._last:
             self._done.set()
+
+    def _decode(self, index: int) -> None:
+        try:
+            out = None if self._batch is None else self._batch[index]
+            self._singles[index] = self._work(self._images, index, out)
+        except Undecodable as problem:
+            self._failures[index] = str(problem)
 
     def result(self) -> DecodedImages:
         self._done.wait()

@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
+from datago_gpu.decode.allowance import Allowance, taken
+from datago_gpu.decode.costs import decoding_bytes
 from datago_gpu.decode.deep import is_deep, label_numbers
 from datago_gpu.decode.formats import Undecodable, exif_orientation, open_image
 from datago_gpu.decode.jpeg import render_jpeg
@@ -54,30 +56,45 @@ class Converted:
     """The region of the whole image that the payload shows."""
 
 
-def to_ppm(payload: bytes, view: View, max_pixels: int, *, mask: str = "", deep: bool = False) -> Converted:
+def to_ppm(
+    payload: bytes,
+    view: View,
+    max_pixels: int,
+    *,
+    mask: str = "",
+    deep: bool = False,
+    memory: Allowance | None = None,
+) -> Converted:
     """Decode any image that Pillow knows to a PPM; what is transparent shows mid-gray.
 
     max_pixels: of the header; images with more are not decoded.
     mask: "nearest" or "lanczos" for a mask, which becomes gray.
     deep: a gray mask of more than 8 bits keeps its numbers, and is scaled by "nearest".
+    memory: what decoding may take; None: what it wants.
     Raises Undecodable. Safe on any thread.
     """
     with translated_errors():
         image = open_image(payload, max_pixels)
-        # Pixels before EXIF: where Pillow fails within getexif(), as of a PNG, the next load() returns what there is.
-        numbers = label_numbers(image) if deep and is_deep(image) else None
-        if numbers is not None:
-            return _as_labels(numbers, exif_orientation(image), view)
-        picture = mask_levels(image) if mask else picture_levels(image)
-        orientation = exif_orientation(image)
-        stored = picture.height, picture.width
-        size = _displayed(stored, orientation)
-        region, target = view(*size)
-        if target is not None:
-            box = stored_box(region, orientation, stored)
-            picture = scale_image(picture, box, 1, _displayed(target, orientation), mask or "lanczos")
-        shown = upright_image(picture, orientation)
-        return Converted(as_ppm(shown), (shown.height, shown.width), size, region)
+        whole = view(image.height, image.width)[1] is None
+        with taken(memory, decoding_bytes(payload, image.height, image.width, whole=whole)):
+            return _converted(image, view, mask, deep=deep)
+
+
+def _converted(image: ImageFile.ImageFile, view: View, mask: str, *, deep: bool) -> Converted:
+    # Pixels before EXIF: where Pillow fails within getexif(), as of a PNG, the next load() returns what there is.
+    numbers = label_numbers(image) if deep and is_deep(image) else None
+    if numbers is not None:
+        return _as_labels(numbers, exif_orientation(image), view)
+    picture = mask_levels(image) if mask else picture_levels(image)
+    orientation = exif_orientation(image)
+    stored = picture.height, picture.width
+    size = _displayed(stored, orientation)
+    region, target = view(*size)
+    if target is not None:
+        box = stored_box(region, orientation, stored)
+        picture = scale_image(picture, box, 1, _displayed(target, orientation), mask or "lanczos")
+    shown = upright_image(picture, orientation)
+    return Converted(as_ppm(shown), (shown.height, shown.width), size, region)
 
 
 def _as_labels(numbers: NDArray[Any], orientation: int, view: View) -> Converted:

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datago_gpu.config import DecodeConfig, ImageConfig
+from datago_gpu.decode.allowance import Allowance
 from datago_gpu.decode.base import Decoder
 from datago_gpu.decode.labels import holds_labels
 from datago_gpu.decode.place import GpuPlacer, HostPlacer, Placer
@@ -85,24 +86,32 @@ def load_decoder(backend: Backend) -> None:
 
 
 def make_decoder(
-    backend: Backend, image: ImageConfig, decode: DecodeConfig, batch_size: int, *, mask: bool = False
+    backend: Backend,
+    image: ImageConfig,
+    decode: DecodeConfig,
+    batch_size: int,
+    *,
+    mask: bool = False,
+    memory: Allowance | None = None,
 ) -> Decoder:
     """Make the decoder chosen, for images or for masks. Call it on the thread that uses it.
 
-    batch_size: the most images a batch may hold.
+    batch_size: the most images a batch may hold. memory: what several decoders share.
     """
     load_decoder(backend)
     mask_filter = image.mask_interpolation if mask else ""
     own = not image.image_to_rgb8 and mask_filter != "nearest"
     if backend.name == "pillow" or (mask and image.pre_encode_images):
-        return _pillow(image, decode, mask_filter, own)
+        return _pillow(image, decode, mask_filter, own, memory)
     decoder = _dali(backend, image, decode, batch_size, "" if own else mask_filter)
     if not own and mask_filter != "nearest":
         return decoder
     from datago_gpu.decode.split import SplitDecoder
 
     is_first = _is_rgb8(decode.max_pixels) if own else _is_shallow
-    return SplitDecoder(decoder, lambda: _pillow(image, decode, mask_filter, own), make_placer(backend), is_first)
+    return SplitDecoder(
+        decoder, lambda: _pillow(image, decode, mask_filter, own, memory), make_placer(backend), is_first
+    )
 
 
 def _is_rgb8(max_pixels: int) -> Callable[[NDArray[np.uint8]], bool]:
@@ -115,10 +124,10 @@ def _is_shallow(payload: NDArray[np.uint8]) -> bool:
     return not holds_labels(payload)
 
 
-def _pillow(image: ImageConfig, decode: DecodeConfig, mask: str, own: bool) -> Decoder:
+def _pillow(image: ImageConfig, decode: DecodeConfig, mask: str, own: bool, memory: Allowance | None) -> Decoder:
     from datago_gpu.decode.pillow import PillowDecoder
 
-    return PillowDecoder(image, decode, mask=mask, own=own)
+    return PillowDecoder(image, decode, mask=mask, own=own, memory=memory)
 
 
 def _dali(backend: Backend, image: ImageConfig, decode: DecodeConfig, batch_size: int, mask: str) -> Decoder:

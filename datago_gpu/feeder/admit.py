@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datago_gpu.config import LoaderConfig
+from datago_gpu.decode.allowance import Allowance
 from datago_gpu.feeder.bucket import Admitted
 from datago_gpu.feeder.header import read_header
 from datago_gpu.geometry import Region, Size, cover_region, whole
@@ -18,9 +19,13 @@ def without_image(ref: SampleRef) -> Admitted:
 
 
 class Admission:
-    """Decides what becomes of payloads, by the settings of a loader. Used from many threads at once."""
+    """Decides what becomes of payloads, by the settings of a loader. Used from many threads at once.
 
-    def __init__(self, config: LoaderConfig) -> None:
+    memory: what decoding may take; None: what it wants.
+    """
+
+    def __init__(self, config: LoaderConfig, memory: Allowance | None = None) -> None:
+        self._memory = memory
         self._max_pixels = config.decode_config.max_pixels
         self._max_bytes = Limits.of(config).picture
         self._buckets = config.image_config.buckets() if config.image_config.crop_and_resize else None
@@ -49,7 +54,7 @@ class Admission:
         try:
             if self._own and (own := self._as_it_is(ref, payload)):
                 return own
-            converted = to_ppm(payload, self._view, self._max_pixels)
+            converted = to_ppm(payload, self._view, self._max_pixels, memory=self._memory)
         except Undecodable as problem:
             return Skipped(ref.index, ref.id, ref.where, problem.reason, problem.detail)
         if len(converted.payload) > self._max_bytes:
@@ -63,7 +68,7 @@ class Admission:
         """None for an image that is RGB with 8 bits anyway. Raises Undecodable."""
         from datago_gpu.decode.native import header_of_own
 
-        header = header_of_own(payload, self._max_pixels)
+        header = header_of_own(payload, self._max_pixels, self._memory)
         if header is None:
             return None
         size, orientation = header

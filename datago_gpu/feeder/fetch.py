@@ -6,6 +6,7 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 
 from datago_gpu.config import LoaderConfig
+from datago_gpu.decode.allowance import Allowance
 from datago_gpu.errors import SourceError
 from datago_gpu.feeder.admit import Admission, without_image
 from datago_gpu.feeder.bucket import Admitted
@@ -37,7 +38,8 @@ class Fetcher:
     def __init__(self, config: LoaderConfig, remote: Remote | None) -> None:
         self._remote = remote
         self._limits = Limits.of(config)
-        self._admission, self._parts = Admission(config), PartAdmission(config)
+        memory = Allowance(self._limits.decoding)
+        self._admission, self._parts = Admission(config, memory), PartAdmission(config, memory)
         self._patience = Patience(config.http_config)
         self._threads = ThreadPoolExecutor(min(32, config.http_config.concurrent_downloads), "datago-files")
         self.chunk = FILES_A_JOB if self._remote is None else 1

@@ -8,6 +8,7 @@ from typing import Literal
 from msgspec import Struct
 
 from datago_gpu.config import LoaderConfig
+from datago_gpu.decode.allowance import Allowance
 from datago_gpu.feeder.header import read_header
 from datago_gpu.feeder.wire import ArrayForm
 from datago_gpu.geometry import Region, Size, whole
@@ -76,10 +77,11 @@ class Frame(Struct, frozen=True):
 class PartAdmission:
     """Decides what becomes of the payloads that go with an image. Used from many threads at once.
 
-    Both calls raise Unfit.
+    Both calls raise Unfit. memory: what decoding may take; None: what it wants.
     """
 
-    def __init__(self, config: LoaderConfig) -> None:
+    def __init__(self, config: LoaderConfig, memory: Allowance | None = None) -> None:
+        self._memory = memory
         self._max_pixels = config.decode_config.max_pixels
         self._max_bytes = Limits.of(config).picture
         self._mask = config.image_config.mask_interpolation
@@ -106,11 +108,12 @@ class PartAdmission:
         from datago_gpu.decode.pixels import Undecodable, to_ppm  # most streams never need it
 
         try:
-            if self._keeps(part) and (header := _header_of_own(payload, self._max_pixels)):
+            if self._keeps(part) and (header := self._header_of_own(payload)):
                 size, orientation = header
                 return AdmittedPart(part.name, part.kind, payload, size, orientation, frame.of(*size))
             mask = self._mask if part.kind == "mask" and not self._keeps(part) else ""
-            converted = to_ppm(payload, frame.view, self._max_pixels, mask=mask, deep=bool(mask) and self._deep)
+            deep = bool(mask) and self._deep
+            converted = to_ppm(payload, frame.view, self._max_pixels, mask=mask, deep=deep, memory=self._memory)
         except Undecodable as problem:
             raise Unfit(problem.reason, problem.detail) from problem
         if len(converted.payload) > self._max_bytes:
@@ -121,11 +124,10 @@ class PartAdmission:
         """Whether a picture keeps its own channels and depth."""
         return self._own and (part.kind == "image" or self._mask == "lanczos")
 
+    def _header_of_own(self, payload: bytes) -> tuple[tuple[int, int], int] | None:
+        from datago_gpu.decode.native import header_of_own
 
-def _header_of_own(payload: bytes, max_pixels: int) -> tuple[tuple[int, int], int] | None:
-    from datago_gpu.decode.native import header_of_own
-
-    return header_of_own(payload, max_pixels)
+        return header_of_own(payload, self._max_pixels, self._memory)
 
 
 def _latent(name: str, payload: bytes) -> AdmittedPart:

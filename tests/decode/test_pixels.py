@@ -153,3 +153,14 @@ def test_a_draft_decode_keeps_the_geometry(shrink: float) -> None:
     region = cover_region(height, width, target)
     full, quick = (render(payload, region, 1, target, draft=draft, max_pixels=LIMIT) for draft in (False, True))
     assert difference(np.asarray(full), np.asarray(quick)).mean() <= 1.5
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_the_strips_of_a_large_transparent_picture_do_not_show(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    levels = np.random.default_rng(5).integers(0, 256, (101, 37, 4), np.uint8)
+    file = io.BytesIO()
+    options = {"transparency": bytes(range(256))} if mode == "P" else {}
+    Image.fromarray(levels, "RGBA").convert(mode).save(file, "PNG", **options)
+    at_once = shown(file.getvalue())
+    monkeypatch.setattr("datago_gpu.decode.levels._STRIP_PIXELS", 37 * 10)
+    assert np.array_equal(shown(file.getvalue()), at_once)

@@ -1,0 +1,49 @@
+"""The memory that decoding may take at once: counted before it is taken, on any number of threads."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+__all__ = ["Allowance", "taken"]
+
+
+class Allowance:
+    """Bytes that several threads share. What is larger than all of them is had alone."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity, self._held = capacity, 0
+        self._changed = threading.Condition()
+        self._waiting: deque[object] = deque()
+
+    @contextmanager
+    def take(self, size: int) -> Iterator[None]:
+        """Hold so many bytes for a block, once there is room for them: first come, first served."""
+        with self._changed:
+            if self._waiting or not self._fits(size):
+                self._wait(size)
+            self._held += size
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._held -= size
+                if self._waiting:
+                    self._changed.notify_all()
+
+    def _wait(self, size: int) -> None:
+        turn = object()
+        self._waiting.append(turn)
+        self._changed.wait_for(lambda: self._waiting[0] is turn and self._fits(size))
+        self._waiting.popleft()
+        self._changed.notify_all()  # there may be room for the next one, too
+
+    def _fits(self, size: int) -> bool:
+        return not self._held or self._held + size <= self.capacity
+
+
+def taken(memory: Allowance | None, size: int) -> AbstractContextManager[None]:
+    """A block that holds so many bytes; None counts nothing."""
+    return nullcontext() if memory is None else memory.take(size)
