@@ -1,16 +1,23 @@
-# make demo | test | lint | bench | clean. Everything is set up by itself in .venv; PYTHON chooses the interpreter.
+# make demo | test | wheel-check | lint | bench | clean. Everything is set up by itself in .venv; PYTHON chooses the interpreter.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 CUDA ?= cuda12
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test lint format gpu-report docker-check docker-lock clean
+# Where the CPU build of torch lies: gigabytes less, and neither the tests nor the benchmark use torch on a GPU.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+TORCH := torch==2.13.0+cpu
+# Processes that share the tests.
+WORKERS ?= $(shell nproc)
+
+.PHONY: demo test wheel-check lint format gpu-report docker-check docker-lock clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    stream the photographs that ship with the package and write demo.png"
-	@echo "make test    lint, types and the test suite"
+	@echo "make test [WORKERS=2] [TESTS='tests/sources -k http']  lint, types and the test suite"
+	@echo "make wheel-check  build the wheel, install it into clean environments of each Python here, and try it"
 	@echo "make format  rewrite the code in its style"
 	@echo "make bench [BENCH='--only local --runs 5']  compare with the peers on this machine: docs/performance.md"
 	@echo "make bench-peers  install the peers that need torch, in .venv-bench, for make bench to find"
@@ -31,11 +38,24 @@ $(VENV)/.test: $(BIN)/python pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
 	@touch $@
 
+# Without torch its tests are skipped, which CI refuses.
+$(VENV)/.torch: $(VENV)/.test
+	@if $(BIN)/python -m pip install --quiet --no-deps '$(TORCH)' --extra-index-url $(TORCH_INDEX) --retries 1; then \
+		$(BIN)/python -m pip install --quiet --editable '.[test,test-torch]' && touch $@; \
+	else \
+		echo "$(TORCH) cannot be had, from the usual index or from TORCH_INDEX=$(TORCH_INDEX): its tests are skipped"; \
+		test -z "$$CI"; \
+	fi
+
 demo: $(VENV)/.run
 	$(BIN)/datago-gpu demo --out demo.png
 
-test: lint
-	$(BIN)/python -m pytest
+# Tests that carry an xdist_group share what takes long to make, or must not run beside each other.
+test: lint $(VENV)/.torch
+	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadgroup $(TESTS)
+
+wheel-check: $(VENV)/.test
+	$(BIN)/python -m tests.wheel.check
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
@@ -55,9 +75,6 @@ $(VENV)/.bench: $(BIN)/python pyproject.toml
 
 bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/run.py --out results/bench $(BENCH)
-
-# torch without CUDA where its own index can be reached: gigabytes less, and the benchmark is of CPUs.
-TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
 bench-peers:
 	$(PYTHON) -m venv .venv-bench

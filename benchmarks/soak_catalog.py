@@ -43,7 +43,7 @@ BAD_PARTS = {
     "mask missing": "http-404",
     "mask not listed": "no-mask",
     "mask damaged": "undecodable",
-    "latent cut": "truncated",
+    "latent cut": "undecodable",
     "no embedding": "no-embedding",
 }
 """What is wrong beside a good image -> why the sample is skipped where that is asked for."""

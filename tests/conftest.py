@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -32,3 +34,22 @@ def _generators_are_closed() -> Iterator[None]:
     left = _left_open.copy()
     _left_open.clear()
     assert not left, "asynchronous generators that nobody closed; contextlib.aclosing does"
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """What is started here inherits a SIGINT that ends it, also where a shell started the suite with SIGINT ignored.
+
+    A shell does so for `nohup make test` and, in a script, for `make test &`.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture(autouse=True)
+def _interruptible() -> Iterator[None]:
+    with interruptible():
+        yield

@@ -16,6 +16,7 @@ from datago_gpu.compat import DatagoClient
 from datago_gpu.preview import gather
 from datago_gpu.sources.addresses import expanded
 from tests.images import add_picture
+from tests.needs import needs
 from tests.sources.shards import tar_bytes
 
 COUNT = 30
@@ -81,7 +82,7 @@ def test_a_feeder_that_is_started_again_reads_the_same_folder(
 def test_the_next_pass_of_a_dataset_reads_the_same_folder(
     here: Path, config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dataset = pytest.importorskip("datago_gpu.torch").LoaderDataset(config, device="cpu")
+    dataset = needs("datago_gpu.torch").LoaderDataset(config, device="cpu")
     for folder in ("A", "B"):
         monkeypatch.chdir(here.parent / folder)
         names = [name for batch in dataset for name in batch["ids"]]
@@ -109,7 +110,7 @@ def test_a_state_is_loaded_into_the_same_folder(here: Path, config: Config, monk
 
 def test_skipped_samples_are_listed_in_the_same_file(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = {**SOURCES["folder"], "skipped_file": "skipped.jsonl"}
-    dataset = pytest.importorskip("datago_gpu.torch").LoaderDataset(config, device="cpu")
+    dataset = needs("datago_gpu.torch").LoaderDataset(config, device="cpu")
     for folder in ("A", "B"):
         monkeypatch.chdir(here.parent / folder)
         list(dataset)

@@ -18,13 +18,13 @@ needs_nginx = pytest.mark.skipif(not NGINX, reason="nginx is not installed")
 
 def run(script: str, *arguments: str) -> str:
     result = subprocess.run(
-        [sys.executable, str(BENCHMARKS / script), *arguments], capture_output=True, text=True, timeout=170, check=False
+        [sys.executable, str(BENCHMARKS / script), *arguments], capture_output=True, text=True, timeout=190, check=False
     )
     assert result.returncode == 0, result.stderr
     return result.stdout
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(400)
 def test_the_comparison_with_peers(tmp_path: Path) -> None:
     """In several calls, whose figures are kept together."""
     small = ("--runs", "1", "--scale", "0.005", "--material", str(tmp_path / "material"), "--out", str(tmp_path))
@@ -56,25 +56,25 @@ def _check_figures(tables: dict[str, Any]) -> None:
 
 
 @needs_nginx
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(400)
 def test_feeder(tmp_path: Path) -> None:
     printed = run("feeder.py", "--runs", "1", "--count", "1000", "--material", str(tmp_path))
     assert printed.count("ratio") == 6
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(400)
 def test_trainer(tmp_path: Path) -> None:
     printed = run("trainer.py", "--runs", "1", "--steps", "40", "--backend", "pillow", "--material", str(tmp_path))
     assert "ratio" in printed
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(400)
 def test_memory(tmp_path: Path) -> None:
     printed = run("memory.py", "--samples", "3000", "--material", str(tmp_path))
     assert "growth" in printed
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(400)
 def test_stragglers() -> None:
     printed = run("stragglers.py", "--runs", "1", "--count", "400", "--late", "0.5")
     assert printed.count("ratio") == 2

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from datago_gpu.geometry import BucketTable, bucket_sizes, cover_region
+from tests.needs import needs
 
 SIDES = st.integers(1, 70_000)
 RANGES = st.tuples(st.floats(0.05, 20), st.floats(0.05, 20)).map(lambda pair: (min(pair), max(pair)))
@@ -109,7 +110,7 @@ print(json.dumps(sizes))
 def test_the_real_datago_package_delivers_the_same_sizes(
     tmp_path: Path, size: int, ratio: int, low: float, high: float
 ) -> None:
-    pytest.importorskip("datago")
+    needs("datago")
     shapes = {(20 + 17 * number % 90, 20 + 31 * number % 113) for number in range(150)}
     shapes |= {(100, 100), (10, 90), (90, 10), (25, 50), (50, 25), (40, 60), (8, 5), (5, 2)}
     for height, width in shapes:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import io
-import os
-import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +12,13 @@ from PIL import Image
 
 from datago_gpu import Loader
 from datago_gpu.server import DataroomServer
+from tests.patience import rest
 from tests.servers import Answer, MisbehavingServer
 from tests.sources.shards import tar_bytes
 
 KEY = "5ecret5ecret5ecret5ecret5ecret5ecret5ecr"
 SHARDS, SHARD_SAMPLES = 8, 100
 """2 MB each: more than all the buffers below."""
-LOOK_S = 0.2
-FEW = 8
-"""Switches of a feeder's threads within LOOK_S: it looks after its parent, and on requests that wait, now and then."""
 
 
 @pytest.fixture(scope="module")
@@ -55,30 +50,10 @@ def config(source_type: str, source: dict[str, Any], **http: Any) -> dict[str, A
     }
 
 
-def switches(loader: Loader) -> int:
-    """How often threads of the loader's processes have gone to sleep, and so have been woken."""
-    count = 0
-    for pid in (loader.feeder_pid, *loader.download_pids):
-        for thread in os.listdir(f"/proc/{pid}/task"):
-            with suppress(FileNotFoundError, ProcessLookupError):  # the thread has ended
-                for line in Path(f"/proc/{pid}/task/{thread}/status").read_text().splitlines():
-                    count += int(line.split()[1]) if line.startswith("voluntary") else 0
-    return count
-
-
-def wait_until_idle(loader: Loader) -> None:
-    """Until nothing has woken for a while, twice."""
-    idle, before = 0, switches(loader)
-    while idle < 2:
-        time.sleep(LOOK_S)
-        now = switches(loader)
-        idle, before = (idle + 1 if now - before <= FEW else 0), now
-
-
 def take_all_but_wait_once(settings: dict[str, Any]) -> None:
     with Loader(settings, device="cpu", backend="pillow") as loader:
         found = next(loader).ids
-        wait_until_idle(loader)
+        rest(loader.feeder_pid, *loader.download_pids)
         for batch in loader:
             found += batch.ids
         assert loader.stats().skipped == {}

@@ -17,6 +17,7 @@ from tests.decode.made.png import chunk, png
 from tests.decode.made.tiff import BLACK_IS_ZERO, tiff
 from tests.decode.pictures import encode, on_host, picture
 from tests.gpus import usable
+from tests.needs import needs
 from tests.sources.shards import tar_bytes
 
 HEIGHT, WIDTH = 48, 80
@@ -188,7 +189,7 @@ def test_encoded_again_they_are_png_of_16_bits(tmp_path: Path, backend: Backend)
 
 
 def test_tensors_share_their_memory(tmp_path: Path, backend: Backend) -> None:
-    torch = pytest.importorskip("torch")
+    torch = needs("torch")
     write(tmp_path, {"0": png(DEEP, 16), "1": encode(SMALL)})
     batches, _ = load(tmp_path, backend, **CROPPED)
     tensor = torch.from_dlpack(batches[0].masks["mask.png"])

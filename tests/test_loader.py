@@ -19,6 +19,7 @@ from PIL import Image
 import datago_gpu
 from datago_gpu import Batch, ConfigError, FeederError, Loader, SourceError, TooManyErrors
 from datago_gpu.server import DataroomServer
+from tests.needs import needs
 
 PHOTOS = Path(datago_gpu.__file__).parent / "photos"
 NAMES = sorted(path.name for path in PHOTOS.glob("*.[jp][pn]g"))
@@ -323,7 +324,7 @@ def test_images_are_handed_over_without_a_copy(backend: str) -> None:
     batch = load(config(PHOTOS), backend)[0]
     view = np.from_dlpack(batch.image)
     assert view.__array_interface__["data"][0] == np.asarray(batch.image).__array_interface__["data"][0]
-    torch = pytest.importorskip("torch")
+    torch = needs("torch")
     assert torch.from_dlpack(batch.image).data_ptr() == view.__array_interface__["data"][0]
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from datago_gpu import LoaderConfig
 from tests.images import SHAPES, add_pictures
+from tests.needs import needs
 
 PAGE = (Path(__file__).parent.parent / "docs" / "migrating.md").read_text()
 OURS = [block for block in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL) if block.count("from datago_gpu")]
@@ -52,7 +53,7 @@ def test_every_config_of_the_page_is_one() -> None:
 
 @pytest.mark.parametrize("block", [block for block in OURS if "datago_gpu.torch" in block])
 def test_the_snippets_run(block: str, material: dict[str, str]) -> None:
-    torch = pytest.importorskip("torch")
+    torch = needs("torch")
     for name, here in material.items():
         block = block.replace(name, here)
     found: dict[str, Any] = {}

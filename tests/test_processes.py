@@ -17,6 +17,8 @@ import psutil
 import pytest
 
 from tests.images import SHAPES, add_pictures
+from tests.needs import needs
+from tests.patience import quickest
 from tests.servers import Answer, MisbehavingServer
 
 REPOSITORY = Path(__file__).parents[1]
@@ -40,6 +42,11 @@ def held():
     links = [os.readlink(entry) for entry in map("/proc/self/fd/{}".format, range(64)) if os.path.lexists(entry)]
     sockets = [link[8:-1] for link in links if link.startswith("socket:")]
     say("held", loader.feeder_pid, ",".join(memory), ",".join(sockets))
+
+def stop(child):
+    "Returns once the process has stopped: one that is about to would miss that its parent is gone."
+    os.kill(child, signal.SIGSTOP)
+    os.waitid(os.P_PID, child, os.WSTOPPED | os.WNOWAIT)
 
 root = sys.argv[1]
 """
@@ -121,7 +128,7 @@ def take():
 
 ENDS = {
     "killed": LOOP + "held(); signal.pause()",
-    "killed, its feeder stopped": LOOP + "os.kill(loader.feeder_pid, signal.SIGSTOP); held(); signal.pause()",
+    "killed, its feeder stopped": LOOP + "stop(loader.feeder_pid); held(); signal.pause()",
     "killed, a fork left": LOOP + "if not os.fork(): signal.pause()\nheld(); signal.pause()",
     "killed at once": "loader = Loader(file_config(root), device='cpu'); held(); signal.pause()",
     "killed at once, a fork left": "loader = Loader(file_config(root), device='cpu')\n"
@@ -177,6 +184,11 @@ except KeyboardInterrupt:
 
 
 def test_ctrl_c_reaches_a_loop_that_waits_for_a_silent_server_at_once() -> None:
+    assert quickest(lambda: max(seconds_of_ctrl_c()), 1) < 1
+
+
+def seconds_of_ctrl_c() -> tuple[float, float]:
+    """Until the loop was interrupted, and then to close."""
     with MisbehavingServer() as server:
         server.script("/api/images/", Answer(silent=True))
         with trainer(CTRL_C, f"{server.url}/api/", KEY) as process:
@@ -186,10 +198,9 @@ def test_ctrl_c_reaches_a_loop_that_waits_for_a_silent_server_at_once() -> None:
             os.killpg(process.pid, signal.SIGINT)  # as a terminal does
             at, close_s, feeder_before, threads, feeder_after = line_of(process)
             _, err = process.communicate(timeout=WAIT_S)
-    assert float(at) - sent < 0.5
-    assert float(close_s) < 1
     assert (feeder_before, threads, feeder_after) == ("True", "1", "False")
     assert (process.returncode, err) == (0, "")
+    return float(at) - sent, float(close_s)
 
 
 FORK = """
@@ -277,7 +288,7 @@ def test_a_worker_process_makes_its_own_loader(root: Path, tmp_path: Path, metho
 
 
 def test_a_worker_of_torch_makes_its_own_loader(root: Path) -> None:
-    torch = pytest.importorskip("torch")
+    torch = needs("torch")
     code = """
 import torch
 class Images(torch.utils.data.IterableDataset):
@@ -493,17 +504,13 @@ def test_memory_stays_bounded_beside_a_slow_trainer(tmp_path: Path, ahead: str) 
         Image.effect_noise((400, 400), 90).save(tmp_path / f"{number}.png", compress_level=0)
     code = f"""
 import psutil
+from tests.patience import rest
 config = file_config(root, epochs=None, samples_buffer_size=4, {ahead})
 with Loader(config, device="cpu") as loader:
     next(loader)
-    feeder = psutil.Process(loader.feeder_pid)
-    def state(): return feeder.io_counters().read_chars, sum(feeder.cpu_times()[:2])
-    before, calm = None, 0
-    while calm < 5:
-        now = state()
-        calm, before = (calm + 1 if now == before else 0), now
-        time.sleep(0.1)
-    say(before[0], sum(len(next(loader)) for _ in range(50)))
+    rest(loader.feeder_pid)
+    read = psutil.Process(loader.feeder_pid).io_counters().read_chars
+    say(read, sum(len(next(loader)) for _ in range(50)))
 """
     read, delivered = map(int, finish(code, tmp_path).split())
     payload = (tmp_path / "0.png").stat().st_size

@@ -15,6 +15,7 @@ from datago_gpu import Loader
 from datago_gpu.compat import DatagoClient
 from datago_gpu.server import DataroomServer
 from tests.images import SHAPES, add_pictures
+from tests.needs import needs
 from tests.sources.shards import tar_bytes
 
 COUNT = 13
@@ -56,7 +57,7 @@ def by_loader(config: Config) -> list[list[str]]:
 
 
 def by_dataset(config: Config) -> list[list[str]]:
-    torch = pytest.importorskip("datago_gpu.torch")
+    torch = needs("datago_gpu.torch")
     dataset = torch.LoaderDataset(config, device="cpu")
     return [[name for batch in dataset for name in batch["ids"]] for _ in range(PASSES)]
 

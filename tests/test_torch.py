@@ -19,8 +19,9 @@ import pytest
 
 from datago_gpu import Batch, ConfigError, Loader, LoaderConfig, SourceError
 from tests.images import SHAPES, add_pictures, file_config
+from tests.needs import needs
 
-torch = pytest.importorskip("torch", reason="torch is not installed: pip install torch")
+torch = needs("torch")
 
 from torch.utils.data import DataLoader  # noqa: E402
 
@@ -66,8 +67,6 @@ def is_closed(dataset: LoaderDataset) -> bool:
 
 @pytest.mark.parametrize("backend", ["pillow", "dali"])
 def test_it_yields_tensors_of_what_a_loader_yields(config: LoaderConfig, backend: str) -> None:
-    if backend == "dali":
-        pytest.importorskip("nvidia.dali")
     with Loader(config, device="cpu", backend=backend) as loader:
         expected = list(loader)
     found = list(LoaderDataset(config, device="cpu", backend=backend))
@@ -324,7 +323,7 @@ def test_ranks_come_from_torch_distributed(config: LoaderConfig, tmp_path_factor
 
 @pytest.mark.filterwarnings("ignore:'set_vital' is deprecated:UserWarning")  # torchdata's call
 def test_torchdata_keeps_its_state(config: LoaderConfig) -> None:
-    stateful = pytest.importorskip("torchdata.stateful_dataloader")
+    stateful = needs("torchdata.stateful_dataloader")
     loader = stateful.StatefulDataLoader(dataset_of(config), batch_size=None)
     stream = iter(loader)
     for _ in range(2):
@@ -340,7 +339,7 @@ def test_torchdata_keeps_its_state(config: LoaderConfig) -> None:
 def test_a_lightning_trainer_takes_passes_and_resumes(
     config: LoaderConfig, behind: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    lightning = pytest.importorskip("lightning")
+    lightning = needs("lightning")
     seen: list[tuple[int, list[str]]] = []
 
     class Model(lightning.LightningModule):  # type: ignore[misc, name-defined]

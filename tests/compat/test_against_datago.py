@@ -19,8 +19,9 @@ from PIL import Image
 
 from datago_gpu.server import DataroomServer
 from tests.images import add_pictures
+from tests.needs import needs
 
-pytest.importorskip("datago")
+needs("datago")
 
 SCRIPT = Path(__file__).with_name("script.py")
 CROP = {"default_image_size": 64, "downsampling_ratio": 16, "min_aspect_ratio": 0.5, "max_aspect_ratio": 2.0}

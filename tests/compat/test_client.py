@@ -147,9 +147,9 @@ def test_stop_from_another_thread_ends_a_waiting_read(stalled: dict[str, Any]) -
     assert stalled["server"].asked.wait(20)
     clock = time.perf_counter()
     client.stop()
-    reader.join(10)
+    reader.join(20)
     assert results == [None]
-    assert time.perf_counter() - clock < 5  # 1 s promised; the machine may be busy
+    assert time.perf_counter() - clock < 20  # 1 s is promised, and the server would take 30
     assert live_cleanup_threads() == 0
 
 

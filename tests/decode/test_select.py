@@ -9,6 +9,7 @@ from datago_gpu.config import DecodeConfig, ImageConfig
 from datago_gpu.decode import select
 from datago_gpu.decode.select import Backend, choose, make_decoder
 from datago_gpu.errors import ConfigError
+from tests.needs import needs
 
 NO_DRIVER = "no CUDA driver (libcuda.so.1 not found)"
 
@@ -53,7 +54,7 @@ def test_none_is_auto() -> None:
 
 @pytest.mark.usefixtures("gpus")
 def test_a_device_of_torch_is_taken() -> None:
-    torch = pytest.importorskip("torch")
+    torch = needs("torch")
     assert choose(torch.device("cpu")) == choose("cpu")
     assert choose(torch.device("cuda")) == choose("cuda")
     assert choose(torch.device("cuda", 1)) == choose("cuda:1")

@@ -14,6 +14,7 @@ from datago_gpu.decode.select import choose
 from tests.decode.conftest import MakeDecoder
 from tests.decode.pictures import decode, on_host, pictures
 from tests.gpus import usable
+from tests.needs import needs
 
 pytestmark = pytest.mark.cuda
 
@@ -35,7 +36,7 @@ def read_by_cupy(image: Any) -> None:
 
 
 def read_by_torch(image: Any) -> None:
-    torch = pytest.importorskip("torch")
+    torch = needs("torch")
     with torch.cuda.stream(torch.cuda.Stream()):
         assert torch.from_dlpack(image).shape == (4, 24, 32, 3)
 
@@ -43,7 +44,7 @@ def read_by_torch(image: Any) -> None:
 def read_by_torch_on_a_foreign_stream(image: Any) -> None:
     import cupy
 
-    torch = pytest.importorskip("torch")
+    torch = needs("torch")
     stream = cupy.cuda.Stream(non_blocking=True)
     with torch.cuda.stream(torch.cuda.ExternalStream(stream.ptr)):
         assert torch.from_dlpack(image).shape == (4, 24, 32, 3)
@@ -80,7 +81,7 @@ def test_memory_goes_back_after_it_was_read(
 
 
 def test_torch_takes_a_copy(decoder: Decoder) -> None:
-    torch = pytest.importorskip("torch")
+    torch = needs("torch")
     image = image_of(decoder)
     copied = torch.from_dlpack(image, copy=True)
     assert copied.data_ptr() != torch.from_dlpack(image).data_ptr()

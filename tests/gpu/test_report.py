@@ -13,6 +13,7 @@ from benchmarks.gpu import findings, report
 from benchmarks.gpu.findings import Finding, Findings, NotHere
 
 Ran = tuple[dict[str, Any], str, int]
+pytestmark = pytest.mark.xdist_group("gpu report")  # they share one run
 
 
 @pytest.fixture(scope="module")

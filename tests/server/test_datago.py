@@ -11,9 +11,10 @@ from collections.abc import Iterator
 import pytest
 
 from datago_gpu.server import DataroomServer
+from tests.needs import needs
 from tests.server.conftest import KEY, add_image
 
-pytest.importorskip("datago")
+needs("datago")
 
 STREAM = """
 import json, sys

@@ -210,7 +210,7 @@ def test_a_body_that_does_not_come_is_not_waited_for(site: Client) -> None:
     began = time.monotonic()
     for header in ("Content-Length: 1000000", "Transfer-Encoding: chunked"):
         assert status_of(raw(site.server.url, head("/api/images/", header, method="POST") + b"ff\r\nx")) == 403
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 20
 
 
 @pytest.fixture
@@ -230,7 +230,7 @@ def test_a_request_that_trickles_in_is_cut_off(hasty: Client) -> None:
         with socket.create_connection((target.hostname, target.port), timeout=0.1) as connection:
             began = time.monotonic()
             connection.sendall(begun)
-            while time.monotonic() - began < 10:
+            while time.monotonic() - began < 20:
                 try:
                     if begun:
                         connection.sendall(b"X")  # a byte from time to time keeps no connection alive
@@ -240,7 +240,7 @@ def test_a_request_that_trickles_in_is_cut_off(hasty: Client) -> None:
                     assert hasty.ids() == ["a"]
                 except ConnectionError:
                     break
-            assert 0.3 < time.monotonic() - began < 5
+            assert 0.3 < time.monotonic() - began < 20
 
 
 def test_a_client_that_does_not_read_loses_its_connection(hasty: Client) -> None:
@@ -251,7 +251,7 @@ def test_a_client_that_does_not_read_loses_its_connection(hasty: Client) -> None
         connection.sendall(head(f"{url.path}?{url.query}"))
         assert connection.recv(10).startswith(b"HTTP/1.1 2")
         assert _is_open(big)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 20
         while _is_open(big):
             assert time.monotonic() < deadline, "the file is still open"
             assert hasty.ids() == ["a"]

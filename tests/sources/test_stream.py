@@ -48,11 +48,12 @@ def streamed(url: str, *, hold: asyncio.Event | None = None, headers: dict[str, 
 
 
 async def quiet(count: Callable[[], int]) -> None:
-    """Until nothing moves any more."""
-    before = -1
-    while before != count():
-        before = count()
-        await asyncio.sleep(0.2)
+    """Until nothing has moved for a while."""
+    looks, before = 0, count()
+    while looks < 3:
+        await asyncio.sleep(0.1)
+        now = count()
+        looks, before = (looks + 1 if now == before else 0), now
 
 
 def ranges(server: MisbehavingServer) -> list[str]:
