@@ -20,7 +20,7 @@ __all__ = ["Budget", "GivenUp", "Outlet", "Pipe"]
 
 T = TypeVar("T")
 _ENOUGH = 512
-"""Bytes that a read waits for: with fewer, nothing can be told of what a stream holds."""
+"""Bytes that a read waits for, where so many find room: with fewer, nothing can be told of what a stream holds."""
 _WORTH_WAKING = 256 * 1024
 _PATIENCE_S = 0.005
 """How long a read that has some bytes waits for so many: not to wake the thread for each piece saves 5 to 13% of the
@@ -32,11 +32,14 @@ class GivenUp(Exception):
 
 
 class Pipe(io.RawIOBase):
-    """A file to a thread, which a coroutine writes. `before_waiting` is called in the thread before a read waits."""
+    """A file to a thread, which a coroutine writes. `before_waiting` is called in the thread before a read waits.
+
+    capacity: bytes, at least 1. Of the last piece that fits, any number may lie beyond.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, capacity: int, before_waiting: Callable[[], None]) -> None:
         self._loop, self._capacity, self._before_waiting = loop, capacity, before_waiting
-        self._worth = min(_WORTH_WAKING, capacity)
+        self._enough, self._worth = min(_ENOUGH, capacity), min(_WORTH_WAKING, capacity)
         self._blocks: deque[memoryview] = deque()
         self._size = 0
         self._changed = Condition()
@@ -47,7 +50,7 @@ class Pipe(io.RawIOBase):
     async def put(self, block: bytes) -> None:
         """Write a piece. Returns once there is room for a further one."""
         with self._changed:
-            few = self._size < _ENOUGH
+            few = self._size < self._enough
             self._blocks.append(memoryview(block))
             self._size += len(block)
             full = self._size >= self._capacity
@@ -80,10 +83,10 @@ class Pipe(io.RawIOBase):
     def readinto(self, buffer: WriteableBuffer) -> int:
         """As of any raw file; in the thread. Raises what `end` was given, or GivenUp."""
         target = memoryview(buffer).cast("B")
-        if self._size < min(len(target), _ENOUGH) and not self._ended:
+        if self._size < min(len(target), self._enough) and not self._ended:
             self._before_waiting()
         with self._changed:
-            self._changed.wait_for(lambda: self._size >= min(len(target), _ENOUGH) or self._stops)
+            self._changed.wait_for(lambda: self._size >= min(len(target), self._enough) or self._stops)
             self._changed.wait_for(lambda: self._size >= min(len(target), self._worth) or self._stops, _PATIENCE_S)
             if self._given_up:
                 raise GivenUp

@@ -116,7 +116,7 @@ class WebDataset:
 
     def _opened(self, shards: list[Shard]) -> Ahead:
         concurrent, capacity = self._source.concurrent_downloads, self._source.buffer_mb * MiB
-        piped = min(_PIPE_BYTES, capacity // concurrent // 2)
+        piped = max(1, min(_PIPE_BYTES, capacity // concurrent // 2))
 
         def opener(shard: Shard, outlet: Outlet[SampleRef | Skipped], arrived: Callable[[], None]) -> OpenShard:
             collector = Collector(self._config, shard.shown)

@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from itertools import cycle
 from random import Random
 from threading import Condition
 
@@ -246,5 +247,58 @@ def test_a_read_that_waits_for_more_says_so_before() -> None:
         await source.put(bytes(900))
         source.end()
         assert await read
+
+    asyncio.run(asyncio.wait_for(main(), WAIT_S))
+
+
+@given(
+    blocks=st.lists(st.integers(0, 3000), max_size=20),
+    reads=st.lists(st.integers(1, 4000), min_size=1, max_size=8),
+    capacity=st.integers(1, 5000),
+    broken=st.booleans(),
+)
+def test_bytes_come_whole_whatever_the_pieces(blocks: list[int], reads: list[int], capacity: int, broken: bool) -> None:
+    """reads: sizes of those, again and again. broken: the stream ends with an error behind the bytes."""
+    pieces = [bytes([number]) * size for number, size in enumerate(blocks)]
+
+    async def main() -> None:
+        source = Pipe(asyncio.get_running_loop(), capacity, lambda: None)
+
+        def read_all() -> bytes:
+            found = b""
+            with pytest.raises(ConnectionError) if broken else nullcontext():
+                for size in cycle(reads):
+                    block = source.read(size)
+                    if not block:
+                        break
+                    assert len(block) <= size
+                    found += block
+            return found
+
+        reading = asyncio.create_task(asyncio.to_thread(read_all))
+        try:
+            for piece in pieces:
+                await source.put(piece)
+                assert source._size <= capacity + 3000
+            source.end(ConnectionError() if broken else None)
+            assert await reading == b"".join(pieces)
+        finally:
+            source.give_up()  # else a thread would wait for ever
+
+    asyncio.run(asyncio.wait_for(main(), WAIT_S))
+
+
+@given(st.integers(0, 600), st.integers(1, 2000))
+def test_giving_a_pipe_up_ends_a_read_that_waits(there: int, size: int) -> None:
+    async def main() -> None:
+        waits = threading.Event()
+        source = Pipe(asyncio.get_running_loop(), 4096, waits.set)
+        await source.put(bytes(there))
+        if there >= min(size, 512):
+            source.give_up()
+        else:
+            asyncio.get_running_loop().run_in_executor(None, lambda: (waits.wait(WAIT_S), source.give_up()))
+        with pytest.raises(GivenUp):
+            await asyncio.to_thread(source.read, size)
 
     asyncio.run(asyncio.wait_for(main(), WAIT_S))
