@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from array import array
 from collections.abc import AsyncGenerator
@@ -16,6 +17,8 @@ from datago_gpu.sources.local import Patience
 from datago_gpu.sources.permutation import Shuffle
 
 __all__ = ["Files", "Listing", "no_images"]
+
+log = logging.getLogger("datago_gpu")
 
 
 class Files:
@@ -73,6 +76,10 @@ class Files:
                 yield folder
         if not images:
             raise no_images(shown_path(self._root), links)
+        if links:
+            log.info(
+                "%d symbolic links below %s were passed over: follow_links is false", links, shown_path(self._root)
+            )
 
     def _ref(self, index: int, path: str) -> SampleRef:
         return SampleRef(index, utf8_text(os.path.relpath(path, self._root)), source="filesystem", path=path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import tempfile
 from collections import deque
@@ -103,13 +104,16 @@ def test_links_to_what_is_no_file_are_no_samples(tmp_path: Path) -> None:
     assert ids(tmp_path) == ["a.jpg"]
 
 
-def test_links_can_be_passed_over(tmp_path: Path) -> None:
+def test_links_can_be_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     touch(tmp_path, "elsewhere/x.jpg", "root/1.jpg", "root/sub/2.jpg")
     link(tmp_path / "root/a", "../elsewhere")
     link(tmp_path / "root/b.jpg", "1.jpg")
     link(tmp_path / "link", "root")
     assert ids(tmp_path / "root", follow_links=False) == ids(tmp_path / "link", follow_links=False)
+    caplog.clear()
+    caplog.set_level(logging.INFO)
     assert ids(tmp_path / "link", follow_links=False) == ["1.jpg", "sub/2.jpg"]
+    assert caplog.messages == [f"2 symbolic links below {tmp_path}/link were passed over: follow_links is false"]
 
 
 @pytest.mark.parametrize("shuffled", [False, True])
