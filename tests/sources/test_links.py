@@ -111,7 +111,7 @@ def test_links_can_be_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     link(tmp_path / "link", "root")
     assert ids(tmp_path / "root", follow_links=False) == ids(tmp_path / "link", follow_links=False)
     caplog.clear()
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, "datago_gpu")
     assert ids(tmp_path / "link", follow_links=False) == ["1.jpg", "sub/2.jpg"]
     assert caplog.messages == [f"2 symbolic links below {tmp_path}/link were passed over: follow_links is false"]
 
