@@ -230,8 +230,9 @@ class LoaderConfig(Settings, frozen=True, kw_only=True):
             what comes in shards keeps its order.
         samples_buffer_size: decoded samples waiting for the trainer; rounded up to whole batches.
         prefetch_buffer_size: samples being fetched or waiting for their turn, ahead of the bucketing.
-        prefetch_memory_mb: MiB that they may take, by the usual size of those before them: fewer large ones are fetched
-            ahead.
+        prefetch_memory_mb: MiB that they may take, those that are on their way included: fewer large ones are fetched
+            ahead, by the usual size of those before them, and where they are larger than usual they wait. The one whose
+            turn is next never waits.
         bucket_memory_mb: MiB of encoded images held in batches that are not full yet. Beyond it the fullest batch goes
             out short. The order is not affected by timing.
         arena_mb: MiB of shared memory between the feeder process and this one.

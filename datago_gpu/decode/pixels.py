@@ -31,6 +31,7 @@ __all__ = [
     "Converted",
     "Undecodable",
     "as_ppm",
+    "ppm_bytes",
     "render",
     "render_array",
     "show",
@@ -54,6 +55,16 @@ class Converted:
     """Height and width of the whole image as displayed."""
     crop: Region
     """The region of the whole image that the payload shows."""
+
+
+def ppm_bytes(payload: bytes, max_pixels: int) -> int:
+    """What `to_ppm` makes of a whole image, by its header; 0 where it makes nothing of it."""
+    try:
+        with translated_errors():
+            image = open_image(payload, max_pixels)
+            return 3 * image.height * image.width
+    except Undecodable:
+        return 0
 
 
 def to_ppm(

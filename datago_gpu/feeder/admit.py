@@ -44,6 +44,14 @@ class Admission:
         region, bucket = self._view(*size)
         return Admitted(ref, header.tidy(payload), size, header.orientation, region, size, region, bucket)
 
+    def pixel_bytes(self, payload: bytes) -> int:
+        """What `thorough` would hand on, where that may be large: a picture of its own size. Reads its header."""
+        if self._buckets:
+            return 0
+        from datago_gpu.decode.pixels import ppm_bytes
+
+        return ppm_bytes(payload, self._max_pixels)
+
     def thorough(self, ref: SampleRef, payload: bytes) -> Admitted | Skipped:
         """Decode with Pillow and hand on the pixels, already cut to the bucket. Takes as long as decoding does.
 

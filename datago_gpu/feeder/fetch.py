@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, TypeVar
 
-from datago_gpu.config import LoaderConfig
+from datago_gpu.config import LoaderConfig, MiB
 from datago_gpu.decode.allowance import Allowance
 from datago_gpu.errors import SourceError
 from datago_gpu.feeder.admit import Admission, without_image
 from datago_gpu.feeder.bucket import Admitted
+from datago_gpu.feeder.budget import FREE_BYTES, Claim
 from datago_gpu.feeder.parts import AdmittedPart, Frame, PartAdmission, Unfit
 from datago_gpu.feeder.remote import Remote
-from datago_gpu.feeder.window import Outcome
+from datago_gpu.feeder.window import Outcome, sizes_of
 from datago_gpu.limits import Limits
 from datago_gpu.sources.base import Part, SampleRef, Skipped
 from datago_gpu.sources.failure import HttpFailure
 from datago_gpu.sources.local import Patience, read_file
 
 __all__ = ["Fetcher"]
+
+T = TypeVar("T")
 
 FILES_A_JOB = 8
 """Local files that one hop to a thread reads. A hop costs about 60 us, a file from the page cache 20."""
@@ -27,6 +33,9 @@ EXPIRED = frozenset((401, 403))
 """What object stores answer to an address that has expired."""
 
 GONE = frozenset((404, 410))
+
+_LARGE = 8 * MiB
+"""Bytes of a payload whose header is looked at on a thread: among 64 MiB, to look for its end takes 50 ms."""
 
 
 class Fetcher:
@@ -45,14 +54,14 @@ class Fetcher:
         self.chunk = FILES_A_JOB if self._remote is None else 1
         self.items = 0
 
-    async def __call__(self, refs: list[SampleRef]) -> list[Outcome]:
+    async def __call__(self, refs: list[SampleRef], claim: Claim) -> list[Outcome]:
         """Load these samples. What goes wrong with one is a Skipped in its place."""
         if refs[0].path and refs[0].payload is None:
-            outcomes = await asyncio.get_running_loop().run_in_executor(self._threads, self._read_all, refs)
+            outcomes = await self._read_all(refs, claim)
         else:
             outcomes = []
             for ref in refs:
-                outcomes.append(await self._download(ref))
+                outcomes.append(await self._download(ref, claim))
         self.items += len(outcomes)
         return outcomes
 
@@ -61,43 +70,74 @@ class Fetcher:
         self._patience.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _read_all(self, refs: list[SampleRef]) -> list[Outcome]:
-        return [self._read(ref) for ref in refs]
+    async def _read_all(self, refs: list[SampleRef], claim: Claim) -> list[Outcome]:
+        outcomes: list[Outcome] = []
+        while len(outcomes) < len(refs):
+            some, more = await self._on_thread(self._read_some, refs[len(outcomes) :], claim.left)
+            outcomes += some
+            claim.use(sum(sizes_of(some)))
+            await claim.need(more)
+        return outcomes
 
-    def _read(self, ref: SampleRef) -> Outcome:
+    def _read_some(self, refs: list[SampleRef], room: int) -> tuple[list[Outcome], int]:
+        """As many as there is memory for, and what the next one takes."""
+        outcomes: list[Outcome] = []
+        for ref in refs:
+            outcome = self._read(ref, room)
+            if isinstance(outcome, int):
+                return outcomes, outcome
+            outcomes.append(outcome)
+            room = max(0, room - sum(sizes_of([outcome])))
+        return outcomes, 0
+
+    def _read(self, ref: SampleRef, room: int) -> Outcome | int:
+        """What becomes of a file; or, where that takes more than there is room for, how much."""
         try:
-            payload, size = self._patience(lambda: read_file(ref.path, self._limits.payload))
+            payload, size = self._patience(lambda: read_file(ref.path, min(room, self._limits.payload)))
         except FileNotFoundError:
             return Skipped(ref.index, ref.id, ref.where, "missing")
         except OSError as error:
             return Skipped(ref.index, ref.id, ref.where, "unreadable", str(error.strerror))
         if size > self._limits.payload:
             return self._too_large(ref, size, ", above http_config.max_payload_mb")
-        return self._admission.quick(ref, payload) or self._admission.thorough(ref, payload)
+        if size > room:
+            return size
+        outcome = self._admission.quick(ref, payload)
+        if outcome is not None:
+            return outcome
+        needed = size + self._admission.pixel_bytes(payload)
+        return self._admission.thorough(ref, payload) if needed <= room else needed
 
-    async def _download(self, ref: SampleRef) -> Outcome:
+    async def _download(self, ref: SampleRef, claim: Claim) -> Outcome:
         outcome: Outcome | None
         if ref.has_image:
             try:
-                payload = await self._get(ref, ref)
+                payload = await self._get(ref, ref, claim)
             except HttpFailure as failure:
                 return self._lost(ref, failure)
-            outcome = self._admission.quick(ref, payload)
-            if outcome is None:
-                loop = asyncio.get_running_loop()
-                outcome = await loop.run_in_executor(self._threads, self._admission.thorough, ref, payload)
+            outcome = await self._admitted(ref, payload, claim)
         else:
             outcome = without_image(ref)
         if not ref.parts or isinstance(outcome, Skipped):
             return outcome
-        return await self._with_parts(ref, outcome)
+        return await self._with_parts(ref, outcome, claim)
 
-    async def _with_parts(self, ref: SampleRef, sample: Admitted) -> Outcome:
+    async def _admitted(self, ref: SampleRef, payload: bytes, claim: Claim) -> Outcome:
+        if len(payload) > _LARGE:
+            outcome = await self._on_thread(self._admission.quick, ref, payload)
+        else:
+            outcome = self._admission.quick(ref, payload)
+        if outcome is None:
+            pixel_bytes = partial(self._admission.pixel_bytes, payload)
+            outcome = await self._decoded(claim, pixel_bytes, partial(self._admission.thorough, ref, payload))
+        return outcome
+
+    async def _with_parts(self, ref: SampleRef, sample: Admitted, claim: Claim) -> Outcome:
         """One after the other, so that no more payloads are in flight than there are workers."""
         frame = Frame(sample.original_size, sample.crop, sample.bucket)
         for part in ref.parts:
             try:
-                sample.parts.append(await self._part(ref, part, frame))
+                sample.parts.append(await self._part(ref, part, frame, claim))
             except HttpFailure as failure:
                 if not (part.optional and failure.status in GONE):
                     return self._lost(ref, failure, f"{part.kind} {part.name!r}: ")
@@ -107,26 +147,48 @@ class Fetcher:
                 return self._too_large(ref, sample.arena_bytes, " of all its payloads together, above arena_mb")
         return sample
 
-    async def _part(self, ref: SampleRef, part: Part, frame: Frame) -> AdmittedPart:
-        payload = await self._get(ref, part)
+    async def _part(self, ref: SampleRef, part: Part, frame: Frame, claim: Claim) -> AdmittedPart:
+        payload = await self._get(ref, part, claim)
         admitted = self._parts.quick(part, payload, frame)
         if admitted is not None:
             return admitted
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, self._parts.thorough, part, payload, frame)
+        pixel_bytes = partial(self._parts.pixel_bytes, payload, frame)
+        return await self._decoded(claim, pixel_bytes, partial(self._parts.thorough, part, payload, frame))
 
-    async def _get(self, ref: SampleRef, wanted: SampleRef | Part) -> bytes:
+    async def _decoded(self, claim: Claim, pixel_bytes: Callable[[], int], thorough: Callable[[], T]) -> T:
+        """What `thorough` returns, on a thread, once there is memory for it."""
+
+        def attempt(room: int) -> tuple[int, T | None]:
+            needed = pixel_bytes()
+            return needed, thorough() if needed <= room else None
+
+        needed, outcome = await self._on_thread(attempt, claim.left)
+        if outcome is None:
+            await claim.need(needed)
+            outcome = await self._on_thread(thorough)
+        return outcome
+
+    async def _get(self, ref: SampleRef, wanted: SampleRef | Part, claim: Claim) -> bytes:
         """The payload of a sample's image, or of one of its parts."""
         if wanted.payload is not None:
             return wanted.payload
+        await claim.need(FREE_BYTES)
+        payload = await self._got(ref, wanted, claim)
+        claim.use(len(payload))
+        return payload
+
+    async def _got(self, ref: SampleRef, wanted: SampleRef | Part, claim: Claim) -> bytes:
         assert self._remote is not None
         try:
-            return await self._remote.get(wanted.url, self._limits.payload)
+            return await self._remote.get(wanted.url, self._limits.payload, claim.need)
         except HttpFailure as failure:
             if failure.status not in EXPIRED or ref.renew is None:
                 raise
         renewed = await ref.renew(wanted.name if isinstance(wanted, Part) else "")
-        return await self._remote.get(renewed, self._limits.payload)
+        return await self._remote.get(renewed, self._limits.payload, claim.need)
+
+    async def _on_thread(self, work: Callable[..., T], *arguments: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
 
     @staticmethod
     def _lost(ref: SampleRef, failure: HttpFailure, what: str = "") -> Skipped:

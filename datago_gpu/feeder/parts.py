@@ -103,6 +103,14 @@ class PartAdmission:
         size = header.upright_size
         return AdmittedPart(part.name, part.kind, header.tidy(payload), size, header.orientation, frame.of(*size))
 
+    def pixel_bytes(self, payload: bytes, frame: Frame) -> int:
+        """What `thorough` would hand on, where that may be large: a picture of its own size. Reads its header."""
+        if frame.bucket:
+            return 0
+        from datago_gpu.decode.pixels import ppm_bytes
+
+        return ppm_bytes(payload, self._max_pixels)
+
     def thorough(self, part: Part, payload: bytes, frame: Frame) -> AdmittedPart:
         """Decode with Pillow, cut to the bucket already. Takes as long as decoding does."""
         from datago_gpu.decode.pixels import Undecodable, to_ppm  # most streams never need it

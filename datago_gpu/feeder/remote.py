@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Protocol
 
 from datago_gpu.config import FileSource, LoaderConfig
+from datago_gpu.sources.base import Need
 
 if TYPE_CHECKING:
     from datago_gpu.sources.http import HttpClient  # aiohttp takes 0.1 s to import, which local files need not wait for
@@ -17,8 +18,11 @@ __all__ = ["Remote", "remote_of"]
 class Remote(Protocol):
     """Gets payloads, any number at once."""
 
-    def get(self, url: str, max_bytes: int) -> Awaitable[bytes]:
-        """The whole body at `url`, of at most `max_bytes`. Raises HttpFailure."""
+    def get(self, url: str, max_bytes: int, need: Need | None = None) -> Awaitable[bytes]:
+        """The whole body at `url`, of at most `max_bytes`. Raises HttpFailure.
+
+        need: is asked for the memory of the body before it is taken.
+        """
         ...
 
 

@@ -13,10 +13,11 @@ from msgspec import Struct
 
 from datago_gpu.config import MiB
 from datago_gpu.feeder.bucket import Admitted
+from datago_gpu.feeder.budget import FREE_BYTES, Budget, Claim
 from datago_gpu.feeder.line import Line
 from datago_gpu.sources.base import Refs, SampleRef, Skipped
 
-__all__ = ["Outcome", "Waits", "Window"]
+__all__ = ["Outcome", "Waits", "Window", "Work", "sizes_of"]
 
 _FIRST_GUESS_BYTES = 8 * MiB
 """A sample's size, as long as none has come."""
@@ -25,6 +26,12 @@ _JOBS_AT_LEAST = 8
 """Into which what fits is split, so that the next one starts before the last is done."""
 
 Outcome = Admitted | Skipped
+
+Work = Callable[[list[SampleRef], Claim], Awaitable[list[Outcome]]]
+"""What becomes of some references; the claim is asked before memory is taken."""
+
+_Done = tuple[list[Outcome], list[int]]
+"""What became of some references, and the bytes of those that were admitted."""
 
 
 class Waits(Struct):
@@ -38,8 +45,9 @@ class Window:
     """Runs `work` on the references of a stream, `workers` calls at once, and hands out the results.
 
     In the order of the references; or, with `ordered` false, as they come. At most `size` references, at most `wanted`,
-    and about as many as fit into `most_bytes`, are under way or waiting to be handed out. An error of the stream is
-    raised after all that came before it. The window closes the stream when it ends.
+    and about as many as fit into `most_bytes` by the usual size of those before them, are under way or waiting to be
+    handed out. Should they be larger than usual, `work` waits for memory: it is given the claim to ask with. An error
+    of the stream is raised after all that came before it. The window closes the stream when it ends.
 
     A fixed set of workers, rather than a task for each call, saves 15 us a sample.
     """
@@ -47,7 +55,7 @@ class Window:
     def __init__(
         self,
         refs: Refs,
-        work: Callable[[list[SampleRef]], Awaitable[list[Outcome]]],
+        work: Work,
         *,
         size: int,
         most_bytes: int,
@@ -61,14 +69,15 @@ class Window:
         self._ordered, self._size, self._launched = ordered, size, launched
         self._wanted = size
         self._most_bytes, self._usual_bytes = most_bytes, float(_FIRST_GUESS_BYTES)
+        self._budget = Budget(most_bytes)
         self._fitting = self._how_many_fit()
         self._collected: list[SampleRef] = []
         self._under_way = 0
         self._room = asyncio.Event()
         self._wake_at = size - max(1, size // 8)
         self._loop = asyncio.get_running_loop()
-        self._jobs: Line[tuple[list[SampleRef], asyncio.Future[list[Outcome]]]] = Line(self._loop)
-        self._results: Line[asyncio.Future[list[Outcome]] | None] = Line(self._loop)
+        self._jobs: Line[tuple[list[SampleRef], Claim, asyncio.Future[_Done]]] = Line(self._loop)
+        self._results: Line[asyncio.Future[_Done] | None] = Line(self._loop)
         self._unfinished = 0
         self._all_launched = False
         self._tasks: list[asyncio.Task[None]] = []
@@ -84,6 +93,7 @@ class Window:
     ) -> None:
         for task in self._tasks:
             task.cancel()
+        self._budget.close()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def want(self, count: int) -> None:
@@ -97,21 +107,21 @@ class Window:
         """Yields what became of the references, a few at a time."""
         clock = time.perf_counter()
         while (result := self._results.take() if self._results else await self._results.get()) is not None:
-            outcomes = result.result() if result.done() else await result
+            outcomes, sizes = result.result() if result.done() else await result
             self.waits.results_s += time.perf_counter() - clock
             yield outcomes
             clock = time.perf_counter()
             self._under_way -= len(outcomes)
-            self._note_sizes(outcomes)
+            self._budget.give_back(sum(sizes))
+            self._note_sizes(sizes)
             # An eighth of the window at a time: waking the launcher for each result costs 2 us.
             if self._under_way <= self._wake_at or self._wanted < self._size:
                 self._room.set()
         await self._launcher  # raises what ended the stream
 
-    def _note_sizes(self, outcomes: list[Outcome]) -> None:
-        for outcome in outcomes:
-            if isinstance(outcome, Admitted):
-                self._usual_bytes += (outcome.bytes - self._usual_bytes) / _SIZES_REMEMBERED
+    def _note_sizes(self, sizes: list[int]) -> None:
+        for size in sizes:
+            self._usual_bytes += (size - self._usual_bytes) / _SIZES_REMEMBERED
         self._fitting = self._how_many_fit()
 
     def _how_many_fit(self) -> int:
@@ -119,11 +129,16 @@ class Window:
 
     async def _serve(self) -> None:
         while True:
-            refs, result = self._jobs.take() if self._jobs else await self._jobs.get()
+            refs, claim, result = self._jobs.take() if self._jobs else await self._jobs.get()
+            sizes: list[int] = []
             try:
-                result.set_result(await self._work(refs))
+                outcomes = await self._work(refs, claim)
+                sizes = sizes_of(outcomes)
+                result.set_result((outcomes, sizes))
+                del outcomes
             except Exception as error:  # it is raised where the result is taken
                 result.set_exception(error)
+            claim.settle(sum(sizes))
             self._unfinished -= 1
             if not self._ordered:
                 self._results.put(result)
@@ -168,12 +183,16 @@ class Window:
         while refs:
             room = min(self._wanted, self._fitting) - self._under_way
             if room >= len(refs) or (room > 0 and not self._under_way):
-                job = refs[:room], self._result(len(refs[:room]))
-                if self._ordered:
-                    self._results.put(job[1])
-                self._unfinished += 1
-                self._jobs.put(job)
+                job, result = refs[:room], self._result(len(refs[:room]))
                 del refs[:room]
+                claim = self._budget.claim()
+                held, needed = _known_bytes(job)
+                await claim.need(needed)
+                claim.use(held)
+                if self._ordered:
+                    self._results.put(result)
+                self._unfinished += 1
+                self._jobs.put((job, claim, result))
             else:
                 self._room.clear()
                 await self._room.wait()
@@ -184,9 +203,27 @@ class Window:
             self._room.clear()
             await self._room.wait()
         result = self._result(1)
-        result.set_result([skipped])
+        result.set_result(([skipped], []))
         self._results.put(result)
 
-    def _result(self, count: int) -> asyncio.Future[list[Outcome]]:
+    def _result(self, count: int) -> asyncio.Future[_Done]:
         self._under_way += count
         return self._loop.create_future()
+
+
+def sizes_of(outcomes: list[Outcome]) -> list[int]:
+    """The bytes of each that was admitted."""
+    return [outcome.bytes for outcome in outcomes if isinstance(outcome, Admitted)]
+
+
+def _known_bytes(refs: list[SampleRef]) -> tuple[int, int]:
+    """What references hold already; and with it, what is granted for the beginning of what they do not."""
+    held = granted = 0
+    for ref in refs:
+        if ref.payload is None:
+            granted += FREE_BYTES
+        else:
+            held += len(ref.payload)
+        for part in ref.parts:
+            held += len(part.payload or b"")
+    return held, held + granted

@@ -9,7 +9,18 @@ from msgspec import Struct
 
 from datago_gpu.redact import printable
 
-__all__ = ["Part", "Position", "Refs", "SampleRef", "Skipped", "Source", "parsed_cursor", "shown_path", "utf8_text"]
+__all__ = [
+    "Need",
+    "Part",
+    "Position",
+    "Refs",
+    "SampleRef",
+    "Skipped",
+    "Source",
+    "parsed_cursor",
+    "shown_path",
+    "utf8_text",
+]
 
 
 def utf8_text(path: str) -> str:
@@ -26,6 +37,10 @@ def utf8_text(path: str) -> str:
 def shown_path(path: str) -> str:
     """A path as a message may show it."""
     return printable(utf8_text(path))
+
+
+Need = Callable[[int], Awaitable[None]]
+"""Asks for the memory of a payload of so many bytes. Returns once there is room for it."""
 
 
 class Part(Struct):

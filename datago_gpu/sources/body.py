@@ -9,6 +9,7 @@ from email.utils import parsedate_to_datetime
 from aiohttp import ClientResponse, StreamReader
 
 from datago_gpu.redact import word
+from datago_gpu.sources.base import Need
 from datago_gpu.sources.failure import Unreadable
 from datago_gpu.sources.inflate import inflate, joined
 
@@ -25,7 +26,7 @@ class Body:
     max_bytes: how large it may be, before and after decompression. compressed: whether it may come compressed.
     """
 
-    __slots__ = ("_blocks", "_encoding", "_headers", "_max_bytes", "_total", "compressed", "size")
+    __slots__ = ("_blocks", "_encoding", "_granted", "_headers", "_max_bytes", "_total", "compressed", "size")
 
     def __init__(self, max_bytes: int, *, compressed: bool = False) -> None:
         self._max_bytes = max_bytes
@@ -34,6 +35,7 @@ class Body:
         self._headers: Mapping[str, str] = {}
         self._encoding = ""
         self._total: int | None = None
+        self._granted = 0
         self.size = 0
         """Bytes here so far, as sent."""
 
@@ -74,9 +76,14 @@ class Body:
             self.restart()
             raise
 
-    async def read(self, content: StreamReader, progress: Callable[[], None]) -> None:
-        """Gather what comes, and call `progress` for each piece. Raises Unreadable, or what the transport raises."""
+    async def read(self, content: StreamReader, progress: Callable[[], None], need: Need | None = None) -> None:
+        """Gather what comes, and call `progress` for each piece. Raises Unreadable, or what the transport raises.
+
+        need: is asked for the memory before it is taken.
+        """
         blocks = self._blocks
+        if need and (self._total or 0) > self._granted:
+            await self._ask(need, self._total or 0)
         # What came together with the headers is there: nobody has to wait for it.
         while block := content.read_nowait() if content.is_eof() else await content.readany():
             progress()
@@ -84,8 +91,14 @@ class Body:
             self.size += len(block)
             if self.size > self._max_bytes:
                 raise Unreadable("too-large", f"more than the {self._max_bytes} bytes that are allowed")
+            if need and self.size > self._granted:
+                await self._ask(need, min(2 * self.size, self._max_bytes))
         if self._total is not None and self.size != self._total:
             raise Unreadable("cut-short", f"{self.size} of {self._total} bytes came", transient=True)
+
+    async def _ask(self, need: Need, size: int) -> None:
+        await need(size)
+        self._granted = size
 
     async def whole(self) -> bytes:
         """The body, decompressed. Raises Unreadable."""

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from datago_gpu.config import HttpConfig
+from datago_gpu.sources.base import Need
 from datago_gpu.sources.failure import HttpFailure
 from datago_gpu.sources.http import HttpClient
 
@@ -47,14 +48,17 @@ class Hedged:
         self.extra = 0
         """Extra requests made so far."""
 
-    async def get(self, url: str, max_bytes: int) -> bytes:
-        """The whole body at `url`, of at most `max_bytes`. Raises HttpFailure."""
+    async def get(self, url: str, max_bytes: int, need: Need | None = None) -> bytes:
+        """The whole body at `url`, of at most `max_bytes`. Raises HttpFailure.
+
+        need: is asked for the memory of the body, once: an extra request takes its own in addition.
+        """
         if not self._share:
-            return (await self._http.get(url, max_bytes=max_bytes)).body
-        request = _Request(url, max_bytes, self._loop)
+            return (await self._http.get(url, max_bytes=max_bytes, need=need)).body
+        request = _Request(url, max_bytes, self._loop, need)
         self._begin(request)
         try:
-            body = (await self._http.get(url, max_bytes=max_bytes)).body
+            body = (await self._http.get(url, max_bytes=max_bytes, need=need)).body
         except asyncio.CancelledError:
             if request.answer is None or request.task.uncancel() > request.cancelling:
                 raise
@@ -103,7 +107,7 @@ class Hedged:
 
     async def _ask_too(self, request: _Request) -> None:
         try:
-            answer = (await self._http.get(request.url, max_bytes=request.max_bytes)).body
+            answer = (await self._http.get(request.url, max_bytes=request.max_bytes, need=request.need)).body
         except HttpFailure:
             return  # the first request tells what is wrong
         if request in self._open and request.answer is None:
@@ -114,14 +118,14 @@ class Hedged:
 class _Request:
     """One that is under way. asked: when it was asked for, the last time."""
 
-    __slots__ = ("answer", "asked", "began", "cancelling", "max_bytes", "task", "twins", "url")
+    __slots__ = ("answer", "asked", "began", "cancelling", "max_bytes", "need", "task", "twins", "url")
 
-    def __init__(self, url: str, max_bytes: int, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, url: str, max_bytes: int, loop: asyncio.AbstractEventLoop, need: Need | None) -> None:
         task = asyncio.current_task(loop)
         assert task is not None
         self.task: asyncio.Task[Any] = task
         self.cancelling = task.cancelling()
-        self.url, self.max_bytes = url, max_bytes
+        self.url, self.max_bytes, self.need = url, max_bytes, need
         self.began = self.asked = loop.time()
         self.twins: Sequence[asyncio.Task[None]] = ()
         self.answer: bytes | None = None

@@ -23,6 +23,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Container, Coroutine, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import partial
 from typing import Any, NoReturn, Self, TypeVar
 from urllib.parse import urljoin
 
@@ -35,6 +36,7 @@ from yarl import URL
 from datago_gpu.config import HttpConfig
 from datago_gpu.host_policy import ForbiddenHost, HostPolicy
 from datago_gpu.redact import without_query, word
+from datago_gpu.sources.base import Need
 from datago_gpu.sources.body import Body
 from datago_gpu.sources.failure import DOWN_AFTER, HttpFailure, Try, Unreadable, means_down
 from datago_gpu.sources.local import exhausted
@@ -104,7 +106,7 @@ class HttpClient:
     def __init__(self, config: HttpConfig) -> None:
         self.counters = Counters()
         self.pausing: set[asyncio.Task[Any] | None] = set()
-        """Tasks that wait before they try again."""
+        """Tasks that wait before they try again, or for memory."""
         self._failed_in_a_row: dict[str, deque[Try]] = {}
         self._come_back_at: dict[str, float] = {}
         """By server, when it wants to be asked again, on the loop's clock."""
@@ -138,18 +140,25 @@ class HttpClient:
         await self._session.close()
 
     def get(
-        self, url: str, *, max_bytes: int, headers: Mapping[str, str] | None = None, compressed: bool = False
+        self,
+        url: str,
+        *,
+        max_bytes: int,
+        headers: Mapping[str, str] | None = None,
+        compressed: bool = False,
+        need: Need | None = None,
     ) -> Coroutine[Any, Any, Response]:
         """The whole body at `url`, of at most `max_bytes` (before and after decompression). Raises HttpFailure.
 
         headers: sent in addition, to this URL's own origin only: with them a redirect to another one is refused.
         compressed: ask for a compressed body, and undo that. Where nobody has asked for one, it is refused.
+        need: is asked for the memory of the body, as much of it as is known; none of the limits on time goes on then.
         Retried, after a jittered exponential wait or when the server wants it (Retry-After, apart from the tries):
         transport errors, 408, 425, 429, 5xx, time-outs and bodies cut short, which go on from where they ended if the
         server offers it.
         """
         body = Body(max_bytes, compressed=compressed)
-        return self._patiently(url, lambda target, watch: self._try(url, target, body, headers, watch))
+        return self._patiently(url, lambda target, watch: self._try(url, target, body, headers, watch, need))
 
     async def stream(
         self, url: str, sink: Callable[[bytes], Awaitable[None]], *, headers: Mapping[str, str] | None = None
@@ -233,17 +242,35 @@ class HttpClient:
         finally:
             self.pausing.discard(task)
 
-    async def _try(self, given: str, url: URL, body: Body, headers: Mapping[str, str] | None, watch: Watch) -> Response:
+    async def _try(
+        self,
+        given: str,
+        url: URL,
+        body: Body,
+        headers: Mapping[str, str] | None,
+        watch: Watch,
+        need: Need | None,
+    ) -> Response:
         """One try: a request, and those that its redirects lead to."""
         sent = {**(headers or {}), hdrs.ACCEPT_ENCODING: "gzip"} if body.compressed else headers
         response, reached = await self._follow(url, body.request_headers(sent), watch, stay=headers is not None)
         try:
             if response.status not in (200, 206):
                 await self._refuse(response, body)
-            return Response(await self._whole(response, body, watch), given if reached is url else str(reached))
+            return Response(await self._whole(response, body, watch, need), given if reached is url else str(reached))
         finally:
             if not response.closed:  # it is when all of it has come
                 response.release()
+
+    async def _ask(self, need: Need, watch: Watch, size: int) -> None:
+        """Ask for memory. The server is not to blame for how long that takes."""
+        task = asyncio.current_task(self._loop)
+        self.pausing.add(task)
+        try:
+            with watch.stopped():
+                await need(size)
+        finally:
+            self.pausing.discard(task)
 
     async def _try_stream(self, url: URL, flow: Flow, headers: Mapping[str, str] | None, watch: Watch) -> None:
         response, _ = await self._follow(url, flow.request_headers(headers), watch, private=headers or {})
@@ -299,10 +326,10 @@ class HttpClient:
             self._tls_context.set_alpn_protocols(["http/1.1"])
         return self._tls_context
 
-    async def _whole(self, response: aiohttp.ClientResponse, body: Body, watch: Watch) -> bytes:
+    async def _whole(self, response: aiohttp.ClientResponse, body: Body, watch: Watch, need: Need | None) -> bytes:
         before = body.begin(response)
         try:
-            await body.read(response.content, watch.progress)
+            await body.read(response.content, watch.progress, need and partial(self._ask, need, watch))
         finally:
             self.counters.bytes += body.size - before
         watch.paused = True  # all has come; the limit on the whole holds

@@ -23,6 +23,7 @@ from datago_gpu.config import HttpConfig
 from datago_gpu.errors import ConfigError
 from datago_gpu.redact import without_query
 from datago_gpu.source_config import STORE_SCHEMES
+from datago_gpu.sources.base import Need
 from datago_gpu.sources.failure import HttpFailure
 
 __all__ = ["MOST_STORED_PAGES", "Listed", "Stores", "is_stored"]
@@ -34,6 +35,7 @@ _LISTED_AT_ONCE = 1000
 MOST_STORED_PAGES = 10_000
 """Of a listing, in a row, in which nothing is what is looked for: 10 million objects."""
 _FIRST_BACKOFF_S = 0.1
+_STALE_S = 1.0
 _DOWN_AFTER = 4
 """Objects in a row that could not be had, each after all its tries, after which the store is down."""
 _STATUS = re.compile(r"status code: (\d{3})|status: (\d{3}),")
@@ -64,15 +66,25 @@ class Stores:
         self._stores: dict[str, Any] = {}
         self._failed_in_a_row = 0
 
-    async def get(self, url: str, max_bytes: int) -> bytes:
-        """The whole object at `url`, of at most `max_bytes`. Raises HttpFailure."""
+    async def get(self, url: str, max_bytes: int, need: Need | None = None) -> bytes:
+        """The whole object at `url`, of at most `max_bytes`. Raises HttpFailure.
+
+        need: is asked for the memory of the object before it is read.
+        """
         store, key = self._at(url)
+        loop = asyncio.get_running_loop()
 
         async def read() -> bytes:
-            result = await self._obstore.get_async(store, key)
-            if result.meta["size"] > max_bytes:
-                raise HttpFailure("too-large", f"{result.meta['size']} bytes, {max_bytes} are allowed")
-            return bytes(await result.bytes_async())
+            while True:
+                result = await self._obstore.get_async(store, key)
+                size = result.meta["size"]
+                if size > max_bytes:
+                    raise HttpFailure("too-large", f"{size} bytes, {max_bytes} are allowed")
+                asked = loop.time()
+                if need:
+                    await need(size)
+                if loop.time() - asked < _STALE_S:  # else the answer may be past its limits of time
+                    return bytes(await result.bytes_async())
 
         content: bytes = await self._translated(url, read)
         return content

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
@@ -96,6 +98,17 @@ class Watch:
     def progress(self) -> None:
         """Something has come."""
         self._last = self._man.loop.time()
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """A block for which no limit holds: it waits for something on this side."""
+        end, began = self._end, self._man.loop.time()
+        self.paused, self._end = True, math.inf
+        try:
+            yield
+        finally:
+            self.paused, self._end = False, end + self._man.loop.time() - began
+            self.progress()
 
     def goes_on(self, now: float) -> bool:
         """Whether it is within its limits; else the block is left."""

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from datago_gpu.errors import SourceError
 from datago_gpu.feeder.bucket import Admitted
+from datago_gpu.feeder.budget import Budget, Claim
 from datago_gpu.feeder.fetch import Fetcher
-from datago_gpu.feeder.window import Outcome, Waits, Window
+from datago_gpu.feeder.window import Outcome, Waits, Window, Work
 from datago_gpu.geometry import whole
 from datago_gpu.sources.base import SampleRef, Skipped
 from datago_gpu.sources.hedge import Hedged
@@ -29,7 +30,7 @@ from tests.servers import Answer, MisbehavingServer
 WAIT_S = 10
 
 
-class Work:
+class Recorder:
     """Stands where a fetch would: each call ends when the test says so, or at once with `open_`."""
 
     def __init__(self, *, open_: bool = False) -> None:
@@ -38,7 +39,7 @@ class Work:
         self.most_under_way = 0
         self.cancelled = 0
 
-    async def __call__(self, refs: list[SampleRef]) -> list[Outcome]:
+    async def __call__(self, refs: list[SampleRef], claim: Claim) -> list[Outcome]:
         ended = asyncio.Event()
         self.waiting.update((ref.index, ended) for ref in refs)
         self.most_under_way = max(self.most_under_way, len(self.waiting))
@@ -82,7 +83,7 @@ class Stream:
             raise self.error
 
 
-def window(stream: Stream, work: Callable[[list[SampleRef]], Awaitable[list[Outcome]]], **more: Any) -> Window:
+def window(stream: Stream, work: Work, **more: Any) -> Window:
     settings = {"size": 4, "most_bytes": 2**30, "chunk": 1, "workers": 8, "ordered": True,
                 "launched": lambda _ref: None, "waits": Waits()}  # fmt: skip
     return Window(stream.refs(), work, **{**settings, **more})
@@ -117,7 +118,7 @@ def index_of(each: Outcome) -> int:
 
 def test_results_come_in_the_order_of_the_references_whatever_ends_first() -> None:
     async def main() -> None:
-        work = Work()
+        work = Recorder()
         async with window(Stream(4), work) as ahead:
             results = asyncio.create_task(collect(ahead))
             await settle()
@@ -131,7 +132,7 @@ def test_results_come_in_the_order_of_the_references_whatever_ends_first() -> No
 
 def test_unordered_results_come_as_they_end() -> None:
     async def main() -> None:
-        work = Work()
+        work = Recorder()
         async with window(Stream(4), work, ordered=False) as ahead:
             results = asyncio.create_task(collect(ahead))
             await settle()
@@ -147,7 +148,7 @@ def test_unordered_results_come_as_they_end() -> None:
 @pytest.mark.parametrize(("size", "workers"), [(1, 8), (4, 8), (8, 3)])
 def test_no_more_than_the_window_and_the_workers_are_under_way(ordered: bool, size: int, workers: int) -> None:
     async def main() -> None:
-        work, stream = Work(), Stream(20)
+        work, stream = Recorder(), Stream(20)
         async with window(stream, work, size=size, workers=workers, ordered=ordered) as ahead:
             results = asyncio.create_task(collect(ahead))
             for _ in range(20):
@@ -164,7 +165,7 @@ def test_no_more_than_the_window_and_the_workers_are_under_way(ordered: bool, si
 
 def test_nothing_is_fetched_ahead_of_a_slow_taker_beyond_the_window() -> None:
     async def main() -> None:
-        work, stream = Work(open_=True), Stream(100)
+        work, stream = Recorder(open_=True), Stream(100)
         async with window(stream, work, size=4) as ahead:
             results = ahead.results()
             for taken in range(10):
@@ -182,7 +183,7 @@ def test_the_fewer_are_fetched_ahead_the_larger_they_are(ordered: bool, chunk: i
     large, small, changes_at = bytes(2**20), b"small", 200
     under_way: dict[int, int] = {}
 
-    async def work(refs: list[SampleRef]) -> list[Outcome]:
+    async def work(refs: list[SampleRef], _claim: Claim) -> list[Outcome]:
         return [admitted(ref, large if ref.index < changes_at else small) for ref in refs]
 
     async def main() -> None:
@@ -208,7 +209,7 @@ def test_the_fewer_are_fetched_ahead_the_larger_they_are(ordered: bool, chunk: i
 def test_skips_of_the_source_take_part_in_the_order_and_in_the_bound(ordered: bool) -> None:
     async def main() -> None:
         stream = Stream(1000, skips=frozenset(range(1, 1000)))
-        async with window(stream, Work(open_=True), ordered=ordered) as ahead:
+        async with window(stream, Recorder(open_=True), ordered=ordered) as ahead:
             await settle()
             assert stream.listed <= 4 + 1
             seen = await collect(ahead)
@@ -221,7 +222,7 @@ def test_skips_of_the_source_take_part_in_the_order_and_in_the_bound(ordered: bo
 @pytest.mark.parametrize("ordered", [True, False])
 def test_wanting_nothing_holds_the_stream_and_wanting_more_goes_on(ordered: bool, chunk: int) -> None:
     async def main() -> None:
-        work = Work(open_=True)
+        work = Recorder(open_=True)
         async with window(Stream(7), work, ordered=ordered, chunk=chunk) as ahead:
             ahead.want(0)
             results = asyncio.create_task(collect(ahead))
@@ -238,7 +239,7 @@ def test_wanting_nothing_holds_the_stream_and_wanting_more_goes_on(ordered: bool
 @pytest.mark.parametrize("wanted", [1, 3, 100])
 def test_no_more_than_is_wanted_is_under_way(chunk: int, wanted: int) -> None:
     async def main() -> None:
-        work = Work(open_=True)
+        work = Recorder(open_=True)
         async with window(Stream(30), work, size=12, chunk=chunk) as ahead:
             ahead.want(wanted)
             assert await collect(ahead) == list(range(30))
@@ -252,7 +253,7 @@ def test_no_more_than_is_wanted_is_under_way(chunk: int, wanted: int) -> None:
 def test_an_error_of_the_stream_is_raised_behind_everything_before_it(ordered: bool, chunk: int) -> None:
     async def main() -> None:
         seen: list[int] = []
-        async with window(Stream(7, SourceError("gone")), Work(open_=True), ordered=ordered, chunk=chunk) as ahead:
+        async with window(Stream(7, SourceError("gone")), Recorder(open_=True), ordered=ordered, chunk=chunk) as ahead:
             with pytest.raises(SourceError, match="gone"):
                 await collect(ahead, seen)
         assert sorted(seen) == list(range(7))
@@ -261,7 +262,7 @@ def test_an_error_of_the_stream_is_raised_behind_everything_before_it(ordered: b
 
 
 def test_an_error_of_the_work_is_raised_in_its_place() -> None:
-    async def work(refs: list[SampleRef]) -> list[Outcome]:
+    async def work(refs: list[SampleRef], _claim: Claim) -> list[Outcome]:
         if refs[0].index == 2:
             raise RuntimeError("a bug")
         return [outcome(ref.index) for ref in refs]
@@ -280,7 +281,7 @@ def test_an_error_of_the_work_is_raised_in_its_place() -> None:
 @pytest.mark.parametrize("taken", [0, 1, 3])
 def test_leaving_early_cancels_what_is_under_way_and_leaves_no_task(ordered: bool, taken: int) -> None:
     async def main() -> None:
-        work = Work()
+        work = Recorder()
         async with window(Stream(20), work, ordered=ordered) as ahead:
             results = ahead.results()
             for index in range(taken):
@@ -312,7 +313,7 @@ def test_every_reference_comes_out_once_whatever_the_timing(
 ) -> None:
     random = Random(seed)
 
-    async def work(refs: list[SampleRef]) -> list[Outcome]:
+    async def work(refs: list[SampleRef], _claim: Claim) -> list[Outcome]:
         for _ in range(random.randrange(5)):
             await asyncio.sleep(0)
         return [
@@ -352,7 +353,7 @@ def fetch(*refs: SampleRef, **more: Any) -> list[Outcome]:
         async with HttpClient(config.http_config) as http:
             fetcher = Fetcher(config, Hedged(http, config.http_config))
             try:
-                return await asyncio.wait_for(fetcher(list(refs)), WAIT_S)
+                return await asyncio.wait_for(fetcher(list(refs), Budget(2**40).claim()), WAIT_S)
             finally:
                 fetcher.close()
 
@@ -415,7 +416,9 @@ def test_closing_does_not_wait_for_a_file_that_hangs(tmp_path: Path) -> None:
         config = file_config(tmp_path)
         async with HttpClient(config.http_config) as http:
             fetcher = Fetcher(config, Hedged(http, config.http_config))
-            task = asyncio.create_task(fetcher([SampleRef(0, "x", path=str(tmp_path / "hangs.jpg"))]))
+            task = asyncio.create_task(
+                fetcher([SampleRef(0, "x", path=str(tmp_path / "hangs.jpg"))], Budget(2**40).claim())
+            )
             await settle()
             assert not task.done()
             fetcher.close()

@@ -24,6 +24,7 @@ from datago_gpu.config import LoaderConfig, MiB
 from datago_gpu.errors import DatagoError, SourceError
 from datago_gpu.feeder import wire
 from datago_gpu.feeder.arena import aligned
+from datago_gpu.feeder.budget import Claim
 from datago_gpu.feeder.fetch import Fetcher
 from datago_gpu.feeder.pack import SKIPS_A_MESSAGE, Packer
 from datago_gpu.feeder.production import Production
@@ -68,10 +69,10 @@ class Late(Fetcher):
         super().__init__(config, http)
         self._random = random
 
-    async def __call__(self, refs: list[SampleRef]) -> list[Outcome]:
+    async def __call__(self, refs: list[SampleRef], claim: Claim) -> list[Outcome]:
         for _ in range(self._random.randrange(8)):
             await asyncio.sleep(0)
-        return await super().__call__(refs)
+        return await super().__call__(refs, claim)
 
 
 @dataclass

@@ -19,6 +19,7 @@ from datago_gpu.feeder.download.doubt import Doubts
 from datago_gpu.feeder.download.wire import Orders, Results, Setup, as_exception
 from datago_gpu.feeder.runtime import connected
 from datago_gpu.feeder.wire import post, read
+from datago_gpu.sources.base import Need
 
 __all__ = ["Crew"]
 
@@ -47,13 +48,16 @@ class Crew:
         for member in self._members:
             await member.close()
 
-    def get(self, url: str, max_bytes: int) -> Awaitable[bytes]:
-        """The whole body at `url`, of at most `max_bytes`. Raises HttpFailure."""
+    def get(self, url: str, max_bytes: int, need: Need | None = None) -> Awaitable[bytes]:
+        """The whole body at `url`, of at most `max_bytes`. Raises HttpFailure.
+
+        need: is asked for the memory of a body that is larger than FREE_BYTES.
+        """
         member = self._members[0]
         for other in self._members:
             if len(other) < len(member):
                 member = other
-        return member.order(url, max_bytes)
+        return member.order(url, max_bytes, need)
 
     def _settle(self) -> None:
         if self._doubts and not any(map(len, self._members)):
@@ -77,10 +81,12 @@ class _Member:
     ) -> None:
         self._number, self._memory, self._doubts, self._settle = number, memory, doubts, settle
         self._loop = asyncio.get_running_loop()
-        self._open: dict[int, tuple[str, asyncio.Future[bytes]]] = {}
-        """Number of an order -> the server that is asked, and what waits for it."""
+        self._open: dict[int, tuple[str, asyncio.Future[bytes], Need | None]] = {}
+        """Number of an order -> the server that is asked, what waits for it, and what is asked for its memory."""
         self._wanted: list[tuple[int, str, int]] = []
         self._taken: list[int] = []
+        self._granted: list[int] = []
+        self._asking: set[asyncio.Task[None]] = set()
         self._orders = 0
         self._writer: asyncio.StreamWriter | None = None
         self._following = self._loop.create_task(self._follow(channel, setup))
@@ -88,18 +94,19 @@ class _Member:
     def __len__(self) -> int:
         return len(self._open)
 
-    def order(self, url: str, max_bytes: int) -> asyncio.Future[bytes]:
+    def order(self, url: str, max_bytes: int, need: Need | None) -> asyncio.Future[bytes]:
         """Ask for a payload. Should the future be cancelled, it comes nevertheless, and is dropped."""
         self._soon()
         self._orders += 1
         self._wanted.append((self._orders, url, max_bytes))
         future: asyncio.Future[bytes] = self._loop.create_future()
-        self._open[self._orders] = url.partition("//")[2].partition("/")[0], future
+        self._open[self._orders] = url.partition("//")[2].partition("/")[0], future, need
         return future
 
     async def close(self) -> None:
-        self._following.cancel()
-        await asyncio.gather(self._following, return_exceptions=True)
+        for task in (self._following, *self._asking):
+            task.cancel()
+        await asyncio.gather(self._following, *self._asking, return_exceptions=True)
         if self._writer is not None:
             self._writer.close()
             await self._writer.wait_closed()
@@ -123,21 +130,40 @@ class _Member:
         for order, offset, size in results.arrived:
             self._soon()
             self._taken.append(order)
-            server, future = self._open.pop(order)
+            server, future, _ = self._open.pop(order)
             self._doubts.answered(server, now)
             if not future.done():  # it is when it was cancelled
                 future.set_result(self._memory[offset : offset + size])
         for order, failure in results.failed:
-            server, future = self._open.pop(order)
+            server, future, _ = self._open.pop(order)
             self._doubts.failed(server, now, self._number, future, as_exception(failure))
+        for order, size in results.asking:
+            task = self._loop.create_task(self._ask(order, size))
+            self._asking.add(task)
+            task.add_done_callback(self._asking.discard)
         self._settle()
+
+    async def _ask(self, order: int, size: int) -> None:
+        """Have a payload's memory counted, and let it come. Where nobody waits for the payload any more, it may."""
+        _, future, need = self._open.get(order, ("", None, None))
+        if future is not None and need is not None:
+            asking = asyncio.ensure_future(need(size))
+            await asyncio.wait((asking, future), return_when=asyncio.FIRST_COMPLETED)
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
+        self._soon()
+        self._granted.append(order)
 
     def _soon(self) -> None:
         """Write what is there, together with what else comes in this round of the loop."""
-        if not (self._wanted or self._taken):
+        if not self._has_news:
             self._loop.call_soon(self._send)
 
+    @property
+    def _has_news(self) -> bool:
+        return bool(self._wanted or self._taken or self._granted)
+
     def _send(self) -> None:
-        if self._writer is not None and (self._wanted or self._taken):
-            post(self._writer, Orders(self._wanted, self._taken))
-            self._wanted, self._taken = [], []
+        if self._writer is not None and self._has_news:
+            post(self._writer, Orders(self._wanted, self._taken, self._granted))
+            self._wanted, self._taken, self._granted = [], [], []

@@ -9,11 +9,14 @@ from __future__ import annotations
 import asyncio
 import mmap
 import os
+from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING
 
 from msgspec import msgpack
 
 from datago_gpu.feeder.arena import Room, map_memory
+from datago_gpu.feeder.budget import FREE_BYTES
 from datago_gpu.feeder.download.wire import Failure, Orders, Results, Setup, as_failure
 from datago_gpu.feeder.line import Line
 from datago_gpu.feeder.runtime import connected, http_client_type, leave_with, run
@@ -62,6 +65,9 @@ class Desk:
         self._room, self._freed = Room(len(memory)), asyncio.Event()
         self._arrived: list[tuple[int, int, int]] = []
         self._failed: list[tuple[int, Failure]] = []
+        self._asking: list[tuple[int, int]] = []
+        self._grants: dict[int, deque[asyncio.Future[None]]] = {}
+        """Number of an order -> what waits for its memory, in the order in which it was asked for."""
 
     def take(self, orders: Orders) -> None:
         """Begin what is wanted, and use again the memory of what was taken."""
@@ -69,6 +75,8 @@ class Desk:
             self._room.give_back(number)
         if orders.taken:
             self._freed.set()
+        for number in orders.granted:
+            self._grant(number)
         for order in orders.wanted:
             self._wanted.put(order)
 
@@ -77,7 +85,7 @@ class Desk:
         while True:
             number, url, max_bytes = self._wanted.take() if self._wanted else await self._wanted.get()
             try:
-                body = await self._remote.get(url, max_bytes)
+                body = await self._remote.get(url, max_bytes, partial(self._need, number))
             except HttpFailure as error:
                 self._tell()
                 self._failed.append((number, as_failure(error)))
@@ -92,12 +100,30 @@ class Desk:
             self._arrived.append((number, offset, len(body)))
             del body  # while it waits for the next, it would keep it
 
+    async def _need(self, number: int, size: int) -> None:
+        """Ask the feeder for the memory of a payload that is larger than what each may have."""
+        if size <= FREE_BYTES:
+            return
+        self._tell()
+        self._asking.append((number, size))
+        granted = self._loop.create_future()
+        self._grants.setdefault(number, deque()).append(granted)
+        await granted
+
+    def _grant(self, number: int) -> None:
+        waiting = self._grants[number]
+        granted = waiting.popleft()
+        if not waiting:
+            del self._grants[number]
+        if not granted.done():  # it is when it was cancelled: another request for the same payload was quicker
+            granted.set_result(None)
+
     def _tell(self) -> None:
         """Soon, together with what else comes in this round of the loop."""
-        if not (self._arrived or self._failed):
+        if not (self._arrived or self._failed or self._asking):
             self._loop.call_soon(self._send)
 
     def _send(self) -> None:
-        results = Results(self._arrived, self._failed)
-        self._arrived, self._failed = [], []
+        results = Results(self._arrived, self._failed, self._asking)
+        self._arrived, self._failed, self._asking = [], [], []
         post(self._writer, results)

@@ -26,6 +26,8 @@ class Orders(Struct, frozen=True, array_like=True):
     """Number, address, and the most bytes that it may have."""
     taken: list[int]
     """Numbers of payloads whose memory may be written again."""
+    granted: list[int]
+    """Numbers of payloads that may have the memory that was asked for."""
 
 
 class Failure(Struct, frozen=True, array_like=True):
@@ -46,6 +48,8 @@ class Results(Struct, frozen=True, array_like=True):
     arrived: list[tuple[int, int, int]]
     """Number, offset in the memory, bytes."""
     failed: list[tuple[int, Failure]]
+    asking: list[tuple[int, int]]
+    """Number, and the bytes that there has to be room for before it goes on."""
 
 
 def as_failure(error: HttpFailure) -> Failure:
