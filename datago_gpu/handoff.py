@@ -24,7 +24,7 @@ class Handoff(Generic[T]):
         self._items: deque[T] = deque()
         self._changed = threading.Condition()
         self._ended = False
-        self._error: BaseException | None = None
+        self._error: Exception | None = None
         self.waited_put_s = self.waited_get_s = 0.0
 
     def put(self, item: T) -> bool:
@@ -53,7 +53,7 @@ class Handoff(Generic[T]):
             error, self._error = self._error, None
             raise error or Ended
 
-    def end(self, error: BaseException | None = None) -> None:
+    def end(self, error: Exception | None = None) -> None:
         """Nothing more will be put: what is there can still be got, then `error` is raised, once, or Ended."""
         with self._changed:
             if not self._ended:  # after `close` nobody wants to know

@@ -6,9 +6,10 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import wraps
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from datago_gpu.assembly import Assembly
 from datago_gpu.batch import Batch, Sample
@@ -24,7 +25,7 @@ from datago_gpu.progress import Progress
 from datago_gpu.state import resume_from, state_of
 from datago_gpu.stats import Stage, Stats
 from datago_gpu.supervisor import Supervisor
-from datago_gpu.worker import Ready, Worker
+from datago_gpu.worker import Ready, Worker, unexpected
 
 __all__ = ["Loader"]
 
@@ -33,6 +34,23 @@ CLOSE_S = 0.8
 
 _Begun = tuple[Batch, list[int], int]
 """A batch, the indices of its samples, and how many of them were handed out one by one."""
+
+R = TypeVar("R")
+
+
+def _raising_ours(method: Callable[[Loader], R]) -> Callable[[Loader], R]:
+    """Have a method raise errors of ours alone: a foreign one becomes the cause of a DatagoError."""
+
+    @wraps(method)
+    def call(self: Loader) -> R:
+        try:
+            return method(self)
+        except (DatagoError, StopIteration):
+            raise
+        except Exception as error:
+            raise unexpected("the loader", error) from error
+
+    return call
 
 
 class Loader:
@@ -70,6 +88,7 @@ class Loader:
     def __iter__(self) -> Iterator[Batch]:
         return self
 
+    @_raising_ours
     def __next__(self) -> Batch:
         """The next batch; where `samples` was left in the middle of one, the rest of that."""
         self._refuse_other_processes()
@@ -173,12 +192,14 @@ class Loader:
         backend, feeder = self.backend, Supervisor(config, resume)
         try:
             load_decoder(backend)  # on this thread: a fork in the middle of an import on another gets half a module
-        except BaseException:
+            self._worker = Worker(feeder, lambda: _assembly(backend, config), self._ready)
+            self._worker.start()
+        except BaseException as error:
             feeder.close()
             feeder.dispose()
+            if isinstance(error, RuntimeError):  # there are too many threads already
+                raise unexpected("the start of the decoding thread", error) from error
             raise
-        self._worker = Worker(feeder, lambda: _assembly(backend, config), self._ready)
-        self._worker.start()
         self._stop = weakref.finalize(self, _stop, self._worker, self._process)
 
     def __reduce__(self) -> str:
@@ -189,6 +210,7 @@ class Loader:
         if os.getpid() != self._process:
             raise DatagoError("this Loader was made in another process: make it in the one that iterates over it")
 
+    @_raising_ours
     def _next_sample(self) -> Sample:
         with self._taking:
             batch, indices, taken = self._at_hand()

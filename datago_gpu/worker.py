@@ -16,7 +16,7 @@ from datago_gpu.handoff import Handoff
 from datago_gpu.sources.base import Position, Skipped
 from datago_gpu.supervisor import Supervisor
 
-__all__ = ["Ready", "Worker"]
+__all__ = ["Ready", "Worker", "unexpected"]
 
 UNDECODABLE = "undecodable"
 OUT_OF_MEMORY = (
@@ -40,6 +40,16 @@ class Ready:
     skipped: list[Skipped] = field(default_factory=list)
     fruitless: bool = False
     """The stream ends early, since the last passes over the source brought no sample."""
+
+
+def unexpected(what: str, error: BaseException) -> errors.DatagoError:
+    """The error to raise in place of a foreign one, which becomes its cause. what: what has failed."""
+    if isinstance(error, MemoryError):
+        wrapped = errors.DatagoError(OUT_OF_MEMORY)
+    else:
+        wrapped = errors.DatagoError(f"{what} has failed unexpectedly, with {type(error).__name__}: {error}")
+    wrapped.__cause__ = error
+    return wrapped
 
 
 class Worker(threading.Thread):
@@ -66,7 +76,7 @@ class Worker(threading.Thread):
 
     def run(self) -> None:
         """The thread's main line."""
-        error: BaseException | None = None
+        error: errors.DatagoError | None = None
         try:
             assembly = self._make_assembly()
             try:
@@ -75,11 +85,10 @@ class Worker(threading.Thread):
                 assembly.close()
         except FeederClosed:
             pass
-        except MemoryError as problem:
-            error = errors.DatagoError(OUT_OF_MEMORY)
-            error.__cause__ = problem
-        except BaseException as problem:
+        except errors.DatagoError as problem:
             error = problem
+        except BaseException as problem:
+            error = unexpected("decoding", problem)
         self._ready.end(error)
         self._feeder.close()
         self._feeder.dispose()
@@ -94,7 +103,7 @@ class Worker(threading.Thread):
             fruitless = isinstance(ended, wire.Ended) and ended.fruitless
             self._ready.put(Ready(None, skipped=self._take_skips(), fruitless=fruitless))
         if isinstance(ended, wire.Failed):
-            raise getattr(errors, ended.kind)(ended.message)
+            raise getattr(errors, ended.kind, errors.DatagoError)(ended.message)
 
     def _follow(self, assembly: Assembly) -> _End | None:
         """Keep the decoder filled; while the feeder has nothing new, hand on what is decoded. None: the trainer closed.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -11,6 +10,7 @@ from typing import Any, TypeVar
 from datago_gpu.config import LoaderConfig, MiB
 from datago_gpu.decode.allowance import Allowance
 from datago_gpu.errors import SourceError
+from datago_gpu.eventloop import call_in_thread
 from datago_gpu.feeder.admit import Admission, without_image
 from datago_gpu.feeder.bucket import Admitted
 from datago_gpu.feeder.budget import FREE_BYTES, Claim
@@ -188,7 +188,7 @@ class Fetcher:
         return await self._remote.get(renewed, self._limits.payload, claim.need)
 
     async def _on_thread(self, work: Callable[..., T], *arguments: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
+        return await call_in_thread(self._threads, work, *arguments)
 
     @staticmethod
     def _lost(ref: SampleRef, failure: HttpFailure, what: str = "") -> Skipped:

@@ -102,9 +102,9 @@ class Packer:
         """Say that the stream is complete. fruitless: it ends since its last epochs brought no sample."""
         await self._write(wire.Ended(self._take_skips(), counts, fruitless))
 
-    async def fail(self, kind: str, message: str) -> None:
-        """Say that the stream ends early."""
-        await self._write(wire.Failed(kind, message, self._take_skips()))
+    def fail(self, kind: str, message: str) -> None:
+        """Say that the stream ends early. To be called from the event loop; what follows does not count."""
+        wire.post(self._writer, wire.Failed(kind, message, self._take_skips()))
 
     async def _take(self, size: int) -> int:
         while True:

@@ -7,7 +7,6 @@ first socket, or that process.
 
 from __future__ import annotations
 
-import asyncio
 import mmap
 import os
 import traceback
@@ -18,6 +17,7 @@ from msgspec import msgpack
 
 from datago_gpu.config import LoaderConfig
 from datago_gpu.errors import DatagoError
+from datago_gpu.eventloop import catch_lost_errors, guarded, watched
 from datago_gpu.feeder import wire
 from datago_gpu.feeder.arena import map_memory
 from datago_gpu.feeder.fetch import Fetcher
@@ -40,23 +40,35 @@ def main(socket_descriptor: int, arena_descriptor: int, parent: int, *links: int
 
 
 async def _serve(channel: int, memory: mmap.mmap, parent: int, links: _Links) -> None:
-    guards = [asyncio.create_task(leave_with(parent))]
+    guards = [watched(leave_with(parent))]
     reader, writer = await connected(channel)
     start = msgpack.decode(await wire.read(reader), type=wire.Start)
     config = LoaderConfig.load(start.config)
     packer = Packer(reader, writer, memory, Limits.of(config))
-    guards.append(asyncio.create_task(_leave_with_the_socket(packer)))
+
+    def fail(error: BaseException) -> None:
+        packer.fail(*_words(error, config))
+
+    catch_lost_errors(fail)
+    guards.append(watched(_leave_with_the_socket(packer)))
     try:
-        await _produce(config, start.resume, packer, links)
-    except DatagoError as error:
-        await packer.fail(type(error).__name__, config.redacted(str(error)))
+        await guarded(_produce(config, start.resume, packer, links))
     except Exception as error:
-        what = "is out of memory" if isinstance(error, MemoryError) else "failed"
-        await packer.fail("FeederError", config.redacted(f"the feeder process {what}:\n{traceback.format_exc()}"))
-    for guard in guards:
-        guard.cancel()
-    writer.close()
-    await writer.wait_closed()
+        fail(error)
+    finally:
+        for guard in guards:
+            guard.cancel()
+        writer.close()
+        await writer.wait_closed()
+
+
+def _words(error: BaseException, config: LoaderConfig) -> tuple[str, str]:
+    """Kind and message of the error that the trainer is to raise."""
+    if isinstance(error, DatagoError):
+        return type(error).__name__, config.redacted(str(error))
+    what = "is out of memory" if isinstance(error, MemoryError) else "failed"
+    shown = "".join(traceback.format_exception(error))
+    return "FeederError", config.redacted(f"the feeder process {what}:\n{shown}")
 
 
 async def _produce(config: LoaderConfig, resume: wire.Resume, packer: Packer, links: _Links) -> None:

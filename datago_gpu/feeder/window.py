@@ -12,6 +12,7 @@ from typing import Self
 from msgspec import Struct
 
 from datago_gpu.config import MiB
+from datago_gpu.eventloop import as_exception, is_ending, watched
 from datago_gpu.feeder.bucket import Admitted
 from datago_gpu.feeder.budget import FREE_BYTES, Budget, Claim
 from datago_gpu.feeder.line import Line
@@ -85,7 +86,7 @@ class Window:
 
     async def __aenter__(self) -> Self:
         self._launcher = asyncio.create_task(self._launch())
-        self._tasks = [self._launcher, *(asyncio.create_task(self._serve()) for _ in range(self._workers))]
+        self._tasks = [self._launcher, *(watched(self._serve()) for _ in range(self._workers))]
         return self
 
     async def __aexit__(
@@ -95,6 +96,10 @@ class Window:
             task.cancel()
         self._budget.close()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        while self._results:
+            result = self._results.take()
+            if result is not None and result.done():
+                result.exception()  # nobody wants it any more, and asyncio need not say so
 
     def want(self, count: int) -> None:
         """Bound what is under way by what can still be used, which may be nothing."""
@@ -136,8 +141,10 @@ class Window:
                 sizes = sizes_of(outcomes)
                 result.set_result((outcomes, sizes))
                 del outcomes
-            except Exception as error:  # it is raised where the result is taken
-                result.set_exception(error)
+            except BaseException as error:
+                if is_ending(error):
+                    raise
+                result.set_exception(as_exception(error))  # it is raised where the result is taken
             claim.settle(sum(sizes))
             self._unfinished -= 1
             if not self._ordered:
@@ -149,8 +156,10 @@ class Window:
         problem: Exception | None = None
         try:
             await self._launch_all()
-        except Exception as error:  # not when cancelled: then nobody takes results any more
-            problem = error
+        except BaseException as error:
+            if is_ending(error):  # then nobody takes results any more
+                raise
+            problem = as_exception(error)
         await self._start_collected()
         self._all_launched = True
         self._end_when_done()

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable
 from itertools import islice
 
+from datago_gpu.eventloop import as_exception
 from datago_gpu.sources.base import SampleRef, Skipped
 from datago_gpu.sources.opened import OpenShard
 from datago_gpu.sources.pipe import Budget, Outlet
@@ -66,8 +67,8 @@ class Ahead:
                 return
             try:
                 opened = self._opener(shard, Outlet(self._loop, self._budget, turn), self._note_arrival)
-            except Exception as error:  # raised in its turn
-                self._problem = error
+            except BaseException as error:  # raised in its turn
+                self._problem = as_exception(error)
                 return
             self._arriving += 1
             self._open.append(opened)

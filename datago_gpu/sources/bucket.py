@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from datago_gpu.config import FileSource, LoaderConfig
 from datago_gpu.errors import SourceError
+from datago_gpu.eventloop import call_in_thread
 from datago_gpu.redact import without_query
 from datago_gpu.sources.barren import Barren
 from datago_gpu.sources.base import Position, Refs, SampleRef, parsed_cursor
@@ -64,7 +64,7 @@ class Bucket:
             if not len(listing):
                 raise no_images(self._shown())
             self._listing = listing
-        mine = await asyncio.to_thread(self._shuffle.share, len(self._listing), start.epoch)
+        mine = await call_in_thread(None, self._shuffle.share, len(self._listing), start.epoch)
         for index in range(start.index, len(mine)):
             yield self._ref(index, self._listing[int(mine[index])], "")
 

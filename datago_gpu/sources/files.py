@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 from array import array
@@ -11,6 +10,7 @@ from contextlib import aclosing
 
 from datago_gpu.config import FileSource, LoaderConfig
 from datago_gpu.errors import SourceError
+from datago_gpu.eventloop import call_in_thread
 from datago_gpu.sources.base import Position, Refs, SampleRef, shown_path, utf8_text
 from datago_gpu.sources.folders import EXTENSIONS, Listed, walk
 from datago_gpu.sources.local import Patience
@@ -63,7 +63,7 @@ class Files:
                         yield folder.unreadable
                     listing.extend(folder.images)
             self._listing = listing
-        mine = await asyncio.to_thread(self._shuffle.share, len(self._listing), start.epoch)
+        mine = await call_in_thread(None, self._shuffle.share, len(self._listing), start.epoch)
         for index in range(start.index, len(mine)):
             yield self._ref(index, self._listing[int(mine[index])])
 

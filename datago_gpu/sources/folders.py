@@ -6,7 +6,6 @@ links end, and a link to a folder that is listed anyway adds nothing.
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import os
 from collections.abc import AsyncGenerator
@@ -14,6 +13,7 @@ from functools import partial
 from typing import Literal, NamedTuple
 
 from datago_gpu.errors import SourceError
+from datago_gpu.eventloop import call_in_thread
 from datago_gpu.sources.base import Skipped, shown_path
 from datago_gpu.sources.local import Patience
 
@@ -50,7 +50,7 @@ async def walk(root: str, patience: Patience, *, follow_links: bool) -> AsyncGen
     while waiting:
         folder, real = waiting.pop()
         try:
-            entries = await asyncio.to_thread(patience, partial(_entries, folder, follow_links))
+            entries = await call_in_thread(None, patience, partial(_entries, folder, follow_links))
         except OSError as error:
             if folder == root:
                 raise SourceError(f"cannot list {shown_path(root)}: {error.strerror}; check root_path") from error

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from datago_gpu.config import HttpConfig
+from datago_gpu.eventloop import watched
 from datago_gpu.sources.base import Need
 from datago_gpu.sources.failure import HttpFailure
 from datago_gpu.sources.http import HttpClient
@@ -99,7 +100,7 @@ class Hedged:
             self._credit -= 1
             self.extra += 1
             request.asked = now
-            twin = self._loop.create_task(self._ask_too(request))
+            twin = watched(self._ask_too(request))
             request.twins = [*request.twins, twin]
             self._twins.add(twin)
             twin.add_done_callback(self._twins.discard)

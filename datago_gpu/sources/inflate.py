@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import zlib
 from collections.abc import Iterator, Sequence
 
+from datago_gpu.eventloop import call_in_thread
 from datago_gpu.sources.failure import Unreadable
 
 __all__ = ["inflate", "joined"]
@@ -31,7 +31,7 @@ async def inflate(blocks: Sequence[bytes], most: int) -> bytes:
     pieces: list[bytes] = []
     calls = _calls(blocks, most)
     if not _advance(calls, pieces, _FIRST_CALLS, _FIRST_STEP_BYTES):
-        while not await asyncio.to_thread(_advance, calls, pieces, _STEP_CALLS, _STEP_BYTES):
+        while not await call_in_thread(None, _advance, calls, pieces, _STEP_CALLS, _STEP_BYTES):
             pass
     return await joined(pieces)
 
@@ -42,7 +42,7 @@ async def joined(pieces: Sequence[bytes]) -> bytes:
         return pieces[0]
     if sum(map(len, pieces)) <= _JOINED_AT_ONCE:
         return b"".join(pieces)
-    return await asyncio.to_thread(b"".join, pieces)
+    return await call_in_thread(None, b"".join, pieces)
 
 
 def _advance(calls: Iterator[bytes], pieces: list[bytes], most_calls: int, most_bytes: int) -> bool:

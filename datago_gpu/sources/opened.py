@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
+from datago_gpu.eventloop import as_exception, guarded
 from datago_gpu.sources.base import SampleRef, Skipped, utf8_text
 from datago_gpu.sources.compression import DAMAGED, named_format, plain
 from datago_gpu.sources.links import Links
@@ -92,8 +93,8 @@ class OpenShard:
             self._unpack()
         except GivenUp:
             pass
-        except Exception as problem:  # raised where the samples are taken
-            error = problem
+        except BaseException as problem:  # raised where the samples are taken
+            error = as_exception(problem)
         self._outlet.end(error)
         with suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(self._note_end)
@@ -163,7 +164,7 @@ def sample_bytes(sample: SampleRef | Skipped) -> int:
 
 async def _pump(supply: Supply, pipe: Pipe) -> None:
     try:
-        await supply(pipe.put)
+        await guarded(supply(pipe.put))
     except Exception as error:  # raised behind the samples that came before it
         pipe.end(error)
     else:

@@ -6,13 +6,13 @@ time: a page of 16 KiB may unpack to millions of entries.
 
 from __future__ import annotations
 
-import asyncio
 import json
 from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta, Raw, Struct
 
+from datago_gpu.eventloop import call_in_thread
 from datago_gpu.sources.pieces import NotJson, TooMany, cut
 
 __all__ = ["AnyEntry", "Details", "Entry", "Latent", "NotAPage", "OddEntry", "Page", "most_entries", "read_page"]
@@ -141,7 +141,7 @@ async def read_page(body: bytes, most: int) -> Page:
             if len(page.results) > most:
                 raise NotAPage(f"a page of more than {most} entries")
             return page
-    return await asyncio.to_thread(_patient, body, most)
+    return await call_in_thread(None, _patient, body, most)
 
 
 def _patient(body: bytes, most: int) -> Page:

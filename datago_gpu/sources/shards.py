@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Callable
 from contextlib import aclosing, suppress
@@ -15,6 +14,7 @@ from msgspec import Struct
 
 from datago_gpu.config import HttpConfig, LoaderConfig, MiB
 from datago_gpu.errors import SourceError
+from datago_gpu.eventloop import call_in_thread
 from datago_gpu.redact import without_query
 from datago_gpu.shard_config import WebDatasetSource, without_login
 from datago_gpu.sources.addresses import (
@@ -66,7 +66,7 @@ async def list_shards(
     config: LoaderConfig, source: WebDatasetSource, http: HttpClient, stores: Callable[[], Stores]
 ) -> list[Shard]:
     """All shards that the setting `url` names, in its order. Raises SourceError."""
-    given = await asyncio.to_thread(expanded, source.url, config.absolute)
+    given = await call_in_thread(None, expanded, source.url, config.absolute)
     named, logins = list[str](), dict[str, str]()
     for address in given:
         plain, login = without_login(address) if is_http(address) else (address, "")
@@ -139,7 +139,7 @@ async def _in_listing(address: str, headers: dict[str, str] | None, limits: Http
     for _ in range(_MOST_PAGES):
         answer = await http.get(url, max_bytes=limits.max_page_mb * MiB, headers=headers, compressed=True)
         try:
-            page = await asyncio.to_thread(_page, answer.body, url, room)
+            page = await call_in_thread(None, _page, answer.body, url, room)
         except TooMany:
             raise SourceError(f"{without_query(address)}: a listing of more than {MOST_SHARDS} shards") from None
         except (NotJson, ValueError, RecursionError):

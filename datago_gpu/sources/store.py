@@ -21,7 +21,9 @@ from msgspec import Struct
 
 from datago_gpu.config import HttpConfig
 from datago_gpu.errors import ConfigError
+from datago_gpu.eventloop import is_ending, started
 from datago_gpu.redact import without_query
+from datago_gpu.settings import without_secrets
 from datago_gpu.source_config import STORE_SCHEMES
 from datago_gpu.sources.base import Need
 from datago_gpu.sources.failure import HttpFailure
@@ -38,6 +40,17 @@ _FIRST_BACKOFF_S = 0.1
 _STALE_S = 1.0
 _DOWN_AFTER = 4
 """Objects in a row that could not be had, each after all its tries, after which the store is down."""
+_CLIENT_OPTIONS = frozenset(
+    (
+        *("allow_http", "allow_invalid_certificates", "connect_timeout", "default_content_type", "http1_only"),
+        *("http2_keep_alive_interval", "http2_keep_alive_timeout", "http2_keep_alive_while_idle", "http2_only"),
+        *("pool_idle_timeout", "pool_max_idle_per_host", "proxy_url", "proxy_ca_certificate", "proxy_excludes"),
+        *("randomize_addresses", "read_timeout", "root_certificate", "timeout", "user_agent"),
+    )
+)
+"""Options of obstore's HTTP client. obstore takes them apart from those of a store, among which it panics."""
+_PREFIX = re.compile(r"^(aws|google|azure)_")
+_PANIC_HINT = "does the endpoint in storage_options or the environment begin with http:// or https://?"
 _STATUS = re.compile(r"status code: (\d{3})|status: (\d{3}),")
 
 
@@ -103,7 +116,7 @@ class Stores:
             while begin < size or coming:
                 while begin < size and len(coming) < _PARTS_AHEAD:
                     end = min(begin + _PART_BYTES, size)
-                    coming.append(asyncio.create_task(self._part(url, store, key, (begin, end), tag)))
+                    coming.append(started(self._part(url, store, key, (begin, end), tag)))
                     begin = end
                 await sink(await coming.popleft())
         finally:
@@ -155,13 +168,7 @@ class Stores:
         from obstore.store import from_url
 
         limits = self._config
-        client = {
-            "connect_timeout": timedelta(seconds=limits.connect_timeout_s),
-            "read_timeout": timedelta(seconds=limits.stall_timeout_s),
-            "timeout": timedelta(seconds=limits.total_timeout_s),
-            "allow_http": any(value.startswith("http://") for value in self._options.values())
-            or any(value.startswith("http://") for name, value in os.environ.items() if "ENDPOINT" in name),
-        }
+        config, client = self._sorted_options()
         retries = {
             "max_retries": limits.max_tries - 1,
             "backoff": {  # it panics where the longest is below the first
@@ -170,20 +177,46 @@ class Stores:
             },
             "retry_timeout": timedelta(seconds=limits.total_timeout_s),
         }
-        options: dict[str, Any] = {"config": dict(self._options)} if self._options else {}
+        options: dict[str, Any] = {"config": config} if config else {}
         if root.startswith("s3://") and self._wants_profile():
             from obstore.auth.boto3 import Boto3CredentialProvider
 
             options["credential_provider"] = Boto3CredentialProvider()
         try:
             return from_url(root, client_options=client, retry_config=retries, **options)  # type: ignore[call-overload]
-        except (self._obstore.exceptions.BaseError, ValueError, TypeError) as error:
-            kind = type(error).__name__  # its text may repeat the options
+        except BaseException as error:  # obstore panics at some options
+            if is_ending(error) or isinstance(error, MemoryError):
+                raise
+            words = self._words(error)
         names = ", ".join(self._options) or "none"
         raise ConfigError(
-            f"{without_query(root)} cannot be opened ({kind}): check the address, the environment and "
+            f"{without_query(root)} cannot be opened ({words}): check the address, the environment and "
             f"source_config.storage_options (given: {names})"
         )
+
+    def _sorted_options(self) -> tuple[dict[str, str], dict[str, Any]]:
+        """The options of the store, and those of its HTTP client, where the user's replace ours."""
+        limits = self._config
+        store: dict[str, str] = {}
+        client: dict[str, Any] = {
+            "connect_timeout": timedelta(seconds=limits.connect_timeout_s),
+            "read_timeout": timedelta(seconds=limits.stall_timeout_s),
+            "timeout": timedelta(seconds=limits.total_timeout_s),
+            "allow_http": any(value.startswith("http://") for value in self._options.values())
+            or any(value.startswith("http://") for name, value in os.environ.items() if "ENDPOINT" in name),
+        }
+        for name, value in self._options.items():
+            plain = _PREFIX.sub("", name.lower())
+            if plain in _CLIENT_OPTIONS:
+                client[plain] = value
+            else:
+                store[name] = value
+        return store, client
+
+    def _words(self, error: BaseException) -> str:
+        """What an error of obstore's says, less what it repeats of the options."""
+        first, *_ = str(error).splitlines() or [""]
+        return without_secrets(f"{type(error).__name__}: {first}".rstrip(": "), self._options.values())
 
     def _wants_profile(self) -> bool:
         """Whether the keys of S3 are in the files of the AWS command line, which obstore itself does not read."""
@@ -211,7 +244,11 @@ class Stores:
             failure = _meaning(url, error, self._obstore.exceptions)
         except (OSError, ValueError) as error:
             failure = _failure(url, "bad-url", type(error).__name__)
-        silent = failure.reason in ("connection", "timeout") or failure.status >= 500
+        except BaseException as error:  # obstore panics where an endpoint is no address, for one
+            if is_ending(error) or isinstance(error, MemoryError):
+                raise
+            failure = _failure(url, "store-failed", f"obstore has failed, {self._words(error)}: {_PANIC_HINT}")
+        silent = failure.reason in ("connection", "timeout", "store-failed") or failure.status >= 500
         self._failed_in_a_row = self._failed_in_a_row + 1 if silent else 0
         failure.down = self._failed_in_a_row >= _DOWN_AFTER
         raise failure

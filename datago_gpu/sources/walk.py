@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from datago_gpu.errors import SourceError
+from datago_gpu.eventloop import started
 from datago_gpu.sources.api import DataroomApi
 from datago_gpu.sources.http import without_query
 from datago_gpu.sources.pages import AnyEntry, Page
@@ -41,7 +42,7 @@ class Tasks:
         await self.cancel()
 
     def start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        task = asyncio.create_task(work)
+        task = started(work)
         self._tasks.add(task)
         return task
 

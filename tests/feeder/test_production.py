@@ -187,7 +187,7 @@ def stream(
             try:
                 await Production(config, resume, source or Files(config), fetcher, packer).run()
             except DatagoError as error:
-                await packer.fail(type(error).__name__, str(error))
+                packer.fail(type(error).__name__, str(error))
             finally:
                 fetcher.close()
 

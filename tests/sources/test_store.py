@@ -250,6 +250,42 @@ def test_what_obstore_does_not_take_is_a_config_error_without_its_value() -> Non
     assert SECRET not in str(caught.value)
 
 
+class Panic(BaseException):
+    """As obstore's own, which is no Exception."""
+
+
+def test_options_of_the_client_are_taken_like_those_of_the_store(s3: str) -> None:
+    more = {"allow_http": "true", "AWS_TIMEOUT": "20s", "connect_timeout": "5s", "user_agent": "me"}
+    assert len(keys("s3://mine/train", storage_options={**options(s3), **more})) == 30
+
+
+@pytest.mark.parametrize("wrong", [{"allow_http": SECRET}, {"timeout": SECRET}, {"no_such_option": SECRET}])
+def test_an_option_that_obstore_refuses_is_told_without_its_value(s3: str, wrong: dict[str, str]) -> None:
+    with pytest.raises(ConfigError, match=r"^s3://mine cannot be opened \(.+\): .* \(given: ") as caught:
+        keys("s3://mine/train", storage_options={**options(s3), **wrong})
+    assert SECRET not in str(caught.value)
+
+
+def test_a_panic_of_obstore_is_an_error_with_its_words(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def panic(*_: object, **__: object) -> None:
+        raise Panic(f"at {SECRET}\nand more")
+
+    monkeypatch.setattr("obstore.get_async", panic)
+    failure = failing(s3, lambda stores: stores.get("s3://mine/a", 9))
+    assert failure.reason == "store-failed"
+    assert failure.detail.startswith("obstore has failed, Panic: at ***: does the endpoint in storage_options")
+    monkeypatch.setattr("obstore.store.from_url", panic)
+    with pytest.raises(ConfigError, match=r"cannot be opened \(Panic: at \*\*\*\)"):
+        using(s3, lambda stores: stores.get("s3://mine/a", 9))
+
+
+def test_an_endpoint_that_is_no_address_is_told_and_not_waited_for() -> None:
+    source = {"url": "s3://mine/a.tar", "storage_options": options("127.0.0.1:9")}
+    loader = Loader({"source_type": "webdataset", "source_config": source}, device="cpu", backend="pillow")
+    with loader, pytest.raises(SourceError, match=r"RustPanic.*http://"):
+        list(loader)
+
+
 def test_without_obstore_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     def without(name: str, *arguments: Any) -> Any:
         if name.startswith("obstore"):

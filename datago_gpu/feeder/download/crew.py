@@ -14,6 +14,7 @@ import msgspec
 from msgspec import msgpack
 
 from datago_gpu.config import HttpConfig
+from datago_gpu.eventloop import is_ending
 from datago_gpu.feeder.arena import map_memory
 from datago_gpu.feeder.download.doubt import Doubts
 from datago_gpu.feeder.download.wire import Orders, Results, Setup, as_exception
@@ -121,7 +122,9 @@ class _Member:
                 self._take(decoder.decode(await read(reader)))
         except (asyncio.IncompleteReadError, ConnectionError):
             print("a process that downloads for it has ended", file=sys.stderr, flush=True)
-        except Exception:  # an error of ours: nobody would hear of it in a task
+        except BaseException as error:  # an error of ours: nobody would hear of it in a task
+            if is_ending(error):
+                raise
             traceback.print_exc()
         os._exit(1)
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import mmap
 import os
+import traceback
 from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING
 
 from msgspec import msgpack
 
+from datago_gpu.eventloop import catch_lost_errors, guarded
 from datago_gpu.feeder.arena import Room, map_memory
 from datago_gpu.feeder.budget import FREE_BYTES
 from datago_gpu.feeder.download.wire import Failure, Orders, Results, Setup, as_failure
@@ -37,6 +39,7 @@ def main(socket_descriptor: int, memory_descriptor: int, parent: int) -> None:
 
 
 async def _serve(channel: int, memory: mmap.mmap, parent: int, client: type[HttpClient]) -> None:
+    catch_lost_errors(_leave)
     reader, writer = await connected(channel)
     async with asyncio.TaskGroup() as tasks:  # an error in any of them ends all
         tasks.create_task(leave_with(parent))
@@ -53,6 +56,12 @@ async def _serve(channel: int, memory: mmap.mmap, parent: int, client: type[Http
                     desk.take(orders.decode(await read(reader)))
         except (asyncio.IncompleteReadError, ConnectionError):  # the feeder is gone
             os._exit(0)
+
+
+def _leave(error: BaseException) -> None:
+    """End this process with an error as its last words."""
+    traceback.print_exception(error)
+    os._exit(1)
 
 
 class Desk:
@@ -85,7 +94,7 @@ class Desk:
         while True:
             number, url, max_bytes = self._wanted.take() if self._wanted else await self._wanted.get()
             try:
-                body = await self._remote.get(url, max_bytes, partial(self._need, number))
+                body = await guarded(self._remote.get(url, max_bytes, partial(self._need, number)))
             except HttpFailure as error:
                 self._tell()
                 self._failed.append((number, as_failure(error)))
