@@ -6,10 +6,11 @@ The feeder's main coroutine runs in this process, and one function of it raises 
 from __future__ import annotations
 
 import asyncio
-import importlib
 import inspect
 import mmap
 import os
+import pkgutil
+import re
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -19,6 +20,7 @@ from typing import Any
 import msgspec
 import pytest
 
+import datago_gpu
 from datago_gpu import eventloop
 from datago_gpu.config import LoaderConfig, MiB
 from datago_gpu.eventloop import Abrupt
@@ -64,7 +66,7 @@ def endless_files(root: Path, server: MisbehavingServer, **more: Any) -> LoaderC
 Make = Callable[..., LoaderConfig]
 PLACES: dict[str, tuple[Make, dict[str, Any]]] = {
     "sources.files.Files.refs": (files, {}),
-    "sources.files._list_folder": (files, {}),
+    "sources.folders._entries": (files, {}),
     "sources.permutation.Shuffle.share": (files, {"random_sampling": True}),
     "feeder.fetch.Fetcher.__call__": (files, {}),
     "feeder.fetch.Fetcher._read": (files, {}),
@@ -83,7 +85,7 @@ PLACES: dict[str, tuple[Make, dict[str, Any]]] = {
     "sources.store.Stores.listed": (in_object_storage, {"url": "s3://bucket/prefix/"}),
     "sources.api.DataroomApi.page": (dataroom, {}),
     "sources.api.DataroomApi.count": (whole_dataroom, {"check_count": True}),
-    "sources.api.parse_page": (dataroom, SHUFFLED),
+    "sources.api.read_page": (dataroom, SHUFFLED),
     "sources.hedge.Hedged.get": (dataroom, {}),
     "sources.http.HttpClient.get": (dataroom, {"random_sampling": True, "random_method": "server"}),
 }
@@ -92,8 +94,7 @@ PLACES: dict[str, tuple[Make, dict[str, Any]]] = {
 def broken(name: str, error: type[BaseException], at: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Have a function of the package raise at its call number `at`. Returns a list that holds that number then."""
     place = f"datago_gpu.{name}"
-    owner, _, attribute = place.rpartition(".")
-    original = getattr(importlib.import_module(owner), attribute) if owner.islower() else _member(owner, attribute)
+    original = pkgutil.resolve_name(place)
     calls, raised = [0], list[int]()
 
     def count() -> None:
@@ -117,11 +118,6 @@ def broken(name: str, error: type[BaseException], at: int, monkeypatch: pytest.M
 
         monkeypatch.setattr(place, called)
     return raised
-
-
-def _member(owner: str, attribute: str) -> Any:
-    module, _, kind = owner.rpartition(".")
-    return getattr(getattr(importlib.import_module(module), kind), attribute)
 
 
 def end_of(config: LoaderConfig) -> wire.Ended | wire.Failed:
@@ -233,6 +229,14 @@ def test_what_asyncio_cannot_carry_is_the_cause_of_what_it_can(error: type[BaseE
             assert given in (caught.value, caught.value.__cause__)
 
     asyncio.run(main())
+
+
+def test_only_one_place_hands_work_to_threads() -> None:
+    """asyncio's own ways lose a StopIteration, and with it whoever waits."""
+    package = Path(datago_gpu.__file__).parent
+    files = [path for folder in ("feeder", "sources") for path in (package / folder).rglob("*.py")]
+    assert len(files) > 50
+    assert [path for path in files if re.search(r"to_thread|run_in_executor", path.read_text())] == []
 
 
 def test_a_task_that_is_told_to_end_ends() -> None:
