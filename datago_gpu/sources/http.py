@@ -15,14 +15,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import random
 import socket
 import ssl
 from collections import deque
 from collections.abc import Awaitable, Callable, Container, Coroutine, Mapping
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import Any, NoReturn, Self, TypeVar
 from urllib.parse import urljoin
@@ -40,7 +37,9 @@ from datago_gpu.sources.base import Need
 from datago_gpu.sources.body import Body
 from datago_gpu.sources.failure import DOWN_AFTER, HttpFailure, Try, Unreadable, means_down
 from datago_gpu.sources.local import exhausted
+from datago_gpu.sources.retry_after import ComeBack, retry_after_s
 from datago_gpu.sources.stream import Flow
+from datago_gpu.sources.transport import meaning_of
 from datago_gpu.sources.watch import Connector, Watch, Watchman
 
 __all__ = ["Counters", "HttpClient", "HttpFailure", "Response", "origin_of", "without_query"]
@@ -54,28 +53,10 @@ _FIRST_BACKOFF_S = 0.5
 _ERROR_TEXT_BYTES = 16 * 1024
 """How much of an error's body is read, for its message and to keep the connection."""
 _DNS_TTL_S = 10
-_QUIET_S = 60.0
-"""How long a server has to have asked for no wait, until a further one is worth a word in the log."""
-
+_HEADER_BYTES = 64 * 1024
+"""Of one line of an answer's head: some servers send policies and addresses of tens of KiB."""
 _SPARE_CONNECTIONS = 4
 """Beyond those of the payloads and their hedges, so that a page does not queue behind them."""
-
-# The first that fits: exception, reason, detail, whether another try may help.
-_MEANINGS: tuple[tuple[type[Exception], str, str, bool], ...] = (
-    (aiohttp.ConnectionTimeoutError, "timeout", "no connection within {connect:g} s", True),
-    (TimeoutError, "timeout", "not done in time", True),
-    (aiohttp.ClientPayloadError, "cut-short", "the body ended early", True),
-    (aiohttp.ClientConnectorCertificateError, "tls", "the server's certificate does not prove who it is", False),
-    (aiohttp.ClientConnectorDNSError, "connection", "the host's name is not known", True),
-    (aiohttp.ClientConnectorError, "connection", "no connection", True),
-    (aiohttp.ServerDisconnectedError, "connection", "the server closed the connection", True),
-    (aiohttp.InvalidURL, "bad-url", "not an http(s) address", False),
-    (aiohttp.NonHttpUrlClientError, "bad-url", "not an http(s) address", False),
-    (aiohttp.ClientResponseError, "protocol", "not a valid HTTP answer", True),
-    (aiohttp.ClientError, "connection", "the connection broke", True),
-    (OSError, "connection", "the connection broke", True),
-    (Exception, "bad-url", "cannot be asked for: {kind}", False),
-)
 
 
 class Response(Struct, frozen=True):
@@ -108,11 +89,10 @@ class HttpClient:
         self.pausing: set[asyncio.Task[Any] | None] = set()
         """Tasks that wait before they try again, or for memory."""
         self._failed_in_a_row: dict[str, deque[Try]] = {}
-        self._come_back_at: dict[str, float] = {}
-        """By server, when it wants to be asked again, on the loop's clock."""
         self._config = config
         self._policy = HostPolicy(config.allow_hosts, config.deny_hosts)
         self._loop = asyncio.get_running_loop()
+        self._come_back = ComeBack(config.max_retry_after_s, self._loop)
         self._connector = Connector(
             limit=2 * config.concurrent_downloads + _SPARE_CONNECTIONS,
             ttl_dns_cache=_DNS_TTL_S,
@@ -126,6 +106,8 @@ class HttpClient:
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,  # Body does it, where the size is bounded
             trust_env=False,
+            max_line_size=_HEADER_BYTES,
+            max_field_size=_HEADER_BYTES,
             headers={hdrs.ACCEPT_ENCODING: "identity", hdrs.USER_AGENT: "datago-gpu"},  # and Accept: */* by itself
         )
 
@@ -200,31 +182,18 @@ class HttpClient:
             self._put_in_a_row(target, failure)
             wait_s = self._wait_s(tries)
             if failure.retry_after_s and told_s < self._config.max_retry_after_s:
-                self._note_retry_after(target, failure)
+                self._come_back.note(target.raw_authority, failure.retry_after_s, failure.reason)
                 tries, told_s = tries - 1, told_s + wait_s
             elif tries >= self._config.max_tries or not failure.transient:
                 raise failure
             self.counters.retries += 1
             await self._pause(wait_s)
 
-    def _note_retry_after(self, url: URL, failure: HttpFailure) -> None:
-        """Let all requests to this server wait, since that is what it asks for."""
-        seconds = min(failure.retry_after_s or 0.0, self._config.max_retry_after_s)
-        now, server = self._loop.time(), url.raw_authority
-        before = self._come_back_at.get(server, -_QUIET_S)
-        if before < now - _QUIET_S:
-            logger.warning("%s asks to be left alone for %.0f s (%s)", server, seconds, failure.reason)
-        self._come_back_at[server] = max(before, now + seconds)
-
     async def _wait_as_told(self, url: URL, told_s: float) -> float:
         """Wait until the server wants to be asked again, but no longer than may be. Returns the seconds."""
-        if not self._come_back_at:
-            return 0.0
-        until = self._come_back_at.get(url.raw_authority, 0.0)
-        seconds = min(until - self._loop.time(), self._config.max_retry_after_s - told_s)
-        if seconds <= 0:
-            return 0.0
-        await self._pause(seconds)
+        seconds = self._come_back.after_s(url.raw_authority, told_s)
+        if seconds:
+            await self._pause(seconds)
         return seconds
 
     def _put_in_a_row(self, url: URL, failure: HttpFailure) -> None:
@@ -348,7 +317,7 @@ class HttpClient:
             response.reason or "",
             status=status,
             transient=transient,
-            retry_after_s=_retry_after_s(response.headers) if transient else None,
+            retry_after_s=retry_after_s(response.headers) if transient else None,
             text=text,
         )
 
@@ -398,19 +367,12 @@ class HttpClient:
         raise failure
 
     def _translated(self, error: Exception) -> HttpFailure:
-        """What an exception of the transport means. Its own text may hold the whole URL or a header: not used."""
+        """What an exception of the transport means."""
         if self._session.closed:
             return HttpFailure("closed", "the client was closed")
         if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
             self._connector.clear_dns_cache()  # the address may have changed
-        _, reason, detail, transient = next(row for row in _MEANINGS if isinstance(error, row[0]))
-        number = getattr(error, "errno", None) or 0
-        strerror = os.strerror(number) if number > 0 and reason == "connection" else ""
-        shown = detail.format(
-            connect=self._config.connect_timeout_s,
-            kind=type(error).__name__,
-        )
-        return HttpFailure(reason, f"{shown}: {strerror}" if strerror else shown, transient=transient)
+        return meaning_of(error, self._config.connect_timeout_s)
 
     def _wait_s(self, tries: int) -> float:
         longest = min(self._config.max_backoff_s, _FIRST_BACKOFF_S * 2.0 ** min(tries - 1, 30))
@@ -442,22 +404,3 @@ class _Resolver(ThreadedResolver):
 def origin_of(url: str) -> str:
     """Scheme, host and port, such as `https://example.org`. Raises ValueError where there is none."""
     return str(URL(url).origin())
-
-
-def _retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """Seconds from the header, which holds seconds or a date; a date counts from the server's own clock."""
-    text = headers.get("Retry-After", "").strip()
-    if text.isascii() and text.isdigit():
-        return float(text[:9])
-    try:
-        until = parsedate_to_datetime(text)
-    except ValueError:
-        return None
-    try:
-        now = parsedate_to_datetime(headers.get("Date", ""))
-    except ValueError:
-        now = datetime.now(UTC)
-    try:
-        return max(0.0, (until - now).total_seconds())
-    except TypeError:  # one of them names no time zone
-        return None

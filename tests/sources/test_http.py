@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import pytest
@@ -178,6 +179,25 @@ def test_a_server_that_always_asks_to_come_back_is_given_up_in_the_end(server: M
     failure = failing(url, HttpConfig(max_tries=2, max_backoff_s=0.01, max_retry_after_s=1.5))
     assert (failure.reason, failure.tries) == ("http-429", 2)
     assert 4 <= server.count("/a") <= 6
+
+
+def test_heads_of_tens_of_kibibytes_are_taken(server: MisbehavingServer) -> None:
+    """As of policies, and of signed addresses in redirects."""
+    there = server.script("/there", Answer(200, b"here", headers={"Content-Security-Policy": "p" * 40_000}))
+    assert get(there).body == b"here"
+    moved = server.script("/moved", Answer(302, headers={"Location": f"{there}?signature={'s' * 40_000}"}))
+    assert get(moved).body == b"here"
+    endless = server.script("/endless", Answer(200, b"here", headers={"X": "x" * 80_000}))
+    assert failing(endless, HttpConfig(max_tries=1)).reason == "protocol"
+
+
+def test_a_server_that_speaks_no_tls_is_named_so() -> None:
+    with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as plain:
+        serving = threading.Thread(target=plain.handle_request)
+        serving.start()
+        failure = failing(f"https://127.0.0.1:{plain.server_port}/a", HttpConfig(max_tries=1))
+        serving.join()
+    assert (failure.reason, failure.detail) == ("tls", "no connection by TLS: does the server speak http:// only?")
 
 
 def test_all_requests_wait_where_the_server_asked_one_to(server: MisbehavingServer) -> None:
