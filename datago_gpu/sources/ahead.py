@@ -12,6 +12,7 @@ from datago_gpu.sources.base import SampleRef, Skipped
 from datago_gpu.sources.opened import OpenShard
 from datago_gpu.sources.pipe import Budget, Outlet
 from datago_gpu.sources.shards import Shard
+from datago_gpu.sources.windows import Windows
 
 __all__ = ["Ahead", "Opener"]
 
@@ -26,9 +27,13 @@ class Ahead:
     """Has `concurrent` shards arrive at once, and keeps what has arrived, up to `capacity` bytes.
 
     A shard that has arrived makes room for the next one: else connections idle while the one whose turn it is is slow.
+    windows: what their decompressors share.
     """
 
-    def __init__(self, shards: Iterable[Shard], opener: Opener, *, concurrent: int, capacity: int) -> None:
+    def __init__(
+        self, shards: Iterable[Shard], opener: Opener, *, concurrent: int, capacity: int, windows: Windows
+    ) -> None:
+        self._windows = windows
         self._coming, self._opener, self._concurrent = enumerate(shards), opener, concurrent
         self._loop = asyncio.get_running_loop()
         self._budget = Budget(capacity)
@@ -48,6 +53,7 @@ class Ahead:
                 shards = list(islice(self._open, count))
                 if self._problem and len(shards) < count:
                     break
+                self._windows.let(turn + len(shards))
                 yield turn, shards
                 for _ in shards:
                     await self._open.popleft().close()

@@ -12,14 +12,15 @@ from typing import Any, BinaryIO, Protocol, cast
 
 from datago_gpu.errors import ConfigError
 from datago_gpu.sources.tar import BadShard
+from datago_gpu.sources.windows import MOST_WINDOW, SMALL_WINDOW, xz_window, zstd_window
 
 __all__ = ["DAMAGED", "named_format", "plain"]
 
 _UNPACKED_BYTES = 64 * 1024
 """What is lost before a fault in a compressed stream."""
 _READ_BYTES = 256 * 1024
-_MOST_MEMORY = 128 * 1024 * 1024
-"""Memory that a zstd or xz stream may ask for; zstd's command line allows the same."""
+_HEAD_BYTES = 64
+_XZ_OVERHEAD = 1024 * 1024
 _MOST_LAYERS = 3
 _TAR_MAGIC_AT, _TAR_MAGIC_ENDS = 257, 262
 
@@ -45,11 +46,15 @@ _OTHERS = {
 }
 
 
-def plain(file: io.BufferedReader) -> BinaryIO:
-    """The tar stream in a file; the file itself where it is not compressed. Raises BadShard, ConfigError."""
+def plain(file: io.BufferedReader, take: Callable[[int], None]) -> BinaryIO:
+    """The tar stream in a file; the file itself where it is not compressed.
+
+    take: is asked for the memory of a large window, of zstd or xz, and may wait for it. All frames and blocks of a file
+    have to do with the window of the first, or with a small one. Raises BadShard, ConfigError, and what `take` raises.
+    """
     found: BinaryIO = file
     for _ in range(_MOST_LAYERS):
-        opened = _opened(cast(io.BufferedReader, found))
+        opened = _opened(cast(io.BufferedReader, found), take)
         if opened is None:
             break
         found = opened
@@ -64,17 +69,25 @@ def named_format(file: BinaryIO) -> str:
     return next((name for magic, name in _OTHERS.items() if head.startswith(magic)), "")
 
 
-def _opened(file: io.BufferedReader) -> BinaryIO | None:
+def _opened(file: io.BufferedReader, take: Callable[[int], None]) -> BinaryIO | None:
     magic = file.peek(6)[:6]
     if magic[:2] == b"\x1f\x8b":
         return cast(BinaryIO, gzip.GzipFile(fileobj=file, mode="rb"))
     if magic[:4] == b"\x28\xb5\x2f\xfd" or (magic[1:4] == b"\x2a\x4d\x18" and 0x50 <= magic[0] <= 0x5F):
-        return _buffered(_Zstd(file))  # the second begins a frame to be skipped, as pzstd writes it
+        return _buffered(_Zstd(file, take))  # the second begins a frame to be skipped, as pzstd writes it
     if magic[:3] == b"BZh":
         return _buffered(_Unpacked(file, bz2.BZ2Decompressor))
     if magic == b"\xfd7zXZ\x00":
-        return _buffered(_Unpacked(file, lambda: lzma.LZMADecompressor(memlimit=_MOST_MEMORY)))
+        most = _counted(xz_window(file.peek(_HEAD_BYTES)), take) + _XZ_OVERHEAD
+        return _buffered(_Unpacked(file, lambda: lzma.LZMADecompressor(memlimit=most)))
     return None
+
+
+def _counted(window: int, take: Callable[[int], None]) -> int:
+    """The window that a file may have, once it is taken."""
+    if window > SMALL_WINDOW:
+        take(window)
+    return max(window, SMALL_WINDOW)
 
 
 def _buffered(raw: io.RawIOBase) -> BinaryIO:
@@ -131,15 +144,17 @@ class _Unpacked(io.RawIOBase):
 class _Zstd(io.RawIOBase):
     """What a zstd stream holds, with its errors as BadShard."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: io.BufferedReader, take: Callable[[int], None]) -> None:
         try:
             import zstandard
         except ImportError:
             raise ConfigError("shards compressed with zstd need a package: pip install 'datago_gpu[zstd]'") from None
         self._error = zstandard.ZstdError
-        self._reader = zstandard.ZstdDecompressor(max_window_size=_MOST_MEMORY).stream_reader(
-            file, read_across_frames=True
-        )
+        window = zstd_window(file.peek(_HEAD_BYTES))
+        if window > MOST_WINDOW:
+            raise BadShard(f"it asks for a window of {window} bytes, {MOST_WINDOW} are allowed")
+        reader = zstandard.ZstdDecompressor(max_window_size=_counted(window, take))
+        self._reader = reader.stream_reader(file, read_across_frames=True)
 
     def readable(self) -> bool:
         return True

@@ -18,6 +18,7 @@ from datago_gpu.sources.local import Patience, PatientFile
 from datago_gpu.sources.pipe import GivenUp, Outlet, Pipe
 from datago_gpu.sources.samples import Collector
 from datago_gpu.sources.tar import BadShard, TarStream
+from datago_gpu.sources.windows import Windows
 
 __all__ = ["OpenShard", "sample_bytes"]
 
@@ -38,7 +39,7 @@ class OpenShard:
     """Reads from the moment it is made, as far ahead as `outlet` has room for samples, and `piped` bytes more.
 
     supply: brings the shard's bytes; None where `address` is a local path, read with `patience`.
-    arrived: called once, when no more come.
+    windows: what the decompressors of all shards share. arrived: called once, when no more come.
     """
 
     def __init__(
@@ -49,9 +50,11 @@ class OpenShard:
         outlet: Outlet[SampleRef | Skipped],
         piped: int,
         patience: Patience,
+        windows: Windows,
         arrived: Callable[[], None],
     ) -> None:
-        self._patience = patience
+        self._patience, self._windows, self._window = patience, windows, 0
+        self._closing = False
         self._address, self._collector, self._outlet, self._arrived = address, collector, outlet, arrived
         loop = asyncio.get_running_loop()
         self._loop = loop
@@ -76,6 +79,8 @@ class OpenShard:
 
     async def close(self) -> None:
         """End the request and the thread, which has a second for what it is at."""
+        self._closing = True
+        self._windows.wake()
         self._outlet.give_up()
         if self._pipe is not None:
             self._pipe.give_up()
@@ -95,6 +100,7 @@ class OpenShard:
             pass
         except BaseException as problem:  # raised where the samples are taken
             error = as_exception(problem)
+        self._windows.give_back(self._window)
         self._outlet.end(error)
         with suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(self._note_end)
@@ -107,7 +113,7 @@ class OpenShard:
         raw: Any = self._pipe or PatientFile(self._address, self._patience)
         with io.BufferedReader(raw, _READ_BYTES) as file:
             try:
-                content = plain(file)
+                content = plain(file, self._take_window)
                 self._seekable = self._pipe is None and content is file
                 if other := named_format(content):
                     raise BadShard(f"it is {other}, and no tar archive")
@@ -117,6 +123,10 @@ class OpenShard:
                 detail = "the compressed data ends early" if isinstance(error, EOFError) else str(error)
                 raise BadShard(detail) from None
         self._flush()
+
+    def _take_window(self, size: int) -> None:
+        self._windows.take(self._outlet.number, size, lambda: self._closing)
+        self._window += size
 
     def _collect(self, stream: TarStream) -> None:
         collector, files, since = self._collector, 0, 0

@@ -147,7 +147,7 @@ class Outlet(Generic[T]):
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, budget: Budget, number: int) -> None:
-        self._loop, self._budget, self._number = loop, budget, number
+        self._loop, self._budget, self.number = loop, budget, number
         self._lots: deque[tuple[list[T], int]] = deque()
         self._next: tuple[list[T], int] = ([], 0)
         self._is_in = Condition(budget.lock)
@@ -161,9 +161,9 @@ class Outlet(Generic[T]):
         with budget.lock:
             if not self._given_up:
                 self._next = items, size
-                budget.waiting[self._number] = self
+                budget.waiting[self.number] = self
                 budget.admit()
-                self._is_in.wait_for(lambda: self._number not in budget.waiting)
+                self._is_in.wait_for(lambda: self.number not in budget.waiting)
             if self._given_up:
                 raise GivenUp
 
@@ -198,7 +198,7 @@ class Outlet(Generic[T]):
             budget.held -= sum(size for _, size in self._lots)
             self._lots.clear()
             self._next = ([], 0)
-            budget.waiting.pop(self._number, None)
+            budget.waiting.pop(self.number, None)
             self._is_in.notify()
             budget.admit()
 

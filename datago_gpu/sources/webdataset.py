@@ -7,7 +7,8 @@ world_size-th shard; where there are fewer shards than ranks, every world_size-t
 ranks, only samples are shuffled.
 
 Memory: `buffer_mb` for what is read ahead, for each shard that arrives one sample and 2 MiB more (in object storage
-also the parts under way, 4 of 4 MiB), and with a shuffle `buffer_mb` again.
+also the parts under way, 4 of 4 MiB), and with a shuffle `buffer_mb` again. Of zstd and xz, 8 MiB for each shard that
+arrives; for larger windows `buffer_mb` together, and one of 128 MiB for each shard whose turn it is.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from datago_gpu.sources.shards import Shard, authorization, list_shards
 from datago_gpu.sources.shuffle import SplitMix64
 from datago_gpu.sources.store import Stores, is_stored
 from datago_gpu.sources.tar import BadShard
+from datago_gpu.sources.windows import Windows
 
 __all__ = ["WebDataset"]
 
@@ -116,13 +118,16 @@ class WebDataset:
 
     def _opened(self, shards: list[Shard]) -> Ahead:
         concurrent, capacity = self._source.concurrent_downloads, self._source.buffer_mb * MiB
-        piped = max(1, min(_PIPE_BYTES, capacity // concurrent // 2))
+        piped, windows = max(1, min(_PIPE_BYTES, capacity // concurrent // 2)), Windows(capacity)
 
         def opener(shard: Shard, outlet: Outlet[SampleRef | Skipped], arrived: Callable[[], None]) -> OpenShard:
             collector = Collector(self._config, shard.shown)
-            return OpenShard(shard.address, self._supply(shard), collector, outlet, piped, self._patience, arrived)
+            return OpenShard(
+                shard.address, self._supply(shard), collector, outlet, piped, self._patience, windows, arrived
+            )
 
-        return Ahead(shards, opener, concurrent=concurrent, capacity=capacity - concurrent * piped)
+        capacity -= concurrent * piped
+        return Ahead(shards, opener, concurrent=concurrent, capacity=capacity, windows=windows)
 
     def _supply(self, shard: Shard) -> Supply | None:
         """What brings the shard's bytes; None for a local one."""

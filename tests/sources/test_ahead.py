@@ -16,6 +16,7 @@ from datago_gpu.sources.opened import OpenShard
 from datago_gpu.sources.pipe import Outlet
 from datago_gpu.sources.samples import Collector
 from datago_gpu.sources.shards import Shard
+from datago_gpu.sources.windows import Windows
 from tests.sources.shards import shard_config, write_shards
 
 
@@ -27,19 +28,19 @@ def test_a_shard_that_cannot_be_opened_is_an_error_behind_those_before_it(
     """It may be found when another one has arrived, where nobody asks for anything."""
     counts = [2, 1, 3, 2, 1]
     paths = write_shards(tmp_path, counts)
-    config = shard_config(tmp_path)
+    config, windows = shard_config(tmp_path), Windows(2**20)
 
     def opener(shard: Shard, outlet: Outlet[SampleRef | Skipped], arrived: Callable[[], None]) -> OpenShard:
         if shard.address == str(paths[bad]):
             raise RuntimeError("can't start new thread")
-        return OpenShard(
-            shard.address, None, Collector(config, shard.shown), outlet, 0, Patience(config.http_config), arrived
-        )
+        collector = Collector(config, shard.shown)
+        return OpenShard(shard.address, None, collector, outlet, 0, Patience(config.http_config), windows, arrived)
 
     found: list[int] = []
 
     async def main() -> None:
-        ahead = Ahead([Shard(str(path)) for path in paths], opener, concurrent=concurrent, capacity=2**20)
+        shards = [Shard(str(path)) for path in paths]
+        ahead = Ahead(shards, opener, concurrent=concurrent, capacity=2**20, windows=windows)
         async with aclosing(ahead.turns(1)) as turns:
             async for turn, (shard,) in turns:
                 while await shard.take():
