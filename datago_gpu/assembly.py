@@ -9,7 +9,7 @@ import mmap
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import numpy as np
@@ -36,6 +36,8 @@ class Assembled:
     """Which of its samples are in `batch`."""
     failures: dict[int, str]
     """The others: index -> what the decoder said."""
+    attribute_problems: dict[int, str] = field(default_factory=dict)
+    """Index of a sample in `batch` without attributes -> what was wrong with them."""
 
 
 @dataclass(slots=True)
@@ -97,7 +99,7 @@ class Assembly:
         kept = [at for at in range(count) if at not in failures]
         if not kept:
             return Assembled(message, None, kept, failures)
-        batch = _described(message, kept)
+        batch, problems = _described(message, kept)
         if images.image is not None:
             batch.image = self._arranged(images, list(range(count)), kept)
         for column, decoded in pictures:
@@ -111,7 +113,7 @@ class Assembly:
         if job.embeddings is not None:
             embeddings = self._placer.finish(job.embeddings)[0]
             batch.embeddings = arranged(self._placer, embeddings, kept, list(range(len(kept))), len(kept))
-        return Assembled(message, batch, kept, dict(sorted(failures.items())))
+        return Assembled(message, batch, kept, dict(sorted(failures.items())), problems)
 
     def close(self) -> None:
         """Drop everything under way. Batches handed out stay valid."""
@@ -180,17 +182,28 @@ def _encoded(
     )
 
 
-def _described(message: wire.EncodedBatch, kept: list[int]) -> Batch:
-    """A batch of the samples kept, without any payload."""
-    return Batch(
+def _described(message: wire.EncodedBatch, kept: list[int]) -> tuple[Batch, dict[int, str]]:
+    """A batch of the samples kept, without any payload; and row -> what is wrong with the attributes of a sample."""
+    problems = {row: problem for row, problem in message.attribute_problems.items() if row in kept}
+    batch = Batch(
         ids=[message.ids[at] for at in kept],
         sources=[message.sources[at] for at in kept],
         image=None,
         original_sizes=np.frombuffer(message.original_sizes, np.int32).reshape(-1, 2)[kept],
         crops=np.frombuffer(message.crops, np.float32).reshape(-1, 4)[kept],
         bucket=message.bucket,
-        attributes=[msgspec.json.decode(message.attributes[at]) for at in kept],
+        attributes=[_attributes(message.attributes[at], at, problems) for at in kept],
         tags=[message.tags[at] for at in kept],
         duplicate_states=[message.duplicate_states[at] for at in kept],
         epoch=message.epoch,
     )
+    return batch, problems
+
+
+def _attributes(text: bytes, row: int, problems: dict[int, str]) -> dict[str, Any]:
+    """The feeder has decoded them as well. How deep they may be nested differs, though, with the stack around it."""
+    try:
+        return cast(dict[str, Any], msgspec.json.decode(text))
+    except RecursionError as error:
+        problems[row] = str(error)
+        return {}

@@ -11,7 +11,7 @@ import msgspec
 
 from datago_gpu.errors import ConfigError, DecodeError, TooManyErrors
 from datago_gpu.redact import printable_json
-from datago_gpu.sources.base import Skipped
+from datago_gpu.sources.base import Flaw, Skipped
 
 __all__ = ["Failures"]
 
@@ -36,6 +36,8 @@ class Failures:
         self._file = SkippedFile(file) if file is not None else None
         self._last: deque[DecodeError] = deque(maxlen=KEPT)
         self.by_reason: Counter[str] = Counter()
+        self.flaws_by_reason: Counter[str] = Counter()
+        """Of samples that are delivered all the same."""
         self._lost = 0
         """Samples, where a shard that was lost counts as those that it held."""
 
@@ -51,6 +53,13 @@ class Failures:
             self.by_reason[each.reason] += 1
             self._lost += each.count
             self._last.append(error)
+
+    def note(self, flaws: Iterable[Flaw]) -> None:
+        """Count and log samples that are delivered without something, as `add` does skipped ones."""
+        for each in flaws:
+            level = logging.DEBUG if self.flaws_by_reason[each.reason] else logging.WARNING
+            log.log(level, "delivered with a flaw: %s", DecodeError(each.id, each.where, each.reason, each.detail))
+            self.flaws_by_reason[each.reason] += 1
 
     def check(self, delivered: int, *, final: bool = False, fruitless: bool = False) -> None:
         """Raise TooManyErrors if the budget is spent.

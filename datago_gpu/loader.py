@@ -126,7 +126,8 @@ class Loader:
         stages.append(Stage("decode", worker.decoded, worker.decoded / seconds, worker.waited_s / seconds, put_s))
         stages.append(Stage("trainer", delivered, delivered / seconds, get_s, 0.0))
         skipped, cores = dict(self._failures.by_reason), worker.counts.cpu_s / seconds
-        return Stats(delivered, skipped, worker.bytes, seconds, tuple(stages), cores)
+        flawed = dict(self._failures.flaws_by_reason)
+        return Stats(delivered, skipped, worker.bytes, seconds, tuple(stages), cores, flawed)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the stream stands, in plain values for JSON: what was handed out is done, the rest is to come.
@@ -233,6 +234,7 @@ class Loader:
             if ready.resume_at is not None:
                 self._progress.begin(ready.epoch, ready.resume_at)
             self._failures.add(ready.skipped)
+            self._failures.note(ready.flaws)
             self._progress.skipped(ready.skipped)
             self._fruitless = ready.fruitless
             self._check_failures(final=False)

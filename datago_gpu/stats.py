@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 __all__ = ["Stage", "Stats"]
@@ -40,6 +40,9 @@ class Stats:
     feeder_cores: float
     """CPU time of the feeder process by the time since the start: it has one core, and near 1 it can do no more. What
     others download for it does not count."""
+    flawed: dict[str, int] = field(default_factory=dict)
+    """Reason -> samples that were handed out without something: "bad-attributes", without attributes, as theirs cannot
+    be read. `max_failures` does not count them."""
 
     @property
     def slowest(self) -> str:
@@ -55,9 +58,10 @@ class Stats:
         first, *others = (max(map(len, column)) for column in zip(*rows, strict=True))
         table = ["  ".join([name.ljust(first), *map(str.rjust, values, others)]) for name, *values in rows]
         skipped = ", ".join(f"{count:,} {reason}" for reason, count in self.skipped.items()) or "none"
+        flawed = "".join(f", delivered with {reason}: {count:,}" for reason, count in self.flawed.items())
         came = f"{self.delivered:,} samples in {self.seconds:.2f} s ({self.delivered / self.seconds:,.0f} a second)"
         took = f"slowest: {self.slowest}; the feeder used {self.feeder_cores:.0%} of a core"
-        return "\n".join([f"{came}, {self.bytes / 1e6:,.1f} MB encoded, skipped: {skipped}", *table, took])
+        return "\n".join([f"{came}, {self.bytes / 1e6:,.1f} MB encoded, skipped: {skipped}{flawed}", *table, took])
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""

@@ -13,7 +13,8 @@ from datago_gpu.batch import Batch
 from datago_gpu.feeder import wire
 from datago_gpu.feeder.client import FeederClosed
 from datago_gpu.handoff import Handoff
-from datago_gpu.sources.base import Position, Skipped
+from datago_gpu.sources.attributes import BAD_ATTRIBUTES
+from datago_gpu.sources.base import Flaw, Position, Skipped
 from datago_gpu.supervisor import Supervisor
 
 __all__ = ["Ready", "Worker", "unexpected"]
@@ -38,6 +39,8 @@ class Ready:
     epoch: int = 0
     resume_at: Position | None = None
     skipped: list[Skipped] = field(default_factory=list)
+    flaws: list[Flaw] = field(default_factory=list)
+    """Of samples of the batch."""
     fruitless: bool = False
     """The stream ends early, since the last passes over the source brought no sample."""
 
@@ -154,7 +157,12 @@ class Worker(threading.Thread):
             for at, problem in failures.items()
         ]
         indices = [message.indices[at] for at in assembled.kept]
-        return self._ready.put(Ready(assembled.batch, indices, message.epoch, message.resume_at, self._take_skips()))
+        flaws = [
+            Flaw(message.ids[at], message.wheres[at], BAD_ATTRIBUTES, problem)
+            for at, problem in assembled.attribute_problems.items()
+        ]
+        ready = Ready(assembled.batch, indices, message.epoch, message.resume_at, self._take_skips(), flaws)
+        return self._ready.put(ready)
 
     def _take_skips(self) -> list[Skipped]:
         skipped, self._skipped = self._skipped, []

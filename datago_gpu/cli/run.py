@@ -44,6 +44,7 @@ def report(loader: Loader, stats: Stats, first_s: float) -> dict[str, Any]:
     return {
         "samples": stats.delivered,
         "skipped": stats.skipped,
+        "flawed": stats.flawed,
         "seconds": round(stats.seconds, 4),
         "first_batch_s": round(first_s, 4),
         "images_per_s": round(stats.delivered / stats.seconds, 2),
@@ -62,12 +63,14 @@ def show(figures: dict[str, Any]) -> None:
     console = Console()
     table = Table(show_header=False, box=None)
     skipped = ", ".join(f"{count} {reason}" for reason, count in figures["skipped"].items()) or "none"
+    flawed = ", ".join(f"{count} {reason}" for reason, count in figures["flawed"].items())
     for name, value in {
         "samples": f"{figures['samples']:,} in {figures['seconds']:.2f} s, the first batch after "
         f"{figures['first_batch_s']:.2f} s",
         "images/s": f"{figures['images_per_s']:,.0f}",
         "MB/s": f"{figures['bytes_per_s'] / 1e6:,.1f} (encoded)",
         "skipped": skipped,
+        **({"flawed": flawed} if flawed else {}),
         "back end": f"{figures['backend']} on {figures['device']} ({figures['reason']})",
         "slowest stage": figures["slowest"],
         "feeder": f"{figures['feeder_cores']:.0%} of a core",

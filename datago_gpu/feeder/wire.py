@@ -141,6 +141,9 @@ class EncodedBatch(Struct, frozen=True, tag="batch", kw_only=True):
     wheres: list[str]
     sources: list[str]
     attributes: list[bytes]
+    """JSON of an object each."""
+    attribute_problems: dict[int, str]
+    """Row of a sample -> what is wrong with its attributes, which are empty for that."""
     tags: list[list[str]]
     duplicate_states: list[int | None]
     parts: list[PartColumn]

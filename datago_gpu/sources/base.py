@@ -10,6 +10,7 @@ from msgspec import Struct
 from datago_gpu.redact import printable
 
 __all__ = [
+    "Flaw",
     "Need",
     "Part",
     "Position",
@@ -72,7 +73,9 @@ class SampleRef(Struct):
     parts: list[Part] = []
     """What else was asked for and is there."""
     attributes: bytes = b"{}"
-    """A JSON object."""
+    """A JSON object, as `attributes.checked` gives it."""
+    attributes_problem: str = ""
+    """What was wrong with the sample's attributes, which are empty for that."""
     tags: list[str] = []
     embedding: list[float] | None = None
     duplicate_state: int | None = None
@@ -106,6 +109,16 @@ class Skipped(Struct, frozen=True):
     """The one that `index` belongs to; the feeder fills it in."""
     count: int = 1
     """About how many samples are lost with it: those of a shard that cannot be read on."""
+
+
+class Flaw(Struct, frozen=True):
+    """One sample that is delivered without something, and why."""
+
+    id: str
+    where: str
+    reason: str
+    """A short fixed word that flaws are counted by, such as "bad-attributes"."""
+    detail: str = ""
 
 
 class Position(Struct, frozen=True):

@@ -168,9 +168,6 @@ class Dataroom:
         url = self._api.payload_address(given) if given else ""
         if url is None:
             return Skipped(index, entry.id, without_query(given), "bad-url", "not an http(s) address")
-        attributes = entry.attributes_json()
-        if attributes is None:
-            return Skipped(index, entry.id, without_query(url), "bad-entry", "attributes is not an object")
         try:
             details = entry.details()
             embedding = self._embedding(details.embedding)
@@ -179,6 +176,7 @@ class Dataroom:
             return Skipped(index, entry.id, without_query(url), "bad-entry", str(problem))
         except Lacking as problem:
             return Skipped(index, entry.id, without_query(url), problem.reason, problem.detail)
+        attributes, attributes_problem = entry.checked_attributes()
         return SampleRef(
             index,
             entry.id,
@@ -186,6 +184,7 @@ class Dataroom:
             url=url,
             parts=parts,
             attributes=attributes,
+            attributes_problem=attributes_problem,
             tags=details.tags,
             embedding=embedding,
             duplicate_state=entry.duplicate_state,

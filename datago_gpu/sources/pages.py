@@ -6,13 +6,13 @@ time: a page of 16 KiB may unpack to millions of entries.
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any
 
 import msgspec
-from msgspec import Meta, Raw, Struct
+from msgspec import Meta, Raw, Struct, structs
 
 from datago_gpu.eventloop import call_in_thread
+from datago_gpu.sources.attributes import NO_ATTRIBUTES, checked, encoded, lenient
 from datago_gpu.sources.pieces import NotJson, TooMany, cut
 
 __all__ = ["AnyEntry", "Details", "Entry", "Latent", "NotAPage", "OddEntry", "Page", "most_entries", "read_page"]
@@ -80,12 +80,18 @@ class Entry(Struct):
         except _UNREADABLE as error:
             raise ValueError(str(error)[:200]) from None
 
-    def attributes_json(self) -> bytes | None:
-        """The attributes as a JSON object, or None where they are something else."""
-        text = bytes(self.attributes)
-        if text == b"null":
-            return b"{}"
-        return text if text[:1] == b"{" and (text.isascii() or _is_utf8(text)) else None
+    def checked_attributes(self) -> tuple[bytes, str]:
+        """See `attributes.checked`."""
+        return checked(bytes(self.attributes))
+
+
+class _Mended(Entry):
+    """An entry whose attributes cannot be told in JSON. problem: why."""
+
+    problem: str = ""
+
+    def checked_attributes(self) -> tuple[bytes, str]:
+        return NO_ATTRIBUTES, self.problem
 
 
 class OddEntry(Struct):
@@ -171,24 +177,28 @@ def _entry(piece: bytes) -> AnyEntry:
         problem = str(error)[:200]
     if len(piece) > _LARGEST_MENDED:
         return OddEntry("", f"an entry of {len(piece)} bytes: {problem}")
-    try:  # Python reads NaN and Infinity, which are no JSON
-        given = json.loads(piece)
+    try:
+        given = lenient(piece)
     except (ValueError, RecursionError):
         return OddEntry("", problem)
     try:
-        return _entry_decoder.decode(msgspec.json.encode(given))
+        return _mended(given)
     except _UNREADABLE:
         name = given.get("id") if isinstance(given, dict) else None
         return OddEntry(name if isinstance(name, str) and name.isprintable() else "", problem)
 
 
+def _mended(given: Any) -> Entry:
+    """An entry of what Python's decoder has made of it. Raises what the decoders do."""
+    given = dict(given)
+    attributes = given.pop("attributes", None)
+    entry = _entry_decoder.decode(encoded(given))
+    try:
+        entry.attributes = Raw(encoded(attributes))
+    except ValueError as problem:
+        return _Mended(**structs.asdict(entry), problem=str(problem))
+    return entry
+
+
 def _size(raw: Raw) -> int:
     return memoryview(raw).nbytes
-
-
-def _is_utf8(text: bytes) -> bool:
-    try:
-        text.decode()
-    except UnicodeDecodeError:
-        return False
-    return True

@@ -7,7 +7,6 @@ the setting `key_dots` "last" has the last dot end the key.
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from contextlib import suppress
@@ -19,6 +18,7 @@ from datago_gpu.config import LoaderConfig
 from datago_gpu.limits import Limits
 from datago_gpu.shard_config import KeyDots, WebDatasetSource
 from datago_gpu.source_config import Kind
+from datago_gpu.sources.attributes import NO_ATTRIBUTES, checked, encoded, lenient
 from datago_gpu.sources.base import Part, SampleRef, Skipped, shown_path, utf8_text
 from datago_gpu.sources.folders import EXTENSIONS
 from datago_gpu.sources.tar import BadShard
@@ -178,11 +178,6 @@ class Collector:
             problem = ("no-image", f"wanted is {self._reference!r}" if self._reference else "")
         if problem is None and lacking:
             problem = (_LACKING[lacking[0][1]], repr(lacking[0][0]))
-        if problem is None:
-            try:
-                attributes = _merged(self._attributes)
-            except (ValueError, RecursionError) as error:
-                problem = ("bad-entry", str(error))
         if problem is not None:
             return Skipped(0, key, shown_path(where), *problem)
         assert self._image is not None
@@ -191,8 +186,16 @@ class Collector:
             for name, kind in self._further.items()
             if name in self._parts
         ]
+        attributes, attributes_problem = _merged(self._attributes)
         return SampleRef(
-            0, key, source="webdataset", path=where, payload=self._image[1], parts=parts, attributes=attributes
+            0,
+            key,
+            source="webdataset",
+            path=where,
+            payload=self._image[1],
+            parts=parts,
+            attributes=attributes,
+            attributes_problem=attributes_problem,
         )
 
     def _role_of(self, part: str) -> str:
@@ -217,13 +220,21 @@ class Collector:
         return "attribute" if extension in _ATTRIBUTES else ""
 
 
-def _merged(files: dict[str, bytes]) -> bytes:
-    """One JSON object of all that is known of a sample. Raises ValueError.
-
-    The object of a file called "json" itself; others by their name, without the extension where there is more of it.
-    """
+def _merged(files: dict[str, bytes]) -> tuple[bytes, str]:
+    """One JSON object of all that is known of a sample, as `attributes.checked` gives it."""
     if not files:
-        return b"{}"
+        return NO_ATTRIBUTES, ""
+    try:
+        return checked(encoded(_values(files)))
+    except (ValueError, RecursionError) as error:
+        return NO_ATTRIBUTES, str(error)
+
+
+def _values(files: dict[str, bytes]) -> dict[str, Any]:
+    """The object of a file called "json" itself; others by their name, without the extension where there is more of it.
+
+    Raises ValueError, RecursionError.
+    """
     merged: dict[str, Any] = {}
     for part in sorted(files, key=lambda part: part != "json"):
         stem, _, extension = part.rpartition(".")
@@ -232,10 +243,7 @@ def _merged(files: dict[str, bytes]) -> bytes:
             merged |= value
         else:
             merged[utf8_text(stem or extension)] = value
-    try:
-        return msgspec.json.encode(merged)
-    except (ValueError, OverflowError):  # half a surrogate pair, a number beyond 64 bits
-        raise ValueError("its attributes hold what JSON cannot tell") from None
+    return merged
 
 
 def _attribute(part: str, extension: str, content: bytes) -> Any:
@@ -253,7 +261,7 @@ def _attribute(part: str, extension: str, content: bytes) -> Any:
 def _json(part: str, content: bytes) -> Any:
     with suppress(ValueError):
         return msgspec.json.decode(content)
-    try:  # Python writes NaN and Infinity, which are no JSON
-        return json.loads(content, parse_constant=lambda _: None)
+    try:
+        return lenient(content)
     except ValueError:
         raise ValueError(f"{utf8_text(part)!r} is not JSON") from None
