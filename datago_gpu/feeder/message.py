@@ -108,4 +108,6 @@ def _by_name(batch: list[Admitted]) -> list[tuple[list[int], list[AdmittedPart]]
 
 
 def _packed(kind: str, rows: Sequence[Sequence[float]]) -> bytes:
+    if len(set(map(len, rows))) > 1:
+        raise ValueError("rows of different lengths, of which no array can be made")
     return array(kind, chain.from_iterable(rows)).tobytes()

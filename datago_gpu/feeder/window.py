@@ -154,13 +154,13 @@ class Window:
 
     async def _launch(self) -> None:
         problem: Exception | None = None
-        try:
-            await self._launch_all()
-        except BaseException as error:
-            if is_ending(error):  # then nobody takes results any more
-                raise
-            problem = as_exception(error)
-        await self._start_collected()
+        for part in (self._launch_all, self._start_collected):
+            try:
+                await part()
+            except BaseException as error:
+                if is_ending(error):  # then nobody takes results any more
+                    raise
+                problem = problem or as_exception(error)
         self._all_launched = True
         self._end_when_done()
         if problem:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Sequence
 from contextlib import aclosing
 from functools import partial
 
@@ -22,7 +23,7 @@ from datago_gpu.sources.barren import Barren
 from datago_gpu.sources.base import Position, Refs, SampleRef, Skipped, parsed_cursor
 from datago_gpu.sources.draws import Draws
 from datago_gpu.sources.http import HttpClient, without_query
-from datago_gpu.sources.pages import AnyEntry, Entry, OddEntry
+from datago_gpu.sources.pages import AnyEntry, Entry, OddEntry, usual_dimensions
 from datago_gpu.sources.shuffle import SplitMix64, shuffled
 from datago_gpu.sources.walk import Walk
 from datago_gpu.sources.wanted import Lacking, Wanted
@@ -75,7 +76,8 @@ class Dataroom:
         self._draws = config.draws_from_server
         self._wanted = Wanted(self._source)
         self._dimensions = 0
-        """Numbers in an embedding; 0 as long as none has come."""
+        """Numbers in an embedding: as many as most have on the first page that has any. So one odd embedding costs
+        itself alone, wherever a run begins and on each rank. 0 as long as none has come."""
 
     def refs(self, start: Position) -> Refs:
         """See `Source.refs`. The server's own random draws cannot be repeated: they only go on counting."""
@@ -93,6 +95,7 @@ class Dataroom:
         barren = Barren(self._api.base)
         async with aclosing(walk.pages(self._shape(), position, last_id)) as pages:
             async for entries in pages:
+                self._settle_dimensions(entries)
                 usable = False
                 for entry in entries:
                     index, elsewhere = divmod(position - offset, stride)
@@ -126,6 +129,7 @@ class Dataroom:
         index, drawn, barren = start.index, False, Barren(self._api.base)
         async with aclosing(draws.pages(self._shape())) as pages:
             async for entries in pages:
+                self._settle_dimensions([entry for _, entry in entries])
                 drawn = True
                 mine = [entry for key, entry in entries if key % self._world_size == self._rank]
                 usable = len(mine) < len(entries)
@@ -192,18 +196,19 @@ class Dataroom:
             renew=partial(self._api.renewed, entry.id),
         )
 
-    def _embedding(self, found: list[float]) -> list[float] | None:
-        """The embedding of an entry, if it is wanted: as long as the first of the stream, since a batch is one array.
+    def _settle_dimensions(self, entries: Sequence[AnyEntry]) -> None:
+        if self._source.require_embeddings and not self._dimensions:
+            self._dimensions = usual_dimensions(entries)
 
-        Raises Lacking.
-        """
+    def _embedding(self, found: list[float]) -> list[float] | None:
+        """The embedding of an entry, if it is wanted. A batch has one array of them: another length raises Lacking."""
         if not self._source.require_embeddings:
             return None
         if not found:
             raise Lacking("no-embedding", "")
         self._dimensions = self._dimensions or len(found)
         if len(found) != self._dimensions:
-            raise Lacking("bad-entry", f"an embedding of {len(found)} numbers, the first had {self._dimensions}")
+            raise Lacking("bad-entry", f"an embedding of {len(found)} numbers, others have {self._dimensions}")
         return found
 
 

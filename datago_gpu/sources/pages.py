@@ -6,6 +6,9 @@ time: a page of 16 KiB may unpack to millions of entries.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Annotated, Any
 
 import msgspec
@@ -15,7 +18,18 @@ from datago_gpu.eventloop import call_in_thread
 from datago_gpu.sources.attributes import NO_ATTRIBUTES, checked, encoded, lenient
 from datago_gpu.sources.pieces import NotJson, TooMany, cut
 
-__all__ = ["AnyEntry", "Details", "Entry", "Latent", "NotAPage", "OddEntry", "Page", "most_entries", "read_page"]
+__all__ = [
+    "AnyEntry",
+    "Details",
+    "Entry",
+    "Latent",
+    "NotAPage",
+    "OddEntry",
+    "Page",
+    "most_entries",
+    "read_page",
+    "usual_dimensions",
+]
 
 LARGEST_PAGE = 2000
 """Entries that a Dataroom gives at the most, whatever it is asked for."""
@@ -24,6 +38,7 @@ _AT_ONCE_BYTES, _AT_ONCE_OBJECTS = 12 * 1024 * 1024, 50_000
 _LISTS_AN_ENTRY = 200
 """Lists and objects that a page may hold, for each entry that it may have: each takes 0.8 us to go past."""
 _LARGEST_ENTRY = 1024 * 1024
+_ENTRIES_THAT_VOTE = 100
 _LARGEST_MENDED = 256 * 1024
 """Bytes of an entry that Python's own decoder is tried on, which is slow."""
 
@@ -131,6 +146,17 @@ _UNREADABLE = (msgspec.MsgspecError, ValueError, TypeError, OverflowError, Recur
 def most_entries(page_size: int) -> int:
     """How many entries a page may have for which so many were asked: some servers have sizes of their own."""
     return max(LARGEST_PAGE, 2 * page_size)
+
+
+def usual_dimensions(entries: Sequence[AnyEntry]) -> int:
+    """How many numbers most embeddings of a page have, by its first entries; 0 where none of them has one."""
+    lengths: Counter[int] = Counter()
+    for entry in entries[:_ENTRIES_THAT_VOTE]:
+        with suppress(ValueError):
+            if isinstance(entry, Entry) and (embedding := entry.details().embedding):
+                lengths[len(embedding)] += 1
+    ((length, _),) = lengths.most_common(1) or [(0, 0)]
+    return length
 
 
 async def read_page(body: bytes, most: int) -> Page:

@@ -79,14 +79,31 @@ def test_embeddings_come_where_they_are_required(listing: Listing) -> None:
     assert pages_asked(listing.server)[0]["fields"].endswith(",coca_embedding")
 
 
-def test_an_embedding_of_another_length_costs_its_sample(listing: Listing) -> None:
+@pytest.mark.parametrize("odd", ["im-00000", "im-00004", "im-00010", "im-00052"])
+@pytest.mark.parametrize(
+    "source",
+    [
+        {},
+        {"rank": 1, "world_size": 2},
+        {"rank": 3, "world_size": 5},
+        {"random_sampling": True},
+        {"random_sampling": True, "random_method": "server"},
+    ],
+    ids=["listed", "a partition", "by position", "shuffled", "drawn"],
+)
+def test_an_embedding_of_another_length_costs_its_sample(listing: Listing, source: dict[str, Any], odd: str) -> None:
     """A batch has one array of them: with one of another length the trainer could make none."""
     for name, entry in listing.entries.items():
-        entry["coca_embedding"] = {"vector": [0.5] * (3 if name == "im-00004" else 2)}
-    found = collect(config_for(listing.api_url, require_embeddings=True))
-    skipped = [each for each in found if isinstance(each, Skipped)]
-    assert [(each.id, each.reason) for each in skipped] == [("im-00004", "bad-entry")]
-    assert skipped[0].detail == "an embedding of 3 numbers, the first had 2"
+        entry["coca_embedding"] = {"vector": [0.5] * (3 if name == odd else 2)}
+    whole = collect(config_for(listing.api_url, page_size=10, require_embeddings=True, **source))
+    starts = [each.cursor for each in whole if isinstance(each, SampleRef) and each.cursor][::9]
+    positions = [Position(0, int(cursor.partition(":")[0]), cursor) for cursor in starts] if not source else []
+    for found in (whole, *(collect(config_for(listing.api_url, page_size=10, require_embeddings=True), start)
+                           for start in positions)):  # fmt: skip
+        skipped = [each for each in found if isinstance(each, Skipped)]
+        assert {each.id for each in skipped} <= {odd}
+        for each in skipped:
+            assert (each.reason, each.detail) == ("bad-entry", "an embedding of 3 numbers, others have 2")
 
 
 def test_an_empty_source_is_an_error(server: MisbehavingServer) -> None:
