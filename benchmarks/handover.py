@@ -1,0 +1,157 @@
+"""What the trainer's process pays in Python for a sample: the thread that hands batches over, and the taking of them.
+
+    python benchmarks/handover.py [--batch-size 64] [--backend dali] [--runs 5]
+
+The feeder's messages lie ready in memory, so that nothing is waited for. The pictures are small: their decoding is on
+other threads and is not counted. The figures are CPU time of the one thread that receives, submits, collects and hands
+over (decoder and network are other threads), for each sample and by kind. Part of it is spent without the GIL. Run it on
+an idle machine: a decoder on every core puts the thread's memory out of the caches, which costs up to twice the time.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import mmap
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+from common import machine, parser
+from msgspec import msgpack
+from PIL import Image
+
+from datago_gpu.assembly import Assembly
+from datago_gpu.config import LoaderConfig
+from datago_gpu.decode.select import choose, make_decoder, make_placer
+from datago_gpu.feeder import wire
+from datago_gpu.feeder.admit import Admission
+from datago_gpu.feeder.arena import aligned
+from datago_gpu.feeder.bucket import Admitted
+from datago_gpu.feeder.message import Layout
+from datago_gpu.sources.base import Position, SampleRef
+
+BATCHES = 60
+"""Of each run; the first ones warm up and do not count."""
+WARM_UP = 10
+ATTRIBUTES = {"width": 64, "height": 48, "caption": "a photograph of a lighthouse at dusk", "score": 0.87}
+
+
+class Clock:
+    """Seconds of this thread's CPU time, by kind. A kind within another one is taken off that one."""
+
+    def __init__(self) -> None:
+        self.kinds: dict[str, float] = {}
+        self._inner = [0.0]
+
+    def timed(self, kind: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Returns the function, counted under `kind`."""
+
+        def call(*arguments: Any, **named: Any) -> Any:
+            self._inner.append(0.0)
+            began = time.thread_time()
+            try:
+                return function(*arguments, **named)
+            finally:
+                spent = time.thread_time() - began
+                self.kinds[kind] = self.kinds.get(kind, 0.0) + spent - self._inner.pop()
+                self._inner[-1] += spent
+
+        return call
+
+
+def messages(config: LoaderConfig, memory: mmap.mmap) -> list[bytes]:
+    """Some batches as the feeder sends them, each with its payloads in the arena."""
+    file = io.BytesIO()
+    Image.radial_gradient("L").resize((64, 48)).convert("RGB").save(file, "JPEG", quality=85)
+    jpeg, admission, encoder = file.getvalue(), Admission(config), msgpack.Encoder()
+    made, offset = [], 0
+    for number in range(config.decode_config.prefetch + 1):
+        batch = []
+        for index in range(config.batch_size):
+            ref = SampleRef(index, f"{index:020d}", "synthetic", path=f"/data/pictures/{index:09d}.jpg",
+                            attributes=json.dumps(ATTRIBUTES).encode(), tags=["outdoor", "photo"])  # fmt: skip
+            admitted = admission.quick(ref, jpeg)
+            assert isinstance(admitted, Admitted)
+            batch.append(admitted)
+        layout = Layout(batch)
+        at = offset
+        for payload in layout.payloads:
+            memory[at : at + len(payload)] = payload
+            at += aligned(len(payload))
+        made.append(encoder.encode(layout.message(number, 0, offset, Position(), [], wire.Counts())))
+        offset = at
+    return made
+
+
+def run(config: LoaderConfig, backend: str) -> dict[str, float]:
+    """Microseconds a sample by kind."""
+    clock, chosen = Clock(), choose("cpu", backend)
+    memory = mmap.mmap(-1, config.arena_mb << 20)
+    encoded, decoder = messages(config, memory), msgpack.Decoder(wire.FromFeeder)
+    assembly = Assembly(
+        lambda mask: make_decoder(chosen, config.image_config, config.decode_config, config.batch_size, mask=mask),
+        make_placer(chosen),
+    )
+    watch(clock, assembly)
+    receive = clock.timed("message", decoder.decode)
+    submit, collect = clock.timed("submit, rest", assembly.submit), clock.timed("collect, rest", assembly.collect)
+    for number in range(BATCHES):
+        if number == WARM_UP:
+            clock.kinds.clear()
+        while len(assembly) < assembly.depth:
+            submit(receive(encoded[number % len(encoded)]), memory)
+        collect()
+    assembly.close()
+    samples = (BATCHES - WARM_UP) * config.batch_size
+    return {kind: seconds / samples * 1e6 for kind, seconds in clock.kinds.items()}
+
+
+def watch(clock: Clock, assembly: Assembly) -> None:
+    """Count what the decoder does apart, where it is DALI's."""
+    import datago_gpu.assembly as module
+
+    for kind, name in (("views of payloads", "_images"), ("ids, attributes, sizes", "_described")):
+        original = getattr(module, name)
+        setattr(module, name, clock.timed(kind, getattr(original, "untimed", original)))
+        getattr(module, name).untimed = getattr(original, "untimed", original)
+    images = assembly._images
+    pipeline = getattr(images, "_pipeline", None)
+    if pipeline is None:
+        return
+    for kind, name in (("looking at payloads", "_job"), ("handing over", "_handed_over")):
+        setattr(images, name, clock.timed(kind, getattr(images, name)))
+    for kind, name in (("DALI: feed_input", "feed_input"), ("DALI: schedule_run", "schedule_run"),
+                       ("DALI: outputs", "outputs")):  # fmt: skip
+        setattr(pipeline, name, clock.timed(kind, getattr(pipeline, name)))
+
+
+def main() -> None:
+    options = parser(__doc__ or "", runs=5)
+    options.add_argument("--backend", default="dali", choices=("dali", "pillow"))
+    options.add_argument("--batch-size", type=int, default=64)
+    args = options.parse_args()
+    print(machine())
+    config = LoaderConfig.load({
+        "source_type": "file",
+        "source_config": {"root_path": "/", "rank": 0, "world_size": 1},
+        "image_config": {"crop_and_resize": True, "default_image_size": 64, "downsampling_ratio": 16},
+        "decode_config": {"threads": 1},
+        "batch_size": args.batch_size,
+    })  # fmt: skip
+    runs = [run(config, args.backend) for _ in range(args.runs)]
+    print(f"\nCPU time of the hand-over thread (us a sample, batches of {args.batch_size}; median of {len(runs)}, range)")
+    for kind in runs[0]:
+        _row(kind, [each[kind] for each in runs])
+    _row("in all", [sum(each.values()) for each in runs])
+    if args.json:
+        args.json.write_text(json.dumps({"machine": machine(), "us": runs}, indent=1))
+
+
+def _row(kind: str, values: list[float]) -> None:
+    print(f"  {kind:26} {statistics.median(values):8.2f}   {min(values):.2f} to {max(values):.2f}")
+
+
+if __name__ == "__main__":
+    main()
