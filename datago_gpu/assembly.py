@@ -9,7 +9,7 @@ import mmap
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import msgspec
 import numpy as np
@@ -24,6 +24,8 @@ from datago_gpu.latents import Latents
 
 __all__ = ["Assembled", "Assembly"]
 
+_Value = TypeVar("_Value")
+
 
 @dataclass(slots=True)
 class Assembled:
@@ -36,6 +38,8 @@ class Assembled:
     """Which of its samples are in `batch`."""
     failures: dict[int, str]
     """The others: index -> what the decoder said."""
+    rescued: dict[int, str] = field(default_factory=dict)
+    """Index -> what the decoder said, of those in `batch` of which it refused a picture that Pillow decoded."""
     attribute_problems: dict[int, str] = field(default_factory=dict)
     """Index of a sample in `batch` without attributes -> what was wrong with them."""
 
@@ -88,7 +92,7 @@ class Assembly:
         job = self._under_way.popleft()
         message, count = job.message, len(job.message.ids)
         images = self._images.collect() if job.images else DecodedImages(None)
-        failures = dict(images.failures)
+        failures, rescued = dict(images.failures), dict(images.rescued)
         pictures = []
         for column in message.parts:
             if column.kind != "latent":
@@ -96,7 +100,8 @@ class Assembly:
                 pictures.append((column, decoded))
                 for at, problem in decoded.failures.items():
                     failures.setdefault(column.rows[at], f"{column.kind} {column.name!r}: {problem}")
-        kept = [at for at in range(count) if at not in failures]
+                rescued |= {column.rows[at]: problem for at, problem in decoded.rescued.items()}
+        kept = [at for at in range(count) if at not in failures] if failures else list(range(count))
         if not kept:
             return Assembled(message, None, kept, failures)
         batch, problems = _described(message, kept)
@@ -113,7 +118,8 @@ class Assembly:
         if job.embeddings is not None:
             embeddings = self._placer.finish(job.embeddings)[0]
             batch.embeddings = arranged(self._placer, embeddings, kept, list(range(len(kept))), len(kept))
-        return Assembled(message, batch, kept, dict(sorted(failures.items())), problems)
+        rescued = {at: problem for at, problem in rescued.items() if at not in failures}
+        return Assembled(message, batch, kept, dict(sorted(failures.items())), rescued, problems)
 
     def close(self) -> None:
         """Drop everything under way. Batches handed out stay valid."""
@@ -130,7 +136,9 @@ class Assembly:
 
     def _arranged(self, decoded: DecodedImages, rows: list[int], kept: list[int]) -> Any:
         """The decoded pictures of the samples at `rows` of the encoded batch, at their places in the Batch."""
-        there = [row for at, row in enumerate(rows) if at not in decoded.failures]
+        there = [row for at, row in enumerate(rows) if at not in decoded.failures] if decoded.failures else rows
+        if there == kept:
+            return decoded.image
         return arranged(self._placer, decoded.image, *moves(there, kept), len(kept))
 
     def _note_absent(self, batch: Batch) -> None:
@@ -169,41 +177,58 @@ def _encoded(
     offsets: list[int],
     memory: mmap.mmap,
 ) -> EncodedImages:
-    payloads: list[NDArray[np.uint8]] = [
-        np.frombuffer(memory, np.uint8, length, offset) for length, offset in zip(columns.lengths, offsets, strict=True)
-    ]
+    arena = np.frombuffer(memory, np.uint8)
     return EncodedImages(
-        payloads=payloads,
+        payloads=[arena[at : at + length] for length, at in zip(columns.lengths, offsets, strict=True)],
         sizes=np.frombuffer(columns.sizes, np.int32).reshape(-1, 2),
         regions=np.frombuffer(columns.regions, np.float32).reshape(-1, 4),
         orientations=np.frombuffer(columns.orientations, np.uint8),
         target=target,
         targets=targets,
+        checked=True,
     )
 
 
 def _described(message: wire.EncodedBatch, kept: list[int]) -> tuple[Batch, dict[int, str]]:
     """A batch of the samples kept, without any payload; and row -> what is wrong with the attributes of a sample."""
+    sizes = np.frombuffer(message.original_sizes, np.int32).reshape(-1, 2)
+    crops = np.frombuffer(message.crops, np.float32).reshape(-1, 4)
     problems = {row: problem for row, problem in message.attribute_problems.items() if row in kept}
     batch = Batch(
-        ids=[message.ids[at] for at in kept],
-        sources=[message.sources[at] for at in kept],
+        ids=_of(message.ids, kept),
+        sources=_of(message.sources, kept),
         image=None,
-        original_sizes=np.frombuffer(message.original_sizes, np.int32).reshape(-1, 2)[kept],
-        crops=np.frombuffer(message.crops, np.float32).reshape(-1, 4)[kept],
+        original_sizes=sizes.copy() if len(kept) == len(sizes) else sizes[kept],
+        crops=crops.copy() if len(kept) == len(crops) else crops[kept],
         bucket=message.bucket,
-        attributes=[_attributes(message.attributes[at], at, problems) for at in kept],
-        tags=[message.tags[at] for at in kept],
-        duplicate_states=[message.duplicate_states[at] for at in kept],
+        attributes=_attributes(message, kept, problems),
+        tags=_of(message.tags, kept),
+        duplicate_states=_of(message.duplicate_states, kept),
         epoch=message.epoch,
     )
     return batch, problems
 
 
-def _attributes(text: bytes, row: int, problems: dict[int, str]) -> dict[str, Any]:
-    """The feeder has decoded them as well. How deep they may be nested differs, though, with the stack around it."""
-    try:
-        return cast(dict[str, Any], msgspec.json.decode(text))
-    except RecursionError as error:
-        problems[row] = str(error)
-        return {}
+def _attributes(message: wire.EncodedBatch, kept: list[int], problems: dict[int, str]) -> list[dict[str, Any]]:
+    """The attributes of the samples kept. Notes in `problems` those that cannot be read.
+
+    The feeder has decoded them as well. How deep they may be nested differs, though, with the stack around it.
+    """
+    texts = _of(message.attributes, kept)
+    try:  # one call for all of them: JSON objects in an array
+        return cast(list[dict[str, Any]], msgspec.json.decode(b"[" + b",".join(texts) + b"]"))
+    except RecursionError:
+        pass
+    found: list[dict[str, Any]] = []
+    for row, text in zip(kept, texts, strict=True):
+        try:
+            found.append(msgspec.json.decode(text))
+        except RecursionError as error:
+            problems[row] = str(error)
+            found.append({})
+    return found
+
+
+def _of(values: list[_Value], kept: list[int]) -> list[_Value]:
+    """Those of the samples kept: the list itself, where all are."""
+    return values if len(kept) == len(values) else [values[at] for at in kept]

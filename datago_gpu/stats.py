@@ -43,6 +43,8 @@ class Stats:
     flawed: dict[str, int] = field(default_factory=dict)
     """Reason -> samples that were handed out without something: "bad-attributes", without attributes, as theirs cannot
     be read. `max_failures` does not count them."""
+    rescued: int = 0
+    """Samples of which the decoder refused a picture that Pillow decoded. Each costs its batch some time."""
 
     @property
     def slowest(self) -> str:
@@ -59,6 +61,7 @@ class Stats:
         table = ["  ".join([name.ljust(first), *map(str.rjust, values, others)]) for name, *values in rows]
         skipped = ", ".join(f"{count:,} {reason}" for reason, count in self.skipped.items()) or "none"
         flawed = "".join(f", delivered with {reason}: {count:,}" for reason, count in self.flawed.items())
+        skipped += f"; rescued by Pillow: {self.rescued:,}" if self.rescued else ""
         came = f"{self.delivered:,} samples in {self.seconds:.2f} s ({self.delivered / self.seconds:,.0f} a second)"
         took = f"slowest: {self.slowest}; the feeder used {self.feeder_cores:.0%} of a core"
         return "\n".join([f"{came}, {self.bytes / 1e6:,.1f} MB encoded, skipped: {skipped}{flawed}", *table, took])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -19,10 +20,18 @@ from datago_gpu.supervisor import Supervisor
 
 __all__ = ["Ready", "Worker", "unexpected"]
 
+log = logging.getLogger("datago_gpu")
+
 UNDECODABLE = "undecodable"
 OUT_OF_MEMORY = (
     "out of memory while decoding: have fewer images under way (decode_config.threads, batch_size, "
     "samples_buffer_size), or smaller ones (decode_config.max_pixels)"
+)
+
+_RESCUED = (
+    "DALI refused a picture of sample %r (%s): %s. Pillow decoded it, and the sample is delivered. Each refusal costs "
+    "its batch some time; stats().rescued counts such samples, and this line comes once. Where there are many on a "
+    "GPU, look at the memory that is free there"
 )
 
 _End = wire.Ended | wire.Failed | errors.FeederError
@@ -63,7 +72,7 @@ class Worker(threading.Thread):
         self._feeder, self._make_assembly, self._ready = feeder, make_assembly, ready
         self._skipped: list[Skipped] = []
         self.counts = wire.Counts()
-        self.decoded = self.bytes = 0
+        self.decoded = self.bytes = self.rescued = 0
         self.waited_s = 0.0
         """For the feeder."""
 
@@ -150,19 +159,28 @@ class Worker(threading.Thread):
         message, failures = assembled.message, assembled.failures
         self._feeder.report(message.number, len(failures))
         self.decoded += len(assembled.kept)
+        self._note_rescued(assembled)
         self.bytes += sum(message.lengths) + sum(sum(column.lengths) for column in message.parts)
         self._skipped += message.skipped
         self._skipped += [
             Skipped(message.indices[at], message.ids[at], message.wheres[at], UNDECODABLE, problem, message.epoch)
             for at, problem in failures.items()
         ]
-        indices = [message.indices[at] for at in assembled.kept]
+        whole = len(assembled.kept) == len(message.indices)
+        indices = message.indices if whole else [message.indices[at] for at in assembled.kept]
         flaws = [
             Flaw(message.ids[at], message.wheres[at], BAD_ATTRIBUTES, problem)
             for at, problem in assembled.attribute_problems.items()
         ]
         ready = Ready(assembled.batch, indices, message.epoch, message.resume_at, self._take_skips(), flaws)
         return self._ready.put(ready)
+
+    def _note_rescued(self, assembled: Assembled) -> None:
+        """Counts the samples of which Pillow decoded what DALI refused, and logs the first of them."""
+        if assembled.rescued and not self.rescued:
+            at, said = next(iter(assembled.rescued.items()))
+            log.warning(_RESCUED, assembled.message.ids[at], assembled.message.wheres[at], said)
+        self.rescued += len(assembled.rescued)
 
     def _take_skips(self) -> list[Skipped]:
         skipped, self._skipped = self._skipped, []

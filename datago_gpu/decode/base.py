@@ -28,6 +28,9 @@ class EncodedImages:
     `targets` says otherwise."""
     targets: NDArray[np.int32] | None = None
     """(N, 2): height and width that each region is scaled to, where `target` is None because they differ."""
+    checked: bool = False
+    """Whether the feeder has looked at the payloads: their headers can be read and say what `sizes` says, and no image
+    is too large. Then a decoder does not look again."""
 
     def target_of(self, index: int) -> tuple[int, int] | None:
         """What the region of one image is scaled to."""
@@ -44,6 +47,7 @@ class EncodedImages:
             self.orientations[rows],
             self.target,
             None if self.targets is None else self.targets[rows],
+            self.checked,
         )
 
     def __len__(self) -> int:
@@ -60,6 +64,8 @@ class DecodedImages:
     None where K is 0."""
     failures: dict[int, str] = field(default_factory=dict)
     """Index in the batch -> what the decoder said, for each image that is missing."""
+    rescued: dict[int, str] = field(default_factory=dict)
+    """Index in the batch -> what the decoder said, for each image that it refused and Pillow decoded."""
 
 
 class Decoder(Protocol):

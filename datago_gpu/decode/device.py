@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from datago_gpu.decode.parking import LEGACY_STREAM, Lease, Parking, on_device, require_cupy
 
-__all__ = ["DeviceArray", "lend", "lend_array", "lend_list", "on_host"]
+__all__ = ["DeviceArray", "lend", "lend_array", "lend_list", "on_host", "read_at_once"]
 
 _CPU, _CUDA = 1, 2
 """Kinds of devices, by the numbers of DLPack."""
@@ -93,6 +93,10 @@ class DeviceArray:
             host: NDArray[Any] = self._array.get()
             return host
 
+    def read_at_once(self) -> Any:
+        """Returns what to read the pixels by, for somebody who has read them when this object is dropped."""
+        return self._array
+
     def _copied(self, stream: int | None) -> Any:
         """Returns a copy, made on cupy's current stream, for work on `stream`, which has to wait for it."""
         self._lease.exported_to(require_cupy().cuda.get_current_stream().ptr or LEGACY_STREAM)
@@ -105,6 +109,11 @@ class DeviceArray:
 def on_host(array: Any) -> NDArray[Any]:
     """Returns an array of a batch as one of numpy's: copied from a GPU, itself on the CPU."""
     return array.on_host() if isinstance(array, DeviceArray) else np.asarray(array)
+
+
+def read_at_once(array: Any) -> Any:
+    """Returns what to read an array of a batch by, for somebody who has read it when the batch is dropped."""
+    return array.read_at_once() if isinstance(array, DeviceArray) else array
 
 
 def lend(parking: Parking, tensor: Any) -> DeviceArray:

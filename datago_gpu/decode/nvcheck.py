@@ -11,7 +11,7 @@ from nvidia import nvimgcodec
 __all__ = ["header_problem", "undecodable"]
 
 
-def header_problem(payload: NDArray[np.uint8], high: int, wide: int) -> str | None:
+def header_problem(payload: bytes | NDArray[np.uint8], high: int, wide: int) -> str | None:
     """What DALI's own reader says against a header, in 3 us. It must not get to read such a one itself: DALI 2.4.0
     fails the iteration, and after a few of them in large batches the process dies of a segmentation fault.
 
@@ -26,15 +26,17 @@ def header_problem(payload: NDArray[np.uint8], high: int, wide: int) -> str | No
     return None if (height, width) in ((high, wide), (wide, high)) else f"{height} x {width} to DALI"
 
 
-def undecodable(payloads: Sequence[NDArray[np.uint8]], device_id: int | None, threads: int) -> list[int]:
-    """Which of some payloads with good headers cannot be decoded, by their indices. Decodes them all.
+def undecodable(payloads: Sequence[NDArray[np.uint8]], threads: int) -> list[int]:
+    """Which of some payloads with good headers cannot be decoded, by their indices. Decodes them all, on the CPU.
 
-    device_id: the GPU that decodes; None is the CPU. A decoder is made for it each time, which takes a millisecond on
-    the CPU: it is needed for bad batches only, and would keep threads and memory in between.
+    An image that all of a GPU's decoders refuse is refused by the CPU's as well: it is the last one that they try. A
+    decoder is made each time, which takes a millisecond: it is needed for bad batches only, and would keep threads and
+    memory in between.
     """
-    device = nvimgcodec.NVIMGCODEC_DEVICE_CPU_ONLY if device_id is None else device_id
-    kinds = [nvimgcodec.Backend(nvimgcodec.CPU_ONLY)] if device_id is None else None  # else it asks for a GPU
-    workers = max(1, threads - 1)  # it warns of more than one fewer than there are CPUs
-    decoder = nvimgcodec.Decoder(device_id=device, max_num_cpu_threads=workers, backends=kinds)
+    decoder = nvimgcodec.Decoder(
+        device_id=nvimgcodec.NVIMGCODEC_DEVICE_CPU_ONLY,
+        max_num_cpu_threads=max(1, threads - 1),  # it warns of more than one fewer than there are CPUs
+        backends=[nvimgcodec.Backend(nvimgcodec.CPU_ONLY)],  # else it asks for a GPU
+    )
     decoded = decoder.decode([nvimgcodec.CodeStream(payload) for payload in payloads])
     return [index for index, image in enumerate(decoded) if image is None]

@@ -6,7 +6,8 @@ from nvidia import nvimgcodec
 
 from datago_gpu.config import DecodeConfig, ImageConfig
 from datago_gpu.decode.base import DecodedImages, Decoder, EncodedImages
-from datago_gpu.decode.pillow import decoding_threads
+from datago_gpu.decode.device import read_at_once
+from datago_gpu.decode.threads import decoding_threads, gpu_threads
 
 __all__ = ["EncodingDecoder"]
 
@@ -22,7 +23,8 @@ class EncodingDecoder:
         self._codec = image.encode_format
         device = nvimgcodec.NVIMGCODEC_DEVICE_CPU_ONLY if device_id is None else device_id
         kinds = [nvimgcodec.Backend(nvimgcodec.CPU_ONLY)] if device_id is None else None  # else it asks for a GPU
-        threads = max(1, decoding_threads(decode) - 1)  # it warns of more than one fewer than there are CPUs
+        count = decoding_threads(decode) if device_id is None else gpu_threads(decode)
+        threads = max(1, count - 1)  # it warns of more than one fewer than there are CPUs
         self._encoder = nvimgcodec.Encoder(device_id=device, max_num_cpu_threads=threads, backends=kinds)
         self._params = None  # PNG has no quality to choose
         if self._codec == "jpeg":
@@ -39,14 +41,14 @@ class EncodingDecoder:
         decoded = self._inner.collect()
         if decoded.image is None:
             return decoded
-        sources = [nvimgcodec.as_image(each) for each in decoded.image]
+        sources = [nvimgcodec.as_image(read_at_once(each)) for each in decoded.image]
         encoded = self._encoder.encode(sources, self._codec, params=self._params)
         total = len(decoded.image) + len(decoded.failures)
         rows = [row for row in range(total) if row not in decoded.failures]
         refused = {row: "undecodable: it cannot be encoded again" for row, stream in zip(rows, encoded, strict=True)
                    if stream is None}  # fmt: skip
         kept = [bytes(stream) for stream in encoded if stream is not None]
-        return DecodedImages(kept or None, dict(sorted((decoded.failures | refused).items())))
+        return DecodedImages(kept or None, dict(sorted((decoded.failures | refused).items())), decoded.rescued)
 
     def close(self) -> None:
         self._inner.close()

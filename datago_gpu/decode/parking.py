@@ -76,8 +76,9 @@ class Parking:
         self._parked: deque[_Parked] = deque()
         self._closed = threading.Event()
 
-    def __len__(self) -> int:
-        """Returns the number of batches whose memory is parked."""
+    @property
+    def count(self) -> int:
+        """The number of batches whose memory is parked."""
         return len(self._parked)
 
     def park(self, memory: Any, streams: dict[int, Any] | None) -> None:

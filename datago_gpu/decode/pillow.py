@@ -6,7 +6,6 @@ How one image is rendered is in pixels.py, how it is written down in form.py; he
 from __future__ import annotations
 
 import itertools
-import os
 import threading
 from collections import deque
 from contextlib import AbstractContextManager, nullcontext
@@ -25,18 +24,13 @@ from datago_gpu.decode.labels import unpack_labels, widest_dtype
 from datago_gpu.decode.native import render_own
 from datago_gpu.decode.pixels import Undecodable, render_array
 from datago_gpu.decode.scaling import shrinkage
-from datago_gpu.decode.threads import Threads
+from datago_gpu.decode.threads import Threads, decoding_threads
 from datago_gpu.limits import decoding_memory
 
-__all__ = ["PillowDecoder", "decoding_threads"]
+__all__ = ["PillowDecoder"]
 
 _SMALL_SHARE = 8
 """What all threads together take for small images, at the most, as a share of the memory: it is not counted."""
-
-
-def decoding_threads(decode: DecodeConfig) -> int:
-    """The number of threads to decode with: the setting, else the CPUs that this process may use."""
-    return decode.threads or len(os.sched_getaffinity(0))
 
 
 class PillowDecoder:

@@ -66,15 +66,17 @@ class SplitDecoder:
             raise RuntimeError("no batch is under way: submit one first")
         job = self._under_way.popleft()
         pieces: list[tuple[Any, list[int]]] = []
+        rescued: dict[int, str] = {}
         for decoder, rows in ((self._first, job.first), (self._second, job.second)):
             if rows and decoder:
                 decoded = decoder.collect()
                 job.failures |= {rows[at]: problem for at, problem in decoded.failures.items()}
+                rescued |= {rows[at]: problem for at, problem in decoded.rescued.items()}
                 good = [row for at, row in enumerate(rows) if at not in decoded.failures]
                 if decoded.image is not None:
                     pieces.append((decoded.image, good))
         image = self._joined(pieces) if job.second else pieces[0][0] if pieces else None
-        return DecodedImages(image, dict(sorted(job.failures.items())))
+        return DecodedImages(image, dict(sorted(job.failures.items())), rescued)
 
     def close(self) -> None:
         self._under_way.clear()

@@ -1,14 +1,39 @@
-"""Threads that decode. concurrent.futures ends its own as soon as the main thread ends, while a trainer on another
-thread may still iterate.
+"""Threads that decode, and how many there are.
+
+Those of concurrent.futures end as soon as the main thread ends, while a trainer on another thread may still iterate.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from queue import SimpleQueue
 
-__all__ = ["Threads"]
+from datago_gpu.config import DecodeConfig
+
+__all__ = ["Threads", "decoding_threads", "gpu_threads"]
+
+_MOST_ON_GPU = 16
+"""On a GPU, each thread costs 16 MiB of its memory and 16 MiB of pinned memory, and a stream. The GPU does the work."""
+
+
+def decoding_threads(decode: DecodeConfig) -> int:
+    """How many threads decode on the CPU: the setting, else the CPUs that this process may use."""
+    return decode.threads or len(os.sched_getaffinity(0))
+
+
+def gpu_threads(decode: DecodeConfig, *, mask: bool = False) -> int:
+    """How many threads help a GPU to decode: the setting, else this process's share of the CPUs, up to 16.
+
+    Each kind of image of a sample has threads of its own: masks, which are small, have half as many.
+    """
+    if decode.threads:
+        return decode.threads
+    processes = os.environ.get("LOCAL_WORLD_SIZE", "")  # set by torchrun and others, for the processes of one machine
+    share = len(os.sched_getaffinity(0)) // (int(processes) if processes.isdecimal() and int(processes) else 1)
+    count = max(1, min(_MOST_ON_GPU, share))
+    return max(1, count // 2) if mask else count
 
 
 class Threads:

@@ -36,6 +36,9 @@ _XMP = b"http://ns.adobe.com/xap/1.0/\0"
 _MOST_SEGMENTS = 1000
 """A large colour profile takes 255. A payload of nothing else would hold up the feeder's loop for seconds."""
 
+_LARGEST = 2**31 - 1
+"""Pixels of a side of a PNG, by its specification. DALI takes more for a negative number."""
+
 _Span = tuple[int, int]
 
 
@@ -138,11 +141,11 @@ def _jpeg_orientation(payload: bytes, exifs: list[_Span], xmps: list[_Span]) -> 
 
 def _png(payload: bytes) -> Header:
     """IHDR, and whether another chunk, before or behind the pixels, changes how they look."""
-    if payload[12:16] != b"IHDR":
+    if payload[8:16] != b"\0\0\0\x0dIHDR":
         return _UNKNOWN
     width, height, depth, colour = _IHDR.unpack_from(payload, 16)
     plain = depth == 8 and colour in (0, 2, 3) and payload.endswith(b"IEND\xaeB`\x82") and _shows_as_stored(payload)
-    return Header(height, width, plain=plain and height > 0 and width > 0)
+    return Header(height, width, plain=plain and 0 < height <= _LARGEST and 0 < width <= _LARGEST)
 
 
 def _shows_as_stored(payload: bytes) -> bool:
@@ -165,7 +168,8 @@ def _webp(payload: bytes) -> Header:
         return Header(height, width, plain=whole and payload[23:26] == b"\x9d\x01\x2a" and height > 0 and width > 0)
     if kind == b"VP8L":
         bits = int.from_bytes(payload[21:25], "little")
-        return Header((bits >> 14 & 0x3FFF) + 1, (bits & 0x3FFF) + 1, plain=whole and not bits >> 28 & 1)
+        plain = whole and payload[20:21] == b"\x2f" and not bits >> 28 & 1
+        return Header((bits >> 14 & 0x3FFF) + 1, (bits & 0x3FFF) + 1, plain=plain)
     if kind == b"VP8X":
         width, height = (int.from_bytes(payload[at : at + 3], "little") + 1 for at in (24, 27))
         turned = payload[20] & 0b00000100 and xmp_orientation(payload) > 1

@@ -92,9 +92,9 @@ def test_a_stream_lives_for_as_long_as_memory_waits_for_it(gpu: FakeGpu) -> None
     del memory
     gpu.current_stream = SimpleNamespace(ptr=0)
     gc.collect()
-    assert (handle in gpu.destroyed, len(parking)) == (False, 1)
+    assert (handle in gpu.destroyed, parking.count) == (False, 1)
     parking.sweep()
-    assert (handle in gpu.destroyed, len(parking), gpu.synchronized) == (True, 0, 0)
+    assert (handle in gpu.destroyed, parking.count, gpu.synchronized) == (True, 0, 0)
 
 
 @pytest.mark.parametrize("stream_id", [3, None])
@@ -168,7 +168,7 @@ def test_memory_is_kept_for_ever_where_cuda_fails(gpu: FakeGpu) -> None:
     gpu.broken = True
     del image, memory
     parking.sweep()
-    assert (Memory.alive, len(parking)) == (1, 1)
+    assert (Memory.alive, parking.count) == (1, 1)
     parking.close()
     del parking
     gc.collect()
@@ -198,7 +198,7 @@ def test_a_batch_that_is_in_use_does_not_hold_up_later_ones(gpu: FakeGpu) -> Non
     gpu.read(early.token, slow.ptr)
     del images, early, late
     parking.sweep()
-    assert (Memory.alive, len(parking)) == (1, 1)
+    assert (Memory.alive, parking.count) == (1, 1)
     gpu.run(slow.ptr)
 
 
@@ -258,7 +258,7 @@ def test_close_waits_and_batches_dropped_later_wait_for_themselves(gpu: FakeGpu)
         tokens.append(image._lease._memory.token)
         gpu.read(tokens[-1], LEGACY)
     images.pop(0)
-    assert len(parking) == 1
+    assert parking.count == 1
     parking.close()
     assert (Memory.alive, kept_for_ever()) == (1, 0)
     gpu.contexts, gpu.current = {0, 3}, 3

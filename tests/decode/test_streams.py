@@ -74,10 +74,10 @@ def test_memory_goes_back_after_it_was_read(
     read(image)  # the stream of cupy that it used is gone by now
     del image
     gc.collect()
-    assert len(decoder._parking) == 1
+    assert decoder._parking.count == 1
     cupy.cuda.Device().synchronize()
     decoder._parking.sweep()
-    assert (len(decoder._parking), len(waits)) == (0, synchronized)
+    assert (decoder._parking.count, len(waits)) == (0, synchronized)
 
 
 def test_torch_takes_a_copy(decoder: Decoder) -> None:

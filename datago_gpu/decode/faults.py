@@ -1,0 +1,93 @@
+"""What an error of DALI is about: an image, memory, or the GPU. DALI raises RuntimeError for nearly all of them.
+
+Only what nvImageCodec or DALI says about an image counts as about an image. All else ends the run: where memory runs
+out, no image is to blame, and Pillow in DALI's place would hide why everything has become slow.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from datago_gpu.config import DecodeConfig, ImageConfig
+from datago_gpu.errors import DatagoError
+
+__all__ = ["Refused", "Setup", "fault", "words"]
+
+_IMAGE = re.compile(r"Failed to decode sample #(\d+)|nvImageCodec failure: '#(?:3|4|13|14|17|19)'")
+"""Of one image: it cannot be decoded, or its header cannot be read. The numbers are nvImageCodec's, of its statuses."""
+_MEMORY = re.compile(
+    r"out[ _]of[ _]memory|bad_alloc|allocat(?:e \d|ion failed)|MemoryAllocation|nvImageCodec failure: '#(?:5|15)'",
+    re.IGNORECASE,
+)
+_GPU = re.compile(r"(?i:cuda|nvjpeg|nvimagecodec)|\bcu[A-Z]")
+
+
+class Refused(Exception):
+    """DALI says that it cannot decode an image of a batch.
+
+    suspect: which of the images that the batch was started with; None where DALI does not say.
+    """
+
+    def __init__(self, message: str, suspect: int | None) -> None:
+        super().__init__(message)
+        self.suspect = suspect
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What a pipeline is made for."""
+
+    image: ImageConfig
+    decode: DecodeConfig
+    batch_size: int
+    """The most images of a batch."""
+    device_id: int | None
+    """Which GPU; None is the CPU."""
+    mask: str
+    """"nearest" or "lanczos" for masks; "" for images."""
+    threads: int
+
+
+def fault(error: Exception, doing: str, setup: Setup) -> Refused | DatagoError:
+    """Returns what to raise for an error of DALI's.
+
+    doing: what failed, such as "decode a batch of 3 images".
+    """
+    said = words(error)
+    if found := _IMAGE.search(str(error)):
+        return Refused(said, int(found[1]) if found[1] else None)
+    if isinstance(error, MemoryError) or _MEMORY.search(said):
+        return DatagoError(f"memory ran out{_where(setup)}: DALI could not {doing} ({said}). {_less_memory(setup)}")
+    if setup.device_id is not None and _GPU.search(said):
+        return DatagoError(
+            f"CUDA failed{_where(setup)}: DALI could not {doing} ({said}). No image is to blame. An error in a kernel "
+            "of the trainer's shows here as well: CUDA_LAUNCH_BLOCKING=1 shows where it comes from, and dmesg whether "
+            "the GPU itself has failed (Xid)"
+        )
+    return DatagoError(f"DALI could not {doing}: {said}")
+
+
+def words(error: Exception) -> str:
+    """What DALI said, without the trace through the graph around it, and the number of a sample tried alone."""
+    text = re.sub(r"\s*Current pipeline object is no longer valid\.\s*| sample #\d+ :", "", str(error))
+    return " ".join(text.rpartition("encountered:")[2].split()) or type(error).__name__
+
+
+def _where(setup: Setup) -> str:
+    return "" if setup.device_id is None else f" on cuda:{setup.device_id}"
+
+
+def _less_memory(setup: Setup) -> str:
+    advice = (
+        f"DALI decodes whole images before it resizes them. Have fewer at once: batch_size (now {setup.batch_size}), "
+        f"decode_config.prefetch (now {setup.decode.prefetch}, the batches that decode at once); or smaller ones: "
+        f"image_config.default_image_size (now {setup.image.default_image_size}), decode_config.max_pixels (now "
+        f"{setup.decode.max_pixels}, above which images are skipped)"
+    )
+    if setup.device_id is None:
+        return advice
+    return (
+        f"{advice}. Or leave more of the GPU to DALI: torch keeps what it has freed, and "
+        "torch.cuda.set_per_process_memory_fraction bounds its share"
+    )
