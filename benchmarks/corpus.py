@@ -39,6 +39,8 @@ from datago_gpu import Loader
 
 class Skips(logging.Handler):
     def emit(self, record):
+        if not record.msg.startswith("skipped"):
+            return
         error = record.args[0]
         print(json.dumps({"skipped": error.id, "reason": error.reason, "detail": error.detail}), flush=True)
 
