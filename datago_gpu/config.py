@@ -189,7 +189,9 @@ class DecodeConfig(Settings, frozen=True, kw_only=True):
     """How payloads become pixels.
 
     Attributes:
-        threads: decoding threads; default: the CPUs this process may use, with Pillow one more.
+        threads: decoding threads; default: the CPUs this process may use, with Pillow one more. On a GPU the default is
+            this process's share of the CPUs (`LOCAL_WORLD_SIZE`), up to 16, and half as many for masks: each takes 16
+            MiB of the GPU and of pinned memory.
         prefetch: batches inside the decoder at once, so that one decodes while the next is prepared.
         max_pixels: images with more pixels are skipped, by their header.
         memory_mb: MiB that pictures may take while they are decoded, in the trainer and in the feeder each: of large
