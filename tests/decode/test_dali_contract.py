@@ -8,6 +8,8 @@ import pytest
 from nvidia.dali import tensors, types
 from nvidia.dali.pipeline import Pipeline
 
+from tests.needs import needs
+
 
 @pytest.mark.parametrize("name", ["as_tensor", "__getitem__", "__len__"])
 def test_lists_of_tensors_on_the_gpu(name: str) -> None:
@@ -25,7 +27,7 @@ def test_outputs_are_ordered_on_a_stream_that_is_given_by_its_handle() -> None:
 
 
 def test_streams_of_torch() -> None:
-    torch = pytest.importorskip("torch", reason="torch is not installed")
+    torch = needs("torch")
     assert torch.cuda.is_initialized() in (False, True)
     assert "device" in inspect.signature(torch.cuda.current_stream).parameters
     assert hasattr(torch.cuda.Stream, "cuda_stream") or not torch.backends.cuda.is_built()
