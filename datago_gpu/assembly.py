@@ -201,7 +201,7 @@ def _described(message: wire.EncodedBatch, kept: list[int]) -> tuple[Batch, dict
         original_sizes=sizes.copy() if len(kept) == len(sizes) else sizes[kept],
         crops=crops.copy() if len(kept) == len(crops) else crops[kept],
         bucket=message.bucket,
-        attributes=_attributes(message, kept, problems),
+        attributes=_attributes(_of(message.attributes, kept), kept, problems),
         tags=_of(message.tags, kept),
         duplicate_states=_of(message.duplicate_states, kept),
         epoch=message.epoch,
@@ -209,18 +209,17 @@ def _described(message: wire.EncodedBatch, kept: list[int]) -> tuple[Batch, dict
     return batch, problems
 
 
-def _attributes(message: wire.EncodedBatch, kept: list[int], problems: dict[int, str]) -> list[dict[str, Any]]:
-    """The attributes of the samples kept. Notes in `problems` those that cannot be read.
+def _attributes(texts: list[bytes], rows: list[int], problems: dict[int, str]) -> list[dict[str, Any]]:
+    """The attributes of the samples at these rows. Notes in `problems` those that cannot be read, which are empty.
 
     The feeder has decoded them as well. How deep they may be nested differs, though, with the stack around it.
     """
-    texts = _of(message.attributes, kept)
     try:  # one call for all of them: JSON objects in an array
         return cast(list[dict[str, Any]], msgspec.json.decode(b"[" + b",".join(texts) + b"]"))
     except RecursionError:
         pass
     found: list[dict[str, Any]] = []
-    for row, text in zip(kept, texts, strict=True):
+    for row, text in zip(rows, texts, strict=True):
         try:
             found.append(msgspec.json.decode(text))
         except RecursionError as error:

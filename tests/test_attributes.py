@@ -109,13 +109,13 @@ def test_what_the_trainer_alone_cannot_read_is_a_flaw_as_well() -> None:
     """Its stack may be deeper than the feeder's was."""
     text = b'{"a": ' + b"[" * 900 + b"]" * 900 + b"}"
     problems: dict[int, str] = {}
-    assert _attributes(text, 0, problems) != {}
+    assert _attributes([text, b"{}"], [0, 1], problems) == [msgspec.json.decode(text), {}]
     assert problems == {}
 
-    def deeper(levels: int) -> dict[str, Any]:
-        return deeper(levels - 1) if levels else _attributes(text, 3, problems)
+    def deeper(levels: int) -> list[dict[str, Any]]:
+        return deeper(levels - 1) if levels else _attributes([b'{"b": 1}', text], [2, 3], problems)
 
-    assert deeper(200) == {}
+    assert deeper(200) == [{"b": 1}, {}]
     assert "recursion" in problems[3]
 
 
