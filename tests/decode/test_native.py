@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import struct
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from datago_gpu.decode.native import header_of_own, render_own
 from datago_gpu.decode.pixels import Undecodable
 from datago_gpu.decode.select import Backend
 from datago_gpu.geometry import cover_region, whole
+from tests.decode.made.png import png
 from tests.decode.pictures import difference, encode, on_host, picture
 
 LIMIT = 10**6
@@ -28,15 +27,7 @@ LIMIT = 10**6
 
 def png16(pixels: NDArray[np.uint16]) -> bytes:
     """A PNG of 16 bits a channel, which Pillow does not write."""
-    height, width, channels = pixels.shape
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
-
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
-    header = struct.pack(">IIBBBBB", width, height, 16, {1: 0, 2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
-    signature = b"\x89PNG\r\n\x1a\n"
-    return signature + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return png(pixels, 16)
 
 
 def own(payload: bytes, target: tuple[int, int] | None = None, orientation: int = 1) -> NDArray[Any]:
