@@ -13,7 +13,8 @@ from benchmarks.gpu import findings, report
 from benchmarks.gpu.findings import Finding, Findings, NotHere
 
 Ran = tuple[dict[str, Any], str, int]
-pytestmark = pytest.mark.xdist_group("gpu report")  # they share one run
+# They share one run, which the first of them waits for, whichever that is.
+pytestmark = [pytest.mark.xdist_group("gpu report"), pytest.mark.timeout(240)]
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +22,6 @@ def ran(run_report: Callable[..., Ran]) -> Ran:
     return run_report("cpu")
 
 
-@pytest.mark.timeout(240)
 def test_every_check_runs_and_none_misses_a_gate_or_breaks(ran: Ran) -> None:
     result, printed, status = ran
     statuses = {check["name"]: check["status"] for check in result["checks"]}
