@@ -50,9 +50,9 @@ $(VENV)/.torch: $(VENV)/.test
 demo: $(VENV)/.run
 	$(BIN)/datago-gpu demo --out demo.png
 
-# Tests that carry an xdist_group share what takes long to make, or must not run beside each other.
+# The tests of a file share what takes long to make. tests/conftest.py has the longest files begin.
 test: lint $(VENV)/.torch
-	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadgroup $(TESTS)
+	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadfile --no-loadscope-reorder $(TESTS)
 
 wheel-check: $(VENV)/.test
 	$(BIN)/python -m tests.wheel.check

@@ -24,7 +24,15 @@ def _no_ambient_settings(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
+LONGEST = ("test_benchmarks.py", "test_soak.py", "test_report.py", "test_torch.py", "test_processes.py")
+"""Files that take half a minute and more. Begun last, they would keep one worker busy when all others are done."""
+
 _left_open = generators.watch()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the tests of the longest files first."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
 @pytest.fixture(autouse=True)

@@ -163,7 +163,7 @@ def test_a_dead_payload_server_ends_the_run_and_costs_no_sample(
     """What was fetched before is delivered, the last batch short; a new run goes on from there."""
     alive = set(names(COUNT)[:44])
     store.fault = lambda request, _good: None if request.path[7:-4] in alive else how
-    settings = config(api, http={"max_tries": 4, "stall_timeout_s": 0.1, "download_processes": processes})
+    settings = config(api, http={"max_tries": 4, "stall_timeout_s": 0.5, "download_processes": processes})
     batches = []
     with caplog.at_level(logging.WARNING), Loader(settings, device="cpu", backend="pillow") as loader:
         expected = rf"{store.server.url}/files/im-000\d\d.jpg: .* after 4 tries"
@@ -177,7 +177,8 @@ def test_a_dead_payload_server_ends_the_run_and_costs_no_sample(
     assert [len(batch) for batch in batches] == [8, 8, 8, 8, 8, 4]
     assert loader.stats().skipped == {}
     store.fault = lambda _request, _good: None
-    with Loader(settings, device="cpu", backend="pillow") as loader:
+    patient = config(api, http={"stall_timeout_s": 5, "download_processes": processes})
+    with Loader(patient, device="cpu", backend="pillow") as loader:
         loader.load_state_dict(state)
         assert [name for batch in loader for name in batch.ids] == names(COUNT)[44:]
 

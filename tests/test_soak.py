@@ -12,7 +12,6 @@ SOAK = Path(__file__).parent.parent / "benchmarks" / "soak.py"
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.xdist_group("soak")
 @pytest.mark.parametrize("backend", ["pillow", "dali"])
 def test_the_soak_holds_its_gates(backend: str) -> None:
     # Memory grows for all of so short a time, and the machine may be busy: neither is held to much.

@@ -14,7 +14,7 @@ from benchmarks.gpu.findings import Finding, Findings, NotHere
 
 Ran = tuple[dict[str, Any], str, int]
 # They share one run, which the first of them waits for, whichever that is.
-pytestmark = [pytest.mark.xdist_group("gpu report"), pytest.mark.timeout(240)]
+pytestmark = pytest.mark.timeout(240)
 
 
 @pytest.fixture(scope="module")

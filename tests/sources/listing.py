@@ -19,9 +19,9 @@ KEY = "0123456789abcdef0123456789abcdef01234567"
 HASTY = HttpConfig(
     max_backoff_s=0.005,
     max_retry_after_s=0.01,
-    connect_timeout_s=2,
-    stall_timeout_s=0.2,
-    total_timeout_s=5,
+    connect_timeout_s=10,
+    stall_timeout_s=0.5,
+    total_timeout_s=20,
     max_tries=3,
 )
 

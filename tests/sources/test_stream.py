@@ -24,7 +24,7 @@ from tests.sources.shards import keys, listed, pictures, shard_config, tar_bytes
 
 BODY = random.Random(1).randbytes(3_000_000)
 TAG = {"ETag": '"one"'}
-QUICK = HttpConfig(max_backoff_s=0.02, connect_timeout_s=2, stall_timeout_s=0.3, total_timeout_s=0.5, max_tries=3)
+QUICK = HttpConfig(max_backoff_s=0.02, connect_timeout_s=10, stall_timeout_s=0.6, total_timeout_s=1.0, max_tries=3)
 TOKEN = "hf_S3cr3tT0kenOfMine"
 
 
@@ -40,7 +40,7 @@ def streamed(url: str, *, hold: asyncio.Event | None = None, headers: dict[str, 
     async def main() -> None:
         async with HttpClient(QUICK) as client:
             if hold is not None:  # longer than the limits on the server
-                asyncio.get_running_loop().call_later(0.8, hold.set)
+                asyncio.get_running_loop().call_later(1.4, hold.set)
             await client.stream(url, sink, headers=headers)
 
     asyncio.run(main())
