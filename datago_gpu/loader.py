@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -28,6 +29,8 @@ from datago_gpu.supervisor import Supervisor
 from datago_gpu.worker import Ready, Worker, unexpected
 
 __all__ = ["Loader"]
+
+log = logging.getLogger("datago_gpu")
 
 CLOSE_S = 0.8
 """A second with KILL_S of the feeder. A decoder may take longer with a picture: its thread then ends by itself."""
@@ -235,6 +238,8 @@ class Loader:
                 self._progress.begin(ready.epoch, ready.resume_at)
             self._failures.add(ready.skipped)
             self._failures.note(ready.flaws)
+            for notice in ready.notices:
+                log.log(notice.level, "%s", notice.text)
             self._progress.skipped(ready.skipped)
             self._fruitless = ready.fruitless
             self._check_failures(final=False)

@@ -51,6 +51,8 @@ class Supervisor:
         """Wait for the next message. Raises FeederError if the feeder is gone, FeederClosed after `close`."""
         message = self._feeder.receive()
         self._begun = True
+        if isinstance(message, wire.Notice):
+            return message
         if isinstance(message, wire.EncodedBatch):
             self._received.begin(message.epoch, message.resume_at)
             self._received.deliver(message.indices)

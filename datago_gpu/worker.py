@@ -50,6 +50,8 @@ class Ready:
     skipped: list[Skipped] = field(default_factory=list)
     flaws: list[Flaw] = field(default_factory=list)
     """Of samples of the batch."""
+    notices: list[wire.Notice] = field(default_factory=list)
+    """What the feeder has to say for the log."""
     fruitless: bool = False
     """The stream ends early, since the last passes over the source brought no sample."""
 
@@ -147,6 +149,11 @@ class Worker(threading.Thread):
         if isinstance(message, wire.Failed):
             self._skipped += message.skipped
             return message
+        if isinstance(message, wire.Notice):
+            while len(assembly):  # it was said behind these
+                self._hand_on(assembly.collect())
+            self._ready.put(Ready(None, notices=[message]))
+            return None
         self.counts = message.counts
         if isinstance(message, wire.EncodedBatch):
             assembly.submit(message, self._feeder.memory)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import mmap
 import socket
 import threading
@@ -38,7 +39,8 @@ class Feeder:
         self._decoder: msgpack.Decoder[wire.FromFeeder] = msgpack.Decoder(wire.FromFeeder)
         self._closing = threading.RLock()  # a signal's handler may close while its thread is closing
         self._closed = self._begun = False
-        self._send(wire.Start(msgspec.json.encode(config.settled()), resume))
+        level = logging.getLogger("datago_gpu").getEffectiveLevel()
+        self._send(wire.Start(msgspec.json.encode(config.settled()), resume, level))
 
     @property
     def pids(self) -> list[int]:

@@ -102,6 +102,10 @@ class Packer:
         """Say that the stream is complete. fruitless: it ends since its last epochs brought no sample."""
         await self._write(wire.Ended(self._take_skips(), counts, fruitless))
 
+    def notice(self, notice: wire.Notice) -> None:
+        """Say something for the log. To be called from the event loop."""
+        wire.post(self._writer, notice)
+
     def fail(self, kind: str, message: str) -> None:
         """Say that the stream ends early. To be called from the event loop; what follows does not count."""
         wire.post(self._writer, wire.Failed(kind, message, self._take_skips()))

@@ -21,11 +21,13 @@ from datago_gpu.eventloop import catch_lost_errors, guarded, watched
 from datago_gpu.feeder import wire
 from datago_gpu.feeder.arena import map_memory
 from datago_gpu.feeder.fetch import Fetcher
+from datago_gpu.feeder.notices import passed_on
 from datago_gpu.feeder.pack import Packer
 from datago_gpu.feeder.production import Production
 from datago_gpu.feeder.remote import remote_of
 from datago_gpu.feeder.runtime import connected, http_client_type, leave_with, run
 from datago_gpu.limits import Limits
+from datago_gpu.redact import printable
 from datago_gpu.sources import open_source
 
 __all__ = ["main"]
@@ -49,10 +51,14 @@ async def _serve(channel: int, memory: mmap.mmap, parent: int, links: _Links) ->
     def fail(error: BaseException) -> None:
         packer.fail(*_words(error, config))
 
+    def tell(notice: wire.Notice) -> None:
+        packer.notice(wire.Notice(notice.level, printable(config.redacted(notice.text), lines=True)))
+
     catch_lost_errors(fail)
     guards.append(watched(_leave_with_the_socket(packer)))
     try:
-        await guarded(_produce(config, start.resume, packer, links))
+        with passed_on(start.log_level, tell):
+            await guarded(_produce(config, start.resume, packer, links))
     except Exception as error:
         fail(error)
     finally:

@@ -5,6 +5,7 @@ Each message is four bytes of length (big-endian) and MessagePack. Payloads do n
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Literal
 
 from msgspec import Struct, msgpack
@@ -21,6 +22,7 @@ __all__ = [
     "Ended",
     "Failed",
     "FromFeeder",
+    "Notice",
     "PartColumn",
     "Report",
     "Resume",
@@ -48,6 +50,8 @@ class Start(Struct, frozen=True):
     config: bytes
     """JSON of the LoaderConfig."""
     resume: Resume
+    log_level: int = logging.WARNING
+    """Messages of this level and above are wanted, as a `Notice` each."""
 
     def __repr__(self) -> str:
         return f"Start(resume={self.resume!r})"
@@ -174,6 +178,13 @@ class SkippedOnly(Struct, frozen=True, tag="skipped"):
     counts: Counts
 
 
+class Notice(Struct, frozen=True, tag="notice"):
+    """A message for the trainer's log. level: as Python's logging has them."""
+
+    level: int
+    text: str
+
+
 class Ended(Struct, frozen=True, tag="ended"):
     """The stream is complete."""
 
@@ -192,7 +203,7 @@ class Failed(Struct, frozen=True, tag="failed"):
     skipped: list[Skipped]
 
 
-FromFeeder = EncodedBatch | SkippedOnly | Ended | Failed
+FromFeeder = EncodedBatch | SkippedOnly | Notice | Ended | Failed
 
 _encoder = msgpack.Encoder()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import mmap
 import os
 import sys
@@ -14,7 +15,7 @@ import msgspec
 from msgspec import msgpack
 
 from datago_gpu.config import HttpConfig
-from datago_gpu.eventloop import is_ending
+from datago_gpu.eventloop import is_ending, watched
 from datago_gpu.feeder.arena import map_memory
 from datago_gpu.feeder.download.doubt import Doubts
 from datago_gpu.feeder.download.wire import Orders, Results, Setup, as_exception
@@ -23,6 +24,8 @@ from datago_gpu.feeder.wire import post, read
 from datago_gpu.sources.base import Need
 
 __all__ = ["Crew"]
+
+log = logging.getLogger("datago_gpu")
 
 
 class Crew:
@@ -34,7 +37,7 @@ class Crew:
 
     def __init__(self, config: HttpConfig, links: Sequence[tuple[int, int]]) -> None:
         share = -(-config.concurrent_downloads // len(links))
-        setup = Setup(msgspec.structs.replace(config, concurrent_downloads=share))
+        setup = Setup(msgspec.structs.replace(config, concurrent_downloads=share), log.getEffectiveLevel())
         self._doubts = Doubts()
         self._members = [
             _Member(number, channel, map_memory(memory), setup, self._doubts, self._settle)
@@ -141,9 +144,11 @@ class _Member:
             server, future, _ = self._open.pop(order)
             self._doubts.failed(server, now, self._number, future, as_exception(failure))
         for order, size in results.asking:
-            task = self._loop.create_task(self._ask(order, size))
+            task = watched(self._ask(order, size))
             self._asking.add(task)
             task.add_done_callback(self._asking.discard)
+        for notice in results.notices:
+            log.log(notice.level, "%s", notice.text)
         self._settle()
 
     async def _ask(self, order: int, size: int) -> None:
@@ -153,7 +158,9 @@ class _Member:
             asking = asyncio.ensure_future(need(size))
             await asyncio.wait((asking, future), return_when=asyncio.FIRST_COMPLETED)
             asking.cancel()
-            await asyncio.gather(asking, return_exceptions=True)
+            (outcome,) = await asyncio.gather(asking, return_exceptions=True)
+            if isinstance(outcome, Exception):
+                raise outcome
         self._soon()
         self._granted.append(order)
 

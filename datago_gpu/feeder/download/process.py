@@ -21,8 +21,9 @@ from datago_gpu.feeder.arena import Room, map_memory
 from datago_gpu.feeder.budget import FREE_BYTES
 from datago_gpu.feeder.download.wire import Failure, Orders, Results, Setup, as_failure
 from datago_gpu.feeder.line import Line
+from datago_gpu.feeder.notices import passed_on
 from datago_gpu.feeder.runtime import connected, http_client_type, leave_with, run
-from datago_gpu.feeder.wire import post, read
+from datago_gpu.feeder.wire import Notice, post, read
 from datago_gpu.sources.failure import HttpFailure
 
 if TYPE_CHECKING:
@@ -52,8 +53,9 @@ async def _serve(channel: int, memory: mmap.mmap, parent: int, client: type[Http
                 for _ in range(setup.http.concurrent_downloads):
                     tasks.create_task(desk.work())
                 orders = msgpack.Decoder(Orders)
-                while True:
-                    desk.take(orders.decode(await read(reader)))
+                with passed_on(setup.log_level, desk.notice):
+                    while True:
+                        desk.take(orders.decode(await read(reader)))
         except (asyncio.IncompleteReadError, ConnectionError):  # the feeder is gone
             os._exit(0)
 
@@ -75,6 +77,7 @@ class Desk:
         self._arrived: list[tuple[int, int, int]] = []
         self._failed: list[tuple[int, Failure]] = []
         self._asking: list[tuple[int, int]] = []
+        self._notices: list[Notice] = []
         self._grants: dict[int, deque[asyncio.Future[None]]] = {}
         """Number of an order -> what waits for its memory, in the order in which it was asked for."""
 
@@ -88,6 +91,11 @@ class Desk:
             self._grant(number)
         for order in orders.wanted:
             self._wanted.put(order)
+
+    def notice(self, notice: Notice) -> None:
+        """Pass on what this process logs."""
+        self._tell()
+        self._notices.append(notice)
 
     async def work(self) -> None:
         """Download one after the other."""
@@ -129,10 +137,10 @@ class Desk:
 
     def _tell(self) -> None:
         """Soon, together with what else comes in this round of the loop."""
-        if not (self._arrived or self._failed or self._asking):
+        if not (self._arrived or self._failed or self._asking or self._notices):
             self._loop.call_soon(self._send)
 
     def _send(self) -> None:
-        results = Results(self._arrived, self._failed, self._asking)
-        self._arrived, self._failed, self._asking = [], [], []
+        results = Results(self._arrived, self._failed, self._asking, self._notices)
+        self._arrived, self._failed, self._asking, self._notices = [], [], [], []
         post(self._writer, results)

@@ -5,9 +5,12 @@ Payloads lie in memory that both share, and stay there until the feeder has take
 
 from __future__ import annotations
 
+import logging
+
 from msgspec import Struct
 
 from datago_gpu.config import HttpConfig
+from datago_gpu.feeder.wire import Notice
 from datago_gpu.sources.failure import HttpFailure, Try
 
 __all__ = ["Failure", "Orders", "Results", "Setup", "as_exception", "as_failure"]
@@ -17,6 +20,8 @@ class Setup(Struct, frozen=True):
     """The first message to the process."""
 
     http: HttpConfig
+    log_level: int = logging.WARNING
+    """Messages of this level and above are wanted."""
 
 
 class Orders(Struct, frozen=True, array_like=True):
@@ -50,6 +55,7 @@ class Results(Struct, frozen=True, array_like=True):
     failed: list[tuple[int, Failure]]
     asking: list[tuple[int, int]]
     """Number, and the bytes that there has to be room for before it goes on."""
+    notices: list[Notice] = []
 
 
 def as_failure(error: HttpFailure) -> Failure:
