@@ -5,9 +5,11 @@ python -m benchmarks.gpu.check NAME SETTINGS       SETTINGS: JSON, as report.py 
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import json
 import os
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -15,8 +17,12 @@ from pathlib import Path
 from benchmarks.gpu.context import Context
 from benchmarks.gpu.findings import Findings, NotHere
 
+PR_SET_PDEATHSIG = 1
+
 
 def main() -> None:
+    # A report that is killed takes its check along: nobody would read the rest, and the GPU would stay busy.
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     name, text = sys.argv[1:]
     settings = json.loads(text)
     findings = Findings(Path(settings["findings"]), settings["skip"])

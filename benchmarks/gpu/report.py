@@ -4,8 +4,9 @@
     python -m benchmarks.gpu.report --out /tmp/report --device cpu --small
     python -m benchmarks.gpu.report --out /tmp/report --device cuda --only parity hazard
 
-Writes report.json, report.md and log.txt into --out, prints a table last, and exits with 1 where a gate was missed or a
-check broke. A check that lacks a library says so and fails nothing.
+Writes report.json, report.md and log.txt into --out, anew after every check; findings/CHECK.jsonl gets each figure:
+a report that is killed leaves what it found. Prints the gated figures of each check when the check ends, and a table
+last. Exits with 1 where a gate was missed or a check broke. A check that lacks a library says so and fails nothing.
 """
 
 from __future__ import annotations
@@ -91,26 +92,36 @@ def _run_once(name: str, settings: dict[str, object], limit_s: float, log: Path)
     return f"exit status {status}: {last}" if status else ""
 
 
-def run_checks(names: list[str], args: argparse.Namespace, folder: Path, began: float) -> list[findings.Outcome]:
-    log = args.out / "log.txt"
+def run_checks(
+    names: list[str], args: argparse.Namespace, photographs: Path, began: float, machine: dict[str, object]
+) -> list[findings.Outcome]:
+    """Run checks one after the other. The files of the report are written anew after each."""
+    log, told = args.out / "log.txt", args.out / "findings"
     log.write_text("")
-    outcomes = []
+    told.mkdir(exist_ok=True)
+    for old in told.glob("*.jsonl"):
+        old.unlink()
+    report_settings = {"device": args.device, "small": args.small, "seconds": args.seconds}
+    outcomes: list[findings.Outcome] = []
+    writing.write(args.out, outcomes, report_settings, machine, 0.0)  # no check of an earlier report stays
     for name in names:
         left_s = args.seconds - (time.monotonic() - began)
         if left_s < 5:
             outcomes.append(findings.Outcome(name, findings=[findings.Finding("skipped", name, "no time was left")]))
-            continue
-        budget_s = min(CHECKS[name] * args.seconds / TOTAL_S, left_s)
-        settings: dict[str, object] = {
-            "device": args.device,
-            "material": str(folder / "photographs"),
-            "findings": str(folder / f"{name}.jsonl"),
-            "budget_s": budget_s,
-            "small": args.small,
-        }
-        print(f"{name} ...", end=" ", flush=True)
-        outcomes.append(run_check(name, settings, min(budget_s * GRACE + 15, left_s + 15), log))
-        print(f"{outcomes[-1].status}, {outcomes[-1].seconds:.0f} s", flush=True)
+        else:
+            budget_s = min(CHECKS[name] * args.seconds / TOTAL_S, left_s)
+            settings: dict[str, object] = {
+                "device": args.device,
+                "material": str(photographs),
+                "findings": str(told / f"{name}.jsonl"),
+                "budget_s": budget_s,
+                "small": args.small,
+            }
+            print(f"{name} ...", end=" ", flush=True)
+            outcomes.append(run_check(name, settings, min(budget_s * GRACE + 15, left_s + 15), log))
+            print(f"{outcomes[-1].status}, {outcomes[-1].seconds:.0f} s", flush=True)
+            writing.print_gates(outcomes[-1])
+        writing.write(args.out, outcomes, report_settings, machine, time.monotonic() - began)
     return outcomes
 
 
@@ -118,16 +129,14 @@ def main() -> None:
     args = _arguments()
     began = time.monotonic()
     args.out.mkdir(parents=True, exist_ok=True)
+    machine = writing.describe_machine(args.device)
     with tempfile.TemporaryDirectory(prefix="datago_gpu-report-") as temporary:
-        folder = args.keep or Path(temporary)
-        folder.mkdir(parents=True, exist_ok=True)
-        for old in folder.glob("*.jsonl"):
-            old.unlink()
-        material.prepare(folder / "photographs", small=args.small, photos=args.photos)
+        photographs = (args.keep or Path(temporary)) / "photographs"
+        photographs.mkdir(parents=True, exist_ok=True)
+        material.prepare(photographs, small=args.small, photos=args.photos)
         print(f"photographs: {time.monotonic() - began:.0f} s", flush=True)
-        outcomes = run_checks(args.only or list(CHECKS), args, folder, began)
-    settings = {"device": args.device, "small": args.small, "seconds": args.seconds}
-    writing.write(args.out, outcomes, settings, time.monotonic() - began)
+        outcomes = run_checks(args.only or list(CHECKS), args, photographs, began, machine)
+    writing.print_table(args.out, outcomes, machine, time.monotonic() - began)
     sys.exit(any(outcome.status in ("error", "fail") for outcome in outcomes))
 
 

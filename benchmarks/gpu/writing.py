@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -15,7 +16,7 @@ from typing import Any
 from benchmarks.gpu.findings import Finding, NotHere, Outcome
 from benchmarks.gpu.nvml import Gpu
 
-__all__ = ["write"]
+__all__ = ["describe_machine", "print_gates", "print_table", "write"]
 
 _PACKAGES = (
     "datago-gpu", "nvidia-dali-cuda120", "nvidia-dali-cuda130", "nvidia-nvimgcodec-cu12", "nvidia-nvimgcodec-cu13",
@@ -24,23 +25,48 @@ _PACKAGES = (
 )  # fmt: skip
 
 
-def write(out: Path, outcomes: Sequence[Outcome], settings: dict[str, Any], seconds: float) -> None:
-    """Write the files and print the table."""
-    machine = _machine(settings["device"])
+def write(
+    out: Path, outcomes: Sequence[Outcome], settings: dict[str, Any], machine: dict[str, Any], seconds: float
+) -> None:
+    """Write report.json and report.md. A process that is killed while it writes leaves the files of the call before."""
     checks = [
         {"name": outcome.name, "status": outcome.status, "seconds": round(outcome.seconds, 1), "crash": outcome.crash,
          "findings": [asdict(each) for each in outcome.findings if each.kind != "part"]}
         for outcome in outcomes
     ]  # fmt: skip
     report = {"machine": machine, "settings": settings, "seconds": round(seconds, 1), "checks": checks}
-    (out / "report.json").write_text(json.dumps(report, indent=1, default=str) + "\n")
-    (out / "report.md").write_text(_markdown(outcomes, machine, settings, seconds))
+    _replace(out / "report.json", json.dumps(report, indent=1, default=str) + "\n")
+    _replace(out / "report.md", _markdown(outcomes, machine, settings, seconds))
+
+
+def _replace(file: Path, text: str) -> None:
+    new = file.with_name(file.name + ".new")
+    new.write_text(text)
+    new.replace(file)
+
+
+def print_gates(outcome: Outcome) -> None:
+    """Print every gated figure of a check, and everything that went wrong in the check."""
+    if outcome.crash:
+        print(f"  CRASH  {outcome.crash}")
+    for each in outcome.findings:
+        if each.kind == "error":
+            print(f"  ERROR  {each.name}: {each.value}")
+        elif each.gate:
+            figure = f"{_shown(each.value)} {each.unit}".strip()
+            print(f"  {'passed' if each.passed else 'MISSED'} {each.name}: {figure}, gate {each.gate}")
+    sys.stdout.flush()
+
+
+def print_table(out: Path, outcomes: Sequence[Outcome], machine: dict[str, Any], seconds: float) -> None:
+    """Print a line for each check."""
     print(f"\n{machine['gpu']}, DALI {_dali(machine)}, {seconds:.0f} s, report in {out}\n")
     for outcome in outcomes:
-        print(f"{outcome.name:<10} {outcome.status:<8} {outcome.seconds:5.0f} s  {_summary(outcome)}")
+        print(f"{outcome.name:<16} {outcome.status:<8} {outcome.seconds:5.0f} s  {_summary(outcome)}")
 
 
-def _machine(device: str) -> dict[str, Any]:
+def describe_machine(device: str) -> dict[str, Any]:
+    """The date, the GPU, the processor, and the versions of what is installed."""
     machine: dict[str, Any] = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "gpu": "no GPU", "driver": ""}
     if device != "cpu":
         try:

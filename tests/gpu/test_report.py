@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -142,5 +145,26 @@ def test_the_status_of_a_check(kinds: list[tuple[str, bool | None]], status: str
 
 def test_checks_for_which_no_time_is_left_are_named(tmp_path: Path) -> None:
     args = argparse.Namespace(out=tmp_path, seconds=0.0, device="cpu", small=True)
-    outcomes = report.run_checks(["parity", "sweep"], args, tmp_path, began=0.0)
+    outcomes = report.run_checks(["parity", "sweep"], args, tmp_path, began=0.0, machine={"packages": {}})
     assert [(outcome.name, outcome.status) for outcome in outcomes] == [("parity", "skipped"), ("sweep", "skipped")]
+
+
+def test_a_killed_report_leaves_the_checks_that_had_ended(tmp_path: Path) -> None:
+    """And what the check that was running had said by then. `encode` ends soon, `hazard` takes longer."""
+    command = [sys.executable, "-m", "benchmarks.gpu.report", "--small", "--device", "cpu", "--out", str(tmp_path)]
+    command += ["--only", "encode", "hazard", "memory"]
+    with subprocess.Popen(command, cwd=report.ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        printed = []
+        for line in process.stdout:  # "hazard ..." has no end of line before the check ends
+            printed.append(line)
+            if line.startswith("  passed nvImageCodec: decoded again"):
+                break
+        process.stdout.read(len("hazard ..."))  # by then the report has been written
+        process.kill()
+        process.wait()
+    left = json.loads((tmp_path / "report.json").read_text())
+    assert [(check["name"], check["status"]) for check in left["checks"]] == [("encode", "pass")]
+    assert "## encode: pass" in (tmp_path / "report.md").read_text()
+    assert findings.read(tmp_path / "findings" / "encode.jsonl")
+    assert any(line.startswith("  passed nvImageCodec: images not encoded: 0, gate == 0") for line in printed)
