@@ -196,7 +196,8 @@ class DecodeConfig(Settings, frozen=True, kw_only=True):
         max_pixels: images with more pixels are skipped, by their header.
         memory_mb: MiB that pictures may take while they are decoded, in the trainer and in the feeder each: of large
             ones, fewer are decoded at the same time. A picture that needs more than that is decoded alone. Default: 256
-            for each CPU that this process may use, or for each of `threads`, and at least 1024.
+            for each CPU that this process may use, or for each of `threads`, and at least 1024. With DALI it holds for
+            images, masks and further images each; on a GPU it is GPU memory, and the default is 8192.
         hw_decoder_load: share of the JPEGs that the GPU's hardware decoder takes, 0 to 1; default: DALI's own.
             0.0 turns the hardware decoder off.
         fancy_upsampling: true smooths 4:2:0 chroma on the GPU as libjpeg does on the CPU, for equal pixels.

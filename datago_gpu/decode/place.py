@@ -32,6 +32,10 @@ class Placer(Protocol):
         """A new array of `count` rows: of `array`, row source[i] at target[i], and zeros elsewhere."""
         ...
 
+    def joined(self, arrays: Sequence[Any]) -> Any:
+        """A new array of the rows of several, one behind the other."""
+        ...
+
     def close(self) -> None:
         """Give back what nobody reads any more. Arrays handed out stay valid."""
         ...
@@ -50,6 +54,9 @@ class HostPlacer:
         result = np.zeros((count, *array.shape[1:]), array.dtype)
         result[target] = array[source]
         return result
+
+    def joined(self, arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
+        return np.concatenate(arrays)
 
     def close(self) -> None:
         pass
@@ -87,6 +94,16 @@ class GpuPlacer:
                 for here, there, length in runs(source, target):
                     size = length * result.nbytes // count
                     result[there:].data.copy_from_device_async(given[here:].data, size, self._stream)
+        return self._lent(result)
+
+    def joined(self, arrays: Sequence[DeviceArray]) -> DeviceArray:
+        with self._stream:
+            given = [self._cupy.from_dlpack(array) for array in arrays]
+            result = self._cupy.empty((sum(map(len, given)), *given[0].shape[1:]), given[0].dtype)
+            row = 0
+            for each in given:
+                result[row:].data.copy_from_device_async(each.data, each.nbytes, self._stream)
+                row += len(each)
         return self._lent(result)
 
     def close(self) -> None:

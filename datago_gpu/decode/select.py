@@ -24,9 +24,12 @@ from datago_gpu.decode.base import Decoder
 from datago_gpu.decode.labels import holds_labels
 from datago_gpu.decode.place import GpuPlacer, HostPlacer, Placer
 from datago_gpu.errors import ConfigError
+from datago_gpu.limits import decoding_memory
 
 __all__ = ["Backend", "choose", "gpus", "load_decoder", "make_decoder", "make_placer"]
 
+_GPU_DECODING_BYTES = 8 * 1024**3
+"""Of its own memory, what DALI may take on a GPU for the pixels of whole images, where no setting says otherwise."""
 _INSTALL = "pip install 'datago_gpu[cuda12]' (or [cuda13] for CUDA 13)"
 
 
@@ -132,8 +135,13 @@ def _pillow(image: ImageConfig, decode: DecodeConfig, mask: str, own: bool, memo
 
 def _dali(backend: Backend, image: ImageConfig, decode: DecodeConfig, batch_size: int, mask: str) -> Decoder:
     from datago_gpu.decode.dali import DaliDecoder
+    from datago_gpu.decode.pillow import decoding_threads
+    from datago_gpu.decode.portions import PortionedDecoder
 
-    decoder = DaliDecoder(image, decode, batch_size=batch_size, device_id=backend.device_id, mask=mask)
+    dali = DaliDecoder(image, decode, batch_size=batch_size, device_id=backend.device_id, mask=mask)
+    on_gpu = backend.device_id is not None and decode.memory_mb is None
+    memory = _GPU_DECODING_BYTES if on_gpu else decoding_memory(decode)
+    decoder = PortionedDecoder(dali, memory, decoding_threads(decode), lambda: make_placer(backend))
     if not image.pre_encode_images:
         return decoder
     from datago_gpu.decode.nvencode import EncodingDecoder

@@ -39,6 +39,13 @@ def test_rows_are_moved_and_the_others_are_zero(placer: Placer) -> None:
     assert on_host(array)[:, 0, 0].tolist() == [1, 2, 3, 4], "the array given stays as it is"
 
 
+def test_joined_arrays_lie_one_behind_the_other(placer: Placer) -> None:
+    arrays = [placer.finish(placer.begin([np.full(2, count, np.int16)] * count)) for count in (1, 3, 2)]
+    joined = on_host(placer.joined(arrays))
+    assert (joined.shape, joined.dtype) == ((6, 2), np.int16)
+    assert joined[:, 1].tolist() == [1, 3, 3, 3, 2, 2]
+
+
 def test_what_is_in_order_is_not_copied(placer: Placer) -> None:
     array = placer.finish(placer.begin([np.zeros(2, np.uint8)] * 3))
     assert arranged(placer, array, [0, 1, 2], [0, 1, 2], 3) is array

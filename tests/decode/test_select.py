@@ -7,6 +7,7 @@ import pytest
 
 from datago_gpu.config import DecodeConfig, ImageConfig
 from datago_gpu.decode import select
+from datago_gpu.decode.portions import PortionedDecoder
 from datago_gpu.decode.select import Backend, choose, make_decoder
 from datago_gpu.errors import ConfigError
 from tests.needs import needs
@@ -132,6 +133,7 @@ def test_this_machines_own_answer_is_consistent() -> None:
 def test_decoders_are_made_by_the_choice() -> None:
     for name in ("pillow", "dali"):
         decoder = make_decoder(choose("cpu", name), ImageConfig(), DecodeConfig(threads=1, prefetch=3), 4)
-        assert type(decoder).__name__.lower() == f"{name}decoder"
+        inner = decoder._inner if isinstance(decoder, PortionedDecoder) else decoder
+        assert type(inner).__name__.lower() == f"{name}decoder"
         assert decoder.depth == 3
         decoder.close()

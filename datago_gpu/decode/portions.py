@@ -1,0 +1,130 @@
+"""Batches of large images, decoded a portion at a time: DALI holds the pixels of all images that it is given."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from datago_gpu.decode.base import DecodedImages, Decoder, EncodedImages
+from datago_gpu.decode.place import Placer
+
+__all__ = ["PortionedDecoder"]
+
+_DECODED = 3
+"""Bytes a pixel of an image that DALI has decoded."""
+_DECODING = 9
+"""Bytes a pixel that each of its threads takes beside that. Measured for PNG, WebP and JPEG, also progressive ones."""
+
+
+class PortionedDecoder:
+    """See `Decoder`. Gives each batch to another decoder, in portions that take at most `memory` bytes to decode.
+
+    An image that takes more is a portion of its own. threads: of the other decoder. make_placer: is called when arrays
+    have to be joined for the first time.
+    """
+
+    def __init__(self, inner: Decoder, memory: int, threads: int, make_placer: Callable[[], Placer]) -> None:
+        self.depth = inner.depth
+        self._inner, self._memory, self._threads, self._make_placer = inner, memory, threads, make_placer
+        self._placer: Placer | None = None
+        self._jobs: deque[_Job] = deque()
+        self._waiting: deque[_Portion] = deque()
+        self._under_way: deque[_Portion] = deque()
+
+    def submit(self, images: EncodedImages) -> None:
+        if len(self._jobs) >= self.depth:
+            raise RuntimeError(f"{self.depth} batches are under way: collect one first")
+        job = _Job()
+        for begin, end, cost in self._split(images):
+            whole = end - begin == len(images)
+            job.portions += 1
+            part = images if whole else images.subset(list(range(begin, end)))
+            self._waiting.append(_Portion(job, part, begin, cost))
+        self._jobs.append(job)
+        self._start()
+
+    def collect(self) -> DecodedImages:
+        if not self._jobs:
+            raise RuntimeError("no batch is under way: submit one first")
+        job = self._jobs.popleft()
+        while job.portions:
+            self._start()
+            decoded = self._inner.collect()
+            portion = self._under_way.popleft()
+            portion.job.add(portion.begin, decoded)
+        self._start()
+        return job.decoded(self._joined)
+
+    def close(self) -> None:
+        self._jobs.clear()
+        self._waiting.clear()
+        self._under_way.clear()
+        self._inner.close()
+        if self._placer is not None:
+            self._placer.close()
+
+    def _joined(self, arrays: list[Any]) -> Any:
+        self._placer = self._placer or self._make_placer()
+        return self._placer.joined(arrays)
+
+    def _start(self) -> None:
+        """Give as many portions to the other decoder as there is memory for, and one in any case."""
+        while self._waiting and len(self._under_way) < self._inner.depth:
+            held = sum(portion.cost for portion in self._under_way)
+            if held and held + self._waiting[0].cost > self._memory:
+                return
+            portion = self._waiting.popleft()
+            self._inner.submit(portion.images)
+            self._under_way.append(portion)
+
+    def _split(self, images: EncodedImages) -> list[tuple[int, int, int]]:
+        """The portions of a batch: first image, the one behind the last, and what they take."""
+        pixels: list[int] = images.sizes.astype(np.int64).prod(axis=1).tolist()
+        portions, begin = [], 0
+        while begin < len(pixels):
+            end, total, largest, cost = begin, 0, 0, 0
+            while end < len(pixels):
+                total, largest = total + pixels[end], max(largest, pixels[end])
+                further = _DECODED * total + _DECODING * largest * min(end + 1 - begin, self._threads)
+                if end > begin and further > self._memory:
+                    break
+                end, cost = end + 1, further
+            portions.append((begin, end, cost))
+            begin = end
+        return portions
+
+
+class _Job:
+    """A batch. portions: those that have not been decoded yet."""
+
+    def __init__(self) -> None:
+        self.portions = 0
+        self._found: list[DecodedImages] = []
+        self._failures: dict[int, str] = {}
+
+    def add(self, begin: int, decoded: DecodedImages) -> None:
+        self.portions -= 1
+        self._found.append(decoded)
+        self._failures |= {begin + index: problem for index, problem in decoded.failures.items()}
+
+    def decoded(self, join: Callable[[list[Any]], Any]) -> DecodedImages:
+        if len(self._found) == 1:
+            return self._found[0]
+        good = [each.image for each in self._found if each.image is not None]
+        if not good:
+            return DecodedImages(None, self._failures)
+        if isinstance(good[0], list):
+            return DecodedImages([image for images in good for image in images], self._failures)
+        return DecodedImages(good[0] if len(good) == 1 else join(good), self._failures)
+
+
+class _Portion:
+    """Some images of a batch, from number `begin` on. cost: bytes that they take while they are decoded."""
+
+    __slots__ = ("begin", "cost", "images", "job")
+
+    def __init__(self, job: _Job, images: EncodedImages, begin: int, cost: int) -> None:
+        self.job, self.images, self.begin, self.cost = job, images, begin, cost
