@@ -135,8 +135,8 @@ def _pillow(image: ImageConfig, decode: DecodeConfig, mask: str, own: bool, memo
 
 def _dali(backend: Backend, image: ImageConfig, decode: DecodeConfig, batch_size: int, mask: str) -> Decoder:
     from datago_gpu.decode.dali import DaliDecoder
-    from datago_gpu.decode.pillow import decoding_threads
     from datago_gpu.decode.portions import PortionedDecoder
+    from datago_gpu.decode.threads import decoding_threads
 
     dali = DaliDecoder(image, decode, batch_size=batch_size, device_id=backend.device_id, mask=mask)
     on_gpu = backend.device_id is not None and decode.memory_mb is None
