@@ -1,0 +1,60 @@
+"""What a Loader promises, said once more: slowly, one sample after the other, without any process, thread or queue.
+
+The real thing lists, fetches, groups and decodes at the same time in two processes, and no timing may show in what
+comes out. This model has no timing. It takes a data set and the settings. It says which batches come, in which order
+and with which samples, which samples are skipped and why, and what is still to come after a state was saved anywhere.
+The test (tests/test_model.py) draws settings, data sets and ways to use a loader, and holds the loader to the model.
+
+The promise, in the order in which a sample meets it, with the module that has it:
+
+1. *The listing* (listing.py) is a list of numbered samples: that of one rank, in one epoch. It depends on the data set,
+   the seed, the epoch, the rank and the world size alone. A `Lost` in it is the place where a shard breaks off; it has
+   no number.
+2. *The feeder* (stream.py) looks at each sample in the order of the listing. A bad one is skipped. The others go into
+   groups, one for each bucket. A group leaves as a batch when it has `batch_size` samples, before it would pass half of
+   the arena, or as the largest one when all groups together pass `bucket_memory_mb`.
+3. *At the end of an epoch* the groups that are left leave as short batches, in the order of their first samples; with
+   `drop_last` they are forgotten. Groups never span two epochs.
+4. *The limit* counts samples that were delivered, over all epochs, also those from before a state was saved. As soon as
+   what was sent and what is held makes up the limit, the groups leave as at the end of an epoch. What the decoder then
+   refuses is replaced by further samples. With `drop_last` the stream ends when no whole batch is left to the limit.
+5. *The decoder* refuses what only the decoder can find out. Such a sample takes part in the grouping, counts for no
+   limit, and leaves its batch shorter. A batch without any good sample never shows.
+6. *An endless stream* (`epochs` None) ends where passes over the source bring no sample.
+7. *A state* (`Start`) holds the epoch, the numbers of its samples that are done, and how many were delivered. A stream
+   that starts there sees the listing of that epoch less what is done, and groups the rest anew.
+8. *The trainer* (reader.py) takes batches or single samples. Where it takes samples, the rest of their batch is still
+   to come: as the next batch, or after a state was loaded as part of the listing.
+9. *Skips* are told once each, also over several loaders that go on from each other's states. The rest of a shard may
+   be told of again where its shard is read again.
+10. *A stream of which nothing can be used* is an error: TooManyErrors where samples are bad and none is delivered, and
+   SourceError where a rank's shards hold no sample at all.
+
+Where `ordered` is false, the order of fetching is not promised. There the test uses the listing only: each sample comes
+once an epoch, and in the end as many as there are.
+
+To extend the model: a new kind of bad file is a word in tests/worlds.py; a new source is an `Order`; a new rule of
+grouping belongs to `stream.Groups`; a new way to use a loader is a method of `Reader` and a step in the test. Keep the
+model slow and simple. It may import the settings and pure tables (buckets, the server's partitions) from the package,
+but nothing that it is to judge.
+"""
+
+from tests.model.listing import Item, Listing, Lost, NoSamples, Order, Shard, files, rooms, shards
+from tests.model.reader import Expected, Reader, Skip
+from tests.model.stream import Start
+
+__all__ = [
+    "Expected",
+    "Item",
+    "Listing",
+    "Lost",
+    "NoSamples",
+    "Order",
+    "Reader",
+    "Shard",
+    "Skip",
+    "Start",
+    "files",
+    "rooms",
+    "shards",
+]

@@ -1,0 +1,161 @@
+"""Parts 2 to 7 of the model: what is sent to the decoder, batch by batch, and what is skipped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from datago_gpu.config import LoaderConfig, MiB
+from tests.model.listing import Item, Lost, Order, numbered
+
+__all__ = ["Bucket", "Dropped", "Groups", "Row", "Sent", "Start", "Stream"]
+
+Bucket = tuple[int, int] | None
+Row = tuple[int, Item]
+"""A sample and its number."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a stream starts. done: numbers of the epoch's samples that are delivered, or known to be bad."""
+
+    epoch: int = 0
+    done: frozenset[int] = frozenset()
+    delivered: int = 0
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A batch as it goes to the decoder."""
+
+    epoch: int
+    bucket: Bucket
+    rows: list[Row]
+
+    @property
+    def good(self) -> list[Row]:
+        return [row for row in self.rows if row[1].is_good]
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A sample, or the rest of a shard, that the feeder skips."""
+
+    epoch: int
+    entry: Item | Lost
+
+
+class Groups:
+    """The samples that wait for their batch to be full."""
+
+    def __init__(self, config: LoaderConfig) -> None:
+        self._config = config
+        self._open: dict[Bucket, list[Row]] = {}
+
+    def __len__(self) -> int:
+        return sum(map(len, self._open.values()))
+
+    def add(self, row: Row) -> Iterator[tuple[Bucket, list[Row]]]:
+        image = self._config.image_config
+        bucket = bucket_of(self._config, row[1]) if not image.mixed_buckets else None
+        if bucket in self._open and self._size([*self._open[bucket], row]) > self._config.arena_mb * MiB // 2:
+            yield self._close(bucket)
+        self._open.setdefault(bucket, []).append(row)
+        if len(self._open[bucket]) == self._config.batch_size:
+            yield self._close(bucket)
+        elif sum(map(self._size, self._open.values())) > self._config.bucket_memory_mb * MiB:
+            # Of several that are equally large, the one that was begun first.
+            yield self._close(max(self._open, key=lambda each: self._size(self._open[each])))
+
+    def flush(self) -> Iterator[tuple[Bucket, list[Row]]]:
+        while self._open:
+            yield self._close(min(self._open, key=lambda each: self._open[each][0][0]))
+
+    def _size(self, rows: list[Row]) -> int:
+        """In the arena, where each begins at a multiple of 64 bytes; and 2 bytes of attributes each: "{}"."""
+        return sum(-(-self._payload(item) // 64) * 64 + 2 for _, item in rows)
+
+    def _payload(self, item: Item) -> int:
+        if not item.is_converted:
+            return item.size
+        high, wide = bucket_of(self._config, item) or item.shape
+        return len(f"P6 {wide} {high} 255 ") + 3 * high * wide
+
+    def _close(self, bucket: Bucket) -> tuple[Bucket, list[Row]]:
+        return bucket, self._open.pop(bucket)
+
+
+def bucket_of(config: LoaderConfig, item: Item) -> Bucket:
+    """What the picture is cut to; None where pictures keep their sizes."""
+    image = config.image_config
+    return image.buckets().nearest(*item.shape) if image.crop_and_resize else None
+
+
+class Stream:
+    """What the feeder sends and skips, in this order, from a start on. `is_fruitless`: at its end, whether it ended
+    since passes over the source brought no sample."""
+
+    def __init__(self, config: LoaderConfig, order: Order, start: Start) -> None:
+        self._config, self._order, self._start = config, order, start
+        self._delivered = start.delivered
+        self._fruitful: set[int] = set()
+        """Epochs of which a sample could be decoded."""
+        self.is_fruitless = False
+
+    def events(self) -> Iterator[Sent | Dropped]:
+        epoch = self._start.epoch
+        while self._config.epochs is None or epoch < self._config.epochs:
+            if not self._may_repeat(epoch):
+                self.is_fruitless = True
+                return
+            if self._wanted(0) <= 0:
+                return
+            yield from self._epoch(epoch)
+            epoch += 1
+
+    def _may_repeat(self, epoch: int) -> bool:
+        """The first epoch has to bring a sample, or have brought one before the start; then one of the last two."""
+        first = self._start.epoch
+        since = max(first, epoch - 2)
+        return (
+            epoch == first or (since == first and self._start.delivered > 0) or any(e >= since for e in self._fruitful)
+        )
+
+    def _wanted(self, held: int) -> int:
+        """How many further samples may be delivered, if all that is held is good."""
+        if self._config.limit is None:
+            return 1
+        missing = self._config.limit - self._delivered
+        if self._config.drop_last:
+            return missing if missing >= self._config.batch_size else 0
+        return missing - held
+
+    def _epoch(self, epoch: int) -> Iterator[Sent | Dropped]:
+        groups = Groups(self._config)
+        done = self._start.done if epoch == self._start.epoch else frozenset()
+        for number, entry in numbered(self._order(epoch)):
+            if number in done:
+                continue
+            if isinstance(entry, Lost) or entry.skipped:
+                yield Dropped(epoch, entry)
+                continue
+            for group in groups.add((number, entry)):
+                yield self._send(epoch, *group)
+            if self._wanted(len(groups)) <= 0:
+                if not self._config.drop_last:
+                    for group in groups.flush():
+                        yield self._send(epoch, *group)
+                if self._wanted(0) <= 0:
+                    return
+        for group in groups.flush() if not self._config.drop_last else ():
+            yield self._send(epoch, *group)
+
+    def _send(self, epoch: int, bucket: Bucket, rows: list[Row]) -> Sent:
+        if self._config.image_config.mixed_buckets:
+            buckets = {bucket_of(self._config, item) for _, item in rows}
+            bucket = buckets.pop() if len(buckets) == 1 else None
+        sent = Sent(epoch, bucket, rows)
+        self._delivered += len(sent.good)
+        if sent.good:
+            self._fruitful.add(epoch)
+        return sent
