@@ -171,8 +171,9 @@ def server() -> Iterator[MisbehavingServer]:
 
 
 MOST_MB = 60 + 32 + 32 + 14 * 8
-"""Python and its modules; what is fetched ahead; what is grouped; and fourteen payloads on their way between these: in a
-batch that is sent, asked for twice, or put together from pieces. Most runs need ten. Without the bound it was 444."""
+"""Python and its modules; what is fetched ahead; what is grouped; and fourteen payloads on their way between these: in
+a batch that is sent, asked for twice, or put together from pieces. Most runs need ten. Without the bound it was 444.
+"""
 
 
 @pytest.mark.parametrize("processes", [0, 1])
