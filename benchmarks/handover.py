@@ -125,6 +125,7 @@ def watch(clock: Clock, assembly: Assembly) -> None:
         setattr(module, name, clock.timed(kind, getattr(original, "untimed", original)))
         getattr(module, name).untimed = getattr(original, "untimed", original)
     images = assembly._images  # noqa: SLF001
+    images = getattr(images, "_inner", images)  # what decodes the portions of a batch
     outer = getattr(images, "_pipeline", None)
     if outer is None:
         return
