@@ -7,13 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import mmap
-import os
 import pkgutil
 import re
-import socket
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +18,13 @@ import pytest
 
 import datago_gpu
 from datago_gpu import eventloop
-from datago_gpu.config import LoaderConfig, MiB
+from datago_gpu.config import LoaderConfig
 from datago_gpu.eventloop import Abrupt
 from datago_gpu.feeder import process, wire
 from datago_gpu.feeder.download import process as download_process
 from datago_gpu.feeder.wire import Resume
 from datago_gpu.sources.watch import Watch
-from tests.feeder.test_process import SHUFFLED, dataroom, files, shards, shards_over_http, taken
+from tests.feeder.test_process import SHUFFLED, dataroom, feeder, files, shards, shards_over_http, taken
 from tests.servers import Answer, MisbehavingServer
 from tests.sources.shards import shard_config
 
@@ -125,20 +121,12 @@ def end_of(config: LoaderConfig) -> wire.Ended | wire.Failed:
     found: list[wire.Ended | wire.Failed] = []
 
     async def main() -> None:
-        ours, theirs = socket.socketpair()
-        memory = mmap.mmap(-1, config.arena_mb * MiB)
-        async with asyncio.timeout(WAIT_S):
-            serving = asyncio.create_task(process._serve(theirs.detach(), memory, os.getppid(), []))
-            reader, writer = await asyncio.open_connection(sock=ours)
-            writer.write(wire.frame(wire.Start(msgspec.json.encode(config), Resume())))
+        async with feeder(config, Resume()) as (reader, writer, serving):
             _, end = await taken(reader, writer)
             found.append(end)
             if isinstance(end, wire.Failed):
                 serving.cancel()
             await asyncio.gather(serving, return_exceptions=True)
-            writer.close()
-            with suppress(ConnectionError):
-                await writer.wait_closed()
 
     eventloop.run(main())
     return found[0]

@@ -9,8 +9,8 @@ import asyncio
 import mmap
 import os
 import socket
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -96,22 +96,31 @@ async def taken(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> t
             return count, message
 
 
+@asynccontextmanager
+async def feeder(
+    config: LoaderConfig, resume: Resume
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter, asyncio.Task[None]]]:
+    """A feeder that runs here as a task, and its trainer's end of the socket. The trainer goes away after the block."""
+    ours, theirs = socket.socketpair()
+    memory = mmap.mmap(-1, config.arena_mb * MiB)
+    async with asyncio.timeout(WAIT_S):
+        serving = asyncio.create_task(process._serve(theirs.detach(), memory, os.getppid(), []))
+        reader, writer = await asyncio.open_connection(sock=ours)
+        writer.write(wire.frame(wire.Start(msgspec.json.encode(config), resume)))
+        yield reader, writer, serving
+        writer.close()
+        with suppress(ConnectionError):  # the feeder may have ended before the last report came
+            await writer.wait_closed()
+
+
 def served(config: LoaderConfig, resume: Resume) -> tuple[int, wire.Ended | wire.Failed]:
     """Runs a feeder to its end; as `taken`."""
     found: list[tuple[int, wire.Ended | wire.Failed]] = []
 
     async def main() -> None:
-        ours, theirs = socket.socketpair()
-        memory = mmap.mmap(-1, config.arena_mb * MiB)
-        async with asyncio.timeout(WAIT_S):
-            serving = asyncio.create_task(process._serve(theirs.detach(), memory, os.getppid(), []))
-            reader, writer = await asyncio.open_connection(sock=ours)
-            writer.write(wire.frame(wire.Start(msgspec.json.encode(config), resume)))
+        async with feeder(config, resume) as (reader, writer, serving):
             found.append(await taken(reader, writer))
             await serving
-            writer.close()
-            with suppress(ConnectionError):  # the feeder may have ended before the last report came
-                await writer.wait_closed()
         assert asyncio.all_tasks() == {asyncio.current_task()}
 
     eventloop.run(main())
