@@ -62,8 +62,6 @@ class OpenShard:
         self._here = deque[SampleRef | Skipped]()
         self._lot: list[SampleRef | Skipped] = []
         self._lot_bytes = 0
-        self._seekable = False
-        """Whether the shard is a local file that is not compressed."""
         self._gone = asyncio.Event()
         self._pump = loop.create_task(_pump(supply, self._pipe)) if supply and self._pipe else None
         threading.Thread(target=self._run, name="datago-shard", daemon=True).start()
@@ -114,10 +112,11 @@ class OpenShard:
         with io.BufferedReader(raw, _READ_BYTES) as file:
             try:
                 content = plain(file, self._take_window)
-                self._seekable = self._pipe is None and content is file
                 if other := named_format(content):
                     raise BadShard(f"it is {other}, and no tar archive")
-                self._collect(TarStream(content, marked=content is not file))
+                # The files of a local shard that is not compressed can be read a second time.
+                links = Links(self._address if self._pipe is None and content is file else None, self._patience)
+                self._collect(TarStream(content, marked=content is not file), links)
             except (BadShard, *DAMAGED) as error:
                 self._flush()
                 detail = "the compressed data ends early" if isinstance(error, EOFError) else str(error)
@@ -128,9 +127,8 @@ class OpenShard:
         self._windows.take(self._outlet.number, size, lambda: self._closing)
         self._window += size
 
-    def _collect(self, stream: TarStream) -> None:
+    def _collect(self, stream: TarStream, links: Links) -> None:
         collector, files, since = self._collector, 0, 0
-        links = Links(self._address if self._seekable else None, self._patience)
         for name, size, link in stream:
             place = links.note(name, link, stream.position, size)
             finished, wanted = collector.begin(name, size if place is None else place.size)
