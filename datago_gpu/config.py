@@ -242,7 +242,7 @@ class LoaderConfig(Settings, frozen=True, kw_only=True):
         max_failures: bad samples after which the run ends with TooManyErrors: a count (int), or a share of the samples
             (float below 1, looked at from the 100th sample on, and at the end). None skips and counts them only;
             a run in which every sample was bad is an error in any case, as is one whose last passes over the source
-            brought only bad ones.
+            brought only bad ones. A run that goes on from a state counts as one with the run before.
         max_refused_in_a_row: samples in a row that cannot be had (refused, missing, unreadable), with no other between,
             after which the run ends with SourceError: the source is at fault then. A third as many shards count the
             same, and a quarter of it at the end of the listing. None: any number.

@@ -29,10 +29,11 @@ class Failures:
     A share counts a lost shard as the samples that it held.
 
     file: where each is listed as well, if anywhere; see `SkippedFile`.
+    delivered_before: samples that the run had delivered when its state was saved. With any, the rest may all be bad.
     """
 
-    def __init__(self, allowed: float | None, file: str | None = None) -> None:
-        self._allowed = allowed
+    def __init__(self, allowed: float | None, file: str | None = None, *, delivered_before: int = 0) -> None:
+        self._allowed, self._delivered_before = allowed, delivered_before
         self._file = SkippedFile(file) if file is not None else None
         self._last: deque[DecodeError] = deque(maxlen=KEPT)
         self.by_reason: Counter[str] = Counter()
@@ -73,7 +74,7 @@ class Failures:
             spent = bad > self._allowed * seen and (final or seen >= SHARE_FROM)
         else:
             spent = self._allowed is not None and bad > self._allowed
-        if spent or (final and bad and (fruitless or not delivered)):
+        if spent or (final and bad and (fruitless or not (delivered or self._delivered_before))):
             reasons = ", ".join(f"{count} {reason}" for reason, count in self.by_reason.most_common())
             allowed = "" if self._allowed is None else f"; max_failures is {self._allowed}"
             barren = "; the last passes over the source brought no sample" if fruitless and delivered else ""

@@ -189,7 +189,7 @@ class Loader:
         self._begun = None
         self._delivered_before = resume.delivered
         listed = None if config.skipped_file is None else config.absolute(config.skipped_file)
-        self._failures = Failures(config.max_failures, listed)
+        self._failures = Failures(config.max_failures, listed, delivered_before=resume.delivered)
         self._fruitless = False
         self._ready: Handoff[Ready] = Handoff(-(-config.samples_buffer_size // config.batch_size))
         self._began_at, self._ended_at = time.perf_counter(), 0.0

@@ -68,6 +68,15 @@ def test_without_a_bound_only_a_run_in_which_all_was_bad_is_an_error() -> None:
         failures.check(0, final=True)
 
 
+def test_a_run_that_goes_on_may_find_only_bad_ones_left() -> None:
+    """Else a run whose last samples are bad would fail after every restart."""
+    failures = Failures(None, delivered_before=1)
+    failures.add(bad(3))
+    failures.check(0, final=True)
+    with pytest.raises(TooManyErrors, match="3 of 3 samples were bad"):
+        failures.check(0, final=True, fruitless=True)
+
+
 def test_a_run_without_samples_is_no_error() -> None:
     for allowed in (None, 0, 0.0):
         Failures(allowed).check(0, final=True)

@@ -229,7 +229,7 @@ class Run:
         assert found <= expected
         assert self.loader.stats().delivered == self.reader.delivered
         assert self.loader.stats().skipped == dict(Counter(reason for _, _, reason in found.elements()))
-        barren = self.reader.is_fruitless or not self.reader.delivered
+        barren = self.reader.is_fruitless or not self.total()
         assert error == ("SourceError" if self.reader.is_empty else "TooManyErrors" if found and barren else "")
         assert self.in_time(lambda: next(self.loader, None)) is None
 

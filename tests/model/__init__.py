@@ -27,8 +27,8 @@ The promise, in the order in which a sample meets it, with the module that has i
    to come: as the next batch, or after a state was loaded as part of the listing.
 9. *Skips* are told once each, also over several loaders that go on from each other's states. The rest of a shard may
    be told of again where its shard is read again.
-10. *A stream of which nothing can be used* is an error: TooManyErrors where samples are bad and none is delivered, and
-   SourceError where a rank's shards hold no sample at all.
+10. *A stream of which nothing can be used* is an error: TooManyErrors where samples are bad and none is delivered, also
+   not before the state that it began from, and SourceError where a rank's shards hold no sample at all.
 
 Where `ordered` is false, the order of fetching is not promised. There the test uses the listing only: each sample comes
 once an epoch, and in the end as many as there are.
