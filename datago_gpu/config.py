@@ -232,6 +232,8 @@ class LoaderConfig(Settings, frozen=True, kw_only=True):
         ordered: true delivers in the source's order whatever the network does. False takes payloads as they arrive;
             what comes in shards keeps its order.
         samples_buffer_size: decoded samples waiting for the trainer; rounded up to whole batches.
+        samples_buffer_mb: MiB that they and those being decoded may take where images keep their sizes
+            (`crop_and_resize` false); a batch that would take more goes out short.
         prefetch_buffer_size: samples being fetched or waiting for their turn, ahead of the bucketing.
         prefetch_memory_mb: MiB that they may take, those that are on their way included: fewer large ones are fetched
             ahead, by the usual size of those before them, and where they are larger than usual they wait. The one whose
@@ -263,6 +265,7 @@ class LoaderConfig(Settings, frozen=True, kw_only=True):
     drop_last: bool = False
     ordered: bool = True
     samples_buffer_size: Count = 64
+    samples_buffer_mb: Count = 4096
     prefetch_buffer_size: Count = 256
     prefetch_memory_mb: Count = 512
     bucket_memory_mb: Count = 1024

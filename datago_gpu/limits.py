@@ -9,7 +9,7 @@ import os
 
 from msgspec import Struct
 
-from datago_gpu.config import DecodeConfig, LoaderConfig, MiB
+from datago_gpu.config import DecodeConfig, ImageConfig, LoaderConfig, MiB
 
 __all__ = ["Limits", "decoding_memory"]
 
@@ -24,6 +24,12 @@ def decoding_memory(decode: DecodeConfig) -> int:
     if decode.memory_mb is not None:
         return decode.memory_mb * MiB
     return max(_LEAST_DECODING_MB, _DECODING_MB_A_THREAD * (decode.threads or len(os.sched_getaffinity(0)))) * MiB
+
+
+def _bytes_a_pixel(image: ImageConfig) -> int:
+    if not image.image_to_rgb8:
+        return 4
+    return 3 * {"uint8": 1, "float16": 2, "float32": 4}[image.dtype]
 
 
 class Limits(Struct, frozen=True, kw_only=True):
@@ -51,6 +57,10 @@ class Limits(Struct, frozen=True, kw_only=True):
     decoding: int
     """Of what pictures take while they are decoded, in one process."""
 
+    pixels: int
+    """How many pixels the decoded samples may have that wait for the trainer, where images keep their sizes. One batch
+    may wait in any case, which has no more, or one sample."""
+
     @classmethod
     def of(cls, config: LoaderConfig) -> Limits:
         """The bounds that these settings mean."""
@@ -66,4 +76,5 @@ class Limits(Struct, frozen=True, kw_only=True):
             samples_ahead=config.prefetch_buffer_size,
             batches_under_way=config.decode_config.prefetch + _BATCHES_BETWEEN,
             decoding=decoding_memory(config.decode_config),
+            pixels=config.samples_buffer_mb * MiB // _bytes_a_pixel(config.image_config),
         )

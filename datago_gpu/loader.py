@@ -191,7 +191,9 @@ class Loader:
         listed = None if config.skipped_file is None else config.absolute(config.skipped_file)
         self._failures = Failures(config.max_failures, listed, delivered_before=resume.delivered)
         self._fruitless = False
-        self._ready: Handoff[Ready] = Handoff(-(-config.samples_buffer_size // config.batch_size))
+        self._ready: Handoff[Ready] = Handoff(
+            -(-config.samples_buffer_size // config.batch_size), Limits.of(config).pixels
+        )
         self._began_at, self._ended_at = time.perf_counter(), 0.0
         backend, feeder = self.backend, Supervisor(config, resume)
         try:

@@ -75,6 +75,8 @@ class Worker(threading.Thread):
         self._skipped: list[Skipped] = []
         self.counts = wire.Counts()
         self.decoded = self.bytes = self.rescued = 0
+        self._pixels = 0
+        """Of the batches that are being decoded, where images keep their sizes."""
         self.waited_s = 0.0
         """For the feeder."""
 
@@ -132,7 +134,10 @@ class Worker(threading.Thread):
             elif ended:
                 return ended
             else:
-                ended = self._take(assembly, self._receive())
+                message = self._receive()
+                if isinstance(message, wire.EncodedBatch) and not self._make_room(assembly, message.pixels):
+                    return None
+                ended = self._take(assembly, message)
 
     def _receive(self) -> wire.FromFeeder | errors.FeederError:
         clock = time.perf_counter()
@@ -142,6 +147,16 @@ class Worker(threading.Thread):
             return death
         finally:
             self.waited_s += time.perf_counter() - clock
+
+    def _make_room(self, assembly: Assembly, pixels: int) -> bool:
+        """Hand on what is decoded until there is room for a batch of so many. False when the trainer has closed."""
+        if not pixels:
+            return True
+        while len(assembly) and not self._ready.fits(self._pixels + pixels):
+            if not self._hand_on(assembly.collect()):
+                return False
+        self._pixels += pixels
+        return self._ready.wait(self._pixels)
 
     def _take(self, assembly: Assembly, message: wire.FromFeeder | errors.FeederError) -> _End | None:
         if isinstance(message, errors.FeederError):
@@ -165,6 +180,7 @@ class Worker(threading.Thread):
         """False when the trainer has closed."""
         message, failures = assembled.message, assembled.failures
         self._feeder.report(message.number, len(failures))
+        self._pixels -= message.pixels
         self.decoded += len(assembled.kept)
         self._note_rescued(assembled)
         self.bytes += sum(message.lengths) + sum(sum(column.lengths) for column in message.parts)
@@ -180,7 +196,7 @@ class Worker(threading.Thread):
             for at, problem in assembled.attribute_problems.items()
         ]
         ready = Ready(assembled.batch, indices, message.epoch, message.resume_at, self._take_skips(), flaws)
-        return self._ready.put(ready)
+        return self._ready.put(ready, message.pixels)
 
     def _note_rescued(self, assembled: Assembled) -> None:
         """Counts the samples of which Pillow decoded what DALI refused, and logs the first of them."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -31,7 +32,8 @@ def quickest(seconds: Callable[[], float], limit_s: float) -> float:
 
 
 def rest(*pids: int) -> None:
-    """Waits until these processes rest: all their threads sleep, and hardly one has woken, for a while.
+    """Waits until these processes rest: all their threads sleep, and hardly one has woken, for a while. The thread that
+    calls it, of one of them, does not count.
 
     A process that waits for a busy machine does not sleep: its threads are ready to run.
     """
@@ -47,7 +49,7 @@ def _switches(pids: tuple[int, ...]) -> int | None:
     """How often their threads have gone to sleep so far; None where a thread does not sleep now."""
     count = 0
     for pid in pids:
-        for thread in os.listdir(f"/proc/{pid}/task"):
+        for thread in set(os.listdir(f"/proc/{pid}/task")) - {str(threading.get_native_id())}:
             with suppress(FileNotFoundError, ProcessLookupError):  # the thread has ended
                 lines = Path(f"/proc/{pid}/task/{thread}/status").read_text().splitlines()
                 status = dict(line.split(":", 1) for line in lines)

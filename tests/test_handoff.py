@@ -123,3 +123,22 @@ def test_nothing_is_lost_or_doubled_between_threads(beside: Beside) -> None:
     taker.result(WAIT_S)
     assert sorted(got) == list(range(2000))
     assert [number for number in got if number % 2] == list(range(1, 2000, 2))
+
+
+def test_what_has_a_weight_waits_for_room_or_for_nothing_else_to_be_there(beside: Beside) -> None:
+    queue: Handoff[str] = Handoff(9, capacity=10)
+    assert queue.wait(50) is True, "nothing else is there"
+    assert queue.put("heavy", 50)
+    assert not queue.fits(1)
+    light = beside(queue.wait, 4)
+    assert not light.done()
+    assert queue.get() == "heavy"
+    assert light.result(WAIT_S) is True
+    assert queue.put("light", 4)
+    assert queue.fits(6)
+    assert not queue.fits(7)
+    assert queue.wait(6) is True
+    waiting = beside(queue.wait, 7)
+    assert not waiting.done()
+    queue.close()
+    assert waiting.result(WAIT_S) is False

@@ -104,21 +104,24 @@ class _Job:
         self.portions = 0
         self._found: list[DecodedImages] = []
         self._failures: dict[int, str] = {}
+        self._rescued: dict[int, str] = {}
 
     def add(self, begin: int, decoded: DecodedImages) -> None:
         self.portions -= 1
         self._found.append(decoded)
         self._failures |= {begin + index: problem for index, problem in decoded.failures.items()}
+        self._rescued |= {begin + index: problem for index, problem in decoded.rescued.items()}
 
     def decoded(self, join: Callable[[list[Any]], Any]) -> DecodedImages:
         if len(self._found) == 1:
             return self._found[0]
         good = [each.image for each in self._found if each.image is not None]
-        if not good:
-            return DecodedImages(None, self._failures)
-        if isinstance(good[0], list):
-            return DecodedImages([image for images in good for image in images], self._failures)
-        return DecodedImages(good[0] if len(good) == 1 else join(good), self._failures)
+        image: Any = None
+        if good and isinstance(good[0], list):
+            image = [each for images in good for each in images]
+        elif good:
+            image = good[0] if len(good) == 1 else join(good)
+        return DecodedImages(image, self._failures, self._rescued)
 
 
 class _Portion:

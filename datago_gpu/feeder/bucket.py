@@ -47,17 +47,30 @@ class Admitted(Struct):
         """What it takes of the memory: its payloads, and its attributes, which may be as large."""
         return self.arena_bytes + len(self.ref.attributes)
 
+    @property
+    def pixels(self) -> int:
+        """Of its pictures, at their own sizes."""
+        return self.size[0] * self.size[1] + sum(part.size[0] * part.size[1] for part in self.parts)
+
 
 class Grouper:
     """Holds the batches that are not full yet, one for each bucket.
 
-    A batch is complete with `batch_size` samples, or when one more would pass `batch_bytes`; a sample that passes them
-    alone is a batch of its own. Where all that is held passes `held_bytes`, the batch with the most bytes goes out
-    short. mixed: one batch holds samples of all buckets.
+    A batch is complete with `batch_size` samples, or when one more would pass `batch_bytes`, or `batch_pixels` where
+    images keep their sizes; a sample that passes them alone is a batch of its own. Where all that is held passes
+    `held_bytes`, the batch with the most bytes goes out short. mixed: one batch holds samples of all buckets.
     """
 
-    def __init__(self, batch_size: int, batch_bytes: int, held_bytes: int, *, mixed: bool = False) -> None:
-        self._mixed = mixed
+    def __init__(
+        self,
+        batch_size: int,
+        batch_bytes: int,
+        held_bytes: int,
+        *,
+        batch_pixels: int | None = None,
+        mixed: bool = False,
+    ) -> None:
+        self._mixed, self._batch_pixels, self._pixels = mixed, batch_pixels, 0
         self._batch_size, self._batch_bytes, self._held_bytes = batch_size, batch_bytes, held_bytes
         self._open: dict[tuple[int, int] | None, list[Admitted]] = {}
         self._bytes: dict[tuple[int, int] | None, int] = {}
@@ -70,12 +83,14 @@ class Grouper:
     def add(self, sample: Admitted) -> Iterator[list[Admitted]]:
         """Take a sample in; yield the batches that it completes."""
         bucket, size = None if self._mixed else sample.bucket, sample.bytes
-        if self._bytes.get(bucket, 0) + size > self._batch_bytes and bucket in self._open:
+        if bucket in self._open and not self._fits(sample, self._bytes[bucket] + size):
             yield self._close(bucket)
         batch = self._open.setdefault(bucket, [])
         batch.append(sample)
         self._bytes[bucket] = self._bytes.get(bucket, 0) + size
         self._held += size
+        if sample.bucket is None:
+            self._pixels += sample.pixels
         if len(batch) == self._batch_size:
             yield self._close(bucket)
         elif self._held > self._held_bytes:
@@ -90,8 +105,15 @@ class Grouper:
         """Forget what is held."""
         self._open.clear()
         self._bytes.clear()
-        self._held = 0
+        self._held = self._pixels = 0
+
+    def _fits(self, sample: Admitted, size: int) -> bool:
+        """Whether a batch of so many bytes may hold it."""
+        whole = self._batch_pixels is not None and sample.bucket is None
+        return size <= self._batch_bytes and not (whole and self._pixels + sample.pixels > (self._batch_pixels or 0))
 
     def _close(self, bucket: tuple[int, int] | None) -> list[Admitted]:
+        if bucket is None:  # of images that keep their sizes, there is one batch only
+            self._pixels = 0
         self._held -= self._bytes.pop(bucket)
         return self._open.pop(bucket)

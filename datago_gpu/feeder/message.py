@@ -67,6 +67,7 @@ class Layout:
             regions=_packed("f", [sample.region for sample in batch]),
             crops=_packed("f", [sample.crop for sample in batch]),
             orientations=bytes(sample.orientation for sample in batch),
+            pixels=sum(sample.pixels for sample in batch if sample.bucket is None),
             resume_at=resume_at,
             skipped=skipped,
             counts=counts,

@@ -33,7 +33,11 @@ class Production:
         self._source, self._fetcher, self._packer = source, fetcher, packer
         self._limits = Limits.of(config)
         self._grouper = Grouper(
-            config.batch_size, self._limits.batch, self._limits.held, mixed=config.image_config.mixed_buckets
+            config.batch_size,
+            self._limits.batch,
+            self._limits.held,
+            batch_pixels=self._limits.pixels,
+            mixed=config.image_config.mixed_buckets,
         )
         self._outstanding: dict[int, str] = {}
         """Index -> cursor of the samples that are listed and neither sent nor skipped, in the order of listing."""

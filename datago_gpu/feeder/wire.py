@@ -165,6 +165,8 @@ class EncodedBatch(Struct, frozen=True, tag="batch", kw_only=True):
     """uint8 (N,)."""
     buckets: bytes = b""
     """int32 (N, 2) where samples of different buckets are together, else empty."""
+    pixels: int = 0
+    """Of all its pictures, where they keep their sizes."""
     resume_at: Position
     """Where to begin so that nothing that is not delivered by now is missed."""
     skipped: list[Skipped]

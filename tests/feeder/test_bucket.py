@@ -79,6 +79,29 @@ def test_a_batch_of_several_lies_within_the_bytes_of_a_batch(
         assert len(batch) == 1 or Layout(batch).size <= pieces * A
 
 
+@given(st.lists(st.tuples(st.sampled_from([None, (64, 64)]), st.integers(1, 9), st.integers(0, 9)), max_size=40))
+def test_a_batch_of_images_of_their_own_sizes_has_no_more_pixels_than_allowed(
+    stream: list[tuple[tuple[int, int] | None, int, int]],
+) -> None:
+    """Where they are cut, the settings say how large they are. One that is larger is a batch of its own."""
+    grouper = Grouper(5, 10**9, 10**9, batch_pixels=100)
+    batches: list[list[Admitted]] = []
+    for index, (bucket, side, mask) in enumerate(stream):
+        each = sample(index, bucket)
+        each.size = (side, side)
+        each.parts = [AdmittedPart("mask", "mask", b"", (mask, mask))]
+        batches += grouper.add(each)
+    batches += grouper.flush()
+    assert sorted(index for batch in batches for index in indices(batch)) == list(range(len(stream)))
+    for batch in batches:
+        pixels = sum(each.pixels for each in batch)
+        assert len(batch) == 1 or batch[0].bucket is not None or pixels <= 100
+    cut = [index for batch in batches if batch[0].bucket for index in indices(batch)]
+    assert sorted(map(len, [batch for batch in batches if batch[0].bucket])) == sorted(
+        len(cut[at : at + 5]) for at in range(0, len(cut), 5)
+    )
+
+
 def test_attributes_count_where_samples_are_held() -> None:
     grouper = Grouper(10, batch_bytes=10 * A, held_bytes=10**9)
     large = sample(0, (64, 64))
