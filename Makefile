@@ -11,7 +11,7 @@ TORCH := torch==2.13.0+cpu
 # Processes that share the tests.
 WORKERS ?= $(shell nproc)
 
-.PHONY: demo test wheel-check lint format gpu-report docker-check docker-lock clean
+.PHONY: demo test wheel-check lint format gpu-report gpu-probe docker-check docker-lock clean
 .DEFAULT_GOAL := help
 
 help:
@@ -22,6 +22,7 @@ help:
 	@echo "make bench [BENCH='--only local --runs 5']  compare with the peers on this machine: docs/performance.md"
 	@echo "make bench-peers  install the peers that need torch, in .venv-bench, for make bench to find"
 	@echo "make gpu-report [OUT=folder] [DEVICE=cuda]  check and measure the GPU path: docs/gpu/README.md"
+	@echo "make gpu-probe [RUN=python3]  what the GPU path leans on, asked with torch and cupy only"
 	@echo "make docker-check  build the images, run the demo and the CPU benchmark in them: docs/docker.md"
 	@echo "make clean   remove .venv and what tools left"
 
@@ -85,8 +86,13 @@ bench-peers:
 OUT ?= results/gpu
 DEVICE ?= cuda
 
+LIMIT_S ?= 360
+
 gpu-report: $(if $(RUN),,$(VENV)/.run)
-	$(or $(RUN),$(BIN)/python) -m benchmarks.gpu.report --out $(OUT) --device $(DEVICE)
+	$(or $(RUN),$(BIN)/python) -m benchmarks.gpu.report --out $(OUT) --device $(DEVICE) --seconds $(LIMIT_S)
+
+gpu-probe: $(if $(RUN),,$(VENV)/.run)
+	$(or $(RUN),$(BIN)/python) benchmarks/gpu/probe.py --out $(OUT)
 
 # With Docker, else as root with buildah and debootstrap. CHECK="--scale 1 --runs 3" for more than a quick look.
 docker-check:

@@ -5,31 +5,32 @@ python -m benchmarks.gpu.check NAME SETTINGS       SETTINGS: JSON, as report.py 
 
 from __future__ import annotations
 
-import ctypes
+import contextlib
 import importlib
 import json
 import os
 import signal
 import sys
+import threading
 import traceback
 from pathlib import Path
 
 from benchmarks.gpu.context import Context
 from benchmarks.gpu.findings import Findings, NotHere
 
-PR_SET_PDEATHSIG = 1
-
 
 def main() -> None:
-    # A report that is killed takes its check along: nobody would read the rest, and the GPU would stay busy.
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    threading.Thread(target=_end_with_the_report, daemon=True).start()
     name, text = sys.argv[1:]
     settings = json.loads(text)
-    findings = Findings(Path(settings["findings"]), settings["skip"])
-    context = Context(settings["device"], Path(settings["material"]), settings["budget_s"], settings["small"])
+    findings = Findings(Path(settings["findings"]), name, settings["skip"])
+    context = Context(
+        settings["device"], Path(settings["material"]), settings["budget_s"], settings["small"], settings["began_at"]
+    )
     status = 0
     try:
-        importlib.import_module(f"benchmarks.gpu.checks.{name}").run(context, findings)
+        module, _, function = settings["entry"].partition(":")
+        getattr(importlib.import_module(f"benchmarks.gpu.checks.{module}"), function)(context, findings)
     except (NotHere, ImportError) as missing:
         findings.skipped(name, str(missing))
     except Exception:
@@ -40,6 +41,14 @@ def main() -> None:
     # Past the interpreter's own end, which drivers and libraries like to crash in: the findings are on disk. What a
     # check started (a loader's feeder, a server), it has closed, or it notices that this process is gone.
     os._exit(status)
+
+
+def _end_with_the_report() -> None:
+    """End this process and what it started, once the report is gone, whatever it died of: it holds the other end."""
+    sys.stdin.buffer.read()
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(os.getpid(), signal.SIGKILL)
+    os._exit(1)
 
 
 if __name__ == "__main__":

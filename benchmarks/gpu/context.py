@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from datago_gpu.config import DecodeConfig, ImageConfig
 from datago_gpu.decode.base import Decoder
@@ -20,7 +20,7 @@ T = TypeVar("T")
 class Context:
     """device: "cpu", "cuda" or "cuda:INDEX". material: the folder made by material.py. budget_s: seconds for the check.
 
-    small: the sizes of the suite, which prove the script and measure nothing.
+    small: the sizes of the suite, which prove the script and measure nothing. began_at: when its process was started.
     """
 
     device: str
@@ -61,8 +61,21 @@ class Context:
         side = self.amount({"500px": 224}.get(size, 512), 64)
         return side, side
 
-    def decoder(self, batch_size: int, *, crop: bool = True, **decode: object) -> Decoder:
-        """The loader's own decoder on the device. `decode`: settings of DecodeConfig."""
-        settings: dict[str, object] = {"threads": 2} if self.small else {}
-        config = DecodeConfig(**(settings | decode))  # type: ignore[arg-type]
-        return make_decoder(self.backend, ImageConfig(crop_and_resize=crop), config, batch_size)
+    def decoder(
+        self,
+        batch_size: int,
+        *,
+        crop: bool = True,
+        image: dict[str, Any] | None = None,
+        mask: bool = False,
+        reference: bool = False,
+        **decode: Any,
+    ) -> Decoder:
+        """The loader's own decoder on the device. image, decode: settings of ImageConfig and DecodeConfig.
+
+        mask: for masks. reference: with DALI on the CPU, whatever the device.
+        """
+        backend = choose("cpu", "dali") if reference else self.backend
+        settings: dict[str, Any] = {"threads": 2} if self.small else {}
+        form = ImageConfig(crop_and_resize=crop, **(image or {}))
+        return make_decoder(backend, form, DecodeConfig(**(settings | decode)), batch_size, mask=mask)

@@ -33,7 +33,8 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "png": ("png", {"compress_level": 1}),
     "webp": ("webp", {"quality": 90, "method": 0}),
 }
-_PER_KIND = {"500px": 12, "1mp": 4, "2.5mp": 2, "8mp": 1}
+_PER_KIND = {"500px": 12, "1mp": 4}
+"""Size -> pictures of each kind. Larger ones take the processor half a second each to compare, and show no more."""
 
 
 def prepare(folder: Path, *, small: bool, photos: Path | None = None) -> Path:
@@ -50,7 +51,7 @@ def prepare(folder: Path, *, small: bool, photos: Path | None = None) -> Path:
         ]  # fmt: skip
         for shard in shards:
             shard.result()
-        list(threads.map(lambda size: _kinds(folder, size, 2 if small else _PER_KIND[size]), counts))
+        list(threads.map(lambda size: _kinds(folder, size, 2 if small else _PER_KIND[size]), _PER_KIND))
     return folder
 
 

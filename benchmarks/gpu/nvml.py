@@ -1,81 +1,57 @@
-"""What the driver counts, asked of libnvidia-ml itself: no Python package is needed."""
+"""What the driver counts, by nvidia-ml-py."""
 
 from __future__ import annotations
 
-import ctypes
 import threading
-from typing import Self
+from collections.abc import Callable
+from typing import Any, Self
 
 from benchmarks.gpu.findings import NotHere
 
 __all__ = ["Gpu", "Sampler"]
 
 
-class _Memory(ctypes.Structure):
-    _fields_ = (("total", ctypes.c_ulonglong), ("free", ctypes.c_ulonglong), ("used", ctypes.c_ulonglong))
-
-
-class _Utilization(ctypes.Structure):
-    _fields_ = (("gpu", ctypes.c_uint), ("memory", ctypes.c_uint))
-
-
 class Gpu:
-    """One GPU, by its index as CUDA counts. Raises NotHere without a driver."""
+    """One GPU, by its index as CUDA counts. Raises NotHere without a driver, or without cupy or nvidia-ml-py."""
 
     def __init__(self, index: int) -> None:
         try:
-            self._nvml = ctypes.CDLL("libnvidia-ml.so.1")
-            driver = ctypes.CDLL("libcuda.so.1")
-        except OSError as error:
-            raise NotHere(f"no NVIDIA driver: {error}") from error
-        # CUDA_VISIBLE_DEVICES renumbers for CUDA, not for NVML: the PCI address is the same for both.
-        device, address = ctypes.c_int(), ctypes.create_string_buffer(32)
-        for status in (
-            driver.cuInit(0),
-            driver.cuDeviceGet(ctypes.byref(device), index),
-            driver.cuDeviceGetPCIBusId(address, 32, device),
-        ):
-            if status:
-                raise NotHere(f"the CUDA driver answered {status}")
-        self._handle = ctypes.c_void_p()
-        self._call("nvmlInit_v2")
-        self._call("nvmlDeviceGetHandleByPciBusId_v2", address, ctypes.byref(self._handle))
+            import cupy
+            import pynvml
+
+            # CUDA_VISIBLE_DEVICES renumbers for CUDA, not for NVML: the PCI address is the same for both.
+            address = cupy.cuda.runtime.deviceGetPCIBusId(index)
+            pynvml.nvmlInit()
+            self._handle = pynvml.nvmlDeviceGetHandleByPciBusId(address)
+        except Exception as error:  # ImportError, or the error of either library
+            raise NotHere(f"NVML cannot be asked: {error}") from error
+        self._nvml = pynvml
 
     def name(self) -> str:
-        text = ctypes.create_string_buffer(96)
-        self._call("nvmlDeviceGetName", self._handle, text, 96)
-        return text.value.decode()
+        return str(self._ask(self._nvml.nvmlDeviceGetName, self._handle))
 
     def driver(self) -> str:
-        text = ctypes.create_string_buffer(80)
-        self._call("nvmlSystemGetDriverVersion", text, 80)
-        return text.value.decode()
+        return str(self._ask(self._nvml.nvmlSystemGetDriverVersion))
 
     def memory_mib(self) -> tuple[float, float]:
         """(used, total)"""
-        memory = _Memory()
-        self._call("nvmlDeviceGetMemoryInfo", self._handle, ctypes.byref(memory))
+        memory = self._ask(self._nvml.nvmlDeviceGetMemoryInfo, self._handle)
         return memory.used / 2**20, memory.total / 2**20
 
     def jpeg_percent(self) -> int:
         """How much of the driver's last sampling period the JPEG engines were busy."""
-        percent, period_us = ctypes.c_uint(), ctypes.c_uint()
-        self._call("nvmlDeviceGetJpgUtilization", self._handle, ctypes.byref(percent), ctypes.byref(period_us))
-        return int(percent.value)
+        percent, _period_us = self._ask(self._nvml.nvmlDeviceGetJpgUtilization, self._handle)
+        return int(percent)
 
     def kernel_percent(self) -> int:
         """How much of the driver's last sampling period a kernel was running."""
-        utilization = _Utilization()
-        self._call("nvmlDeviceGetUtilizationRates", self._handle, ctypes.byref(utilization))
-        return int(utilization.gpu)
+        return int(self._ask(self._nvml.nvmlDeviceGetUtilizationRates, self._handle).gpu)
 
-    def _call(self, name: str, *arguments: object) -> None:
+    def _ask(self, question: Callable[..., Any], *arguments: Any) -> Any:
         try:
-            status = getattr(self._nvml, name)(*arguments)
-        except AttributeError:
-            raise NotHere(f"this driver has no {name}") from None
-        if status:
-            raise NotHere(f"{name} answered {status}")
+            return question(*arguments)
+        except self._nvml.NVMLError as error:
+            raise NotHere(f"{question.__name__}: {error}") from error
 
 
 class Sampler:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-import sys
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -13,60 +13,91 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu.findings import Finding, NotHere, Outcome
+from benchmarks.gpu.findings import Finding, Findings, NotHere, Outcome, outcomes
 from benchmarks.gpu.nvml import Gpu
 
-__all__ = ["describe_machine", "print_gates", "print_table", "write"]
+__all__ = ["Report"]
 
 _PACKAGES = (
     "datago-gpu", "nvidia-dali-cuda120", "nvidia-dali-cuda130", "nvidia-nvimgcodec-cu12", "nvidia-nvimgcodec-cu13",
-    "nvidia-nvjpeg-cu12", "cupy-cuda12x", "cupy-cuda13x", "torch", "torchvision", "torchcodec", "datago", "spdl",
-    "numpy", "pillow", "cykooz-resizer",
+    "nvidia-nvjpeg-cu12", "nvidia-nvjpeg", "cupy-cuda12x", "cupy-cuda13x", "torch", "torchvision", "torchcodec",
+    "datago", "spdl", "numpy", "pillow", "cykooz-resizer",
 )  # fmt: skip
 
-
-def write(
-    out: Path, outcomes: Sequence[Outcome], settings: dict[str, Any], machine: dict[str, Any], seconds: float
-) -> None:
-    """Write report.json and report.md. A process that is killed while it writes leaves the files of the call before."""
-    checks = [
-        {"name": outcome.name, "status": outcome.status, "seconds": round(outcome.seconds, 1), "crash": outcome.crash,
-         "findings": [asdict(each) for each in outcome.findings if each.kind != "part"]}
-        for outcome in outcomes
-    ]  # fmt: skip
-    report = {"machine": machine, "settings": settings, "seconds": round(seconds, 1), "checks": checks}
-    _replace(out / "report.json", json.dumps(report, indent=1, default=str) + "\n")
-    _replace(out / "report.md", _markdown(outcomes, machine, settings, seconds))
+MOST_PASSED = 12
+"""So many of a check are printed: the machine that runs it may hand back the last few pages only."""
 
 
-def _replace(file: Path, text: str) -> None:
-    new = file.with_name(file.name + ".new")
-    new.write_text(text)
-    new.replace(file)
+class Report:
+    """What has been found so far, in `findings`, and the files that show it."""
+
+    def __init__(self, out: Path, settings: dict[str, Any], machine: dict[str, Any] | None = None) -> None:
+        self.began_at = time.monotonic()
+        self.findings = out / "findings.jsonl"
+        self._out, self._settings = out, settings
+        self._machine = machine or _machine(settings["device"])
+
+    @classmethod
+    def reopened(cls, out: Path) -> Report:
+        """The report in a folder, as it was cut off."""
+        old = json.loads((out / "report.json").read_text())
+        report = cls(out, old["settings"], old["machine"])
+        report.began_at -= sum(outcome.seconds for outcome in report.outcomes)
+        return report
+
+    @property
+    def outcomes(self) -> list[Outcome]:
+        """What became of each check so far."""
+        return outcomes(self.findings)
+
+    def write(self) -> None:
+        """Write report.json and report.md. Each is replaced as a whole, so that none is ever cut short."""
+        found, seconds = self.outcomes, time.monotonic() - self.began_at
+        checks = [
+            {"name": outcome.name, "status": outcome.status, "seconds": outcome.seconds, "crash": outcome.crash,
+             "findings": [asdict(each) for each in outcome.findings if each.kind != "part"]}
+            for outcome in found
+        ]  # fmt: skip
+        report = {"machine": self._machine, "settings": self._settings, "seconds": round(seconds, 1), "checks": checks}
+        self._replace("report.json", json.dumps(report, indent=1, default=str) + "\n")
+        self._replace("report.md", _markdown(found, self._machine, self._settings, seconds))
+
+    def _replace(self, name: str, text: str) -> None:
+        new = self._out / f"{name}.new"
+        new.write_text(text)
+        new.replace(self._out / name)
+
+    def tell(self, name: str) -> Outcome:
+        """Write the report, and print what was gated in a check that has just ended."""
+        self.write()
+        outcome = next(each for each in self.outcomes if each.name == name)
+        print(f"{name}: {outcome.status}, {outcome.seconds:.0f} s {outcome.crash}", flush=True)
+        troubles = [each for each in outcome.findings if each.kind == "error" or each.passed is False]
+        passed = [each for each in outcome.findings if each.passed]
+        for each in troubles + passed[:MOST_PASSED]:
+            verdict = {True: "passed", False: "MISSED", None: "ERROR"}[each.passed]
+            print(f"  {verdict} {each.name}: {_shown(each.value)} {each.unit} {each.gate}".rstrip()[:300], flush=True)
+        if passed[MOST_PASSED:]:
+            print(f"  passed {len(passed) - MOST_PASSED} more", flush=True)
+        return outcome
+
+    def leave_out(self, names: Sequence[str], why: str) -> None:
+        """Say that checks were not run."""
+        for name in names:
+            said = Findings(self.findings, name)
+            said.skipped(name, why)
+            said.ended(0.0)
+        self.write()
+
+    def print_table(self) -> None:
+        """A line for each check."""
+        seconds = time.monotonic() - self.began_at
+        print(f"\n{self._machine['gpu']}, DALI {_dali(self._machine)}, {seconds:.0f} s, report in {self._out}\n")
+        for outcome in self.outcomes:
+            print(f"{outcome.name:<16} {outcome.status:<8} {outcome.seconds:5.0f} s  {_summary(outcome)}")
 
 
-def print_gates(outcome: Outcome) -> None:
-    """Print every gated figure of a check, and everything that went wrong in the check."""
-    if outcome.crash:
-        print(f"  CRASH  {outcome.crash}")
-    for each in outcome.findings:
-        if each.kind == "error":
-            print(f"  ERROR  {each.name}: {each.value}")
-        elif each.gate:
-            figure = f"{_shown(each.value)} {each.unit}".strip()
-            print(f"  {'passed' if each.passed else 'MISSED'} {each.name}: {figure}, gate {each.gate}")
-    sys.stdout.flush()
-
-
-def print_table(out: Path, outcomes: Sequence[Outcome], machine: dict[str, Any], seconds: float) -> None:
-    """Print a line for each check."""
-    print(f"\n{machine['gpu']}, DALI {_dali(machine)}, {seconds:.0f} s, report in {out}\n")
-    for outcome in outcomes:
-        print(f"{outcome.name:<16} {outcome.status:<8} {outcome.seconds:5.0f} s  {_summary(outcome)}")
-
-
-def describe_machine(device: str) -> dict[str, Any]:
-    """The date, the GPU, the processor, and the versions of what is installed."""
+def _machine(device: str) -> dict[str, Any]:
     machine: dict[str, Any] = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "gpu": "no GPU", "driver": ""}
     if device != "cpu":
         try:

@@ -10,7 +10,9 @@ import pytest
 pytestmark = [pytest.mark.cuda, pytest.mark.usefixtures("cuda"), pytest.mark.timeout(180)]
 
 
-@pytest.mark.parametrize("check", ["hardware", "parity", "hazard", "handoff", "faults", "memory", "encode"])
+@pytest.mark.parametrize(
+    "check", ["hardware", "parity", "hazard", "handoff", "faults", "faults-by-kind", "memory", "encode"]
+)
 def test_the_check_passes(run_report: Callable[..., tuple[dict[str, Any], str, int]], check: str) -> None:
     result, printed, status = run_report("cuda", check)
     assert status == 0, printed

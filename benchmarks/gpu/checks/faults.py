@@ -13,7 +13,7 @@ import numpy as np
 from benchmarks.gpu.arrays import Arrays
 from benchmarks.gpu.bad import Bad, bad_images
 from benchmarks.gpu.context import Context
-from benchmarks.gpu.findings import Findings
+from benchmarks.gpu.findings import Findings, NotHere
 from benchmarks.gpu.pixels import Difference
 from benchmarks.gpu.ram import Payload, decoded, encoded, read
 from datago_gpu import Loader
@@ -31,16 +31,29 @@ LOADS = {"hardware": 1.0, "DALI's default": None, "CUDA": 0.0}
 
 
 def run(context: Context, findings: Findings) -> None:
-    files = read(context.material / "500px")
-    bad = bad_images(files[0].tobytes())
-    good = files[1 : 1 + GOOD - 1] + files[:1]
+    bad, good = _images(context)
+    findings.part("what it costs", _cost, context, findings, bad, good)
+    findings.part("through the loader", _through_the_loader, context, findings, bad, good)
+
+
+def by_kind(context: Context, findings: Findings) -> None:
+    """Each kind of bad image in a batch of good ones, for each decoder; then in large batches."""
+    bad, good = _images(context)
     for name, load in LOADS.items() if context.on_gpu else [("the CPU", None)]:
         for each in bad:
             findings.part(f"{each.name}, {name}", _in_a_batch, context, findings, each, good, name, load)
-    findings.part("what it costs", _cost, context, findings, bad, good)
-    findings.part("through the loader", _through_the_loader, context, findings, bad, good)
     for each in bad:
         findings.part(f"{each.name}, in large batches", _in_large_batches, context, findings, each, good)
+
+
+def _images(context: Context) -> tuple[list[Bad], list[Payload]]:
+    files = read(context.material / "500px")
+    return bad_images(files[0].tobytes()), files[1:GOOD] + files[:1]
+
+
+def _in_time(context: Context) -> None:
+    if not context.left_s():
+        raise NotHere("no time was left")
 
 
 def _with(bad: Bad, good: list[Payload], target: tuple[int, int]) -> EncodedImages:
@@ -56,6 +69,7 @@ def _with(bad: Bad, good: list[Payload], target: tuple[int, int]) -> EncodedImag
 def _in_a_batch(
     context: Context, findings: Findings, bad: Bad, good: list[Payload], name: str, load: float | None
 ) -> None:
+    _in_time(context)
     arrays, target = Arrays(context.device_id), context.target("500px")
     decoder = context.decoder(GOOD + 1, hw_decoder_load=load)
     reference = arrays.host(arrays.view(decoded(decoder, encoded(good, target)).image))
@@ -96,6 +110,8 @@ def _cost(context: Context, findings: Findings, bad: list[Bad], good: list[Paylo
     many = [good[index % len(good)] for index in range(size - 1)]
     times: dict[str, list[float]] = {"good": [], "bad": [], "new": []}
     for _ in range(context.amount(7, 2)):
+        if times["bad"] and context.left_s() < context.budget_s * 0.6:
+            break
         began = time.perf_counter()
         decoder = context.decoder(size)
         _timed(decoder, encoded([*many, good[0]], target), times["new"], began)
@@ -110,6 +126,7 @@ def _cost(context: Context, findings: Findings, bad: list[Bad], good: list[Paylo
 
 def _in_large_batches(context: Context, findings: Findings, bad: Bad, good: list[Payload]) -> None:
     """Again and again among many: DALI 2.4.0 may crash where it stops at one image while others are being decoded."""
+    _in_time(context)
     target, size, rounds = context.target("500px"), context.amount(64, GOOD + 1), context.amount(8, 1)
     decoder = context.decoder(size)
     many = [good[index % len(good)] for index in range(size - 1)]

@@ -16,19 +16,22 @@ from benchmarks.gpu.material import KINDS
 from benchmarks.gpu.nvml import Gpu, Sampler
 from benchmarks.gpu.ram import batches, encoded, read, timed
 
-LOADS = (None, 0.0, 1.0)
 LOG = {"DALI_NVIMGCODEC_LOG_LEVEL": "3"}
 """From this level on nvImageCodec names the decoder of each image, as in "0: libjpeg_turbo_decoder process #3"."""
 
 
 def run(context: Context, findings: Findings) -> None:
     findings.part("engines", _engines, context, findings)
-    for load in LOADS if context.on_gpu else (None,):
+    for load in (0.0, 1.0) if context.on_gpu else (None,):
+        findings.part(f"utilisation, hw_decoder_load {_named(load)}", _utilisation, context, findings, load)
+
+
+def by_kind(context: Context, findings: Findings) -> None:
+    """Which decoder takes what, for each load; and which back end can decode each kind at all."""
+    for load in (0.0, 1.0) if context.on_gpu else ():
         findings.part(f"decoders, hw_decoder_load {_named(load)}", _shares, context, findings, load)
     for kind in KINDS:
         findings.part(f"backends for {kind}", _backends, context, findings, kind)
-    for load in LOADS if context.on_gpu else (None,):
-        findings.part(f"utilisation, hw_decoder_load {_named(load)}", _utilisation, context, findings, load)
 
 
 def _named(load: float | None) -> str:
@@ -37,6 +40,7 @@ def _named(load: float | None) -> str:
 
 def _engines(context: Context, findings: Findings) -> None:
     log = _probe(context, None)
+    _count_shares(findings, log, None)
     found = re.search(r"num_hw_engines=(\d+)(?:.*?num_cores_per_hw_engine=(\d+))?", log)
     if found:
         findings.add("hardware JPEG engines", int(found[1]), gate=">= 1")
@@ -49,8 +53,11 @@ def _engines(context: Context, findings: Findings) -> None:
 
 
 def _shares(context: Context, findings: Findings, load: float | None) -> None:
+    _count_shares(findings, _probe(context, load), load)
+
+
+def _count_shares(findings: Findings, log: str, load: float | None) -> None:
     """Counted from what nvImageCodec logs, for a full batch of 4:2:0 and one of every kind."""
-    log = _probe(context, load)
     counts = Counter(re.findall(r"(\w+_decoder) process #", log))
     single = sum(map(int, re.findall(r"HW batch-single decode path for batch of (\d+)", log)))
     total = sum(counts.values())

@@ -5,13 +5,12 @@ b. our decoder, fed from memory;
 c. the whole loader, from local files;
 d. the whole loader, from HTTP on loopback, without and with processes that download for the feeder.
 
-The same images, batches and target for all. They take turns, so that a change of the machine's mood hits all.
+The same images, batches and target for all, one after the other. Each rate is written down as soon as it is known.
 """
 
 from __future__ import annotations
 
 import itertools
-import statistics
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
@@ -24,7 +23,6 @@ from benchmarks.gpu.ram import RamBatch, batches, read, timed
 from benchmarks.gpu.rates import Meter, Rate
 from datago_gpu import Loader
 
-ROUNDS = 2
 WARM_UP = {"500px": 16, "1mp": 16, "2.5mp": 10, "8mp": 6}
 """Batches that a loader has ready, or begun, when it is first asked: they must not count."""
 DECODER, LOADER = ">= 0.95", ">= 0.85"
@@ -33,68 +31,61 @@ GATED = {"1mp", "2.5mp", "8mp"}
 
 
 def run(context: Context, findings: Findings) -> None:
-    for size in context.amount(["1mp", "500px", "2.5mp", "8mp"], ["500px"]):
-        findings.part(size, _size, context, findings, size, context.budget_s / len(context.sizes))
+    _sizes(context, findings, context.amount(["1mp", "500px"], ["500px"]))
+
+
+def large(context: Context, findings: Findings) -> None:
+    """The same for large photographs."""
+    _sizes(context, findings, context.amount(["2.5mp", "8mp"], ["1mp"]))
+
+
+def _sizes(context: Context, findings: Findings, sizes: list[str]) -> None:
+    for number, size in enumerate(sizes):
+        findings.part(size, _size, context, findings, size, context.left_s() / (len(sizes) - number))
 
 
 def _size(context: Context, findings: Findings, size: str, budget_s: float) -> None:
-    if not context.left_s():
+    if budget_s < 1:
         raise NotHere("no time was left")
     batch_size = context.amount(64, 2)
-    # Half of the time goes into starting and warming up.
-    seconds = context.amount(budget_s / ROUNDS / 5 / 2, 0.2)
     todo = batches(read(context.material / size), batch_size, context.target(size), most=context.amount(8, 2))
-    warm_up = context.amount(WARM_UP[size], 2)
-    behind: dict[str, str] = {}
 
-    def whole(name: str, opened: AbstractContextManager[Loader]) -> Rate:
+    def whole(opened: AbstractContextManager[Loader]) -> tuple[Rate, str]:
         with opened as loader:
-            rate, stats = drain(loader, seconds, warm_up), loader.stats()
-            behind[name] = (
-                f"; the slowest stage is {stats.slowest}, the feeder takes {stats.feeder_cores:.0%} of a core"
-            )
-            return rate
+            rate, stats = drain(loader, seconds, context.amount(WARM_UP[size], 2)), loader.stats()
+            return rate, f"(slowest stage: {stats.slowest}; the feeder takes {stats.feeder_cores:.0%} of a core)"
 
-    def files(name: str) -> Rate:
-        return whole(name, over_files(context, size, batch_size=batch_size))
-
-    def http(name: str, processes: int) -> Rate:
+    def http(processes: int) -> tuple[Rate, str]:
         settings = {"download_processes": processes}
-        return whole(name, over_http(context, size, batch_size=batch_size, http_config=settings))
+        return whole(over_http(context, size, batch_size=batch_size, http_config=settings))
 
-    ways: dict[str, Callable[[str], Rate]] = {
-        "a, bare DALI, prefetch 2": lambda _: _bare(context, todo, seconds, 2),
-        "a, bare DALI, prefetch 3": lambda _: _bare(context, todo, seconds, 3),
-        "b, our decoder": lambda _: _ours(context, todo, seconds),
-        "c, the loader from files": files,
-        "d, the loader from HTTP": partial(http, processes=0),
-        "d, the loader from HTTP, 2 download processes": partial(http, processes=2),
+    ways: dict[str, Callable[[], tuple[Rate, str]]] = {
+        "a, bare DALI, prefetch 2": lambda: (_bare(context, todo, seconds, 2), ""),
+        "a, bare DALI, prefetch 3": lambda: (_bare(context, todo, seconds, 3), ""),
+        "b, our decoder": lambda: (_ours(context, todo, seconds), ""),
+        "c, the loader from files": lambda: whole(over_files(context, size, batch_size=batch_size)),
+        "d, the loader from HTTP": partial(http, 0),
+        "d, the loader from HTTP, 2 download processes": partial(http, 2),
     }
-    rates: dict[str, list[Rate]] = {name: [] for name in ways}
-    for _ in range(context.amount(ROUNDS, 1)):
-        for name, way in ways.items():
-            rates[name].append(way(name))
-    for name, found in rates.items():
-        spread = ", ".join(f"{rate.images_per_s:,.0f}" for rate in found)
-        findings.add(f"{size}: {name}", str(_median(found)), f"({spread}){behind.get(name, '')}")
-    _ratios(context, findings, size, rates)
+    # Half of the time goes into starting and warming up.
+    seconds = context.amount(budget_s / len(ways) / 2, 0.2)
+    best: dict[str, float] = {}
+    for name, way in ways.items():
+        if context.left_s() < seconds:
+            raise NotHere(f"no time was left for {name}")
+        rate, behind = way()
+        findings.add(f"{size}: {name}", str(rate), behind)
+        best[name[0]] = max(best.get(name[0], 0.0), rate.images_per_s)
+        if name[0] != "a":
+            _ratio(context, findings, size, name, rate.images_per_s / best["a"])
 
 
-def _ratios(context: Context, findings: Findings, size: str, rates: dict[str, list[Rate]]) -> None:
-    of = {
-        letter: max(_median(found).images_per_s for name, found in rates.items() if name[0] == letter)
-        for letter in "abcd"
-    }
-    measured = not context.small  # a few small images say nothing about speed
-    findings.add(f"{size}: b / a", round(of["b"] / of["a"], 3), gate=DECODER if measured else "")
-    for letter in "cd":
-        gate = LOADER if measured and size in GATED else ""
-        findings.add(f"{size}: {letter} / a", round(of[letter] / of["a"], 3), gate=gate)
-
-
-def _median(rates: list[Rate]) -> Rate:
-    middle = statistics.median_high(rate.images_per_s for rate in rates)
-    return next(rate for rate in rates if rate.images_per_s == middle)
+def _ratio(context: Context, findings: Findings, size: str, name: str, ratio: float) -> None:
+    """Of two ways that begin with the same letter, the first is the one that is held to the gate."""
+    gate = {"b": DECODER, "c": LOADER if size in GATED else "", "d": LOADER if size in GATED else ""}[name[0]]
+    gated = not context.small and "processes" not in name  # a few small images say nothing about speed
+    what = f"{size}: {name[0]} / a" + (", 2 download processes" if "processes" in name else "")
+    findings.add(what, round(ratio, 3), gate=gate if gated else "")
 
 
 def _bare(context: Context, todo: list[RamBatch], seconds: float, prefetch: int) -> Rate:

@@ -23,7 +23,7 @@ def run(context: Context, findings: Findings) -> None:
 
 
 def _mixed(context: Context, findings: Findings) -> None:
-    arrays, wanted = Arrays(context.device_id), context.amount(2000, 40)
+    arrays, wanted = Arrays(context.device_id), context.amount(600, 40)
     device, resident, host = arrays.used_mib(), resident_mib(), host_mib()
     findings.add("before: device", round(device), "MiB in use")
     decoder = context.decoder(context.amount(32, 4), prefetch=3)

@@ -11,6 +11,11 @@ from benchmarks.gpu.ram import Payload, batches, read, timed
 from benchmarks.gpu.rates import Rate
 
 FACTORS: dict[str, tuple[Any, ...]] = {
+    "hw_decoder_load": (0.0, 0.65, 1.0),
+    "threads": (4, 8, 16),
+    "prefetch": (2, 3),
+}
+ALL_FACTORS: dict[str, tuple[Any, ...]] = {
     "hw_decoder_load": (0.0, 0.65, 0.9, 1.0),
     "threads": (2, 4, 8, 16),
     "batch_size": (32, 64, 128, 256),
@@ -26,14 +31,24 @@ WORTH = 1.03
 
 
 def run(context: Context, findings: Findings) -> None:
-    sizes = context.amount(["1mp", "500px", "2.5mp", "8mp"], ["500px"])
+    _sizes(context, findings, context.amount(["1mp"], ["500px"]), FACTORS)
+
+
+def every_size(context: Context, findings: Findings) -> None:
+    """More values, for every size."""
+    _sizes(context, findings, context.amount(["500px", "2.5mp", "8mp", "1mp"], ["500px"]), ALL_FACTORS)
+
+
+def _sizes(context: Context, findings: Findings, sizes: list[str], factors: dict[str, tuple[Any, ...]]) -> None:
     for number, size in enumerate(sizes):
-        findings.part(size, _size, context, findings, size, context.left_s() / (len(sizes) - number))
+        budget_s = context.left_s() / (len(sizes) - number)
+        findings.part(size, _size, context, findings, size, context.amount(factors, SMALL), budget_s)
 
 
-def _size(context: Context, findings: Findings, size: str, budget_s: float) -> None:
+def _size(
+    context: Context, findings: Findings, size: str, factors: dict[str, tuple[Any, ...]], budget_s: float
+) -> None:
     payloads, base = read(context.material / size), dict(context.amount(BASE, SMALL_BASE))
-    factors = context.amount(FACTORS, SMALL)
     runs = 2 + sum(len(values) - 1 for values in factors.values())
     ends, each_s = time.monotonic() + budget_s, context.amount(budget_s / runs * 0.6, 0.1)
     first = _rate(context, payloads, size, base, each_s)

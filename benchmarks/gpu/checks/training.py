@@ -1,4 +1,4 @@
-"""What a loader costs a training loop: a transformer's step in bf16 alone, on synthetic data, and with loaders.
+"""What a loader costs a training loop: a transformer's step in bf16 alone, with ours, and with others.
 
 The step is sized to about STEP_MS by its number of blocks. Inflation is of the time of a step, start to start; the idle
 share is of the time between the end of one step on the GPU and the start of the next, by CUDA events.
@@ -22,9 +22,25 @@ BATCH, SMALL_BATCH = 64, 2
 SIZE = "500px"
 INFLATION = "<= 0.03"
 PATCH = 16
+LOADS = (0.65, 1.0)
+"""With DALI's default a third of the images is decoded on the multiprocessors, which the step wants."""
 
 
 def run(context: Context, findings: Findings) -> None:
+    trainer = _trainer(context, findings)
+    for load in LOADS if context.on_gpu else (None,):
+        findings.part(f"our loader, {_named(load)}", _ours, context, findings, trainer, load)
+    findings.part("the step alone, again", trainer.measure, findings, "alone, again", trainer.constant)
+
+
+def others(context: Context, findings: Findings) -> None:
+    """What synthetic data and a torch DataLoader cost."""
+    trainer = _trainer(context, findings)
+    findings.part("synthetic data", trainer.measure, findings, "synthetic data from the host", trainer.synthetic)
+    findings.part("torch DataLoader", _torch, context, findings, trainer)
+
+
+def _trainer(context: Context, findings: Findings) -> Trainer:
     import torch
 
     if context.on_gpu and not torch.cuda.is_available():
@@ -32,12 +48,8 @@ def run(context: Context, findings: Findings) -> None:
     trainer = Trainer(context, torch)
     findings.part("the step alone", _alone, findings, trainer)
     if not trainer.alone_s:
-        return
-    findings.part("synthetic data", trainer.measure, findings, "synthetic data from the host", trainer.synthetic)
-    for number in range(context.amount(2, 1)):
-        findings.part(f"our loader, run {number + 1}", _ours, context, findings, trainer)
-    findings.part("torch DataLoader", _torch, context, findings, trainer)
-    findings.part("the step alone, again", trainer.measure, findings, "alone, again", trainer.constant)
+        raise NotHere("without the step alone there is nothing to compare with")
+    return trainer
 
 
 def _alone(findings: Findings, trainer: Trainer) -> None:
@@ -46,13 +58,16 @@ def _alone(findings: Findings, trainer: Trainer) -> None:
     trainer.measure(findings, "alone", trainer.constant)
 
 
-def _ours(context: Context, findings: Findings, trainer: Trainer) -> None:
-    with over_files(context, SIZE, batch_size=trainer.batch_size) as loader:
+def _named(load: float | None) -> str:
+    return "DALI's default" if load is None else f"hw_decoder_load {load:g}"
+
+
+def _ours(context: Context, findings: Findings, trainer: Trainer, load: float | None) -> None:
+    name = f"our loader, {_named(load)}"
+    with over_files(context, SIZE, batch_size=trainer.batch_size, decode={"hw_decoder_load": load}) as loader:
         gate = "" if context.small else INFLATION
-        trainer.measure(
-            findings, "our loader", lambda: (trainer.torch.from_dlpack(batch.image) for batch in loader), gate
-        )
-        findings.add("our loader: the slowest stage", loader.stats().slowest)
+        trainer.measure(findings, name, lambda: (trainer.torch.from_dlpack(batch.image) for batch in loader), gate)
+        findings.add(f"{name}: the slowest stage", loader.stats().slowest)
 
 
 def _torch(context: Context, findings: Findings, trainer: Trainer) -> None:
