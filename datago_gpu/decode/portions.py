@@ -6,8 +6,6 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from datago_gpu.decode.base import DecodedImages, Decoder, EncodedImages
 from datago_gpu.decode.place import Placer
 
@@ -82,19 +80,26 @@ class PortionedDecoder:
 
     def _split(self, images: EncodedImages) -> list[tuple[int, int, int]]:
         """The portions of a batch: first image, the one behind the last, and what they take."""
-        pixels: list[int] = images.sizes.astype(np.int64).prod(axis=1).tolist()
+        pixels: list[int] = [height * width for height, width in images.sizes.tolist()]
+        whole = self._cost(sum(pixels), max(pixels), len(pixels))
+        if whole <= self._memory:  # nearly every batch, and far quicker than the loop below
+            return [(0, len(pixels), whole)]
         portions, begin = [], 0
         while begin < len(pixels):
             end, total, largest, cost = begin, 0, 0, 0
             while end < len(pixels):
                 total, largest = total + pixels[end], max(largest, pixels[end])
-                further = _DECODED * total + _DECODING * largest * min(end + 1 - begin, self._threads)
+                further = self._cost(total, largest, end + 1 - begin)
                 if end > begin and further > self._memory:
                     break
                 end, cost = end + 1, further
             portions.append((begin, end, cost))
             begin = end
         return portions
+
+    def _cost(self, pixels: int, largest: int, count: int) -> int:
+        """The bytes that DALI takes for `count` images of `pixels` in all, the largest of which has `largest`."""
+        return _DECODED * pixels + _DECODING * largest * min(count, self._threads)
 
 
 class _Job:
