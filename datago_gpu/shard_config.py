@@ -33,6 +33,8 @@ class WebDatasetSource(Settings, frozen=True, kw_only=True):
             extension ("png", "image.png", "image"). "" takes the first image.
         key_dots: which dot of a file's name ends the key of its sample: "first", as webdataset has it, or "last", for
             names such as `photo.v1.02.jpg`, where each image is a sample of its own.
+        datago_form: true gives `attributes` and `sources` as datago does: every JSON, text and class file as its text,
+            under its ending, and the address of the shard. `datago_gpu.compat` sets it.
         masks, additional_images, latents: names of further files to load, in the same way, comma-separated or a list.
         optional: those of them that a sample may lack; without any other it is skipped.
         random_sampling: true shuffles the shards, and their samples through a buffer; each epoch differs.
@@ -53,6 +55,7 @@ class WebDatasetSource(Settings, frozen=True, kw_only=True):
     auth_token: str = ""
     reference_image_type: str = ""
     key_dots: KeyDots = "first"
+    datago_form: bool = False
     masks: Names = ""
     additional_images: Names = ""
     latents: Names = ""

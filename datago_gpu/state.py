@@ -29,7 +29,7 @@ _NEVER = frozenset(
     (
         *("api_url", "api_key", "auth_token", "storage_options", "rank", "world_size"),
         *("page_size", "check_count", "concurrent_downloads", "require_images", "require_embeddings"),
-        *("optional_masks", "optional_latents"),
+        *("optional_masks", "optional_latents", "datago_form"),
     )
 )
 """Settings of a source that are secret, that are told apart from it, or that change no order. What a sample has to have

@@ -11,7 +11,7 @@ from PIL import Image
 
 from datago_gpu import batch
 from datago_gpu.compat.payload import ImagePayload, LatentPayload, RawImage
-from datago_gpu.config import DataroomSource, FileSource, LoaderConfig
+from datago_gpu.config import DataroomSource, FileSource, LoaderConfig, WebDatasetSource
 from datago_gpu.decode.device import on_host
 
 __all__ = ["Sample", "as_dict", "of_client"]
@@ -39,7 +39,7 @@ class Sample:
 def of_client(given: batch.Sample, config: LoaderConfig) -> Sample:
     """A sample of a loader as a client of datago's expects it."""
     source, name = config.source_config, given.id
-    origin, state = given.source, given.duplicate_state or 0
+    origin, state, further = given.source, given.duplicate_state or 0, given.additional_images
     if isinstance(source, FileSource):
         # datago's id of a file is its path, in quotes: the JSON of it.
         name = msgspec.json.encode(os.path.join(source.root_path, given.id)).decode()
@@ -47,6 +47,10 @@ def of_client(given: batch.Sample, config: LoaderConfig) -> Sample:
     elif isinstance(source, DataroomSource):
         asked_for = source.duplicate_state == "unprocessed" or source.duplicate_state >= 0
         state = given.duplicate_state if asked_for and given.duplicate_state is not None else -1
+    elif isinstance(source, WebDatasetSource) and source.datago_form:
+        name = os.path.basename(given.id)
+        if source.key_dots == "last":  # datago calls a further image by its file in the shard
+            further = {f"{given.id}.{ending}": pixels for ending, pixels in further.items()}
     # Of a part that was cropped it is not known: it shows the same as the image.
     cropped = given.original_size if config.image_config.crop_and_resize else None
     return Sample(
@@ -56,7 +60,7 @@ def of_client(given: batch.Sample, config: LoaderConfig) -> Sample:
         duplicate_state=state,
         image=ImagePayload(RawImage(given.image, given.original_size if given.image is not None else (0, 0))),
         masks=_pictures(given.masks, cropped),
-        additional_images=_pictures(given.additional_images, cropped),
+        additional_images=_pictures(further, cropped),
         latents={name: LatentPayload(value) for name, value in given.latents.items() if value is not None},
         coca_embedding=[] if given.embedding is None else on_host(given.embedding).tolist(),
         tags=given.tags,

@@ -19,6 +19,9 @@ BATCH = 8
 """Samples that travel together. Larger ones are quicker on a GPU, smaller ones bring the first sample sooner."""
 
 _SEEDS = 2**63
+_PICTURES = ("jpeg", "jpg", "png")
+"""Endings of the pictures that datago reads from shards."""
+_OF_PARTS = {"key_dots", "masks", "additional_images", "latents", "optional"}
 _OF_BATCHES = ("layout", "dtype", "mean", "std")
 """Settings of ours for arrays that go to a model; here a payload is what datago's is."""
 
@@ -63,7 +66,19 @@ def _source(given: dict[str, Any], source_type: str) -> dict[str, Any]:
         settings.setdefault("random_method", "server")
     else:  # as in datago: the ranks, whose seeds are their own, share what is listed, and shuffle after that
         settings.setdefault("rank_split", "listed")
-    return settings
+    return settings | _shards(settings) if source_type == "webdataset" else settings
+
+
+def _shards(given: dict[str, Any]) -> dict[str, Any]:
+    """What makes the samples of shards those of datago: a key ends at the last dot, and the pictures of a sample that
+    are not its image are further images. Where the config names parts, which is ours, its own rules hold for those.
+    """
+    settings = {"reference_image_type": "jpg", "datago_form": True} | given
+    reference = str(settings["reference_image_type"]).strip().lower().removeprefix(".")
+    if _OF_PARTS & given.keys() or reference not in _PICTURES:
+        return settings
+    others = ",".join(ending for ending in _PICTURES if ending != reference)
+    return settings | {"key_dots": "last", "additional_images": others, "optional": others}
 
 
 def _image(given: Any) -> dict[str, Any]:

@@ -66,6 +66,8 @@ class Collector:
         self._reference = source.reference_image_type.strip().lower().removeprefix(".")
         self._further, self._optional = source.parts, source.optional_parts
         self._dots = source.key_dots
+        self._as_text = source.datago_form
+        self._source = shown_path(shard) if source.datago_form else "webdataset"
         self._roles: dict[str, str] = {}
         self._keys: set[int] = set()
         """Hashes of the keys of this shard so far."""
@@ -186,11 +188,11 @@ class Collector:
             for name, kind in self._further.items()
             if name in self._parts
         ]
-        attributes, attributes_problem = _merged(self._attributes)
+        attributes, attributes_problem = _merged(self._attributes, as_text=self._as_text)
         return SampleRef(
             0,
             key,
-            source="webdataset",
+            source=self._source,
             path=where,
             payload=self._image[1],
             parts=parts,
@@ -220,14 +222,19 @@ class Collector:
         return "attribute" if extension in _ATTRIBUTES else ""
 
 
-def _merged(files: dict[str, bytes]) -> tuple[bytes, str]:
+def _merged(files: dict[str, bytes], *, as_text: bool) -> tuple[bytes, str]:
     """One JSON object of all that is known of a sample, as `attributes.checked` gives it."""
     if not files:
         return NO_ATTRIBUTES, ""
     try:
-        return checked(encoded(_values(files)))
+        return checked(encoded(_texts(files) if as_text else _values(files)))
     except (ValueError, RecursionError) as error:
         return NO_ATTRIBUTES, str(error)
+
+
+def _texts(files: dict[str, bytes]) -> dict[str, str]:
+    """What datago makes of these files: the text of each, JSON too, under its name."""
+    return {utf8_text(part): content.decode("utf-8", "replace") for part, content in files.items()}
 
 
 def _values(files: dict[str, bytes]) -> dict[str, Any]:

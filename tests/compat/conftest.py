@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -81,3 +83,45 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DataroomServer]
         Image.fromarray(shown[::2, ::2]).save(root / f"x/{number}_image.png")
     with DataroomServer(root, payload_port=0, watch_interval_s=None) as running:
         yield running
+
+
+SHARDS = {
+    "two-000000.tar": {
+        "a0.cls": b"0",
+        "a0.jpg": encode(RGB, "JPEG", quality=95),
+        "a0.json": b'{"caption": "c0", "n": 0, "big": 1e999}',
+        "a0.txt": b"text 0\n",
+        "f/a1.jpg": encode(RGB[:40], "JPEG", quality=95),
+        "f/a1.json": b"no JSON",
+        "f/a1.txt": b"\xff is not UTF-8",
+        "f/a1.png": encode(RGB[:40:2, ::2]),
+        "photo.v1.jpg": encode(RGB[:, :40], "JPEG", quality=95),
+        "photo.v2.jpg": encode(RGB, "JPEG", quality=95),
+        "end.jpg": encode(RGB, "JPEG", quality=95),
+    },
+    "two-000001.tar": {
+        f"b{number}.{ending}": content
+        for number in range(3)
+        for ending, content in {
+            "cls": b"%d\n" % number,
+            "jpg": encode(RGB, "JPEG", quality=95),
+            "json": b"[%d]" % number,
+            "mask.png": encode(RGB[:, :, 0]),
+            "npy": b"passed over",
+        }.items()
+    },
+}
+"""Two shards. Of a masked sample, datago makes two: one without the mask, and one without an image."""
+
+
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of those shards."""
+    folder = tmp_path_factory.mktemp("shards")
+    for name, files in SHARDS.items():
+        with tarfile.open(folder / name, "w") as tar:
+            for path, content in files.items():
+                entry = tarfile.TarInfo(path)
+                entry.size = len(content)
+                tar.addfile(entry, io.BytesIO(content))
+    return folder
