@@ -2,9 +2,9 @@
 
 Order: the shards as listed, or shuffled anew for each epoch, and within a shard the samples as they lie there; of
 `interleave` shards at a time, one sample of each in turn. With a shuffle they pass through a buffer. Ranks take every
-world_size-th shard; where there are fewer shards than ranks, every world_size-th sample of all of them. With
-`rank_split` "listed" they share the shards as listed, and each rank shuffles its own; where there are fewer shards than
-ranks, only samples are shuffled.
+world_size-th shard. Where there are fewer shards than ranks, all ranks read all shards, and share the samples of each;
+what a rank cannot read of one shard does not change its part of the others. With `rank_split` "listed" they share the
+shards as listed, and each rank shuffles its own; where there are fewer shards than ranks, only samples are shuffled.
 
 Memory: `buffer_mb` for what is read ahead, for each shard that arrives one sample and 2 MiB more (in object storage
 also the parts under way, 4 of 4 MiB), and with a shuffle `buffer_mb` again. Of zstd and xz, 8 MiB for each shard that
@@ -51,8 +51,8 @@ _Lost = (BadShard, HttpFailure, OSError)
 class WebDataset:
     """The `Source` of source_type "webdataset".
 
-    A `cursor` is "SHARD:POSITION": number SHARD of this rank's order of the epoch, and with `interleave` those whose
-    samples take turns with its own, begin with sample number POSITION.
+    A `cursor` is "SHARD:INDEX": number SHARD of this rank's order of the epoch, and with `interleave` those whose
+    samples take turns with its own, begin with this rank's sample number INDEX.
     Through a shuffle buffer there is none: all is read and counted again.
     """
 
@@ -85,15 +85,15 @@ class WebDataset:
     async def _walked(self, start: Position) -> Refs:
         shards = await self._listed()
         split = len(shards) < self._world_size
-        stride, offset = (self._world_size, self._rank) if split else (1, 0)
         mine = self._shared(shards, start.epoch) if split else self._own(shards, start.epoch)
-        first, position = _parsed(start.cursor)
+        rank, ranks = (self._rank, self._world_size) if split else (0, 1)
+        first, index = _parsed(start.cursor)
         lost: Exception | None = None
         seen = first > 0
         async with aclosing(self._opened(mine[first:]).turns(self._source.interleave)) as turns:
             async for turn, opened in turns:
                 number = first + turn
-                cursor = f"{number}:{position}"
+                cursor = f"{number}:{index}"
                 taken = [0] * len(opened)
                 async with aclosing(_in_turn(opened)) as samples:
                     async for place, sample in samples:
@@ -101,7 +101,7 @@ class WebDataset:
                             lost = sample
                             if not seen and isinstance(lost, HttpFailure) and lost.status in (401, 403):
                                 self._refuse(mine, lost)
-                            missing = self._usual.left_of(taken[place]) // stride
+                            missing = self._usual.left_of(taken[place]) // ranks
                             yield self._skipped(mine[number + place], lost, missing)
                             continue
                         if sample is None:
@@ -109,10 +109,11 @@ class WebDataset:
                             continue
                         seen = True
                         taken[place] += 1
-                        index, elsewhere = divmod(position - offset, stride)
-                        position += 1
-                        if not elsewhere and index >= start.index:
+                        if _owner(number + place, len(mine), taken[place] - 1, ranks) != rank:
+                            continue
+                        if index >= start.index:
                             yield _numbered(sample, index, cursor)
+                        index += 1
         if not seen:
             self._refuse(mine, lost)
 
@@ -200,6 +201,16 @@ class Usual:
         return max(0, round(self._samples / self._shards) - taken) if self._shards else 0
 
 
+def _owner(shard: int, shards: int, sample: int, ranks: int) -> int:
+    """The rank that takes sample number `sample` of shard number `shard`, of so many shards that all ranks read.
+
+    It depends on no other shard, since a shard that one rank cannot read has no length that it could count with. The
+    ranks take turns within a shard, and shards begin with ranks that lie evenly apart, so that no rank gets the first
+    sample of each.
+    """
+    return (shard * ranks // shards + sample) % ranks
+
+
 async def _in_turn(
     shards: list[OpenShard],
 ) -> AsyncGenerator[tuple[int, SampleRef | Skipped | Exception | None], None]:
@@ -239,9 +250,9 @@ def _numbered(sample: SampleRef | Skipped, index: int, cursor: str) -> SampleRef
 
 
 def _parsed(cursor: str) -> tuple[int, int]:
-    """Shard and position of a cursor; the beginning where there is none."""
-    shard, _, position = cursor.partition(":")
-    return (int(shard), int(position)) if shard.isdecimal() and position.isdecimal() else (0, 0)
+    """Shard and index of a cursor; the beginning where there is none."""
+    shard, _, index = cursor.partition(":")
+    return (int(shard), int(index)) if shard.isdecimal() and index.isdecimal() else (0, 0)
 
 
 async def _mixed(walked: Refs, capacity: int, most_bytes: int, generator: SplitMix64) -> Refs:

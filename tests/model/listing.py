@@ -52,6 +52,9 @@ Shard = list[Item | Lost]
 
 Listing = list[Item | Lost]
 
+Places = list[Item | Lost | None]
+"""None stands for a sample of another rank."""
+
 Order = Callable[[int], Listing]
 """The listing of one rank, of an epoch."""
 
@@ -145,7 +148,8 @@ def rooms(config: LoaderConfig, items: list[Item]) -> Order:
 
 
 def shards(config: LoaderConfig, all_shards: list[Shard]) -> Order:
-    """Shards: whole ones for each rank where there are enough, else single samples of all of them.
+    """Shards: whole ones for each rank where there are enough; else the ranks take turns within each shard, beginning
+    with a rank that only the number of the shard decides.
 
     `interleave` of them take turns. A shuffle draws from a buffer that is bounded in samples and in bytes.
     """
@@ -162,18 +166,19 @@ def shards(config: LoaderConfig, all_shards: list[Shard]) -> Order:
             numbers = share(config, count, epoch)
         else:
             numbers = list(range(count)) if source.rank_split == "listed" else permutation(count, config.seed, epoch)
-        listed = _in_turns([all_shards[number] for number in numbers], source.interleave)
-        if not any(isinstance(entry, Item) for entry in listed):
+        chosen: list[Places] = [list(all_shards[number]) for number in numbers]
+        if not any(isinstance(entry, Item) for shard in chosen for entry in shard):
             raise NoSamples
         if split:
-            listed = _dealt(listed, rank, world_size)
+            chosen = [_dealt(shard, rank - at * world_size // count, world_size) for at, shard in enumerate(chosen)]
+        listed = [entry for entry in _in_turns(chosen, source.interleave) if entry]
         return _mixed(listed, source, Draws(config.seed, epoch, rank)) if source.random_sampling else listed
 
     return order
 
 
-def _in_turns(chosen: list[Shard], interleave: int) -> Listing:
-    out: Listing = []
+def _in_turns(chosen: list[Places], interleave: int) -> Places:
+    out: Places = []
     for first in range(0, len(chosen), interleave):
         left = deque(deque(shard) for shard in chosen[first : first + interleave])
         while left:
@@ -184,17 +189,12 @@ def _in_turns(chosen: list[Shard], interleave: int) -> Listing:
     return out
 
 
-def _dealt(listed: Listing, rank: int, world_size: int) -> Listing:
-    out: Listing = []
-    number = 0
-    for entry in listed:
-        if isinstance(entry, Lost):
-            out.append(entry)
-            continue
-        if number % world_size == rank:
-            out.append(entry)
-        number += 1
-    return out
+def _dealt(shard: Places, rank: int, world_size: int) -> Places:
+    """Every world_size-th sample, beginning with that rank; None in the place of the others."""
+    return [
+        entry if isinstance(entry, Lost) or (number - rank) % world_size == 0 else None
+        for number, entry in enumerate(shard)
+    ]
 
 
 def _mixed(listed: Listing, source: WebDatasetSource, draws: Draws) -> Listing:

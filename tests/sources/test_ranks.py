@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
@@ -47,15 +48,15 @@ def server(folder: Path) -> Iterator[DataroomServer]:
         yield running
 
 
-async def shares(configs: list[dict[str, Any]], epoch: int) -> list[list[str]]:
-    """The ids of each rank's samples, whose numbers have to be 0, 1, 2, ..."""
+async def shares(configs: list[dict[str, Any]], epoch: int, *, losses: bool = False) -> list[list[str]]:
+    """The ids of each rank's samples, whose numbers have to be 0, 1, 2, ... losses: shards may break off."""
     found = []
     async with AsyncExitStack() as stack:
         for given_config in configs:
             config = LoaderConfig.load(given_config)
             http = await stack.enter_async_context(HttpClient(config.http_config))
             async with aclosing(open_source(config, http).refs(Position(epoch))) as refs:
-                mine = [ref async for ref in refs]
+                mine = [ref async for ref in refs if not losses or isinstance(ref, SampleRef)]
             assert all(isinstance(ref, SampleRef) for ref in mine)
             assert [ref.index for ref in mine] == list(range(len(mine)))
             found.append([ref.id for ref in mine])
@@ -103,6 +104,42 @@ def test_ranks_of_shards(
     seeds = seeds if split.get("rank_split") else seeds[:1]
     source = {"url": f"{shards}/*.tar", "interleave": interleave, "shuffle_buffer": buffer, **split}
     assert_everything_once(asyncio.run(shares(ranks("webdataset", source, world_size, seeds), epoch)))
+
+
+@settings(max_examples=15)
+@given(st.data(), st.integers(len(COUNTS) + 1, 8), SPLITS, st.integers(0, 2), st.sampled_from([1, 2, 3]))
+def test_a_shard_that_one_rank_cannot_read_changes_nothing_for_the_other_shards_and_ranks(
+    shards: Path, data: st.DataObject, world_size: int, split: dict[str, Any], epoch: int, interleave: int
+) -> None:
+    """There are more ranks than shards, which so share the samples of each."""
+    paths = sorted(shards.glob("*.tar"))
+    numbers = [range(sum(COUNTS[:shard]), sum(COUNTS[: shard + 1])) for shard in range(len(COUNTS))]
+    readable = [[data.draw(st.integers(0, count) | st.just(count)) for count in COUNTS] for _ in range(world_size)]
+    if data.draw(st.booleans()):
+        readable[1:] = [list(COUNTS)] * (world_size - 1)
+    with tempfile.TemporaryDirectory() as folder:
+
+        def shard(number: int, samples: int) -> str:
+            if samples == COUNTS[number]:
+                return str(paths[number])
+            cut = Path(folder) / f"{number}-{samples}.tar"
+            content = paths[number].read_bytes()
+            cut.write_bytes(content[: content.index(f"{numbers[number][samples]:04}.jpg".encode()) + 600])
+            return str(cut)
+
+        source = {"interleave": interleave, **split}
+        whole = asyncio.run(shares(ranks("webdataset", {"url": f"{shards}/*.tar", **source}, world_size, [3]), epoch))
+        configs = ranks("webdataset", {"url": "", **source}, world_size, [3])
+        for config, samples in zip(configs, readable, strict=True):
+            config["source_config"]["url"] = "::".join(map(shard, range(len(COUNTS)), samples))
+        configs = [config for config, samples in zip(configs, readable, strict=True) if any(samples)]
+        found = asyncio.run(shares(configs, epoch, losses=True))
+    expected = []
+    for share, samples in zip(whole, readable, strict=True):
+        there = {f"{number:04}" for shard, count in zip(numbers, samples, strict=True) for number in shard[:count]}
+        if there:
+            expected.append(sorted(there.intersection(share)))
+    assert [sorted(share) for share in found] == expected
 
 
 @settings(max_examples=8)
