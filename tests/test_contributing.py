@@ -87,10 +87,9 @@ def test_the_check_of_a_release_says_which_version_it_is() -> None:
     (script,) = [step["run"] for step in steps if step.get("name") == "The tag is the version"]
     version = tomllib.loads(read("pyproject.toml"))["project"]["version"]
     for tag, status in ((f"v{version}", 0), ("v0.0.0", 1)):
-        done = subprocess.run(
-            ["bash", "-ec", script], cwd=ROOT, env={"GITHUB_REF_NAME": tag, "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"},
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
+        environment = {"GITHUB_REF_NAME": tag, "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"}
+        command = ["bash", "-ec", script]
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == status, done.stderr
 
 
