@@ -149,7 +149,7 @@ class DataroomSource(Settings, frozen=True, kw_only=True):
         created_after, created_before, updated_after, updated_before: ISO 8601.
         require_images: false loads no images, only what else is asked for; `Batch.image` is then None.
         require_embeddings: ask for `coca_embedding` as well; a sample without one is skipped, as is one
-            whose embedding has another length than most on the first page.
+            whose embedding has another length than most of the first hundred that pass the filters.
         page_size: samples a request, 1 to 2000.
         random_sampling: true shuffles. See `random_method`.
         random_method: "shuffle": a walk in the server's order through a buffer of `shuffle_buffer` samples that are

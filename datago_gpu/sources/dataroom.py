@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Sequence
 from contextlib import aclosing
 from functools import partial
 
@@ -23,7 +22,7 @@ from datago_gpu.sources.barren import Barren
 from datago_gpu.sources.base import Position, Refs, SampleRef, Skipped, parsed_cursor
 from datago_gpu.sources.draws import Draws
 from datago_gpu.sources.http import HttpClient, without_query
-from datago_gpu.sources.pages import AnyEntry, Entry, OddEntry, usual_dimensions
+from datago_gpu.sources.pages import ENTRIES_THAT_VOTE, AnyEntry, Entry, OddEntry, usual_dimensions
 from datago_gpu.sources.shuffle import SplitMix64, shuffled
 from datago_gpu.sources.walk import Walk
 from datago_gpu.sources.wanted import Lacking, Wanted
@@ -32,6 +31,7 @@ __all__ = ["Dataroom", "Share"]
 
 _SHARDS = 48
 """Of the server's index; partitions come out even where they divide it."""
+_WITH_EMBEDDING = {"coca_embedding__empty": "false"}
 _ENTRIES_A_TURN = 128
 """Of a page, before the event loop goes on with something else."""
 
@@ -76,8 +76,7 @@ class Dataroom:
         self._draws = config.draws_from_server
         self._wanted = Wanted(self._source)
         self._dimensions = 0
-        """Numbers in an embedding: as many as most have on the first page that has any. So one odd embedding costs
-        itself alone, wherever a run begins and on each rank. 0 as long as none has come."""
+        """Numbers in an embedding. 0 as long as nobody knows."""
 
     def refs(self, start: Position) -> Refs:
         """See `Source.refs`. The server's own random draws cannot be repeated: they only go on counting."""
@@ -93,9 +92,9 @@ class Dataroom:
         page_size = self._source.page_size
         walk = Walk(self._api, filters, page_size=page_size, check=self._source.check_count)
         barren = Barren(self._api.base)
+        await self._settle_dimensions()
         async with aclosing(walk.pages(self._shape(), position, last_id)) as pages:
             async for entries in pages:
-                self._settle_dimensions(entries)
                 usable = False
                 for entry in entries:
                     index, elsewhere = divmod(position - offset, stride)
@@ -127,9 +126,9 @@ class Dataroom:
         generator = SplitMix64(self._seed, start.epoch, self._rank, start.index)
         draws = Draws(self._api, self._source.filters(), page_size=self._source.page_size, generator=generator)
         index, drawn, barren = start.index, False, Barren(self._api.base)
+        await self._settle_dimensions()
         async with aclosing(draws.pages(self._shape())) as pages:
             async for entries in pages:
-                self._settle_dimensions([entry for _, entry in entries])
                 drawn = True
                 mine = [entry for key, entry in entries if key % self._world_size == self._rank]
                 usable = len(mine) < len(entries)
@@ -196,9 +195,15 @@ class Dataroom:
             renew=partial(self._api.renewed, entry.id),
         )
 
-    def _settle_dimensions(self, entries: Sequence[AnyEntry]) -> None:
+    async def _settle_dimensions(self) -> None:
+        """Ask how long embeddings are: as long as most of the first ones that pass the filters.
+
+        The samples that a run begins with do not decide this: they differ from rank to rank, and after a restart.
+        """
         if self._source.require_embeddings and not self._dimensions:
-            self._dimensions = usual_dimensions(entries)
+            asked = {"fields": "id,coca_embedding", "page_size": str(ENTRIES_THAT_VOTE)}
+            address = self._api.address("images/", {**_WITH_EMBEDDING, **self._source.filters(), **asked})
+            self._dimensions = usual_dimensions((await self._api.page(address)).results)
 
     def _embedding(self, found: list[float]) -> list[float] | None:
         """The embedding of an entry, if it is wanted. A batch has one array of them: another length raises Lacking."""

@@ -19,6 +19,7 @@ from datago_gpu.sources.attributes import NO_ATTRIBUTES, checked, encoded, lenie
 from datago_gpu.sources.pieces import NotJson, TooMany, cut
 
 __all__ = [
+    "ENTRIES_THAT_VOTE",
     "AnyEntry",
     "Details",
     "Entry",
@@ -38,7 +39,7 @@ _AT_ONCE_BYTES, _AT_ONCE_OBJECTS = 12 * 1024 * 1024, 50_000
 _LISTS_AN_ENTRY = 200
 """Lists and objects that a page may hold, for each entry that it may have: each takes 0.8 us to go past."""
 _LARGEST_ENTRY = 1024 * 1024
-_ENTRIES_THAT_VOTE = 100
+ENTRIES_THAT_VOTE = 100
 _LARGEST_MENDED = 256 * 1024
 """Bytes of an entry that Python's own decoder is tried on, which is slow."""
 
@@ -149,9 +150,9 @@ def most_entries(page_size: int) -> int:
 
 
 def usual_dimensions(entries: Sequence[AnyEntry]) -> int:
-    """How many numbers most embeddings of a page have, by its first entries; 0 where none of them has one."""
+    """How many numbers most embeddings among the first entries have; 0 where none of them has one."""
     lengths: Counter[int] = Counter()
-    for entry in entries[:_ENTRIES_THAT_VOTE]:
+    for entry in entries[:ENTRIES_THAT_VOTE]:
         with suppress(ValueError):
             if isinstance(entry, Entry) and (embedding := entry.details().embedding):
                 lengths[len(embedding)] += 1
