@@ -369,7 +369,7 @@ class LoaderConfig(Settings, frozen=True, kw_only=True):
     def redacted(self, text: str) -> str:
         """`text` with *** for the API key and other secrets, should they be there."""
         source = self.source_config
-        return redacted(text, source.key) if isinstance(source, DataroomSource) else source.hidden(text)
+        return redacted(text, source.key) if isinstance(source, DataroomSource) else source.redacted(text)
 
     def with_source(self, **changes: Any) -> LoaderConfig:
         """A copy whose source_config has these values."""

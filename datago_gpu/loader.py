@@ -130,7 +130,10 @@ class Loader:
         stages.append(Stage("trainer", delivered, delivered / seconds, get_s, 0.0))
         skipped, cores = dict(self._failures.by_reason), worker.counts.cpu_s / seconds
         flawed = dict(self._failures.flaws_by_reason)
-        return Stats(delivered, skipped, worker.bytes, seconds, tuple(stages), cores, flawed, worker.rescued)
+        passed_over = dict(worker.counts.passed_over)
+        return Stats(
+            delivered, skipped, worker.bytes, seconds, tuple(stages), cores, flawed, worker.rescued, passed_over
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Where the stream stands, in plain values for JSON: what was handed out is done, the rest is to come.

@@ -105,7 +105,7 @@ class WebDatasetSource(Settings, frozen=True, kw_only=True):
         optional = part_names(self.optional)
         return {name: kind for name, kind in self.parts.items() if name in optional}
 
-    def hidden(self, text: str) -> str:
+    def redacted(self, text: str) -> str:
         """`text` with *** for what is secret, should it be there."""
         return without_secrets(text, [self.auth_token.strip(), *self.storage_options.values(), *_passwords(self.url)])
 
@@ -116,7 +116,7 @@ class WebDatasetSource(Settings, frozen=True, kw_only=True):
         """What rich prints, in tracebacks too: what was set, less what is secret."""
         return told(
             self,
-            url=shown_shards(self.hidden(self.url)),
+            url=shown_shards(self.redacted(self.url)),
             auth_token="***" if self.auth_token else "",
             storage_options=dict.fromkeys(self.storage_options, "***"),
         )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta
 
+from datago_gpu.names import EXTENSIONS, Selection
 from datago_gpu.redact import redacted, shown_address
 from datago_gpu.settings import Count, Names, Natural, Settings, told, without_secrets
 
@@ -18,6 +20,7 @@ STORE_SCHEMES = ("s3://", "gs://", "az://", "abfs://", "abfss://")
 
 Kind = Literal["mask", "image", "latent"]
 RankSplit = Literal["shuffled", "listed"]
+_EXTENSION = re.compile(r"\.?[^./\s*?][^/\s*?]*")
 
 
 def kind_of(name: str, *, is_mask: bool) -> Kind:
@@ -41,6 +44,10 @@ class FileSource(Settings, frozen=True, kw_only=True):
             The whole listing is read first (seconds for a million files).
         storage_options: for s3, gs and az: options of obstore such as {"endpoint": "http://localhost:9000"}; others
             come from the environment.
+        extensions: what the names of images end in, comma-separated or a list, such as "jpg,png"; in any case. "" means
+            the endings of all formats that are decoded. Files of other endings, or of none, are passed over.
+        hidden: true takes hidden files and folders as well: those whose name begins with a dot (`.ipynb_checkpoints`,
+            `.Trash`, `._x.jpg`), and `__MACOSX`, `@eaDir`, `#recycle`, `$RECYCLE.BIN`. The root itself may be hidden.
         follow_links: true follows symbolic links to images and to folders; each real folder is listed once, so that
             circles of links end. False passes links over. The root may be a link in any case.
         rank, world_size: this process takes samples rank, rank + world_size, ... of the order that all ranks share.
@@ -58,8 +65,13 @@ class FileSource(Settings, frozen=True, kw_only=True):
     world_size: Count | None = None
     rank_split: RankSplit = "shuffled"
     follow_links: bool = True
+    extensions: Names = ""
+    hidden: bool = False
 
     def _problem(self) -> str | None:
+        odd = [name for name in names_in(self.extensions) if not _EXTENSION.fullmatch(name)]
+        if odd:
+            return f"source_config.extensions: {odd[0]!r} is no ending of a file's name, as 'jpg' and '.png' are"
         if not self.root_path:
             return "source_config.root_path is empty: name a folder of images"
         scheme, slashes, _ = self.root_path.partition("://")
@@ -73,7 +85,13 @@ class FileSource(Settings, frozen=True, kw_only=True):
         """Whether the root is in object storage."""
         return self.root_path.startswith(STORE_SCHEMES)
 
-    def hidden(self, text: str) -> str:
+    @property
+    def selection(self) -> Selection:
+        """Which files below the root are its images."""
+        given = tuple(f".{name.lower().removeprefix('.')}" for name in names_in(self.extensions))
+        return Selection(given or EXTENSIONS, self.hidden, self.follow_links)
+
+    def redacted(self, text: str) -> str:
         """`text` with *** for the values of storage_options, should they be there."""
         return without_secrets(text, self.storage_options.values())
 

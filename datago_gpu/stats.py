@@ -46,6 +46,10 @@ class Stats:
     rescued: int = 0
     """Samples of which the decoder refused a picture that Pillow decoded. Each costs its batch some time."""
 
+    passed_over: dict[str, int] = field(default_factory=dict)
+    """Kind -> files of the listing that are no samples: "hidden" (a hidden folder counts as one), "extension" (those of
+    other endings) and "link". Known once the listing is complete; all ranks list the same files."""
+
     @property
     def slowest(self) -> str:
         """The stage that others wait for: it waited least itself."""
@@ -61,6 +65,8 @@ class Stats:
         table = ["  ".join([name.ljust(first), *map(str.rjust, values, others)]) for name, *values in rows]
         skipped = ", ".join(f"{count:,} {reason}" for reason, count in self.skipped.items()) or "none"
         flawed = "".join(f", delivered with {reason}: {count:,}" for reason, count in self.flawed.items())
+        passed = ", ".join(f"{count:,} {kind}" for kind, count in sorted(self.passed_over.items()))
+        flawed += f"; passed over: {passed}" if passed else ""
         skipped += f"; rescued by Pillow: {self.rescued:,}" if self.rescued else ""
         came = f"{self.delivered:,} samples in {self.seconds:.2f} s ({self.delivered / self.seconds:,.0f} a second)"
         took = f"slowest: {self.slowest}; the feeder used {self.feeder_cores:.0%} of a core"

@@ -30,7 +30,10 @@ KEY_VARIABLE = "DATAROOM_API_KEY"
     "printed. The program starts itself again to take it off the list of processes.",
 )
 @click.option("--url-ttl", default=86400.0, show_default=True, help="Seconds that the URL of an image file is valid.")
-def serve(root: str, host: str, port: int, payload_port: int | None, key: str | None, url_ttl: float) -> None:
+@click.option("--hidden", is_flag=True, help="Serve hidden images as well: in `.ipynb_checkpoints`, `._x.jpg`, ...")
+def serve(
+    root: str, host: str, port: int, payload_port: int | None, key: str | None, url_ttl: float, hidden: bool
+) -> None:
     """Serve the images below the folder ROOT with the HTTP API of a Dataroom.
 
     Beside NAME.jpg, an optional NAME.json may hold id, source, attributes, tags, duplicate_state, datasets,
@@ -39,23 +42,27 @@ def serve(root: str, host: str, port: int, payload_port: int | None, key: str | 
     The first line printed ends with the API's URL. Ctrl-C stops the server.
     """
     if key is not None:
-        _start_again(key, root, host, port, payload_port, url_ttl)
+        given = click.get_current_context().params
+        _start_again(key, root, {name: value for name, value in given.items() if name not in ("root", "key")})
     key = os.environ.get(KEY_VARIABLE) or None
     try:
-        server = DataroomServer(root, host=host, port=port, payload_port=payload_port, key=key, url_ttl_s=url_ttl)
+        server = DataroomServer(
+            root, host=host, port=port, payload_port=payload_port, key=key, url_ttl_s=url_ttl, hidden=hidden
+        )
         server.serve_forever(lambda: _announce(server, tell_key=key is None))
     except ConfigError as error:
         click.echo(f"Error: {error}", err=True)
         raise SystemExit(2) from error
 
 
-def _start_again(key: str, root: str, host: str, port: int, payload_port: int | None, url_ttl: float) -> NoReturn:
+def _start_again(key: str, root: str, options: dict[str, object]) -> NoReturn:
     """Become the same program with the key in its environment: every user of the machine sees a command line."""
     os.environ[KEY_VARIABLE] = key
-    options = ["--host", host, "--port", str(port), "--url-ttl", str(url_ttl)]
-    if payload_port is not None:
-        options += ["--payload-port", str(payload_port)]
-    line = command("datago_gpu.cli", "serve", *options, "--", root)
+    words: list[str] = []
+    for name, value in options.items():
+        if value is not None and value is not False:
+            words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
+    line = command("datago_gpu.cli", "serve", *words, "--", root)
     os.execv(line[0], line)
 
 

@@ -66,6 +66,8 @@ def _source(given: dict[str, Any], source_type: str) -> dict[str, Any]:
         settings.setdefault("random_method", "server")
     else:  # as in datago: the ranks, whose seeds are their own, share what is listed, and shuffle after that
         settings.setdefault("rank_split", "listed")
+    if source_type == "file":
+        settings.setdefault("hidden", True)
     return settings | _shards(settings) if source_type == "webdataset" else settings
 
 

@@ -17,11 +17,12 @@ from datago_gpu.errors import ConfigError, DatagoError, SourceError
 from datago_gpu.loader import Loader
 from datago_gpu.redact import shown_address
 from datago_gpu.sources import open_source
-from datago_gpu.sources.base import Position, SampleRef, Skipped
+from datago_gpu.sources.base import Position, SampleRef, Skipped, shown_path
 from datago_gpu.sources.failure import HttpFailure
 from datago_gpu.sources.files import no_images
 from datago_gpu.sources.folders import walk
 from datago_gpu.sources.local import Patience
+from datago_gpu.sources.passed_over import PassedOver
 
 __all__ = ["checks"]
 
@@ -93,19 +94,23 @@ def _where(config: LoaderConfig) -> str:
 async def _folder(config: LoaderConfig, source: FileSource, timeout_s: float) -> Check:
     """All images, or as many as can be counted in half of the time."""
     root, deadline = config.absolute(source.root_path), time.monotonic() + timeout_s / 2
-    images = folders = links = 0
-    more = ""
-    async with aclosing(walk(root, Patience(config.http_config), follow_links=source.follow_links)) as listed:
+    images = folders = 0
+    more, passed = "", PassedOver()
+    async with aclosing(walk(root, Patience(config.http_config), source.selection)) as listed:
         async for folder in listed:
-            images, links = images + len(folder.images), links + folder.links
-            folders += bool(folder.images)
+            images, folders = images + len(folder.images), folders + bool(folder.images)
+            passed.join(folder.passed_over)
             if images >= _MOST_COUNTED or (images and time.monotonic() > deadline):
                 more = "at least "
                 break
     if images:
         where = "1 folder" if folders == 1 else f"{folders:,} folders"
-        return Check.ok("source", f"{more}{images:,} images in {where} below {root}")
-    return Check.fail("source", str(no_images(root, links)), "look at source_config.root_path")
+        told = passed.told(root)
+        others = f"; passed over: {told}" if told else ""
+        return Check.ok("source", f"{more}{images:,} images in {where} below {root}{others}")
+    return Check.fail(
+        "source", str(no_images(root, shown_path(root), source.selection, passed)), "look at source_config.root_path"
+    )
 
 
 async def _dataroom(config: LoaderConfig, source: DataroomSource) -> list[Check]:

@@ -171,7 +171,7 @@ class Production:
             "fetch": StageCount(fetcher.items, self._waits.refs_s, packer.waited_s),
             "pack": StageCount(packer.items, self._waits.results_s, packer.waited_s),
         }
-        return Counts(stages, time.process_time())
+        return Counts(stages, time.process_time(), self._source.passed_over)
 
 
 async def _without(done: list[tuple[int, int]], listed: Refs) -> Refs:

@@ -82,12 +82,15 @@ class Counts(Struct, frozen=True):
     stages: dict[str, StageCount] = {}
     cpu_s: float = 0.0
     """CPU time of its process."""
+    passed_over: dict[str, int] = {}
+    """Kind -> files that the source has listed and that are no samples."""
 
     def plus(self, other: Counts) -> Counts:
         """Of two feeders, one after the other."""
         return Counts(
             {name: _sum(other.stages.get(name, StageCount()), count) for name, count in self.stages.items()},
             self.cpu_s + other.cpu_s,
+            self.passed_over or other.passed_over,  # each of them has listed the same files
         )
 
 

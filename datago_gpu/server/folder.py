@@ -8,6 +8,9 @@ stems, each in byte order of the paths.
 Sources. An image's source is its sidecar's `source`, else the name of the top-level folder that it lies in, else (it
 lies in the root itself) the name of the root.
 
+Hidden images, by a name of their path as `names.is_hidden` has it, are passed over unless they are asked for; what a
+sidecar names may be hidden.
+
 Skipped, with one line in the log for each state of the file: an image that cannot be read, and an image whose sidecar
 cannot be read, because its id, tags and attributes would be wrong.
 """
@@ -27,6 +30,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from datago_gpu.errors import ConfigError
+from datago_gpu.names import EXTENSIONS, hidden_part
 from datago_gpu.server.records import (
     IMAGE_TYPES,
     ImageFacts,
@@ -94,14 +98,15 @@ class _Cache(Generic[T]):
 class Folder:
     """A folder of images. Raises ConfigError when it is missing or cannot be listed.
 
-    Not for use by several threads at once, but for `stop`."""
+    hidden: whether hidden images count as well. Not for use by several threads at once, but for `stop`."""
 
-    def __init__(self, root: str | os.PathLike[str]) -> None:
+    def __init__(self, root: str | os.PathLike[str], *, hidden: bool = False) -> None:
         self.root = os.path.realpath(root)
         try:
             os.scandir(self.root).close()
         except OSError as error:
             raise ConfigError(f"cannot serve the folder {os.fspath(root)!r}: {error.strerror}") from error
+        self._hidden = hidden
         self._files: Files | None = None
         self._facts = _Cache[ImageFacts]("image", read_facts)
         self._sidecars = _Cache[Sidecar]("image with the sidecar", read_sidecar)
@@ -157,7 +162,7 @@ class Folder:
             logger.warning(message)
 
     def _records(self, files: Files) -> list[Record]:
-        images = sorted(path for path in files if _ending(path) in IMAGE_TYPES)
+        images = self._images(files)
         sidecars = self._read_sidecars(images, files)
         latents = {path: self._latents(path, sidecar, files) for path, sidecar in sidecars.items()}
         taken = {os.path.relpath(latent.path, self.root) for found in latents.values() for latent in found}
@@ -166,6 +171,18 @@ class Folder:
         return [
             self._record(path, ids[path], facts[path], sidecars[path], latents[path], files) for path in sorted(facts)
         ]
+
+    def _images(self, files: Files) -> list[str]:
+        """The images among the files. The log tells once of those that are passed over."""
+        known = sorted(path for path in files if _ending(path) in EXTENSIONS)
+        hidden = set() if self._hidden else {path for path in known if hidden_part(path.split("/"))}
+        others = [path for path in known if path not in hidden and _ending(path) not in IMAGE_TYPES]
+        if hidden:
+            self._warn_once(f"passed over {len(hidden)} hidden images, such as {min(hidden)!r}: --hidden serves them")
+        if others:
+            endings = ", ".join(sorted(set(map(_ending, others))))
+            self._warn_once(f"passed over {len(others)} images of formats that are not served ({endings})")
+        return [path for path in known if path not in hidden and _ending(path) in IMAGE_TYPES]
 
     def _read_sidecars(self, images: Iterable[str], files: Files) -> dict[str, Sidecar]:
         found = {}

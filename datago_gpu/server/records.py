@@ -25,6 +25,14 @@ IMAGE_TYPES = {
     ".tiff": "image/tiff",
     ".jp2": "image/jp2",
     ".avif": "image/avif",
+    ".jfif": "image/jpeg",
+    ".jpe": "image/jpeg",
+    ".apng": "image/apng",
+    ".j2k": "image/j2c",
+    ".j2c": "image/j2c",
+    ".jpc": "image/j2c",
+    ".jpf": "image/jpx",
+    ".jpx": "image/jpx",
 }
 """The endings that make a file an image, and the content type each is served with."""
 

@@ -51,6 +51,7 @@ class DataroomServer:
     watch_interval_s: how often to look for changes below `root`, in seconds; None never looks but in `refresh()`.
     idle_s: after so many seconds without a whole request, or a byte taken of an answer, a connection is closed.
     max_connections: a further connection is closed at once. None: 1024, or half of the files that the process may open.
+    hidden: also serves hidden images, as those in `.ipynb_checkpoints` or `.Trash`.
 
     Indexing happens in `start()`, or on entering the context, and reads every file once. The folder is not written to.
     """
@@ -67,13 +68,14 @@ class DataroomServer:
         watch_interval_s: float | None = 2.0,
         idle_s: float = IDLE_S,
         max_connections: int | None = None,
+        hidden: bool = False,
     ) -> None:
         _check_settings(port, payload_port, key, url_ttl_s, watch_interval_s, idle_s)
         if max_connections is not None and max_connections < 1:
             raise ConfigError(f"max_connections must be at least 1, or None, got {max_connections}")
         self.root = os.path.abspath(root)
         self.key = key if key is not None else secrets.token_hex(20)
-        self._folder = Folder(root)
+        self._folder = Folder(root, hidden=hidden)
         self._index = Index()
         self._signer = UrlSigner(url_ttl_s)
         self._host, self._port, self._payload_port = host, port, payload_port

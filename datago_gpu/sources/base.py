@@ -147,3 +147,8 @@ class Source(Protocol):
     def refs(self, start: Position) -> Refs:
         """This rank's samples of the epoch `start.epoch`, from number `start.index` on, each with its number."""
         ...
+
+    @property
+    def passed_over(self) -> dict[str, int]:
+        """Kind -> files that were listed and are no samples, as of the last listing that was complete."""
+        ...

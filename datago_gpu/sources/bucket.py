@@ -8,12 +8,13 @@ from contextlib import aclosing
 from datago_gpu.config import FileSource, LoaderConfig
 from datago_gpu.errors import SourceError
 from datago_gpu.eventloop import call_in_thread
+from datago_gpu.names import hidden_part
 from datago_gpu.redact import without_query
 from datago_gpu.sources.barren import Barren
 from datago_gpu.sources.base import Position, Refs, SampleRef, parsed_cursor
 from datago_gpu.sources.failure import HttpFailure
 from datago_gpu.sources.files import Listing, no_images
-from datago_gpu.sources.folders import EXTENSIONS
+from datago_gpu.sources.passed_over import PassedOver, noted
 from datago_gpu.sources.permutation import Shuffle
 from datago_gpu.sources.store import MOST_STORED_PAGES, Stores
 
@@ -30,7 +31,7 @@ class Bucket:
     def __init__(self, config: LoaderConfig) -> None:
         source = config.source_config
         assert isinstance(source, FileSource)
-        self._source, self._shuffle = source, Shuffle(config, source.rank_split)
+        self._source, self._selection, self._shuffle = source, source.selection, Shuffle(config, source.rank_split)
         self._root = source.root_path.rstrip("/")
         scheme, _, rest = self._root.partition("://")
         bucket, _, prefix = rest.partition("/")
@@ -38,6 +39,13 @@ class Bucket:
         self._rank, self._world_size = config.rank_and_world_size()
         self._stores = Stores(config.http_config, source.storage_options)
         self._listing: Listing | None = None
+        self._passed_over = PassedOver()
+        self._is_noted = bool(self._rank)  # one rank tells it for all
+
+    @property
+    def passed_over(self) -> dict[str, int]:
+        """See `Source.passed_over`."""
+        return self._passed_over.counts
 
     def refs(self, start: Position) -> Refs:
         """See `Source.refs`. Raises SourceError where the prefix cannot be listed or holds no image."""
@@ -53,7 +61,7 @@ class Bucket:
                         yield self._ref(index, key, f"{position}:{last}" if last else "")
                     position, last = position + 1, key
         if not position:
-            raise no_images(self._shown())
+            raise self._no_images()
 
     async def _shuffled(self, start: Position) -> Refs:
         if self._listing is None:
@@ -62,7 +70,7 @@ class Bucket:
                 async for keys in pages:
                     listing.extend(keys)
             if not len(listing):
-                raise no_images(self._shown())
+                raise self._no_images()
             self._listing = listing
         mine = await call_in_thread(None, self._shuffle.share, len(self._listing), start.epoch)
         for index in range(start.index, len(mine)):
@@ -70,16 +78,39 @@ class Bucket:
 
     async def _pages(self, after: str) -> AsyncGenerator[list[str], None]:
         """Yields the keys of the images, some at a time."""
+        passed = PassedOver()
         try:
             barren = Barren(self._shown(), MOST_STORED_PAGES)
             async with aclosing(self._stores.listed(self._root, after)) as pages:
                 async for page in pages:
-                    keys = [each.key for each in page if each.key.lower().endswith(EXTENSIONS)]
+                    keys = [each.key for each in page if self._takes(each.key, passed)]
                     yield keys
                     barren.note(len(page), usable=bool(keys))
         except HttpFailure as failure:
             text = f"cannot list {failure}; check source_config.root_path and the credentials"
-            raise SourceError(self._source.hidden(text)) from None
+            raise SourceError(self._source.redacted(text)) from None
+        if not after:
+            self._passed_over = passed
+            self._note(passed)
+
+    def _takes(self, key: str, passed: PassedOver) -> bool:
+        """Whether a key is that of an image; what is none is counted, but for the marks of folders."""
+        if not self._selection.takes(key):
+            if not key.endswith("/"):
+                passed.add("extension", key)
+            return False
+        if not self._selection.hidden and hidden_part(key.removeprefix(self._prefix).split("/")):
+            passed.add("hidden", key)
+            return False
+        return True
+
+    def _note(self, passed: PassedOver) -> None:
+        if not self._is_noted:
+            self._is_noted = True
+            noted(passed, self._prefix, self._shown())
+
+    def _no_images(self) -> SourceError:
+        return no_images(self._prefix, self._shown(), self._selection, self._passed_over)
 
     def _ref(self, index: int, key: str, cursor: str) -> SampleRef:
         name = key.removeprefix(self._prefix)

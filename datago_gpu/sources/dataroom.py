@@ -78,6 +78,11 @@ class Dataroom:
         self._dimensions = 0
         """Numbers in an embedding. 0 as long as nobody knows."""
 
+    @property
+    def passed_over(self) -> dict[str, int]:
+        """See `Source.passed_over`: nothing."""
+        return {}
+
     def refs(self, start: Position) -> Refs:
         """See `Source.refs`. The server's own random draws cannot be repeated: they only go on counting."""
         if self._draws:

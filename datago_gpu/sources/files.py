@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from array import array
 from collections.abc import AsyncGenerator
@@ -11,14 +10,14 @@ from contextlib import aclosing
 from datago_gpu.config import FileSource, LoaderConfig
 from datago_gpu.errors import SourceError
 from datago_gpu.eventloop import call_in_thread
+from datago_gpu.names import Selection
 from datago_gpu.sources.base import Position, Refs, SampleRef, shown_path, utf8_text
-from datago_gpu.sources.folders import EXTENSIONS, Listed, walk
+from datago_gpu.sources.folders import Listed, walk
 from datago_gpu.sources.local import Patience
+from datago_gpu.sources.passed_over import PassedOver, noted
 from datago_gpu.sources.permutation import Shuffle
 
 __all__ = ["Files", "Listing", "no_images"]
-
-log = logging.getLogger("datago_gpu")
 
 
 class Files:
@@ -33,10 +32,17 @@ class Files:
         self._root = config.absolute(config.source_config.root_path)
         self._shuffled = config.source_config.random_sampling
         self._shuffle = Shuffle(config, config.source_config.rank_split)
-        self._follow_links = config.source_config.follow_links
+        self._selection = config.source_config.selection
         self._patience = Patience(config.http_config)
         self._rank, self._world_size = config.rank_and_world_size()
         self._listing: Listing | None = None
+        self._passed_over = PassedOver()
+        self._is_noted = bool(self._rank)  # one rank tells it for all
+
+    @property
+    def passed_over(self) -> dict[str, int]:
+        """See `Source.passed_over`."""
+        return self._passed_over.counts
 
     def refs(self, start: Position) -> Refs:
         """See `Source.refs`. Raises SourceError where the root is missing, unreadable or holds no image."""
@@ -69,27 +75,28 @@ class Files:
 
     async def _walk(self) -> AsyncGenerator[Listed, None]:
         """Yields what each folder holds. Raises SourceError where none holds an image."""
-        images = links = 0
-        async with aclosing(walk(self._root, self._patience, follow_links=self._follow_links)) as folders:
+        images, passed = 0, PassedOver()
+        async with aclosing(walk(self._root, self._patience, self._selection)) as folders:
             async for folder in folders:
-                images, links = images + len(folder.images), links + folder.links
+                images += len(folder.images)
+                passed.join(folder.passed_over)
                 yield folder
+        self._passed_over = passed
         if not images:
-            raise no_images(shown_path(self._root), links)
-        if links:
-            log.info(
-                "%d symbolic links below %s were passed over: follow_links is false", links, shown_path(self._root)
-            )
+            raise no_images(self._root, shown_path(self._root), self._selection, passed)
+        if not self._is_noted:
+            self._is_noted = True
+            noted(passed, self._root, shown_path(self._root))
 
     def _ref(self, index: int, path: str) -> SampleRef:
         return SampleRef(index, utf8_text(os.path.relpath(path, self._root)), source="filesystem", path=path)
 
 
-def no_images(root: str, links: int = 0) -> SourceError:
-    """What is wrong with a root below which there is none. links: symbolic links that were passed over."""
-    kinds = ", ".join(extension[1:] for extension in EXTENSIONS)
-    passed_over = f"; {links} symbolic links were passed over, as source_config.follow_links is false" if links else ""
-    return SourceError(f"no images under {root}: looked for {kinds} in it and its subfolders{passed_over}")
+def no_images(root: str, shown: str, selection: Selection, passed: PassedOver) -> SourceError:
+    """What is wrong with a root below which there is no image. shown: the root for messages."""
+    told = passed.told(root)
+    others = f"; passed over: {told}" if told else ""
+    return SourceError(f"no images under {shown}: looked for {selection.told} in it and its subfolders{others}")
 
 
 class Listing:

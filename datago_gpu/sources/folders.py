@@ -14,12 +14,12 @@ from typing import Literal, NamedTuple
 
 from datago_gpu.errors import SourceError
 from datago_gpu.eventloop import call_in_thread
+from datago_gpu.names import Selection, is_hidden
 from datago_gpu.sources.base import Skipped, shown_path
 from datago_gpu.sources.local import Patience
+from datago_gpu.sources.passed_over import PassedOver
 
-__all__ = ["EXTENSIONS", "Listed", "walk"]
-
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".jp2", ".avif")
+__all__ = ["Listed", "walk"]
 
 _LEADS_NOWHERE = frozenset((errno.ELOOP, errno.EACCES, errno.ENAMETOOLONG, errno.ENOTDIR))
 """What a link that cannot be followed answers, beside ENOENT."""
@@ -30,8 +30,8 @@ class Listed(NamedTuple):
 
     images: list[str]
     """Paths, sorted."""
-    links: int = 0
-    """Symbolic links to images and folders that were passed over."""
+    passed_over: PassedOver
+    """What else is there and was left out."""
     unreadable: Skipped | None = None
     """In place of all else, where the folder cannot be read."""
 
@@ -40,25 +40,28 @@ class _Entries(NamedTuple):
     images: list[str]
     folders: list[tuple[str, str]]
     """Path, and of a symbolic link its real path, else an empty text; sorted."""
-    links: int
+    passed_over: PassedOver
 
 
-async def walk(root: str, patience: Patience, *, follow_links: bool) -> AsyncGenerator[Listed, None]:
-    """Yields what each folder holds, when it is its turn. Raises SourceError where the root cannot be read."""
+async def walk(root: str, patience: Patience, selection: Selection) -> AsyncGenerator[Listed, None]:
+    """Yields what each folder holds, when it is its turn. Raises SourceError where the root cannot be read.
+
+    selection: which files count as images, and whether links are followed. The root itself may be hidden or a link.
+    """
     trees = _Trees(root)
     waiting = [(root, trees.root)]
     while waiting:
         folder, real = waiting.pop()
         try:
-            entries = await call_in_thread(None, patience, partial(_entries, folder, follow_links))
+            entries = await call_in_thread(None, patience, partial(_entries, folder, selection))
         except OSError as error:
             if folder == root:
                 raise SourceError(f"cannot list {shown_path(root)}: {error.strerror}; check root_path") from error
             skipped = Skipped(-1, "", shown_path(folder), "unreadable-folder", str(error.strerror))
-            yield Listed([], unreadable=skipped)
+            yield Listed([], PassedOver(), skipped)
             continue
         waiting.extend(reversed(trees.new(real, entries.folders)))
-        yield Listed(entries.images, entries.links)
+        yield Listed(entries.images, entries.passed_over)
 
 
 class _Trees:
@@ -90,31 +93,39 @@ class _Trees:
         return True
 
 
-def _entries(folder: str, follow_links: bool) -> _Entries:
-    images, folders, links = [], [], 0
+def _entries(folder: str, selection: Selection) -> _Entries:
+    images, folders, passed = [], [], PassedOver()
     with os.scandir(folder) as entries:
         for entry in entries:
-            kind = _kind(entry)
-            if kind and not follow_links and entry.is_symlink():
-                links += 1
+            if not selection.hidden and is_hidden(entry.name):
+                if selection.takes(entry.name) or entry.is_dir(follow_symlinks=False):
+                    passed.add("hidden", entry.path)
+                continue
+            kind = _kind(entry, selection)
+            if kind == "other":
+                passed.add("extension", entry.path)
+            elif kind and not selection.follow_links and entry.is_symlink():
+                passed.add("link", entry.path)
             elif kind == "folder":
                 folders.append((entry.path, os.path.realpath(entry.path) if entry.is_symlink() else ""))
             elif kind == "image":
                 images.append(entry.path)
-    return _Entries(sorted(images), sorted(folders), links)
+    return _Entries(sorted(images), sorted(folders), passed)
 
 
-def _kind(entry: os.DirEntry[str]) -> Literal["folder", "image", ""]:
-    """What an entry is, or what it leads to. A link with the name of an image that leads nowhere is an image, which is
-    then missing: it costs itself, and is told."""
-    named = entry.name.lower().endswith(EXTENSIONS)
+def _kind(entry: os.DirEntry[str], selection: Selection) -> Literal["folder", "image", "other", ""]:
+    """What an entry is, or what it leads to; "other" for a file without the ending of an image, "" for a device.
+
+    A link with the name of an image that leads nowhere is an image, which is then missing: it costs itself, and is
+    told."""
+    named = selection.takes(entry.name)
     try:
         if entry.is_dir():
             return "folder"
         if not named:
-            return ""
+            return "other"
         return "image" if entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path)) else ""
     except OSError as error:
         if error.errno in _LEADS_NOWHERE and entry.is_symlink():
-            return "image" if named else ""
+            return "image" if named else "other"
         raise

@@ -16,11 +16,11 @@ import msgspec
 
 from datago_gpu.config import LoaderConfig
 from datago_gpu.limits import Limits
+from datago_gpu.names import EXTENSIONS
 from datago_gpu.shard_config import KeyDots, WebDatasetSource
 from datago_gpu.source_config import Kind
 from datago_gpu.sources.attributes import NO_ATTRIBUTES, checked, encoded, lenient
 from datago_gpu.sources.base import Part, SampleRef, Skipped, shown_path, utf8_text
-from datago_gpu.sources.folders import EXTENSIONS
 from datago_gpu.sources.tar import BadShard
 
 __all__ = ["Collector", "split_name"]
@@ -44,9 +44,11 @@ _LACKING: dict[Kind, str] = {"mask": "no-mask", "image": "no-additional-image", 
 
 
 def split_name(path: str, dots: KeyDots = "first") -> tuple[str, str] | None:
-    """Key and part of a file; None where it belongs to no sample. With the first dot as in the package `webdataset`."""
+    """Key and part of a file; None where it belongs to no sample, as those whose name begins with a dot.
+
+    With the first dot as in the package `webdataset`."""
     match = (_NAME if dots == "first" else _NAME_TO_LAST).match(path)
-    if match is None or _META.match(path):
+    if match is None or _META.match(path) or path.rpartition("/")[2].startswith("."):
         return None
     return match[1], match[2].lower()
 

@@ -89,7 +89,7 @@ async def list_shards(
                 found = await _in_listing(address, headers, config.http_config, http)
         except HttpFailure as failure:
             what = f"cannot list the shards of {failure}; check source_config.url, and the token or the credentials"
-            raise SourceError(source.hidden(what)) from None
+            raise SourceError(source.redacted(what)) from None
         if not found:
             raise SourceError(f"no shards in {without_query(address)}: none of its files ends in {', '.join(ENDINGS)}")
         for each in found:

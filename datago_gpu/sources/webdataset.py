@@ -65,6 +65,11 @@ class WebDataset:
         self._shards: list[Shard] | None = None
         self._stores: Stores | None = None
 
+    @property
+    def passed_over(self) -> dict[str, int]:
+        """See `Source.passed_over`: nothing."""
+        return {}
+
     def refs(self, start: Position) -> Refs:
         """See `Source.refs`. Raises SourceError where no shard can be read."""
         return self._shuffled(start) if self._source.random_sampling else self._walked(start)
@@ -166,15 +171,15 @@ class WebDataset:
     def _skipped(self, shard: Shard, error: Exception, missing: int) -> Skipped:
         """What became of the rest of a shard, of about so many samples. Raises SourceError where its server is down."""
         reason, detail = _told(error)
-        where = self._source.hidden(shown_path(shard.shown))
-        detail = self._source.hidden(detail)
+        where = self._source.redacted(shown_path(shard.shown))
+        detail = self._source.redacted(detail)
         if isinstance(error, HttpFailure) and error.down:
             raise SourceError(f"{where}: {reason} ({detail}); nor does its server answer any other request")
         return Skipped(-1, "", where, reason, detail, count=max(1, missing))
 
     def _refuse(self, shards: list[Shard], lost: Exception | None) -> NoReturn:
         """Not one sample came."""
-        first = self._source.hidden(shown_path(shards[0].shown)) if shards else self._source.hidden(self._source.url)
+        first = self._source.redacted(shown_path(shards[0].shown) if shards else self._source.url)
         if lost is None:
             raise SourceError(f"no samples in {len(shards)} shards, the first of which is {first}")
         reason, detail = _told(lost)
@@ -183,7 +188,7 @@ class WebDataset:
             "check source_config.auth_token or the credentials" if status in (401, 403) else "check source_config.url"
         )
         text = f"none of {len(shards)} shards could be read, the last failed with {reason} ({detail}): {first}; {hint}"
-        raise SourceError(self._source.hidden(text))
+        raise SourceError(self._source.redacted(text))
 
 
 class Usual:

@@ -8,6 +8,7 @@ import re
 import socket
 from collections import Counter
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from hypothesis import given, settings
@@ -39,6 +40,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 class Heavy:
     """A source of samples, each an image and latents of such sizes in bytes."""
+
+    passed_over: ClassVar[dict[str, int]] = {}
 
     def __init__(self, image: bytes, sizes: list[list[int]]) -> None:
         self.image, self.sizes = image, sizes

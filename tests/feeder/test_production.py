@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import given, settings
@@ -381,6 +381,8 @@ def test_unordered_streams_bring_the_same_samples_and_resume_to_the_rest(
 
 class Listing:
     """A source that lists given files; then it ends, or fails."""
+
+    passed_over: ClassVar[dict[str, int]] = {}
 
     def __init__(self, root: Path, names: list[str], error: Exception | None = None) -> None:
         self.root, self.names, self.error = root, names, error

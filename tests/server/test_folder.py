@@ -230,3 +230,25 @@ def test_the_folder_is_left_as_it_was(tmp_path: Path) -> None:
     with DataroomServer(tmp_path, watch_interval_s=None):
         pass
     assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_hidden_images_are_served_only_where_they_are_asked_for(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    sidecar = {"latents": [{"latent_type": "vae", "file": ".vae/1.npy"}]}
+    add_image(tmp_path / "1.jpg", sidecar=sidecar)
+    for name in (".ipynb_checkpoints/1-checkpoint.jpg", "a/._1.jpg", "__MACOSX/1.jpg"):
+        add_image(tmp_path / name)
+    for name in (".vae/1.npy", "2.tga"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    folder = Folder(tmp_path)
+    (record,) = folder.scan() or []
+    assert [latent.path for latent in record.latents] == [f"{tmp_path}/.vae/1.npy"]  # what a sidecar names is meant
+    add_image(tmp_path / "3.jpe")
+    assert len(folder.scan() or []) == 2
+    assert caplog.messages == [
+        "passed over 3 hidden images, such as '.ipynb_checkpoints/1-checkpoint.jpg': --hidden serves them",
+        "passed over 1 images of formats that are not served (.tga)",
+    ]
+    assert len(Folder(tmp_path, hidden=True).scan() or []) == 5

@@ -69,12 +69,13 @@ def test_an_expected_error_is_one_line_and_exit_code_2(client: Client, tmp_path:
 
 
 def test_a_key_of_the_command_line_is_taken_off_it(tmp_path: Path) -> None:
+    add_image(tmp_path / ".trash/a.jpg")
     with subprocess.Popen(
-        [*COMMAND, str(tmp_path), "--port", "0", "--key", "sesame-9f3"], stdout=subprocess.PIPE, text=True
+        [*COMMAND, str(tmp_path), "--port", "0", "--hidden", "--key", "sesame-9f3"], stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
         url = process.stdout.readline().split()[-1]
-        assert request(f"{url}images/count/", headers={"Authorization": "Token sesame-9f3"}).status == 200
+        assert request(f"{url}images/count/", headers={"Authorization": "Token sesame-9f3"}).json == {"count": 1}
         assert b"sesame-9f3" not in Path(f"/proc/{process.pid}/cmdline").read_bytes()
         process.terminate()
         assert "sesame-9f3" not in process.stdout.read()

@@ -22,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datago_gpu import Loader, SourceError
-from datago_gpu.shard_config import addresses_in, without_login
+from datago_gpu.shard_config import KeyDots, addresses_in, without_login
 from datago_gpu.sources.samples import split_name
 from datago_gpu.sources.tar import TarStream
 from tests.images import add_picture
@@ -150,6 +150,14 @@ def test_names_with_dots_are_samples_of_their_own_where_the_setting_says_so(pict
     (tmp_path / "a.tar").write_bytes(tar_bytes([(name, picture) for name in DOTTED]))
     assert taken(str(tmp_path / "a.tar"))[0] == ["photo", "IMG_2024"]
     assert taken(str(tmp_path / "a.tar"), key_dots="last")[0] == [name.removesuffix(".jpg") for name in DOTTED]
+
+
+@pytest.mark.parametrize("dots", ["first", "last"])
+def test_files_whose_name_begins_with_a_dot_belong_to_no_sample(dots: KeyDots) -> None:
+    """As the `._1.jpg` that macOS's tar adds to each `1.jpg`."""
+    for name in ("._1.jpg", "a/._1.jpg", ".hidden.jpg", "a/.jpg", "./._1.jpg"):
+        assert split_name(name, dots) is None
+    assert split_name("./1.jpg", dots) == ("./1", "jpg")
 
 
 @given(st.text("a./_", min_size=1, max_size=12))

@@ -18,11 +18,12 @@ from PIL import Image
 
 from datago_gpu import Loader
 from datago_gpu.config import HttpConfig, LoaderConfig
-from datago_gpu.errors import ConfigError, SourceError
+from datago_gpu.errors import ConfigError, SourceError, TooManyErrors
 from datago_gpu.sources import open_source
 from datago_gpu.sources.base import Position, SampleRef, Skipped
 from datago_gpu.sources.failure import HttpFailure
 from datago_gpu.sources.store import Stores
+from tests.images import file_config
 from tests.servers import Answer, MisbehavingServer, Request
 from tests.sources.shards import keys, listed, pictures, tar_bytes
 
@@ -60,6 +61,8 @@ NAMES = [
     "photos/a/1.jpg",
     "photos/caf\N{LATIN SMALL LETTER E WITH ACUTE}?x#y.webp",
     "photos/notes.txt",
+    "photos/.ipynb_checkpoints/a-checkpoint.jpg",
+    "photos/a/._1.jpg",
     "photosandmore/a.jpg",
 ]
 IDS = [name.removeprefix("photos/") for name in NAMES[:5]]
@@ -189,6 +192,20 @@ def test_a_prefix_without_images_or_bucket_is_a_source_error(s3: str) -> None:
         files("s3://mine/train", s3)
     with pytest.raises(SourceError, match="cannot list s3://nobucket/x: http-404"):
         files("s3://nobucket/x", s3)
+
+
+def test_hidden_objects_are_left_out_and_counted(s3: str, caplog: pytest.LogCaptureFixture) -> None:
+    hidden = [".ipynb_checkpoints/a-checkpoint.jpg", "a/._1.jpg"]
+    with Loader(file_config("s3://mine/photos", source={"storage_options": options(s3)}), device="cpu") as loader:
+        with pytest.raises(TooManyErrors):  # the objects are no pictures
+            list(loader)
+        assert loader.stats().passed_over == {"hidden": 2, "extension": 1}
+    (message,) = (each for each in caplog.messages if each.startswith("passed over"))
+    assert message.startswith(f"passed over below s3://mine/photos: 2 hidden, such as {hidden[0]!r} (")
+    every = [ref.id for ref in files("s3://mine/photos", s3, hidden=True)]
+    assert sorted(every) == sorted([*IDS, *hidden])
+    assert [ref.id for ref in files("s3://mine/photos/.ipynb_checkpoints", s3)] == ["a-checkpoint.jpg"]
+    assert [ref.id for ref in files("s3://mine/photos", s3, extensions="txt")] == ["notes.txt"]
 
 
 def test_failures_have_the_reasons_of_http(s3: str) -> None:

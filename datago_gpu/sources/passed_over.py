@@ -1,0 +1,74 @@
+"""Counts what a listing leaves out that is no sample: by its ending, as hidden, or as a symbolic link."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Literal
+
+from datago_gpu.redact import printable
+from datago_gpu.sources.base import utf8_text
+
+__all__ = ["Kind", "PassedOver", "noted"]
+
+log = logging.getLogger("datago_gpu")
+
+Kind = Literal["hidden", "extension", "link"]
+
+_TOLD: dict[Kind, tuple[str, str]] = {
+    "hidden": ("hidden", "source_config.hidden takes them"),
+    "extension": ("of other endings", "source_config.extensions says which are taken"),
+    "link": ("symbolic links", "source_config.follow_links is false"),
+}
+"""How each kind is called, and what decides about it."""
+
+_BESIDE_IMAGES = frozenset(
+    (
+        *(".json", ".jsonl", ".txt", ".caption", ".tags", ".md", ".csv", ".tsv", ".xml", ".yaml", ".yml", ".npy"),
+        *(".npz", ".pt", ".pth", ".safetensors", ".parquet", ".db", ".sqlite", ".log", ".html", ".py", ".sh", ".ini"),
+    )
+)
+"""Endings that nobody takes for images: files that are beside images on purpose."""
+
+
+class PassedOver:
+    """counts: how many of each kind. A hidden folder counts as one, whatever it holds."""
+
+    def __init__(self) -> None:
+        self.counts: dict[str, int] = {}
+        self.surprising = False
+        """Whether something was left out that may be an image."""
+        self._examples: dict[str, str] = {}
+
+    def add(self, kind: Kind, path: str) -> None:
+        """One more. path: where it is; the first one by name is the example of its kind."""
+        self._count(kind, 1, path)
+        if not self.surprising:
+            ending = os.path.splitext(path)[1].lower()
+            self.surprising = kind == "hidden" or (kind == "extension" and ending not in _BESIDE_IMAGES)
+
+    def join(self, other: PassedOver) -> None:
+        """Count in what another one has counted."""
+        for kind, count in other.counts.items():
+            self._count(kind, count, other._examples[kind])
+        self.surprising = self.surprising or other.surprising
+
+    def _count(self, kind: str, count: int, example: str) -> None:
+        self.counts[kind] = self.counts.get(kind, 0) + count
+        self._examples[kind] = min(self._examples.get(kind, example), example)
+
+    def told(self, root: str) -> str:
+        """The counts in words, with an example of each kind by its path below the root; empty where all are zero."""
+        lines = []
+        for kind, (name, why) in _TOLD.items():
+            if kind in self.counts:
+                example = printable(utf8_text(self._examples[kind].removeprefix(root).lstrip("/")))
+                lines.append(f"{self.counts[kind]:,} {name}, such as {example!r} ({why})")
+        return "; ".join(lines)
+
+
+def noted(passed: PassedOver, root: str, shown: str) -> None:
+    """Tell the log what was passed over: as a warning where images may be among it. shown: the root for messages."""
+    told = passed.told(root)
+    if told:
+        log.log(logging.WARNING if passed.surprising else logging.INFO, "passed over below %s: %s", shown, told)
