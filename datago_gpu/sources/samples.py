@@ -46,7 +46,9 @@ _LACKING: dict[Kind, str] = {"mask": "no-mask", "image": "no-additional-image", 
 def split_name(path: str, dots: KeyDots = "first") -> tuple[str, str] | None:
     """Key and part of a file; None where it belongs to no sample, as those whose name begins with a dot.
 
-    With the first dot as in the package `webdataset`."""
+    With the first dot as in the package `webdataset`, but for names such as `a/._1.jpg`, as macOS writes them, of which
+    that package makes a sample `a/`.
+    """
     match = (_NAME if dots == "first" else _NAME_TO_LAST).match(path)
     if match is None or _META.match(path) or path.rpartition("/")[2].startswith("."):
         return None
