@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from datago_gpu.arrays import Array
     from datago_gpu.batch import Batch, Sample
     from datago_gpu.config import (
         DataroomSource,
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from datago_gpu.loader import Loader
 
 __all__ = [
+    "Array",
     "Batch",
     "ConfigError",
     "DatagoError",
@@ -44,7 +46,13 @@ _SETTINGS = (
     *("DataroomSource", "DecodeConfig", "FileSource", "HttpConfig"),
     *("ImageConfig", "LoaderConfig", "WebDatasetSource"),
 )
-_HOMES = {"Batch": "batch", "Sample": "batch", "Loader": "loader", **dict.fromkeys(_SETTINGS, "config")}
+_HOMES = {
+    "Array": "arrays",
+    "Batch": "batch",
+    "Sample": "batch",
+    "Loader": "loader",
+    **dict.fromkeys(_SETTINGS, "config"),
+}
 
 
 def __getattr__(name: str) -> Any:

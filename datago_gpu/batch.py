@@ -10,6 +10,10 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from datago_gpu.arrays import Array
+
+# `| Any`, as in typeshed: settings decide whether it is an array, a list, bytes or None. Editors complete for the usual
+# case, and type checkers do not ask for a check of the others.
 __all__ = ["Batch", "Sample"]
 
 
@@ -19,7 +23,7 @@ class Sample:
 
     id: str
     source: str
-    image: Any
+    image: Array | Any
     """(H, W, 3), or (3, H, W) with layout "CHW", on the loader's device; (H, W, C) with image_to_rgb8 false, bytes with
     pre_encode_images. None without `require_images`."""
     original_size: tuple[int, int]
@@ -28,14 +32,14 @@ class Sample:
     """(top, left, height, width) of what `image` shows, in original pixels."""
     attributes: dict[str, Any]
     tags: list[str]
-    embedding: Any
+    embedding: Array | Any
     """(D,), on the loader's device."""
     duplicate_state: int | None
-    masks: dict[str, Any] = field(default_factory=dict)
+    masks: dict[str, Array | Any] = field(default_factory=dict)
     """Name -> (H, W, 1), or None where this sample has none."""
-    additional_images: dict[str, Any] = field(default_factory=dict)
+    additional_images: dict[str, Array | Any] = field(default_factory=dict)
     """Name -> as `image`, or None."""
-    latents: dict[str, Any] = field(default_factory=dict)
+    latents: dict[str, Array | Any] = field(default_factory=dict)
     """Name -> an array, bytes, or None."""
 
     def __repr__(self) -> str:
@@ -48,11 +52,23 @@ class Batch:
 
     Memory: `image` belongs to the batch. It is complete when the batch is handed out, readable on any stream at once,
     and stays valid for as long as it, an array made from it by DLPack, or a sample of it is referenced.
+
+    >>> from datago_gpu import Loader
+    >>> images = {"crop_and_resize": True, "default_image_size": 256}
+    >>> config = {"source_type": "file", "source_config": {"root_path": "photos"}, "image_config": images}
+    >>> with Loader(config | {"batch_size": 2}, device="cpu") as loader:
+    ...     batch = next(loader)
+    >>> batch.ids, batch.bucket
+    (['astronaut.jpg', 'blossom.jpg'], (256, 256))
+    >>> np.from_dlpack(batch.image).shape
+    (2, 256, 256, 3)
+    >>> batch[0].original_size
+    (512, 512)
     """
 
     ids: list[str]
     sources: list[str]
-    image: Any
+    image: Array | Any
     """With crop_and_resize one array: (N, H, W, 3), or (N, 3, H, W) with layout "CHW", of the dtype asked for (uint8 in
     [0, 255] unless set), on the loader's device: numpy on the CPU; on a GPU an object with DLPack and
     `__cuda_array_interface__`. Without crop_and_resize, and with mixed_buckets, a list of N such arrays, each (H, W, 3)
@@ -66,17 +82,17 @@ class Batch:
     """Height and width of all images of the batch; None without crop_and_resize, and where they differ."""
     attributes: list[dict[str, Any]] = field(default_factory=list)
     tags: list[list[str]] = field(default_factory=list)
-    embeddings: Any = None
+    embeddings: Array | Any = None
     """float32 (N, D), on the loader's device, where `require_embeddings` asked for them."""
     duplicate_states: list[int | None] = field(default_factory=list)
     epoch: int = 0
-    masks: dict[str, Any] = field(default_factory=dict)
+    masks: dict[str, Array | Any] = field(default_factory=dict)
     """Name -> (N, H, W, 1), or (N, 1, H, W) with layout "CHW", cut from the same region as `image`: uint8, or uint16 or
     int32 as `mask_dtype` says. A list where `image` is one, with pre_encode_images of PNGs. Zeros, or None in a list,
     for a sample without it; None where no sample of the batch has it."""
-    additional_images: dict[str, Any] = field(default_factory=dict)
+    additional_images: dict[str, Array | Any] = field(default_factory=dict)
     """Name -> as `image`, cut from the same region; absent ones as in `masks`."""
-    latents: dict[str, Any] = field(default_factory=dict)
+    latents: dict[str, Array | Any] = field(default_factory=dict)
     """Name -> one array (N, ...) on the loader's device where all samples have one and dtypes and shapes agree; else a
     list of N arrays, of bytes for payloads that are no npy files, or None for a sample without it."""
     present: dict[str, NDArray[np.bool_]] = field(default_factory=dict)

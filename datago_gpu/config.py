@@ -251,6 +251,20 @@ class LoaderConfig(Settings, frozen=True, kw_only=True):
         skipped_file: a file to which every skipped sample is added as a line of JSON: id, reason, detail, where, epoch.
         base_folder: where relative paths begin: those of `root_path`, `url`, the lines of an @FILE, and `skipped_file`.
             Default: the working folder at the time when the Loader or LoaderDataset is made.
+
+    >>> config = LoaderConfig(
+    ...     source_type="file",
+    ...     source_config=FileSource(root_path="photos", random_sampling=True),
+    ...     image_config=ImageConfig(crop_and_resize=True, default_image_size=512),
+    ...     batch_size=64,
+    ... )
+    >>> config == LoaderConfig.load({
+    ...     "source_type": "file",
+    ...     "source_config": {"root_path": "photos", "random_sampling": True},
+    ...     "image_config": {"crop_and_resize": True, "default_image_size": 512},
+    ...     "batch_size": 64,
+    ... })
+    True
     """
 
     source_type: Literal["db", "file", "webdataset"] = "db"

@@ -70,6 +70,20 @@ class Loader:
 
     Raises ConfigError at once where the settings cannot work; while iterating SourceError, FeederError and
     TooManyErrors, each after all that was loaded before has been handed out.
+
+    >>> config = {
+    ...     "source_type": "file",
+    ...     "source_config": {"root_path": "photos", "random_sampling": True},
+    ...     "image_config": {"crop_and_resize": True, "default_image_size": 256},
+    ...     "batch_size": 4,
+    ... }
+    >>> with Loader(config, device="cpu") as loader:
+    ...     batch = next(loader)
+    ...     state = loader.state_dict()
+    >>> with Loader(config, device="cpu", state=state) as loader:
+    ...     rest = [sample.id for batch in loader for sample in batch]
+    >>> len(batch), len(rest)
+    (4, 12)
     """
 
     def __init__(

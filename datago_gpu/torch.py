@@ -71,6 +71,15 @@ class LoaderDataset(IterableDataset):  # type: ignore[misc]  # torch need not be
     iteration ends, fails, or is left and dropped.
 
     Raises ConfigError where the settings cannot work; while iterating what a Loader raises.
+
+    >>> from torch.utils.data import DataLoader
+    >>> images = {"crop_and_resize": True, "default_image_size": 256, "layout": "CHW", "dtype": "float32"}
+    >>> config = {"source_type": "file", "source_config": {"root_path": "photos"}, "image_config": images}
+    >>> dataset = LoaderDataset(config | {"batch_size": 4}, device="cpu")
+    >>> for epoch in range(2):
+    ...     seen = sum(len(batch["ids"]) for batch in DataLoader(dataset, batch_size=None))
+    >>> seen, epoch
+    (16, 1)
     """
 
     def __init__(
