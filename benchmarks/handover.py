@@ -25,7 +25,8 @@ from PIL import Image
 
 from datago_gpu.assembly import Assembly
 from datago_gpu.config import LoaderConfig
-from datago_gpu.decode.select import choose, make_decoder, make_placer
+from datago_gpu.decode.decoders import make_decoder, make_placer
+from datago_gpu.decode.select import choose
 from datago_gpu.feeder import wire
 from datago_gpu.feeder.admit import Admission
 from datago_gpu.feeder.arena import aligned

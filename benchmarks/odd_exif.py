@@ -27,7 +27,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from datago_gpu import LoaderConfig
 from datago_gpu.decode.base import Decoder, EncodedImages
-from datago_gpu.decode.select import choose, make_decoder
+from datago_gpu.decode.decoders import make_decoder
+from datago_gpu.decode.select import choose
 from datago_gpu.decode.upright import upright_image
 from datago_gpu.feeder.admit import Admission
 from datago_gpu.feeder.bucket import Admitted

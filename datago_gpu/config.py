@@ -6,7 +6,6 @@ The keys are datago's own schema (`source_type`, `source_config`, `image_config`
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
@@ -406,6 +405,8 @@ def _refuse_unknown_keys(given: Mapping[Any, Any], kind: type[Struct], where: st
     known = kind.__struct_fields__
     for key in given:
         if key not in known:
+            import difflib  # for this message only: it would delay the start of the feeder
+
             near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
             hint = f"did you mean {where}{near[0]}?" if near else f"known are {', '.join(known)}"
             raise ConfigError(f"unknown key {where}{named_key(key)}; {_home(key) or hint}")

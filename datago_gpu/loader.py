@@ -10,13 +10,10 @@ import weakref
 from collections.abc import Callable, Iterator
 from functools import wraps
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar
 
-from datago_gpu.assembly import Assembly
-from datago_gpu.batch import Batch, Sample
 from datago_gpu.config import ConfigLike, LoaderConfig
-from datago_gpu.decode.allowance import Allowance
-from datago_gpu.decode.select import Backend, choose, load_decoder, make_decoder, make_placer
+from datago_gpu.decode.select import Backend, choose
 from datago_gpu.errors import DatagoError, TooManyErrors
 from datago_gpu.failures import Failures
 from datago_gpu.feeder.wire import Resume
@@ -28,6 +25,10 @@ from datago_gpu.stats import Stage, Stats
 from datago_gpu.supervisor import Supervisor
 from datago_gpu.worker import Ready, Worker, unexpected
 
+if TYPE_CHECKING:
+    from datago_gpu.assembly import Assembly
+    from datago_gpu.batch import Batch, Sample
+
 __all__ = ["Loader"]
 
 log = logging.getLogger("datago_gpu")
@@ -35,7 +36,7 @@ log = logging.getLogger("datago_gpu")
 CLOSE_S = 0.8
 """A second with KILL_S of the feeder. A decoder may take longer with a picture: its thread then ends by itself."""
 
-_Begun = tuple[Batch, list[int], int]
+_Begun: TypeAlias = "tuple[Batch, list[int], int]"
 """A batch, the indices of its samples, and how many of them were handed out one by one."""
 
 R = TypeVar("R")
@@ -214,8 +215,8 @@ class Loader:
         self._began_at, self._ended_at = time.perf_counter(), 0.0
         backend, feeder = self.backend, Supervisor(config, resume)
         try:
-            load_decoder(backend)  # on this thread: a fork in the middle of an import on another gets half a module
-            self._worker = Worker(feeder, lambda: _assembly(backend, config), self._ready)
+            make = _maker(backend, config)
+            self._worker = Worker(feeder, make, self._ready)
             self._worker.start()
         except BaseException as error:
             feeder.close()
@@ -294,11 +295,26 @@ def _stop(worker: Worker, process: int) -> None:
         worker.join(CLOSE_S)
 
 
-def _assembly(backend: Backend, config: LoaderConfig) -> Assembly:
-    image, decode, batch_size = config.image_config, config.decode_config, config.batch_size
-    memory = Allowance(Limits.of(config).decoding)
-    return Assembly(
-        lambda mask: make_decoder(backend, image, decode, batch_size, mask=mask, memory=memory),
-        make_placer(backend),
-        config.source_config.optional_parts,
-    )
+def _maker(backend: Backend, config: LoaderConfig) -> Callable[[], Assembly]:
+    """Imports what decodes, and numpy with it, and returns what makes the Assembly. Raises ConfigError.
+
+    To be called once the feeder starts, which takes as long; and on the trainer's thread, since a fork in the middle of
+    an import on another one gets half a module.
+    """
+    from datago_gpu.assembly import Assembly
+    from datago_gpu.decode.allowance import Allowance
+    from datago_gpu.decode.decoders import load_decoder, make_decoder, make_placer
+
+    load_decoder(backend)
+
+    def make() -> Assembly:
+        memory = Allowance(Limits.of(config).decoding)
+        return Assembly(
+            lambda mask: make_decoder(
+                backend, config.image_config, config.decode_config, config.batch_size, mask=mask, memory=memory
+            ),
+            make_placer(backend),
+            config.source_config.optional_parts,
+        )
+
+    return make

@@ -7,16 +7,19 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from datago_gpu import errors
-from datago_gpu.assembly import Assembled, Assembly
-from datago_gpu.batch import Batch
 from datago_gpu.feeder import wire
 from datago_gpu.feeder.client import FeederClosed
 from datago_gpu.handoff import Handoff
 from datago_gpu.sources.attributes import BAD_ATTRIBUTES
 from datago_gpu.sources.base import Flaw, Position, Skipped
 from datago_gpu.supervisor import Supervisor
+
+if TYPE_CHECKING:
+    from datago_gpu.assembly import Assembled, Assembly
+    from datago_gpu.batch import Batch
 
 __all__ = ["Ready", "Worker", "unexpected"]
 

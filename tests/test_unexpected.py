@@ -23,7 +23,7 @@ class Panic(BaseException):
 
 ERRORS: list[type[BaseException]] = [RuntimeError, Panic, SystemExit, KeyboardInterrupt, asyncio.CancelledError]
 IN_THE_DECODING_THREAD = [
-    "datago_gpu.loader._assembly",
+    "datago_gpu.assembly.Assembly.__init__",
     "datago_gpu.assembly.Assembly.submit",
     "datago_gpu.assembly.Assembly.collect",
     "datago_gpu.assembly.Assembly.close",

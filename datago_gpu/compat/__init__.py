@@ -6,11 +6,15 @@ Go-backed API (`datago.GetClient(...)`).
 
 from __future__ import annotations
 
-from datago_gpu.compat import datago
-from datago_gpu.compat.client import DatagoClient, live_cleanup_threads
-from datago_gpu.compat.dataset import DatagoIterDataset
-from datago_gpu.compat.logs import initialize_logging
-from datago_gpu.compat.payload import ImagePayload
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from datago_gpu.compat import datago
+    from datago_gpu.compat.client import DatagoClient, live_cleanup_threads
+    from datago_gpu.compat.dataset import DatagoIterDataset
+    from datago_gpu.compat.logs import initialize_logging
+    from datago_gpu.compat.payload import ImagePayload
 
 __all__ = [
     "DatagoClient",
@@ -20,3 +24,24 @@ __all__ = [
     "initialize_logging",
     "live_cleanup_threads",
 ]
+
+_HOMES = {
+    "DatagoClient": "client",
+    "DatagoIterDataset": "dataset",
+    "ImagePayload": "payload",
+    "initialize_logging": "logs",
+    "live_cleanup_threads": "client",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports what is asked for. A client needs neither numpy nor PIL before its feeder has been started."""
+    if name == "datago":
+        return import_module("datago_gpu.compat.datago")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"datago_gpu.compat.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

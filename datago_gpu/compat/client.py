@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import threading
 import weakref
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from datago_gpu.compat.logs import initialize_logging, log
-from datago_gpu.compat.sample import Sample, as_dict, of_client
 from datago_gpu.compat.settings import for_pass, loader_config
 from datago_gpu.compat.stream import Stream
 from datago_gpu.config import LoaderConfig
 from datago_gpu.decode.select import choose
 from datago_gpu.errors import DatagoError
+
+if TYPE_CHECKING:
+    from datago_gpu.compat.sample import Sample
 
 __all__ = ["DatagoClient", "live_cleanup_threads"]
 
@@ -62,10 +64,16 @@ class DatagoClient:
     def get_sample(self) -> Sample | None:
         """The next sample, or None."""
         given = self._next()
-        return None if given is None or self._config is None else of_client(given, self._config)
+        if given is None or self._config is None:
+            return None
+        from datago_gpu.compat.sample import of_client  # with PIL and numpy, which the Stream has imported by now
+
+        return of_client(given, self._config)
 
     def get_sample_auto_convert(self) -> dict[str, Any] | None:
         """The next sample as a dict, its images as PIL pictures, or None."""
+        from datago_gpu.compat.sample import as_dict
+
         sample = self.get_sample()
         return None if sample is None else as_dict(sample)
 

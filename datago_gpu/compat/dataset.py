@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from datago_gpu.compat.client import DatagoClient
-from datago_gpu.compat.sample import Sample
+
+if TYPE_CHECKING:
+    from datago_gpu.compat.sample import Sample
 
 __all__ = ["DatagoIterDataset"]
 

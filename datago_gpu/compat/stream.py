@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import deque
+from typing import TYPE_CHECKING
 
-from datago_gpu.batch import Sample
 from datago_gpu.compat.logs import log
 from datago_gpu.config import LoaderConfig
 from datago_gpu.errors import DatagoError
 from datago_gpu.loader import Loader
+
+if TYPE_CHECKING:
+    from datago_gpu.batch import Sample
 
 __all__ = ["Stream"]
 

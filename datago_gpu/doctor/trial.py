@@ -11,8 +11,9 @@ from PIL import Image
 
 from datago_gpu.config import DecodeConfig, ImageConfig
 from datago_gpu.decode.base import EncodedImages
+from datago_gpu.decode.decoders import make_decoder
 from datago_gpu.decode.device import on_host
-from datago_gpu.decode.select import Backend, choose, make_decoder
+from datago_gpu.decode.select import Backend, choose
 from datago_gpu.errors import DatagoError
 
 _SIDE = 64

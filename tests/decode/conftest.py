@@ -9,7 +9,8 @@ import pytest
 
 from datago_gpu.config import DecodeConfig, ImageConfig
 from datago_gpu.decode.base import Decoder
-from datago_gpu.decode.select import Backend, choose, make_decoder
+from datago_gpu.decode.decoders import make_decoder
+from datago_gpu.decode.select import Backend, choose
 from tests.gpus import usable
 
 MakeDecoder = Callable[..., Decoder]

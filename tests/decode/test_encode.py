@@ -12,8 +12,9 @@ from PIL import Image, JpegImagePlugin
 
 from datago_gpu import ConfigError, Loader, LoaderConfig
 from datago_gpu.config import DecodeConfig, ImageConfig
+from datago_gpu.decode.decoders import make_decoder
 from datago_gpu.decode.encode import Encoder
-from datago_gpu.decode.select import Backend, make_decoder
+from datago_gpu.decode.select import Backend
 from tests.decode.pictures import batch, decode, difference, encode, picture
 
 

@@ -22,8 +22,9 @@ from PIL import Image
 import datago_gpu
 from datago_gpu.config import DecodeConfig, ImageConfig
 from datago_gpu.decode.base import Decoder
+from datago_gpu.decode.decoders import make_decoder
 from datago_gpu.decode.pillow import PillowDecoder
-from datago_gpu.decode.select import choose, make_decoder
+from datago_gpu.decode.select import choose
 from tests.decode.pictures import batch, decode, difference, encode, picture
 
 PHOTOS = Path(datago_gpu.__file__).parent / "photos"

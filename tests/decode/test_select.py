@@ -7,8 +7,9 @@ import pytest
 
 from datago_gpu.config import DecodeConfig, ImageConfig
 from datago_gpu.decode import select
+from datago_gpu.decode.decoders import make_decoder
 from datago_gpu.decode.portions import PortionedDecoder
-from datago_gpu.decode.select import Backend, choose, make_decoder
+from datago_gpu.decode.select import Backend, choose
 from datago_gpu.errors import ConfigError
 from tests.needs import needs
 

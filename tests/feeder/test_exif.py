@@ -14,7 +14,8 @@ from PIL import Image, ImageOps
 
 from benchmarks.exif_blocks import XMP_NAME, block, exif_segment, good_blocks, segment
 from datago_gpu.decode.base import EncodedImages
-from datago_gpu.decode.select import choose, make_decoder
+from datago_gpu.decode.decoders import make_decoder
+from datago_gpu.decode.select import choose
 from datago_gpu.feeder.admit import Admission
 from datago_gpu.feeder.bucket import Admitted
 from datago_gpu.feeder.header import read_header

@@ -1,0 +1,92 @@
+"""What the processes of a run import, and when: that is most of the time to the first sample."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.images import add_pictures
+
+HOOK = """
+import os, sys
+
+def note(event, arguments):
+    if event == "import":
+        line = arguments[0]
+    elif event == "subprocess.Popen":
+        line = "starts a process"
+    else:
+        return
+    with open(os.path.join(os.environ["NOTES"], str(os.getpid())), "a") as file:
+        file.write(line + "\\n")
+
+sys.addaudithook(note)
+"""
+TRAINER = {
+    "Loader": """
+from datago_gpu import Loader
+with Loader(CONFIG, device="cpu", backend="pillow") as loader:
+    print(len(next(loader).ids), loader.feeder_pid)
+""",
+    "DatagoClient": """
+import json
+from datago_gpu.compat import DatagoClient
+client = DatagoClient(json.dumps(CONFIG), device="cpu")
+print(int(client.get_sample() is not None), client._stream._loader.feeder_pid)
+client.stop()
+""",
+}
+NEVER_IN_A_FEEDER_OF_FILES = {
+    *("aiohttp", "obstore", "yarl", "rich", "click", "multiprocessing", "numpy", "PIL", "simplejpeg", "cykooz_resizer"),
+    *("torch", "cupy", "nvidia", "braceexpand", "difflib", "datago_gpu.loader", "datago_gpu.server"),
+}
+ONLY_ONCE_THE_FEEDER_STARTS = {"numpy", "PIL", "simplejpeg", "cykooz_resizer", "asyncio", "aiohttp", "rich", "click"}
+
+
+@pytest.mark.parametrize("kind", TRAINER)
+def test_a_feeder_of_files_imports_little_and_starts_before_the_trainer_imports_much(kind: str, tmp_path: Path) -> None:
+    """The two processes import at the same time then."""
+    pictures, notes = tmp_path / "pictures", tmp_path / "notes"
+    add_pictures(pictures, [(40, 40)] * 3)
+    notes.mkdir()
+    (tmp_path / "sitecustomize.py").write_text(HOOK)
+    config = {
+        "source_type": "file",
+        "source_config": {"root_path": str(pictures)},
+        "limit": 3,
+        "samples_buffer_size": 3,
+        **({"batch_size": 1} if kind == "Loader" else {}),
+    }
+    script = TRAINER[kind].replace("CONFIG", repr(config))
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "NOTES": str(notes)}
+    with subprocess.Popen(
+        [sys.executable, "-c", script], env=environment, stdout=subprocess.PIPE, text=True
+    ) as trainer:
+        output, _ = trainer.communicate(timeout=50)
+    taken, feeder = map(int, output.split())
+    assert (trainer.returncode, taken) == (0, 1)
+    of_feeder = set((notes / str(feeder)).read_text().split("\n"))
+    assert "datago_gpu.sources.files" in of_feeder
+    assert of_feeder & NEVER_IN_A_FEEDER_OF_FILES == set()
+    of_trainer = (notes / str(trainer.pid)).read_text().split("\n")
+    before = set(of_trainer[: of_trainer.index("starts a process")])
+    assert "datago_gpu.feeder.spawn" in before
+    assert before & ONLY_ONCE_THE_FEEDER_STARTS == set()
+
+
+def test_the_names_of_compat_are_imported_when_they_are_asked_for() -> None:
+    script = """
+import sys
+from datago_gpu import compat
+print(sorted({"numpy", "PIL", "msgspec"} & set(sys.modules)), sorted(set(compat.__all__) - set(dir(compat))))
+from datago_gpu.compat import *
+from datago_gpu.compat import datago as first
+print(DatagoClient.__name__, ImagePayload.__name__, first.GetClient.__name__)
+print(compat.datago is first, hasattr(compat, "x"))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=True)
+    assert done.stdout == "[] []\nDatagoClient ImagePayload GetClient\nTrue False\n"
