@@ -37,7 +37,15 @@ def serve(
     """Serve the images below the folder ROOT with the HTTP API of a Dataroom.
 
     Beside NAME.jpg, an optional NAME.json may hold id, source, attributes, tags, duplicate_state, datasets,
-    coca_embedding and latents. New, changed and removed files are noticed while it runs; ROOT is never written to.
+    coca_embedding and latents. The latents are the files that go with the image, by paths from NAME.json on:
+
+    \b
+      {"attributes": {"caption": "a cat"}, "tags": ["indoor"],
+       "latents": [{"latent_type": "segmentation", "file": "masks/cat.png", "is_mask": true},
+                   {"latent_type": "image_depth", "file": "depth/cat.jpg"},
+                   {"latent_type": "vae", "file": "vae/cat.npy"}]}
+
+    New, changed and removed files are noticed while it runs; ROOT is never written to.
 
     The first line printed ends with the API's URL. Ctrl-C stops the server.
     """

@@ -20,7 +20,7 @@ from aiohttp import web
 
 from datago_gpu.server.attributes import UnanswerableFilter
 from datago_gpu.server.connection import SERVER, error_text
-from datago_gpu.server.index import Index, Row, random_prefixes
+from datago_gpu.server.index import Index, Row, random_prefixes, usual_prefixes
 from datago_gpu.server.media import MediaStore, UrlSigner
 from datago_gpu.server.parameters import Parameters, Refused, Shape, parse_draw, parse_page, parse_shape
 from datago_gpu.server.query import parse_selection
@@ -149,7 +149,10 @@ class Api:
 
         def search() -> bytes:
             selection = parse_selection(parameters, self._index.known, partitioned=False)
-            prefixes = random_prefixes(prefix_length, num_prefixes)
+            if prefix_length is None:
+                prefixes = usual_prefixes(self._index.count(selection), page_size, num_prefixes)
+            else:
+                prefixes = random_prefixes(prefix_length, num_prefixes)
             return _encoded_page(None, self._index.draw(selection, shape, prefixes, page_size), shape, links)
 
         return await self._search(search)

@@ -26,6 +26,12 @@ from datago_gpu.server.records import Record, media_key
 AUTHOR = "datago-gpu"
 """The `author` of every image and embedding: a folder does not say who made them."""
 
+_LONGEST_USUAL = 5
+"""Hexadecimal digits of the prefixes that a Dataroom draws by default."""
+
+_SPARE = 4
+"""Times a page that they should match, so that chance leaves no page short."""
+
 _SCHEMA = """
 CREATE TABLE images (
     key INTEGER PRIMARY KEY,
@@ -230,6 +236,15 @@ class Index:
 def random_prefixes(length: int, count: int) -> list[str]:
     """`count` hexadecimal prefixes, drawn independently."""
     return ["".join(random.choices("0123456789abcdef", k=length)) for _ in range(count)]
+
+
+def usual_prefixes(images: int, page_size: int, count: int) -> list[str]:
+    """Up to `count` different prefixes: as long as in a real Dataroom of millions of images, or shorter, so that they
+    surely match a full page of these images. Clients such as datago ask for one page only."""
+    lengths = range(1, _LONGEST_USUAL + 1)
+    wanted = _SPARE * page_size
+    length = max((length for length in lengths if images * min(1.0, count / 16**length) >= wanted), default=1)
+    return [f"{number:0{length}x}" for number in random.sample(range(16**length), min(count, 16**length))]
 
 
 def _columns(shape: Shape) -> str:

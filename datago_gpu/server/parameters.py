@@ -87,11 +87,14 @@ def parse_page(parameters: Parameters) -> tuple[Shape, int, str]:
     return shape, page_size, cursor
 
 
-def parse_draw(parameters: Parameters) -> tuple[Shape, int, int, int]:
-    """The parameters of a random page: shape, page size, prefix length, number of prefixes. Raises Refused."""
+def parse_draw(parameters: Parameters) -> tuple[Shape, int, int | None, int]:
+    """The parameters of a random page: shape, page size, prefix length, number of prefixes. Raises Refused.
+
+    The length is None where none was asked for.
+    """
     shape, errors = _shape_and_errors(parameters)
     page_size = _integer(parameters, "page_size", 100, 2000, errors)
-    prefix_length = _integer(parameters, "prefix_length", 5, 64, errors)
+    prefix_length = _integer(parameters, "prefix_length", 0, 64, errors) or None
     num_prefixes = _integer(parameters, "num_prefixes", 100, 300, errors)
     refuse(errors)
     return shape, page_size, prefix_length, num_prefixes

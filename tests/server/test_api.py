@@ -8,6 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from datago_gpu.server.index import usual_prefixes
 from tests.server.conftest import IDS, Client, request
 
 # fmt: off
@@ -153,6 +154,20 @@ def test_a_draw_takes_filters_and_page_size(client: Client) -> None:
     wide = {"prefix_length": 1, "num_prefixes": 300}
     assert sorted(client.ids("images/random/", tags="fruit", **wide)) == ["Banana", "apple"]
     assert len(client.ids("images/random/", page_size=2, **wide)) == 2
+
+
+def test_by_default_a_draw_suits_the_images_that_are_selected(client: Client) -> None:
+    assert sorted(client.ids("images/random/")) == IDS
+    assert sorted(client.ids("images/random/", tags="fruit")) == ["Banana", "apple"]
+    assert len(client.ids("images/random/", page_size=2)) == 2
+
+
+def test_a_draw_by_default_about_fills_a_page_and_is_never_narrower_than_in_a_dataroom() -> None:
+    for images, length in [(0, 1), (24, 1), (1000, 1), (2000, 2), (20_000, 3), (10**6, 4), (10**8, 5), (10**9, 5)]:
+        prefixes = usual_prefixes(images, 100, 100)
+        assert {len(prefix) for prefix in prefixes} == {length}, images
+        assert len(set(prefixes)) == len(prefixes) == min(100, 16**length)
+    assert [len(prefix) for prefix in usual_prefixes(10**6, 100, 1)] == [2]
 
 
 def test_a_narrow_draw_from_a_small_source_is_empty(client: Client) -> None:

@@ -102,3 +102,11 @@ def test_datago_ranks_partition_the_images(server: DataroomServer) -> None:
     shares = [stream(server, 20, rank=rank, world_size=2) for rank in range(2)]
     together = sorted(sample["id"] for share in shares for sample in share)
     assert together == [f"image{number:02}" for number in range(20)]
+
+
+def test_datago_gets_random_samples_of_a_small_folder(server: DataroomServer) -> None:
+    """It asks for one page."""
+    samples = stream(server, 7, random_sampling=True)
+    assert len({sample["id"] for sample in samples}) == 7
+    few = stream(server, 3, random_sampling=True, sources="even", tags="first")
+    assert sorted(sample["id"] for sample in few) == ["image00", "image02", "image04"]
