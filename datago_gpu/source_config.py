@@ -173,7 +173,8 @@ class DataroomSource(Settings, frozen=True, kw_only=True):
         random_method: "shuffle": a walk in the server's order through a buffer of `shuffle_buffer` samples that are
             drawn from with `seed`; every sample once an epoch, reproducible. "server": the server's own random pages,
             drawn again and again without repeats until `limit` (which it needs) or until draws bring nothing new.
-        shuffle_buffer: samples (names and addresses, not payloads) held to draw from.
+        shuffle_buffer: samples (names, addresses and attributes, not payloads) held to draw from; fewer where they
+            take more than 256 MiB.
         check_count: compare the walk with the server's own count, since a short page can be a time-out of the server.
         api_url: the server, up to and with `/api/`. Default: the environment's DATAROOM_API_URL.
         api_key: 40 hex digits. Default: the environment's DATAROOM_API_KEY. Sent to the origin of `api_url` only.

@@ -1,7 +1,7 @@
 """The memory of what is fetched ahead: counted before it is taken, so that no run of large payloads passes it.
 
-What comes next is never kept waiting by what comes later: of the claims that are not settled, the oldest gets what it
-asks for, whatever is held. So no more is held than the budget, and what one claim asks for beyond it.
+What is handed out next is never kept waiting by what comes later: its claim gets what it asks for, whatever is held. So
+no more is held than the budget, and what that one claim asks for beyond the budget.
 """
 
 from __future__ import annotations
@@ -16,26 +16,35 @@ FREE_BYTES = 256 * 1024
 
 
 class Budget:
-    """Bytes that claims share. Used within one event loop."""
+    """Bytes that claims share. Used within one event loop.
 
-    def __init__(self, capacity: int) -> None:
-        self._capacity = capacity
+    ordered: claims are handed out by their age; else those that are settled come first.
+    """
+
+    def __init__(self, capacity: int, *, ordered: bool = True) -> None:
+        self._capacity, self._ordered = capacity, ordered
         self.held = 0
         self._numbers = count()
-        self._unsettled: dict[Claim, None] = {}
-        """The oldest first."""
+        self._coming: dict[Claim, None] = {}
+        """Claims that have not been handed out, the oldest first; without those that are settled, unless `ordered`."""
+        self._ready = 0
+        """Claims that are settled and have not been handed out, unless `ordered`."""
         self._waiting: dict[asyncio.Future[None], tuple[Claim, int]] = {}
         self._closed = False
 
     def claim(self) -> Claim:
         """A claim that is younger than all others. It holds nothing yet."""
         claim = Claim(self, next(self._numbers))
-        self._unsettled[claim] = None
+        self._coming[claim] = None
         return claim
 
-    def give_back(self, size: int) -> None:
-        """Count no longer what a settled claim held."""
-        self.held -= size
+    def hand_out(self, claim: Claim) -> None:
+        """Count a settled claim no longer."""
+        if self._ordered:
+            del self._coming[claim]
+        else:
+            self._ready -= 1
+        self.held -= claim.held
         self._wake()
 
     def close(self) -> None:
@@ -45,7 +54,7 @@ class Budget:
 
     async def take(self, claim: Claim, size: int) -> None:
         """See `Claim.need`."""
-        if self._is_first(claim) or (not self._waiting and self._has(size)):
+        if self._is_next(claim) or (not self._waiting and self._has(size)):
             self._grant(claim, size)
             return
         granted = asyncio.get_running_loop().create_future()
@@ -57,7 +66,9 @@ class Budget:
 
     def settle(self, claim: Claim, size: int) -> None:
         """See `Claim.settle`."""
-        self._unsettled.pop(claim, None)
+        if not self._ordered:
+            del self._coming[claim]
+            self._ready += 1
         self.held += size - claim.held
         claim.held = size
         self._wake()
@@ -69,7 +80,7 @@ class Budget:
         for granted, (claim, size) in sorted(self._waiting.items(), key=lambda each: each[1][0].number):
             if granted.done():
                 continue
-            if not (self._is_first(claim) or self._has(size)):
+            if not (self._is_next(claim) or self._has(size)):
                 return
             self._grant(claim, size)
             granted.set_result(None)
@@ -81,8 +92,9 @@ class Budget:
     def _has(self, size: int) -> bool:
         return self._closed or self.held + size <= self._capacity
 
-    def _is_first(self, claim: Claim) -> bool:
-        return next(iter(self._unsettled), claim) is claim
+    def _is_next(self, claim: Claim) -> bool:
+        """Whether nothing else can be handed out before it."""
+        return not self._ready and next(iter(self._coming), None) is claim
 
 
 class Claim:
@@ -113,5 +125,5 @@ class Claim:
         self.used += size
 
     def settle(self, size: int) -> None:
-        """Hold so many bytes from now on, until `Budget.give_back`, and ask for no more."""
+        """Hold so many bytes from now on, until `Budget.hand_out`, and ask for no more."""
         self._budget.settle(self, size)

@@ -31,8 +31,8 @@ Outcome = Admitted | Skipped
 Work = Callable[[list[SampleRef], Claim], Awaitable[list[Outcome]]]
 """What becomes of some references; the claim is asked before memory is taken."""
 
-_Done = tuple[list[Outcome], list[int]]
-"""What became of some references, and the bytes of those that were admitted."""
+_Done = tuple[list[Outcome], list[int], Claim | None]
+"""What became of some references, the bytes of those that were admitted, and what holds these bytes."""
 
 
 class Waits(Struct):
@@ -70,7 +70,7 @@ class Window:
         self._ordered, self._size, self._launched = ordered, size, launched
         self._wanted = size
         self._most_bytes, self._usual_bytes = most_bytes, float(_FIRST_GUESS_BYTES)
-        self._budget = Budget(most_bytes)
+        self._budget = Budget(most_bytes, ordered=ordered)
         self._fitting = self._how_many_fit()
         self._collected: list[SampleRef] = []
         self._under_way = 0
@@ -112,12 +112,13 @@ class Window:
         """Yields what became of the references, a few at a time."""
         clock = time.perf_counter()
         while (result := self._results.take() if self._results else await self._results.get()) is not None:
-            outcomes, sizes = result.result() if result.done() else await result
+            outcomes, sizes, claim = result.result() if result.done() else await result
             self.waits.results_s += time.perf_counter() - clock
             yield outcomes
             clock = time.perf_counter()
             self._under_way -= len(outcomes)
-            self._budget.give_back(sum(sizes))
+            if claim is not None:
+                self._budget.hand_out(claim)
             self._note_sizes(sizes)
             # An eighth of the window at a time: waking the launcher for each result costs 2 us.
             if self._under_way <= self._wake_at or self._wanted < self._size:
@@ -139,7 +140,7 @@ class Window:
             try:
                 outcomes = await self._work(refs, claim)
                 sizes = sizes_of(outcomes)
-                result.set_result((outcomes, sizes))
+                result.set_result((outcomes, sizes, claim))
                 del outcomes
             except BaseException as error:
                 if is_ending(error):
@@ -212,7 +213,7 @@ class Window:
             self._room.clear()
             await self._room.wait()
         result = self._result(1)
-        result.set_result(([skipped], []))
+        result.set_result(([skipped], [], None))
         self._results.put(result)
 
     def _result(self, count: int) -> asyncio.Future[_Done]:
@@ -229,6 +230,7 @@ def _known_bytes(refs: list[SampleRef]) -> tuple[int, int]:
     """What references hold already; and with it, what is granted for the beginning of what they do not."""
     held = granted = 0
     for ref in refs:
+        held += len(ref.attributes)
         if ref.payload is None:
             granted += FREE_BYTES
         else:

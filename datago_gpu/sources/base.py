@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Literal, Protocol
 
 from msgspec import Struct
@@ -19,6 +19,7 @@ __all__ = [
     "Skipped",
     "Source",
     "parsed_cursor",
+    "sample_bytes",
     "shown_path",
     "utf8_text",
 ]
@@ -77,7 +78,7 @@ class SampleRef(Struct):
     attributes_problem: str = ""
     """What was wrong with the sample's attributes, which are empty for that."""
     tags: list[str] = []
-    embedding: list[float] | None = None
+    embedding: Sequence[float] | None = None
     duplicate_state: int | None = None
     cursor: str = ""
     """Where a source may start listing again to come upon this sample: its own words, or empty."""
@@ -111,6 +112,16 @@ class Skipped(Struct, frozen=True):
     """About how many samples are lost with it: those of a shard that cannot be read on."""
 
 
+def sample_bytes(sample: SampleRef | Skipped) -> int:
+    """About the memory that a sample takes, with what its source has of its payloads."""
+    if isinstance(sample, Skipped):
+        return _OVERHEAD_BYTES
+    parts = sum(len(part.payload or b"") for part in sample.parts)
+    tags = sum(_TAG_BYTES + len(tag) for tag in sample.tags)
+    numbers = _NUMBER_BYTES * len(sample.embedding or ())
+    return _OVERHEAD_BYTES + len(sample.payload or b"") + parts + len(sample.attributes) + tags + numbers
+
+
 class Flaw(Struct, frozen=True):
     """One sample that is delivered without something, and why."""
 
@@ -135,6 +146,8 @@ def parsed_cursor(cursor: str) -> tuple[int, str]:
     position, _, name = cursor.partition(":")
     return (int(position), name) if position.isdecimal() else (0, "")
 
+
+_OVERHEAD_BYTES, _TAG_BYTES, _NUMBER_BYTES = 1000, 60, 4
 
 Refs = AsyncGenerator[SampleRef | Skipped, None]
 """A listing under way. Whoever iterates over a listing closes it with `contextlib.aclosing`, which ends its requests

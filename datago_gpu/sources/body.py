@@ -103,8 +103,7 @@ class Body:
     async def whole(self) -> bytes:
         """The body, decompressed. Raises Unreadable."""
         if self._encoding.lower() not in _COMPRESSED:
-            blocks = self._blocks
-            return blocks[0] if len(blocks) == 1 else await joined(blocks)
+            return await joined(self._blocks)
         blocks = self._blocks[:]
         self.restart()  # what follows a failure starts over
         return await inflate(blocks, self._max_bytes)

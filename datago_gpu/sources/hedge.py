@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from datago_gpu.config import HttpConfig
@@ -52,7 +53,7 @@ class Hedged:
     async def get(self, url: str, max_bytes: int, need: Need | None = None) -> bytes:
         """The whole body at `url`, of at most `max_bytes`. Raises HttpFailure.
 
-        need: is asked for the memory of the body, once: an extra request takes its own in addition.
+        need: is asked for the memory of the body, and again for that of each extra request.
         """
         if not self._share:
             return (await self._http.get(url, max_bytes=max_bytes, need=need)).body
@@ -100,20 +101,26 @@ class Hedged:
             self._credit -= 1
             self.extra += 1
             request.asked = now
-            twin = watched(self._ask_too(request))
+            twin = watched(self._ask_too(request, 2 + len(request.twins)))
             request.twins = [*request.twins, twin]
             self._twins.add(twin)
             twin.add_done_callback(self._twins.discard)
         self._look_again_in(delay_s)
 
-    async def _ask_too(self, request: _Request) -> None:
+    async def _ask_too(self, request: _Request, bodies: int) -> None:
+        """bodies: how many of them may be there by now, this one included."""
+        need = request.need and partial(_need_in_all, request.need, bodies)
         try:
-            answer = (await self._http.get(request.url, max_bytes=request.max_bytes, need=request.need)).body
+            answer = (await self._http.get(request.url, max_bytes=request.max_bytes, need=need)).body
         except HttpFailure:
             return  # the first request tells what is wrong
         if request in self._open and request.answer is None:
             request.answer = answer
             request.task.cancel()
+
+
+async def _need_in_all(need: Need, bodies: int, size: int) -> None:
+    await need(bodies * size)
 
 
 class _Request:

@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Any
 
 from datago_gpu.eventloop import as_exception, guarded
-from datago_gpu.sources.base import SampleRef, Skipped, utf8_text
+from datago_gpu.sources.base import SampleRef, Skipped, sample_bytes, utf8_text
 from datago_gpu.sources.compression import DAMAGED, named_format, plain
 from datago_gpu.sources.links import Links
 from datago_gpu.sources.local import Patience, PatientFile
@@ -20,7 +20,7 @@ from datago_gpu.sources.samples import Collector
 from datago_gpu.sources.tar import BadShard, TarStream
 from datago_gpu.sources.windows import Windows
 
-__all__ = ["OpenShard", "sample_bytes"]
+__all__ = ["OpenShard"]
 
 Supply = Callable[[Callable[[bytes], Awaitable[None]]], Awaitable[None]]
 """Gives the bytes of a shard to the function that it is given."""
@@ -29,7 +29,6 @@ _READ_BYTES = 1024 * 1024
 _LOT_SAMPLES = 32
 """Samples that go from the thread to the loop together: a hop costs about 60 us."""
 _LOT_BYTES = 1024 * 1024
-_OVERHEAD = 1000
 _MOST_FILES, _MOST_BYTES = 100_000, 64 * 1024**3
 """In a row, as unpacked, that bring no sample: a shard of so many never will."""
 _CLOSE_S = 1.0
@@ -160,14 +159,6 @@ class OpenShard:
             lot, size = self._lot, self._lot_bytes
             self._lot, self._lot_bytes = [], 0
             self._outlet.put(lot, size)
-
-
-def sample_bytes(sample: SampleRef | Skipped) -> int:
-    """About the memory that a sample takes."""
-    if isinstance(sample, Skipped):
-        return _OVERHEAD
-    parts = sum(len(part.payload or b"") for part in sample.parts)
-    return _OVERHEAD + len(sample.payload or b"") + parts + len(sample.attributes)
 
 
 async def _pump(supply: Supply, pipe: Pipe) -> None:

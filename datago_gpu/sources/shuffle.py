@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, MutableSequence
+from collections.abc import AsyncGenerator, Callable, MutableSequence
 from contextlib import aclosing
 from typing import TypeVar
 
@@ -42,17 +42,34 @@ def _mix(value: int) -> int:
     return value ^ value >> 31
 
 
-async def shuffled(stream: AsyncGenerator[T, None], capacity: int, generator: SplitMix64) -> AsyncGenerator[T, None]:
-    """Yields every item of the stream once, drawn from a buffer of the next `capacity` items. Closes the stream."""
+async def shuffled(
+    stream: AsyncGenerator[T, None],
+    capacity: int,
+    generator: SplitMix64,
+    *,
+    most_bytes: int,
+    size_of: Callable[[T], int],
+) -> AsyncGenerator[T, None]:
+    """Yields every item of the stream once, drawn from a buffer of the next `capacity` items, or of as many as fit into
+    `most_bytes`. Closes the stream.
+    """
     buffer: list[T] = []
+    size = 0
     async with aclosing(stream) as items:
         async for item in items:
+            size += size_of(item)
             if len(buffer) < capacity:
                 buffer.append(item)
-                continue
-            drawn = generator.below(capacity)
-            yield buffer[drawn]
-            buffer[drawn] = item
+            else:
+                drawn = generator.below(capacity)
+                drawn_item, buffer[drawn] = buffer[drawn], item
+                size -= size_of(drawn_item)
+                yield drawn_item
+            while size > most_bytes and len(buffer) > 1:
+                drawn = generator.below(len(buffer))
+                buffer[drawn], buffer[-1] = buffer[-1], buffer[drawn]
+                size -= size_of(buffer[-1])
+                yield buffer.pop()
     generator.shuffle(buffer)
     for item in buffer:
         yield item

@@ -25,11 +25,11 @@ from datago_gpu.config import LoaderConfig, MiB
 from datago_gpu.errors import SourceError
 from datago_gpu.shard_config import WebDatasetSource
 from datago_gpu.sources.ahead import Ahead
-from datago_gpu.sources.base import Position, Refs, SampleRef, Skipped, shown_path
+from datago_gpu.sources.base import Position, Refs, SampleRef, Skipped, sample_bytes, shown_path
 from datago_gpu.sources.failure import HttpFailure
 from datago_gpu.sources.http import HttpClient
 from datago_gpu.sources.local import Patience
-from datago_gpu.sources.opened import OpenShard, Supply, sample_bytes
+from datago_gpu.sources.opened import OpenShard, Supply
 from datago_gpu.sources.permutation import Shuffle, permutation
 from datago_gpu.sources.pipe import Outlet
 from datago_gpu.sources.samples import Collector

@@ -31,11 +31,15 @@ from tests.sources.listing import KEY, Listing, names
     window_size=st.integers(1, 20),
     ordered=st.booleans(),
     rests=st.lists(st.integers(0, 4), min_size=1, max_size=20),
+    stalls=st.sampled_from([0, 1, 100]),
 )
 def test_nothing_passes_the_budget_but_what_comes_next_and_nothing_hangs(
-    sizes: list[list[int]], capacity: int, workers: int, window_size: int, ordered: bool, rests: list[int]
+    sizes: list[list[int]], capacity: int, workers: int, window_size: int, ordered: bool, rests: list[int], stalls: int
 ) -> None:
-    """Payloads of any sizes, in any number of parts, at any speed on both sides."""
+    """Payloads of any sizes, in any number of parts, at any speed on both sides.
+
+    stalls: turns of the loop for which each result is kept waiting, as by a trainer that takes its time.
+    """
     budgets: list[Budget] = []
     largest = max(sum(parts) for parts in sizes) + FREE_BYTES
 
@@ -70,8 +74,9 @@ def test_nothing_passes_the_budget_but_what_comes_next_and_nothing_hangs(
         async with window:
             async for outcomes in window.results():
                 seen += map(index_of, outcomes)
-                for _ in range(rests[len(seen) % len(rests)]):
+                for _ in range(rests[len(seen) % len(rests)] + stalls):
                     await asyncio.sleep(0)
+                    assert budgets[0].held <= capacity + largest
         assert budgets[0].held == 0
         return seen
 
@@ -101,9 +106,36 @@ def test_the_oldest_goes_first_and_a_late_one_waits_behind_those_that_wait() -> 
         await asyncio.sleep(0)
         assert order == ["first", "first again", "second"]
         second.settle(5)
-        budget.give_back(9)
+        budget.hand_out(first)
+        await asyncio.sleep(0)
+        assert order[3:] == []  # the next to be handed out is settled
+        budget.hand_out(second)
         await asyncio.gather(*waiting)
         assert order[3:] == ["third", "fourth"]
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_no_claim_passes_the_budget_while_another_can_be_handed_out(ordered: bool) -> None:
+    """With a trainer that stood still, one after the other became the oldest that was not settled, and was granted."""
+
+    async def main() -> None:
+        budget = Budget(10, ordered=ordered)
+        claims = [budget.claim() for _ in range(20)]
+
+        async def work(claim: Claim) -> None:
+            await claim.need(8)
+            claim.settle(8)
+
+        tasks = [asyncio.create_task(work(claim)) for claim in claims]
+        for claim in claims:
+            for _ in range(100):
+                await asyncio.sleep(0)
+            assert budget.held == 8
+            budget.hand_out(claim)
+        await asyncio.gather(*tasks)
+        assert budget.held == 0
 
     asyncio.run(main())
 
@@ -117,6 +149,7 @@ def test_one_that_is_cancelled_while_it_waits_leaves_the_others_alone() -> None:
         await asyncio.sleep(0)
         waiting[0].cancel()
         claims[0].settle(0)
+        budget.hand_out(claims[0])
         await waiting[1]
         assert claims[2].held == 5
 

@@ -66,6 +66,22 @@ def test_an_extra_request_that_is_late_itself_is_followed_by_another(server: Mis
     assert using(work) == b"third"
 
 
+def test_an_extra_request_asks_for_memory_of_its_own(server: MisbehavingServer) -> None:
+    """By a server that stalls, extra requests used to take as much again as the settings allow."""
+    url = server.script("/slow", Answer(200, b"x" * 100, stall_after=50), Answer(200, b"second"))
+    asked: list[int] = []
+
+    async def need(size: int) -> None:
+        asked.append(size)
+
+    async def work(hedged: Hedged) -> bytes:
+        await warm(hedged, server)
+        return await hedged.get(url, max_bytes=100, need=need)
+
+    assert using(work) == b"second"
+    assert asked[:2] == [100, 2 * len(b"second")]
+
+
 async def held_until_asked_again(hedged: Hedged, server: MisbehavingServer, first: Answer) -> bytes:
     """The payload of an address whose first request is answered with `first`, once there has been a second."""
     asked_again, hold = threading.Event(), threading.Event()

@@ -1,0 +1,55 @@
+"""The shuffle buffer of a listing: what it draws is fixed by the seed, and what it holds is bounded."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from datago_gpu.sources.base import SampleRef, Skipped, sample_bytes
+from datago_gpu.sources.shuffle import SplitMix64, shuffled
+
+
+def drawn(sizes: list[int], capacity: int, most_bytes: int) -> list[int]:
+    """The numbers of items in the order in which they come out. Checks the bounds of the buffer meanwhile."""
+    taken = 0
+
+    async def items() -> AsyncGenerator[int, None]:
+        nonlocal taken
+        for number in range(len(sizes)):
+            taken += 1
+            yield number
+
+    async def main() -> list[int]:
+        found: list[int] = []
+        mixed = shuffled(items(), capacity, SplitMix64(1), most_bytes=most_bytes, size_of=lambda number: sizes[number])
+        async with aclosing(mixed) as numbers:
+            async for number in numbers:
+                found.append(number)
+                held = set(range(taken)) - set(found)
+                assert len(held) <= capacity
+                newest, largest = sizes[taken - 1], max(sizes[:taken])
+                assert sum(sizes[each] for each in held) <= max(most_bytes, largest) + newest
+        return found
+
+    return asyncio.run(main())
+
+
+@given(st.lists(st.integers(0, 50), max_size=40), st.integers(1, 20), st.integers(0, 200))
+def test_all_come_once_within_the_bounds(sizes: list[int], capacity: int, most_bytes: int) -> None:
+    assert sorted(drawn(sizes, capacity, most_bytes)) == list(range(len(sizes)))
+
+
+def test_the_order_does_not_depend_on_a_bound_that_is_not_reached() -> None:
+    assert drawn([1] * 12, 4, 4 + 1) == drawn([1] * 12, 4, 10**9)
+    assert drawn([1] * 12, 4, 3) != drawn([1] * 12, 4, 10**9)
+
+
+def test_attributes_tags_and_numbers_count() -> None:
+    few = SampleRef(0, "a")
+    many = SampleRef(0, "a", attributes=b"x" * 5000, tags=["y" * 100] * 10, embedding=[0.0] * 1000)
+    assert sample_bytes(many) - sample_bytes(few) >= 5000 - 2 + 1000 + 4000
+    assert sample_bytes(Skipped(0, "a", "", "empty")) > 0
