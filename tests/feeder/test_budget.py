@@ -41,7 +41,7 @@ def test_nothing_passes_the_budget_but_what_comes_next_and_nothing_hangs(
     stalls: turns of the loop for which each result is kept waiting, as by a trainer that takes its time.
     """
     budgets: list[Budget] = []
-    largest = max(sum(parts) for parts in sizes) + FREE_BYTES
+    largest = max(sum(parts) for parts in sizes) + FREE_BYTES + len(SampleRef(0, "").attributes)
 
     async def work(refs: list[SampleRef], claim: Claim) -> list[Outcome]:
         (ref,) = refs
