@@ -2,7 +2,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-CUDA ?= cuda12
+# What is installed beside the light core: cuda12 or cuda13 where there is a GPU, nothing else.
+ifndef CUDA
+CUDA := $(shell nvidia-smi -L >/dev/null 2>&1 && echo cuda12)
+endif
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 # Where the CPU build of torch lies: gigabytes less, and neither the tests nor the benchmark use torch on a GPU.
@@ -15,7 +18,7 @@ WORKERS ?= $(shell nproc)
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo    stream the photographs that ship with the package and write demo.png"
+	@echo "make demo [CUDA=cuda12]  stream the photographs that ship with the package and write demo.png"
 	@echo "make test [WORKERS=2] [TESTS='tests/sources -k http']  lint, types and the test suite"
 	@echo "make wheel-check  build the wheel, install it into clean environments of each Python here, and try it"
 	@echo "make format  rewrite the code in its style"
@@ -32,7 +35,13 @@ $(BIN)/python:
 
 # A stamp for each set of extras, renewed when the requirements change.
 $(VENV)/.run: $(BIN)/python pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable '.[$(CUDA)]'
+	@echo "No GPU here (nvidia-smi lists none): installing the light core into $(VENV), 180 MB. CUDA=cuda12 takes DALI and CUDA, too."
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/.run-%: $(BIN)/python pyproject.toml
+	@echo "Installing with DALI, cupy and CUDA ($*) into $(VENV), 1.7 GB: that takes minutes. CUDA= leaves those out."
+	$(BIN)/python -m pip install --quiet --editable '.[$*]'
 	@touch $@
 
 $(VENV)/.test: $(BIN)/python pyproject.toml
@@ -48,7 +57,7 @@ $(VENV)/.torch: $(VENV)/.test
 		test -z "$$CI"; \
 	fi
 
-demo: $(VENV)/.run
+demo: $(VENV)/.run$(CUDA:%=-%)
 	$(BIN)/datago-gpu demo --out demo.png
 
 # The tests of a file share what takes long to make. tests/conftest.py has the longest files begin.
@@ -88,10 +97,10 @@ DEVICE ?= cuda
 
 LIMIT_S ?= 360
 
-gpu-report: $(if $(RUN),,$(VENV)/.run)
+gpu-report: $(if $(RUN),,$(VENV)/.run-$(or $(CUDA),cuda12))
 	$(or $(RUN),$(BIN)/python) -m benchmarks.gpu.report --out $(OUT) --device $(DEVICE) --seconds $(LIMIT_S)
 
-gpu-probe: $(if $(RUN),,$(VENV)/.run)
+gpu-probe: $(if $(RUN),,$(VENV)/.run-$(or $(CUDA),cuda12))
 	$(or $(RUN),$(BIN)/python) benchmarks/gpu/probe.py --out $(OUT)
 
 # With Docker, else as root with buildah and debootstrap. CHECK="--scale 1 --runs 3" for more than a quick look.

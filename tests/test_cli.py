@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -40,13 +41,28 @@ def test_every_command_has_help(name: list[str]) -> None:
 
 def test_demo_streams_everything_and_draws_every_bucket(tmp_path: Path) -> None:
     out = tmp_path / "sheet.png"
-    result = command("demo", "--samples", "120", "--out", str(out), "--backend", "pillow")
+    result = command("demo", "--samples", "120", "--out", str(out), "--device", "cpu")
     assert result.returncode == 0, result.stderr
+    assert "pillow on cpu (device='cpu'" in result.stdout.replace("\n", " ")
     assert "120 in" in result.stdout
     assert "3 undecodable" in result.stdout
     with Image.open(out) as sheet:
         assert sheet.width > 800
         assert sheet.height > 500
+
+
+@pytest.mark.parametrize(
+    ("out", "words"),
+    [("nope/x.png", "there is no folder"), ("x.txt", "must end in .png"), ("locked/x.png", "permission")],
+)
+def test_demo_looks_first_at_the_file_that_it_is_to_write(tmp_path: Path, out: str, words: str) -> None:
+    (tmp_path / "locked").mkdir(mode=0o555)
+    if out.startswith("locked") and os.access(tmp_path / "locked", os.W_OK):
+        pytest.skip("this user may write everywhere")
+    result = command("demo", "--out", str(tmp_path / out))
+    assert result.returncode == 2
+    assert words in result.stderr
+    assert result.stdout == ""
 
 
 def test_bench_ends_with_one_json_object(tmp_path: Path) -> None:

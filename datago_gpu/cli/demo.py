@@ -11,10 +11,10 @@ import click
 from PIL import Image, ImageOps
 
 import datago_gpu
+from datago_gpu.cli.out import check_out, write_out
 from datago_gpu.cli.run import report, run, show
 from datago_gpu.cli.sheet import ContactSheet
 from datago_gpu.config import DataroomSource, ImageConfig, LoaderConfig
-from datago_gpu.errors import ConfigError
 from datago_gpu.loader import Loader
 from datago_gpu.server import DataroomServer
 
@@ -25,41 +25,32 @@ MOST_PIXELS = 700_000
 
 
 @click.command()
-@click.option("--out", default="demo.png", show_default=True, type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--out", default="demo.png", show_default=True, type=click.Path(dir_okay=False, path_type=Path),
+              help="The picture to write, a .png.")  # fmt: skip
 @click.option("--samples", default=400, show_default=True, type=click.IntRange(16), help="Pictures to cut and stream.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option("--backend", default=None, help="dali or pillow. Default: dali where it is installed, else pillow.")
-def demo(out: Path, samples: int, device: str, backend: str | None) -> None:
+@click.option("--backend", default="auto", show_default=True, help="auto (DALI on a GPU, else Pillow), dali or pillow.")
+def demo(out: Path, samples: int, device: str, backend: str) -> None:
     """Stream the photographs that ship with the package, and show what came out.
 
     Cuts pictures of all shapes out of them, serves those as a Dataroom on this machine, plants three broken ones, loads
     everything over HTTP, prints what each stage did, and writes a contact sheet with a row for each bucket.
     """
+    check_out(out, ".png")
     with tempfile.TemporaryDirectory(prefix="datago-demo-") as folder:
         click.echo(f"Cutting {samples} pictures from the photographs that ship ...")
         _cut_all(Path(folder), samples)
         _plant_broken(Path(folder))
         with DataroomServer(folder) as server:
-            click.echo(f"Serving them, and 3 broken ones, at {server.url}")
+            click.echo(f"Serving them, and 3 that are broken on purpose, at {server.url}")
             source = DataroomSource(api_url=server.url, api_key=server.key, page_size=100)
             config = LoaderConfig(source_type="db", source_config=source, image_config=IMAGES, batch_size=16)
             sheet = ContactSheet()
-            with _loader(config, device, backend) as loader:
+            with Loader(config, device=device, backend=backend) as loader:
                 figures = report(loader, *run(loader, sheet.add))
     show(figures)
-    sheet.save(out)
+    write_out(sheet.save, out)
     click.echo(f"Wrote {out}: look at it.")
-
-
-def _loader(config: LoaderConfig, device: str, backend: str | None) -> Loader:
-    if backend is not None:
-        return Loader(config, device=device, backend=backend)
-    try:
-        return Loader(config, device=device, backend="dali")
-    except ConfigError:
-        if device.startswith("cuda"):
-            raise
-        return Loader(config, device=device, backend="pillow")
 
 
 def _cut_all(folder: Path, samples: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import click
 from rich.console import Console
 
 from datago_gpu.cli.flags import given_config, setting_flags
-from datago_gpu.errors import ConfigError
+from datago_gpu.cli.out import check_out, write_out
 from datago_gpu.preview import Overview, gather, write_page, write_sheet
 
 __all__ = ["preview"]
@@ -47,20 +48,13 @@ def preview(
     datago-gpu preview config.json --out preview.html
     datago-gpu preview --root-path ~/photos --crop-and-resize --batch-size 8 --batches 6
     """
-    write = _WRITERS.get(out.suffix.lower())
-    if write is None:
-        raise click.UsageError(f"--out must end in .png or .html, got {str(out)!r}")
-    if not out.absolute().parent.is_dir():
-        raise click.UsageError(f"--out: there is no folder {str(out.absolute().parent)!r}")
+    check_out(out, *_WRITERS)
     settings = given_config(ctx, config)
     with Console(stderr=True).status("starting") as status:
         overview = gather(
             settings, batches=batches, samples=samples, device=device, backend=backend, progress=status.update
         )
         status.update(f"writing {out.name}")
-        try:
-            write(overview, out)
-        except OSError as error:
-            raise ConfigError(f"cannot write {str(out)!r}: {error.strerror or error}") from error
+        write_out(partial(_WRITERS[out.suffix.lower()], overview), out)
     shown = sum(len(batch.samples) for batch in overview.batches)
     click.echo(f"Wrote {out}: {shown} samples of {len(overview.batches)} batches. Look at it.")

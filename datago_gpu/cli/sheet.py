@@ -15,6 +15,8 @@ __all__ = ["ContactSheet"]
 THUMBNAIL = 104
 GAP = 8
 LABEL = 130
+TITLE = "datago-gpu demo: pictures of each bucket, as a model gets them. Sizes are width x height in pixels."
+TITLE_HEIGHT = 26
 PAPER, INK, FAINT = (250, 250, 248), (30, 30, 30), (120, 120, 120)
 
 
@@ -39,12 +41,14 @@ class ContactSheet:
         buckets = sorted(self._tiles, key=lambda bucket: bucket[0] / bucket[1])
         rows = [(bucket, max(tile.height for tile in self._tiles[bucket])) for bucket in buckets]
         width = LABEL + max(self._row_width(bucket) for bucket in buckets) + GAP
-        sheet = Image.new("RGB", (width, sum(height + GAP for _, height in rows) + GAP), PAPER)
-        pen, top = ImageDraw.Draw(sheet), GAP
+        height = TITLE_HEIGHT + sum(height + GAP for _, height in rows) + GAP
+        sheet = Image.new("RGB", (width, height), PAPER)
+        pen, top = ImageDraw.Draw(sheet), GAP + TITLE_HEIGHT
+        pen.text((GAP, GAP), TITLE, INK, ImageFont.load_default(15))
         for bucket, height in rows:
             self._draw_row(sheet, pen, bucket, top)
             top += height + GAP
-        sheet.save(path)
+        sheet.save(path, "PNG")
 
     def _row_width(self, bucket: tuple[int, int]) -> int:
         return sum(tile.width + GAP for tile in self._tiles[bucket])

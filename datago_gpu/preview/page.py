@@ -13,7 +13,7 @@ from PIL import Image
 from datago_gpu.preview.gather import Overview, Panel, Shown, ShownBatch
 from datago_gpu.preview.masks import colour_of
 from datago_gpu.preview.text import shortened
-from datago_gpu.preview.words import crop_note, heading, mask_note, size_note, skipped_note
+from datago_gpu.preview.words import SIZES_NOTE, crop_note, heading, mask_note, size_note, skipped_note
 
 __all__ = ["write_page"]
 
@@ -50,12 +50,13 @@ def write_page(overview: Overview, path: Path) -> None:
 
 
 def _page(overview: Overview) -> Iterator[str]:
+    line = f"{overview.title} · {overview.backend} · {SIZES_NOTE}{skipped_note(overview)}"
     yield f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
 <title>datago-gpu preview</title><style>{_STYLE}</style></head><body>
 <h1>datago-gpu preview</h1>
-<p class="faint">{escape(overview.title)} · {escape(overview.backend)}{escape(skipped_note(overview))}</p>
+<p class="faint">{escape(line)}</p>
 <p class="legend"><span><i style="border: 2px solid #ff4040"></i>{escape(crop_note(overview))}</span>"""
     for number, name in enumerate(overview.masks):
         yield f'<span><i style="background: rgb{colour_of(number)}"></i>{escape(mask_note(overview, name))}</span>'

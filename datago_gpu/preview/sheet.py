@@ -15,7 +15,7 @@ from datago_gpu.preview.gather import Overview, Shown, ShownBatch
 from datago_gpu.preview.masks import colour_of
 from datago_gpu.preview.pixels import CROP_INK
 from datago_gpu.preview.text import middle_cut, shortened
-from datago_gpu.preview.words import crop_note, heading, mask_note, size_note, skipped_note
+from datago_gpu.preview.words import SIZES_NOTE, crop_note, heading, mask_note, size_note, skipped_note
 
 __all__ = ["write_sheet"]
 
@@ -88,7 +88,7 @@ def _header_height(overview: Overview) -> int:
 
 def _draw_header(pen: ImageDraw.ImageDraw, overview: Overview) -> None:
     pen.text((GAP, 16), "datago-gpu preview", INK, _font(26))
-    line = f"{overview.title}  ·  {overview.backend}{skipped_note(overview)}"
+    line = f"{overview.title}  ·  {overview.backend}  ·  {SIZES_NOTE}{skipped_note(overview)}"
     pen.text((GAP, 50), _fitting(line, 14, WIDTH - 2 * GAP), FAINT, _font(14))
     left, top = GAP, 74
     pen.rectangle((left, top + 3, left + 12, top + 13), outline=CROP_INK, width=2)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from datago_gpu.preview.gather import Overview, Shown, ShownBatch
 from datago_gpu.preview.text import middle_cut
 
-__all__ = ["crop_note", "heading", "mask_note", "size_note", "skipped_note"]
+__all__ = ["SIZES_NOTE", "crop_note", "heading", "mask_note", "size_note", "skipped_note"]
+
+SIZES_NOTE = "sizes are width x height in pixels"
 
 
 def heading(batch: ShownBatch) -> tuple[str, str]:
-    """Its size, and the rest. Sizes are width x height, as people write them."""
+    """Its size, and the rest. Sizes are as SIZES_NOTE says, the way people write them; `Batch.bucket` is (H, W)."""
     name = f"{batch.bucket[1]} x {batch.bucket[0]}" if batch.bucket else "own sizes"
     shown = "" if len(batch.samples) == batch.count else f", {len(batch.samples)} of them shown"
     epoch = f", epoch {batch.epoch}" if batch.epoch else ""

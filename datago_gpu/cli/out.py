@@ -1,0 +1,32 @@
+"""The file that a command writes: looked at before the work begins, so that nothing is done in vain."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from datago_gpu.errors import ConfigError
+
+__all__ = ["check_out", "write_out"]
+
+
+def check_out(path: Path, *endings: str) -> None:
+    """Raises UsageError where nothing can be written to `path`, or where its name has none of these endings."""
+    folder = path.absolute().parent
+    if path.suffix.lower() not in endings:
+        raise click.UsageError(f"--out must end in {' or '.join(endings)}, got {str(path)!r}")
+    if not folder.is_dir():
+        raise click.UsageError(f"--out: there is no folder {str(folder)!r}")
+    if not os.access(path if path.exists() else folder, os.W_OK):
+        raise click.UsageError(f"--out: {str(path)!r} cannot be written here: no permission")
+
+
+def write_out(write: Callable[[Path], None], path: Path) -> None:
+    """Has `write` write the file. Raises ConfigError where that fails, as on a disk that is full."""
+    try:
+        write(path)
+    except OSError as error:
+        raise ConfigError(f"cannot write {str(path)!r}: {error.strerror or error}") from error
