@@ -21,6 +21,7 @@ from datago_gpu.decode.place import Placer, arranged, moves
 from datago_gpu.feeder import wire
 from datago_gpu.feeder.arena import aligned
 from datago_gpu.latents import Latents
+from datago_gpu.sources.base import BAD_ATTRIBUTES
 
 __all__ = ["Assembled", "Assembly"]
 
@@ -40,8 +41,8 @@ class Assembled:
     """The others: index -> what the decoder said."""
     rescued: dict[int, str] = field(default_factory=dict)
     """Index -> what the decoder said, of those in `batch` of which it refused a picture that Pillow decoded."""
-    attribute_problems: dict[int, str] = field(default_factory=dict)
-    """Index of a sample in `batch` without attributes -> what was wrong with them."""
+    flaws: dict[int, dict[str, str]] = field(default_factory=dict)
+    """Index of a sample in `batch` -> reason -> what is wrong with it."""
 
 
 @dataclass(slots=True)
@@ -104,7 +105,7 @@ class Assembly:
         kept = [at for at in range(count) if at not in failures] if failures else list(range(count))
         if not kept:
             return Assembled(message, None, kept, failures)
-        batch, problems = _described(message, kept)
+        batch, flaws = _described(message, kept)
         if images.image is not None:
             batch.image = self._arranged(images, list(range(count)), kept)
         for column, decoded in pictures:
@@ -119,7 +120,7 @@ class Assembly:
             embeddings = self._placer.finish(job.embeddings)[0]
             batch.embeddings = arranged(self._placer, embeddings, kept, list(range(len(kept))), len(kept))
         rescued = {at: problem for at, problem in rescued.items() if at not in failures}
-        return Assembled(message, batch, kept, dict(sorted(failures.items())), rescued, problems)
+        return Assembled(message, batch, kept, dict(sorted(failures.items())), rescued, flaws)
 
     def close(self) -> None:
         """Drop everything under way. Batches handed out stay valid."""
@@ -189,11 +190,11 @@ def _encoded(
     )
 
 
-def _described(message: wire.EncodedBatch, kept: list[int]) -> tuple[Batch, dict[int, str]]:
-    """A batch of the samples kept, without any payload; and row -> what is wrong with the attributes of a sample."""
+def _described(message: wire.EncodedBatch, kept: list[int]) -> tuple[Batch, dict[int, dict[str, str]]]:
+    """A batch of the samples kept, without any payload; and row -> reason -> what is wrong with a sample."""
     sizes = np.frombuffer(message.original_sizes, np.int32).reshape(-1, 2)
     crops = np.frombuffer(message.crops, np.float32).reshape(-1, 4)
-    problems = {row: problem for row, problem in message.attribute_problems.items() if row in kept}
+    flaws = {row: dict(found) for row, found in message.flaws.items() if row in kept}
     batch = Batch(
         ids=_of(message.ids, kept),
         sources=_of(message.sources, kept),
@@ -201,16 +202,16 @@ def _described(message: wire.EncodedBatch, kept: list[int]) -> tuple[Batch, dict
         original_sizes=sizes.copy() if len(kept) == len(sizes) else sizes[kept],
         crops=crops.copy() if len(kept) == len(crops) else crops[kept],
         bucket=message.bucket,
-        attributes=_attributes(_of(message.attributes, kept), kept, problems),
+        attributes=_attributes(_of(message.attributes, kept), kept, flaws),
         tags=_of(message.tags, kept),
         duplicate_states=_of(message.duplicate_states, kept),
         epoch=message.epoch,
     )
-    return batch, problems
+    return batch, flaws
 
 
-def _attributes(texts: list[bytes], rows: list[int], problems: dict[int, str]) -> list[dict[str, Any]]:
-    """The attributes of the samples at these rows. Notes in `problems` those that cannot be read, which are empty.
+def _attributes(texts: list[bytes], rows: list[int], flaws: dict[int, dict[str, str]]) -> list[dict[str, Any]]:
+    """The attributes of the samples at these rows. Notes in `flaws` those that cannot be read, which are empty.
 
     The feeder has decoded them as well. How deep they may be nested differs, though, with the stack around it.
     """
@@ -223,7 +224,7 @@ def _attributes(texts: list[bytes], rows: list[int], problems: dict[int, str]) -
         try:
             found.append(msgspec.json.decode(text))
         except RecursionError as error:
-            problems[row] = str(error)
+            flaws.setdefault(row, {})[BAD_ATTRIBUTES] = str(error)
             found.append({})
     return found
 

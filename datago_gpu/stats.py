@@ -42,7 +42,8 @@ class Stats:
     others download for it does not count."""
     flawed: dict[str, int] = field(default_factory=dict)
     """Reason -> samples that were handed out without something: "bad-attributes", without attributes, as theirs cannot
-    be read. `max_failures` does not count them."""
+    be read; "further-images", with the first of several images in a shard of which none was asked for by name.
+    `max_failures` does not count them."""
     rescued: int = 0
     """Samples of which the decoder refused a picture that Pillow decoded. Each costs its batch some time."""
 

@@ -13,7 +13,6 @@ from datago_gpu import errors
 from datago_gpu.feeder import wire
 from datago_gpu.feeder.client import FeederClosed
 from datago_gpu.handoff import Handoff
-from datago_gpu.sources.attributes import BAD_ATTRIBUTES
 from datago_gpu.sources.base import Flaw, Position, Skipped
 from datago_gpu.supervisor import Supervisor
 
@@ -195,8 +194,9 @@ class Worker(threading.Thread):
         whole = len(assembled.kept) == len(message.indices)
         indices = message.indices if whole else [message.indices[at] for at in assembled.kept]
         flaws = [
-            Flaw(message.ids[at], message.wheres[at], BAD_ATTRIBUTES, problem)
-            for at, problem in assembled.attribute_problems.items()
+            Flaw(message.ids[at], message.wheres[at], reason, problem)
+            for at, found in assembled.flaws.items()
+            for reason, problem in found.items()
         ]
         ready = Ready(assembled.batch, indices, message.epoch, message.resume_at, self._take_skips(), flaws)
         return self._ready.put(ready, message.pixels)

@@ -94,7 +94,7 @@ def test_good_ones_come_as_they_are(tmp_path: Path, kind: str) -> None:
         (tmp_path / "a.tar").write_bytes(tar_bytes([("a.jpg", b"x"), ("a.json", text)]))
         (sample,) = listed(tmp_path / "a.tar")
         assert isinstance(sample, SampleRef)
-        assert sample.attributes_problem == ""
+        assert sample.flaws == {}
         assert expected is None or msgspec.json.decode(sample.attributes) == expected
 
 
@@ -108,7 +108,7 @@ def test_bad_ones_are_empty_and_told_of(kind: str) -> None:
 def test_what_the_trainer_alone_cannot_read_is_a_flaw_as_well() -> None:
     """Its stack may be deeper than the feeder's was."""
     text = b'{"a": ' + b"[" * 900 + b"]" * 900 + b"}"
-    problems: dict[int, str] = {}
+    problems: dict[int, dict[str, str]] = {}
     assert _attributes([text, b"{}"], [0, 1], problems) == [msgspec.json.decode(text), {}]
     assert problems == {}
 
@@ -116,7 +116,7 @@ def test_what_the_trainer_alone_cannot_read_is_a_flaw_as_well() -> None:
         return deeper(levels - 1) if levels else _attributes([b'{"b": 1}', text], [2, 3], problems)
 
     assert deeper(200) == [{"b": 1}, {}]
-    assert "recursion" in problems[3]
+    assert "recursion" in problems[3]["bad-attributes"]
 
 
 def dataroom(root: Path, server: MisbehavingServer, texts: list[bytes]) -> dict[str, Any]:

@@ -57,7 +57,7 @@ class Layout:
             wheres=[ref.where for ref in refs],
             sources=[ref.source for ref in refs],
             attributes=[ref.attributes for ref in refs],
-            attribute_problems={row: ref.attributes_problem for row, ref in enumerate(refs) if ref.attributes_problem},
+            flaws={row: ref.flaws for row, ref in enumerate(refs) if ref.flaws},
             tags=[ref.tags for ref in refs],
             duplicate_states=[ref.duplicate_state for ref in refs],
             parts=self._columns(offset) if self._parts else [],

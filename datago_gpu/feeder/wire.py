@@ -149,8 +149,8 @@ class EncodedBatch(Struct, frozen=True, tag="batch", kw_only=True):
     sources: list[str]
     attributes: list[bytes]
     """JSON of an object each."""
-    attribute_problems: dict[int, str]
-    """Row of a sample -> what is wrong with its attributes, which are empty for that."""
+    flaws: dict[int, dict[str, str]]
+    """Row of a sample -> reason -> what is wrong with it."""
     tags: list[list[str]]
     duplicate_states: list[int | None]
     parts: list[PartColumn]

@@ -11,11 +11,9 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["BAD_ATTRIBUTES", "NO_ATTRIBUTES", "checked", "encoded", "lenient"]
+__all__ = ["NO_ATTRIBUTES", "checked", "encoded", "lenient"]
 
 NO_ATTRIBUTES = b"{}"
-BAD_ATTRIBUTES = "bad-attributes"
-"""The reason that samples are counted by which have none for that."""
 _UNREADABLE = (msgspec.MsgspecError, ValueError, TypeError, OverflowError, RecursionError)
 _LONGEST_PROBLEM = 200
 

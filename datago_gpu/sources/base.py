@@ -10,6 +10,8 @@ from msgspec import Struct
 from datago_gpu.redact import printable
 
 __all__ = [
+    "BAD_ATTRIBUTES",
+    "FURTHER_IMAGES",
     "Flaw",
     "Need",
     "Part",
@@ -75,8 +77,8 @@ class SampleRef(Struct):
     """What else was asked for and is there."""
     attributes: bytes = b"{}"
     """A JSON object, as `attributes.checked` gives it."""
-    attributes_problem: str = ""
-    """What was wrong with the sample's attributes, which are empty for that."""
+    flaws: dict[str, str] = {}
+    """Reason -> what is wrong with the sample, which is delivered all the same; see `Flaw`."""
     tags: list[str] = []
     embedding: Sequence[float] | None = None
     duplicate_state: int | None = None
@@ -122,13 +124,19 @@ def sample_bytes(sample: SampleRef | Skipped) -> int:
     return _OVERHEAD_BYTES + len(sample.payload or b"") + parts + len(sample.attributes) + tags + numbers
 
 
+BAD_ATTRIBUTES = "bad-attributes"
+"""Its attributes could not be read, and are empty for that."""
+FURTHER_IMAGES = "further-images"
+"""It had several images of which none was asked for by name: the first was taken."""
+
+
 class Flaw(Struct, frozen=True):
     """One sample that is delivered without something, and why."""
 
     id: str
     where: str
     reason: str
-    """A short fixed word that flaws are counted by, such as "bad-attributes"."""
+    """A short fixed word that flaws are counted by: BAD_ATTRIBUTES or FURTHER_IMAGES."""
     detail: str = ""
 
 

@@ -20,7 +20,15 @@ from datago_gpu.errors import SourceError
 from datago_gpu.redact import shown_address
 from datago_gpu.sources.api import DataroomApi
 from datago_gpu.sources.barren import Barren
-from datago_gpu.sources.base import Position, Refs, SampleRef, Skipped, parsed_cursor, sample_bytes
+from datago_gpu.sources.base import (
+    BAD_ATTRIBUTES,
+    Position,
+    Refs,
+    SampleRef,
+    Skipped,
+    parsed_cursor,
+    sample_bytes,
+)
 from datago_gpu.sources.draws import Draws
 from datago_gpu.sources.http import HttpClient, without_query
 from datago_gpu.sources.pages import ENTRIES_THAT_VOTE, AnyEntry, Entry, OddEntry, usual_dimensions
@@ -190,7 +198,7 @@ class Dataroom:
             return Skipped(index, entry.id, without_query(url), "bad-entry", str(problem))
         except Lacking as problem:
             return Skipped(index, entry.id, without_query(url), problem.reason, problem.detail)
-        attributes, attributes_problem = entry.checked_attributes()
+        attributes, unread = entry.checked_attributes()
         return SampleRef(
             index,
             entry.id,
@@ -198,7 +206,7 @@ class Dataroom:
             url=url,
             parts=parts,
             attributes=attributes,
-            attributes_problem=attributes_problem,
+            flaws={BAD_ATTRIBUTES: unread} if unread else {},
             tags=details.tags,
             embedding=embedding,
             duplicate_state=entry.duplicate_state,

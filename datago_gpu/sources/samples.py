@@ -20,7 +20,15 @@ from datago_gpu.names import EXTENSIONS
 from datago_gpu.shard_config import KeyDots, WebDatasetSource
 from datago_gpu.source_config import Kind
 from datago_gpu.sources.attributes import NO_ATTRIBUTES, checked, encoded, lenient
-from datago_gpu.sources.base import Part, SampleRef, Skipped, shown_path, utf8_text
+from datago_gpu.sources.base import (
+    BAD_ATTRIBUTES,
+    FURTHER_IMAGES,
+    Part,
+    SampleRef,
+    Skipped,
+    shown_path,
+    utf8_text,
+)
 from datago_gpu.sources.tar import BadShard
 
 __all__ = ["Collector", "split_name"]
@@ -75,7 +83,11 @@ class Collector:
         self._roles: dict[str, str] = {}
         self._keys: set[int] = set()
         """Hashes of the keys of this shard so far."""
-        self._told: set[str] = set()
+        self._unsorted = False
+        """Whether a key came again behind others."""
+        self._crowded = ""
+        """The key of the first sample with several images of which none was asked for."""
+        self._crowded_samples = self._left_out = 0
         self._start("", "")
 
     def _start(self, key: str, name: str) -> None:
@@ -152,28 +164,36 @@ class Collector:
         return sample
 
     def _note_oddities(self) -> None:
-        """Warn, once a shard each, of what costs no error and yet may not be what somebody wanted."""
+        """Note, for a warning each, what costs no error and yet may not be what somebody wanted."""
         if self._further_images:
-            self._tell(
-                "images",
-                f"a sample, {utf8_text(self._key)!r}, has {self._further_images + 1} images of which none was asked "
-                "for by name: the first is taken. Name it with reference_image_type, or, where names hold dots, set "
-                "key_dots to 'last'",
-            )
+            self._crowded = self._crowded or utf8_text(self._key)
+            self._crowded_samples += 1
+            self._left_out += self._further_images
         key = hash(self._key)
         if key in self._keys:
-            self._tell(
-                "order",
-                f"the files of a sample, {utf8_text(self._key)!r}, do not follow each other, so they count as several "
-                "samples: sort the archive (tar --sort=name)",
-            )
+            if not self._unsorted:
+                logger.warning(
+                    "%s: the files of a sample, %r, do not follow each other, so they count as several samples: sort "
+                    "the archive (tar --sort=name)", shown_path(self._shard), utf8_text(self._key),
+                )  # fmt: skip
+            self._unsorted = True
         elif len(self._keys) < _MOST_KEYS:
             self._keys.add(key)
 
-    def _tell(self, kind: str, what: str) -> None:
-        if kind not in self._told:
-            self._told.add(kind)
-            logger.warning("%s: %s", shown_path(self._shard), what)
+    def tell_left_out(self) -> None:
+        """Behind the last file: warn of the images that were left out, with their number."""
+        if self._left_out:
+            logger.warning(
+                "%s: %d samples, such as %r, hold several images of which none was asked for by name: the first of "
+                "each is taken, %d are left out. Name it with reference_image_type, or, where names hold dots, set "
+                "key_dots to 'last'", shown_path(self._shard), self._crowded_samples, self._crowded, self._left_out,
+            )  # fmt: skip
+
+    def _flaws(self, problem_of_attributes: str) -> dict[str, str]:
+        flaws = {BAD_ATTRIBUTES: problem_of_attributes} if problem_of_attributes else {}
+        if self._further_images:
+            flaws[FURTHER_IMAGES] = f"{self._further_images} more, of which none was asked for by name, are left out"
+        return flaws
 
     def _made(self) -> SampleRef | Skipped:
         key, where = utf8_text(self._key), f"{self._shard}!{self._name}"
@@ -192,7 +212,7 @@ class Collector:
             for name, kind in self._further.items()
             if name in self._parts
         ]
-        attributes, attributes_problem = _merged(self._attributes, as_text=self._as_text)
+        attributes, problem_of_attributes = _merged(self._attributes, as_text=self._as_text)
         return SampleRef(
             0,
             key,
@@ -201,7 +221,7 @@ class Collector:
             payload=self._image[1],
             parts=parts,
             attributes=attributes,
-            attributes_problem=attributes_problem,
+            flaws=self._flaws(problem_of_attributes),
         )
 
     def _role_of(self, part: str) -> str:

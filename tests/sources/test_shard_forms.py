@@ -152,6 +152,30 @@ def test_names_with_dots_are_samples_of_their_own_where_the_setting_says_so(pict
     assert taken(str(tmp_path / "a.tar"), key_dots="last")[0] == [name.removesuffix(".jpg") for name in DOTTED]
 
 
+@pytest.mark.parametrize("cut", [False, True])
+def test_images_that_share_a_sample_are_counted_and_told_of_with_their_number(
+    picture: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture, cut: bool
+) -> None:
+    files = [(name, picture) for name in [*DOTTED, "a.mask.png", "b.jpg", "b.mask.png"]]
+    for number in range(2):
+        archive = tar_bytes(files)
+        (tmp_path / f"{number}.tar").write_bytes(archive[: 512 * 16 + 9] if cut else archive)
+    config = {"source_type": "webdataset", "source_config": {"url": str(tmp_path), "masks": "mask", "optional": "mask"}}
+    with Loader(config, device="cpu", backend="pillow") as loader:
+        for _ in loader:
+            pass
+        stats = loader.stats()
+    assert stats.flawed == {"further-images": 4}
+    assert stats.delivered == (4 if cut else 6)
+    of_shards = sorted(message for message in caplog.messages if "such as 'photo', hold several images" in message)
+    for number, message in enumerate(of_shards):
+        assert message.startswith(f"{tmp_path}/{number}.tar: 2 samples, such as ")
+        assert ", 3 are left out." in message
+    assert len(of_shards) == 2
+    (of_sample,) = (message for message in caplog.messages if "further-images" in message)
+    assert of_sample.endswith(": further-images: 2 more, of which none was asked for by name, are left out")
+
+
 @pytest.mark.parametrize("dots", ["first", "last"])
 def test_files_whose_name_begins_with_a_dot_belong_to_no_sample(dots: KeyDots) -> None:
     """As the `._1.jpg` that macOS's tar adds to each `1.jpg`."""

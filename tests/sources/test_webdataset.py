@@ -156,8 +156,8 @@ def test_bad_json_costs_the_attributes_of_its_sample(tmp_path: Path, content: by
     bad, good = listed(path)
     assert isinstance(bad, SampleRef)
     assert isinstance(good, SampleRef)
-    assert (bad.id, bad.attributes, bool(bad.attributes_problem)) == ("a", b"{}", True)
-    assert (good.id, good.attributes, good.attributes_problem) == ("b", b"{}", "")
+    assert (bad.id, bad.attributes, list(bad.flaws)) == ("a", b"{}", ["bad-attributes"])
+    assert (good.id, good.attributes, good.flaws) == ("b", b"{}", {})
 
 
 def test_what_is_too_large_is_passed_over_and_costs_only_its_sample(tmp_path: Path) -> None:
