@@ -48,11 +48,13 @@ class ImageConfig(Settings, frozen=True, kw_only=True):
             that batches are dense. False leaves sizes alone: `Batch.image` is then a list.
         default_image_size: pixels; buckets hold about its square.
         downsampling_ratio: pixels; sides of buckets are multiples of it.
-        min_aspect_ratio, max_aspect_ratio: width / height of the narrowest and the widest bucket.
+        min_aspect_ratio: width / height of the narrowest bucket.
+        max_aspect_ratio: width / height of the widest bucket.
         layout: "HWC" or "CHW", the order of axes of one image.
         dtype: "uint8" (0 to 255), or "float16", "float32": values are then in [0, 1], before `mean` and `std`.
-        mean, std: three numbers (R, G, B) in units of [0, 1], as torchvision has them; x -> (x - mean) / std.
-            They need a floating dtype.
+        mean: three numbers (R, G, B) in units of [0, 1], as torchvision has them: x becomes (x - mean) / std. Needs a
+            floating dtype.
+        std: three numbers (R, G, B) in units of [0, 1], by which x - mean is divided. Needs a floating dtype.
         mask_interpolation: "nearest" keeps the values of masks (labels); "lanczos" scales them as datago does.
         mask_dtype: of masks with "nearest". "auto" keeps every label: uint8, but uint16 for gray of 16 bits and int32
             for gray of 32; a batch has the widest dtype that one of its masks needs. "int32": always int32, for a dtype
@@ -218,9 +220,11 @@ class LoaderConfig(Settings, frozen=True, kw_only=True):
     """Everything a Loader needs to know.
 
     Attributes:
-        source_type, source_config: "file" and a FileSource, "db" and a DataroomSource, or "webdataset" and a
-            WebDatasetSource.
-        image_config, http_config, decode_config: see there.
+        source_type: "file" for a folder of images, "db" for a Dataroom server, "webdataset" for tar shards.
+        source_config: the FileSource, DataroomSource or WebDatasetSource that goes with it, or a dict of its settings.
+        image_config: what is made of each image: see ImageConfig.
+        http_config: how long requests may take and how often they are tried: see HttpConfig.
+        decode_config: how payloads become pixels: see DecodeConfig.
         batch_size: samples a batch. All samples of a batch share a bucket; at the end of an epoch the batches that
             are not full are delivered short, unless `drop_last`.
         limit: samples to deliver at the most, over all epochs; None for no limit. Exact.

@@ -35,8 +35,10 @@ class WebDatasetSource(Settings, frozen=True, kw_only=True):
             names such as `photo.v1.02.jpg`, where each image is a sample of its own.
         datago_form: true gives `attributes` and `sources` as datago does: every JSON, text and class file as its text,
             under its ending, and the address of the shard. `datago_gpu.compat` sets it.
-        masks, additional_images, latents: names of further files to load, in the same way, comma-separated or a list.
-        optional: those of them that a sample may lack; without any other it is skipped.
+        masks: further files of a sample to load as masks, named in the same way, comma-separated or a list.
+        additional_images: further files to load as images, in the same way.
+        latents: further files to load as arrays or bytes, in the same way.
+        optional: those masks, further images and latents that a sample may lack; without any other it is skipped.
         random_sampling: true shuffles the shards, and their samples through a buffer; each epoch differs.
         shuffle_buffer: samples, with their payloads, held to draw from; fewer where they take more than `buffer_mb`.
         concurrent_downloads: shards that arrive at once. What has arrived is handed out one shard after the other.
@@ -46,7 +48,9 @@ class WebDatasetSource(Settings, frozen=True, kw_only=True):
             room for a further one.
         storage_options: for s3, gs and az: options of obstore such as {"endpoint": "http://localhost:9000"}; others
             come from the environment.
-        rank, world_size: as for files. Ranks take whole shards where there is one for each, else single samples.
+        rank: which share this process takes, as for files: whole shards where there is one for each rank, else single
+            samples.
+        world_size: how many processes share the shards, as for files.
         rank_split: as for files, of shards. With "listed" and fewer shards than ranks, only samples are shuffled.
     """
 

@@ -50,8 +50,9 @@ class FileSource(Settings, frozen=True, kw_only=True):
             `.Trash`, `._x.jpg`), and `__MACOSX`, `@eaDir`, `#recycle`, `$RECYCLE.BIN`. The root itself may be hidden.
         follow_links: true follows symbolic links to images and to folders; each real folder is listed once, so that
             circles of links end. False passes links over. The root may be a link in any case.
-        rank, world_size: this process takes samples rank, rank + world_size, ... of the order that all ranks share.
-            Default: the environment's RANK and WORLD_SIZE, else 0 of 1.
+        rank: which share of the samples this process takes: those numbered rank, rank + world_size, ... in the order
+            that all ranks have in common. Default: the environment's RANK, else 0.
+        world_size: how many processes share the samples. Default: the environment's WORLD_SIZE, else 1.
         rank_split: what the ranks share in a shuffle. "shuffled": the order of the epoch, so that a rank gets other
             samples in each epoch; all ranks need the same `seed`. "listed": the listing; a rank shuffles the same
             samples in every epoch, and may have a `seed` of its own.
@@ -150,21 +151,41 @@ class DataroomSource(Settings, frozen=True, kw_only=True):
     A filter left empty is not sent. Several names are comma-separated text, as on the server, or a list.
 
     Attributes:
-        sources, sources_ne: names of the origins wanted, not wanted. "" means all.
-        tags, tags_all, tags_ne, tags_ne_all, tags_empty: any of, all of, none of, not all together; "true" or "false".
-        datasets, datasets_all, datasets_ne, datasets_ne_all, datasets_empty: the same for `slug/version`.
-        has_attributes, lacks_attributes, has_masks, lacks_masks, has_latents, lacks_latents: names, all of which
-            must be there, or none of which may be.
-            Masks and latents that must be there are also loaded: `Batch.masks`, `additional_images` (those whose name
-            holds "image" and not "latent_", as in datago) and `latents`.
-        optional_masks, optional_latents: names that are loaded where they are there, and filter nothing.
+        sources: images of these origins only. "" means all.
+        sources_ne: no images of these origins.
+        tags: images that have any of these tags.
+        tags_all: images that have all of these tags.
+        tags_ne: images that have none of these tags.
+        tags_ne_all: no images that have all of these tags together.
+        tags_empty: "true" for images without a tag, "false" for those with one.
+        datasets: images that are in any of these datasets, each named `slug/version`.
+        datasets_all: images that are in all of these datasets.
+        datasets_ne: images that are in none of these datasets.
+        datasets_ne_all: no images that are in all of these datasets together.
+        datasets_empty: "true" for images that are in no dataset, "false" for those that are in one.
+        has_attributes: images that have all of these attributes.
+        lacks_attributes: images that have none of these attributes.
+        has_masks: images that have all of these masks. They are loaded: `Batch.masks`.
+        lacks_masks: images that have none of these masks.
+        has_latents: images that have all of these latents. They are loaded: `Batch.latents`, and those whose name holds
+            "image" and not "latent_", as in datago, `Batch.additional_images`.
+        lacks_latents: images that have none of these latents.
+        optional_masks: masks that are loaded where an image has them. They filter nothing.
+        optional_latents: latents that are loaded where an image has them. They filter nothing.
         attributes: `name:value` or `name__comparator:value` pairs, comma-separated, all of which must hold.
-        min_short_edge, max_short_edge, min_pixel_count, max_pixel_count: pixels, inclusive; 0 is not sent.
-        min_aspect_ratio, max_aspect_ratio: width / height, inclusive; 0 is not sent.
-        aspect_ratio_fraction: like "4:3".
+        min_short_edge: images whose shorter side has at least so many pixels; 0 for any.
+        max_short_edge: images whose shorter side has at most so many pixels; 0 for any.
+        min_pixel_count: images of at least so many pixels, width times height; 0 for any.
+        max_pixel_count: images of at most so many pixels; 0 for any.
+        min_aspect_ratio: images of at least this width / height; 0 for any.
+        max_aspect_ratio: images of at most this width / height; 0 for any.
+        aspect_ratio_fraction: images of this shape, such as "4:3".
         duplicate_state: as in datago, 0 or less filters nothing; 1 originals, 2 duplicates; also "unprocessed".
         embedding_empty: "true" for images without an embedding, "false" for those with one.
-        created_after, created_before, updated_after, updated_before: ISO 8601.
+        created_after: images that were created after this time, as ISO 8601 writes it: "2024-05-01".
+        created_before: images that were created before this time.
+        updated_after: images that were changed after this time.
+        updated_before: images that were changed before this time.
         require_images: false loads no images, only what else is asked for; `Batch.image` is then None.
         require_embeddings: ask for `coca_embedding` as well; a sample without one is skipped, as is one
             whose embedding has another length than most of the first hundred that pass the filters.
@@ -178,7 +199,8 @@ class DataroomSource(Settings, frozen=True, kw_only=True):
         check_count: compare the walk with the server's own count, since a short page can be a time-out of the server.
         api_url: the server, up to and with `/api/`. Default: the environment's DATAROOM_API_URL.
         api_key: 40 hex digits. Default: the environment's DATAROOM_API_KEY. Sent to the origin of `api_url` only.
-        rank, world_size: as for files: the ranks share the images without overlap.
+        rank: which share of the images this process takes, as for files.
+        world_size: how many processes share the images, as for files.
     """
 
     place: ClassVar[str] = "source_config."

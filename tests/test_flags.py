@@ -11,7 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datago_gpu.cli.flags import SECTIONS, Setting, given_config, setting_flags
+from datago_gpu.cli import settings_help
+from datago_gpu.cli.bench import bench
+from datago_gpu.cli.flags import NOT_FLAGS, SECTIONS, Setting, given_config, setting_flags
+from datago_gpu.cli.preview import preview
 from datago_gpu.config import LoaderConfig
 from datago_gpu.errors import ConfigError
 
@@ -20,7 +23,7 @@ FLAGS = [flag for flag in setting_flags() if isinstance(flag, Setting)]
 
 def takes_any_text(flag: Setting) -> bool:
     section, name = flag.path
-    types = {field.type for place, kind in SECTIONS for field in msgspec.structs.fields(kind)
+    types = {field.type for _, place, kind in SECTIONS for field in msgspec.structs.fields(kind)
              if (place, field.name) == (section, name)}  # fmt: skip
     try:
         return all(msgspec.convert("no word of any setting", wanted) for wanted in types)
@@ -127,3 +130,49 @@ def test_words_that_mean_nothing_are_a_config_error(words: list[str], message: s
     with pytest.raises(ConfigError) as caught:
         LoaderConfig.load(config_of("--root-path", str(tmp_path), *words))
     assert str(caught.value).startswith(message)
+
+
+def help_of(command: click.Command) -> dict[str, list[str]]:
+    """Title of a section of the help -> its lines."""
+    found: dict[str, list[str]] = {}
+    text = command.get_help(click.Context(command, info_name="x", terminal_width=112))
+    for line in text.splitlines():
+        if line.endswith(":") and not line.startswith(" "):
+            lines = found.setdefault(line.removesuffix(":"), [])
+        elif found:
+            lines.append(line.strip())
+    return found
+
+
+@pytest.mark.parametrize("command", [bench, preview], ids=lambda command: command.name)
+def test_help_tells_each_setting_in_the_section_of_its_record(command: click.Command) -> None:
+    told = help_of(command)
+    assert list(told) == ["Options", *(title for title, *_ in SECTIONS)]
+    for title, _, kind in SECTIONS:
+        text = " ".join(told[title])
+        assert "VALUE" not in text
+        assert ">>>" not in text
+        for field in msgspec.structs.fields(kind):
+            if field.name not in NOT_FLAGS:
+                assert f"-{field.name.replace('_', '-')} " in text, field.name
+    assert "--batch-size INTEGER" in " ".join(told["Loader"])
+    assert any("[default: 32]" in line for line in told["Loader"])
+    images = " ".join(told["Images (image_config)"])
+    assert "--dtype uint8|float16|float32" in images
+    assert "[default: 0.5]" in images
+    shards = " ".join(told["WebDataset shards (source_config of source_type webdataset)"])
+    assert "Shards that arrive at once" in shards
+    assert "[default: 1000]" in shards
+    room = told["A Dataroom (source_config of source_type db)"]
+    assert (
+        "--has-masks NAME,NAME           Images that have all of these masks. They are loaded: `Batch.masks`." in room
+    )
+    assert "--lacks-masks NAME,NAME         Images that have none of these masks." in room
+
+
+@pytest.mark.parametrize("kind", [kind for *_, kind in SECTIONS], ids=lambda kind: kind.__name__)
+def test_each_setting_has_a_text_of_its_own(kind: type[msgspec.Struct]) -> None:
+    texts = settings_help._texts(kind)
+    assert list(texts) == [name for name in texts if name in kind.__struct_fields__]
+    assert sorted(texts) == sorted(kind.__struct_fields__)
+    assert len(set(texts.values())) == len(texts)

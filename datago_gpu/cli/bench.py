@@ -10,12 +10,13 @@ import click
 
 from datago_gpu.cli.flags import given_config, setting_flags
 from datago_gpu.cli.run import report, run, show
+from datago_gpu.cli.settings_help import SettingsCommand
 from datago_gpu.loader import Loader
 
 __all__ = ["bench"]
 
 
-@click.command(params=setting_flags())
+@click.command(cls=SettingsCommand, params=setting_flags())
 @click.argument("config", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option("--backend", default="auto", show_default=True, help="auto, dali or pillow.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -20,18 +20,22 @@ from datago_gpu.config import (
     LoaderConfig,
     WebDatasetSource,
 )
+from datago_gpu.settings import separator_of
 
-__all__ = ["SECTIONS", "given_config", "setting_flags"]
+__all__ = ["SECTIONS", "Setting", "given_config", "members", "setting_flags", "setting_of"]
 
-SECTIONS: list[tuple[str, type[msgspec.Struct]]] = [
-    ("", LoaderConfig),
-    ("image_config", ImageConfig),
-    ("decode_config", DecodeConfig),
-    ("http_config", HttpConfig),
-    ("source_config", FileSource),
-    ("source_config", DataroomSource),
-    ("source_config", WebDatasetSource),
+SECTIONS: list[tuple[str, str, type[msgspec.Struct]]] = [
+    ("Loader", "", LoaderConfig),
+    ("A folder of images (source_config of source_type file)", "source_config", FileSource),
+    ("A Dataroom (source_config of source_type db)", "source_config", DataroomSource),
+    ("WebDataset shards (source_config of source_type webdataset)", "source_config", WebDatasetSource),
+    ("Images (image_config)", "image_config", ImageConfig),
+    ("Decoding (decode_config)", "decode_config", DecodeConfig),
+    ("Requests (http_config)", "http_config", HttpConfig),
 ]
+"""Title, place in the config, and record."""
+_BY_PLACE = sorted(((section, kind) for _, section, kind in SECTIONS), key=lambda each: each[0] == "source_config")
+"""A source's setting whose name another section has is called `--source-NAME`."""
 NOT_FLAGS = {
     "source_config",
     "image_config",
@@ -45,34 +49,37 @@ NOT_FLAGS = {
 
 
 class Setting(click.Option):
-    """A flag for one setting; `path` says where it stands in the config."""
+    """A flag for one setting; `path` says where it stands in the config, `wanted` is its type."""
 
-    def __init__(self, name: str, path: tuple[str, str], field: msgspec.structs.FieldInfo, help_: str) -> None:
+    def __init__(self, name: str, path: tuple[str, str], field: msgspec.structs.FieldInfo) -> None:
         flag = "--" + name.replace("_", "-")
-        if field.type is bool:
-            super().__init__([f"{flag}/--no-{flag[2:]}"], default=None, help=help_)
-        else:
-            super().__init__([flag], default=None, metavar="VALUE", help=help_)
-        self.path, self._type = path, field.type
+        super().__init__([f"{flag}/--no-{flag[2:]}" if field.type is bool else flag], default=None)
+        self.path, self.wanted = path, field.type
+
+    @property
+    def separator(self) -> str | None:
+        """What stands between several names, where the setting takes those."""
+        return separator_of(self.wanted)
 
     def value(self, given: str | bool) -> Any:
         """What the words of the command line mean, by the type of the setting. A config refuses what means nothing."""
-        return given if isinstance(given, bool) else _value(given, list(_members(self._type)))
+        return given if isinstance(given, bool) else _value(given, list(members(self.wanted)))
 
 
 def setting_flags() -> list[click.Parameter]:
     """A flag for each setting, for `click.command(params=...)`."""
     made: dict[str, Setting] = {}
-    for section, kind in SECTIONS:
-        described = _described(kind)
+    for section, kind in _BY_PLACE:
         for field in msgspec.structs.fields(kind):
-            name = field.name
-            if name in NOT_FLAGS or (name in made and made[name].path[0] == section):
-                continue
-            if name in made:
-                name = f"{section.removesuffix('_config')}_{name}"
-            made.setdefault(name, Setting(name, (section, field.name), field, described.get(field.name, "")))
+            if field.name not in NOT_FLAGS and setting_of(made, section, field) is None:
+                name = f"{section.removesuffix('_config')}_{field.name}" if field.name in made else field.name
+                made[name] = Setting(name, (section, field.name), field)
     return list(made.values())
+
+
+def setting_of(flags: Mapping[Any, Setting], section: str, field: msgspec.structs.FieldInfo) -> Setting | None:
+    """The flag that sets a field; None where there is none."""
+    return next((flag for flag in flags.values() if flag.path == (section, field.name)), None)
 
 
 def given_config(ctx: click.Context, file: Path | None) -> dict[str, Any]:
@@ -92,29 +99,14 @@ def given_config(ctx: click.Context, file: Path | None) -> dict[str, Any]:
     return config
 
 
-def _described(kind: type[msgspec.Struct]) -> dict[str, str]:
-    """Setting -> its text, from the class's own documentation."""
-    texts: dict[str, str] = {}
-    names: list[str] = []
-    for line in (kind.__doc__ or "").partition("Attributes:")[2].splitlines():
-        head, colon, text = line.strip().partition(": ")
-        heads = head.split(", ")
-        if colon and line.startswith(" " * 8) and line[8] != " " and all(map(str.isidentifier, heads)):
-            names = heads
-            texts |= dict.fromkeys(names, text)
-        elif line.strip():
-            texts |= {name: f"{texts[name]} {line.strip()}" for name in names}
-    return texts
-
-
-def _members(wanted: Any) -> Iterator[Any]:
+def members(wanted: Any) -> Iterator[Any]:
     """The types, and the words, that a setting takes."""
     origin, arguments = get_origin(wanted), get_args(wanted)
     if origin is Annotated:
-        yield from _members(arguments[0])
+        yield from members(arguments[0])
     elif origin in (Union, UnionType):
         for each in arguments:
-            yield from _members(each)
+            yield from members(each)
     elif origin is Literal:
         yield from arguments
     else:

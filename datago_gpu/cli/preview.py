@@ -12,6 +12,7 @@ from rich.console import Console
 
 from datago_gpu.cli.flags import given_config, setting_flags
 from datago_gpu.cli.out import check_out, write_out
+from datago_gpu.cli.settings_help import SettingsCommand
 from datago_gpu.preview import Overview, gather, write_page, write_sheet
 
 __all__ = ["preview"]
@@ -19,7 +20,7 @@ __all__ = ["preview"]
 _WRITERS: dict[str, Callable[[Overview, Path], None]] = {".png": write_sheet, ".html": write_page, ".htm": write_page}
 
 
-@click.command(params=setting_flags())
+@click.command(cls=SettingsCommand, params=setting_flags())
 @click.argument("config", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--out", default="preview.png", show_default=True, type=click.Path(dir_okay=False, path_type=Path),
               help="A .png, or an .html with everything in it.")  # fmt: skip

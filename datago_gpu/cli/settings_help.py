@@ -1,0 +1,78 @@
+"""The help of commands whose flags are settings: a section for each record of settings, with types and defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import NoneType
+from typing import Any
+
+import click
+import msgspec
+
+from datago_gpu.cli.flags import SECTIONS, Setting, members, setting_of
+
+__all__ = ["SettingsCommand"]
+
+_LINE = 112
+"""Letters, where the terminal has room for so many."""
+_TYPES: dict[Any, str] = {int: "INTEGER", float: "NUMBER", str: "TEXT", tuple: "R,G,B"}
+
+
+class SettingsCommand(click.Command):
+    """A command whose `--help` tells its settings in sections. A flag that several sources share stands at each."""
+
+    def get_help(self, ctx: click.Context) -> str:
+        """Returns the help, as wide as the terminal up to _LINE letters."""
+        ctx.max_content_width = _LINE
+        return super().get_help(ctx)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes the command's own options first, then the settings."""
+        flags = {param.name: param for param in self.params if isinstance(param, Setting)}
+        own = [param.get_help_record(ctx) for param in self.get_params(ctx) if not isinstance(param, Setting)]
+        with formatter.section("Options"):
+            formatter.write_dl([record for record in own if record and record[1]])
+        for title, section, kind in SECTIONS:
+            texts, fields = _texts(kind), msgspec.structs.fields(kind)
+            given = [(flag, field) for field in fields if (flag := setting_of(flags, section, field))]
+            with formatter.section(title):
+                formatter.write_dl([(_usage(flag), _told(texts[field.name], field)) for flag, field in given])
+
+
+def _usage(flag: Setting) -> str:
+    """The flag, and what it takes."""
+    if flag.is_flag:
+        return f"{flag.opts[0]} / {flag.secondary_opts[0]}"
+    kinds = [_TYPES.get(each, str(each)) for each in members(flag.wanted) if each not in (NoneType, "")]
+    return f"{flag.opts[0]} {'NAME,NAME' if flag.separator == ',' else '|'.join(dict.fromkeys(kinds))}"
+
+
+def _told(text: str, field: msgspec.structs.FieldInfo) -> str:
+    """What the setting means, and its default where the text does not say that."""
+    text = text[:1].upper() + text[1:]
+    if field.required or field.default in (None, ""):
+        return text
+    shown = {True: "yes", False: "no"}[field.default] if isinstance(field.default, bool) else field.default
+    return f"{text} [default: {shown}]"
+
+
+def _texts(kind: type[msgspec.Struct]) -> dict[str, str]:
+    """Setting -> its text, from the class's own documentation."""
+    texts: dict[str, str] = {}
+    for name, line in _described_lines(kind):
+        texts[name] = f"{texts[name]} {line}" if name in texts else line
+    return texts
+
+
+def _described_lines(kind: type[msgspec.Struct]) -> Iterator[tuple[str, str]]:
+    """Yields the lines of "Attributes:", each with the setting that it belongs to."""
+    name = ""
+    for line in (kind.__doc__ or "").partition("Attributes:")[2].splitlines():
+        text = line.strip()
+        indent = len(line) - len(line.lstrip())
+        if text and indent < 8:  # what stands behind the list
+            return
+        if indent == 8:
+            name, _, text = text.partition(": ")
+        if text:
+            yield name, text
