@@ -16,6 +16,7 @@ from msgspec import Meta, Struct
 from datago_gpu.config_file import read_config
 from datago_gpu.errors import ConfigError
 from datago_gpu.geometry import BucketTable
+from datago_gpu.local_paths import plain_path
 from datago_gpu.redact import redacted
 from datago_gpu.settings import Count, Names, Natural, Settings, fields_of, named_key, plain
 from datago_gpu.shard_config import WebDatasetSource
@@ -374,8 +375,12 @@ class LoaderConfig(Settings, frozen=True, kw_only=True):
         return self.anchored().with_source(rank=rank, world_size=world_size)
 
     def absolute(self, path: str) -> str:
-        """`path`, which may be relative to `base_folder`. Raises ConfigError where that could not be told."""
+        """The path that `path` means: it may be relative to `base_folder`, begin with `~`, or hold variables.
+
+        Raises ConfigError where that could not be told.
+        """
         base = _anchor("") if self.base_folder is None else self.base_folder
+        path = plain_path(path, base)
         if not base and not os.path.isabs(path):
             raise ConfigError(
                 f"{path!r} is relative, and the working folder is gone, or its name is not UTF-8 text: "
@@ -432,7 +437,7 @@ def _home(key: object) -> str:
 def _anchor(folder: str) -> str:
     """The folder as an absolute path; empty where it is relative to a working folder that cannot be told."""
     try:
-        path = os.path.abspath(folder)
+        path = os.path.abspath(plain_path(folder, ""))
         path.encode()
     except (FileNotFoundError, UnicodeEncodeError):
         return ""

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from datago_gpu.errors import ConfigError
+from datago_gpu.local_paths import plain_path
 
 __all__ = ["Document", "read_config"]
 
@@ -51,7 +52,7 @@ def read_config(config: str | bytes | os.PathLike[str]) -> Document:
     if isinstance(config, bytes):
         return Document(_json(_decoded(config, "the config"), "the config"))
     if isinstance(config, os.PathLike) or config.strip().lower().endswith(_ENDINGS):
-        return _file(os.fsdecode(config))
+        return _file(plain_path(os.fsdecode(config), ""))
     return Document(_json(config, "the config"))
 
 

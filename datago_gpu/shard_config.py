@@ -24,10 +24,10 @@ class WebDatasetSource(Settings, frozen=True, kw_only=True):
     """Samples in tar shards, as the WebDataset convention has them: files that share a key, one behind the other.
 
     Attributes:
-        url: the shards: local paths (also with * and ?, or a folder), http(s), s3, gs, az or hf addresses, with brace
-            lists such as `train-{000000..001281}.tar`; several are separated by `::`, or a list. `@FILE` stands for the
-            lines of a local file. An address that does not end like a shard is asked for a listing: a prefix of a
-            bucket, or JSON over http(s).
+        url: the shards: local paths (also with *, ?, `~` and `$NAME`, or a folder), http(s), s3, gs, az or hf
+            addresses, with brace lists such as `train-{000000..001281}.tar`; several are separated by `::`, or a list.
+            `@FILE` stands for the lines of a local file. An address that does not end like a shard is asked for a
+            listing: a prefix of a bucket, or JSON over http(s).
         auth_token: sent as `Authorization: Bearer` to the http(s) origins that `url` names, and to no other.
         reference_image_type: which file of a sample is its image: its name behind the key, with or without the last
             extension ("png", "image.png", "image"). "" takes the first image.

@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta
 
+from datago_gpu.local_paths import FILE_SCHEME
 from datago_gpu.names import EXTENSIONS, Selection
 from datago_gpu.redact import redacted, shown_address
 from datago_gpu.settings import Count, Names, Natural, Settings, told, without_secrets
@@ -39,7 +40,8 @@ class FileSource(Settings, frozen=True, kw_only=True):
     """A folder of images, walked with its subfolders in the order of their names.
 
     Attributes:
-        root_path: the folder; or a prefix in object storage, such as `s3://bucket/photos`, in the store's own order.
+        root_path: the folder, in which `~`, `$NAME` and `${NAME}` mean what they mean in a shell, also as a file://
+            address; or a prefix in object storage, such as `s3://bucket/photos`, in the store's own order.
         random_sampling: true shuffles: each epoch is a full permutation that depends on `seed` and the epoch alone.
             The whole listing is read first (seconds for a million files).
         storage_options: for s3, gs and az: options of obstore such as {"endpoint": "http://localhost:9000"}; others
@@ -76,7 +78,7 @@ class FileSource(Settings, frozen=True, kw_only=True):
         if not self.root_path:
             return "source_config.root_path is empty: name a folder of images"
         scheme, slashes, _ = self.root_path.partition("://")
-        if slashes and f"{scheme}://" not in STORE_SCHEMES:
+        if slashes and f"{scheme.lower()}://" not in (FILE_SCHEME, *STORE_SCHEMES):
             return (f"source_config.root_path begins with {scheme}://, which holds no folder: "
                     f"a local folder or {', '.join(STORE_SCHEMES)} do")  # fmt: skip
         return None

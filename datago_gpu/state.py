@@ -6,7 +6,6 @@ the source; a state of either may lack settings that are younger than itself, wh
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from itertools import chain
 from typing import Any
@@ -16,9 +15,9 @@ import msgspec
 from datago_gpu.config import SOURCES, LoaderConfig
 from datago_gpu.errors import ConfigError
 from datago_gpu.feeder.wire import Resume
+from datago_gpu.local_paths import FILE_SCHEME
 from datago_gpu.settings import Settings, fields_of, separator_of
 from datago_gpu.shard_config import shown_shards
-from datago_gpu.source_config import STORE_SCHEMES
 
 __all__ = ["resume_from", "state_of"]
 
@@ -130,15 +129,12 @@ def _address(config: LoaderConfig, text: str) -> str:
     """A path, @FILE or address; braces in front may hold paths of any kind, and are left alone."""
     if text.startswith("@"):
         return "@" + _address(config, text[1:])
-    path = text.removeprefix("file://")
-    if "://" in path or path.startswith(("{", *STORE_SCHEMES)):
-        return path.rstrip("/")
-    if os.path.isabs(path):
-        return os.path.normpath(path)
+    if text.startswith("{") or ("://" in text and not text.lower().startswith(FILE_SCHEME)):
+        return text.rstrip("/")
     try:
-        return config.absolute(path)
+        return config.absolute(text)
     except ConfigError:
-        return path
+        return text
 
 
 def _differences(theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]:

@@ -15,6 +15,7 @@ from datago_gpu.decode.select import choose
 from datago_gpu.doctor.check import Check, within
 from datago_gpu.errors import ConfigError, DatagoError, SourceError
 from datago_gpu.loader import Loader
+from datago_gpu.local_paths import shown_with
 from datago_gpu.redact import shown_address
 from datago_gpu.sources import open_source
 from datago_gpu.sources.base import Position, SampleRef, Skipped, shown_path
@@ -94,9 +95,9 @@ def _where(config: LoaderConfig) -> str:
 async def _folder(config: LoaderConfig, source: FileSource, timeout_s: float) -> Check:
     """All images, or as many as can be counted in half of the time."""
     root, deadline = config.absolute(source.root_path), time.monotonic() + timeout_s / 2
-    images = folders = 0
+    shown, images, folders = shown_with(shown_path(root), source.root_path), 0, 0
     more, passed = "", PassedOver()
-    async with aclosing(walk(root, Patience(config.http_config), source.selection)) as listed:
+    async with aclosing(walk(root, shown, Patience(config.http_config), source.selection)) as listed:
         async for folder in listed:
             images, folders = images + len(folder.images), folders + bool(folder.images)
             passed.join(folder.passed_over)
@@ -107,9 +108,9 @@ async def _folder(config: LoaderConfig, source: FileSource, timeout_s: float) ->
         where = "1 folder" if folders == 1 else f"{folders:,} folders"
         told = passed.told(root)
         others = f"; passed over: {told}" if told else ""
-        return Check.ok("source", f"{more}{images:,} images in {where} below {root}{others}")
+        return Check.ok("source", f"{more}{images:,} images in {where} below {shown}{others}")
     return Check.fail(
-        "source", str(no_images(root, shown_path(root), source.selection, passed)), "look at source_config.root_path"
+        "source", str(no_images(root, shown, source.selection, passed)), "look at source_config.root_path"
     )
 
 

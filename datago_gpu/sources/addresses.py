@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from urllib.parse import unquote, urlsplit
 
-from datago_gpu.errors import SourceError
+from datago_gpu.errors import ConfigError, SourceError
+from datago_gpu.local_paths import FILE_SCHEME, plain_path
 from datago_gpu.redact import without_query
 from datago_gpu.shard_config import addresses_in
 from datago_gpu.sources.base import utf8_text
@@ -53,7 +54,9 @@ def _lines(path: str) -> Iterator[str]:
 
 def _local(text: str, absolute: Callable[[str], str]) -> list[str]:
     """One address with braces, and with wildcards where it is a path or in object storage."""
-    text = _local_path(_with_plain_scheme(text), absolute)
+    text = _with_plain_scheme(text)
+    if "://" not in text or text.startswith(FILE_SCHEME):
+        text = plain_path(text, _base(absolute))
     if "://" not in text and os.path.exists(absolute(text)):  # braces may be part of a name
         return _paths(text, absolute)
     found: list[str] = []
@@ -75,12 +78,12 @@ def _with_plain_scheme(address: str) -> str:
     return f"{scheme.lower()}://{rest}" if slashes and scheme.isalnum() else address
 
 
-def _local_path(address: str, absolute: Callable[[str], str]) -> str:
-    """The path that a file:// address means: percent-encoded as the standard has it, or as it stands if that exists."""
-    if not address.startswith("file://"):
-        return address
-    path = address.removeprefix("file://").removeprefix("localhost")
-    return path if os.path.exists(absolute(path)) else unquote(path)
+def _base(absolute: Callable[[str], str]) -> str:
+    """The folder in which relative paths begin; empty where it could not be told."""
+    try:
+        return absolute("")
+    except ConfigError:
+        return ""
 
 
 def _braces(text: str) -> list[str]:

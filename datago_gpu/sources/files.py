@@ -10,6 +10,7 @@ from contextlib import aclosing
 from datago_gpu.config import FileSource, LoaderConfig
 from datago_gpu.errors import SourceError
 from datago_gpu.eventloop import call_in_thread
+from datago_gpu.local_paths import shown_with
 from datago_gpu.names import Selection
 from datago_gpu.sources.base import Position, Refs, SampleRef, shown_path, utf8_text
 from datago_gpu.sources.folders import Listed, walk
@@ -30,6 +31,7 @@ class Files:
     def __init__(self, config: LoaderConfig) -> None:
         assert isinstance(config.source_config, FileSource)
         self._root = config.absolute(config.source_config.root_path)
+        self._shown = shown_with(shown_path(self._root), config.source_config.root_path)
         self._shuffled = config.source_config.random_sampling
         self._shuffle = Shuffle(config, config.source_config.rank_split)
         self._selection = config.source_config.selection
@@ -76,17 +78,17 @@ class Files:
     async def _walk(self) -> AsyncGenerator[Listed, None]:
         """Yields what each folder holds. Raises SourceError where none holds an image."""
         images, passed = 0, PassedOver()
-        async with aclosing(walk(self._root, self._patience, self._selection)) as folders:
+        async with aclosing(walk(self._root, self._shown, self._patience, self._selection)) as folders:
             async for folder in folders:
                 images += len(folder.images)
                 passed.join(folder.passed_over)
                 yield folder
         self._passed_over = passed
         if not images:
-            raise no_images(self._root, shown_path(self._root), self._selection, passed)
+            raise no_images(self._root, self._shown, self._selection, passed)
         if not self._is_noted:
             self._is_noted = True
-            noted(passed, self._root, shown_path(self._root))
+            noted(passed, self._root, self._shown)
 
     def _ref(self, index: int, path: str) -> SampleRef:
         return SampleRef(index, utf8_text(os.path.relpath(path, self._root)), source="filesystem", path=path)

@@ -43,10 +43,11 @@ class _Entries(NamedTuple):
     passed_over: PassedOver
 
 
-async def walk(root: str, patience: Patience, selection: Selection) -> AsyncGenerator[Listed, None]:
+async def walk(root: str, shown: str, patience: Patience, selection: Selection) -> AsyncGenerator[Listed, None]:
     """Yields what each folder holds, when it is its turn. Raises SourceError where the root cannot be read.
 
-    selection: which files count as images, and whether links are followed. The root itself may be hidden or a link.
+    shown: the root for messages. selection: which files count as images, and whether links are followed. The root
+    itself may be hidden, or a link.
     """
     trees = _Trees(root)
     waiting = [(root, trees.root)]
@@ -56,7 +57,7 @@ async def walk(root: str, patience: Patience, selection: Selection) -> AsyncGene
             entries = await call_in_thread(None, patience, partial(_entries, folder, selection))
         except OSError as error:
             if folder == root:
-                raise SourceError(f"cannot list {shown_path(root)}: {error.strerror}; check root_path") from error
+                raise SourceError(f"cannot list {shown}: {error.strerror}; check root_path") from error
             skipped = Skipped(-1, "", shown_path(folder), "unreadable-folder", str(error.strerror))
             yield Listed([], PassedOver(), skipped)
             continue
