@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta, Struct
@@ -18,9 +18,12 @@ from datago_gpu.errors import ConfigError
 from datago_gpu.geometry import BucketTable
 from datago_gpu.local_paths import plain_path
 from datago_gpu.redact import redacted
-from datago_gpu.settings import Count, Names, Natural, Settings, fields_of, named_key, plain
+from datago_gpu.settings import Count, Names, Natural, Settings, fields_of, named_key, plain, told, without_secrets
 from datago_gpu.shard_config import WebDatasetSource
 from datago_gpu.source_config import DataroomSource, FileSource
+
+if TYPE_CHECKING:
+    from datago_gpu.proxies import Proxy
 
 __all__ = [
     "SOURCES",
@@ -157,7 +160,12 @@ class HttpConfig(Settings, frozen=True, kw_only=True):
             `deny_hosts` and link-local addresses, where clouds keep credentials; those are allowed only by an entry
             here.
         deny_hosts: hosts that are never asked, in the same form. A host is looked at by its name and by the addresses
-            that it resolves to, also behind a redirect.
+            that it resolves to, also behind a redirect. By way of a proxy, which resolves names by itself, by its name
+            alone.
+        trust_env: true uses the proxies that the environment names, as most programs do: HTTP_PROXY, HTTPS_PROXY,
+            ALL_PROXY, and NO_PROXY for hosts that are asked directly. Loopback addresses always are.
+        proxy: the proxy for http, https and object storage, before those of the environment, such as
+            "http://proxy.example:3128" or "http://NAME:PASSWORD@proxy.example:3128". NO_PROXY holds for it, too.
     """
 
     place: ClassVar[str] = "http_config."
@@ -174,8 +182,14 @@ class HttpConfig(Settings, frozen=True, kw_only=True):
     max_page_mb: Count = 64
     allow_hosts: Names = ""
     deny_hosts: Names = ""
+    trust_env: bool = True
+    proxy: str = ""
 
     def _problem(self) -> str | None:
+        try:
+            self._proxy  # noqa: B018 - it is read to be checked
+        except ValueError as problem:
+            return str(problem)
         for name in ("allow_hosts", "deny_hosts"):
             if entries := getattr(self, name):
                 from datago_gpu.host_policy import HostPolicy  # `import datago_gpu` can do without
@@ -185,6 +199,24 @@ class HttpConfig(Settings, frozen=True, kw_only=True):
                 except ValueError as problem:
                     return f"http_config.{name}: {problem}"
         return None
+
+    def redacted(self, text: str) -> str:
+        """`text` with *** for the password of the proxy, should it be there."""
+        return without_secrets(text, self._proxy.secrets if self._proxy else ())
+
+    def __repr__(self) -> str:
+        return f"HttpConfig({', '.join(f'{name}={value!r}' for name, value in self.__rich_repr__())})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        """What rich prints, in tracebacks too: what was set, less what is secret."""
+        return told(self, proxy=self._proxy.address if self._proxy else "")
+
+    @property
+    def _proxy(self) -> Proxy | None:
+        """What `proxy` means. Raises ValueError where it cannot be used."""
+        from datago_gpu.proxies import SETTING, parsed_proxy
+
+        return parsed_proxy(self.proxy, SETTING) if self.proxy.strip() else None
 
 
 class DecodeConfig(Settings, frozen=True, kw_only=True):
@@ -390,7 +422,7 @@ class LoaderConfig(Settings, frozen=True, kw_only=True):
 
     def redacted(self, text: str) -> str:
         """`text` with *** for the API key and other secrets, should they be there."""
-        source = self.source_config
+        source, text = self.source_config, self.http_config.redacted(text)
         return redacted(text, source.key) if isinstance(source, DataroomSource) else source.redacted(text)
 
     def with_source(self, **changes: Any) -> LoaderConfig:

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import re
+import socket
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
-__all__ = ["ForbiddenHost", "HostPolicy"]
+__all__ = ["ForbiddenHost", "HostPolicy", "Network", "address_of", "ascii_name", "within"]
 
-_Address = IPv4Address | IPv6Address
-_Network = IPv4Network | IPv6Network
+Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
 
-_REFUSED_BY_DEFAULT: tuple[_Network, ...] = (
+_REFUSED_BY_DEFAULT: tuple[Network, ...] = (
     IPv4Network("169.254.0.0/16"),  # link-local: AWS, Google, Azure and others keep a machine's credentials there
     IPv6Network("fe80::/10"),  # link-local
     IPv6Network("fd00:ec2::254/128"),  # AWS, over IPv6
     IPv4Network("100.100.100.200/32"),  # Alibaba
 )
 _NAT64 = IPv6Network("64:ff9b::/96")
+_LIKE_A_NUMBER = re.compile(r"[0-9a-fx.]*[0-9a-f]", re.IGNORECASE)
 _NAME = re.compile(r"(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 
 
@@ -39,15 +41,20 @@ class HostPolicy:
         self._denied_names, self._denied_networks = _parsed(deny)
         self._everything = not (self._allowed_names or self._allowed_networks)
 
-    def check(self, host: str) -> None:
-        """Look at the host of an address. Raises ForbiddenHost. A name is looked at again when it is resolved."""
-        address = _address(host)
-        if address is not None:
-            self.permitted(host, [host])
+    def check(self, host: str, *, by_proxy: bool = False) -> None:
+        """Look at the host of an address. Raises ForbiddenHost. A name is looked at again when it is resolved.
+
+        by_proxy: the name is resolved by a proxy, so that nothing here sees where it leads. Then a name has to be
+        allowed by itself, and a number that a proxy may take for an address ("0x7f000001") is one.
+        """
+        number = _number_as_address(host) if by_proxy else None
+        if number or address_of(host) is not None:
+            self.permitted(host, [number or host])
         elif _matches(host, self._denied_names):
             raise ForbiddenHost(f"{host} is in http_config.deny_hosts")
-        elif not (self._everything or self._allowed_networks or _matches(host, self._allowed_names)):
-            raise ForbiddenHost(f"{host} is not in http_config.allow_hosts")
+        elif not (self._everything or (self._allowed_networks and not by_proxy) or _matches(host, self._allowed_names)):
+            why = ", and where it leads is known to the proxy only" if by_proxy and self._allowed_networks else ""
+            raise ForbiddenHost(f"{host} is not in http_config.allow_hosts{why}")
 
     def permitted(self, host: str, addresses: Iterable[str]) -> list[str]:
         """Those of the addresses of `host` that may be asked. Raises ForbiddenHost where none may be."""
@@ -65,19 +72,19 @@ class HostPolicy:
 
     def _refusal(self, text: str, *, by_name: bool) -> str:
         """Why an address may not be asked; empty where it may be."""
-        address = _address(text)
+        address = address_of(text)
         if address is None:
             return "not an IP address"
-        if _within(address, self._denied_networks):
+        if within(address, self._denied_networks):
             return "it is in http_config.deny_hosts"
-        if _within(address, self._allowed_networks):
+        if within(address, self._allowed_networks):
             return ""
-        if _within(address, _REFUSED_BY_DEFAULT):
+        if within(address, _REFUSED_BY_DEFAULT):
             return "link-local addresses are refused unless http_config.allow_hosts names them"
         return "" if by_name else "it is not in http_config.allow_hosts"
 
 
-def _parsed(entries: str) -> tuple[list[str], list[_Network]]:
+def _parsed(entries: str) -> tuple[list[str], list[Network]]:
     names, networks = [], []
     for entry in filter(None, (each.strip().lower() for each in entries.split(","))):
         try:
@@ -85,7 +92,7 @@ def _parsed(entries: str) -> tuple[list[str], list[_Network]]:
             continue
         except ValueError:
             pass
-        name = _ascii(entry)
+        name = ascii_name(entry)
         if not _NAME.fullmatch(name) or name.replace(".", "").isdigit():
             raise ValueError(f"{entry!r} is neither a host's name, such as 'example.org' or '*.example.org', nor an "
                              "address or a network, such as '10.0.0.0/8'")  # fmt: skip
@@ -93,7 +100,7 @@ def _parsed(entries: str) -> tuple[list[str], list[_Network]]:
     return names, networks
 
 
-def _ascii(name: str) -> str:
+def ascii_name(name: str) -> str:
     """A name as addresses have it: without a dot at its end, letters beyond ASCII encoded."""
     name = name.rstrip(".")
     try:
@@ -103,11 +110,11 @@ def _ascii(name: str) -> str:
 
 
 def _matches(host: str, names: list[str]) -> bool:
-    host = _ascii(host.lower())
+    host = ascii_name(host.lower())
     return any(host.endswith(name[1:]) if name.startswith("*.") else host == name for name in names)
 
 
-def _address(host: str) -> _Address | None:
+def address_of(host: str) -> Address | None:
     """The address that `host` is; None for a name. An IPv4 address inside an IPv6 one counts as itself."""
     try:
         address = ip_address(host.strip("[]").partition("%")[0])
@@ -121,5 +128,15 @@ def _address(host: str) -> _Address | None:
     return address
 
 
-def _within(address: _Address, networks: Iterable[_Network]) -> bool:
+def _number_as_address(host: str) -> str | None:
+    """The IPv4 address that a resolver may see in numbers, such as "2130706433", "0x7f.1" or "0177.0.0.1"."""
+    if not _LIKE_A_NUMBER.fullmatch(host.rstrip(".")):
+        return None
+    try:
+        return socket.inet_ntoa(socket.inet_aton(host.rstrip(".")))
+    except OSError:
+        return None
+
+
+def within(address: Address, networks: Iterable[Network]) -> bool:
     return any(address in network for network in networks)

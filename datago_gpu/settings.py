@@ -124,7 +124,7 @@ def shown(name: str, value: Any) -> str:
         if not isinstance(value, str):
             return f"a {type(value).__name__}"  # it may hold a password
         value = "::".join(shown_address(each) for each in value.split("::"))
-    return "***" if name in ("api_key", "auth_token", "storage_options") else repr(value)
+    return "***" if name in ("api_key", "auth_token", "storage_options", "proxy") else repr(value)
 
 
 def told(settings: Settings, **shown: Any) -> list[tuple[str, Any]]:

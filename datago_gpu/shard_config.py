@@ -11,7 +11,7 @@ from msgspec import Meta
 
 from datago_gpu.redact import shown_address
 from datago_gpu.settings import Count, Names, Natural, Settings, told, without_secrets
-from datago_gpu.source_config import Kind, RankSplit, names_in
+from datago_gpu.source_config import Kind, RankSplit, endpoint_problem, names_in
 
 __all__ = ["KeyDots", "WebDatasetSource", "addresses_in", "part_names", "shown_shards"]
 
@@ -91,7 +91,7 @@ class WebDatasetSource(Settings, frozen=True, kw_only=True):
         if unknown:
             return (f"source_config.optional names {', '.join(map(repr, unknown))}, "
                     "which is not among masks, additional_images and latents")  # fmt: skip
-        return None
+        return endpoint_problem(self.storage_options)
 
     @property
     def parts(self) -> dict[str, Kind]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta
@@ -13,11 +14,24 @@ from datago_gpu.names import EXTENSIONS, Selection
 from datago_gpu.redact import redacted, shown_address
 from datago_gpu.settings import Count, Names, Natural, Settings, told, without_secrets
 
-__all__ = ["STORE_SCHEMES", "DataroomSource", "FileSource", "Kind", "RankSplit", "kind_of", "names_in"]
+__all__ = [
+    "ENDPOINT_HINT",
+    "STORE_SCHEMES",
+    "DataroomSource",
+    "FileSource",
+    "Kind",
+    "RankSplit",
+    "endpoint_problem",
+    "is_endpoint",
+    "kind_of",
+    "names_in",
+]
 
 
 STORE_SCHEMES = ("s3://", "gs://", "az://", "abfs://", "abfss://")
 """What addresses in object storage begin with."""
+
+ENDPOINT_HINT = "http://HOST:PORT or https://HOST:PORT is what it should be"
 
 Kind = Literal["mask", "image", "latent"]
 RankSplit = Literal["shuffled", "listed"]
@@ -34,6 +48,22 @@ def kind_of(name: str, *, is_mask: bool) -> Kind:
 def names_in(*lists: str) -> list[str]:
     """The names of comma-separated lists, each once."""
     return list(dict.fromkeys(name.strip() for text in lists for name in text.split(",") if name.strip()))
+
+
+def is_endpoint(name: str) -> bool:
+    """Whether an option of object storage names the server to ask."""
+    return name.lower().removeprefix("aws_").removeprefix("azure_").removeprefix("google_") in (
+        *("endpoint", "endpoint_url", "endpoint_url_s3", "storage_endpoint", "base_url"),
+    )
+
+
+def endpoint_problem(options: Mapping[str, str]) -> str | None:
+    """What is wrong with the endpoint among the options of object storage, in words. Its value is not told."""
+    for name, value in options.items():
+        if is_endpoint(name) and not value.strip().lower().startswith(("http://", "https://")):
+            return (f"source_config.storage_options: {name} must begin with http:// or https://: "
+                    f"{ENDPOINT_HINT}")  # fmt: skip
+    return None
 
 
 class FileSource(Settings, frozen=True, kw_only=True):
@@ -81,7 +111,7 @@ class FileSource(Settings, frozen=True, kw_only=True):
         if slashes and f"{scheme.lower()}://" not in (FILE_SCHEME, *STORE_SCHEMES):
             return (f"source_config.root_path begins with {scheme}://, which holds no folder: "
                     f"a local folder or {', '.join(STORE_SCHEMES)} do")  # fmt: skip
-        return None
+        return endpoint_problem(self.storage_options)
 
     @property
     def is_stored(self) -> bool:

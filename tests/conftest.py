@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +21,8 @@ settings.load_profile("suite")
 @pytest.fixture(autouse=True)
 def _no_ambient_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the machine that runs the tests has in its environment must not change them."""
-    for name in ("RANK", "WORLD_SIZE", "DATAROOM_API_URL", "DATAROOM_API_KEY"):
+    names = ["RANK", "WORLD_SIZE", "DATAROOM_API_URL", "DATAROOM_API_KEY"]
+    for name in (*names, *(name for name in os.environ if name.lower().endswith("_proxy"))):
         monkeypatch.delenv(name, raising=False)
 
 

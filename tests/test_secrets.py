@@ -213,7 +213,7 @@ def test_a_wrong_key(tmp_path: Path, evidence: Evidence) -> None:
 def test_a_server_that_is_down(evidence: Evidence) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         address = f"http://127.0.0.1:{closed.getsockname()[1]}/api/"
-    assert "connection after 2 tries" in run(settings(address), evidence, SourceError)
+    assert "cannot connect to the server: Connection refused (2 tries)" in run(settings(address), evidence, SourceError)
 
 
 TOKEN = f"Token {KEY}"

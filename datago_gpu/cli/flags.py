@@ -44,6 +44,7 @@ NOT_FLAGS = {
     "api_key",
     "auth_token",
     "storage_options",
+    "proxy",
 }
 """A key on a command line is seen by every user of the machine: it comes by the environment or the JSON file."""
 

@@ -35,10 +35,12 @@ class Undecodable(Exception):
     """The payload is no image that can be shown.
 
     reason: "empty", "unknown-format", "too-many-pixels" or "undecodable". detail: what was found, or what Pillow said.
+    The text is for a sample that is counted as "undecodable", and does not say that word again.
     """
 
     def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(f"{reason}: {detail}" if detail else reason)
+        said = [] if reason == "undecodable" and detail else [reason]
+        super().__init__(": ".join([*said, *([detail] if detail else [])]))
         self.reason, self.detail = reason, detail
 
 

@@ -37,7 +37,7 @@ def with_pixels(
         try:
             pixels = render(payload, region, orientation, target, draft=False, max_pixels=max_pixels, mask=mask)
         except Undecodable as final:
-            failures[index] = f"undecodable: DALI says {problem}; Pillow says {final.detail or final.reason}"
+            failures[index] = f"DALI says {problem}; Pillow says {final.detail or final.reason}"
             continue
         changed.payloads[index] = np.frombuffer(as_ppm(pixels), np.uint8)
         changed.sizes[index] = pixels.height, pixels.width

@@ -1,7 +1,8 @@
 """What is missing or too small on this machine, and what to do about it.
 
 `machine.py` looks at limits and packages, `gpu.py` at the driver and the libraries of the GPU path, `decoding.py`
-decodes a picture, `source.py` tries the source of a config. Each check is one `Check`; none raises, none hangs.
+decodes a picture, `network.py` looks for proxies, `source.py` tries the source of a config. Each check is one `Check`;
+none raises, none hangs.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 from datago_gpu.config import LoaderConfig
 from datago_gpu.doctor import decoding, gpu, machine, source
 from datago_gpu.doctor.check import Check
+from datago_gpu.doctor.network import proxy_check
 from datago_gpu.errors import ConfigError
 
 __all__ = ["Check", "examine"]
@@ -35,6 +37,7 @@ def examine(
     for check in gpu.checks(wanted=device.startswith("cuda")):
         yield replace(check, state="warn") if on_cpu and check.state == "fail" else check
     yield from decoding.checks(device, backend, timeout_s)
+    yield proxy_check(config)
     if problem is not None:
         yield Check.fail("settings", problem, _NOT_SETTINGS)
     if config is not None:

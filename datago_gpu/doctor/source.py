@@ -13,9 +13,11 @@ import msgspec
 from datago_gpu.config import DataroomSource, FileSource, HttpConfig, LoaderConfig, WebDatasetSource
 from datago_gpu.decode.select import choose
 from datago_gpu.doctor.check import Check, within
+from datago_gpu.doctor.network import way
 from datago_gpu.errors import ConfigError, DatagoError, SourceError
 from datago_gpu.loader import Loader
 from datago_gpu.local_paths import shown_with
+from datago_gpu.proxies import Proxies
 from datago_gpu.redact import shown_address
 from datago_gpu.sources import open_source
 from datago_gpu.sources.base import Position, SampleRef, Skipped, shown_path
@@ -23,6 +25,7 @@ from datago_gpu.sources.failure import HttpFailure
 from datago_gpu.sources.files import no_images
 from datago_gpu.sources.folders import walk
 from datago_gpu.sources.local import Patience
+from datago_gpu.sources.pages import Entry
 from datago_gpu.sources.passed_over import PassedOver
 
 __all__ = ["checks"]
@@ -86,7 +89,7 @@ def _reached(config: LoaderConfig, timeout_s: float) -> Iterator[Check]:
 def _where(config: LoaderConfig) -> str:
     source = config.source_config
     if isinstance(source, DataroomSource):
-        return "check source_config.api_url (or DATAROOM_API_URL), and the network (no proxy is used)"
+        return "check source_config.api_url (or DATAROOM_API_URL), and the network, of which the line 'proxy' tells"
     if isinstance(source, WebDatasetSource):
         return "check source_config.url, auth_token and the network"
     return "check source_config.root_path, and that this user may read it"
@@ -138,7 +141,16 @@ async def _dataroom(config: LoaderConfig, source: DataroomSource) -> list[Check]
     if not page.results:
         empty = Check.fail("source", f"{address} answers, and no image passes the filters", "loosen the filters")
         return [empty, key]
-    return [Check.ok("source", f"{address} answers, and {says}"), key]
+    first = page.results[0]
+    payload = api.payload_address(first.image_direct_url or "") if isinstance(first, Entry) else None
+    return [Check.ok("source", f"{address} answers, and {says}"), key, *_payloads(payload, config)]
+
+
+def _payloads(address: str | None, config: LoaderConfig) -> Iterator[Check]:
+    """How the host that has the first payload is asked, where there is a proxy."""
+    proxies = Proxies(config.http_config.proxy, trust_env=config.http_config.trust_env)
+    if proxies and address:
+        yield Check.ok("proxy of payloads", way(address, proxies))
 
 
 async def _first_listed(config: LoaderConfig) -> Check:

@@ -20,7 +20,8 @@ T = TypeVar("T")
 _ACCESS = frozenset(
     (
         *("missing", "unreadable", "unreadable-folder", "no-url"),
-        *("connection", "timeout", "tls", "redirect", "protocol", "cut-short", "forbidden-host"),
+        *("connection", "timeout", "tls", "redirect", "protocol", "proxy", "cut-short"),
+        "forbidden-host",
     )
 )
 """Reasons that concern access, not content. So does every http-4xx and http-5xx."""

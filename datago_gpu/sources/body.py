@@ -64,7 +64,7 @@ class Body:
             self._total = response.content_length
             self._encoding = headers.get("Content-Encoding", "")
         if self._total is not None and self._total > self._max_bytes:
-            raise Unreadable("too-large", f"{self._total} bytes, {self._max_bytes} are allowed")
+            raise Unreadable("too-large", f"a body of {self._total} bytes, {self._max_bytes} are allowed")
         if self._encoding and self._encoding.lower() not in (_PLAIN | _COMPRESSED if self.compressed else _PLAIN):
             raise Unreadable("encoding", f"compressed as {word(self._encoding)!r}, which was not asked for")
         return self.size
@@ -90,7 +90,7 @@ class Body:
             blocks.append(block)
             self.size += len(block)
             if self.size > self._max_bytes:
-                raise Unreadable("too-large", f"more than the {self._max_bytes} bytes that are allowed")
+                raise Unreadable("too-large", f"a body of more than the {self._max_bytes} bytes that are allowed")
             if need and self.size > self._granted:
                 await self._ask(need, min(2 * self.size, self._max_bytes))
         if self._total is not None and self.size != self._total:

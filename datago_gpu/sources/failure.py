@@ -4,9 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from datago_gpu.proxies import Proxy
 from datago_gpu.redact import printable
 
-__all__ = ["DOWN_AFTER", "HttpFailure", "Try", "Unreadable", "means_down"]
+__all__ = [
+    "DOWN_AFTER",
+    "TRUST_HINT",
+    "WORTH_RETRYING",
+    "HttpFailure",
+    "Try",
+    "Unreadable",
+    "means_down",
+    "refusal_of_proxy",
+]
 
 DOWN_AFTER = 16
 """Failed tries in a row, of more than one URL, after which one that is given up means that the server is down."""
@@ -14,17 +24,21 @@ DOWN_AFTER = 16
 Try = tuple[float, int]
 """When it failed, in seconds of the loop's clock, and a number that stands for its URL."""
 
-_SERVER_IS_SILENT = frozenset(("connection", "timeout", "tls", "protocol"))
+TRUST_HINT = "SSL_CERT_FILE names a file of the authorities to trust, such as those of your own network"
+WORTH_RETRYING = frozenset((408, 425, 429))
+"""Statuses below 500 after which another try may help."""
+
+_SERVER_IS_SILENT = frozenset(("connection", "timeout", "tls", "protocol", "proxy"))
 
 
 class HttpFailure(Exception):
     """One URL could not be had.
 
     url: without query. reason: a short fixed word: "http-404" (any status), "timeout", "connection", "cut-short",
-    "too-large", "redirect", "bad-url", "forbidden-host", "tls", "protocol", "encoding" or "closed". detail: in words,
-    with control characters as escapes. status: of the answer, 0 without one. tries: requests made for it. text: the
-    beginning of an error's body, as the server sent it. row: the latest of all tries that have failed on its server
-    since that has answered any. down: by these, it has stopped answering.
+    "too-large", "redirect", "bad-url", "forbidden-host", "tls", "protocol", "proxy", "encoding" or "closed". detail: in
+    words, with control characters as escapes. status: of the answer, 0 without one. tries: requests made for it.
+    text: the beginning of an error's body, as the server sent it. row: the latest of all tries that have failed on its
+    server since that has answered any. down: by these, it has stopped answering.
     """
 
     def __init__(
@@ -46,8 +60,12 @@ class HttpFailure(Exception):
         self.transient, self.retry_after_s = transient, retry_after_s
 
     def __str__(self) -> str:
-        tries = f" after {self.tries} tries" if self.tries > 1 else ""
-        return f"{self.url}: {self.reason}{tries}" + (f" ({self.detail})" if self.detail else "")
+        tries = f"{self.tries} tries" if self.tries > 1 else ""
+        if self.detail and not self.reason.startswith("http-"):
+            what, notes = self.detail, tries
+        else:
+            what, notes = self.reason, ", ".join(filter(None, (self.detail, tries)))
+        return f"{self.url}: {what}" + (f" ({notes})" if notes else "")
 
     def __repr__(self) -> str:
         return f"HttpFailure({str(self)!r})"
@@ -69,3 +87,19 @@ class Unreadable(Exception):
 def means_down(row: Collection[Try]) -> bool:
     """Whether a server is down that has answered none of these tries, and no other since the first of them."""
     return len(row) >= DOWN_AFTER and len({url for _, url in row}) > 1
+
+
+def refusal_of_proxy(status: int, words: str, host: str, proxy: Proxy) -> HttpFailure:
+    """Why a proxy lets nothing through to a host. The failure has no status: that of a server means other things.
+
+    status, words: what the proxy answered; 0 where that is not known.
+    """
+    if status == 407:
+        what = "refuses the name and the password" if proxy.login else "wants a name and a password"
+        way_out = f"http://NAME:PASSWORD@HOST:PORT in {proxy.place} gives them"
+    else:
+        said = f": {status} {words}".rstrip() if status else ""
+        what = f"lets no request through to {host}{said}"
+        way_out = proxy.way_out
+    transient = status >= 500 or status in WORTH_RETRYING
+    return HttpFailure("proxy", f"the proxy {proxy} {what}; {way_out}", transient=transient)

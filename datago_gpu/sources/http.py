@@ -16,8 +16,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import socket
-import ssl
 from collections import deque
 from collections.abc import Awaitable, Callable, Container, Coroutine, Mapping
 from functools import partial
@@ -25,21 +23,21 @@ from typing import Any, NoReturn, Self, TypeVar
 from urllib.parse import urljoin
 
 import aiohttp
-from aiohttp import ClientTimeout, ThreadedResolver, hdrs
-from aiohttp.abc import ResolveResult
+from aiohttp import ClientTimeout, hdrs
 from msgspec import Struct
 from yarl import URL
 
 from datago_gpu.config import HttpConfig
-from datago_gpu.host_policy import ForbiddenHost, HostPolicy
+from datago_gpu.host_policy import ForbiddenHost
 from datago_gpu.redact import without_query, word
 from datago_gpu.sources.base import Need
 from datago_gpu.sources.body import Body
 from datago_gpu.sources.failure import DOWN_AFTER, HttpFailure, Try, Unreadable, means_down
 from datago_gpu.sources.local import exhausted
-from datago_gpu.sources.retry_after import ComeBack, retry_after_s
+from datago_gpu.sources.retry_after import ComeBack
+from datago_gpu.sources.routes import Routes
 from datago_gpu.sources.stream import Flow
-from datago_gpu.sources.transport import meaning_of
+from datago_gpu.sources.transport import meaning_of, refusal_of
 from datago_gpu.sources.watch import Connector, Watch, Watchman
 
 __all__ = ["Counters", "HttpClient", "HttpFailure", "Response", "origin_of", "without_query"]
@@ -48,7 +46,6 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 _MAX_REDIRECTS = 5
 _REDIRECTS = frozenset((301, 302, 303, 307, 308))
-_WORTH_RETRYING = frozenset((408, 425, 429))
 _FIRST_BACKOFF_S = 0.5
 _ERROR_TEXT_BYTES = 16 * 1024
 """How much of an error's body is read, for its message and to keep the connection."""
@@ -80,8 +77,8 @@ class Counters(Struct):
 class HttpClient:
     """A pool of connections for GET. To be made, used and closed within one running event loop.
 
-    No cookies are kept, no proxy or netrc of the environment is used. Names are looked up anew after a failed
-    connection and at the latest after 10 s.
+    No cookies are kept, and no .netrc is read. Names are looked up anew after a failed connection and at the latest
+    after 10 s. Raises ConfigError where the proxy of the settings cannot be used.
     """
 
     def __init__(self, config: HttpConfig) -> None:
@@ -90,22 +87,24 @@ class HttpClient:
         """Tasks that wait before they try again, or for memory."""
         self._failed_in_a_row: dict[str, deque[Try]] = {}
         self._config = config
-        self._policy = HostPolicy(config.allow_hosts, config.deny_hosts)
+        self._routes = Routes(config)
+        self._answered: set[str] = set()
+        """Servers that have given any answer."""
         self._loop = asyncio.get_running_loop()
         self._come_back = ComeBack(config.max_retry_after_s, self._loop)
         self._connector = Connector(
             limit=2 * config.concurrent_downloads + _SPARE_CONNECTIONS,
             ttl_dns_cache=_DNS_TTL_S,
-            resolver=_Resolver(config.connect_timeout_s, self._policy),
+            resolver=self._routes.resolver,
+            tunnel_timeout_s=config.connect_timeout_s,
         )
-        self._tls_context: ssl.SSLContext | None = None
         self._watchman = Watchman(config, self._connector, self._loop)
         self._session = aiohttp.ClientSession(
             connector=self._connector,
             timeout=ClientTimeout(total=None, sock_connect=config.connect_timeout_s),  # Watch does the rest
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,  # Body does it, where the size is bounded
-            trust_env=False,
+            trust_env=False,  # Routes reads the environment, once
             max_line_size=_HEADER_BYTES,
             max_field_size=_HEADER_BYTES,
             headers={hdrs.ACCEPT_ENCODING: "identity", hdrs.USER_AGENT: "datago-gpu"},  # and Accept: */* by itself
@@ -156,7 +155,7 @@ class HttpClient:
 
     async def _patiently(self, url: str, attempt: Callable[[URL, Watch], Awaitable[T]], flow: Flow | None = None) -> T:
         """Try until it works, or cannot any more. Raises HttpFailure."""
-        target = self._checked(url)
+        target = self._routes.checked(url)
         tries, told_s = 0, 0.0
         while True:
             if flow is not None and flow.advanced():
@@ -164,9 +163,9 @@ class HttpClient:
             tries, out_of_files = tries + 1, None
             told_s += await self._wait_as_told(target, told_s)
             try:
-                with Watch(self._watchman, endless=flow is not None) as watch:
+                with (watch := Watch(self._watchman, target, endless=flow is not None)):
                     return await attempt(target, watch)
-                failure = HttpFailure("timeout", watch.expired, transient=True)
+                failure = HttpFailure("timeout", watch.expired + self._routes.told(watch.url), transient=True)
             except HttpFailure as known:
                 failure = known
             except ForbiddenHost as refusal:
@@ -174,7 +173,7 @@ class HttpClient:
             except Unreadable as problem:
                 failure = HttpFailure(problem.reason, str(problem), transient=problem.transient)
             except (aiohttp.ClientError, OSError, ValueError, RuntimeError) as error:
-                failure, out_of_files = self._translated(error), exhausted(getattr(error, "errno", None))
+                failure, out_of_files = self._translated(error, watch.url), exhausted(getattr(error, "errno", None))
             if out_of_files:
                 raise out_of_files
             # Raised out here, so that no foreign exception with a whole URL or a header hangs on it as its context.
@@ -269,8 +268,10 @@ class HttpClient:
         asked = url
         for _ in range(_MAX_REDIRECTS + 1):
             self.counters.requests += 1
-            response = await self._session.get(url, headers=headers, allow_redirects=False, ssl=self._tls(url))
+            watch.url = url
+            response = await self._session.get(url, allow_redirects=False, **self._routes.options(url, headers))
             watch.progress()
+            self._answered.add(url.raw_authority)
             if self._failed_in_a_row and response.status < 500:
                 self._failed_in_a_row.pop(url.raw_authority, None)
             if response.status not in _REDIRECTS:
@@ -281,19 +282,10 @@ class HttpClient:
                 response.release()
             if url.origin() != asked.origin():
                 if stay:
-                    detail = f"refused to go to another origin, {url.origin()}"
+                    detail = f"a redirect to another origin, {url.origin()}, is not followed"
                     raise HttpFailure("redirect", detail, status=response.status)
                 headers = {name: value for name, value in (headers or {}).items() if name not in private}
         raise HttpFailure("redirect", f"more than {_MAX_REDIRECTS} redirects", status=response.status)
-
-    def _tls(self, url: URL) -> ssl.SSLContext | bool:
-        """How a server proves who it is. Made for the first https address: reading the authorities takes 40 ms."""
-        if url.scheme != "https":
-            return True
-        if self._tls_context is None:
-            self._tls_context = ssl.create_default_context()
-            self._tls_context.set_alpn_protocols(["http/1.1"])
-        return self._tls_context
 
     async def _whole(self, response: aiohttp.ClientResponse, body: Body, watch: Watch, need: Need | None) -> bytes:
         before = body.begin(response)
@@ -310,16 +302,7 @@ class HttpClient:
         if status == 416 and body.size:  # the rest is not there: another body than the one begun
             body.restart()
             raise HttpFailure("cut-short", "the server cannot go on where it stopped", status=status, transient=True)
-        text = await self._error_text(response)
-        transient = status >= 500 or status in _WORTH_RETRYING
-        raise HttpFailure(
-            f"http-{status}",
-            response.reason or "",
-            status=status,
-            transient=transient,
-            retry_after_s=retry_after_s(response.headers) if transient else None,
-            text=text,
-        )
+        raise refusal_of(response, await self._error_text(response), self._routes.proxy(response.url))
 
     async def _error_text(self, response: aiohttp.ClientResponse) -> str:
         text = b""
@@ -336,69 +319,30 @@ class HttpClient:
         if not location:
             raise HttpFailure("redirect", "a redirect that says not where to", status=response.status)
         try:
-            return self._checked(urljoin(str(response.url), location))
+            return self._routes.checked(urljoin(str(response.url), location))
         except (HttpFailure, ValueError) as problem:
             if isinstance(problem, HttpFailure) and problem.reason == "forbidden-host":
                 raise
             scheme = word(location.partition(":")[0])
-        raise HttpFailure("redirect", f"refused to go to a {scheme!r} address", status=response.status)
+        raise HttpFailure("redirect", f"a redirect to a {scheme!r} address is not followed", status=response.status)
 
-    def _checked(self, url: str) -> URL:
-        """`url` as it is, since a signature may cover each character.
-
-        Raises HttpFailure unless it is http(s) and on a host that may be asked.
-        """
-        reason, problem = "bad-url", "not an http(s) address"
-        try:
-            # What cannot stand in a request line (blanks, letters beyond ASCII) is quoted.
-            plain = url.isascii() and url.isprintable() and " " not in url
-            parsed = URL(url, encoded=plain)
-            if parsed.scheme in ("http", "https") and parsed.raw_host:
-                if parsed.raw_user is None and parsed.raw_password is None:
-                    self._policy.check(parsed.raw_host)
-                    return parsed
-                problem = "holds a user name or password"
-        except ValueError:
-            pass
-        except ForbiddenHost as refusal:
-            reason, problem = "forbidden-host", str(refusal)
-        failure = HttpFailure(reason, problem)
-        failure.url = without_query(url)
-        raise failure
-
-    def _translated(self, error: Exception) -> HttpFailure:
+    def _translated(self, error: Exception, url: URL) -> HttpFailure:
         """What an exception of the transport means."""
         if self._session.closed:
             return HttpFailure("closed", "the client was closed")
         if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
             self._connector.clear_dns_cache()  # the address may have changed
-        return meaning_of(error, self._config.connect_timeout_s)
+        return meaning_of(
+            error,
+            url,
+            self._routes.proxy(url),
+            connect_timeout_s=self._config.connect_timeout_s,
+            answered=url.raw_authority in self._answered,
+        )
 
     def _wait_s(self, tries: int) -> float:
         longest = min(self._config.max_backoff_s, _FIRST_BACKOFF_S * 2.0 ** min(tries - 1, 30))
         return longest * random.uniform(0.5, 1.0)
-
-
-class _Resolver(ThreadedResolver):
-    """The system's resolver, within the limit for making a connection, which in aiohttp begins after it.
-
-    It gives only the addresses that the policy permits, and raises ForbiddenHost where there are none.
-    """
-
-    def __init__(self, limit_s: float, policy: HostPolicy) -> None:
-        super().__init__()
-        self._limit_s, self._policy = limit_s, policy
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[ResolveResult]:
-        try:
-            async with asyncio.timeout(self._limit_s):
-                found = await super().resolve(host, port, family)
-        except TimeoutError:
-            raise aiohttp.ConnectionTimeoutError from None
-        permitted = self._policy.permitted(host, [each["host"] for each in found])
-        return [each for each in found if each["host"] in permitted]
 
 
 def origin_of(url: str) -> str:

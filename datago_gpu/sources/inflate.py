@@ -81,7 +81,7 @@ def _calls(blocks: Sequence[bytes], most: int) -> Iterator[bytes]:
             piece, used, more = _call(member, view[at : at + given])
             at, given, room = at + used, min(2 * given, _MOST_BYTES), room - len(piece)
             if room < 0:
-                raise Unreadable("too-large", f"more than {most} bytes when decompressed")
+                raise Unreadable("too-large", f"a body of more than {most} bytes when decompressed")
             if member.eof:
                 member = None
             yield piece

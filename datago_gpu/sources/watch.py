@@ -11,6 +11,7 @@ from typing import Any, Self
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
+from yarl import URL
 
 from datago_gpu.config import HttpConfig
 
@@ -22,17 +23,24 @@ _LONGEST_ROUND_S = 0.25
 
 
 class Connector(aiohttp.TCPConnector):
-    """Knows which tasks wait for a connection to be made, which has a limit of its own."""
+    """Knows which tasks wait for a connection to be made, which has a limit of its own.
 
-    def __init__(self, **options: Any) -> None:
+    tunnel_timeout_s: the limit for a connection by way of a proxy: for aiohttp a proxy may take its time to answer.
+    """
+
+    def __init__(self, tunnel_timeout_s: float, **options: Any) -> None:
         super().__init__(**options)
+        self._tunnel_timeout_s = tunnel_timeout_s
         self.connecting: set[asyncio.Task[Any] | None] = set()
 
-    async def _create_connection(self, *arguments: Any) -> ResponseHandler:
+    async def _create_connection(self, req: aiohttp.ClientRequest, *arguments: Any) -> ResponseHandler:
         task = asyncio.current_task()
         self.connecting.add(task)
         try:
-            return await super()._create_connection(*arguments)
+            if not req.proxy:
+                return await super()._create_connection(req, *arguments)
+            async with asyncio.timeout(self._tunnel_timeout_s):
+                return await super()._create_connection(req, *arguments)
         finally:
             self.connecting.discard(task)
 
@@ -69,11 +77,13 @@ class Watchman:
 class Watch:
     """A block that is left early and quietly when it stalls or takes too long: `expired` then says so. Of use once."""
 
-    __slots__ = ("_cancelling", "_end", "_last", "_man", "_task", "expired", "paused")
+    __slots__ = ("_cancelling", "_end", "_last", "_man", "_task", "expired", "paused", "url")
 
-    def __init__(self, man: Watchman, *, endless: bool = False) -> None:
+    def __init__(self, man: Watchman, url: URL, *, endless: bool = False) -> None:
         """endless: there is no limit on the whole."""
         self._man = man
+        self.url = url
+        """What is being asked for, which redirects change."""
         self._last = man.loop.time()
         self._end = math.inf if endless else self._last + man.limits.total_timeout_s
         self.paused = False

@@ -174,7 +174,7 @@ class WebDataset:
         where = self._source.redacted(shown_path(shard.shown))
         detail = self._source.redacted(detail)
         if isinstance(error, HttpFailure) and error.down:
-            raise SourceError(f"{where}: {reason} ({detail}); nor does its server answer any other request")
+            raise SourceError(f"{where}: {detail or reason}; nor does its server answer any other request")
         return Skipped(-1, "", where, reason, detail, count=max(1, missing))
 
     def _refuse(self, shards: list[Shard], lost: Exception | None) -> NoReturn:
@@ -187,7 +187,8 @@ class WebDataset:
         hint = (
             "check source_config.auth_token or the credentials" if status in (401, 403) else "check source_config.url"
         )
-        text = f"none of {len(shards)} shards could be read, the last failed with {reason} ({detail}): {first}; {hint}"
+        why = f"{reason} ({detail})" if detail else reason
+        text = f"none of {len(shards)} shards could be read, the last failed with {why}: {first}; {hint}"
         raise SourceError(self._source.redacted(text))
 
 

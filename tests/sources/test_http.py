@@ -102,7 +102,7 @@ def test_a_permanent_status_is_asked_for_once(server: MisbehavingServer, status:
 def test_a_dead_server_is_given_up_after_max_tries(server: MisbehavingServer) -> None:
     failure = failing(server.script("/a", Answer(503, b"<h1>no</h1>")) + "?signature=abc")
     assert (failure.reason, failure.tries, server.count("/a")) == ("http-503", 5, 5)
-    assert str(failure) == f"{server.url}/a: http-503 after 5 tries (Said So)"
+    assert str(failure) == f"{server.url}/a: http-503 (Said So, 5 tries)"
 
 
 def test_a_refused_connection_is_tried_again_and_then_named() -> None:
@@ -121,7 +121,7 @@ def test_an_unknown_name_is_a_connection_failure(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
 
     async def work(client: HttpClient) -> None:
-        with pytest.raises(HttpFailure, match=r"connection after 5 tries \(the host's name is not known\)"):
+        with pytest.raises(HttpFailure, match=r"the name of the server is not known \(5 tries\)"):
             await client.get("http://nowhere.invalid/a", max_bytes=100)
 
     using(work, plain=True)
@@ -389,7 +389,7 @@ def test_a_body_beyond_the_limit_is_not_read_further(server: MisbehavingServer, 
     url = server.script("/a", Answer(200, bytes(20_000_000), **how))
 
     async def work(client: HttpClient) -> int:
-        with pytest.raises(HttpFailure, match="too-large") as caught:
+        with pytest.raises(HttpFailure, match=r"a body of .*allowed") as caught:
             await client.get(url, max_bytes=100_000)
         assert caught.value.tries == 1
         return client.counters.bytes

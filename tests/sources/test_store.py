@@ -296,10 +296,21 @@ def test_a_panic_of_obstore_is_an_error_with_its_words(s3: str, monkeypatch: pyt
         using(s3, lambda stores: stores.get("s3://mine/a", 9))
 
 
-def test_an_endpoint_that_is_no_address_is_told_and_not_waited_for() -> None:
-    source = {"url": "s3://mine/a.tar", "storage_options": options("127.0.0.1:9")}
+@pytest.mark.parametrize("name", ["endpoint", "AWS_ENDPOINT_URL"])
+def test_an_endpoint_without_a_scheme_is_a_config_error(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As MinIO's own clients want it."""
+    given = {name: "minio:9000", "access_key_id": KEY, "secret_access_key": SECRET}
+    for kind, place in (("webdataset", "url"), ("file", "root_path")):
+        source = {place: "s3://mine/a.tar", "storage_options": given}
+        with pytest.raises(ConfigError, match=rf"storage_options: {name} must begin with http:// or https://"):
+            LoaderConfig.load({"source_type": kind, "source_config": source})
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "minio:9000")
+    source = {"url": "s3://mine/a.tar"}
     loader = Loader({"source_type": "webdataset", "source_config": source}, device="cpu", backend="pillow")
-    with loader, pytest.raises(SourceError, match=r"RustPanic.*http://"):
+    with (
+        loader,
+        pytest.raises(ConfigError, match="the environment's AWS_ENDPOINT_URL must begin with http:// or https://"),
+    ):
         list(loader)
 
 

@@ -1,0 +1,67 @@
+"""Which hosts are asked by way of a proxy, and which directly."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from urllib.parse import urlsplit
+
+from datago_gpu.config import DataroomSource, FileSource, HttpConfig, LoaderConfig, WebDatasetSource
+from datago_gpu.doctor.check import Check
+from datago_gpu.proxies import Proxies
+from datago_gpu.shard_config import addresses_in, without_login
+from datago_gpu.sources.store import is_stored
+from datago_gpu.sources.store_options import endpoint_of
+
+__all__ = ["proxy_check", "way"]
+
+_MOST_SHOWN = 4
+_OF_STORES = {"s3": "https://s3.amazonaws.com", "gs": "https://storage.googleapis.com"}
+_OF_AZURE = "https://blob.core.windows.net"
+
+
+def proxy_check(config: LoaderConfig | None) -> Check:
+    """The proxies of the settings and of the environment, and which of them the hosts of a config are asked by."""
+    http = config.http_config if config else HttpConfig()
+    proxies = Proxies(http.proxy, trust_env=http.trust_env)
+    if not proxies:
+        others = Proxies() and not http.trust_env
+        why = "those of the environment are not used (http_config.trust_env)" if others else "none is set"
+        return Check.none("proxy", f"{why}: hosts are asked directly")
+    try:
+        found = [way(address, proxies) for address in (_addresses(config) if config else ())]
+        if not found:
+            found = [f"{scheme} {proxies.of_scheme(scheme) or 'directly'}" for scheme in ("http", "https")]
+    except ValueError as problem:
+        remedy = "correct it, or set http_config.trust_env to false; NO_PROXY names hosts that are asked directly"
+        return Check.fail("proxy", str(problem), remedy)
+    more = f" and {len(found) - _MOST_SHOWN} more" if len(found) > _MOST_SHOWN else ""
+    return Check.ok("proxy", ", ".join(found[:_MOST_SHOWN]) + more)
+
+
+def way(address: str, proxies: Proxies) -> str:
+    """How a host is asked. Raises ValueError."""
+    split = urlsplit(address)
+    proxy = proxies.of(split.scheme, split.hostname or "", split.port)
+    return f"{split.hostname} by way of {proxy}" if proxy else f"{split.hostname} directly"
+
+
+def _addresses(config: LoaderConfig) -> Iterable[str]:
+    """One http(s) address for each host that the settings name."""
+    source = config.source_config
+    if isinstance(source, DataroomSource):
+        given = [source.api_url or os.environ.get("DATAROOM_API_URL", "")]
+    elif isinstance(source, WebDatasetSource):
+        given = addresses_in(source.url)
+    else:
+        given = [source.root_path]
+    hosts: dict[str | None, str] = {}
+    for each in given:
+        address = each.strip()
+        if isinstance(source, FileSource | WebDatasetSource) and is_stored(address):
+            usual = _OF_STORES.get(address.partition("://")[0], _OF_AZURE)
+            address = endpoint_of(source.storage_options) or usual
+        address = without_login(address)[0]
+        if address.startswith(("http://", "https://")):
+            hosts.setdefault(urlsplit(address).netloc, address)
+    return hosts.values()

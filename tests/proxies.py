@@ -1,0 +1,156 @@
+"""A forward proxy on loopback, in a thread of its own: plain requests and CONNECT, names of its own, faults as told.
+
+with ForwardProxy({"data.invalid": server.port}) as proxy:
+    ... HTTP_PROXY=proxy.url ... http://data.invalid/a.jpg ...
+    assert proxy.asked == ["GET http://data.invalid/a.jpg"]
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import ssl
+import threading
+from collections.abc import Mapping
+from typing import Self
+from urllib.parse import urlsplit
+
+_GONE = (ConnectionError, asyncio.IncompleteReadError, OSError)
+
+
+class ForwardProxy:
+    """A context manager. `url` is `http://127.0.0.1:PORT`, or https with `tls`.
+
+    hosts: the port on loopback at which the proxy finds a host; every other host is refused. login: NAME:PASSWORD that
+    it wants. answer: the status of every answer of its own in place of what was asked for. silent: it takes requests
+    and says nothing. slow_s: the pause before each piece of an answer goes on.
+    """
+
+    def __init__(
+        self,
+        hosts: Mapping[str, int] | None = None,
+        *,
+        login: str = "",
+        answer: int = 0,
+        silent: bool = False,
+        slow_s: float = 0.0,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self.hosts, self.login, self.answer, self.silent, self.slow_s = dict(hosts or {}), login, answer, silent, slow_s
+        self.asked: list[str] = []
+        """First lines of all requests, less the version."""
+        self.connections = 0
+        self._tls = tls
+        self._listening = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._main()), name="forward-proxy", daemon=True)
+        self._loop: asyncio.AbstractEventLoop
+        self._stop: asyncio.Event
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        assert self._listening.wait(10), "the proxy did not start"
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(10)
+        assert not self._thread.is_alive(), "the proxy did not stop"
+
+    async def _main(self) -> None:
+        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        tasks: set[asyncio.Task[None]] = set()
+
+        def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            self.connections += 1
+            task = asyncio.ensure_future(self._serve(reader, writer))
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+
+        server = await asyncio.start_server(connected, "127.0.0.1", 0, ssl=self._tls)
+        port = server.sockets[0].getsockname()[1]
+        self.url = f"{'https' if self._tls else 'http'}://127.0.0.1:{port}"
+        self._listening.set()
+        await self._stop.wait()
+        server.close()
+        for task in list(tasks):
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while await self._request(reader, writer):
+                pass
+        except _GONE:
+            pass
+        finally:
+            writer.transport.abort()
+
+    async def _request(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        """Answer one request. Returns whether the connection stays open for another."""
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+        first, *lines = head.rstrip("\r\n").split("\r\n")
+        method, target, _ = first.split(" ")
+        self.asked.append(f"{method} {target}")
+        headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+        proof = f"Basic {base64.b64encode(self.login.encode()).decode()}"
+        if self.silent:
+            await reader.read(1)
+            return False
+        if self.answer:
+            return await _say(writer, self.answer)
+        if self.login and headers.get("proxy-authorization") != proof:
+            return await _say(writer, 407)
+        split = urlsplit(f"//{target}" if method == "CONNECT" else target)
+        port = self.hosts.get(split.hostname or "")
+        if port is None:
+            return await _say(writer, 502 if method == "GET" else 503)
+        to_server = await asyncio.open_connection("127.0.0.1", port)
+        if method == "CONNECT":
+            writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+        else:
+            path = f"{split.path}?{split.query}" if split.query else split.path
+            kept = [line for line in lines if not line.lower().startswith(("proxy-", "connection:"))]
+            to_server[1].write(
+                "\r\n".join([f"GET {path} HTTP/1.1", *kept, "Connection: close", "", ""]).encode("latin-1")
+            )
+        await self._pipe((reader, writer), to_server)
+        return False
+
+    async def _pipe(
+        self,
+        client: tuple[asyncio.StreamReader, asyncio.StreamWriter],
+        server: tuple[asyncio.StreamReader, asyncio.StreamWriter],
+    ) -> None:
+        """Bytes in both directions until one side ends."""
+        ways = [
+            asyncio.ensure_future(self._flow(client[0], server[1], 0.0)),
+            asyncio.ensure_future(self._flow(server[0], client[1], self.slow_s)),
+        ]
+        try:
+            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for way in ways:
+                way.cancel()
+            await asyncio.gather(*ways, return_exceptions=True)
+            server[1].transport.abort()
+            with contextlib.suppress(*_GONE):
+                await client[1].drain()
+                client[1].close()
+
+    @staticmethod
+    async def _flow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, pause_s: float) -> None:
+        with contextlib.suppress(*_GONE):
+            while block := await reader.read(16 * 1024):
+                if pause_s:
+                    await asyncio.sleep(pause_s)
+                writer.write(block)
+                await writer.drain()
+
+
+async def _say(writer: asyncio.StreamWriter, status: int) -> bool:
+    body = b"<html>the proxy says no</html>"
+    head = f"HTTP/1.1 {status} Said The Proxy\r\nContent-Length: {len(body)}\r\nProxy-Authenticate: Basic\r\n\r\n"
+    writer.write(head.encode() + body)
+    await writer.drain()
+    return True
