@@ -77,17 +77,19 @@ def run_bounded(work: Callable[[], Coroutine[Any, Any, T]], *, cpu_s: float, mb:
     return result
 
 
-def peak_of(work: Callable[..., object], *arguments: Any) -> float:
+def peak_of(work: Callable[..., object], *arguments: Any, usual_heap: bool = False) -> float:
     """MiB that a function of a module takes at the most, in a process of its own. Its `assert`s hold there.
 
-    Memory that was freed goes back to the kernel there at once, so that nothing is hidden in what a heap keeps.
+    Memory that was freed goes back to the kernel there at once, so that nothing is hidden in what a heap keeps; unless
+    `usual_heap` is set.
     """
+    heap = {} if usual_heap else {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
     name = f"from {work.__module__} import {work.__name__} as work"
     call = f"with peak_memory() as peak:\n    work(*{arguments!r})\nprint(peak.mb)"
     done = subprocess.run(
         [sys.executable, "-c", f"{name}\nfrom tests.bounds import peak_memory\n{call}"],
         cwd=Path(__file__).parent.parent,
-        env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"},
+        env={**os.environ, **heap},
         capture_output=True,
         text=True,
         timeout=50,

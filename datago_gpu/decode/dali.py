@@ -5,7 +5,6 @@ The graph is in pipeline.py. Giving GPU memory to the trainer is the part of dev
 
 from __future__ import annotations
 
-import ctypes
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +16,7 @@ from datago_gpu.decode.base import DecodedImages, EncodedImages
 from datago_gpu.decode.device import lend, lend_list
 from datago_gpu.decode.faults import Refused, Setup
 from datago_gpu.decode.form import unnormalised
+from datago_gpu.decode.heap import give_memory_back
 from datago_gpu.decode.nvcheck import header_problem, undecodable
 from datago_gpu.decode.parking import Parking
 from datago_gpu.decode.pipeline import DaliPipeline
@@ -116,7 +116,7 @@ class DaliDecoder:
         suspect: which of the images given to DALI it named; it names the first one only. Should DALI refuse a batch
         again, all of it goes to Pillow.
         """
-        _give_memory_back()
+        give_memory_back()  # what the threads of the pipeline that is gone had freed, and would pile up
         bad = set() if suspect is None else {suspect}
         bad.update(undecodable([job.images.payloads[index] for index in job.kept], self._setup.threads))
         for suspects in ([job.kept[at] for at in sorted(bad)] or job.kept, job.kept):
@@ -158,13 +158,3 @@ class _Job:
     failures: dict[int, str] = field(default_factory=dict)
     refused: dict[int, str] = field(default_factory=dict)
     """Index -> what DALI said, of those that Pillow decoded or tried to."""
-
-
-def _give_memory_back() -> None:
-    """What the threads of a pipeline that is gone had freed: glibc keeps it, in heaps of theirs, where it piles up.
-
-    Takes 2 ms. Other C libraries know no such call.
-    """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim:
-        trim(0)

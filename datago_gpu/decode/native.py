@@ -46,8 +46,16 @@ def header_of_own(
         if image.format == "TIFF" or (image.format == "PNG" and may_turn_late(payload)):
             with taken(memory, decoding_bytes(payload, image.height, image.width, own=True)):
                 image.load()  # turns a TIFF, and reads what stands behind the pixels of a PNG
-        orientation = exif_orientation(image)
-        return (image.height, image.width) if orientation < 5 else (image.width, image.height), orientation
+                header = _header(image)
+                del image  # its pixels
+            return header
+        return _header(image)
+
+
+def _header(image: ImageFile.ImageFile) -> tuple[Size, int]:
+    """(height, width) as displayed, and EXIF orientation."""
+    orientation = exif_orientation(image)
+    return (image.height, image.width) if orientation < 5 else (image.width, image.height), orientation
 
 
 def render_own(

@@ -88,7 +88,9 @@ def to_ppm(
         image = open_image(payload, max_pixels)
         whole = view(image.height, image.width)[1] is None
         with taken(memory, decoding_bytes(payload, image.height, image.width, whole=whole)):
-            return _converted(image, view, mask, deep=deep)
+            converted = _converted(image, view, mask, deep=deep)
+            del image  # its pixels
+        return converted
 
 
 def _converted(image: ImageFile.ImageFile, view: View, mask: str, *, deep: bool) -> Converted:

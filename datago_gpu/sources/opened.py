@@ -31,11 +31,16 @@ _LOT_SAMPLES = 32
 _LOT_BYTES = 1024 * 1024
 _MOST_FILES, _MOST_BYTES = 100_000, 64 * 1024**3
 """In a row, as unpacked, that bring no sample: a shard of so many never will."""
+_ROOM_BYTES, _ROOM_SHARE = 256 * 1024, 64
+"""Room that is reserved at a time, at the least, so that small files need not ask one by one: so much, or a share of
+all that there is."""
 _CLOSE_S = 1.0
 
 
 class OpenShard:
     """Reads from the moment it is made, as far ahead as `outlet` has room for samples, and `piped` bytes more.
+
+    No file is read before there is room for it.
 
     supply: brings the shard's bytes; None where `address` is a local path, read with `patience`.
     windows: what the decompressors of all shards share. arrived: called once, when no more come.
@@ -61,6 +66,9 @@ class OpenShard:
         self._here = deque[SampleRef | Skipped]()
         self._lot: list[SampleRef | Skipped] = []
         self._lot_bytes = 0
+        self._least_room = min(_ROOM_BYTES, outlet.capacity // _ROOM_SHARE)
+        self._room = self._begun = 0
+        """Bytes reserved that nothing has taken, and those that the sample under way has taken."""
         self._gone = asyncio.Event()
         self._pump = loop.create_task(_pump(supply, self._pipe)) if supply and self._pipe else None
         threading.Thread(target=self._run, name="datago-shard", daemon=True).start()
@@ -136,9 +144,12 @@ class OpenShard:
             if finished is not None:
                 self._hand_over(finished)
             files, since = (1, stream.position) if isinstance(finished, SampleRef) else (files + 1, since)
+            del finished  # while this thread waits for room, it would keep the sample
             if files > _MOST_FILES or stream.position + size - since > _MOST_BYTES:
                 told = f"{files} files and {stream.position + size - since} bytes in a row"
                 raise BadShard(f"no sample in {told}, before byte {stream.position}")
+            if wanted:
+                self._take_room(size if place is None else place.size)
             if wanted and not link:
                 collector.keep(stream.read())
             elif wanted and place is not None:
@@ -149,9 +160,29 @@ class OpenShard:
         if last is not None:
             self._hand_over(last)
 
+    def _take_room(self, size: int) -> None:
+        """Have room for so many bytes of the sample under way. Nothing that is complete waits for that."""
+        if size > self._room:
+            missing = max(size - self._room, self._least_room)
+            if not self._outlet.has_room(missing):
+                self._flush()
+                self._outlet.reserve(missing)
+            self._room += missing
+        self._room -= size
+        self._begun += size
+
     def _hand_over(self, sample: SampleRef | Skipped) -> None:
+        size = sample_bytes(sample)
+        self._take_room(max(0, size - self._begun))
+        self._room += self._begun - size
+        self._begun = 0
+        if self._room > self._least_room:
+            self._outlet.give_back(self._room - self._least_room)
+            self._room = self._least_room
+        if self._lot_bytes + size > _LOT_BYTES:
+            self._flush()  # a large one goes by itself: a lot is counted until it is taken
         self._lot.append(sample)
-        self._lot_bytes += sample_bytes(sample)
+        self._lot_bytes += size
         if len(self._lot) >= _LOT_SAMPLES or self._lot_bytes >= _LOT_BYTES:
             self._flush()
 

@@ -116,9 +116,10 @@ class Pipe(io.RawIOBase):
 class Budget:
     """Bytes that several outlets may hold together: the monitor of all their threads.
 
-    A lot goes in where its outlet holds nothing, or where it fits and no outlet with a lower number waits. So whoever
-    takes from an outlet gets something, whatever the others hold, and room that is freed goes to the one whose turn
-    comes first. `admit` alone decides this, and wakes a thread only when that thread's lot is in.
+    Room is counted before it is taken. A thread gets room where there is some and no outlet with a lower number waits;
+    and in any case while somebody waits for its outlet, which holds nothing. So whoever takes from an outlet gets
+    something, whatever the others hold, and room that is freed goes to the one whose turn comes first. `admit` alone
+    decides this, and wakes a thread only when that thread has its room.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -126,22 +127,23 @@ class Budget:
         self.held = 0
         self.lock = Lock()
         self.waiting: dict[int, Outlet[Any]] = {}
-        """By number, the outlets whose next lot is not in yet."""
+        """By number, the outlets whose threads wait for room."""
 
     def admit(self) -> None:
-        """Let in each lot that may go in now. To be called after each change, with the lock held."""
+        """Give room to each thread that may have some now. To be called after each change, with the lock held."""
         lower_waits = False
         for number, outlet in sorted(self.waiting.items()):
-            if not outlet.holds or (not lower_waits and self.held + outlet.next_size <= self.capacity):
+            if outlet.is_awaited or (not lower_waits and self.held + outlet.asked <= self.capacity):
                 del self.waiting[number]
-                self.held += outlet.next_size
-                outlet.let_in()
+                self.held += outlet.asked
+                outlet.grant()
             else:
                 lower_waits = True
 
 
 class Outlet(Generic[T]):
-    """Lots of items from a thread to a coroutine, within a Budget of bytes; the size is told with each lot.
+    """Lots of items from a thread to a coroutine, within a Budget of bytes. The thread reserves room before it takes
+    memory, and puts lots into the room that it has.
 
     number: its turn among the outlets of that budget, of which no two have the same.
     """
@@ -149,75 +151,104 @@ class Outlet(Generic[T]):
     def __init__(self, loop: asyncio.AbstractEventLoop, budget: Budget, number: int) -> None:
         self._loop, self._budget, self.number = loop, budget, number
         self._lots: deque[tuple[list[T], int]] = deque()
-        self._next: tuple[list[T], int] = ([], 0)
-        self._is_in = Condition(budget.lock)
+        self._reserved = 0
+        """Room that the thread has and has not put a lot into."""
+        self.asked = 0
+        """Room that the thread waits for."""
+        self._granted = Condition(budget.lock)
         self._news = asyncio.Event()
-        self._ended = self._given_up = False
+        self._ended = self._given_up = self._taking = False
         self._error: Exception | None = None
 
-    def put(self, items: list[T], size: int) -> None:
-        """Hand over a lot, in the thread. Returns once the lot is in. Raises GivenUp."""
-        budget = self._budget
-        with budget.lock:
-            if not self._given_up:
-                self._next = items, size
-                budget.waiting[self.number] = self
-                budget.admit()
-                self._is_in.wait_for(lambda: self.number not in budget.waiting)
+    def has_room(self, size: int) -> bool:
+        """Reserve so many bytes, in the thread, where that is possible without waiting. Raises GivenUp."""
+        with self._budget.lock:
+            self._ask(size)
+            return self._budget.waiting.pop(self.number, None) is None
+
+    def reserve(self, size: int) -> None:
+        """Reserve so many bytes, in the thread. Returns once there is room. Raises GivenUp."""
+        with self._budget.lock:
+            self._ask(size)
+            self._granted.wait_for(lambda: self.number not in self._budget.waiting)
             if self._given_up:
                 raise GivenUp
 
-    @property
-    def holds(self) -> bool:
-        """Whether a lot is there to be taken. With the budget's lock held."""
-        return bool(self._lots)
+    def put(self, items: list[T], size: int) -> None:
+        """Hand over a lot of so many bytes, which are reserved, in the thread. Raises GivenUp."""
+        with self._budget.lock:
+            if self._given_up:
+                raise GivenUp
+            self._reserved -= size
+            self._lots.append((items, size))
+            self._tell()
+
+    def give_back(self, size: int) -> None:
+        """Reserve so many bytes less, in the thread."""
+        with self._budget.lock:
+            self._reserved -= size
+            self._release(size)
 
     @property
-    def next_size(self) -> int:
-        """Bytes of the lot that waits. With the budget's lock held."""
-        return self._next[1]
+    def capacity(self) -> int:
+        """Bytes of the whole budget."""
+        return self._budget.capacity
 
-    def let_in(self) -> None:
-        """Take the lot that waits, and wake its thread. For the Budget, with its lock held."""
-        self._lots.append(self._next)
-        self._next = ([], 0)
-        self._is_in.notify()
-        self._tell()
+    @property
+    def is_awaited(self) -> bool:
+        """Whether somebody waits for a lot, and none is there. With the budget's lock held."""
+        return self._taking and not self._lots
+
+    def grant(self) -> None:
+        """Let the thread have the room that it waits for. For the Budget, with its lock held."""
+        self._reserved += self.asked
+        self._granted.notify()
 
     def end(self, error: Exception | None = None) -> None:
         """Say, in the thread, that nothing follows; `error` is raised behind what is there."""
         with self._budget.lock:
             self._ended, self._error = True, error
+            self._release(self._reserved)
+            self._reserved = 0
             self._tell()
 
     def give_up(self) -> None:
-        """Drop what is there, and have the thread stop at its `put`, or at the next one."""
-        budget = self._budget
-        with budget.lock:
+        """Drop what is there, and have the thread stop when it next reserves room or puts a lot."""
+        with self._budget.lock:
             self._given_up = True
-            budget.held -= sum(size for _, size in self._lots)
+            self._budget.waiting.pop(self.number, None)
+            self._granted.notify()
+            self._release(sum(size for _, size in self._lots))
             self._lots.clear()
-            self._next = ([], 0)
-            budget.waiting.pop(self.number, None)
-            self._is_in.notify()
-            budget.admit()
 
     async def take(self) -> list[T] | None:
         """The next lot of the thread's; None behind the last. Raises what `end` was given."""
         while True:
             with self._budget.lock:
+                self._taking = not self._lots
                 if self._lots:
                     items, size = self._lots.popleft()
-                    self._budget.held -= size
-                    self._budget.admit()
+                    self._release(size)
                     return items
                 if self._ended:
                     break
+                self._budget.admit()
             await self._news.wait()
             self._news.clear()
         if self._error is not None:
             raise self._error
         return None
+
+    def _ask(self, size: int) -> None:
+        if self._given_up:
+            raise GivenUp
+        self.asked = size
+        self._budget.waiting[self.number] = self
+        self._budget.admit()
+
+    def _release(self, size: int) -> None:
+        self._budget.held -= size
+        self._budget.admit()
 
     def _tell(self) -> None:
         with suppress(RuntimeError):  # the loop is closed: nobody listens

@@ -6,9 +6,9 @@ world_size-th shard. Where there are fewer shards than ranks, all ranks read all
 what a rank cannot read of one shard does not change its part of the others. With `rank_split` "listed" they share the
 shards as listed, and each rank shuffles its own; where there are fewer shards than ranks, only samples are shuffled.
 
-Memory: `buffer_mb` for what is read ahead, for each shard that arrives one sample and 2 MiB more (in object storage
-also the parts under way, 4 of 4 MiB), and with a shuffle `buffer_mb` again. Of zstd and xz, 8 MiB for each shard that
-arrives; for larger windows `buffer_mb` together, and one of 128 MiB for each shard whose turn it is.
+Memory: `buffer_mb` for what is read ahead, one sample that is waited for, for each shard that arrives 1 MiB more (in
+object storage also the parts under way, 4 of 4 MiB), and with a shuffle `buffer_mb` again. Of zstd and xz, 8 MiB for
+each shard that arrives; for larger windows `buffer_mb` together, and one of 128 MiB for each shard whose turn it is.
 """
 
 from __future__ import annotations

@@ -204,6 +204,19 @@ def test_large_pictures_are_decoded_one_after_the_other() -> None:
     assert peak_of(decode_two_batches, 2000) > 100
 
 
+def decode_one_by_one(count: int) -> None:
+    images = batch([png("RGB", 4200, 4200)] * count, 4200, 4200)
+    decoder = PillowDecoder(ImageConfig(**SMALL), DecodeConfig(threads=4, memory_mb=100))
+    decoder.submit(images)
+    assert not decoder.collect().failures
+    decoder.close()
+
+
+def test_what_one_thread_has_freed_is_there_for_the_others() -> None:
+    """The heap of each thread kept the 70 MB of the picture before."""
+    assert peak_of(decode_one_by_one, 8, usual_heap=True) < 150
+
+
 def test_closing_does_not_wait_for_memory() -> None:
     memory = Allowance(10)
     decoder = PillowDecoder(ImageConfig(**SMALL), DecodeConfig(threads=2), memory=memory)

@@ -78,6 +78,11 @@ def counted_wake_ups() -> Iterator[list[str]]:
         yield woken
 
 
+def put(outlet: Outlet[int], items: list[int], size: int) -> None:
+    outlet.reserve(size)
+    outlet.put(items, size)
+
+
 async def waiting(budget: Budget, count: int) -> None:
     """Until so many threads wait for room."""
     while len(budget.waiting) < count:  # noqa: ASYNC110 - nothing tells of it
@@ -90,6 +95,8 @@ def start(outlet: Outlet[int], sizes: list[int]) -> threading.Thread:
     def fill() -> None:
         try:
             for size in sizes:
+                if not outlet.has_room(size):
+                    outlet.reserve(size)
                 outlet.put([size], size)
         except GivenUp:
             pass
@@ -130,8 +137,7 @@ def test_all_lots_come_whatever_their_sizes_and_whoever_is_asked(
                 left.remove(number)
                 continue
             found[number] += lot
-            # Beyond the capacity, one lot of each.
-            assert budget.held <= capacity + 15 * len(outlets)
+            assert budget.held <= capacity + 15  # one lot more, of the one that is asked for
             for _ in range(idle):
                 await asyncio.sleep(0)
         for thread in threads:
@@ -177,18 +183,17 @@ def test_what_is_freed_goes_to_the_one_whose_turn_is_next() -> None:
         budget, loop = Budget(10), asyncio.get_running_loop()
         first, second, third = (Outlet[int](loop, budget, number) for number in range(3))
         for _ in range(2):
-            first.put([5], 5)
-        start(third, [2, 5])
+            put(first, [4], 4)
+        put(third, [2], 2)
+        start(third, [2])
         await waiting(budget, 1)
-        start(second, [2, 5])
+        start(second, [4])
         await waiting(budget, 2)
-        assert budget.held == 14  # of each, one lot fits
-        assert await first.take() == [5]
-        assert list(budget.waiting) == [2, 1]
-        assert await first.take() == [5]
-        assert (list(budget.waiting), budget.held) == ([2], 9)
-        assert await third.take() == [2]
-        assert (list(budget.waiting), budget.held) == ([], 12)
+        assert budget.held == 10
+        assert await first.take() == [4]
+        assert (list(budget.waiting), budget.held) == ([2], 10)
+        assert await first.take() == [4]
+        assert (list(budget.waiting), budget.held) == ([], 8)
 
     asyncio.run(asyncio.wait_for(main(), WAIT_S))
 
@@ -197,15 +202,56 @@ def test_a_lower_number_that_waits_for_much_is_not_passed_by_others() -> None:
     async def main() -> None:
         budget, loop = Budget(10), asyncio.get_running_loop()
         first, second = (Outlet[int](loop, budget, number) for number in range(2))
-        start(first, [1, 10])
+        put(first, [1], 1)
+        put(second, [4], 4)
+        start(first, [10])
         await waiting(budget, 1)
-        start(second, [4, 2])
+        start(second, [2])
         await waiting(budget, 2)
         assert budget.held == 5  # the 2 would fit
         assert await first.take() == [1]
-        assert (list(budget.waiting), budget.held) == ([1], 14)
-        second.give_up()
-        assert (list(budget.waiting), budget.held) == ([], 10)
+        assert (sorted(budget.waiting), budget.held) == ([0, 1], 4)
+        assert await first.take() == [10]
+        assert (list(budget.waiting), budget.held) == ([], 6)
+
+
+@pytest.mark.parametrize("awaited", [True, False])
+def test_room_beyond_the_budget_is_for_the_one_that_is_waited_for(awaited: bool) -> None:
+    """Each used to have a lot of any size, and a further one that waited."""
+
+    async def main() -> None:
+        budget, loop = Budget(10), asyncio.get_running_loop()
+        outlets = [Outlet[int](loop, budget, number) for number in range(5)]
+        for outlet in outlets:
+            start(outlet, [8, 8])
+        await waiting(budget, 4)
+        assert budget.held == 8
+        if awaited:
+            last = asyncio.create_task(outlets[4].take())
+            assert await last == [8]
+            assert budget.held == 8
+        for outlet in outlets:
+            outlet.give_up()
+
+    asyncio.run(asyncio.wait_for(main(), WAIT_S))
+
+    asyncio.run(asyncio.wait_for(main(), WAIT_S))
+
+
+def test_room_that_is_not_needed_goes_to_others() -> None:
+    async def main() -> None:
+        budget, loop = Budget(10), asyncio.get_running_loop()
+        first, second = (Outlet[int](loop, budget, number) for number in range(2))
+        assert first.has_room(10)
+        start(second, [8])
+        await waiting(budget, 1)
+        first.give_back(7)
+        assert (budget.waiting, budget.held) == ({1: second}, 3)
+        first.give_back(1)
+        assert (budget.waiting, budget.held) == ({}, 10)
+        assert await second.take() == [8]
+        first.end()
+        assert budget.held == 0
 
     asyncio.run(asyncio.wait_for(main(), WAIT_S))
 
@@ -217,9 +263,11 @@ def test_giving_up_wakes_the_thread_and_frees_what_it_held() -> None:
         given_up = threading.Event()
 
         def fill() -> None:
-            outlet.put([1], 1)
+            put(outlet, [1], 1)
             with pytest.raises(GivenUp):
-                outlet.put([2], 1)
+                outlet.reserve(1)
+            with pytest.raises(GivenUp):
+                outlet.has_room(1)
             with pytest.raises(GivenUp):
                 outlet.put([3], 1)
             given_up.set()
