@@ -8,7 +8,8 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from functools import cache
-from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin
+from types import NoneType, UnionType
+from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
 
 import msgspec
 from msgspec import Meta, Struct
@@ -32,6 +33,7 @@ __all__ = [
 ]
 
 _LARGEST = 2**63 - 1
+_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "None"}
 Count = Annotated[int, Meta(ge=1, le=_LARGEST)]
 Natural = Annotated[int, Meta(ge=0, le=_LARGEST)]
 Names = Annotated[str, Meta(extra={"separator": ","})]
@@ -70,8 +72,10 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
                 raise ConfigError(f"{self.place}{name} {problem}{hint}, got {shown(name, value)}")
             try:
                 value = msgspec.convert(value, wanted)  # a list becomes a tuple
-            except msgspec.ValidationError as error:
-                raise ConfigError(f"{self.place}{name}{_complaint(error, wanted)}, got {shown(name, value)}") from None
+            except msgspec.ValidationError:
+                raise ConfigError(
+                    f"{self.place}{name} must be {_described(wanted)}, got {shown(name, value)}"
+                ) from None
         msgspec.structs.force_setattr(self, name, value)
 
     def _record(self, name: str, given: Any, kinds: list[type[Settings]]) -> Settings:
@@ -170,21 +174,42 @@ def _untellable(value: Any) -> str | None:
     return next(filter(None, map(_untellable, value)), None) if isinstance(value, list) else None
 
 
-def _complaint(error: msgspec.ValidationError, wanted: Any) -> str:
-    """What is wrong with a value, in words that go before `, got VALUE`."""
-    message = str(error).partition(" - at `$")[0]
-    if message.startswith("Invalid enum value") or get_origin(wanted) is Literal:
-        *others, last = _choices(wanted)
-        return f" must be {', '.join(others)} or {last}" if others else f" must be {last}"
-    return f": {message.partition(', got `')[0]}"
+def _described(wanted: Any) -> str:
+    """What a field takes, in words that go behind "must be"."""
+    kinds = sorted(_kinds(wanted, ()), key=lambda kind: (kind == "None", kind.startswith("'")))
+    *others, last = dict.fromkeys(kinds)
+    return f"{', '.join(others)} or {last}" if others else last
 
 
-def _choices(wanted: Any) -> Iterator[str]:
-    """What a field takes that names its values."""
-    if get_origin(wanted) is Literal:
-        yield from map(repr, get_args(wanted))
-    elif wanted is int:
-        yield "a whole number"
+def _kinds(wanted: Any, rules: tuple[Meta, ...]) -> Iterator[str]:
+    """Yields what a field takes, one after the other."""
+    origin, arguments = get_origin(wanted), get_args(wanted)
+    if origin is Annotated:
+        yield from _kinds(arguments[0], tuple(each for each in arguments[1:] if isinstance(each, Meta)))
+    elif origin is Literal:
+        yield from map(repr, arguments)
+    elif origin in (Union, UnionType):
+        for each in arguments:
+            yield from _kinds(each, rules)
+    elif origin is tuple:
+        yield f"a list of {len(arguments)} numbers"
+    elif origin is dict:
+        yield "a dict of texts"
+    elif any(rule.extra for rule in rules):
+        yield "text or a list of texts"
     else:
-        for each in get_args(wanted):
-            yield from _choices(each)
+        yield _NAMES[wanted] + _bounds(rules)
+
+
+def _bounds(rules: tuple[Meta, ...]) -> str:
+    """What a number has to keep, in words. The largest that fits into 64 bits is no bound that anybody meets."""
+    for rule in rules:
+        least, most = rule.ge, rule.le if rule.le != _LARGEST else None
+        if least is not None and most is not None:
+            return f" from {least} to {most}"
+        below = f" and below {rule.lt}" if rule.lt is not None else ""
+        if least is not None:
+            return f" of at least {least}{below}"
+        if rule.gt is not None:
+            return f" above {rule.gt}"
+    return ""

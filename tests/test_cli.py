@@ -93,6 +93,8 @@ def test_bench_takes_a_file_and_flags_win(tmp_path: Path) -> None:
         (["bench", "--sources", "x", "--api-url", "ftp://x/api/"], "ftp://x/api/"),
         (["bench", "/no/such/config.json"], "/no/such/config.json"),
         (["serve", "/no/such/folder"], "/no/such/folder"),
+        (["bench"], "--root-path ~/photos"),
+        (["preview", "--batch-size", "8"], "--root-path ~/photos"),
     ],
 )
 def test_an_expected_error_is_one_line_and_exit_code_2(arguments: list[str], words: str) -> None:

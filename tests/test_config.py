@@ -29,6 +29,7 @@ from datago_gpu.config import (
     WebDatasetSource,
 )
 from datago_gpu.errors import ConfigError
+from datago_gpu.sources.api import api_address
 
 KEY = "5ecret5ecret5ecret5ecret5ecret5ecret5ecr"
 FILES: dict[str, Any] = {"source_type": "file", "source_config": {"root_path": "/images"}}
@@ -195,10 +196,10 @@ REFUSED: list[tuple[Any, str]] = [
     (files(source_type=["file"]), "source_type must be 'db', 'file' or 'webdataset', got ['file']"),
     (files(source_config=[1]), "source_config must be a dict or FileSource, got list"),
     (files(image_config="big"), "image_config must be a dict or ImageConfig, got str"),
-    (files(source_config={"root_path": 3}), "source_config.root_path: Expected `str`, got 3"),
+    (files(source_config={"root_path": 3}), "source_config.root_path must be text, got 3"),
     (files(source_config={"root_path": ""}), "source_config.root_path is empty: name a folder of images"),
     (files(source_config={"root_path": "/x\udcff"}), "source_config.root_path must be UTF-8 text (for a folder with"),
-    (files(source_config={"root_path": ["/x"]}), "source_config.root_path: Expected `str`, got ['/x']"),
+    (files(source_config={"root_path": ["/x"]}), "source_config.root_path must be text, got ['/x']"),
     (files(source_config={"root_path": "/x", "a\udcff": 1}), "unknown key source_config.'a\\udcff'; "),
     (
         files(source_config={"root_path": "s3://x", "storage_options": {"key": "\udcff"}}),
@@ -209,34 +210,55 @@ REFUSED: list[tuple[Any, str]] = [
         "source_config.storage_options ",
     ),
     ('{"source_type": "\udcff"}', "the config is not UTF-8 text"),
-    (files(source_config={"root_path": "/x", "rank": -1}), "source_config.rank: Expected `int` >= 0, got -1"),
+    (
+        files(source_config={"root_path": "/x", "rank": -1}),
+        "source_config.rank must be a whole number of at least 0 or None, got -1",
+    ),
     (files(source_config={"root_path": "/x", "rank": 2, "world_size": 2}), "rank (2) must be below world_size (2)"),
     (files(source_config={"root_path": "/x", "rank": 1}), "rank (1) must be below world_size (1); ranks count from 0"),
-    (files(source_config={"root_path": "/x", "world_size": 0}), "source_config.world_size: Expected `int` >= 1, got 0"),
-    (files(batch_size=0), "batch_size: Expected `int` >= 1, got 0"),
-    (files(batch_size=4097), "batch_size: Expected `int` <= 4096, got 4097"),
-    (files(batch_size="8"), "batch_size: Expected `int`, got '8'"),
-    (files(batch_size=True), "batch_size: Expected `int`, got True"),
-    (files(limit=0), "limit: Expected `int` >= 1, got 0"),
-    (files(epochs=0), "epochs: Expected `int` >= 1, got 0"),
-    (files(seed=-1), "seed: Expected `int` >= 0, got -1"),
-    (files(seed=2**70), f"seed: Expected `int` <= 9223372036854775807, got {2**70}"),
-    (files(max_failures=1.5), "max_failures: Expected `float` < 1.0, got 1.5"),
-    (files(max_failures=-1), "max_failures: Expected `int` >= 0, got -1"),
-    (files(ordered="yes"), "ordered: Expected `bool`, got 'yes'"),
+    (
+        files(source_config={"root_path": "/x", "world_size": 0}),
+        "source_config.world_size must be a whole number of at least 1 or None, got 0",
+    ),
+    (files(batch_size=0), "batch_size must be a whole number from 1 to 4096, got 0"),
+    (files(batch_size=4097), "batch_size must be a whole number from 1 to 4096, got 4097"),
+    (files(batch_size="8"), "batch_size must be a whole number from 1 to 4096, got '8'"),
+    (files(batch_size=True), "batch_size must be a whole number from 1 to 4096, got True"),
+    (files(limit=0), "limit must be a whole number of at least 1 or None, got 0"),
+    (files(epochs=0), "epochs must be a whole number of at least 1 or None, got 0"),
+    (files(seed=-1), "seed must be a whole number of at least 0, got -1"),
+    (files(seed=2**70), f"seed must be a whole number of at least 0, got {2**70}"),
+    (
+        files(max_failures=1.5),
+        "max_failures must be a whole number of at least 0, a number of at least 0 and below 1 or None, got 1.5",
+    ),
+    (
+        files(max_failures=-1),
+        "max_failures must be a whole number of at least 0, a number of at least 0 and below 1 or None, got -1",
+    ),
+    (files(ordered="yes"), "ordered must be true or false, got 'yes'"),
     (files(arena_mb=100), "arena_mb (100) must be at least twice http_config.max_payload_mb (64): raise the one or lo"),
-    (files(http_config={"stall_timeout_s": 0}), "http_config.stall_timeout_s: Expected `float` > 0.0, got 0"),
-    (files(http_config={"max_tries": 0}), "http_config.max_tries: Expected `int` >= 1, got 0"),
+    (files(http_config={"stall_timeout_s": 0}), "http_config.stall_timeout_s must be a number above 0, got 0"),
+    (files(http_config={"max_tries": 0}), "http_config.max_tries must be a whole number of at least 1, got 0"),
     (files(http_config={"total_timeout_s": math.inf}), "http_config.total_timeout_s must be a finite number, got inf"),
-    (files(decode_config={"hw_decoder_load": 1.5}), "decode_config.hw_decoder_load: Expected `float` <= 1.0, got 1.5"),
+    (
+        files(decode_config={"hw_decoder_load": 1.5}),
+        "decode_config.hw_decoder_load must be a number from 0 to 1 or None, got 1.5",
+    ),
     (files(image_config={"layout": "NHWC"}), "image_config.layout must be 'HWC' or 'CHW', got 'NHWC'"),
-    (files(image_config={"default_image_size": 10**6}), "image_config.default_image_size: Expected `int` <= 65535"),
+    (
+        files(image_config={"default_image_size": 10**6}),
+        "image_config.default_image_size must be a whole number from 1 to 65535",
+    ),
     (
         files(image_config={"max_aspect_ratio": math.inf}),
         "image_config.max_aspect_ratio must be a finite number, got inf",
     ),
     (files(image_config={"max_aspect_ratio": math.nan}), "image_config.max_aspect_ratio"),
-    (files(image_config={"min_aspect_ratio": 0}), "image_config.min_aspect_ratio: Expected `float` >= 0.001, got 0"),
+    (
+        files(image_config={"min_aspect_ratio": 0}),
+        "image_config.min_aspect_ratio must be a number from 0.001 to 1000, got 0",
+    ),
     (
         files(image_config={"min_aspect_ratio": 3}),
         "image_config.min_aspect_ratio (3.0) is above max_aspect_ratio (2.0): swap them",
@@ -249,7 +271,7 @@ REFUSED: list[tuple[Any, str]] = [
         files(image_config={"mean": [0.5, 0.5, 0.5]}),
         "image_config.mean and std need dtype 'float16' or 'float32', got 'uint8'",
     ),
-    (files(image_config={"mean": [1, 2]}), "image_config.mean: Expected `array` of length 3, got 2, got [1, 2]"),
+    (files(image_config={"mean": [1, 2]}), "image_config.mean must be a list of 3 numbers or None, got [1, 2]"),
     (
         files(image_config={"mean": [127, 127, 127], "dtype": "float32"}),
         "image_config.mean is in units of [0, 1], got (127.0, 127.0, 127.0): divide by 255",
@@ -266,10 +288,14 @@ REFUSED: list[tuple[Any, str]] = [
     ),
     (database(embedding_empty=True), "source_config.embedding_empty must be '', 'true' or 'false', got True"),
     (database(tags=["a,b", "c"]), "source_config.tags: 'a,b' holds a comma, which separates names"),
-    (database(tags=["a", 3]), "source_config.tags: Expected `str`, got ['a', 3]"),
-    (database(tags_empty=["true"]), "source_config.tags_empty: Expected `str`, got ['true']"),
+    (database(tags=["a", 3]), "source_config.tags must be text or a list of texts, got ['a', 3]"),
+    (database(tags_empty=["true"]), "source_config.tags_empty must be text, got ['true']"),
     (database(tags_empty="maybe"), "source_config.tags_empty must be 'true' or 'false', got 'maybe'"),
-    (database(page_size=2001), "source_config.page_size: Expected `int` <= 2000, got 2001"),
+    (database(sources=3), "source_config.sources must be text or a list of texts, got 3"),
+    (database(duplicate_state="x"), "source_config.duplicate_state must be a whole number or 'unprocessed', got 'x'"),
+    (database(random_method="x"), "source_config.random_method must be 'shuffle' or 'server', got 'x'"),
+    (files(image_config={"dtype": "bfloat16"}), "image_config.dtype must be 'uint8', 'float16' or 'float32', got 'bfl"),
+    (database(page_size=2001), "source_config.page_size must be a whole number from 1 to 2000, got 2001"),
     (
         database(random_sampling=True, random_method="server"),
         "source_config.random_method 'server' never ends by itself: set limit",
@@ -296,8 +322,11 @@ def test_what_cannot_work_is_a_config_error_naming_key_and_value(given: Any, wor
 
 def test_a_constructor_is_as_strict_as_json() -> None:
     for wrong, words in [
-        (lambda: HttpConfig(max_tries=0), "http_config.max_tries: Expected `int` >= 1, got 0"),
-        (lambda: DecodeConfig(threads=1.5), "decode_config.threads: Expected `int | null`, got 1.5"),  # type: ignore[arg-type]
+        (lambda: HttpConfig(max_tries=0), "http_config.max_tries must be a whole number of at least 1, got 0"),
+        (
+            lambda: DecodeConfig(threads=1.5),
+            "decode_config.threads must be a whole number of at least 1 or None, got 1.5",
+        ),  # type: ignore[arg-type]
         (lambda: ImageConfig(dtype="int8"), "image_config.dtype must be 'uint8', 'float16' or 'float32', got 'int8'"),  # type: ignore[arg-type]
         (
             lambda: LoaderConfig(source_config={"root_path": "/x"}),  # type: ignore[arg-type]
@@ -478,3 +507,11 @@ def test_only_filters_that_are_set_are_sent() -> None:
     assert DataroomSource(duplicate_state=-1).filters() == {}
     assert DataroomSource(duplicate_state=1).filters() == {"duplicate_state": "1"}
     assert DataroomSource(duplicate_state="unprocessed").filters() == {"duplicate_state": "None"}
+
+
+@pytest.mark.parametrize(
+    "address", ["http://127.0.0.1:abc/api/", "https://:443/api/", "http://[::1/api/", "http:///api/"]
+)
+def test_a_dataroom_address_without_a_host_or_a_port_is_named_as_such(address: str) -> None:
+    with pytest.raises(ConfigError, match=r"must have a host and a port that exist, got 'https?:"):
+        api_address(DataroomSource(api_url=address))

@@ -119,11 +119,11 @@ def test_none_can_be_given_where_a_setting_takes_it(flag: str, words: str) -> No
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--batch-size", "many"], "batch_size: Expected `int`, got 'many'"),
-        (["--batch-size", "null"], "batch_size: Expected `int`, got None"),
+        (["--batch-size", "many"], "batch_size must be a whole number from 1 to 4096, got 'many'"),
+        (["--batch-size", "null"], "batch_size must be a whole number from 1 to 4096, got None"),
         (["--layout", "1"], "image_config.layout must be 'HWC' or 'CHW', got 1"),
-        (["--mean", "0.5"], "image_config.mean: Expected `array` of length 3, got 1, got [0.5]"),
-        (["--limit", "[" * 100_000], "limit: Expected `int | null`, got '[["),
+        (["--mean", "0.5"], "image_config.mean must be a list of 3 numbers or None, got [0.5]"),
+        (["--limit", "[" * 100_000], "limit must be a whole number of at least 1 or None, got '[["),
     ],
 )
 def test_words_that_mean_nothing_are_a_config_error(words: list[str], message: str, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import NoneType, UnionType
@@ -84,7 +85,7 @@ def setting_of(flags: Mapping[Any, Setting], section: str, field: msgspec.struct
 
 
 def given_config(ctx: click.Context, file: Path | None) -> dict[str, Any]:
-    """The settings of a JSON file and of the flags; flags win."""
+    """The settings of a file and of the flags; flags win. Raises UsageError where neither says what to load."""
     config: dict[str, Any] = {}
     if file:
         config = msgspec.to_builtins(LoaderConfig.load(file))
@@ -95,6 +96,11 @@ def given_config(ctx: click.Context, file: Path | None) -> dict[str, Any]:
             place[name] = option.value(ctx.params[option.name])
     if "source_type" not in config:
         source = config.get("source_config", {})
+        if not source and not os.environ.get("DATAROOM_API_URL"):
+            raise click.UsageError(
+                "nothing says what to load: name a folder (--root-path ~/photos), shards "
+                "(--url 'train-{000..127}.tar'), a Dataroom (--api-url, or DATAROOM_API_URL), or the file of a config"
+            )
         config["source_type"] = "file" if "root_path" in source else "webdataset" if "url" in source else "db"
     config.setdefault("source_config", {})
     return config

@@ -409,8 +409,8 @@ def test_the_token_and_the_storage_options_are_shown_in_no_text() -> None:
     [
         ({"url": " "}, "source_config.url is empty"),
         ({"auth_token": "a b"}, "auth_token holds blanks"),
-        ({"auth_token": 5}, r"auth_token: Expected `str`, got \*\*\*"),
-        ({"storage_options": {"key": 5}}, "storage_options: .*got \\*\\*\\*"),
+        ({"auth_token": 5}, r"auth_token must be text, got \*\*\*"),
+        ({"storage_options": {"key": 5}}, "storage_options must be a dict of texts, got \\*\\*\\*"),
         ({"masks": "a,b", "latents": "a"}, "'a' is asked for twice"),
         ({"optional": "c"}, "optional names 'c', which is not among"),
         ({"shards": "a"}, "unknown key source_config.shards"),
