@@ -62,7 +62,9 @@ def config_of(*words: str) -> dict[str, Any]:
     def command(ctx: click.Context, /, **_: Any) -> None:
         made.append(given_config(ctx, None))
 
-    command.main(list(words), standalone_mode=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DATAROOM_API_URL", "http://x/api/")  # without, flags have to say what to load
+        command.main(list(words), standalone_mode=False)
     return made[0]
 
 
