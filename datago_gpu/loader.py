@@ -20,7 +20,7 @@ from datago_gpu.feeder.wire import Resume
 from datago_gpu.handoff import Ended, Handoff
 from datago_gpu.limits import Limits
 from datago_gpu.progress import Progress
-from datago_gpu.state import resume_from, state_of
+from datago_gpu.state import checked_on_change, resume_from, state_of
 from datago_gpu.stats import Stage, Stats
 from datago_gpu.supervisor import Supervisor
 from datago_gpu.worker import Ready, Worker, unexpected
@@ -64,6 +64,8 @@ class Loader:
     device: "auto" or None (a GPU if there is one), "cuda", "cuda:1", "cpu", the index of a GPU, or a torch.device.
     backend: "auto" or None, "dali", or "pillow" (CPU only).
     state: a `state_dict` to go on from, as with `load_state_dict`, without starting twice.
+    on_change: what to do where the data has changed since a state was saved: "refuse" raises ConfigError, with what has
+        changed, in place of the first batch; "accept" warns and goes on with what is there.
 
     It is its own iterator: when a `for` over batches or over `samples()` is left early, the next one goes on where it
     stopped. Batches may be taken from any thread, by one at a time. Leaving bad samples out is not an error: see
@@ -94,14 +96,16 @@ class Loader:
         backend: str | None = "auto",
         *,
         state: dict[str, Any] | None = None,
+        on_change: str = "refuse",
     ) -> None:
+        self._on_change = checked_on_change(on_change)
         self.config = LoaderConfig.load(config).settled()
         self.backend: Backend = choose(device, backend)
         """Which back end decodes, on which device, and why."""
         self._taking = threading.Lock()
         self._begun: _Begun | None = None
         self._process = os.getpid()
-        self._start(Resume() if state is None else resume_from(self.config, state))
+        self._start(Resume() if state is None else resume_from(self.config, state, self._on_change))
 
     def __iter__(self) -> Iterator[Batch]:
         return self
@@ -161,9 +165,10 @@ class Loader:
         """Go on from a `state_dict`, of this loader or one with the same source, seed, rank and world size.
 
         Samples that were handed out before are not loaded again. Raises ConfigError where the state is of another
-        order of samples, or no state at all.
+        order of samples, or no state at all. Whether the data is still the same is known when it has been listed:
+        where it is not, the first batch raises ConfigError, unless `on_change` is "accept".
         """
-        resume = resume_from(self.config, state)
+        resume = resume_from(self.config, state, self._on_change)
         self.close()
         self._start(resume)
 
@@ -255,7 +260,7 @@ class Loader:
         while True:
             ready = self._get()
             if ready.resume_at is not None:
-                self._progress.begin(ready.epoch, ready.resume_at)
+                self._progress.begin(ready.epoch, ready.resume_at, ready.listed)
             self._failures.add(ready.skipped)
             self._failures.note(ready.flaws)
             for notice in ready.notices:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from datago_gpu.feeder.wire import Resume
-from datago_gpu.sources.base import Position, Skipped
+from datago_gpu.sources.base import ListingDigest, Position, Skipped
 
 __all__ = ["Progress"]
 
@@ -22,18 +22,22 @@ class Progress:
         """The one that is under way."""
         self._at = resume.position
         self._highest = resume.position.index - 1
+        self._listed, self._accepts_change = resume.listed, resume.accepts_change
         self._holes: set[int] = set()
         self.delivered = resume.delivered
         """Samples, over all epochs."""
         for first, last in resume.done:
             self._note(range(first, last + 1))
 
-    def begin(self, epoch: int, resume_at: Position) -> None:
-        """What is noted next belongs to this epoch; nothing before `resume_at` is missing once it is noted."""
+    def begin(self, epoch: int, resume_at: Position, listed: ListingDigest | None = None) -> None:
+        """What is noted next belongs to this epoch; nothing before `resume_at` is missing once it is noted.
+
+        listed: what was listed up to the last sample that is done once it is noted.
+        """
         if epoch != self.epoch:
             self.epoch, self._highest = epoch, -1
             self._holes.clear()
-        self._at = resume_at
+        self._at, self._listed = resume_at, listed
 
     def skipped(self, skips: Iterable[Skipped]) -> None:
         """These samples will not come. Skips at the end of an epoch may be told of in the next, where they are void."""
@@ -49,7 +53,8 @@ class Progress:
         first_hole = min(self._holes, default=self._highest + 1)
         # A sample that is missing before the feeder's own mark was sent, and is only half handed out.
         position = self._at if first_hole >= self._at.index else Position(self.epoch, first_hole)
-        return Resume(position, list(self._done(position.index)), self.delivered)
+        done = list(self._done(position.index))
+        return Resume(position, done, self.delivered, self._listed, self._accepts_change)
 
     def _note(self, indices: Iterable[int]) -> None:
         for index in indices:

@@ -1,5 +1,9 @@
 """What `state_dict` gives: where a stream stands, in plain values, and which order of samples that belongs to.
 
+The order holds a digest of the listing, as far as the stream has used it: where the data lies elsewhere under the same
+names, it is the same data, and where it has changed, the feeder finds out. A state without a digest, of an older
+package, says where the data lies in its place.
+
 Version 2 says of the order only what differs from the defaults and makes a difference. Version 1 said all settings of
 the source; a state of either may lack settings that are younger than itself, which then have their defaults.
 """
@@ -8,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import chain
-from typing import Any
+from typing import Any, Literal, get_args
 
 import msgspec
 
@@ -18,11 +22,17 @@ from datago_gpu.feeder.wire import Resume
 from datago_gpu.local_paths import FILE_SCHEME
 from datago_gpu.settings import Settings, fields_of, separator_of
 from datago_gpu.shard_config import shown_shards
+from datago_gpu.sources.base import ListingDigest, Position
 
-__all__ = ["resume_from", "state_of"]
+__all__ = ["OnChange", "checked_on_change", "resume_from", "state_of"]
+
+OnChange = Literal["refuse", "accept"]
+"""What to do with a state whose data has changed since."""
 
 STATE_VERSION = 2
 READ_VERSIONS = (1, 2)
+_KEPT = ("position", "done", "delivered")
+"""Of where a stream stands."""
 
 _NEVER = frozenset(
     (
@@ -42,19 +52,34 @@ _IN_A_SHUFFLE = frozenset(
 )
 """Those that matter to a shuffle only. Of shards it holds as many samples as fit into `buffer_mb`."""
 
+_PLACES = frozenset(("root_path", "url"))
+"""Where the data lies. With a digest of what is there, it may lie anywhere."""
+
 _LONGEST = 200
 """Letters of a value in a message."""
 
 
 def state_of(config: LoaderConfig, resume: Resume) -> dict[str, Any]:
     """The state of a stream with these settings that stands there. Fit for JSON."""
-    return {"version": STATE_VERSION, "order": _order_of(config), "resume": msgspec.to_builtins(resume)}
+    order = _order_of(config)
+    if resume.listed is not None:
+        order["listing"] = msgspec.to_builtins(resume.listed)
+    place = msgspec.to_builtins(resume)
+    return {"version": STATE_VERSION, "order": order, "resume": {name: place[name] for name in _KEPT}}
 
 
-def resume_from(config: LoaderConfig, state: dict[str, Any]) -> Resume:
+def checked_on_change(given: str) -> OnChange:
+    """The value of the argument. Raises ConfigError where it has no such value."""
+    if given not in get_args(OnChange):
+        raise ConfigError(f"on_change must be 'refuse' or 'accept', got {given!r}")
+    return "accept" if given == "accept" else "refuse"
+
+
+def resume_from(config: LoaderConfig, state: dict[str, Any], on_change: OnChange = "refuse") -> Resume:
     """Where a stream with these settings goes on.
 
-    Raises ConfigError where the state is of another order of samples, naming what differs, or no state at all.
+    Raises ConfigError where the state is of another order of samples, naming what differs, or no state at all. Whether
+    the data is the same shows when it is listed.
     """
     try:
         version, order, resume = state["version"], state["order"], msgspec.convert(state["resume"], Resume)
@@ -66,10 +91,22 @@ def resume_from(config: LoaderConfig, state: dict[str, Any]) -> Resume:
     source = order.get("source_config") if isinstance(order, dict) else None
     if not isinstance(source, dict) or not all(isinstance(name, str) for name in source):
         raise ConfigError("this is not the state of a Loader: its order is that of no source")
-    differences = list(_differences(_normal(config, order), _normal(config, _order_of(config))))
+    try:
+        listed = msgspec.convert(order.get("listing"), ListingDigest | None)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"this is not the state of a Loader: {error!r}") from error
+    accepts = on_change == "accept"
+    anywhere = accepts or listed is not None or _has_nothing_done(resume)
+    theirs, ours = _normal(config, order), _normal(config, _order_of(config))
+    differences = list(_differences(theirs, ours, but=_PLACES if anywhere else frozenset()))
     if differences:
         raise ConfigError(f"the state is of another order of samples: {'; '.join(differences)}")
-    return resume
+    return msgspec.structs.replace(resume, listed=listed, accepts_change=accepts)
+
+
+def _has_nothing_done(resume: Resume) -> bool:
+    """Whether an epoch is still to begin, so that its samples may be any."""
+    return resume.position == Position(resume.position.epoch) and not resume.done
 
 
 def _order_of(config: LoaderConfig) -> dict[str, Any]:
@@ -137,13 +174,14 @@ def _address(config: LoaderConfig, text: str) -> str:
         return text
 
 
-def _differences(theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]:
-    """theirs: of the state. ours: of the loader."""
+def _differences(theirs: dict[str, Any], ours: dict[str, Any], but: frozenset[str]) -> list[str]:
+    """theirs: of the state. ours: of the loader. but: what may differ."""
     if theirs["source_type"] != ours["source_type"]:
         return [_told("source_type", theirs["source_type"], ours["source_type"])]
     defaults = {field.name: field.default for field in fields_of(SOURCES[ours["source_type"]])}
     sources = theirs["source_config"], ours["source_config"]
-    pairs = {name: [source.get(name, defaults.get(name)) for source in sources] for name in sorted({*chain(*sources)})}
+    names = sorted({*chain(*sources)} - but)
+    pairs = {name: [source.get(name, defaults.get(name)) for source in sources] for name in names}
     different = [name for name, (of_state, of_loader) in pairs.items() if of_state != of_loader]
     if "random_sampling" in different:  # then what is said of a shuffle belongs to one of them only
         different = [name for name in different if name not in _IN_A_SHUFFLE]

@@ -54,7 +54,7 @@ class Supervisor:
         if isinstance(message, wire.Notice):
             return message
         if isinstance(message, wire.EncodedBatch):
-            self._received.begin(message.epoch, message.resume_at)
+            self._received.begin(message.epoch, message.resume_at, message.listed)
             self._received.deliver(message.indices)
             self._told = {key for key in self._told if key[0] >= message.epoch}
         skipped = self._first_told(message.skipped)

@@ -26,7 +26,7 @@ from datago_gpu.errors import ConfigError
 from datago_gpu.feeder.wire import Resume
 from datago_gpu.loader import Loader
 from datago_gpu.sources.base import Position
-from datago_gpu.state import resume_from, state_of
+from datago_gpu.state import checked_on_change, resume_from, state_of
 
 __all__ = ["Bucket", "LoaderDataset", "TensorBatch", "as_tensors"]
 
@@ -60,6 +60,7 @@ class LoaderDataset(IterableDataset):  # type: ignore[misc]  # torch need not be
     config, device, backend: as for a Loader, with `epochs` 1 (the default): iterate once for each pass, and every pass
         shuffles anew. With `epochs` None a single iteration goes on for ever. `limit` holds for each iteration.
     transform: makes of each TensorBatch what is yielded.
+    on_change: as for a Loader: whether a state whose data has changed is refused, or goes on with what is there.
     taken_ahead: batches that whoever iterates has taken before they are used: 1 in a Lightning Trainer, which looks one
         batch ahead. `state_dict` leaves them out.
 
@@ -90,6 +91,7 @@ class LoaderDataset(IterableDataset):  # type: ignore[misc]  # torch need not be
         *,
         transform: Callable[[TensorBatch], Any] | None = None,
         taken_ahead: int = 0,
+        on_change: str = "refuse",
     ) -> None:
         super().__init__()
         self.config = LoaderConfig.load(config).anchored()
@@ -100,6 +102,7 @@ class LoaderDataset(IterableDataset):  # type: ignore[misc]  # torch need not be
             )
         if taken_ahead < 0:
             raise ConfigError(f"taken_ahead must be 0 or more, got {taken_ahead}")
+        self._on_change = checked_on_change(on_change)
         self.device, self.backend, self.transform, self.taken_ahead = device, backend, transform, taken_ahead
         self.loader: Loader | None = None
         """Of the pass under way, else of the last one: for `stats()`."""
@@ -130,9 +133,10 @@ class LoaderDataset(IterableDataset):  # type: ignore[misc]  # torch need not be
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """The next iteration goes on from there, and the one after it is the next pass.
 
-        Raises ConfigError where the state is of another order of samples, or no state at all.
+        Raises ConfigError where the state is of another order of samples, or no state at all. Where the data has
+        changed since, the next iteration raises it, unless `on_change` is "accept".
         """
-        self._next = resume_from(self._config(), state_dict)
+        self._next = resume_from(self._config(), state_dict, self._on_change)
         self._state = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -146,7 +150,11 @@ class LoaderDataset(IterableDataset):  # type: ignore[misc]  # torch need not be
         # The end of the range of passes, not their number: a Loader that goes on from pass 4 has done four.
         epochs = None if config.epochs is None else epoch + 1
         loader = Loader(
-            msgspec.structs.replace(config, epochs=epochs), device=self.device, backend=self.backend, state=state
+            msgspec.structs.replace(config, epochs=epochs),
+            device=self.device,
+            backend=self.backend,
+            state=state,
+            on_change=self._on_change,
         )
         self.loader, self._state, self._next = loader, state, Resume(Position(epoch + 1))
         states = deque([state], self.taken_ahead + 1)

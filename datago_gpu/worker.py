@@ -13,7 +13,7 @@ from datago_gpu import errors
 from datago_gpu.feeder import wire
 from datago_gpu.feeder.client import FeederClosed
 from datago_gpu.handoff import Handoff
-from datago_gpu.sources.base import Flaw, Position, Skipped
+from datago_gpu.sources.base import Flaw, ListingDigest, Position, Skipped
 from datago_gpu.supervisor import Supervisor
 
 if TYPE_CHECKING:
@@ -49,6 +49,8 @@ class Ready:
     indices: list[int] = field(default_factory=list)
     epoch: int = 0
     resume_at: Position | None = None
+    listed: ListingDigest | None = None
+    """What a state of this batch has to know of the listing."""
     skipped: list[Skipped] = field(default_factory=list)
     flaws: list[Flaw] = field(default_factory=list)
     """Of samples of the batch."""
@@ -198,7 +200,9 @@ class Worker(threading.Thread):
             for at, found in assembled.flaws.items()
             for reason, problem in found.items()
         ]
-        ready = Ready(assembled.batch, indices, message.epoch, message.resume_at, self._take_skips(), flaws)
+        ready = Ready(
+            assembled.batch, indices, message.epoch, message.resume_at, message.listed, self._take_skips(), flaws
+        )
         return self._ready.put(ready, message.pixels)
 
     def _note_rescued(self, assembled: Assembled) -> None:

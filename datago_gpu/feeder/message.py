@@ -10,7 +10,7 @@ from datago_gpu.feeder import wire
 from datago_gpu.feeder.arena import aligned
 from datago_gpu.feeder.bucket import Admitted
 from datago_gpu.feeder.parts import AdmittedPart
-from datago_gpu.sources.base import Position, Skipped
+from datago_gpu.sources.base import ListingDigest, Position, Skipped
 
 __all__ = ["Layout"]
 
@@ -36,6 +36,7 @@ class Layout:
         epoch: int,
         offset: int,
         resume_at: Position,
+        listed: ListingDigest | None,
         skipped: list[Skipped],
         counts: wire.Counts,
     ) -> wire.EncodedBatch:
@@ -69,6 +70,7 @@ class Layout:
             orientations=bytes(sample.orientation for sample in batch),
             pixels=sum(sample.pixels for sample in batch if sample.bucket is None),
             resume_at=resume_at,
+            listed=listed,
             skipped=skipped,
             counts=counts,
         )

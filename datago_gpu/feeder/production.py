@@ -6,6 +6,7 @@ import gc
 import sys
 import time
 from bisect import bisect_right
+from collections import deque
 from contextlib import aclosing
 from itertools import count
 
@@ -20,7 +21,8 @@ from datago_gpu.feeder.refusals import Refusals
 from datago_gpu.feeder.window import Outcome, Waits, Window
 from datago_gpu.feeder.wire import Counts, Resume, StageCount
 from datago_gpu.limits import Limits
-from datago_gpu.sources.base import Position, Refs, SampleRef, Skipped, Source
+from datago_gpu.sources.base import ListingDigest, Position, Refs, SampleRef, Skipped, Source
+from datago_gpu.sources.tally import held_until_known
 
 __all__ = ["Production"]
 
@@ -42,6 +44,10 @@ class Production:
         self._outstanding: dict[int, str] = {}
         """Index -> cursor of the samples that are listed and neither sent nor skipped, in the order of listing."""
         self._newest = Position()
+        self._listings: deque[tuple[int, ListingDigest | None]] = deque()
+        """What was listed when a sample was, by the sample's index, of those behind the last one that is done."""
+        self._listed = resume.listed
+        """What was listed up to the last sample that is done."""
         self._refusals: Refusals[Admitted] = Refusals(config.max_refused_in_a_row)
         self._waits = Waits()
 
@@ -72,6 +78,8 @@ class Production:
     async def _run_epoch(self, epoch: int) -> bool:
         """True when the limit has been reached."""
         self._outstanding.clear()
+        self._listings.clear()
+        self._listed = self._resume.listed if epoch == self._resume.position.epoch else None
         self._newest = Position(epoch)
         window = Window(
             self._undelivered(epoch),
@@ -104,8 +112,11 @@ class Production:
         """The source's samples, less those that were delivered before the start."""
         if epoch != self._resume.position.epoch:
             return self._source.refs(Position(epoch))
-        refs = self._source.refs(self._resume.position)
-        return _without(sorted(self._resume.done), refs) if self._resume.done else refs
+        resume, tally = self._resume, self._source.tally
+        tally.expect(resume.listed, accepts=resume.accepts_change)
+        refs = self._source.refs(resume.position)
+        refs = _without(sorted(resume.done), refs) if resume.done else refs
+        return held_until_known(refs, tally) if tally.pending else refs
 
     async def _take(self, outcomes: list[Outcome], epoch: int) -> bool:
         """True when the limit has been reached."""
@@ -123,6 +134,7 @@ class Production:
     async def _skip(self, skips: list[Skipped], epoch: int) -> None:
         for skipped in skips:
             self._outstanding.pop(skipped.index, None)
+            self._note_done(skipped.index)
             await self._packer.skip(msgspec.structs.replace(skipped, epoch=epoch), self._counts)
 
     async def _limit_reached(self, epoch: int) -> bool:
@@ -152,11 +164,19 @@ class Production:
     async def _send(self, batch: list[Admitted], epoch: int) -> None:
         for sample in batch:
             del self._outstanding[sample.ref.index]
-        await self._packer.send(batch, epoch, self._resume_at(epoch), self._counts)
+            self._note_done(sample.ref.index)
+        await self._packer.send(batch, epoch, self._resume_at(epoch), self._listed, self._counts)
 
-    def _note_launch(self, ref: SampleRef) -> None:
-        self._outstanding[ref.index] = ref.cursor
-        self._newest = Position(self._newest.epoch, ref.index, ref.cursor)
+    def _note_launch(self, ref: SampleRef | Skipped) -> None:
+        if ref.index >= 0:
+            self._listings.append((ref.index, self._source.tally.listed))
+        if isinstance(ref, SampleRef):
+            self._outstanding[ref.index] = ref.cursor
+            self._newest = Position(self._newest.epoch, ref.index, ref.cursor)
+
+    def _note_done(self, index: int) -> None:
+        while self._listings and self._listings[0][0] <= index:
+            self._listed = self._listings.popleft()[1]
 
     def _resume_at(self, epoch: int) -> Position:
         """The first sample that is not done; where all are, the last one, which does no harm."""

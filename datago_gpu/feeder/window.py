@@ -63,7 +63,7 @@ class Window:
         chunk: int,
         workers: int,
         ordered: bool,
-        launched: Callable[[SampleRef], None],
+        launched: Callable[[SampleRef | Skipped], None],
         waits: Waits,
     ) -> None:
         self._refs, self._work, self._chunk, self._workers = refs, work, chunk, workers
@@ -177,11 +177,11 @@ class Window:
         async with aclosing(self._refs) as refs:
             async for ref in refs:
                 self.waits.refs_s += time.perf_counter() - clock
+                self._launched(ref)
                 if isinstance(ref, Skipped):
                     await self._start_collected()
                     await self._pass_on(ref)
                 else:
-                    self._launched(ref)
                     self._collected.append(ref)
                 if len(self._collected) >= min(self._chunk, self._wanted, max(1, self._fitting // _JOBS_AT_LEAST)):
                     await self._start_collected()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from msgspec import Struct, msgpack
 
-from datago_gpu.sources.base import Position, Skipped
+from datago_gpu.sources.base import ListingDigest, Position, Skipped
 
 if TYPE_CHECKING:
     from asyncio import StreamReader, StreamWriter  # 30 ms that `import datago_gpu` can do without
@@ -42,6 +42,10 @@ class Resume(Struct, frozen=True):
     """Ranges [first, last] of samples of the epoch that were delivered or skipped."""
     delivered: int = 0
     """Samples delivered so far, over all epochs, to count against the limit."""
+    listed: ListingDigest | None = None
+    """What the listing has to be, as far as it was used."""
+    accepts_change: bool = False
+    """Whether to go on where the listing is another one."""
 
 
 class Start(Struct, frozen=True):
@@ -172,6 +176,8 @@ class EncodedBatch(Struct, frozen=True, tag="batch", kw_only=True):
     """Of all its pictures, where they keep their sizes."""
     resume_at: Position
     """Where to begin so that nothing that is not delivered by now is missed."""
+    listed: ListingDigest | None
+    """What was listed up to the last sample that was sent or skipped by now."""
     skipped: list[Skipped]
     counts: Counts
 

@@ -13,6 +13,7 @@ __all__ = [
     "BAD_ATTRIBUTES",
     "FURTHER_IMAGES",
     "Flaw",
+    "ListingDigest",
     "Need",
     "Part",
     "Position",
@@ -20,7 +21,7 @@ __all__ = [
     "SampleRef",
     "Skipped",
     "Source",
-    "parsed_cursor",
+    "Tally",
     "sample_bytes",
     "shown_path",
     "utf8_text",
@@ -149,12 +150,6 @@ class Position(Struct, frozen=True):
     """The `cursor` of the sample at `index`, or empty: then the listing starts over and is counted through."""
 
 
-def parsed_cursor(cursor: str) -> tuple[int, str]:
-    """Number and name of a cursor "POSITION:NAME"; the beginning, (0, ""), where there is none."""
-    position, _, name = cursor.partition(":")
-    return (int(position), name) if position.isdecimal() else (0, "")
-
-
 _OVERHEAD_BYTES, _TAG_BYTES, _NUMBER_BYTES = 1000, 60, 4
 
 Refs = AsyncGenerator[SampleRef | Skipped, None]
@@ -162,11 +157,50 @@ Refs = AsyncGenerator[SampleRef | Skipped, None]
 and threads. The garbage collector would do that at an unknown time, in a task of its own."""
 
 
+class ListingDigest(Struct, frozen=True, omit_defaults=True):
+    """What was listed so far: how many names, and a digest of them in their order."""
+
+    count: int
+    digest: str
+    marks: str = ""
+    """Of a whole listing: short digests of its first 1, 2, 4, 8, ... names, which tell where a change begins."""
+    lengths: str = ""
+    """A digest of the lengths of what is listed, where those of all are known."""
+    whole: bool = False
+    """Nothing follows."""
+
+
+class Tally:
+    """Counts what a source lists. This one knows nothing: of a source whose listing cannot be told."""
+
+    @property
+    def listed(self) -> ListingDigest | None:
+        """What was listed so far, where it is known."""
+        return None
+
+    @property
+    def pending(self) -> bool:
+        """Whether a state has still to be held to what is listed."""
+        return False
+
+    def expect(self, listed: ListingDigest | None, *, accepts: bool) -> None:
+        """The next listing is to be held to that of a state. Where it is another one, ConfigError is raised as
+        soon as that is clear; with `accepts`, a warning comes in its place."""
+
+
 class Source(Protocol):
     """Lists samples. Raises SourceError where the origin fails for good."""
 
+    @property
+    def tally(self) -> Tally:
+        """Counts what `refs` lists."""
+        ...
+
     def refs(self, start: Position) -> Refs:
-        """This rank's samples of the epoch `start.epoch`, from number `start.index` on, each with its number."""
+        """This rank's samples of the epoch `start.epoch`, from number `start.index` on, each with its number.
+
+        Raises ConfigError where the listing is not the one that `tally` expects.
+        """
         ...
 
     @property

@@ -11,12 +11,13 @@ from datago_gpu.eventloop import call_in_thread
 from datago_gpu.names import hidden_part
 from datago_gpu.redact import without_query
 from datago_gpu.sources.barren import Barren
-from datago_gpu.sources.base import Position, Refs, SampleRef, parsed_cursor
+from datago_gpu.sources.base import Position, Refs, SampleRef, Tally
 from datago_gpu.sources.failure import HttpFailure
 from datago_gpu.sources.files import Listing, no_images
 from datago_gpu.sources.passed_over import PassedOver, noted
 from datago_gpu.sources.permutation import Shuffle
 from datago_gpu.sources.store import MOST_STORED_PAGES, Stores
+from datago_gpu.sources.tally import Passed, Walked, Whole
 
 __all__ = ["Bucket"]
 
@@ -25,7 +26,7 @@ class Bucket:
     """The `Source` of source_type "file" with a root such as s3://bucket/photos.
 
     Order: that of the store, by key; listed a page at a time while samples load. A sample's id is its key below the
-    root. A `cursor` is "POSITION:KEY": the image behind KEY is number POSITION of all ranks together.
+    root. A `cursor` is that of a `Passed`: its name is the key below the root, or, without a digest, the whole key.
     """
 
     def __init__(self, config: LoaderConfig) -> None:
@@ -41,6 +42,9 @@ class Bucket:
         self._listing: Listing | None = None
         self._passed_over = PassedOver()
         self._is_noted = bool(self._rank)  # one rank tells it for all
+        what = f"images below {self._shown()}"
+        self._walked, self._whole = Walked(what), Whole(what)
+        self.tally: Tally = self._whole if source.random_sampling else self._walked
 
     @property
     def passed_over(self) -> dict[str, int]:
@@ -52,16 +56,21 @@ class Bucket:
         return self._shuffled(start) if self._source.random_sampling else self._listed(start)
 
     async def _listed(self, start: Position) -> Refs:
-        position, last = parsed_cursor(start.cursor)
-        async with aclosing(self._pages(last)) as pages:
+        place = Passed.parsed(start.cursor)
+        self._walked.begin(place)
+        position, cursor = place.before, place.cursor if place.before else ""
+        async with aclosing(self._pages(self._key(place))) as pages:
             async for keys in pages:
                 for key in keys:
                     index, other_rank = divmod(position - self._rank, self._world_size)
+                    self._walked.add(self._name(key).encode())
                     if not other_rank and index >= start.index:
-                        yield self._ref(index, key, f"{position}:{last}" if last else "")
-                    position, last = position + 1, key
+                        yield self._ref(index, key, cursor)
+                    position += 1
+                    cursor = self._walked.at(key if place.digest is None else self._name(key)).cursor
         if not position:
             raise self._no_images()
+        self._walked.end()
 
     async def _shuffled(self, start: Position) -> Refs:
         if self._listing is None:
@@ -69,8 +78,10 @@ class Bucket:
             async with aclosing(self._pages("")) as pages:
                 async for keys in pages:
                     listing.extend(keys)
+                    self._whole.extend([self._name(key).encode() for key in keys])
             if not len(listing):
                 raise self._no_images()
+            self._whole.end()
             self._listing = listing
         mine = await call_in_thread(None, self._shuffle.share, len(self._listing), start.epoch)
         for index in range(start.index, len(mine)):
@@ -112,9 +123,16 @@ class Bucket:
     def _no_images(self) -> SourceError:
         return no_images(self._prefix, self._shown(), self._selection, self._passed_over)
 
+    def _name(self, key: str) -> str:
+        """The key below the root."""
+        return key.removeprefix(self._prefix)
+
+    def _key(self, place: Passed) -> str:
+        """The key behind which a listing goes on; "" at the beginning."""
+        return place.name if place.digest is None or not place.before else self._prefix + place.name
+
     def _ref(self, index: int, key: str, cursor: str) -> SampleRef:
-        name = key.removeprefix(self._prefix)
-        return SampleRef(index, name, source="filesystem", url=self._bucket + key, cursor=cursor)
+        return SampleRef(index, self._name(key), source="filesystem", url=self._bucket + key, cursor=cursor)
 
     def _shown(self) -> str:
         return without_query(self._root)

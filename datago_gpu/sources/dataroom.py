@@ -26,13 +26,14 @@ from datago_gpu.sources.base import (
     Refs,
     SampleRef,
     Skipped,
-    parsed_cursor,
+    Tally,
     sample_bytes,
 )
 from datago_gpu.sources.draws import Draws
 from datago_gpu.sources.http import HttpClient, without_query
 from datago_gpu.sources.pages import ENTRIES_THAT_VOTE, AnyEntry, Entry, OddEntry, usual_dimensions
 from datago_gpu.sources.shuffle import SplitMix64, shuffled
+from datago_gpu.sources.tally import Passed, Walked
 from datago_gpu.sources.walk import Walk
 from datago_gpu.sources.wanted import Lacking, Wanted
 
@@ -74,8 +75,8 @@ class Share(Struct, frozen=True):
 class Dataroom:
     """The `Source` of source_type "db". Raises ConfigError where no server is named.
 
-    A `cursor` is "POSITION:ID": the listing goes on after the image ID, where the next entry of the partition is
-    number POSITION. It outlives the image.
+    A `cursor` is that of a `Passed`: the listing goes on after the image of that id, where the next entry of the
+    partition has that number. It outlives the image.
     """
 
     def __init__(self, config: LoaderConfig, http: HttpClient) -> None:
@@ -86,6 +87,8 @@ class Dataroom:
         self._api = DataroomApi(self._source, config.http_config, http)
         self._draws = config.draws_from_server
         self._wanted = Wanted(self._source)
+        self._walked = Walked(f"images of {shown_address(self._api.base)}", shuffled=self._source.random_sampling)
+        self.tally: Tally = Tally() if self._draws else self._walked
         self._dimensions = 0
         """Numbers in an embedding. 0 as long as nobody knows."""
 
@@ -101,18 +104,20 @@ class Dataroom:
         return self._shuffled(start) if self._source.random_sampling else self._listed(start)
 
     async def _listed(self, start: Position) -> Refs:
-        position, last_id = parsed_cursor(start.cursor)
-        cursor = f"{position}:{last_id}"
+        place = Passed.parsed(start.cursor)
+        position, cursor = place.before, place.cursor
+        self._walked.begin(place)
         stride, offset = self._share.stride, self._share.offset
         filters = {**self._source.filters(), **self._share.parameters()}
         page_size = self._source.page_size
         walk = Walk(self._api, filters, page_size=page_size, check=self._source.check_count)
         barren = Barren(self._api.base)
         await self._settle_dimensions()
-        async with aclosing(walk.pages(self._shape(), position, last_id)) as pages:
+        async with aclosing(walk.pages(self._shape(), position, place.name)) as pages:
             async for entries in pages:
                 usable = False
                 for entry in entries:
+                    self._walked.add(entry.id.encode("utf-8", "surrogatepass"))
                     index, elsewhere = divmod(position - offset, stride)
                     if elsewhere or index < start.index:
                         usable = usable or isinstance(entry, Entry)
@@ -122,12 +127,13 @@ class Dataroom:
                         yield sample
                     position += 1
                     if entry.id:
-                        cursor = f"{position}:{entry.id}"
+                        cursor = self._walked.at(entry.id).cursor
                     if not position % _ENTRIES_A_TURN:
                         await asyncio.sleep(0)
                 barren.note(len(entries), usable=usable)
         if not position:
             await self._refuse_none()
+        self._walked.end()
 
     async def _shuffled(self, start: Position) -> Refs:
         generator = SplitMix64(self._seed, start.epoch, self._rank)

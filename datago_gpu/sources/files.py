@@ -12,11 +12,12 @@ from datago_gpu.errors import SourceError
 from datago_gpu.eventloop import call_in_thread
 from datago_gpu.local_paths import shown_with
 from datago_gpu.names import Selection
-from datago_gpu.sources.base import Position, Refs, SampleRef, shown_path, utf8_text
+from datago_gpu.sources.base import Position, Refs, SampleRef, Tally, shown_path, utf8_text
 from datago_gpu.sources.folders import Listed, walk
 from datago_gpu.sources.local import Patience
 from datago_gpu.sources.passed_over import PassedOver, noted
 from datago_gpu.sources.permutation import Shuffle
+from datago_gpu.sources.tally import Walked, Whole
 
 __all__ = ["Files", "Listing", "no_images"]
 
@@ -40,6 +41,10 @@ class Files:
         self._listing: Listing | None = None
         self._passed_over = PassedOver()
         self._is_noted = bool(self._rank)  # one rank tells it for all
+        self._below = len(os.fsencode(os.path.join(self._root, "")))
+        what = f"images below {self._shown}"
+        self._walked, self._whole = Walked(what), Whole(what)
+        self.tally: Tally = self._whole if self._shuffled else self._walked
 
     @property
     def passed_over(self) -> dict[str, int]:
@@ -52,15 +57,18 @@ class Files:
 
     async def _refs_walked(self, start: int) -> Refs:
         position = 0
+        self._walked.begin()
         async with aclosing(self._walk()) as folders:
             async for folder in folders:
                 if folder.unreadable:
                     yield folder.unreadable
                 for path in folder.images:
+                    self._walked.add(self._name(path))
                     index, other_rank = divmod(position - self._rank, self._world_size)
                     if not other_rank and index >= start:
                         yield self._ref(index, path)
                     position += 1
+        self._walked.end()
 
     async def _refs_shuffled(self, start: Position) -> Refs:
         if self._listing is None:
@@ -70,6 +78,8 @@ class Files:
                     if folder.unreadable:
                         yield folder.unreadable
                     listing.extend(folder.images)
+                    self._whole.extend([self._name(path) for path in folder.images])
+            self._whole.end()
             self._listing = listing
         mine = await call_in_thread(None, self._shuffle.share, len(self._listing), start.epoch)
         for index in range(start.index, len(mine)):
@@ -89,6 +99,10 @@ class Files:
         if not self._is_noted:
             self._is_noted = True
             noted(passed, self._root, self._shown)
+
+    def _name(self, path: str) -> bytes:
+        """The path below the root."""
+        return os.fsencode(path)[self._below :]
 
     def _ref(self, index: int, path: str) -> SampleRef:
         return SampleRef(index, utf8_text(os.path.relpath(path, self._root)), source="filesystem", path=path)

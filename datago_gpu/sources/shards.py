@@ -44,11 +44,13 @@ class Shard(Struct, frozen=True):
     """address: a local path, or a URL. own: on an origin that the user named, where the token may go.
 
     login: the value of an Authorization header, where the user gave a name and a password with that origin.
+    length: in bytes, where the listing says it.
     """
 
     address: str
     own: bool = False
     login: str = ""
+    length: int | None = None
 
     def __repr__(self) -> str:
         return f"Shard({self.shown!r})"
@@ -84,17 +86,18 @@ async def list_shards(
             if is_stored(address):
                 found = await _in_bucket(address, stores())
             elif await _is_archive(address, headers, http):
-                found = [address]
+                found = [(address, None)]
             else:
-                found = await _in_listing(address, headers, config.http_config, http)
+                listed = await _in_listing(address, headers, config.http_config, http)
+                found = [(each, None) for each in listed]
         except HttpFailure as failure:
             what = f"cannot list the shards of {failure}; check source_config.url, and the token or the credentials"
             raise SourceError(source.redacted(what)) from None
         if not found:
             raise SourceError(f"no shards in {without_query(address)}: none of its files ends in {', '.join(ENDINGS)}")
-        for each in found:
+        for each, length in found:
             own = is_http(each) and http_origin(each) in logins
-            shards.append(Shard(each, own, logins[http_origin(each)] if own else ""))
+            shards.append(Shard(each, own, logins[http_origin(each)] if own else "", length))
     return shards
 
 
@@ -104,17 +107,17 @@ def authorization(token: str, login: str) -> dict[str, str] | None:
     return {"Authorization": proof} if proof else None
 
 
-async def _in_bucket(address: str, stores: Stores) -> list[str]:
-    """The shards below a prefix, or those that an address with wildcards names."""
+async def _in_bucket(address: str, stores: Stores) -> list[tuple[str, int | None]]:
+    """The shards below a prefix, or those that an address with wildcards names, with their lengths."""
     root = "/".join(address.split("/", 3)[:3])
     prefix, matches = address, is_shard
     if has_wildcard(address):
         prefix, pattern = _folder_before_wildcard(address), address.removeprefix(f"{root}/").split("/")
         matches = partial(_matches, pattern)
-    shards, barren = list[str](), Barren(without_query(address), MOST_STORED_PAGES)
+    shards, barren = list[tuple[str, int | None]](), Barren(without_query(address), MOST_STORED_PAGES)
     async with aclosing(stores.listed(prefix)) as pages:
         async for page in pages:
-            found = [f"{root}/{each.key}" for each in page if matches(each.key)]
+            found = [(f"{root}/{each.key}", each.size) for each in page if matches(each.key)]
             shards += found
             barren.note(len(page), usable=bool(found))
             if len(shards) > MOST_SHARDS:

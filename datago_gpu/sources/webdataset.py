@@ -23,6 +23,7 @@ from msgspec import structs
 
 from datago_gpu.config import LoaderConfig, MiB
 from datago_gpu.errors import SourceError
+from datago_gpu.eventloop import call_in_thread
 from datago_gpu.shard_config import WebDatasetSource
 from datago_gpu.sources.ahead import Ahead
 from datago_gpu.sources.base import Position, Refs, SampleRef, Skipped, sample_bytes, shown_path
@@ -33,9 +34,11 @@ from datago_gpu.sources.opened import OpenShard, Supply
 from datago_gpu.sources.permutation import Shuffle, permutation
 from datago_gpu.sources.pipe import Outlet
 from datago_gpu.sources.samples import Collector
+from datago_gpu.sources.shard_names import lengths_of, names_of
 from datago_gpu.sources.shards import Shard, authorization, list_shards
 from datago_gpu.sources.shuffle import SplitMix64
 from datago_gpu.sources.store import Stores, is_stored
+from datago_gpu.sources.tally import Whole
 from datago_gpu.sources.tar import BadShard
 from datago_gpu.sources.windows import Windows
 
@@ -63,6 +66,7 @@ class WebDataset:
         self._patience = Patience(config.http_config)
         self._usual = Usual()
         self._shards: list[Shard] | None = None
+        self.tally = Whole("shards")
         self._stores: Stores | None = None
 
     @property
@@ -152,7 +156,10 @@ class WebDataset:
     async def _listed(self) -> list[Shard]:
         """All shards. They are listed once."""
         if self._shards is None:
-            self._shards = await list_shards(self._config, self._source, self._http, self._storage)
+            shards = await list_shards(self._config, self._source, self._http, self._storage)
+            self.tally.extend(names_of(shards))
+            self.tally.end(await call_in_thread(None, lengths_of, shards))
+            self._shards = shards
         return self._shards
 
     def _shared(self, shards: list[Shard], epoch: int) -> list[Shard]:

@@ -21,7 +21,7 @@ from datago_gpu.feeder.arena import aligned
 from datago_gpu.feeder.pack import Packer
 from datago_gpu.feeder.wire import Counts, Report, Resume
 from datago_gpu.limits import Limits
-from datago_gpu.sources.base import Part, Position, Refs, SampleRef
+from datago_gpu.sources.base import Part, Position, Refs, SampleRef, Tally
 from tests.feeder.test_bucket import sample
 from tests.feeder.test_production import QUICK, names_of, stream
 from tests.images import add_picture, add_pictures, file_config
@@ -42,6 +42,7 @@ class Heavy:
     """A source of samples, each an image and latents of such sizes in bytes."""
 
     passed_over: ClassVar[dict[str, int]] = {}
+    tally = Tally()
 
     def __init__(self, image: bytes, sizes: list[list[int]]) -> None:
         self.image, self.sizes = image, sizes
@@ -189,7 +190,7 @@ def test_as_many_batches_may_be_under_way_as_the_decoder_takes_and_two_more(pref
 
         async def send() -> None:
             for number in range(prefetch + 5):
-                await packer.send([sample(number, None)], 0, Position(), Counts)
+                await packer.send([sample(number, None)], 0, Position(), None, Counts)
                 sent.append(number)
 
         tasks.append(asyncio.create_task(send()))

@@ -32,7 +32,7 @@ from datago_gpu.feeder.window import Outcome
 from datago_gpu.feeder.wire import Resume
 from datago_gpu.limits import Limits
 from datago_gpu.progress import Progress
-from datago_gpu.sources.base import Position, Refs, SampleRef, Skipped, Source
+from datago_gpu.sources.base import Position, Refs, SampleRef, Skipped, Source, Tally
 from datago_gpu.sources.files import Files
 from datago_gpu.sources.http import HttpClient
 from datago_gpu.sources.permutation import permutation
@@ -154,7 +154,7 @@ class Taker:
             for index, id_ in zip(message.indices, message.ids, strict=True)
             if id_ in bad
         ]
-        self.progress.begin(message.epoch, message.resume_at)
+        self.progress.begin(message.epoch, message.resume_at, message.listed)
         self.progress.skipped(self.skipped)
         if kept:
             self._note_skips()
@@ -383,6 +383,7 @@ class Listing:
     """A source that lists given files; then it ends, or fails."""
 
     passed_over: ClassVar[dict[str, int]] = {}
+    tally = Tally()
 
     def __init__(self, root: Path, names: list[str], error: Exception | None = None) -> None:
         self.root, self.names, self.error = root, names, error

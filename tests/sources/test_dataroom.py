@@ -97,7 +97,7 @@ def test_an_embedding_of_another_length_costs_its_sample(listing: Listing, sourc
         entry["coca_embedding"] = {"vector": [0.5] * (3 if name == odd else 2)}
     whole = collect(config_for(listing.api_url, page_size=10, require_embeddings=True, **source))
     starts = [each.cursor for each in whole if isinstance(each, SampleRef) and each.cursor][::9]
-    positions = [Position(0, int(cursor.partition(":")[0]), cursor) for cursor in starts] if not source else []
+    positions = [Position(0, int(cursor.partition("+")[0]), cursor) for cursor in starts] if not source else []
     for found in (whole, *(collect(config_for(listing.api_url, page_size=10, require_embeddings=True), start)
                            for start in positions)):  # fmt: skip
         skipped = [each for each in found if isinstance(each, Skipped)]

@@ -187,6 +187,23 @@ def test_ranks_and_starts_in_a_bucket(s3: str, shuffled: bool) -> None:
                 assert files("s3://mine/photos", s3, Position(0, start, cursor), **more) == mine[start:]
 
 
+def test_a_place_in_a_bucket_is_one_in_a_copy_of_it(s3: str) -> None:
+    """And a cursor that an older package wrote is one in the same bucket."""
+    client = boto3.client(
+        "s3", endpoint_url=s3, aws_access_key_id=KEY, aws_secret_access_key=SECRET, region_name="us-east-1"
+    )
+    for name in NAMES[:5]:
+        client.put_object(Bucket="mine", Key=f"zz/copy/{name}", Body=b"x")
+    client.close()
+    whole = files("s3://mine/photos", s3)
+    for start, ref in enumerate(whole):
+        assert isinstance(ref, SampleRef)
+        found = files("s3://mine/zz/copy/photos", s3, Position(0, start, ref.cursor))
+        assert [(each.index, each.id) for each in found] == [(each.index, each.id) for each in whole[start:]]
+        older = f"{start}:{NAMES[start - 1]}" if start else ""
+        assert [each.id for each in files("s3://mine/photos", s3, Position(0, start, older))] == IDS[start:]
+
+
 def test_a_prefix_without_images_or_bucket_is_a_source_error(s3: str) -> None:
     with pytest.raises(SourceError, match="no images under s3://mine/train: looked for jpg"):
         files("s3://mine/train", s3)

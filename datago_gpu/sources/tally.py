@@ -1,0 +1,233 @@
+"""What a state remembers of a listing, in a few bytes, so that resuming notices when the data has changed.
+
+A position is a number in a listing. Where a name was added or removed before that place, the number means another
+sample: samples would come again, others never. So the names are counted and digested as they are listed, by their
+paths below the root: data that lies elsewhere, under the same names, stays the same data.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from contextlib import aclosing
+from hashlib import blake2b
+from typing import NamedTuple
+
+from datago_gpu.errors import ConfigError
+from datago_gpu.redact import printable
+from datago_gpu.sources.base import ListingDigest, Refs, Tally, utf8_text
+
+__all__ = ["Passed", "Walked", "Whole", "held_until_known"]
+
+log = logging.getLogger("datago_gpu")
+
+_BYTES, _MARK_BYTES = 8, 4
+_WAY_OUT = (
+    "Going on would bring some samples again and others never. Put the data back as it was, start without the state, "
+    'or pass on_change="accept", which goes on with what is there'
+)
+
+
+class Passed(NamedTuple):
+    """A place that a walk has come to: how many names lie before it, their digest, and the name of the last one."""
+
+    before: int = 0
+    digest: bytes | None = b""
+    """None where nobody knows: the place is of a state from before there were digests."""
+    name: str = ""
+
+    @classmethod
+    def parsed(cls, cursor: str) -> Passed:
+        """The place of a cursor; the beginning where it is none. Older packages wrote "BEFORE:NAME"."""
+        head, _, name = cursor.partition(":")
+        count, plus, digest = head.partition("+")
+        if not count.isdecimal():
+            return cls()
+        try:
+            return cls(int(count), bytes.fromhex(digest) if plus else None, name)
+        except ValueError:
+            return cls()
+
+    @property
+    def cursor(self) -> str:
+        """As text: "BEFORE+DIGEST:NAME"."""
+        known = "" if self.digest is None else f"+{self.digest.hex()}"
+        return f"{self.before}{known}:{self.name}"
+
+
+class _Compared(Tally):
+    """Is held to a state."""
+
+    def __init__(self, what: str) -> None:
+        """what: is listed, in words that go behind a number."""
+        self._what = what
+        self._expected: ListingDigest | None = None
+        self._accepts = False
+
+    @property
+    def pending(self) -> bool:
+        return self._expected is not None
+
+    def expect(self, listed: ListingDigest | None, *, accepts: bool) -> None:
+        self._expected, self._accepts = listed, accepts
+
+    def _conclude(self, changed: str) -> None:
+        """Nothing is pending any more. changed: what has changed, in words; "" where nothing has."""
+        self._expected = None
+        if not changed:
+            return
+        said = f"the data has changed since the state was saved: {changed}"
+        if not self._accepts:
+            raise ConfigError(f"{said}. {_WAY_OUT}")
+        log.warning("%s; the run goes on with what is there, as on_change is 'accept'", said)
+
+
+class Walked(_Compared):
+    """Of a listing that is walked while samples load. What lies behind a place is no matter of the state there."""
+
+    def __init__(self, what: str, *, shuffled: bool = False) -> None:
+        """shuffled: samples are drawn from those that were walked past, so that their order depends on the end, too."""
+        super().__init__(what)
+        self._count, self._digest, self._known = 0, b"", True
+        self._shuffled, self._ended = shuffled, False
+
+    @property
+    def listed(self) -> ListingDigest | None:
+        """What was walked past since the start of the epoch."""
+        if not self._known:
+            return None
+        return ListingDigest(self._count, self._digest.hex(), whole=self._ended and self._shuffled)
+
+    def begin(self, place: Passed = Passed()) -> None:  # noqa: B008 - it is a constant
+        """A walk begins there."""
+        self._count, self._digest, self._known = place.before, place.digest or b"", place.digest is not None
+        self._ended = False
+        if self._expected and (not self._known or self._count >= self._expected.count):
+            self._expected = None
+
+    def add(self, name: bytes) -> None:
+        """One more name. Raises ConfigError where that shows the data to be another than a state says."""
+        self._digest = blake2b(self._digest + name, digest_size=_BYTES).digest()
+        self._count += 1
+        expected = self._expected
+        if expected and self._count >= expected.count:
+            if self._count > expected.count:
+                self._conclude(f"there are more than the {expected.count:,} {self._what} of the state")
+            elif self._digest.hex() != expected.digest:
+                self._conclude(
+                    f"of the first {expected.count:,} {self._what}, which the state has come past, some were added, "
+                    "removed or renamed"
+                )
+            elif not expected.whole:
+                self._conclude("")
+
+    def at(self, name: str) -> Passed:
+        """The place behind the name that was added last."""
+        return Passed(self._count, self._digest if self._known else None, name)
+
+    def end(self) -> None:
+        """Nothing follows. Raises ConfigError where more should."""
+        self._ended = True
+        expected = self._expected
+        if expected:
+            fewer = f"only {self._count:,} {self._what} are there, and the state has come past {expected.count:,}"
+            self._conclude(fewer if self._count < expected.count else "")
+
+
+class Whole(_Compared):
+    """Of a listing that is complete before the first sample: a shuffle needs all of it."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(what)
+        self._hash, self._count, self._marks = blake2b(digest_size=_BYTES), 0, ""
+        self._listed: ListingDigest | None = None
+        self._same_until = self._other_from = ""
+        """Names around the place where the change begins."""
+        self._appended = ""
+        """The first name behind all those of the state."""
+
+    @property
+    def listed(self) -> ListingDigest | None:
+        """The whole, once `end` was called."""
+        return self._listed
+
+    def extend(self, names: Sequence[bytes]) -> None:
+        """The next names, in their order."""
+        begin = 0
+        while begin < len(names):
+            end = min(len(names), begin + self._next_stop() - self._count)
+            self._note_appended(names[begin])
+            self._hash.update(b"\0".join(names[begin:end]) + b"\0")
+            self._count += end - begin
+            self._note_mark(names[end - 1])
+            begin = end
+
+    def end(self, lengths: Iterable[int] | None = None) -> None:
+        """That was all. Raises ConfigError where it is not what a state says. lengths: of each, where known."""
+        digest = blake2b(",".join(map(str, lengths)).encode(), digest_size=_BYTES).hexdigest() if lengths else ""
+        self._listed = ListingDigest(self._count, self._hash.hexdigest(), self._marks, digest, whole=True)
+        if self._expected:
+            self._conclude(self._changed(self._expected, self._listed))
+
+    def _next_stop(self) -> int:
+        """The next count to stop at: a power of two, or the number that a state says."""
+        power = 1 << self._count.bit_length()
+        expected = self._expected.count if self._expected else 0
+        return expected if self._count < expected < power else power
+
+    def _note_mark(self, name: bytes) -> None:
+        if self._count & (self._count - 1):
+            return
+        mark = self._hash.digest()[:_MARK_BYTES].hex()
+        expected = self._expected.marks[len(self._marks) :][: len(mark)] if self._expected else ""
+        self._marks += mark
+        if expected and not self._other_from:
+            if mark == expected:
+                self._same_until = _shown(name)
+            else:
+                self._other_from = _shown(name)
+
+    def _note_appended(self, name: bytes) -> None:
+        expected = self._expected
+        if expected and self._count == expected.count and self._hash.hexdigest() == expected.digest:
+            self._appended = _shown(name)
+
+    def _changed(self, expected: ListingDigest, found: ListingDigest) -> str:
+        """What has changed, in words; "" where nothing has."""
+        more = found.count - expected.count
+        if self._appended:
+            return f"{more:,} more {self._what} are there behind those of the state, the first of them {self._appended}"
+        if found.digest != expected.digest:
+            counts = f"there are {found.count:,} {self._what}, and there were {expected.count:,}"
+            if not more:
+                counts = f"there are {found.count:,} {self._what} as before, but some names or their order are others"
+            return counts + self._place()
+        if found.lengths and expected.lengths and found.lengths != expected.lengths:
+            return f"the {found.count:,} {self._what} have the same names, but other lengths"
+        return ""
+
+    def _place(self) -> str:
+        """Where the change begins, as far as that is known."""
+        if not self._other_from:
+            return f"; the change begins behind {self._same_until}" if self._same_until else ""
+        behind = f"behind {self._same_until}, " if self._same_until else ""
+        return f"; the change begins {behind}at {self._other_from} or before it"
+
+
+def _shown(name: bytes) -> str:
+    return repr(printable(utf8_text(name.decode("utf-8", "surrogateescape"))))
+
+
+async def held_until_known(refs: Refs, tally: Tally) -> Refs:
+    """Yields the samples, none of them before it is known that the listing is the one that a state says. Closes the
+    listing."""
+    held = []
+    async with aclosing(refs) as listed:
+        async for ref in listed:
+            held.append(ref)
+            if not tally.pending:
+                for each in held:
+                    yield each
+                held.clear()
+    for each in held:  # the listing is shorter than the state says, and that is accepted
+        yield each
