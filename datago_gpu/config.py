@@ -16,7 +16,7 @@ from msgspec import Meta, Struct
 from datago_gpu.config_file import read_config
 from datago_gpu.errors import ConfigError
 from datago_gpu.geometry import BucketTable
-from datago_gpu.local_paths import plain_path
+from datago_gpu.local_paths import plain_path, true_text
 from datago_gpu.redact import redacted
 from datago_gpu.settings import Count, Names, Natural, Settings, fields_of, named_key, plain, told, without_secrets
 from datago_gpu.shard_config import WebDatasetSource
@@ -469,7 +469,7 @@ def _home(key: object) -> str:
 def _anchor(folder: str) -> str:
     """The folder as an absolute path; empty where it is relative to a working folder that cannot be told."""
     try:
-        path = os.path.abspath(plain_path(folder, ""))
+        path = true_text(os.path.abspath(plain_path(folder, "")))
         path.encode()
     except (FileNotFoundError, UnicodeEncodeError):
         return ""

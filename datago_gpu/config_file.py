@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from datago_gpu.errors import ConfigError
-from datago_gpu.local_paths import plain_path
+from datago_gpu.local_paths import openable, plain_path
 
 __all__ = ["Document", "read_config"]
 
@@ -58,7 +58,7 @@ def read_config(config: str | bytes | os.PathLike[str]) -> Document:
 
 def _file(name: str) -> Document:
     try:
-        with open(name, "rb") as file:
+        with open(openable(name), "rb") as file:
             text = _decoded(file.read(), name)
     except OSError as error:
         raise ConfigError(f"cannot read the config {name!r}: {error.strerror}") from error

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 import msgspec
 
 from datago_gpu.errors import ConfigError, DecodeError, TooManyErrors
+from datago_gpu.local_paths import openable, true_text
 from datago_gpu.redact import printable_json
 from datago_gpu.sources.base import Flaw, Skipped
 
@@ -91,7 +92,7 @@ class SkippedFile:
     """
 
     def __init__(self, path: str) -> None:
-        self._path = path
+        self._path = openable(path)
         self._warned = self._cut = False
         try:
             self._append(b"")
@@ -105,7 +106,7 @@ class SkippedFile:
             self._append(b"\n" + lines if self._cut else lines)
         except OSError as error:
             if not self._warned:
-                log.warning("skipped_file %s misses samples: %s", self._path, error.strerror)
+                log.warning("skipped_file %s misses samples: %s", true_text(self._path), error.strerror)
             self._warned = True
 
     def _append(self, lines: bytes) -> None:

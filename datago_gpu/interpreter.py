@@ -51,6 +51,8 @@ def _flags() -> list[str]:
     """Those of this Python that say what the environment and the site packages may change."""
     flags = {"-E": sys.flags.ignore_environment, "-s": sys.flags.no_user_site, "-S": sys.flags.no_site}
     encoding = [f"-Xutf8={sys.flags.utf8_mode}"] if "utf8" in getattr(sys, "_xoptions", {}) else []
+    if sys.getfilesystemencoding() == "ascii":  # the locale C, with PYTHONUTF8=0: names are UTF-8 all the same
+        encoding = ["-Xutf8=1"]
     return [flag for flag, given in flags.items() if given] + encoding
 
 
@@ -68,9 +70,11 @@ def _search_path() -> list[str]:
 def _absolute(entry: object) -> str:
     """The entry of sys.path as an absolute path; empty for one that Python passes over."""
     try:
-        return os.path.abspath(entry) if isinstance(entry, str) and "\0" not in entry else ""
-    except FileNotFoundError:  # the working folder is gone
+        path = os.path.abspath(entry) if isinstance(entry, str) and "\0" not in entry else ""
+        os.fsencode(path)
+    except (FileNotFoundError, UnicodeEncodeError):  # the working folder is gone; a path that no function takes here
         return ""
+    return path
 
 
 def _is_standard(path: str) -> bool:

@@ -6,7 +6,7 @@ import os
 import re
 from urllib.parse import unquote
 
-__all__ = ["FILE_SCHEME", "plain_path", "shown_with"]
+__all__ = ["FILE_SCHEME", "openable", "plain_path", "shown_with", "true_text"]
 
 FILE_SCHEME = "file://"
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{([^}]*)\})", re.ASCII)
@@ -29,7 +29,26 @@ def plain_path(text: str, base: str) -> str:
 
 
 def _exists(path: str, base: str) -> bool:
-    return os.path.lexists(os.path.join(base, path))
+    return os.path.lexists(openable(os.path.join(base, path)))
+
+
+def true_text(text: str) -> str:
+    """The text that a name has in UTF-8, where this process has read its bytes in a locale without UTF-8, such as C."""
+    if text.isascii():
+        return text
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8")
+    except UnicodeError:
+        return text
+
+
+def openable(path: str) -> str:
+    """A path as the functions of this process take it, where its locale does not know UTF-8."""
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        return os.fsdecode(path.encode("utf-8", "surrogateescape"))
+    return path
 
 
 def shown_with(shown: str, given: str) -> str:

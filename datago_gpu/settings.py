@@ -16,6 +16,7 @@ from msgspec import Meta, Struct
 from msgspec.structs import FieldInfo
 
 from datago_gpu.errors import ConfigError
+from datago_gpu.local_paths import true_text
 from datago_gpu.redact import redacted, shown_address
 
 __all__ = [
@@ -66,6 +67,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             value: Any = self._record(name, given, records)
         else:
             value = _joined(f"{self.place}{name}", plain(given), wanted)
+            value = true_text(value) if isinstance(value, str) else value
             problem = _untellable(value)
             if problem:
                 hint = " (for a folder with another name, give a symbolic link to it)" if name == "root_path" else ""

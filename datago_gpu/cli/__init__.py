@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 
 import click
 
 from datago_gpu.errors import DatagoError
+from datago_gpu.interpreter import command
 
 __all__ = ["main"]
 
@@ -47,6 +49,9 @@ def _commands() -> None:
 def main() -> None:
     """Entry point. Exit status: 0 done, 2 an expected error (one line on stderr), 130 interrupted."""
     try:
+        if sys.getfilesystemencoding() == "ascii":  # then names that are not ASCII could be neither opened nor printed
+            line = command("datago_gpu.cli", *sys.argv[1:])
+            os.execv(line[0], line)
         _commands.main(standalone_mode=False)
     except click.ClickException as error:
         error.show()

@@ -10,6 +10,7 @@ import ctypes
 import operator
 import os
 import re
+import sys
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Literal, SupportsIndex
@@ -19,6 +20,10 @@ from datago_gpu.errors import ConfigError
 __all__ = ["INSTALL", "Backend", "choose", "gpus"]
 
 INSTALL = "pip install 'datago_gpu[cuda12]' (or [cuda13] for CUDA 13)"
+
+_WITHOUT_DOCSTRINGS = (
+    "DALI needs docstrings, which this Python leaves out: start it without -OO (-O works) and PYTHONOPTIMIZE=2"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +72,8 @@ def _named(device: object) -> str:
 def _on_cpu(backend: str, why: str) -> Backend:
     if backend == "auto":
         return Backend("pillow", "cpu", reason=why)
+    if _without_docstrings():
+        raise ConfigError(f"backend 'dali' cannot be used: {_WITHOUT_DOCSTRINGS}, or use backend 'pillow'")
     if not _installed("nvidia.dali"):
         raise ConfigError(f"backend 'dali' needs DALI, which is not installed: {INSTALL}")
     return Backend("dali", "cpu", reason=f"{why}; backend='dali' was asked for")
@@ -78,6 +85,8 @@ def _on_gpu(device: str, backend: str) -> Backend:
     absent = [name for name in ("nvidia.dali", "cupy") if not _installed(name)]
     if not missing and absent:
         missing, remedy = f"{' and '.join(absent)} not installed", INSTALL
+    if not missing and _without_docstrings():
+        missing, remedy = "DALI cannot be imported", _WITHOUT_DOCSTRINGS
     if missing and device == "auto":
         return _on_cpu(backend, missing)
     if missing:
@@ -97,6 +106,10 @@ def _index(device: str, count: int) -> tuple[int, str]:
     if local_rank.isdecimal():
         return int(local_rank) % count, f"LOCAL_RANK is {local_rank} and there are {count} GPUs"
     return 0, f"the first of {count} GPUs"
+
+
+def _without_docstrings() -> bool:
+    return sys.flags.optimize > 1
 
 
 def _installed(name: str) -> bool:

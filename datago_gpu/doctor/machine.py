@@ -18,6 +18,7 @@ from PIL import features
 from datago_gpu.config import DecodeConfig, HttpConfig, LoaderConfig, MiB
 from datago_gpu.decode.select import choose
 from datago_gpu.doctor.check import Check, mib
+from datago_gpu.errors import DatagoError
 from datago_gpu.feeder import arena
 
 __all__ = ["checks"]
@@ -164,13 +165,17 @@ def memory(needed: int, limit: int | None, meminfo: Path) -> Check:
 
 
 def shared_memory() -> Check:
+    remedy = "allow the system call memfd_create in the container's profile"
     try:
+        descriptor, refused = arena.unnamed_file("datago_gpu-doctor")
+        os.close(descriptor)
         memory = arena.map_memory(arena.create(MiB))
         memory[0] = 1
         memory.close()
-    except OSError as error:
-        found = f"no anonymous shared memory ({error.strerror})"
-        return Check.fail("shared memory", found, "allow the system call memfd_create in the container's profile")
+    except (OSError, DatagoError) as error:
+        return Check.fail("shared memory", f"none ({error})", remedy)
+    if refused:
+        return Check.warn("shared memory", f"{refused}: temporary files take its place", remedy)
     try:
         size = f" ({mib(shutil.disk_usage('/dev/shm').total)} here)"
     except OSError:

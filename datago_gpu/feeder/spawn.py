@@ -51,7 +51,7 @@ class Processes:
 
     def __init__(self, config: LoaderConfig) -> None:
         with contextlib.ExitStack() as undo, contextlib.ExitStack() as lent:
-            self._last_words = os.memfd_create("datago_gpu-stderr", os.MFD_CLOEXEC)
+            self._last_words, _ = arena.unnamed_file("datago_gpu-stderr")
             undo.callback(os.close, self._last_words)
             self.channel, theirs = socket.socketpair()
             undo.callback(self.channel.close)

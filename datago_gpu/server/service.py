@@ -21,7 +21,7 @@ from aiohttp import web
 
 from datago_gpu import eventloop
 from datago_gpu.errors import ConfigError
-from datago_gpu.local_paths import plain_path
+from datago_gpu.local_paths import openable, plain_path
 from datago_gpu.server.app import Api, payload_application
 from datago_gpu.server.connection import IDLE_S, Connection, Places
 from datago_gpu.server.folder import Folder, ScanStopped
@@ -74,7 +74,7 @@ class DataroomServer:
         _check_settings(port, payload_port, key, url_ttl_s, watch_interval_s, idle_s)
         if max_connections is not None and max_connections < 1:
             raise ConfigError(f"max_connections must be at least 1, or None, got {max_connections}")
-        self.root = os.path.abspath(plain_path(os.fspath(root), ""))
+        self.root = os.path.abspath(openable(plain_path(os.fspath(root), "")))
         self.key = key if key is not None else secrets.token_hex(20)
         self._folder = Folder(self.root, hidden=hidden)
         self._index = Index()
