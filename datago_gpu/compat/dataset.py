@@ -1,12 +1,14 @@
-"""A client as an iterable dataset, for torch's DataLoader (with num_workers=0: the client loads in parallel itself)."""
+"""A client as an iterable dataset, by itself or in torch's DataLoader."""
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from datago_gpu.compat.client import DatagoClient
+from datago_gpu.errors import ConfigError
 
 if TYPE_CHECKING:
     from datago_gpu.compat.sample import Sample
@@ -15,16 +17,34 @@ __all__ = ["DatagoIterDataset"]
 
 
 class DatagoIterDataset:
-    """Yields the samples of one pass. return_python_types: as dicts with PIL pictures, else as samples of datago's."""
+    """Yields samples. Each loop over it is one pass.
+
+    return_python_types: as dicts with PIL pictures, else as samples of datago's.
+
+    In a DataLoader it wants `batch_size=None` (or a `collate_fn` for a list of samples) and `num_workers=0`: the client
+    loads in parallel itself. Batches of tensors come from `datago_gpu.torch.LoaderDataset`.
+    """
 
     def __init__(self, datago_config: Mapping[str, Any], return_python_types: bool = True) -> None:
+        _tell_torch()
         self.client = DatagoClient(json.dumps(datago_config))
         self.client.start()
         self.return_python_types = return_python_types
         self.len = int(datago_config.get("limit", 1_000_000_000))
         self.count = 0
+        self._ended = False
 
     def __iter__(self) -> Self:
+        """Begins the next pass where one has ended. Raises ConfigError in a worker process of a DataLoader."""
+        data = sys.modules.get("torch.utils.data")
+        if data is not None and data.get_worker_info() is not None:
+            raise ConfigError(
+                "num_workers must be 0 in a DataLoader of a DatagoIterDataset: it loads in a process of its own already"
+            )
+        if self._ended:
+            self.client.stop()  # it may not have noticed: this counts by itself
+            self.client.start()
+            self._ended, self.count = False, 0
         return self
 
     def __len__(self) -> int:
@@ -34,6 +54,23 @@ class DatagoIterDataset:
         read = self.client.get_sample_auto_convert if self.return_python_types else self.client.get_sample
         sample = read() if self.count < self.len else None
         if sample is None:
+            self._ended = True
             raise StopIteration
         self.count += 1
         return sample
+
+    def __getitem__(self, index: object) -> NoReturn:
+        """Raises TypeError, which says what to do: a DataLoader that does not know the class asks for samples by
+        number."""
+        raise TypeError(
+            "a DatagoIterDataset is iterated over, not indexed: for sample in dataset. For a DataLoader, import torch "
+            "before the dataset is made, and take DataLoader(dataset, batch_size=None); or take batches of tensors "
+            "from datago_gpu.torch.LoaderDataset(config)"
+        )
+
+
+def _tell_torch() -> None:
+    """Have a DataLoader take the dataset for an IterableDataset, where the program uses torch; it need not be there."""
+    data = sys.modules.get("torch.utils.data")
+    if data is not None:
+        data.IterableDataset.register(DatagoIterDataset)
