@@ -6,12 +6,16 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from aiohttp import ClientResponse, StreamReader
 
+from datago_gpu.redact import word
 from datago_gpu.sources.body import asking_for_rest, size_of_rest
+from datago_gpu.sources.deflate import Deflated
 from datago_gpu.sources.failure import Unreadable
 from datago_gpu.sources.watch import Watch
 
 __all__ = ["Flow"]
 
+_SEEN_BY_THEIR_BYTES = frozenset(("", "identity", "aws-chunked", "gzip", "x-gzip", "zstd"))
+"""Content-Encodings that make no difference here: whoever unpacks a shard sees by its first bytes what to undo."""
 _ADVANCE_BYTES = 1024 * 1024
 """So much has to come between two breaks for the server to count as working: tries are then counted anew."""
 
@@ -20,7 +24,8 @@ class Flow:
     """One body, over as many requests as it takes. The sink gets each byte once, in order."""
 
     def __init__(self, sink: Callable[[bytes], Awaitable[None]]) -> None:
-        self._sink = sink
+        self._given_sink = self._sink = sink
+        self._deflated: Deflated | None = None
         self._headers: Mapping[str, str] = {}
         self._total: int | None = None
         self._ranges = True
@@ -69,7 +74,18 @@ class Flow:
             same = total == self._total and all(headers.get(name) == self._headers[name] for name in known)
             if not same or (total is None and not known):
                 raise Unreadable("changed", f"the body broke off after {self.size} bytes, and is another one now")
+        if not self.size:
+            self._take_encoding(headers.get("Content-Encoding", ""))
         self._headers, self._total, self._repeated = headers, total, self.size
+
+    def _take_encoding(self, given: str) -> None:
+        """Raises Unreadable where a body comes in a form that nobody asked for, and that cannot be undone."""
+        encodings = [each.strip().lower() for each in given.split(",")]
+        self._deflated = Deflated(self._given_sink) if encodings == ["deflate"] else None
+        self._sink = self._deflated or self._given_sink
+        if self._deflated is None and not _SEEN_BY_THEIR_BYTES.issuperset(encodings):
+            raise Unreadable("encoding", f"compressed as {word(given)!r} (Content-Encoding), which was not asked for: "
+                             "gzip, deflate and zstd are undone; have the server send it as it is")  # fmt: skip
 
     async def read(self, content: StreamReader, watch: Watch) -> None:
         """Pass on what comes, to its end. Raises Unreadable, or what the transport or the sink does."""
@@ -87,3 +103,5 @@ class Flow:
         if self._repeated or (self._total is not None and self.size != self._total):
             detail = f"{self.size - self._repeated} of {self._total} bytes came"
             raise Unreadable("cut-short", detail, transient=self._total is None or self.size < self._total)
+        if self._deflated is not None:
+            self._deflated.end()

@@ -7,21 +7,27 @@ import gzip
 import json
 import random
 import threading
+import zlib
 from collections.abc import Callable
 from contextlib import aclosing
 from typing import Any
 
 import pytest
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
 
 from datago_gpu.config import HttpConfig
 from datago_gpu.errors import SourceError
 from datago_gpu.sources import open_source
 from datago_gpu.sources.base import Position, SampleRef, Skipped
+from datago_gpu.sources.deflate import Deflated
 from datago_gpu.sources.failure import HttpFailure
 from datago_gpu.sources.http import HttpClient
 from tests.servers import Answer, MisbehavingServer, Request, json_answer
 from tests.sources.shards import keys, listed, pictures, shard_config, tar_bytes
 
+TEXT = b"".join(b"%d\n" % number for number in range(50_000))
 BODY = random.Random(1).randbytes(3_000_000)
 TAG = {"ETag": '"one"'}
 QUICK = HttpConfig(max_backoff_s=0.02, connect_timeout_s=10, stall_timeout_s=0.6, total_timeout_s=1.0, max_tries=3)
@@ -45,6 +51,89 @@ def streamed(url: str, *, hold: asyncio.Event | None = None, headers: dict[str, 
 
     asyncio.run(main())
     return b"".join(blocks)
+
+
+def raw_deflate(data: bytes) -> bytes:
+    """As some servers send it: without the header of zlib."""
+    return zlib.compress(data, wbits=-zlib.MAX_WBITS)
+
+
+@pytest.mark.parametrize("squeeze", [zlib.compress, raw_deflate])
+def test_a_body_that_comes_deflated_is_inflated_also_over_several_tries(squeeze: Callable[[bytes], bytes]) -> None:
+    squeezed, headers = squeeze(TEXT), {"Content-Encoding": "Deflate", **TAG}
+    with MisbehavingServer() as server:
+        for cut in (1, 2, 1000, len(squeezed) - 1):
+            broken = Answer(200, squeezed, headers, ranges=True, cut_after=cut)
+            url = server.script(f"/{cut}", broken, Answer(200, squeezed, headers, ranges=True))
+            assert streamed(url) == TEXT
+        for broken, reason in ((squeezed[:-9], "cut-short"), (b"\x78\x9c" + squeezed[9:], "encoding")):
+            url = server.script("/broken", Answer(200, broken, headers))
+            with pytest.raises(HttpFailure) as caught:
+                streamed(url)
+            assert caught.value.reason == reason
+
+
+@given(st.lists(st.integers(1, 200), max_size=20), st.integers(0, 3000), st.booleans(), st.binary(max_size=9))
+def test_deflated_blocks_of_any_sizes(sizes: list[int], length: int, plain: bool, behind: bytes) -> None:
+    data = TEXT[:length]
+    squeezed = (zlib.compress if plain else raw_deflate)(data) + behind
+    got: list[bytes] = []
+
+    async def sink(piece: bytes) -> None:
+        got.append(piece)
+
+    async def main() -> None:
+        deflated, at = Deflated(sink), 0
+        for size in [*sizes, len(squeezed)]:
+            if at < len(squeezed):
+                await deflated(squeezed[at : at + size])
+            at += size
+        deflated.end()
+
+    asyncio.run(main())
+    assert b"".join(got) == data
+
+
+def test_a_bomb_comes_in_pieces() -> None:
+    sizes: list[int] = []
+
+    async def sink(piece: bytes) -> None:
+        sizes.append(len(piece))
+
+    async def main() -> None:
+        await Deflated(sink)(zlib.compress(bytes(20_000_000)))
+
+    asyncio.run(main())
+    assert sum(sizes) == 20_000_000
+    assert max(sizes) <= 256 * 1024
+
+
+@pytest.mark.parametrize("coding", ["br", "compress", "gzip, deflate", "\x1b[31m"])
+def test_a_body_in_a_form_that_cannot_be_undone_is_named(coding: str) -> None:
+    with MisbehavingServer() as server:
+        url = server.script("/a", Answer(200, BODY[:5000], {"Content-Encoding": coding}))
+        with pytest.raises(HttpFailure) as caught:
+            streamed(url)
+        assert (caught.value.reason, server.count("/a")) == ("encoding", 1)
+        assert "(Content-Encoding), which was not asked for: gzip, deflate and zstd are undone" in str(caught.value)
+
+
+CODINGS: list[tuple[str, Callable[[bytes], bytes]]] = [
+    ("deflate", zlib.compress),
+    ("deflate", raw_deflate),
+    ("gzip", gzip.compress),
+    ("zstd", zstandard.ZstdCompressor().compress),
+]
+
+
+@pytest.mark.parametrize(("coding", "squeeze"), CODINGS)
+@pytest.mark.parametrize("name", ["/000.tar", "/no/ending"])
+def test_a_shard_that_comes_compressed_although_nobody_asked_is_read(
+    coding: str, squeeze: Callable[[bytes], bytes], name: str
+) -> None:
+    with MisbehavingServer() as server:
+        url = server.script(name, Answer(200, squeeze(tar_bytes(pictures(0, 5))), {"Content-Encoding": coding}))
+        assert keys(url) == [f"{number:04}" for number in range(5)]
 
 
 async def quiet(count: Callable[[], int]) -> None:
