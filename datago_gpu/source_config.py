@@ -31,7 +31,7 @@ __all__ = [
 STORE_SCHEMES = ("s3://", "gs://", "az://", "abfs://", "abfss://")
 """What addresses in object storage begin with."""
 
-ENDPOINT_HINT = "http://HOST:PORT or https://HOST:PORT is what it should be"
+ENDPOINT_HINT = "http:// or https://, such as http://HOST:PORT"
 
 Kind = Literal["mask", "image", "latent"]
 RankSplit = Literal["shuffled", "listed"]
@@ -61,8 +61,7 @@ def endpoint_problem(options: Mapping[str, str]) -> str | None:
     """What is wrong with the endpoint among the options of object storage, in words. Its value is not told."""
     for name, value in options.items():
         if is_endpoint(name) and not value.strip().lower().startswith(("http://", "https://")):
-            return (f"source_config.storage_options: {name} must begin with http:// or https://: "
-                    f"{ENDPOINT_HINT}")  # fmt: skip
+            return (f"source_config.storage_options: {name} must begin with {ENDPOINT_HINT}")  # fmt: skip
     return None
 
 

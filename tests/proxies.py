@@ -104,7 +104,7 @@ class ForwardProxy:
         split = urlsplit(f"//{target}" if method == "CONNECT" else target)
         port = self.hosts.get(split.hostname or "")
         if port is None:
-            return await _say(writer, 502 if method == "GET" else 503)
+            return await _say(writer, 503 if method == "CONNECT" else 502)
         to_server = await asyncio.open_connection("127.0.0.1", port)
         if method == "CONNECT":
             writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
@@ -112,7 +112,7 @@ class ForwardProxy:
             path = f"{split.path}?{split.query}" if split.query else split.path
             kept = [line for line in lines if not line.lower().startswith(("proxy-", "connection:"))]
             to_server[1].write(
-                "\r\n".join([f"GET {path} HTTP/1.1", *kept, "Connection: close", "", ""]).encode("latin-1")
+                "\r\n".join([f"{method} {path} HTTP/1.1", *kept, "Connection: close", "", ""]).encode("latin-1")
             )
         await self._pipe((reader, writer), to_server)
         return False

@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 _ACCESS = frozenset(
     (
-        *("missing", "unreadable", "unreadable-folder", "no-url"),
+        *("missing", "unreadable", "unreadable-folder", "no-url", "no-credentials"),
         *("connection", "timeout", "tls", "redirect", "protocol", "proxy", "cut-short"),
         "forbidden-host",
     )

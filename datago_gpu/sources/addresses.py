@@ -14,7 +14,7 @@ from datago_gpu.local_paths import FILE_SCHEME, plain_path
 from datago_gpu.redact import without_query
 from datago_gpu.shard_config import addresses_in
 from datago_gpu.sources.base import utf8_text
-from datago_gpu.sources.http import origin_of
+from datago_gpu.sources.origins import origin_of, problem_of
 from datago_gpu.sources.store import is_stored
 
 __all__ = ["ENDINGS", "MOST_SHARDS", "expanded", "has_wildcard", "http_origin", "is_http", "is_remote", "is_shard"]
@@ -150,4 +150,5 @@ def http_origin(address: str) -> str:
     try:
         return origin_of(address)
     except ValueError:
-        raise SourceError(f"not an address: {without_query(address)!r} in source_config.url") from None
+        shown = without_query(address)
+        raise SourceError(f"an address in source_config.url {problem_of(shown)}: {shown!r}") from None

@@ -18,7 +18,8 @@ from datago_gpu.errors import ConfigError, SourceError
 from datago_gpu.redact import printable, redacted, shown_address
 from datago_gpu.settings import Natural
 from datago_gpu.sources.failure import HttpFailure
-from datago_gpu.sources.http import HttpClient, Response, origin_of, without_query
+from datago_gpu.sources.http import HttpClient, Response, without_query
+from datago_gpu.sources.origins import origin_of, problem_of
 from datago_gpu.sources.pages import Latent, NotAPage, Page, most_entries, read_page
 
 __all__ = ["DataroomApi", "api_address"]
@@ -52,7 +53,7 @@ def api_address(source: DataroomSource) -> tuple[str, str]:
             raise ConfigError(f"the Dataroom's address must have a host and a port that exist, got {shown!r}") from None
         origin = ""
     if not origin.startswith(("http://", "https://")):
-        raise ConfigError(f"the Dataroom's address must begin with http:// or https://, got {shown!r}")
+        raise ConfigError(f"the Dataroom's address {problem_of(shown)}, got {shown!r}")
     if split.username is not None or split.query or split.fragment:
         raise ConfigError(f"the Dataroom's address must have no user name, query or fragment: {shown!r} is enough")
     if redacted(url, key) != url:
@@ -196,11 +197,11 @@ class DataroomApi:
             if not self._key:
                 return SourceError(
                     f"{failure.url}: the server wants an API key ({failure.status}{saying}) and none is set: "
-                    "set source_config.api_key or DATAROOM_API_KEY"
+                    f"set source_config.api_key or DATAROOM_API_KEY{failure.via}"
                 )
             return SourceError(
                 f"{failure.url}: the server refused the API key ({failure.status}{saying}): "
-                "check source_config.api_key or DATAROOM_API_KEY"
+                f"check source_config.api_key or DATAROOM_API_KEY{failure.via}"
             )
         if failure.status == 400:
             return SourceError(f"{failure.url}: the server refused the request (400){saying}")

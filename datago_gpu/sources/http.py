@@ -40,7 +40,7 @@ from datago_gpu.sources.stream import Flow
 from datago_gpu.sources.transport import meaning_of, refusal_of
 from datago_gpu.sources.watch import Connector, Watch, Watchman
 
-__all__ = ["Counters", "HttpClient", "HttpFailure", "Response", "origin_of", "without_query"]
+__all__ = ["Counters", "HttpClient", "HttpFailure", "Response", "without_query"]
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -343,8 +343,3 @@ class HttpClient:
     def _wait_s(self, tries: int) -> float:
         longest = min(self._config.max_backoff_s, _FIRST_BACKOFF_S * 2.0 ** min(tries - 1, 30))
         return longest * random.uniform(0.5, 1.0)
-
-
-def origin_of(url: str) -> str:
-    """Scheme, host and port, such as `https://example.org`. Raises ValueError where there is none."""
-    return str(URL(url).origin())

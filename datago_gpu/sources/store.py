@@ -16,14 +16,14 @@ from msgspec import Struct
 
 from datago_gpu.config import HttpConfig
 from datago_gpu.errors import ConfigError
-from datago_gpu.eventloop import is_ending, started
+from datago_gpu.eventloop import call_in_thread, is_ending, started
 from datago_gpu.proxies import Proxies
 from datago_gpu.redact import without_query
 from datago_gpu.settings import without_secrets
 from datago_gpu.source_config import STORE_SCHEMES
 from datago_gpu.sources.base import Need
 from datago_gpu.sources.failure import HttpFailure
-from datago_gpu.sources.store_errors import failure_of, meaning_of
+from datago_gpu.sources.store_errors import failure_of, meaning_of, other_region, proxy_of
 from datago_gpu.sources.store_options import store_options
 
 __all__ = ["MOST_STORED_PAGES", "Listed", "Stores", "is_stored"]
@@ -65,6 +65,7 @@ class Stores:
         self._proxies = Proxies(config.proxy, trust_env=config.trust_env)
         self._secrets = [*options.values(), *(secret for each in self._proxies.all for secret in each.secrets)]
         self._stores: dict[str, Any] = {}
+        self._regions: dict[str, str] = {}
         self._failed_in_a_row = 0
 
     async def get(self, url: str, max_bytes: int, need: Need | None = None) -> bytes:
@@ -175,6 +176,19 @@ class Stores:
         first, *_ = str(error).splitlines() or [""]
         return without_secrets(f"{type(error).__name__}: {first}".rstrip(": "), self._secrets)
 
+    async def _region(self, error: Exception) -> str:
+        """The region of the bucket, where an error says that another one was asked, and not which is right; else ""."""
+        address = other_region(error)
+        if not address:
+            return ""
+        bucket = "/".join(address.split("/", 4)[:4])  # it is in the host or in the path
+        if bucket not in self._regions:
+            from datago_gpu.sources.store_region import region_of  # urllib takes 30 ms to import
+
+            proxy, timeout_s = proxy_of(str(error), self._proxies), self._config.connect_timeout_s
+            self._regions[bucket] = await call_in_thread(None, region_of, address, proxy, timeout_s)
+        return self._regions[bucket]
+
     async def _translated(self, url: str, work: Callable[[], Awaitable[Any]]) -> Any:
         """What `work` returns. Raises HttpFailure, on which no foreign text hangs."""
         try:
@@ -187,7 +201,7 @@ class Stores:
         except FileNotFoundError:
             failure = failure_of(url, "http-404", "no such object", 404)
         except self._obstore.exceptions.BaseError as error:
-            failure = meaning_of(url, error, self._obstore.exceptions, self._proxies)
+            failure = meaning_of(url, error, self._obstore.exceptions, self._proxies, await self._region(error))
         except (OSError, ValueError) as error:
             failure = failure_of(url, "bad-url", type(error).__name__)
         except BaseException as error:  # obstore panics where an endpoint is no address, for one

@@ -79,7 +79,7 @@ def endpoint_of(options: Mapping[str, str]) -> str:
     for name, value in os.environ.items():
         if value and _ENDPOINT.fullmatch(name):
             if not value.lower().startswith(("http://", "https://")):
-                raise ConfigError(f"the environment's {name} must begin with http:// or https://: {ENDPOINT_HINT}")
+                raise ConfigError(f"the environment's {name} must begin with {ENDPOINT_HINT}")
             found = found if found.startswith("http://") else value.lower()
     return found
 

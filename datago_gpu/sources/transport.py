@@ -20,7 +20,7 @@ _MEANINGS: tuple[tuple[type[Exception], str, str, bool], ...] = (
     (TimeoutError, "timeout", "not done in time", True),
     (aiohttp.ClientPayloadError, "cut-short", "the body ended early", True),
     (aiohttp.ClientConnectorCertificateError, "tls", "the certificate of the {who} does not prove who it is", False),
-    (aiohttp.ClientConnectorSSLError, "tls", "no connection by TLS: does the {who} speak http:// only?", True),
+    (aiohttp.ClientConnectorSSLError, "tls", "no connection by TLS; if the {who} speaks http only, use http://", True),
     (aiohttp.ClientConnectorDNSError, "connection", "the name of the {who} is not known", True),
     (aiohttp.ClientConnectorError, "connection", "cannot connect to the {who}", True),
     (aiohttp.ServerDisconnectedError, "connection", "the server closed the connection", True),
@@ -73,22 +73,24 @@ def meaning_of(
 
 def refusal_of(response: aiohttp.ClientResponse, text: str, proxy: Proxy | None) -> HttpFailure:
     """What a status other than 200 and a redirect means. text: the beginning of the body."""
-    status, detail = response.status, response.reason or ""
+    status, detail, via = response.status, response.reason or "", ""
     if proxy and status == 407:
         return refusal_of_proxy(status, detail, response.url.host or "", proxy)
     transient = status >= 500 or status in WORTH_RETRYING
     if proxy and (status >= 500 or status in _MAY_BE_THE_PROXYS):
-        detail = f"{detail}, by way of the proxy {proxy}, which may have answered by itself".removeprefix(", ")
+        via = f", by way of the proxy {proxy}, which may have answered by itself"
     elif status == 400 and response.url.scheme == "http" and _SAYS_TLS.search(text):
-        detail = _LOOKS_LIKE_TLS
-    return HttpFailure(
+        return HttpFailure("protocol", _LOOKS_LIKE_TLS)
+    failure = HttpFailure(
         f"http-{status}",
-        detail,
+        f"{detail}{via}".removeprefix(", "),
         status=status,
         transient=transient,
         retry_after_s=retry_after_s(response.headers) if transient else None,
         text=text,
     )
+    failure.via = via
+    return failure
 
 
 def _is_of_proxy(error: Exception, proxy: Proxy) -> bool:

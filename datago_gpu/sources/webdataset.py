@@ -49,6 +49,8 @@ _PIPE_BYTES = 4 * MiB
 
 _Lost = (BadShard, HttpFailure, OSError)
 """What costs the rest of a shard."""
+_SAY_WHAT_TO_DO = frozenset(("proxy", "no-credentials", "http-301", "tls"))
+"""Reasons whose details need no further hint."""
 
 
 class WebDataset:
@@ -108,7 +110,7 @@ class WebDataset:
                     async for place, sample in samples:
                         if isinstance(sample, Exception):
                             lost = sample
-                            if not seen and isinstance(lost, HttpFailure) and lost.status in (401, 403):
+                            if not seen and isinstance(lost, HttpFailure) and _of_access(lost):
                                 self._refuse(mine, lost)
                             missing = self._usual.left_of(taken[place]) // ranks
                             yield self._skipped(mine[number + place], lost, missing)
@@ -190,12 +192,11 @@ class WebDataset:
         if lost is None:
             raise SourceError(f"no samples in {len(shards)} shards, the first of which is {first}")
         reason, detail = _told(lost)
-        status = lost.status if isinstance(lost, HttpFailure) else 0
-        hint = (
-            "check source_config.auth_token or the credentials" if status in (401, 403) else "check source_config.url"
-        )
+        hint = "" if reason in _SAY_WHAT_TO_DO else "; check source_config.url"
+        if isinstance(lost, HttpFailure) and lost.status in (401, 403):
+            hint = "; check source_config.auth_token or the credentials"
         why = f"{reason} ({detail})" if detail else reason
-        text = f"none of {len(shards)} shards could be read, the last failed with {why}: {first}; {hint}"
+        text = f"none of {len(shards)} shards could be read, the last failed with {why}: {first}{hint}"
         raise SourceError(self._source.redacted(text))
 
 
@@ -242,6 +243,11 @@ async def _in_turn(
         if sample is not None:
             left.append((place, shard))
         yield place, sample
+
+
+def _of_access(failure: HttpFailure) -> bool:
+    """Whether no other shard will be given to us either."""
+    return failure.status in (401, 403) or failure.reason == "no-credentials"
 
 
 def _told(error: Exception) -> tuple[str, str]:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gzip
 import socket
+import ssl
 import threading
 import time
 import zlib
@@ -16,11 +17,16 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import pytest
+import trustme
 
-from datago_gpu.config import HttpConfig
+from datago_gpu.config import DataroomSource, HttpConfig
+from datago_gpu.errors import ConfigError, SourceError
+from datago_gpu.sources.api import api_address
 from datago_gpu.sources.failure import HttpFailure
-from datago_gpu.sources.http import Counters, HttpClient, Response, origin_of, without_query
+from datago_gpu.sources.http import Counters, HttpClient, Response, without_query
+from datago_gpu.sources.origins import origin_of, problem_of
 from tests.servers import Answer, MisbehavingServer
+from tests.sources.shards import keys
 
 try:
     import uvloop
@@ -197,7 +203,68 @@ def test_a_server_that_speaks_no_tls_is_named_so() -> None:
         serving.start()
         failure = failing(f"https://127.0.0.1:{plain.server_port}/a", HttpConfig(max_tries=1))
         serving.join()
-    assert (failure.reason, failure.detail) == ("tls", "no connection by TLS: does the server speak http:// only?")
+    told = "no connection by TLS; if the server speaks http only, use http://"
+    assert (failure.reason, failure.detail) == ("tls", told)
+
+
+LOOKS_LIKE_TLS = "this looks like an https server: use https:// instead of http://"
+PLAIN_TO_TLS = [
+    Answer(400, b"<center>The plain HTTP request was sent to HTTPS port</center>"),  # nginx
+    Answer(400, b"Reason: You're speaking plain HTTP to an SSL-enabled server port.<br />"),  # Apache
+    Answer(400, b"Client sent an HTTP request to an HTTPS server.\n"),  # Go
+    Answer(raw=b"\x15\x03\x03\x00\x02\x02\x0a"),
+    Answer(raw=b"\x15\x03\x01\x00\x02\x02\x46"),
+]
+
+
+@pytest.mark.parametrize("answer", PLAIN_TO_TLS, ids=["nginx", "Apache", "Go", "an alert", "an older alert"])
+def test_an_https_server_that_is_asked_by_http_is_named_so(server: MisbehavingServer, answer: Answer) -> None:
+    failure = failing(server.script("/a", answer), HttpConfig(max_tries=1))
+    assert (failure.reason, failure.status) == ("protocol", 0)
+    assert failure.detail.endswith(LOOKS_LIKE_TLS)
+
+
+def test_an_https_server_that_says_nothing_to_plain_http_may_be_one(server: MisbehavingServer) -> None:
+    """Many just close the connection, or reset it: so do servers that are broken, unless they have ever answered."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
+    hint = "if this is an https server, use https:// instead of http://"
+    with MisbehavingServer(tls=context) as secret:
+        failure = failing(f"http://127.0.0.1:{secret.port}/a", HttpConfig(max_tries=1))
+        assert failure.detail.endswith(hint)
+    good, bad = server.script("/good", Answer(200, b"here")), server.script("/bad", Answer(drop=True))
+
+    async def work(client: HttpClient) -> str:
+        assert (await client.get(good, max_bytes=100)).body == b"here"
+        with pytest.raises(HttpFailure) as caught:
+            await client.get(bad, max_bytes=100)
+        return caught.value.detail
+
+    assert using(work, HttpConfig(max_tries=1)) == "the server closed the connection"
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("http://127.0.0.1:abc/api/", "has the port 'abc', and ports are numbers from 1 to 65535"),
+        ("https://me:secret@example.org:70000/", "has the port '70000', and ports are numbers from 1 to 65535"),
+        ("example.org/api/", "must begin with http:// or https://"),
+        ("http:///api/", "names no host"),
+        ("http://[::1/api/", "has a host that cannot be read"),
+    ],
+)
+def test_what_is_wrong_with_an_address_is_told(url: str, words: str) -> None:
+    assert problem_of(url) == words
+    with pytest.raises(ValueError):  # noqa: PT011 - whatever its text
+        origin_of(url)
+    assert problem_of("ftp://example.org/") == "must begin with http:// or https://"
+    source = {"api_url": url.replace("me:secret@", "")}
+    with pytest.raises(ConfigError, match=f"{words}, got "):
+        api_address(DataroomSource(**source))
+    if url.startswith("http"):
+        with pytest.raises(SourceError, match=f"an address in source_config.url {words}: ") as caught:
+            keys(f"{url}a.tar")
+        assert "secret" not in str(caught.value)
 
 
 def test_all_requests_wait_where_the_server_asked_one_to(server: MisbehavingServer) -> None:
