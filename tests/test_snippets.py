@@ -1,0 +1,81 @@
+"""The Python of README.md and docs/guide.md runs as it stands there, on small data in place of its paths."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from datago_gpu import Loader, LoaderConfig
+from datago_gpu.server import DataroomServer
+from tests.images import SHAPES, add_pictures
+from tests.needs import needs
+
+ROOT = Path(__file__).parent.parent
+ADDRESS = "https://github.com/datago-gpu/datago-gpu/blob/main/"
+BLOCKS = [
+    pytest.param(block, id=f"{page}-{number}")
+    for page in ("README.md", "docs/guide.md")
+    for number, block in enumerate(re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL))
+]
+
+
+@pytest.fixture
+def room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A Dataroom whose images have the masks and latents that the guide names."""
+    root, parts = tmp_path / "room", tmp_path / "room" / "parts"
+    parts.mkdir(parents=True)
+    names = {"segmentation": "mask.png", "image_depth": "depth.png", "vae": "vae.npy"}
+    Image.new("L", (60, 40), 7).save(parts / "mask.png")
+    Image.new("RGB", (60, 40), (7, 8, 9)).save(parts / "depth.png")
+    np.save(parts / "vae.npy", np.zeros((4, 64, 64), np.float16))
+    for name in add_pictures(root, [SHAPES[0]] * 3):
+        latents = [
+            {"latent_type": kind, "file": f"parts/{file}", "is_mask": kind == "segmentation"}
+            for kind, file in names.items()
+        ]
+        (root / name).with_suffix(".json").write_text(json.dumps({"latents": latents}))
+    with DataroomServer(root, watch_interval_s=None) as server:
+        monkeypatch.setenv("DATAROOM_API_URL", server.url)
+        monkeypatch.setenv("DATAROOM_API_KEY", server.key)
+        yield
+
+
+@pytest.mark.usefixtures("room")
+@pytest.mark.parametrize("block", BLOCKS)
+def test_a_snippet_runs(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = needs("torch")
+    photos = tmp_path / "photos"
+    add_pictures(photos, SHAPES * 3)
+    monkeypatch.chdir(tmp_path)
+    config = {"source_type": "file", "source_config": {"root_path": str(photos)}, "batch_size": 2}
+    with Loader(config, device="cpu") as loader:
+        next(loader)
+        found: dict[str, Any] = {"config": config, "loader": loader, "model": torch.nn.Linear(2, 2)}
+        exec(block.replace('"/data/photos"', repr(str(photos))), found)
+    LoaderConfig.load(found["config"])
+    if "batch" in found:
+        assert len(found["batch"]) >= 1
+    if found["loader"] is not loader and "load_state_dict" in block:
+        assert len(next(found["loader"])) == 2
+    found["loader"].close()
+
+
+def test_links_of_the_readme_lead_somewhere_also_where_pypi_shows_it() -> None:
+    text = (ROOT / "README.md").read_text()
+    links = re.findall(r"\]\(([^)]+)\)", text)
+    assert len(links) > 10
+    headings = {re.sub(r"\W+", "-", title.lower()) for title in re.findall(r"^#+ (.*)$", text, re.MULTILINE)}
+    for link in links:
+        if link.startswith("#"):
+            assert link[1:] in headings
+        else:
+            assert link.startswith("https://"), f"{link} is dead on PyPI"
+            if link.startswith(ADDRESS):
+                assert (ROOT / link.removeprefix(ADDRESS).partition("#")[0]).exists(), link
