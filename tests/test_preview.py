@@ -17,11 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from datago_gpu.config import ImageConfig
+from datago_gpu.config import ImageConfig, LoaderConfig
 from datago_gpu.decode.form import Form
 from datago_gpu.errors import ConfigError, DatagoError
 from datago_gpu.preview import Overview, gather, write_page, write_sheet
-from datago_gpu.preview.gather import Panel, Shown, ShownBatch
+from datago_gpu.preview.gather import Panel, Shown, ShownBatch, _title
 from datago_gpu.preview.masks import colour_of, kind_of_mask, overlaid
 from datago_gpu.preview.pixels import CROP_INK, displayed, mask_levels, outlined, shrunk
 from datago_gpu.preview.text import caption_of, middle_cut, plain, shortened
@@ -364,3 +364,29 @@ def test_a_sheet_too_tall_is_refused(tmp_path: Path) -> None:
     small = Shown("x", (1, 1), "", [], [Panel("model", Image.new("RGB", (200, 200)))])
     with pytest.raises(ConfigError, match="html"):
         write_sheet(Overview("", "", batches=[ShownBatch(None, 0, 1, [small] * 2000)]), tmp_path / "tall.png")
+
+
+@pytest.mark.parametrize(
+    ("source", "title"),
+    [
+        (
+            {"source_type": "file", "source_config": {"root_path": "photos", "random_sampling": True}},
+            "photos, shuffled",
+        ),
+        ({"source_type": "file", "source_config": {"root_path": "/a b", "rank": 0, "world_size": 2}}, "/a b"),
+        (
+            {"source_config": {"api_url": "http://x/api/", "api_key": "a" * 40, "tags": "cat"}},
+            "http://x/api/, tags cat",
+        ),
+        ({"source_config": {"sources": "COYO"}}, "a Dataroom, sources COYO"),
+        (
+            {
+                "source_type": "webdataset",
+                "source_config": {"url": "http://u:secret@x/a.tar?q=1", "auth_token": "token"},
+            },
+            "http://x/a.tar",
+        ),
+    ],
+)
+def test_the_title_says_where_samples_come_from_without_secrets(source: dict[str, Any], title: str) -> None:
+    assert _title(LoaderConfig.load(source)) == title

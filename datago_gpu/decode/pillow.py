@@ -24,7 +24,7 @@ from datago_gpu.decode.labels import unpack_labels, widest_dtype
 from datago_gpu.decode.native import render_own
 from datago_gpu.decode.pixels import Undecodable, render_array
 from datago_gpu.decode.scaling import shrinkage
-from datago_gpu.decode.threads import Threads, decoding_threads
+from datago_gpu.decode.threads import Threads, pillow_threads
 from datago_gpu.limits import decoding_memory
 
 __all__ = ["PillowDecoder"]
@@ -53,8 +53,7 @@ class PillowDecoder:
         self.depth = decode.prefetch
         self._memory = memory or Allowance(decoding_memory(decode))
         self._work = _Work(image, decode, mask, own, self._memory)
-        # One more than there are CPUs: part of the work holds the GIL. 1 to 17% quicker on 2 CPUs.
-        self._count = decode.threads or decoding_threads(decode) + 1
+        self._count = pillow_threads(decode)
         self._threads = Threads(self._count, "datago_gpu-pillow")
         self._closed = threading.Event()
         self._under_way: deque[_Job] = deque()

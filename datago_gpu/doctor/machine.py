@@ -17,6 +17,7 @@ from PIL import features
 
 from datago_gpu.config import DecodeConfig, HttpConfig, LoaderConfig, MiB
 from datago_gpu.decode.select import choose
+from datago_gpu.decode.threads import decoding_threads, pillow_threads
 from datago_gpu.doctor.check import Check, mib
 from datago_gpu.errors import DatagoError
 from datago_gpu.feeder import arena
@@ -104,9 +105,9 @@ def jpeg() -> Check:
 def cpus(decode: DecodeConfig, quota: float | None) -> Check:
     """quota: CPUs that the control group allows, or None."""
     usable = len(os.sched_getaffinity(0))
-    threads = decode.threads or usable
+    threads = decoding_threads(decode)
     found = f"{usable} of {os.cpu_count()} may be used" + (f", for {quota:g} of their time" if quota else "")
-    found += f"; {threads} decoding threads"
+    found += f"; {pillow_threads(decode)} threads decode with Pillow, {threads} with DALI"
     allowed = min(usable, quota or usable)
     if threads > 2 * max(1.0, allowed):
         return Check.warn("CPUs", found, f"set decode_config.threads to {max(1, round(allowed))}")

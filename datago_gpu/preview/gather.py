@@ -32,6 +32,8 @@ _WHOLE = ImageConfig(
     crop_and_resize=True, default_image_size=256, downsampling_ratio=1, min_aspect_ratio=0.02, max_aspect_ratio=50
 )
 """Of originals: each side is cut by less than 1 in 100, up to sides of 1 : 50."""
+_UNTOLD = frozenset(("api_key", "auth_token", "storage_options", "rank", "world_size"))
+"""Settings of a source that the title leaves out."""
 
 
 @dataclass(slots=True)
@@ -161,10 +163,8 @@ def gather(
     if not getattr(config.source_config, "require_images", True):
         raise ConfigError("source_config.require_images is false: there are no images to preview")
     with Loader(config, device=device, backend=backend) as loader:
-        title = config.redacted(plain(repr(config.source_config)))
-        overview = Overview(
-            title, f"{loader.backend.name} on {loader.backend.device}", config.image_config.crop_and_resize
-        )
+        where = f"{loader.backend.name} on {loader.backend.device}"
+        overview = Overview(_title(config), where, config.image_config.crop_and_resize)
         gatherer = _Gatherer(config, overview, samples)
         progress("loading the first batch")
         for number, batch in enumerate(islice(loader, batches), 1):
@@ -179,6 +179,15 @@ def gather(
         progress("loading the originals")
         _add_originals(config, gatherer, next(stage.items for stage in stats.stages if stage.name == "fetch"))
     return overview
+
+
+def _title(config: LoaderConfig) -> str:
+    """Where the samples come from, and what was set beside that: "photos, shuffled"."""
+    given = {name: value for name, value in config.source_config.__rich_repr__() if name not in _UNTOLD}
+    words = [str(given.pop(name)) for name in ("root_path", "url", "api_url") if name in given] or ["a Dataroom"]
+    if given.pop("random_sampling", False):
+        words.append("shuffled")
+    return config.redacted(plain(", ".join([*words, *(f"{name} {value}" for name, value in given.items())])))
 
 
 def _add_originals(config: LoaderConfig, gatherer: _Gatherer, fetched: int) -> None:
