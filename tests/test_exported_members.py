@@ -13,6 +13,7 @@ import datago_gpu
 
 def test_the_public_names_are_these() -> None:
     assert datago_gpu.__all__ == [
+        "Array",
         "Batch",
         "ConfigError",
         "DatagoError",
