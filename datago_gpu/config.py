@@ -214,9 +214,11 @@ class HttpConfig(Settings, frozen=True, kw_only=True):
     @property
     def _proxy(self) -> Proxy | None:
         """What `proxy` means. Raises ValueError where it cannot be used."""
-        from datago_gpu.proxies import SETTING, parsed_proxy
+        if not self.proxy.strip():
+            return None
+        from datago_gpu.proxies import SETTING, parsed_proxy  # `import datago_gpu` can do without
 
-        return parsed_proxy(self.proxy, SETTING) if self.proxy.strip() else None
+        return parsed_proxy(self.proxy, SETTING)
 
 
 class DecodeConfig(Settings, frozen=True, kw_only=True):

@@ -42,7 +42,16 @@ client.stop()
 }
 NEVER_IN_A_FEEDER_OF_FILES = {
     *("aiohttp", "obstore", "yarl", "rich", "click", "multiprocessing", "numpy", "PIL", "simplejpeg", "cykooz_resizer"),
-    *("torch", "cupy", "nvidia", "braceexpand", "difflib", "datago_gpu.loader", "datago_gpu.server"),
+    *(
+        "torch",
+        "cupy",
+        "nvidia",
+        "braceexpand",
+        "difflib",
+        "datago_gpu.proxies",
+        "datago_gpu.loader",
+        "datago_gpu.server",
+    ),
 }
 ONLY_ONCE_THE_FEEDER_STARTS = {"numpy", "PIL", "simplejpeg", "cykooz_resizer", "asyncio", "aiohttp", "rich", "click"}
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import TYPE_CHECKING
 
-from datago_gpu.proxies import Proxy
 from datago_gpu.redact import printable
+
+if TYPE_CHECKING:
+    from datago_gpu.proxies import Proxy
 
 __all__ = [
     "DOWN_AFTER",
