@@ -12,7 +12,7 @@ import base64
 import contextlib
 import ssl
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Self
 from urllib.parse import urlsplit
 
@@ -24,7 +24,8 @@ class ForwardProxy:
 
     hosts: the port on loopback at which the proxy finds a host; every other host is refused. login: NAME:PASSWORD that
     it wants. answer: the status of every answer of its own in place of what was asked for. silent: it takes requests
-    and says nothing. slow_s: the pause before each piece of an answer goes on.
+    and says nothing. slow_s: the pause before each piece of an answer goes on. fault: is asked for each request what
+    goes wrong: "busy" answers 503, "drop" closes before an answer, "cut" after the first bytes of one; "" nothing.
     """
 
     def __init__(
@@ -35,9 +36,11 @@ class ForwardProxy:
         answer: int = 0,
         silent: bool = False,
         slow_s: float = 0.0,
+        fault: Callable[[], str] = str,
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self.hosts, self.login, self.answer, self.silent, self.slow_s = dict(hosts or {}), login, answer, silent, slow_s
+        self._fault = fault
         self.asked: list[str] = []
         """First lines of all requests, less the version."""
         self.connections = 0
@@ -97,8 +100,11 @@ class ForwardProxy:
         if self.silent:
             await reader.read(1)
             return False
-        if self.answer:
-            return await _say(writer, self.answer)
+        fault = self._fault()
+        if fault == "drop":
+            return False
+        if self.answer or fault == "busy":
+            return await _say(writer, self.answer or 503)
         if self.login and headers.get("proxy-authorization") != proof:
             return await _say(writer, 407)
         split = urlsplit(f"//{target}" if method == "CONNECT" else target)
@@ -106,46 +112,39 @@ class ForwardProxy:
         if port is None:
             return await _say(writer, 503 if method == "CONNECT" else 502)
         to_server = await asyncio.open_connection("127.0.0.1", port)
+        ways = [self._flow(to_server[0], writer, self.slow_s, 5000 if fault == "cut" else 1 << 62)]
         if method == "CONNECT":
             writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+            ways.append(self._flow(reader, to_server[1], 0.0, 1 << 62))
         else:
             path = f"{split.path}?{split.query}" if split.query else split.path
             kept = [line for line in lines if not line.lower().startswith(("proxy-", "connection:"))]
             to_server[1].write(
                 "\r\n".join([f"{method} {path} HTTP/1.1", *kept, "Connection: close", "", ""]).encode("latin-1")
             )
-        await self._pipe((reader, writer), to_server)
+        tasks = [asyncio.ensure_future(way) for way in ways]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            to_server[1].transport.abort()
+            with contextlib.suppress(*_GONE):
+                await writer.drain()
+                writer.close()
         return False
 
-    async def _pipe(
-        self,
-        client: tuple[asyncio.StreamReader, asyncio.StreamWriter],
-        server: tuple[asyncio.StreamReader, asyncio.StreamWriter],
-    ) -> None:
-        """Bytes in both directions until one side ends."""
-        ways = [
-            asyncio.ensure_future(self._flow(client[0], server[1], 0.0)),
-            asyncio.ensure_future(self._flow(server[0], client[1], self.slow_s)),
-        ]
-        try:
-            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for way in ways:
-                way.cancel()
-            await asyncio.gather(*ways, return_exceptions=True)
-            server[1].transport.abort()
-            with contextlib.suppress(*_GONE):
-                await client[1].drain()
-                client[1].close()
-
     @staticmethod
-    async def _flow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, pause_s: float) -> None:
+    async def _flow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, pause_s: float, most: int) -> None:
+        """Bytes go from one to the other until that has no more, or so many have gone."""
         with contextlib.suppress(*_GONE):
-            while block := await reader.read(16 * 1024):
+            while most > 0 and (block := await reader.read(min(most, 16 * 1024))):
                 if pause_s:
                     await asyncio.sleep(pause_s)
                 writer.write(block)
                 await writer.drain()
+                most -= len(block)
 
 
 async def _say(writer: asyncio.StreamWriter, status: int) -> bool:

@@ -166,7 +166,7 @@ class MisbehavingServer:
                 except ConnectionError:
                     self.closed_by_client.set()
                     break
-                if not stays_open:
+                if not stays_open or request.headers.get("connection", "").lower() == "close":
                     break
         with contextlib.suppress(ConnectionError):
             await writer.wait_closed()

@@ -8,6 +8,7 @@ import re
 import ssl
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -224,6 +225,41 @@ def test_a_bad_network_behind_a_slow_proxy_costs_only_time(
         assert loader.stats().skipped == {}
     assert any(".jpg" in line for line in proxy.asked)
     assert not any(KEY in str(request) for request in store.server.requests)
+
+
+@pytest.mark.parametrize("processes", [0, 2], ids=["by the feeder", "by two processes"])
+def test_a_proxy_that_fails_now_and_then_costs_only_time(
+    tls: Tls, dataroom: tuple[Listing, Store], processes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Payloads over https; the proxy is busy, drops connections, and cuts them in the middle."""
+    listing, _ = dataroom
+    random = Random(processes)
+
+    def fault() -> str:
+        return random.choice(["busy", "drop", "cut"]) if random.random() < 0.4 else ""
+
+    with MisbehavingServer(tls=tls(HOST)) as files, ForwardProxy({HOST: files.port}, fault=fault) as proxy:
+        Store(files, names(COUNT))
+        for name, entry in listing.entries.items():
+            entry["image_direct_url"] = f"https://{HOST}/files/{name}.jpg?signature=abc"
+        monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+        with Loader(config(listing, http={"download_processes": processes}), device="cpu", backend="pillow") as loader:
+            assert [name for batch in loader for name in batch.ids] == names(COUNT)
+        assert loader.stats().skipped == {}
+
+
+def test_a_way_through_the_proxy_is_used_again(tls: Tls) -> None:
+    with MisbehavingServer(tls=tls(HOST)) as there, ForwardProxy({HOST: there.port}, login=LOGIN) as proxy:
+        there.script("/a", Answer(200, b"body"))
+        given = proxy.url.replace("://", f"://{GIVEN}@")
+
+        async def main() -> None:
+            async with HttpClient(HttpConfig(**QUICK, proxy=given)) as client:
+                for _ in range(20):
+                    assert (await client.get(f"https://{HOST}/a", max_bytes=100)).body == b"body"
+
+        asyncio.run(main())
+        assert proxy.connections == 1
 
 
 def test_shards_over_https_come_by_way_of_a_slow_proxy(tls: Tls, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ Each run here has all loggers of both processes at DEBUG, and its errors are sho
 from __future__ import annotations
 
 import ast
+import base64
 import io
 import json
 import logging
@@ -31,9 +32,11 @@ from rich.traceback import Traceback
 import datago_gpu
 from datago_gpu import ConfigError, DatagoError, FeederError, Loader, LoaderConfig, SourceError, TooManyErrors
 from datago_gpu.config import DataroomSource, HttpConfig
+from datago_gpu.doctor import source as doctor_of_sources
 from datago_gpu.feeder.wire import Resume, Start
 from datago_gpu.server import DataroomServer
 from tests.images import add_picture
+from tests.proxies import ForwardProxy
 from tests.servers import Answer, MisbehavingServer, Request, json_answer
 
 KEY = "5ec2e7" * 6 + "5ec2"
@@ -208,6 +211,28 @@ def test_a_wrong_key(tmp_path: Path, evidence: Evidence) -> None:
     add_picture(tmp_path / "photos/a.jpg")
     with DataroomServer(tmp_path / "photos") as server:
         assert "refused the API key (403: Invalid token.)" in run(settings(server.url), evidence, SourceError)
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_the_password_of_a_proxy(
+    api: MisbehavingServer, evidence: Evidence, picture: bytes, caplog: pytest.LogCaptureFixture, refused: bool
+) -> None:
+    api.script("/a.jpg", Answer(200, picture))
+    listing(api, "http://api.invalid/a.jpg")
+    header = base64.b64encode(f"me:{KEY}".encode()).decode()
+    with ForwardProxy({"api.invalid": api.port}, login=f"me:{'another' if refused else KEY}") as proxy:
+        given = settings("http://api.invalid/api/", api_key="")
+        http = msgspec.structs.replace(given.http_config, proxy=proxy.url.replace("://", f"://me:{KEY}@"))
+        config = msgspec.structs.replace(given, http_config=http)
+        text = run(config, evidence, SourceError if refused else None)
+        evidence.add(
+            repr(config.http_config),
+            pretty_repr(config.http_config),
+            *map(str, doctor_of_sources.checks(config, "cpu", "pillow", 8)),
+        )
+    assert (f"the proxy {proxy.url} (http_config.proxy) refuses the name and the password" in text) == refused
+    assert not any("proxy-authorization" in request.headers for request in api.requests)
+    assert header[:20] not in evidence.everything()
 
 
 def test_a_server_that_is_down(evidence: Evidence) -> None:

@@ -49,8 +49,6 @@ def api_address(source: DataroomSource) -> tuple[str, str]:
     try:
         split, origin = urlsplit(url), origin_of(url)
     except ValueError:
-        if url.lower().startswith(("http://", "https://")):
-            raise ConfigError(f"the Dataroom's address must have a host and a port that exist, got {shown!r}") from None
         origin = ""
     if not origin.startswith(("http://", "https://")):
         raise ConfigError(f"the Dataroom's address {problem_of(shown)}, got {shown!r}")
