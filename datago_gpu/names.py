@@ -25,7 +25,7 @@ _KEPT_BY_SYSTEMS = frozenset(("__macosx", "@eadir", "#recycle", "$recycle.bin", 
 
 def is_hidden(name: str) -> bool:
     """Whether a file or a folder of this name is hidden: the name begins with a dot, or a system keeps such folders."""
-    return name.startswith(".") or name.lower() in _KEPT_BY_SYSTEMS
+    return (name.startswith(".") and name not in (".", "..")) or name.lower() in _KEPT_BY_SYSTEMS
 
 
 def hidden_part(parts: Iterable[str]) -> str:

@@ -91,7 +91,7 @@ def _is_refusal(skipped: Skipped) -> bool:
 
 
 def _is_shard(skipped: Skipped) -> bool:
-    return skipped.index < 0 and skipped.reason != "unreadable-folder"
+    return skipped.index < 0 and skipped.reason not in ("unreadable-folder", "odd-key")
 
 
 def _remedy(reason: str) -> str:

@@ -16,6 +16,7 @@ from datago_gpu.sources.failure import HttpFailure
 from datago_gpu.sources.files import Listing, no_images
 from datago_gpu.sources.passed_over import PassedOver, noted
 from datago_gpu.sources.permutation import Shuffle
+from datago_gpu.sources.s3_listing import ODD_KEY
 from datago_gpu.sources.store import MOST_STORED_PAGES, Stores
 from datago_gpu.sources.tally import Passed, Walked, Whole
 
@@ -98,7 +99,8 @@ class Bucket:
                     yield keys
                     barren.note(len(page), usable=bool(keys))
         except HttpFailure as failure:
-            text = f"cannot list {failure}; check source_config.root_path and the credentials"
+            hint = "" if failure.reason == ODD_KEY else "; check source_config.root_path and the credentials"
+            text = f"cannot list {failure}{hint}"
             raise SourceError(self._source.redacted(text)) from None
         if not after:
             self._passed_over = passed

@@ -31,6 +31,7 @@ from datago_gpu.sources.barren import Barren
 from datago_gpu.sources.failure import HttpFailure
 from datago_gpu.sources.http import HttpClient
 from datago_gpu.sources.pieces import NotJson, TooMany, cut
+from datago_gpu.sources.s3_listing import ODD_KEY
 from datago_gpu.sources.store import MOST_STORED_PAGES, Stores, is_stored
 
 __all__ = ["Shard", "authorization", "list_shards"]
@@ -91,8 +92,8 @@ async def list_shards(
                 listed = await _in_listing(address, headers, config.http_config, http)
                 found = [(each, None) for each in listed]
         except HttpFailure as failure:
-            what = f"cannot list the shards of {failure}; check source_config.url, and the token or the credentials"
-            raise SourceError(source.redacted(what)) from None
+            hint = "" if failure.reason == ODD_KEY else "; check source_config.url, and the token or the credentials"
+            raise SourceError(source.redacted(f"cannot list the shards of {failure}{hint}")) from None
         if not found:
             raise SourceError(f"no shards in {without_query(address)}: none of its files ends in {', '.join(ENDINGS)}")
         for each, length in found:

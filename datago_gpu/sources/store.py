@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 from msgspec import Struct
@@ -23,6 +25,7 @@ from datago_gpu.settings import without_secrets
 from datago_gpu.source_config import STORE_SCHEMES
 from datago_gpu.sources.base import Need
 from datago_gpu.sources.failure import HttpFailure
+from datago_gpu.sources.s3_listing import S3Listing, cannot_be_read, ends_listing, is_odd, odd_key_of
 from datago_gpu.sources.store_errors import failure_of, meaning_of, other_region, proxy_of
 from datago_gpu.sources.store_options import store_options
 
@@ -46,7 +49,7 @@ def is_stored(address: str) -> bool:
 
 
 class Listed(Struct, frozen=True):
-    """An object. key: its path in the bucket. size: in bytes."""
+    """An object. key: its path in the bucket; one that `is_odd` cannot be read. size: in bytes."""
 
     key: str
     size: int
@@ -134,15 +137,40 @@ class Stores:
 
         after: a key; only those behind it are listed.
         """
-        store, prefix = self._at(url)
-        stream = self._obstore.list(store, prefix or None, offset=after or None, chunk_size=_LISTED_AT_ONCE)
-        pages = aiter(stream)
+        odd = after if is_odd(after) else ""
+        if not odd:
+            store, prefix = self._at(url)
+            stream = self._obstore.list(store, prefix or None, offset=after or None, chunk_size=_LISTED_AT_ONCE)
+            pages = aiter(stream)
 
-        async def following() -> Any:
-            return await anext(pages, None)
+            async def following() -> Any:
+                try:
+                    return await anext(pages, None)
+                except self._obstore.exceptions.InvalidPathError as error:
+                    return odd_key_of(str(error)) or "?"
 
-        while (page := await self._translated(url, following)) is not None:
-            yield [Listed(each["path"], each["size"]) for each in page]
+            while isinstance(page := await self._translated(url, following), list):
+                yield [Listed(each["path"], each["size"]) for each in page]
+                after = page[-1]["path"] if page else after
+            odd = page or ""
+        if odd:
+            async with aclosing(self._listed_whatever(url, after, odd)) as others:
+                async for other in others:
+                    yield other
+
+    async def _listed_whatever(self, url: str, after: str, odd: str) -> AsyncGenerator[list[Listed], None]:
+        """The same with odd keys among them, one of which is `odd`. Raises HttpFailure."""
+        try:
+            if not url.startswith("s3://"):
+                raise ImportError
+            listing = await call_in_thread(None, S3Listing, url, after, self._options, self._config, self._proxies)
+        except ImportError:
+            raise ends_listing(url, odd) from None
+        try:
+            while (page := await self._translated(url, partial(call_in_thread, None, listing.page))) is not None:
+                yield [Listed(key, size) for key, size in page]
+        finally:
+            listing.close()
 
     def _at(self, url: str) -> tuple[Any, str]:
         """The store of an address, and the key in it."""
@@ -203,7 +231,8 @@ class Stores:
         except self._obstore.exceptions.BaseError as error:
             failure = meaning_of(url, error, self._obstore.exceptions, self._proxies, await self._region(error))
         except (OSError, ValueError) as error:
-            failure = failure_of(url, "bad-url", type(error).__name__)
+            odd = is_odd(url.partition("://")[2].partition("/")[2])
+            failure = cannot_be_read(url) if odd else failure_of(url, "bad-url", type(error).__name__)
         except BaseException as error:  # obstore panics where an endpoint is no address, for one
             if is_ending(error) or isinstance(error, MemoryError):
                 raise

@@ -15,7 +15,7 @@ from datago_gpu.errors import ConfigError
 from datago_gpu.proxies import Proxies
 from datago_gpu.source_config import ENDPOINT_HINT, is_endpoint
 
-__all__ = ["endpoint_of", "store_options"]
+__all__ = ["endpoint_of", "plain_name", "store_options"]
 
 _CLIENT_OPTIONS = frozenset(
     (
@@ -40,7 +40,7 @@ def store_options(root: str, options: Mapping[str, str], limits: HttpConfig, pro
     store: dict[str, str] = {}
     given: dict[str, str] = {}
     for name, value in options.items():
-        plain = _PREFIX.sub("", name.lower())
+        plain = plain_name(name)
         (given if plain in _CLIENT_OPTIONS else store)[plain if plain in _CLIENT_OPTIONS else name] = value
     endpoint = endpoint_of(options)
     client: dict[str, Any] = {
@@ -68,6 +68,11 @@ def store_options(root: str, options: Mapping[str, str], limits: HttpConfig, pro
 
         arguments["credential_provider"] = Boto3CredentialProvider()
     return arguments
+
+
+def plain_name(option: str) -> str:
+    """The name of an option without that of its store, which may stand before it."""
+    return _PREFIX.sub("", option.lower())
 
 
 def endpoint_of(options: Mapping[str, str]) -> str:

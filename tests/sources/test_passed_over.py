@@ -136,8 +136,8 @@ def test_doctor_tells_it_too(tmp_path: Path) -> None:
 
 
 def test_names_of_hidden_things() -> None:
-    assert all(map(is_hidden, (".x", "._x.jpg", ".", "__MACOSX", "@eaDir", "#Recycle", "$Recycle.Bin")))
-    assert not any(map(is_hidden, ("x", "_x", "__x", "MACOSX", "x.", "eaDir", "#x", "$x")))
+    assert all(map(is_hidden, (".x", "._x.jpg", "...", "__MACOSX", "@eaDir", "#Recycle", "$Recycle.Bin")))
+    assert not any(map(is_hidden, ("x", ".", "..", "_x", "__x", "MACOSX", "x.", "eaDir", "#x", "$x")))
 
 
 KINDS = st.sampled_from(["hidden", "extension", "link"])
