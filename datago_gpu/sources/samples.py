@@ -9,17 +9,12 @@ from __future__ import annotations
 
 import logging
 import re
-from contextlib import suppress
-from typing import Any
-
-import msgspec
 
 from datago_gpu.config import LoaderConfig
 from datago_gpu.limits import Limits
 from datago_gpu.names import EXTENSIONS
 from datago_gpu.shard_config import KeyDots, WebDatasetSource
 from datago_gpu.source_config import Kind
-from datago_gpu.sources.attributes import NO_ATTRIBUTES, checked, encoded, lenient
 from datago_gpu.sources.base import (
     BAD_ATTRIBUTES,
     FURTHER_IMAGES,
@@ -29,6 +24,7 @@ from datago_gpu.sources.base import (
     shown_path,
     utf8_text,
 )
+from datago_gpu.sources.shard_attributes import attributes_of
 from datago_gpu.sources.tar import BadShard
 
 __all__ = ["Collector", "split_name"]
@@ -40,6 +36,11 @@ _NAME_TO_LAST = re.compile(r"^((?:.*/|)[^/]+)[.]([^./]*)$")
 _META = re.compile(r"__[^/]*__($|/)")
 _IMAGES = frozenset(extension[1:] for extension in EXTENSIONS)
 _ATTRIBUTES = frozenset(("json", "txt", "cls"))
+_SORT: dict[KeyDots, str] = {
+    "first": "sort the archive (tar --sort=name)",
+    "last": "sort the archive; or, where names such as 'a.mask.png' stand between them, have the first dot end the key "
+    "(key_dots 'first')",
+}
 _MOST_ROLES = 10_000
 _MOST_FILES = 10_000
 """Of one key. A sample of so many is none; it would be held in memory as a whole."""
@@ -173,8 +174,8 @@ class Collector:
         if key in self._keys:
             if not self._unsorted:
                 logger.warning(
-                    "%s: the files of a sample, %r, do not follow each other, so they count as several samples: sort "
-                    "the archive (tar --sort=name)", shown_path(self._shard), utf8_text(self._key),
+                    "%s: the files of a sample, %r, do not follow each other, so they count as several samples: %s",
+                    shown_path(self._shard), utf8_text(self._key), _SORT[self._dots],
                 )  # fmt: skip
             self._unsorted = True
         elif len(self._keys) < _MOST_KEYS:
@@ -212,7 +213,7 @@ class Collector:
             for name, kind in self._further.items()
             if name in self._parts
         ]
-        attributes, problem_of_attributes = _merged(self._attributes, as_text=self._as_text)
+        attributes, problem_of_attributes = attributes_of(self._attributes, as_text=self._as_text)
         return SampleRef(
             0,
             key,
@@ -244,55 +245,3 @@ class Collector:
         elif extension in _IMAGES:
             return "reference"
         return "attribute" if extension in _ATTRIBUTES else ""
-
-
-def _merged(files: dict[str, bytes], *, as_text: bool) -> tuple[bytes, str]:
-    """One JSON object of all that is known of a sample, as `attributes.checked` gives it."""
-    if not files:
-        return NO_ATTRIBUTES, ""
-    try:
-        return checked(encoded(_texts(files) if as_text else _values(files)))
-    except (ValueError, RecursionError) as error:
-        return NO_ATTRIBUTES, str(error)
-
-
-def _texts(files: dict[str, bytes]) -> dict[str, str]:
-    """What datago makes of these files: the text of each, JSON too, under its name."""
-    return {utf8_text(part): content.decode("utf-8", "replace") for part, content in files.items()}
-
-
-def _values(files: dict[str, bytes]) -> dict[str, Any]:
-    """The object of a file called "json" itself; others by their name, without the extension where there is more of it.
-
-    Raises ValueError, RecursionError.
-    """
-    merged: dict[str, Any] = {}
-    for part in sorted(files, key=lambda part: part != "json"):
-        stem, _, extension = part.rpartition(".")
-        value = _attribute(part, extension, files[part])
-        if part == "json" and isinstance(value, dict):
-            merged |= value
-        else:
-            merged[utf8_text(stem or extension)] = value
-    return merged
-
-
-def _attribute(part: str, extension: str, content: bytes) -> Any:
-    if extension == "json":
-        return _json(part, content)
-    text = content.decode("utf-8", "replace")
-    if extension == "cls":
-        try:
-            return int(text)
-        except ValueError:
-            return text.strip()
-    return text
-
-
-def _json(part: str, content: bytes) -> Any:
-    with suppress(ValueError):
-        return msgspec.json.decode(content)
-    try:
-        return lenient(content)
-    except ValueError:
-        raise ValueError(f"{utf8_text(part)!r} is not JSON") from None

@@ -119,9 +119,14 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of those shards."""
     folder = tmp_path_factory.mktemp("shards")
     for name, files in SHARDS.items():
-        with tarfile.open(folder / name, "w") as tar:
-            for path, content in files.items():
-                entry = tarfile.TarInfo(path)
-                entry.size = len(content)
-                tar.addfile(entry, io.BytesIO(content))
+        add_shard(folder / name, files)
     return folder
+
+
+def add_shard(path: Path, files: dict[str, bytes]) -> None:
+    """Write an archive of these files, in their order."""
+    with tarfile.open(path, "w") as tar:
+        for name, content in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))

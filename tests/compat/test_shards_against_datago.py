@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from datago_gpu.compat import DatagoClient
+from tests.compat.conftest import RGB, add_shard
 from tests.compat.test_against_datago import CROP, assert_same_picture, both
+from tests.decode.pictures import encode
 from tests.needs import needs
 from tests.servers import Answer, MisbehavingServer
 
@@ -109,3 +111,18 @@ def test_the_form_changes_no_state_and_no_sample_of_a_loader(shards: Path) -> No
     with Loader(config, device="cpu", state=state) as loader:
         batch = next(loader)
     assert (batch.ids, batch.sources, batch.attributes) == (["b2"], [source["url"]], [{"cls": "2\n", "json": "[2]"}])
+
+
+def test_texts_behind_a_mask_are_lost_as_in_datago_and_a_warning_says_how_to_get_them(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A sorted archive: the mask stands between the other files of its sample."""
+    files = {name: encode(RGB, "JPEG" if name.endswith("jpg") else "PNG") for name in ("a.jpg", "a.mask.png")}
+    add_shard(tmp_path / "x.tar", files | {"a.txt": b"text"})
+    for more, attributes in (({}, {}), ({"key_dots": "first"}, {"txt": "text"})):
+        client = DatagoClient(json.dumps(config_of(str(tmp_path / "x.tar"), source=more)), device="cpu")
+        (sample,) = iter(client.get_sample, None)
+        client.stop()
+        assert json.loads(sample.attributes) == attributes
+        assert ("key_dots 'first'" in caplog.text) == (not more)
+        caplog.clear()

@@ -1,0 +1,68 @@
+"""The attributes of a sample in a shard: one JSON object of its JSON, text and class files."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+import msgspec
+
+from datago_gpu.sources.attributes import NO_ATTRIBUTES, checked, encoded, lenient
+from datago_gpu.sources.base import utf8_text
+
+__all__ = ["attributes_of"]
+
+
+def attributes_of(files: dict[str, bytes], *, as_text: bool) -> tuple[bytes, str]:
+    """Returns one JSON object of all files, and what is wrong with them, as `attributes.checked` does.
+
+    files: the name of each part, and its content. as_text: every file as its text, in datago's form.
+    """
+    if not files:
+        return NO_ATTRIBUTES, ""
+    try:
+        return checked(encoded(_texts(files) if as_text else _values(files)))
+    except (ValueError, RecursionError) as error:
+        return NO_ATTRIBUTES, str(error)
+
+
+def _texts(files: dict[str, bytes]) -> dict[str, str]:
+    """What datago makes of these files: the text of each, JSON too, under its name."""
+    return {utf8_text(part): content.decode("utf-8", "replace") for part, content in files.items()}
+
+
+def _values(files: dict[str, bytes]) -> dict[str, Any]:
+    """The object of a file called "json" itself; others by their name, without the extension where there is more of it.
+
+    Raises ValueError, RecursionError.
+    """
+    merged: dict[str, Any] = {}
+    for part in sorted(files, key=lambda part: part != "json"):
+        stem, _, extension = part.rpartition(".")
+        value = _attribute(part, extension, files[part])
+        if part == "json" and isinstance(value, dict):
+            merged |= value
+        else:
+            merged[utf8_text(stem or extension)] = value
+    return merged
+
+
+def _attribute(part: str, extension: str, content: bytes) -> Any:
+    if extension == "json":
+        return _json(part, content)
+    text = content.decode("utf-8", "replace")
+    if extension == "cls":
+        try:
+            return int(text)
+        except ValueError:
+            return text.strip()
+    return text
+
+
+def _json(part: str, content: bytes) -> Any:
+    with suppress(ValueError):
+        return msgspec.json.decode(content)
+    try:
+        return lenient(content)
+    except ValueError:
+        raise ValueError(f"{utf8_text(part)!r} is not JSON") from None
