@@ -13,7 +13,7 @@ from datago_gpu.sources.base import Need
 from datago_gpu.sources.failure import Unreadable
 from datago_gpu.sources.inflate import inflate, joined
 
-__all__ = ["Body", "asking_for_rest", "size_of_rest"]
+__all__ = ["Body", "asking_for_rest", "next_piece", "size_of_rest"]
 
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 _PLAIN = frozenset(("", "identity", "aws-chunked"))  # S3 keeps the last among an object's headers
@@ -84,8 +84,7 @@ class Body:
         blocks = self._blocks
         if need and (self._total or 0) > self._granted:
             await self._ask(need, self._total or 0)
-        # What came together with the headers is there: nobody has to wait for it.
-        while block := content.read_nowait() if content.is_eof() else await content.readany():
+        while block := await next_piece(content):
             progress()
             blocks.append(block)
             self.size += len(block)
@@ -107,6 +106,26 @@ class Body:
         blocks = self._blocks[:]
         self.restart()  # what follows a failure starts over
         return await inflate(blocks, self._max_bytes)
+
+
+async def next_piece(content: StreamReader) -> bytes:
+    """The next piece of a body; b"" at its end. Raises what the connection broke with, behind all that came before.
+
+    aiohttp raises at once, and keeps what nobody had taken yet: how much of a body comes would depend on timing.
+    """
+    if content.is_eof():  # what came together with the headers is there: nobody has to wait for it
+        return content.read_nowait()
+    try:
+        return await content.readany()
+    except Exception:
+        if (error := content.exception()) is None:
+            raise
+        content.set_exception(None)  # type: ignore[arg-type]  # there is no other way to what is left
+        left = content.read_nowait()
+        content.set_exception(error)
+        if not left:
+            raise
+        return left
 
 
 def asking_for_rest(headers: Mapping[str, str] | None, begun: Mapping[str, str], size: int) -> Mapping[str, str] | None:

@@ -125,12 +125,11 @@ class OpenShard:
                 links = Links(self._address if self._pipe is None and content is file else None, self._patience)
                 self._collect(TarStream(content, marked=content is not file), links)
             except (BadShard, *DAMAGED) as error:
-                self._flush()
-                self._collector.tell_left_out()
                 detail = "the compressed data ends early" if isinstance(error, EOFError) else str(error)
                 raise BadShard(detail) from None
-        self._flush()
-        self._collector.tell_left_out()
+            finally:  # also where the download breaks: what is complete has come
+                self._flush()
+                self._collector.tell_left_out()
 
     def _take_window(self, size: int) -> None:
         self._windows.take(self._outlet.number, size, lambda: self._closing)

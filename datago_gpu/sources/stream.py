@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from aiohttp import ClientResponse, StreamReader
 
 from datago_gpu.redact import word
-from datago_gpu.sources.body import asking_for_rest, size_of_rest
+from datago_gpu.sources.body import asking_for_rest, next_piece, size_of_rest
 from datago_gpu.sources.deflate import Deflated
 from datago_gpu.sources.failure import Unreadable
 from datago_gpu.sources.watch import Watch
@@ -89,7 +89,7 @@ class Flow:
 
     async def read(self, content: StreamReader, watch: Watch) -> None:
         """Pass on what comes, to its end. Raises Unreadable, or what the transport or the sink does."""
-        while block := content.read_nowait() if content.is_eof() else await content.readany():
+        while block := await next_piece(content):
             watch.progress()
             if self._repeated:
                 known = min(self._repeated, len(block))

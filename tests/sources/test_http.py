@@ -18,10 +18,13 @@ from typing import Any
 
 import pytest
 import trustme
+from aiohttp import ClientPayloadError, StreamReader
+from aiohttp.base_protocol import BaseProtocol
 
 from datago_gpu.config import DataroomSource, HttpConfig
 from datago_gpu.errors import ConfigError, SourceError
 from datago_gpu.sources.api import api_address
+from datago_gpu.sources.body import next_piece
 from datago_gpu.sources.failure import HttpFailure
 from datago_gpu.sources.http import Counters, HttpClient, Response, without_query
 from datago_gpu.sources.origins import origin_of, problem_of
@@ -652,3 +655,23 @@ def test_what_is_shown_of_an_address() -> None:
     assert without_query("/a?x") == "/a"
     assert origin_of("https://h:443/a?x") == origin_of("https://h/")
     assert origin_of("http://h/") != origin_of("https://h/")
+
+
+def test_what_came_before_a_connection_broke_comes_before_its_error() -> None:
+    """aiohttp has the error first, where nobody was waiting at that moment."""
+
+    async def main() -> list[object]:
+        loop = asyncio.get_running_loop()
+        content = StreamReader(BaseProtocol(loop), 2**16, loop=loop)
+        content.feed_data(b"some")
+        content.feed_data(b" more")
+        content.set_exception(ClientPayloadError("broken"))
+        found: list[object] = [await next_piece(content)]
+        for _ in range(2):
+            try:
+                found.append(await next_piece(content))
+            except ClientPayloadError as error:
+                found.append(str(error))
+        return found
+
+    assert asyncio.run(main()) == [b"some more", "broken", "broken"]

@@ -377,3 +377,16 @@ def test_a_body_without_a_length_is_fine(server: MisbehavingServer) -> None:
     (sample,) = listed(server.script("/a.tar", Answer(200, data, chunked=True)))
     assert isinstance(sample, SampleRef)
     assert json.loads(sample.attributes) == {"width": 5}
+
+
+def test_all_samples_come_that_a_broken_download_has_brought_whole() -> None:
+    """Whether the thread that unpacks a shard has seen them before the download breaks, or sees both at once."""
+    with MisbehavingServer() as server:
+        for shard in range(20):
+            content = tar_bytes(pictures(10 * shard, 10 * shard + 10, size=100))
+            cut = content.index(f"{10 * shard + 9:04}.jpg".encode()) + 520
+            server.script(f"/{shard}.tar", Answer(200, content, cut_after=cut))
+        found = keys(f"{server.url}/{{0..19}}.tar", http={"max_tries": 1})
+    expected = [f"{10 * shard + number:04}" for shard in range(20) for number in range(9)]
+    assert [key for key in found if key != "cut-short"] == expected
+    assert found.count("cut-short") == 20
