@@ -262,12 +262,12 @@ class Loader:
             if ready.resume_at is not None:
                 self._progress.begin(ready.epoch, ready.resume_at, ready.listed)
             self._failures.add(ready.skipped)
-            self._failures.note(ready.flaws)
             for notice in ready.notices:
                 log.log(notice.level, "%s", notice.text)
             self._progress.skipped(ready.skipped)
             self._fruitless = ready.fruitless
             self._check_failures(final=False)
+            self._failures.note(ready.flaws)
             if ready.batch is not None:
                 return ready
 
@@ -281,6 +281,7 @@ class Loader:
             raise StopIteration from None
         except DatagoError:
             self._ended_at = time.perf_counter()
+            self.close()  # one error is enough: the check at the end may not add another
             raise
 
     def _check_failures(self, *, final: bool) -> None:

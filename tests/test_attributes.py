@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datago_gpu import Loader
+from datago_gpu import Loader, TooManyErrors
 from datago_gpu.assembly import _attributes
 from datago_gpu.sources.attributes import checked
 from datago_gpu.sources.base import SampleRef
@@ -162,3 +162,14 @@ def test_the_pictures_of_bad_ones_are_delivered_and_counted_apart(
     told = [record for record in caplog.records if "delivered with a flaw" in record.getMessage()]
     assert [record.levelname for record in told] == ["WARNING"] + ["DEBUG"] * (len(bad) - 1)
     assert "sample '1'" in told[0].getMessage()
+
+
+def test_flaws_of_a_batch_that_is_not_delivered_are_not_counted(tmp_path: Path) -> None:
+    picture = add_picture(tmp_path / "a.jpg").read_bytes()
+    members = [("0.jpg", picture), ("0.json", BAD["a number out of range"]), ("1.json", b"{}")]
+    (tmp_path / "a.tar").write_bytes(tar_bytes(members))
+    settings = {"source_type": "webdataset", "source_config": {"url": str(tmp_path / "a.tar")}, "max_failures": 0}
+    with Loader(settings, device="cpu", backend="pillow") as loader:
+        with pytest.raises(TooManyErrors, match="1 no-image"):
+            next(loader)
+        assert loader.stats().flawed == {}

@@ -139,6 +139,20 @@ def test_any_number_may_be_refused_where_the_setting_says_so(picture: bytes) -> 
         assert (len(ids), "3 samples in a row" in error) == (6, True)
 
 
+def test_nothing_comes_behind_an_error(tmp_path: Path) -> None:
+    """Neither the error once more nor another one, of the budget for bad samples."""
+    add_pictures(tmp_path, [(40, 40)] * 2)
+    (tmp_path / "0002.jpg").write_bytes(b"no picture")
+    (tmp_path / "0003.jpg").symlink_to(tmp_path / "nowhere")
+    config = file_config(tmp_path, max_failures=0.2, max_refused_in_a_row=1)
+    with Loader(config, device="cpu", backend="pillow") as loader:
+        assert next(loader).ids == ["0000.jpg", "0001.jpg"]
+        with pytest.raises(SourceError, match="could not be had"):
+            next(loader)
+        assert list(loader) == []
+        assert list(loader.samples()) == []
+
+
 def test_a_folder_whose_mount_goes_away_ends_the_run(tmp_path: Path) -> None:
     root = tmp_path / "photos"
     names = add_pictures(root, [(40, 40)] * 200)
