@@ -1,161 +1,119 @@
-"""Small data sets for the model test: the same pictures as a folder, as shards and as a Dataroom, some of them bad.
-
-Each picture has a colour of its own, so that a test sees whether pixels and ids belong together.
-"""
+"""Small data sets for the model test: the same pictures as a folder, as shards and as a Dataroom, some of them bad."""
 
 from __future__ import annotations
 
-import io
+import json
+import socket
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
-from random import Random
-
-from PIL import Image
 
 from datago_gpu.server import DataroomServer
-from tests.images import SHAPES
+from tests.drawn.pictures import BAD_NOTE, Picture, drawn_pictures
 from tests.model import Item, Lost, Shard
+from tests.servers import Answer, MisbehavingServer
 from tests.sources.shards import tar_bytes
 
-__all__ = ["WORLDS", "Picture", "World"]
+__all__ = ["BREAKS", "WORLDS", "Broken", "World"]
 
-_HEAVY = 16
-"""How often a heavy picture is as wide and as high. It takes 450 KB or so: three of them pass each bound of 1 MiB."""
+Broken = tuple[int, str]
+"""A shard that cannot be had over HTTP: its number, and one of BREAKS."""
 
-_ENDINGS = {"broken pixels": "png", "odd": "gif"}
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A file of a data set.
-
-    fault: "" for a good one; "heavy" for a large good one, "odd" for a good one that the feeder decodes; else what
-    `_damaged` knows, "missing" for a link that leads nowhere, or "nameless" for a sample of a shard without an image.
-    """
-
-    stem: str
-    folder: str
-    color: int
-    shape: tuple[int, int]
-    """(height, width)"""
-    fault: str = ""
-
-    @property
-    def ending(self) -> str:
-        return _ENDINGS.get(self.fault, "jpg")
-
-    @property
-    def path(self) -> str:
-        """Below the root."""
-        return f"{self.folder}{self.stem}.{self.ending}"
-
-    @cached_property
-    def content(self) -> bytes:
-        out = io.BytesIO()
-        if self.fault == "heavy":
-            Image.effect_noise(self.shape[::-1], 100).convert("RGB").save(out, "JPEG", quality=95)
-            return out.getvalue()
-        image = Image.new("RGB", self.shape[::-1], (self.color, 80, 160))
-        image.save(out, {"png": "PNG", "gif": "GIF", "jpg": "JPEG"}[self.ending], quality=95)
-        return _damaged(out.getvalue(), self.fault)
-
-    @property
-    def is_listed(self) -> bool:
-        """Whether the embedded server lists the picture: it reads headers."""
-        return self.fault not in ("broken header", "no image", "empty", "missing")
-
-    def item(self, name: str) -> Item:
-        """The picture as the model knows it, under the name that it has in a source."""
-        size = 0 if self.fault == "missing" else len(self.content)
-        reason = _REASONS.get(self.fault, "")
-        return Item(
-            name,
-            self.shape,
-            size,
-            skipped=reason,
-            is_undecodable=self.fault == "broken pixels",
-            is_converted=self.fault == "odd",
-            color=None if self.fault == "heavy" else self.color,
-        )
-
-
-_REASONS = {
-    "broken header": "unknown-format",
-    "no image": "unknown-format",
-    "cut short": "undecodable",
-    "empty": "empty",
-    "missing": "missing",
-    "nameless": "no-image",
-}
-"""Fault -> what the feeder calls it. "broken pixels" is not among them: the decoder alone finds out."""
-
-
-def _damaged(content: bytes, fault: str) -> bytes:
-    if fault == "broken header":
-        return content[:2] + bytes(200)
-    if fault == "no image":
-        return b"This is a text."
-    if fault == "cut short":
-        return content[:-30]
-    if fault == "empty":
-        return b""
-    if fault == "broken pixels":
-        at = content.index(b"IDAT") + 8
-        return content[:at] + b"\xff" * 8 + content[at + 8 :]
-    return content
+BREAKS = {"gone": "http-404", "failing": "http-500", "refused": "connection", "cut": "cut-short"}
+"""How a shard breaks -> what the rest of it is lost for. Nothing of it arrives, but of one that is "cut" all samples
+but the last."""
 
 
 @dataclass
 class World:
-    """A data set. faults: one for each picture. shards: how many pictures each holds. cut: a shard that breaks off."""
+    """A data set. faults: one for each picture. shards: how many pictures each holds. cut: a shard that breaks off.
+
+    flaws: what goes with the pictures is bad for some of them.
+    """
 
     name: str
     faults: tuple[str, ...]
     shards: tuple[int, ...]
     cut: int | None = None
+    flaws: bool = True
     pictures: list[Picture] = field(init=False)
     root: Path = field(init=False)
-    _server: DataroomServer | None = field(init=False, default=None)
+    _room: DataroomServer | None = field(init=False, default=None)
+    _web: MisbehavingServer | None = field(init=False, default=None)
+    _nobody: socket.socket | None = field(init=False, default=None)
+    """A port at which nobody listens."""
 
     def __post_init__(self) -> None:
-        random = Random(self.name)
-        folders = ["", "a/", "a/b/", "c/"]
-        self.pictures = []
-        for number, fault in enumerate(self.faults):
-            high, wide = random.choice(SHAPES)
-            shape = (high * _HEAVY, wide * _HEAVY) if fault == "heavy" else (high, wide)
-            self.pictures.append(Picture(f"p{number:02}", random.choice(folders), number * 8 % 256, shape, fault))
+        self.pictures = drawn_pictures(self.name, self.faults, flaws=self.flaws)
 
     def write(self, root: Path) -> None:
-        """Write files and shards."""
+        """Write the folder, the shards, and the folder that the Dataroom serves."""
         self.root = root
         for picture in self.pictures:
-            path = root / "files" / picture.path
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if picture.fault == "missing":
-                path.symlink_to(root / "nowhere")
-            elif picture.fault != "nameless":
-                path.write_bytes(picture.content)
+            for folder in ("files", "room"):
+                path = root / folder / picture.path
+                path.parent.mkdir(parents=True, exist_ok=True)
+                if picture.fault == "gone" and folder == "files":
+                    path.symlink_to(root / "nowhere")
+                elif picture.fault != "nameless":
+                    path.write_bytes(picture.content)
+            if picture.fault != "nameless":
+                _write_sidecar(picture, root / "room")
         (root / "shards").mkdir()
         for number, pictures in enumerate(self._dealt()):
-            content = tar_bytes((_member(picture), picture.content) for picture in pictures)
+            content = tar_bytes(member for picture in pictures for member in _members(picture))
             if number == self.cut:
-                content = content[: content.rindex(_member(pictures[-1]).encode()) + 600]
+                content = content[: _middle_of_last(content, pictures)]
             (root / "shards" / f"{number}.tar").write_bytes(content)
 
-    @property
-    def server(self) -> DataroomServer:
-        """Serves the files; started when somebody asks for it."""
-        if self._server is None:
-            self._server = DataroomServer(self.root / "files", watch_interval_s=None)
-            self._server.start()
-        return self._server
-
     def close(self) -> None:
-        if self._server is not None:
-            self._server.close()
+        """End the servers."""
+        if self._room is not None:
+            self._room.close()
+        if self._web is not None:
+            self._web.__exit__()
+        if self._nobody is not None:
+            self._nobody.close()
+
+    @property
+    def room(self) -> DataroomServer:
+        """A Dataroom; started when somebody asks for it. What is "gone" goes once it is listed."""
+        if self._room is None:
+            self._room = DataroomServer(self.root / "room", watch_interval_s=None)
+            self._room.start()
+            # The server reads no sidecar that Python cannot hold, so these notes come into its index afterwards.
+            self._room._index._database.execute(
+                "UPDATE images SET attributes_json = replace(attributes_json, ?, ?)", (f'"{BAD_NOTE}"', BAD_NOTE)
+            )
+            for picture in self.pictures:
+                if picture.fault == "gone":
+                    (self.root / "room" / picture.path).unlink()
+        return self._room
+
+    def shard_addresses(self, broken: Broken | None) -> list[str]:
+        """Over HTTP."""
+        if self._web is None:
+            self._web = MisbehavingServer()
+            self._web.__enter__()
+            self._nobody = socket.socket()
+            self._nobody.bind(("127.0.0.1", 0))
+        return [
+            self._address(number, pictures, broken[1] if broken and broken[0] == number else "")
+            for number, pictures in enumerate(self._dealt())
+        ]
+
+    def _address(self, number: int, pictures: list[Picture], how: str) -> str:
+        assert self._web is not None
+        assert self._nobody is not None
+        if how == "refused":
+            return f"http://127.0.0.1:{self._nobody.getsockname()[1]}/{number}.tar"
+        content = (self.root / "shards" / f"{number}.tar").read_bytes()
+        answer = {
+            "gone": Answer(404),
+            "failing": Answer(500),
+            "cut": Answer(200, content, cut_after=_middle_of_last(content, pictures) if pictures else 0),
+        }.get(how, Answer(200, content, ranges=True))
+        return self._web.script(f"/{how or 'whole'}/{number}.tar", answer)
 
     def as_files(self) -> list[Item]:
         """In the order of a walk: the images of a folder, then its subfolders, each by name."""
@@ -165,40 +123,70 @@ class World:
         )
         return [picture.item(picture.path) for picture in there]
 
-    def as_dataroom(self) -> list[Item]:
+    def as_room(self) -> list[Item]:
         """By id, which is the stem of the file's name."""
-        there = [picture for picture in self.pictures if picture.is_listed and picture.fault != "nameless"]
-        return [picture.item(picture.stem) for picture in sorted(there, key=lambda picture: picture.stem)]
+        there = sorted((picture for picture in self.pictures if picture.is_listed), key=lambda picture: picture.stem)
+        return [picture.item(picture.stem, gone="http-404") for picture in there]
 
-    def as_shards(self) -> list[Shard]:
+    def as_shards(self, broken: Broken | None) -> list[Shard]:
+        """One of them may be broken."""
         found: list[Shard] = []
         for number, pictures in enumerate(self._dealt()):
             items: Shard = [picture.item(f"{picture.folder}{picture.stem}") for picture in pictures]
-            found.append([*items[:-1], Lost("bad-shard")] if number == self.cut else items)
+            if broken and broken[0] == number:
+                found.append([*(items[:-1] if broken[1] == "cut" else []), Lost(BREAKS[broken[1]])])
+            else:
+                found.append([*items[:-1], Lost("bad-shard")] if number == self.cut else items)
         return found
 
     def _dealt(self) -> Iterable[list[Picture]]:
         """The pictures of each shard: no link can be in one."""
-        left = [picture for picture in self.pictures if picture.fault != "missing"]
+        left = [picture for picture in self.pictures if picture.fault != "gone"]
         for count in self.shards:
             yield left[:count]
             left = left[count:]
 
 
-def _member(picture: Picture) -> str:
-    return f"{picture.folder}{picture.stem}.{'txt' if picture.fault == 'nameless' else picture.ending}"
+def _write_sidecar(picture: Picture, root: Path) -> None:
+    """What the Dataroom's server reads beside a picture, and the files that this names."""
+    latents = []
+    for each in picture.beside:
+        name = f"{picture.stem}.{each.name}.png"
+        (root / picture.path).with_name(name).write_bytes(each.content)
+        latents.append({"latent_type": each.name, "file": name, "is_mask": each.name == "mask"})
+    described = {"coca_embedding": picture.embedding or None, "latents": latents}
+    described["attributes"] = {"note": picture.note} if picture.note else None
+    (root / picture.path).with_suffix(".json").write_text(json.dumps(described))
+
+
+def _members(picture: Picture) -> Iterable[tuple[str, bytes]]:
+    """The files of a sample in a shard. The picture is the last of them."""
+    key = f"{picture.folder}{picture.stem}"
+    if picture.attributes is not None:
+        yield f"{key}.json", picture.attributes
+    for each in picture.beside:
+        yield f"{key}.{each.name}", each.content
+    yield f"{key}.{'text' if picture.fault == 'nameless' else picture.ending}", picture.content
+
+
+def _middle_of_last(content: bytes, pictures: list[Picture]) -> int:
+    """Where the content of the last picture begins, and 88 bytes more."""
+    *_, (name, _) = _members(pictures[-1])
+    return content.rindex(name.encode()) + 600
 
 
 _MIXED = (
     *("", "", "broken pixels", "", "cut short", "heavy", "", "heavy", "odd", "", "no image", "", "", "nameless"),
-    *("heavy", "odd", "missing", "broken header", "", "heavy", "", "", "broken pixels", "odd", "empty", "heavy", ""),
+    *("heavy", "odd", "gone", "broken header", "", "heavy", "", "", "broken pixels", "odd", "empty", "heavy", ""),
 )
+_GONE = ("", "gone", "gone", "", "broken pixels", "gone", "", "gone", "gone", "gone", "", "gone", "gone")
 WORLDS = {
     world.name: world
     for world in (
         World("mixed", _MIXED, shards=(5, 0, 9, 1, 4, 7), cut=4),
-        World("good", ("",) * 11, shards=(4, 3, 4)),
+        World("good", ("",) * 11, shards=(4, 3, 4), flaws=False),
         World("bad", ("broken pixels", "no image", "cut short", "broken pixels", "nameless"), shards=(3, 2)),
-        World("one", ("",), shards=(1,)),
+        World("gone", _GONE, shards=(2, 1, 2)),
+        World("one", ("",), shards=(1,), flaws=False),
     )
 }

@@ -29,27 +29,37 @@ The promise, in the order in which a sample meets it, with the module that has i
    be told of again where its shard is read again.
 10. *A stream of which nothing can be used* is an error: TooManyErrors where samples are bad and none is delivered, also
    not before the state that it began from, and SourceError where a rank's shards hold no sample at all.
+11. *A budget* (`max_failures`) is looked at before each batch, and at the end. *A row of samples that cannot be had* is
+   held back: a good sample shows that they are single faults, and too long a row ends the run with SourceError.
+12. *With `ordered` false* (loose.py) payloads are taken as they arrive. Then each sample comes once an epoch, and the
+   rest of what is said here holds, but for the order.
 
-Where `ordered` is false, the order of fetching is not promised. There the test uses the listing only: each sample comes
-once an epoch, and in the end as many as there are.
+What goes with a picture (asked.py: masks, further images, attributes, embeddings) decides in part 1 about the fate of
+its sample, and comes with it.
 
-To extend the model: a new kind of bad file is a word in tests/worlds.py; a new source is an `Order`; a new rule of
-grouping belongs to `stream.Groups`; a new way to use a loader is a method of `Reader` and a step in the test. Keep the
-model slow and simple. It may import the settings and pure tables (buckets, the server's partitions) from the package,
-but nothing that it is to judge.
+To extend the model: a new kind of bad file is a word in tests/drawn/pictures.py; a new source is an `Order` and a
+strategy in tests/drawn/cases.py; a new rule of grouping belongs to `stream.Groups`; a new way to read is a class in
+tests/drawn/ways.py, and a new thing to do with a loader a step in tests/drawn/runs.py. Keep the model slow and simple.
+It may import the settings and pure tables (buckets, the server's partitions) from the package, but nothing that it is
+to judge.
 """
 
-from tests.model.listing import Item, Listing, Lost, NoSamples, Order, Shard, files, rooms, shards
+from tests.model.items import Item, Lost, Piece, Shard
+from tests.model.listing import Listing, NoSamples, Order, files, rooms, shards
+from tests.model.loose import Loose
 from tests.model.reader import Expected, Reader, Skip
-from tests.model.stream import Start
+from tests.model.stream import Bucket, Start
 
 __all__ = [
+    "Bucket",
     "Expected",
     "Item",
     "Listing",
+    "Loose",
     "Lost",
     "NoSamples",
     "Order",
+    "Piece",
     "Reader",
     "Shard",
     "Skip",

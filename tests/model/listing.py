@@ -5,50 +5,23 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 
 from datago_gpu.config import DataroomSource, LoaderConfig, MiB, WebDatasetSource
 from datago_gpu.server.partition import shard_of
+from tests.model.asked import as_asked_of_a_room, as_asked_of_a_shard
+from tests.model.items import Item, Lost, Shard
 
-__all__ = ["Item", "Listing", "Lost", "NoSamples", "Order", "Shard", "files", "numbered", "rooms", "shards"]
-
-
-@dataclass(frozen=True)
-class Item:
-    """One sample of a data set: what its fate depends on, and nothing else."""
-
-    id: str
-    shape: tuple[int, int]
-    """(height, width) of the picture."""
-    size: int
-    """Bytes of its file."""
-    skipped: str = ""
-    """Why the feeder leaves it out; "" where it does not."""
-    is_undecodable: bool = False
-    """The decoder leaves it out."""
-    is_converted: bool = False
-    """The feeder decodes it itself, and sends pixels that are cut already."""
-    color: int | None = None
-    """Red of its pixels; None where they have no single colour."""
-
-    @property
-    def is_good(self) -> bool:
-        return not (self.skipped or self.is_undecodable)
-
-
-@dataclass(frozen=True)
-class Lost:
-    """The rest of a shard, which cannot be read."""
-
-    reason: str
+__all__ = ["Listing", "NoSamples", "Order", "files", "numbered", "rooms", "shards"]
 
 
 class NoSamples(Exception):
-    """The listing of a rank holds none, which is an error."""
+    """The shards of a rank hold no sample, which is an error. lost: what is skipped before it is raised."""
 
+    def __init__(self, lost: Listing) -> None:
+        super().__init__("no samples")
+        self.lost = lost
 
-Shard = list[Item | Lost]
-"""A Lost can only be its last entry."""
 
 Listing = list[Item | Lost]
 
@@ -110,8 +83,9 @@ def share(config: LoaderConfig, count: int, epoch: int) -> list[int]:
 
 
 def files(config: LoaderConfig, items: list[Item]) -> Order:
-    """A folder: every world_size-th file, of the walk or of the shuffle of an epoch."""
+    """A folder: every world_size-th file, of the walk or of the shuffle of an epoch. It has nothing but pictures."""
     rank, world_size = config.rank_and_world_size()
+    items = [replace(item, attributes="{}", is_flawed=False, embedding=(), pieces={}) for item in items]
 
     def order(epoch: int) -> Listing:
         if not config.source_config.random_sampling:
@@ -131,7 +105,7 @@ def rooms(config: LoaderConfig, items: list[Item]) -> Order:
     rank, world_size = config.rank_and_world_size()
     partitions = math.gcd(world_size, 48)
     offset, partition = divmod(rank, partitions)
-    mine: Listing = [item for item in items if shard_of(item.id) % partitions == partition]
+    mine: Listing = [item for item in as_asked_of_a_room(source, items) if shard_of(item.id) % partitions == partition]
     mine = mine[offset :: world_size // partitions]
 
     def order(epoch: int) -> Listing:
@@ -166,9 +140,9 @@ def shards(config: LoaderConfig, all_shards: list[Shard]) -> Order:
             numbers = share(config, count, epoch)
         else:
             numbers = list(range(count)) if source.rank_split == "listed" else permutation(count, config.seed, epoch)
-        chosen: list[Places] = [list(all_shards[number]) for number in numbers]
+        chosen: list[Places] = [as_asked_of_a_shard(source, all_shards[number]) for number in numbers]
         if not any(isinstance(entry, Item) for shard in chosen for entry in shard):
-            raise NoSamples
+            raise NoSamples([entry for entry in _in_turns(chosen, source.interleave) if entry])
         if split:
             chosen = [_dealt(shard, rank - at * world_size // count, world_size) for at, shard in enumerate(chosen)]
         listed = [entry for entry in _in_turns(chosen, source.interleave) if entry]
@@ -198,8 +172,10 @@ def _dealt(shard: Places, rank: int, world_size: int) -> Places:
 
 
 def _mixed(listed: Listing, source: WebDatasetSource, draws: Draws) -> Listing:
-    def size(entry: Item | Lost) -> int:  # 1000 for what Python's objects take, and 2 of attributes: "{}"
-        return 1000 + (entry.size + 2 if isinstance(entry, Item) and entry.skipped != "no-image" else 0)
+    def size(entry: Item | Lost) -> int:  # 1000 for what Python's objects take
+        if isinstance(entry, Lost) or entry.is_lacking:
+            return 1000
+        return 1000 + entry.size + sum(piece.size for piece in entry.pieces.values()) + len(entry.attributes)
 
     out: Listing = []
     held: Listing = []

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from datago_gpu.config import LoaderConfig
-from tests.model.listing import Item, Lost, NoSamples, Order
-from tests.model.stream import Bucket, Dropped, Row, Sent, Start, Stream
+from tests.model.items import Item, Lost
+from tests.model.listing import NoSamples, Order
+from tests.model.stream import Bucket, Dropped, Refused, Row, Sent, Start, Stream
 
-__all__ = ["Expected", "Reader", "Skip"]
+__all__ = ["Expected", "Reader", "Skip", "is_spent"]
 
 Skip = tuple[int, str, str]
 """Epoch, id and reason; the id of the rest of a shard is empty."""
@@ -42,8 +43,10 @@ class Reader:
         self._epoch, self._done, self._delivered = self.start.epoch, set(self.start.done), self.start.delivered
         self._at_hand: tuple[Sent, list[Row]] | None = None
         """A batch and what is left of it."""
-        self.is_empty = False
-        """The listing holds no sample, which is an error."""
+        self.error = ""
+        """What the stream ends with, at its end; "" for a good end."""
+        self.flawed = 0
+        """Samples whose attributes could not be read, of the batches so far."""
 
     def next_batch(self) -> Expected | None:
         """None at the end."""
@@ -73,41 +76,58 @@ class Reader:
         """Samples since the start."""
         return self._delivered - self.start.delivered
 
-    @property
-    def is_fruitless(self) -> bool:
-        return self._stream.is_fruitless
-
     def _fetch(self) -> bool:
         """Have a batch at hand. False at the end."""
-        while self._at_hand is None:
+        while self._at_hand is None and not self.error:
             try:
                 event = next(self._events, None)
-            except NoSamples:
-                self.is_empty, event = True, None
+            except (NoSamples, Refused):
+                self.error = "TooManyErrors" if self._is_spent() else "SourceError"
+                return False
             if event is None:
+                barren = self._stream.is_fruitless or not self._delivered
+                self.error = "TooManyErrors" if self._is_spent(at_the_end=True) or (self.skipped and barren) else ""
                 return False
             if isinstance(event, Dropped):
                 self._note_dropped(event)
             else:
                 self._note_sent(event)
-        return True
+        return not self.error
+
+    def _is_spent(self, *, at_the_end: bool = False) -> bool:
+        return is_spent(self.config, len(self.skipped), self.delivered, at_the_end=at_the_end)
 
     def _note_dropped(self, dropped: Dropped) -> None:
-        if isinstance(dropped.entry, Lost):
-            self.skipped.append((dropped.epoch, "", dropped.entry.reason))
-        else:
-            self.skipped.append((dropped.epoch, dropped.entry.id, dropped.entry.skipped))
+        self._enter(dropped.epoch)
+        name = "" if isinstance(dropped.entry, Lost) else dropped.entry.id
+        self.skipped.append((dropped.epoch, name, dropped.reason))
+        if dropped.number >= 0:
+            self._done.add(dropped.number)
+
+    def _enter(self, epoch: int) -> None:
+        if epoch != self._epoch:
+            self._epoch, self._done = epoch, set()
 
     def _note_sent(self, sent: Sent) -> None:
-        if sent.epoch != self._epoch:
-            self._epoch, self._done = sent.epoch, set()
+        self._enter(sent.epoch)
         for number, item in sent.rows:
             if item.is_undecodable:
                 self._done.add(number)
                 self.skipped.append((sent.epoch, item.id, "undecodable"))
-        if sent.good:
+        if self._is_spent():
+            self.error = "TooManyErrors"
+        elif sent.good:
             self._at_hand = sent, sent.good
+            self.flawed += sum(item.is_flawed for _, item in sent.good)
 
     def _deliver(self, rows: list[Row]) -> None:
         self._done |= {number for number, _ in rows}
         self._delivered += len(rows)
+
+
+def is_spent(config: LoaderConfig, bad: int, delivered: int, *, at_the_end: bool) -> bool:
+    """Whether more samples are bad than `max_failures` allows: a number of them, or a share, from the 100th on."""
+    allowed, seen = config.max_failures, bad + delivered
+    if isinstance(allowed, float):
+        return bad > allowed * seen and (at_the_end or seen >= 100)
+    return allowed is not None and bad > allowed

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from datago_gpu.config import LoaderConfig, MiB
-from tests.model.listing import Item, Lost, Order, numbered
+from tests.model.items import Item, Lost
+from tests.model.listing import Listing, NoSamples, Order, numbered
 
-__all__ = ["Bucket", "Dropped", "Groups", "Row", "Sent", "Start", "Stream"]
+__all__ = ["Bucket", "Dropped", "Groups", "Refused", "Row", "Sent", "Start", "Stream", "bucket_of", "is_refusal"]
 
 Bucket = tuple[int, int] | None
 Row = tuple[int, Item]
@@ -39,10 +40,60 @@ class Sent:
 
 @dataclass(frozen=True)
 class Dropped:
-    """A sample, or the rest of a shard, that the feeder skips."""
+    """A sample, or the rest of a shard, that the feeder skips. number: of the sample; -1 for the rest of a shard."""
 
     epoch: int
+    number: int
     entry: Item | Lost
+
+    @property
+    def reason(self) -> str:
+        return _reason(self.entry)
+
+
+def is_refusal(entry: Item | Lost) -> bool:
+    """Whether it cannot be had, rather than that it is bad."""
+    reason = _reason(entry)
+    return reason in ("missing", "connection", "cut-short") or reason.startswith("http-")
+
+
+def _reason(entry: Item | Lost) -> str:
+    return entry.reason if isinstance(entry, Lost) else entry.skipped
+
+
+class Refused(Exception):
+    """Too many samples in a row cannot be had, which is an error."""
+
+
+class Refusals:
+    """Holds samples back that cannot be had, until the next good sample or the end shows that they are single faults.
+
+    most: in a row, `max_refused_in_a_row`. A lost shard counts as a third of them.
+    """
+
+    def __init__(self, most: int | None) -> None:
+        self._most = most
+        self._held: list[Dropped] = []
+
+    def held_back(self, dropped: Dropped) -> Iterator[Dropped]:
+        """What can be told at once. Raises Refused where the row is too long."""
+        if self._most is None or not is_refusal(dropped.entry):
+            yield dropped
+            return
+        self._held.append(dropped)
+        if sum(-(-self._most // 3) if isinstance(each.entry, Lost) else 1 for each in self._held) >= self._most:
+            raise Refused
+
+    def released(self) -> Iterator[Dropped]:
+        yield from self._held
+        self._held.clear()
+
+    def end(self) -> Iterator[Dropped]:
+        """A quarter of such a row is too long at the end of a listing, where there are only single samples in it."""
+        shards = any(isinstance(each.entry, Lost) for each in self._held)
+        if self._most is not None and not shards and len(self._held) >= max(2, self._most // 4):
+            raise Refused
+        yield from self.released()
 
 
 class Groups:
@@ -58,7 +109,7 @@ class Groups:
     def add(self, row: Row) -> Iterator[tuple[Bucket, list[Row]]]:
         image = self._config.image_config
         bucket = bucket_of(self._config, row[1]) if not image.mixed_buckets else None
-        if bucket in self._open and self._size([*self._open[bucket], row]) > self._config.arena_mb * MiB // 2:
+        if bucket in self._open and not self._fits_one_batch([*self._open[bucket], row]):
             yield self._close(bucket)
         self._open.setdefault(bucket, []).append(row)
         if len(self._open[bucket]) == self._config.batch_size:
@@ -71,9 +122,20 @@ class Groups:
         while self._open:
             yield self._close(min(self._open, key=lambda each: self._open[each][0][0]))
 
+    def _fits_one_batch(self, rows: list[Row]) -> bool:
+        pixels = sum(
+            high * wide
+            for _, item in rows
+            for high, wide in (item.shape, *(piece.shape for piece in item.pieces.values()))
+        )
+        most = self._config.samples_buffer_mb * MiB // 3
+        is_cut = self._config.image_config.crop_and_resize
+        return self._size(rows) <= self._config.arena_mb * MiB // 2 and (is_cut or pixels <= most)
+
     def _size(self, rows: list[Row]) -> int:
-        """In the arena, where each begins at a multiple of 64 bytes; and 2 bytes of attributes each: "{}"."""
-        return sum(-(-self._payload(item) // 64) * 64 + 2 for _, item in rows)
+        """In the arena, where each payload begins at a multiple of 64 bytes; and of attributes."""
+        payloads = [size for _, item in rows for size in (self._payload(item), *_sizes_of_pieces(item))]
+        return sum(-(-size // 64) * 64 for size in payloads) + sum(len(item.attributes) for _, item in rows)
 
     def _payload(self, item: Item) -> int:
         if not item.is_converted:
@@ -83,6 +145,10 @@ class Groups:
 
     def _close(self, bucket: Bucket) -> tuple[Bucket, list[Row]]:
         return bucket, self._open.pop(bucket)
+
+
+def _sizes_of_pieces(item: Item) -> list[int]:
+    return [piece.size for piece in item.pieces.values()]
 
 
 def bucket_of(config: LoaderConfig, item: Item) -> Bucket:
@@ -132,13 +198,27 @@ class Stream:
 
     def _epoch(self, epoch: int) -> Iterator[Sent | Dropped]:
         groups = Groups(self._config)
+        try:
+            yield from self._through(groups, epoch)
+        except (NoSamples, Refused):
+            for group in groups.flush():
+                yield self._send(epoch, *group)
+            raise
+        for group in groups.flush() if not self._config.drop_last else ():
+            yield self._send(epoch, *group)
+
+    def _through(self, groups: Groups, epoch: int) -> Iterator[Sent | Dropped]:
+        """The samples of an epoch, up to the limit. Raises NoSamples, Refused."""
+        refusals = Refusals(self._config.max_refused_in_a_row)
+        listing, problem = self._listed(epoch)
         done = self._start.done if epoch == self._start.epoch else frozenset()
-        for number, entry in numbered(self._order(epoch)):
+        for number, entry in numbered(listing):
             if number in done:
                 continue
             if isinstance(entry, Lost) or entry.skipped:
-                yield Dropped(epoch, entry)
+                yield from refusals.held_back(Dropped(epoch, number, entry))
                 continue
+            yield from refusals.released()
             for group in groups.add((number, entry)):
                 yield self._send(epoch, *group)
             if self._wanted(len(groups)) <= 0:
@@ -147,8 +227,15 @@ class Stream:
                         yield self._send(epoch, *group)
                 if self._wanted(0) <= 0:
                     return
-        for group in groups.flush() if not self._config.drop_last else ():
-            yield self._send(epoch, *group)
+        if problem:
+            raise problem
+        yield from refusals.end()
+
+    def _listed(self, epoch: int) -> tuple[Listing, NoSamples | None]:
+        try:
+            return self._order(epoch), None
+        except NoSamples as problem:
+            return problem.lost, problem
 
     def _send(self, epoch: int, bucket: Bucket, rows: list[Row]) -> Sent:
         if self._config.image_config.mixed_buckets:

@@ -1,0 +1,66 @@
+"""What a data set consists of, as the model knows it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+__all__ = ["Item", "Lost", "Piece", "Shard"]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A mask or a further image of a sample."""
+
+    size: int
+    """Bytes of its file."""
+    shape: tuple[int, int]
+    """(height, width)"""
+    color: int
+    """Of its pixels: a label of a mask, red of an image."""
+    skipped: str = ""
+    """Why the feeder leaves its sample out; "" where it does not."""
+    is_undecodable: bool = False
+    """The decoder leaves its sample out."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One sample of a data set: what its fate depends on, and what the trainer sees of it."""
+
+    id: str
+    shape: tuple[int, int]
+    """(height, width) of the picture."""
+    size: int
+    """Bytes of its file."""
+    skipped: str = ""
+    """Why the source or the feeder leaves it out; "" where they do not."""
+    is_lacking: bool = False
+    """The source leaves it out already."""
+    is_undecodable: bool = False
+    """The decoder leaves it out."""
+    is_converted: bool = False
+    """The feeder decodes it itself, and sends pixels that are cut already."""
+    color: int | None = None
+    """Red of its pixels; None where they have no single colour."""
+    attributes: str = "{}"
+    """JSON."""
+    is_flawed: bool = False
+    """Its attributes cannot be read; it has none, for that."""
+    embedding: tuple[float, ...] = ()
+    pieces: Mapping[str, Piece] = field(default_factory=dict)
+
+    @property
+    def is_good(self) -> bool:
+        return not (self.skipped or self.is_undecodable)
+
+
+@dataclass(frozen=True)
+class Lost:
+    """The rest of a shard, which cannot be read."""
+
+    reason: str
+
+
+Shard = list[Item | Lost]
+"""A Lost can only be its last entry."""
