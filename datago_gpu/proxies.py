@@ -195,9 +195,17 @@ class Proxies:
         """Those that can be used."""
         return [each for each in self._of_scheme.values() if isinstance(each, Proxy)]
 
-    def client_options(self, scheme: str, port: int | None) -> dict[str, str]:
-        """The same for a client that reads the environment by itself, as options of obstore."""
-        proxy = self.of_scheme(scheme)
+    def client_options(self, scheme: str, host: str, port: int | None) -> dict[str, str]:
+        """The same for a client that reads the environment by itself, as options of obstore.
+
+        host: that of the endpoint, "" where it is not known. Raises ValueError where a proxy is needed that is none.
+        """
+        try:
+            proxy = self.of_scheme(scheme)
+        except ValueError:
+            if not self.direct.has(host, port or _PORTS[scheme]):
+                raise
+            proxy = None
         if proxy is not None:
             return {"proxy_url": proxy.given, "proxy_excludes": ",".join(self.direct.listed(port or _PORTS[scheme]))}
         if self._of_scheme or self._left_out:  # it must not find what the environment has

@@ -52,9 +52,8 @@ def names_in(*lists: str) -> list[str]:
 
 def is_endpoint(name: str) -> bool:
     """Whether an option of object storage names the server to ask."""
-    return name.lower().removeprefix("aws_").removeprefix("azure_").removeprefix("google_") in (
-        *("endpoint", "endpoint_url", "endpoint_url_s3", "storage_endpoint", "base_url"),
-    )
+    plain = name.lower().removeprefix("aws_").removeprefix("azure_").removeprefix("google_")
+    return plain in ("endpoint", "endpoint_url", "storage_endpoint", "base_url")
 
 
 def endpoint_problem(options: Mapping[str, str]) -> str | None:

@@ -23,9 +23,10 @@ class ForwardProxy:
     """A context manager. `url` is `http://127.0.0.1:PORT`, or https with `tls`.
 
     hosts: the port on loopback at which the proxy finds a host; every other host is refused. login: NAME:PASSWORD that
-    it wants. answer: the status of every answer of its own in place of what was asked for. silent: it takes requests
-    and says nothing. slow_s: the pause before each piece of an answer goes on. fault: is asked for each request what
-    goes wrong: "busy" answers 503, "drop" closes before an answer, "cut" after the first bytes of one; "" nothing.
+    it wants, by this scheme. answer: the status of every answer of its own in place of what was asked for. silent: it
+    takes requests and says nothing. slow_s: the pause before each piece of an answer goes on. fault: is asked for each
+    request what goes wrong: "busy" answers 503, "drop" closes before an answer, "cut" after the first bytes of one; ""
+    nothing.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class ForwardProxy:
         hosts: Mapping[str, int] | None = None,
         *,
         login: str = "",
+        scheme: str = "Basic",
         answer: int = 0,
         silent: bool = False,
         slow_s: float = 0.0,
@@ -40,7 +42,7 @@ class ForwardProxy:
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self.hosts, self.login, self.answer, self.silent, self.slow_s = dict(hosts or {}), login, answer, silent, slow_s
-        self._fault = fault
+        self._fault, self._scheme = fault, scheme
         self.asked: list[str] = []
         """First lines of all requests, less the version."""
         self.connections = 0
@@ -106,7 +108,7 @@ class ForwardProxy:
         if self.answer or fault == "busy":
             return await _say(writer, self.answer or 503)
         if self.login and headers.get("proxy-authorization") != proof:
-            return await _say(writer, 407)
+            return await _say(writer, 407, self._scheme)
         split = urlsplit(f"//{target}" if method == "CONNECT" else target)
         port = self.hosts.get(split.hostname or "")
         if port is None:
@@ -147,9 +149,9 @@ class ForwardProxy:
                 most -= len(block)
 
 
-async def _say(writer: asyncio.StreamWriter, status: int) -> bool:
+async def _say(writer: asyncio.StreamWriter, status: int, scheme: str = "Basic") -> bool:
     body = b"<html>the proxy says no</html>"
-    head = f"HTTP/1.1 {status} Said The Proxy\r\nContent-Length: {len(body)}\r\nProxy-Authenticate: Basic\r\n\r\n"
+    head = f"HTTP/1.1 {status} Said The Proxy\r\nContent-Length: {len(body)}\r\nProxy-Authenticate: {scheme}\r\n\r\n"
     writer.write(head.encode() + body)
     await writer.drain()
     return True

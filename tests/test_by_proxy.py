@@ -125,6 +125,13 @@ def test_a_proxy_that_wants_another_password_is_named(scheme: str, login: str, w
     assert str(failure) == f"{scheme}://{HOST}/a: the proxy {proxy.url} (http_config.proxy) {words}; {way_out}"
 
 
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_proxy_that_wants_another_proof_is_told_so(scheme: str) -> None:
+    with ForwardProxy(login=LOGIN, scheme="NTLM") as proxy:
+        failure = failing(f"{scheme}://{HOST}/a", proxy.url)
+    assert "wants a proof by 'NTLM', and only names with passwords (Basic) are known" in str(failure)
+
+
 @pytest.mark.parametrize(("answer", "tries"), [(403, 1), (502, 2), (503, 2), (504, 2)])
 def test_a_proxy_that_lets_nothing_through_is_named(answer: int, tries: int) -> None:
     with ForwardProxy(answer=answer) as proxy:

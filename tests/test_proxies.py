@@ -135,15 +135,19 @@ def test_names_and_passwords_are_percent_decoded() -> None:
 
 def test_options_for_a_client_that_reads_the_environment_by_itself() -> None:
     environment = {"HTTP_PROXY": PROXY, "NO_PROXY": "a.example,b.example:81"}
-    options = Proxies(environment=environment).client_options("http", 81)
+    options = Proxies(environment=environment).client_options("http", "", 81)
     assert options["proxy_url"] == PROXY
     excludes = options["proxy_excludes"].split(",")
     assert {"a.example", "b.example", "127.0.0.0/8", "::1/128", "169.254.0.0/16"} <= set(excludes)
-    assert "b.example" not in Proxies(environment=environment).client_options("http", 80)["proxy_excludes"]
-    for none in (Proxies(environment=environment).client_options("https", 443),
-                 Proxies(environment=environment, trust_env=False).client_options("http", 80)):  # fmt: skip
+    assert "b.example" not in Proxies(environment=environment).client_options("http", "", 80)["proxy_excludes"]
+    for none in (Proxies(environment=environment).client_options("https", "", 443),
+                 Proxies(environment=environment, trust_env=False).client_options("http", "", 80)):  # fmt: skip
         assert none["proxy_excludes"] == "*,0.0.0.0/0,::/0"
-    assert Proxies(environment={}).client_options("http", 80) == {}
+    assert Proxies(environment={}).client_options("http", "", 80) == {}
+    socks = Proxies(environment={"ALL_PROXY": "socks5://proxy.example:1080"})
+    assert socks.client_options("http", "127.0.0.1", 9000)["proxy_excludes"] == "*,0.0.0.0/0,::/0"
+    with pytest.raises(ValueError, match=r"ALL_PROXY names no proxy"):
+        socks.client_options("https", "", None)
 
 
 def test_by_way_of_a_proxy_a_name_has_to_be_allowed_by_itself() -> None:

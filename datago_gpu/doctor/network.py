@@ -60,7 +60,7 @@ def _addresses(config: LoaderConfig) -> Iterable[str]:
         address = each.strip()
         if isinstance(source, FileSource | WebDatasetSource) and is_stored(address):
             usual = _OF_STORES.get(address.partition("://")[0], _OF_AZURE)
-            address = endpoint_of(source.storage_options) or usual
+            address = endpoint_of(address, source.storage_options) or usual
         address = without_login(address)[0]
         if address.startswith(("http://", "https://")):
             hosts.setdefault(urlsplit(address).netloc, address)

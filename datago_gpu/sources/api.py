@@ -146,7 +146,7 @@ class DataroomApi:
         try:
             return msgspec.json.decode((await self._get(url)).body, type=_Count).count
         except HttpFailure as failure:
-            problem = f"{failure.reason} after {failure.tries} tries"
+            problem = failure.told
         except (ValueError, RecursionError):
             problem = "not an answer of the API"
         logger.warning("%s: %s: whether the listing is complete is not checked", without_query(url), problem)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
-from datago_gpu.redact import printable
+from datago_gpu.redact import printable, word
 
 if TYPE_CHECKING:
     from datago_gpu.proxies import Proxy
@@ -66,12 +66,17 @@ class HttpFailure(Exception):
         self.transient, self.retry_after_s = transient, retry_after_s
 
     def __str__(self) -> str:
+        return f"{self.url}: {self.told}"
+
+    @property
+    def told(self) -> str:
+        """What happened, in words, without the address."""
         tries = f"{self.tries} tries" if self.tries > 1 else ""
         if self.detail and not self.reason.startswith("http-"):
             what, notes = self.detail, tries
         else:
             what, notes = self.reason, ", ".join(filter(None, (self.detail, tries)))
-        return f"{self.url}: {what}" + (f" ({notes})" if notes else "")
+        return f"{what} ({notes})" if notes else what
 
     def __repr__(self) -> str:
         return f"HttpFailure({str(self)!r})"
@@ -95,12 +100,17 @@ def means_down(row: Collection[Try]) -> bool:
     return len(row) >= DOWN_AFTER and len({url for _, url in row}) > 1
 
 
-def refusal_of_proxy(status: int, words: str, host: str, proxy: Proxy) -> HttpFailure:
+def refusal_of_proxy(status: int, words: str, host: str, proxy: Proxy, offered: Sequence[str] = ()) -> HttpFailure:
     """Why a proxy lets nothing through to a host. The failure has no status: that of a server means other things.
 
-    status, words: what the proxy answered; 0 where that is not known.
+    status, words: what the proxy answered; 0 where that is not known. offered: its headers Proxy-Authenticate.
     """
-    if status == 407:
+    if status == 407 and offered and not any(each.lower().startswith("basic") for each in offered):
+        what = (
+            f"wants a proof by {word(offered[0].partition(' ')[0])!r}, and only names with passwords (Basic) are known"
+        )
+        way_out = "a proxy of your own in between can do that (cntlm, px)"
+    elif status == 407:
         what = "refuses the name and the password" if proxy.login else "wants a name and a password"
         way_out = f"http://NAME:PASSWORD@HOST:PORT in {proxy.place} gives them"
     else:

@@ -186,9 +186,10 @@ class Stores:
 
         try:
             arguments = store_options(root, self._options, self._config, self._proxies)
+        except ValueError as problem:  # of a proxy
+            raise ConfigError(f"{without_query(root)} cannot be asked: {problem}") from None
+        try:
             return from_url(root, **arguments)
-        except ConfigError:
-            raise
         except BaseException as error:  # obstore panics at some options
             if is_ending(error) or isinstance(error, MemoryError):
                 raise

@@ -27,8 +27,12 @@ _CLIENT_OPTIONS = frozenset(
 )
 """Options of obstore's HTTP client. obstore takes them apart from those of a store, among which it panics."""
 _PREFIX = re.compile(r"^(aws|google|azure)_")
-_ENDPOINT = re.compile(r"(AWS|AZURE|GOOGLE).*_ENDPOINT(_URL|_S3|_URL_S3)?")
-"""Variables of the environment that obstore takes an endpoint from, or may."""
+_ENDPOINTS = {
+    "s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"),
+    "gs": ("GOOGLE_BASE_URL",),
+    "az": ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"),
+}
+"""Variables of the environment that obstore takes an endpoint from."""
 _FIRST_BACKOFF_S = 0.1
 
 
@@ -42,16 +46,16 @@ def store_options(root: str, options: Mapping[str, str], limits: HttpConfig, pro
     for name, value in options.items():
         plain = plain_name(name)
         (given if plain in _CLIENT_OPTIONS else store)[plain if plain in _CLIENT_OPTIONS else name] = value
-    endpoint = endpoint_of(options)
+    endpoint = endpoint_of(root, options)
     client: dict[str, Any] = {
         "connect_timeout": timedelta(seconds=limits.connect_timeout_s),
         "read_timeout": timedelta(seconds=limits.stall_timeout_s),
         "timeout": timedelta(seconds=limits.total_timeout_s),
-        "allow_http": endpoint.startswith("http://"),
+        "allow_http": any(value.startswith("http://") for value in (endpoint, *options.values())),
     }
     if "proxy_url" not in given:
         split = urlsplit(endpoint or "https://")
-        client |= proxies.client_options(split.scheme, split.port)
+        client |= proxies.client_options(split.scheme, split.hostname or "", split.port)
     retries = {
         "max_retries": limits.max_tries - 1,
         "backoff": {  # it panics where the longest is below the first
@@ -75,18 +79,21 @@ def plain_name(option: str) -> str:
     return _PREFIX.sub("", option.lower())
 
 
-def endpoint_of(options: Mapping[str, str]) -> str:
-    """The endpoint that the options or the environment name; "" for the store's usual one."""
+def endpoint_of(address: str, options: Mapping[str, str]) -> str:
+    """The endpoint that the options or the environment name for an address; "" for the store's usual one.
+
+    Raises ConfigError for one in the environment that is no address.
+    """
     for name, value in options.items():
         if is_endpoint(name):
             return value.strip().lower()
-    found = ""
-    for name, value in os.environ.items():
-        if value and _ENDPOINT.fullmatch(name):
-            if not value.lower().startswith(("http://", "https://")):
-                raise ConfigError(f"the environment's {name} must begin with {ENDPOINT_HINT}")
-            found = found if found.startswith("http://") else value.lower()
-    return found
+    for name in _ENDPOINTS.get(address.partition("://")[0], _ENDPOINTS["az"]):
+        value = os.environ.get(name, "").strip().lower()
+        if value and not value.startswith(("http://", "https://")):
+            raise ConfigError(f"the environment's {name} must begin with {ENDPOINT_HINT}")
+        if value:
+            return value
+    return ""
 
 
 def _wants_profile(options: Mapping[str, str]) -> bool:

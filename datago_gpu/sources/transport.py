@@ -51,7 +51,8 @@ def meaning_of(
     answered: whether the server has ever given an answer.
     """
     if proxy and isinstance(error, aiohttp.ClientHttpProxyError):
-        return refusal_of_proxy(error.status, error.message, url.host or "", proxy)
+        offered = error.headers.getall("Proxy-Authenticate", []) if error.headers else []
+        return refusal_of_proxy(error.status, error.message, url.host or "", proxy, offered)
     _, reason, detail, transient = next(row for row in _MEANINGS if isinstance(error, row[0]))
     of_proxy = proxy is not None and _is_of_proxy(error, proxy)
     number = getattr(error, "errno", None) or 0
@@ -75,7 +76,8 @@ def refusal_of(response: aiohttp.ClientResponse, text: str, proxy: Proxy | None)
     """What a status other than 200 and a redirect means. text: the beginning of the body."""
     status, detail, via = response.status, response.reason or "", ""
     if proxy and status == 407:
-        return refusal_of_proxy(status, detail, response.url.host or "", proxy)
+        offered = response.headers.getall("Proxy-Authenticate", [])
+        return refusal_of_proxy(status, detail, response.url.host or "", proxy, offered)
     transient = status >= 500 or status in WORTH_RETRYING
     if proxy and (status >= 500 or status in _MAY_BE_THE_PROXYS):
         via = f", by way of the proxy {proxy}, which may have answered by itself"
