@@ -21,11 +21,15 @@ _USUAL = 9
 
 _KEPT_BY_SYSTEMS = frozenset(("__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information"))
 """Folders of copies, thumbnails or deleted files, as macOS, network storage and Windows keep them; in lower case."""
+_THEIR_FIRST_LETTERS = frozenset("_@#$sS")
 
 
 def is_hidden(name: str) -> bool:
     """Whether a file or a folder of this name is hidden: the name begins with a dot, or a system keeps such folders."""
-    return (name.startswith(".") and name not in (".", "..")) or name.lower() in _KEPT_BY_SYSTEMS
+    first = name[:1]
+    if first == ".":
+        return name not in (".", "..")
+    return first in _THEIR_FIRST_LETTERS and name.lower() in _KEPT_BY_SYSTEMS
 
 
 def hidden_part(parts: Iterable[str]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from typing import Literal
 
 from datago_gpu.redact import printable
@@ -22,11 +21,9 @@ _TOLD: dict[Kind, tuple[str, str]] = {
 }
 """How each kind is called, and what decides about it."""
 
-_BESIDE_IMAGES = frozenset(
-    (
-        *(".json", ".jsonl", ".txt", ".caption", ".tags", ".md", ".csv", ".tsv", ".xml", ".yaml", ".yml", ".npy"),
-        *(".npz", ".pt", ".pth", ".safetensors", ".parquet", ".db", ".sqlite", ".log", ".html", ".py", ".sh", ".ini"),
-    )
+_BESIDE_IMAGES = (
+    *(".json", ".jsonl", ".txt", ".caption", ".tags", ".md", ".csv", ".tsv", ".xml", ".yaml", ".yml", ".npy"),
+    *(".npz", ".pt", ".pth", ".safetensors", ".parquet", ".db", ".sqlite", ".log", ".html", ".py", ".sh", ".ini"),
 )
 """Endings that nobody takes for images: files that are beside images on purpose."""
 
@@ -44,8 +41,8 @@ class PassedOver:
         """One more. path: where it is; the first one by name is the example of its kind."""
         self._count(kind, 1, path)
         if not self.surprising:
-            ending = os.path.splitext(path)[1].lower()
-            self.surprising = kind == "hidden" or (kind == "extension" and ending not in _BESIDE_IMAGES)
+            named = path.lower().endswith(_BESIDE_IMAGES)
+            self.surprising = kind == "hidden" or (kind == "extension" and not named)
 
     def join(self, other: PassedOver) -> None:
         """Count in what another one has counted."""
