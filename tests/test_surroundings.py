@@ -205,10 +205,9 @@ except ConfigError as error:
 """
 
 
-@pytest.mark.parametrize("way", [["-OO"], ["-O"], []])
-@pytest.mark.parametrize("backend", ["pillow", "dali"])
+@pytest.mark.parametrize(("way", "backend"), [(["-OO"], "pillow"), (["-O"], "dali"), ([], "dali")])
 def test_python_without_docstrings_and_asserts(tmp_path: Path, way: list[str], backend: str) -> None:
-    """DALI puts its own together as it is imported."""
+    """DALI puts its own together as it is imported. The last way is by the environment."""
     if backend == "dali":
         needs("nvidia.dali")
     add_pictures(tmp_path, SHAPES)
