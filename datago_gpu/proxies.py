@@ -13,9 +13,10 @@ from msgspec import Struct
 
 from datago_gpu.host_policy import Network, address_of, ascii_name, within
 
-__all__ = ["SETTING", "Direct", "Proxies", "Proxy", "parsed_proxy"]
+__all__ = ["OPTION", "SETTING", "Direct", "Proxies", "Proxy", "parsed_proxy"]
 
 SETTING = "http_config.proxy"
+OPTION = "storage_options.proxy_url"
 _PORTS = {"http": 80, "https": 443}
 _SEPARATORS = re.compile(r"[,\s]+")
 _WITH_PORT = re.compile(r"(\[[^\]]*\]|[^:]*):(\d{1,5})")
@@ -63,6 +64,8 @@ class Proxy(Struct, frozen=True):
     @property
     def way_out(self) -> str:
         """What may be done where this proxy is not the right one, in words."""
+        if self.place == OPTION:
+            return f"correct {self.place}, or name the host in proxy_excludes to ask it directly"
         off = "leave it empty" if self.place == SETTING else "set http_config.trust_env to false"
         return f"correct {self.place} or {off}, or name the host in NO_PROXY to ask it directly"
 
@@ -147,18 +150,26 @@ class Direct:
 class Proxies:
     """The proxies of one process. The environment is read when this is made, and not again.
 
-    proxy: the setting `http_config.proxy`, for http and https; it goes before the environment. trust_env: whether
-    HTTP_PROXY, HTTPS_PROXY and ALL_PROXY count, and NO_PROXY; in lower case they go first, as in curl. False without
-    any proxy. Raises ValueError where `proxy` cannot be used; a variable that cannot is told by `of`.
+    proxy: the setting `http_config.proxy`, or that of another `place`, for http and https. It goes before the
+    environment. trust_env: whether HTTP_PROXY, HTTPS_PROXY and ALL_PROXY count, and NO_PROXY; in lower case they go
+    first, as in curl. False without any proxy. Raises ValueError where `proxy` cannot be used; a variable that cannot
+    is told by `of`.
     """
 
-    def __init__(self, proxy: str = "", *, trust_env: bool = True, environment: Mapping[str, str] = os.environ) -> None:
+    def __init__(
+        self,
+        proxy: str = "",
+        *,
+        trust_env: bool = True,
+        environment: Mapping[str, str] = os.environ,
+        place: str = SETTING,
+    ) -> None:
         known = environment if trust_env else {}
         self.direct = Direct(_variable(known, "no_proxy")[1])
         self._of_scheme: dict[str, Proxy | str] = {}
         self._found: dict[tuple[str, str, int], Proxy | None] = {}
         for scheme in _PORTS:
-            given = (SETTING, proxy) if proxy.strip() else _named(known, scheme)
+            given = (place, proxy) if proxy.strip() else _named(known, scheme)
             if given[1]:
                 self._of_scheme[scheme] = self._parsed(*given)
         self._left_out = not trust_env and any(_named(environment, scheme)[1] for scheme in _PORTS)
@@ -168,7 +179,7 @@ class Proxies:
         try:
             return parsed_proxy(text, place)
         except ValueError as problem:
-            if place == SETTING:
+            if place in (SETTING, OPTION):
                 raise
             return str(problem)
 

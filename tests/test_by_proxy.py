@@ -366,6 +366,9 @@ def test_a_store_behind_a_proxy_that_refuses(scheme: str) -> None:
         assert re.search(f"{named} refuses the name and the password", str(found))
     with ForwardProxy(answer=403) as proxy:
         assert re.search(f"{named}", str(failure(proxy.url)))
+    options["proxy_url"] = given
+    told = r"cannot connect to the proxy http://127.0.0.1:9 \(storage_options.proxy_url\): Connection refused; correct"
+    assert re.search(told, str(failure("")))
 
 
 def test_doctor_tells_how_each_host_is_asked(dataroom: tuple[Listing, Store], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,6 @@ from msgspec import Struct
 from datago_gpu.config import HttpConfig
 from datago_gpu.errors import ConfigError
 from datago_gpu.eventloop import call_in_thread, is_ending, started
-from datago_gpu.proxies import Proxies
 from datago_gpu.redact import without_query
 from datago_gpu.settings import without_secrets
 from datago_gpu.source_config import STORE_SCHEMES
@@ -27,7 +26,7 @@ from datago_gpu.sources.base import Need
 from datago_gpu.sources.failure import HttpFailure
 from datago_gpu.sources.s3_listing import S3Listing, cannot_be_read, ends_listing, is_odd, odd_key_of
 from datago_gpu.sources.store_errors import failure_of, meaning_of, other_region, proxy_of
-from datago_gpu.sources.store_options import store_options
+from datago_gpu.sources.store_options import proxies_of, store_options
 
 __all__ = ["MOST_STORED_PAGES", "Listed", "Stores", "is_stored"]
 
@@ -65,7 +64,7 @@ class Stores:
             raise ConfigError("object storage needs the package obstore: pip install 'datago_gpu[cloud]'") from None
         self._obstore: Any = obstore
         self._config, self._options = config, options
-        self._proxies = Proxies(config.proxy, trust_env=config.trust_env)
+        self._proxies = proxies_of(options, config)
         self._secrets = [*options.values(), *(secret for each in self._proxies.all for secret in each.secrets)]
         self._stores: dict[str, Any] = {}
         self._regions: dict[str, str] = {}

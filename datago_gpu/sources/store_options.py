@@ -12,10 +12,10 @@ from urllib.parse import urlsplit
 
 from datago_gpu.config import HttpConfig
 from datago_gpu.errors import ConfigError
-from datago_gpu.proxies import Proxies
+from datago_gpu.proxies import OPTION, Proxies
 from datago_gpu.source_config import ENDPOINT_HINT, is_endpoint
 
-__all__ = ["endpoint_of", "plain_name", "store_options"]
+__all__ = ["endpoint_of", "plain_name", "proxies_of", "store_options"]
 
 _CLIENT_OPTIONS = frozenset(
     (
@@ -72,6 +72,17 @@ def store_options(root: str, options: Mapping[str, str], limits: HttpConfig, pro
 
         arguments["credential_provider"] = Boto3CredentialProvider()
     return arguments
+
+
+def proxies_of(options: Mapping[str, str], limits: HttpConfig) -> Proxies:
+    """The proxies by way of which a store is asked: that of the options, else those of all other requests."""
+    given = next((value for name, value in options.items() if plain_name(name) == "proxy_url"), "")
+    try:
+        if given:
+            return Proxies(given, trust_env=False, place=OPTION)
+    except ValueError:  # obstore may know what to do with it
+        pass
+    return Proxies(limits.proxy, trust_env=limits.trust_env)
 
 
 def plain_name(option: str) -> str:

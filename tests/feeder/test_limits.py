@@ -153,8 +153,11 @@ def test_images_that_only_a_decoder_finds_bad_end_the_run_after_one_pass(
 ) -> None:
     spoil(tmp_path, 4)
     with Loader(file_config(tmp_path, epochs=epochs), device="cpu", backend=backend) as loader:
-        with pytest.raises(TooManyErrors, match=r"^4 of 4 samples were bad \(4 undecodable\); the last of them"):
+        with pytest.raises(
+            TooManyErrors, match=r"^4 of 4 samples were bad \(4 undecodable\); the last of them"
+        ) as caught:
             next(loader)
+        assert all(str(each).count("undecodable") == 1 for each in caught.value.last)
         assert loader.stats().skipped == {"undecodable": 4}
 
 
