@@ -9,11 +9,18 @@ import os
 
 from msgspec import Struct
 
-from datago_gpu.config import DecodeConfig, ImageConfig, LoaderConfig, MiB
+from datago_gpu.config import DataroomSource, DecodeConfig, LoaderConfig, MiB
+from datago_gpu.shard_config import WebDatasetSource
+from datago_gpu.source_config import names_in
 
-__all__ = ["Limits", "decoding_memory"]
+__all__ = ["Limits", "bytes_a_pixel", "decoding_memory", "files_of_a_sample", "wants_latents"]
+
+_FOUR_CHANNELS_OF_16_BITS, _LABEL = 8, 4
+"""Bytes a pixel. A label has up to 32 bits."""
 
 _LEAST_DECODING_MB, _DECODING_MB_A_THREAD = 1024, 256
+
+_LEAST_ATTRIBUTES, _ATTRIBUTES_A_SAMPLE = 4 * MiB, 32 * 1024
 
 _BATCHES_BETWEEN = 2
 """Batches on their way to the decoder, so that the decoder never waits for them."""
@@ -26,10 +33,32 @@ def decoding_memory(decode: DecodeConfig) -> int:
     return max(_LEAST_DECODING_MB, _DECODING_MB_A_THREAD * (decode.threads or len(os.sched_getaffinity(0)))) * MiB
 
 
-def _bytes_a_pixel(image: ImageConfig) -> int:
+def files_of_a_sample(config: LoaderConfig) -> int:
+    """How many payloads a sample may have: its image, and what was asked for beside it."""
+    source = config.source_config
+    if isinstance(source, WebDatasetSource):
+        return 1 + len(source.parts)
+    if isinstance(source, DataroomSource):
+        wanted = source.has_masks, source.has_latents, source.optional_masks, source.optional_latents
+        return 1 + len(names_in(*wanted))
+    return 1
+
+
+def wants_latents(config: LoaderConfig) -> bool:
+    """Whether a sample may have latents, which come as large as they were saved."""
+    source = config.source_config
+    if isinstance(source, WebDatasetSource):
+        return "latent" in source.parts.values()
+    return isinstance(source, DataroomSource) and bool(names_in(source.has_latents, source.optional_latents))
+
+
+def bytes_a_pixel(config: LoaderConfig) -> int:
+    """Of the widest pixels that may come out."""
+    image = config.image_config
     if not image.image_to_rgb8:
-        return 4
-    return 3 * {"uint8": 1, "float16": 2, "float32": 4}[image.dtype]
+        return _FOUR_CHANNELS_OF_16_BITS
+    pixel = 3 * {"uint8": 1, "float16": 2, "float32": 4}[image.dtype]
+    return max(pixel, _LABEL) if files_of_a_sample(config) > 1 else pixel
 
 
 class Limits(Struct, frozen=True, kw_only=True):
@@ -43,6 +72,8 @@ class Limits(Struct, frozen=True, kw_only=True):
     """Of all payloads of one sample together, as they lie in the arena. A batch may consist of one such sample."""
     batch: int
     """Of a batch of two samples and more: half of the arena, so that one batch is decoded while another is written."""
+    attributes: int
+    """Of the attributes of such a batch, as JSON. As Python's objects they may take 20 times as much."""
     arena: int
     """Of the memory that the feeder and the trainer share."""
     held: int
@@ -70,11 +101,12 @@ class Limits(Struct, frozen=True, kw_only=True):
             picture=arena // 2,
             sample=arena,
             batch=arena // 2,
+            attributes=max(_LEAST_ATTRIBUTES, _ATTRIBUTES_A_SAMPLE * config.batch_size),
             arena=arena,
             held=config.bucket_memory_mb * MiB,
             ahead=config.prefetch_memory_mb * MiB,
             samples_ahead=config.prefetch_buffer_size,
             batches_under_way=config.decode_config.prefetch + _BATCHES_BETWEEN,
             decoding=decoding_memory(config.decode_config),
-            pixels=config.samples_buffer_mb * MiB // _bytes_a_pixel(config.image_config),
+            pixels=config.samples_buffer_mb * MiB // bytes_a_pixel(config),
         )

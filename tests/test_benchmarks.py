@@ -75,6 +75,14 @@ def test_memory(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(400)
+def test_memory_bounds(tmp_path: Path) -> None:
+    only = ("--only", "ordinary", "unpack to")
+    printed = run("memory_bounds.py", *only, "--material", str(tmp_path), "--out", str(tmp_path / "table.md"))
+    assert "all within what the settings promise" in printed
+    assert (tmp_path / "table.md").read_text().count("| ok") == 2
+
+
+@pytest.mark.timeout(400)
 def test_stragglers() -> None:
     printed = run("stragglers.py", "--runs", "1", "--count", "400", "--late", "0.5")
     assert printed.count("ratio") == 2

@@ -22,6 +22,7 @@ from datago_gpu.decode.select import choose
 from datago_gpu.doctor import Check, machine, source
 from datago_gpu.doctor.check import within
 from datago_gpu.doctor.decoding import hardware_decoder
+from datago_gpu.memory import MemorySum
 from datago_gpu.server import DataroomServer
 from tests.images import add_picture, add_pictures
 from tests.servers import Answer, MisbehavingServer, json_answer
@@ -29,6 +30,7 @@ from tests.servers import Answer, MisbehavingServer, json_answer
 MACHINE = ["python", "packages", "uvloop", "libjpeg-turbo", "CPUs", "memory", "shared memory", "memory lock",
            "open files"]  # fmt: skip
 GiB = 2**30
+NEEDED = MemorySum(trainer={"Python": GiB // 2}, feeder={"Python": GiB // 2}, downloading={}, shared={})
 
 
 def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -222,8 +224,8 @@ def test_work_that_hangs_is_left_behind() -> None:
         (machine.memory_lock(resource.RLIM_INFINITY, on_gpu=True), "ok"),
         (machine.memory_lock(8 << 20, on_gpu=True), "warn"),
         (machine.memory_lock(8 << 20, on_gpu=False), "ok"),
-        (machine.memory(GiB, None, Path("/proc/meminfo/none")), "ok"),
-        (machine.memory(GiB, GiB, Path("/proc/meminfo/none")), "warn"),
+        (machine.memory(NEEDED, None, Path("/proc/meminfo/none")), "ok"),
+        (machine.memory(NEEDED, GiB, Path("/proc/meminfo/none")), "warn"),
         (machine.cpus(DecodeConfig(threads=1024), None), "warn"),
         (machine.cpus(DecodeConfig(), 0.5), "warn"),
         (hardware_decoder("[DEBUG] HW decoder available num_hw_engines=8"), "ok"),

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from datago_gpu.config import MiB
-from datago_gpu.decode.heap import give_memory_back
+from datago_gpu.heap import give_memory_back
 
 __all__ = ["Allowance", "taken"]
 

@@ -12,21 +12,19 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path, PurePosixPath
 
-import msgspec
 from PIL import features
 
-from datago_gpu.config import DecodeConfig, HttpConfig, LoaderConfig, MiB
+from datago_gpu.config import DecodeConfig, FileSource, HttpConfig, ImageConfig, LoaderConfig, MiB
 from datago_gpu.decode.select import choose
 from datago_gpu.decode.threads import decoding_threads, pillow_threads
 from datago_gpu.doctor.check import Check, mib
 from datago_gpu.errors import DatagoError
 from datago_gpu.feeder import arena
+from datago_gpu.memory import MemorySum
 
 __all__ = ["checks"]
 
 MEMINFO = Path("/proc/meminfo")
-_MEMORY = ("prefetch_memory_mb", "bucket_memory_mb", "arena_mb")
-"""The settings that bound what encoded images may take."""
 _NO_LIMIT = 2**60
 """Bytes; version 1 writes a number above it for none."""
 _SPARE_FILES = 64
@@ -37,21 +35,22 @@ def checks(config: LoaderConfig | None) -> Iterator[Check]:
     """All of them; limits are held against `config`, else against the defaults."""
     http = config.http_config if config else HttpConfig()
     decode = config.decode_config if config else DecodeConfig()
-    needed_mb = sum(getattr(config, name) if config else _default(name) for name in _MEMORY)
+    needed = MemorySum.of(config or _usual(), choose().name)
     groups = control_groups(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))
     yield Check.ok("python", f"{platform.python_version()} ({sys.executable}) on {platform.system()}")
     yield packages()
     yield event_loop()
     yield jpeg()
     yield cpus(decode, cpu_quota(groups))
-    yield memory(needed_mb * MiB, memory_limit(groups), MEMINFO)
+    yield memory(needed, memory_limit(groups), MEMINFO)
     yield shared_memory()
     yield memory_lock(resource.getrlimit(resource.RLIMIT_MEMLOCK)[0], on_gpu=choose().device_id is not None)
     yield open_files(resource.getrlimit(resource.RLIMIT_NOFILE), http.concurrent_downloads)
 
 
-def _default(name: str) -> int:
-    return int(next(field.default for field in msgspec.structs.fields(LoaderConfig) if field.name == name))
+def _usual() -> LoaderConfig:
+    source, image = FileSource(root_path="."), ImageConfig(crop_and_resize=True)
+    return LoaderConfig(source_type="file", source_config=source, image_config=image)
 
 
 def packages() -> Check:
@@ -152,16 +151,19 @@ def _read(path: Path) -> str:
         return ""
 
 
-def memory(needed: int, limit: int | None, meminfo: Path) -> Check:
-    """needed: bytes that _MEMORY allows in all."""
+def memory(needed: MemorySum, limit: int | None, meminfo: Path) -> Check:
+    """limit: bytes that the container may take."""
     available = re.search(r"^MemAvailable:\s+(\d+) kB", _read(meminfo), re.MULTILINE)
     free = int(available[1]) * 1024 if available else None
     least = min((each for each in (limit, free) if each is not None), default=None)
-    found = f"{', '.join(_MEMORY)} allow {mib(needed)}"
+    trainer, feeder, shared = (mib(sum(part.values())) for part in (needed.trainer, needed.feeder, needed.shared))
+    found = (
+        f"the settings allow {mib(needed.total)} at the most: {trainer} here, {feeder} in the feeder, {shared} shared"
+    )
     found += f", {mib(free)} are available" if free is not None else ""
     found += f", the container's limit is {mib(limit)}" if limit is not None else ""
-    if least is not None and needed > least * 0.8:
-        return Check.warn("memory", found, "lower them, or give the container more")
+    if least is not None and needed.total > least * 0.8:
+        return Check.warn("memory", found, "lower them (docs/guide.md, Memory), or give the container more")
     return Check.ok("memory", found)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections import Counter
 from collections.abc import Iterator
 
 from msgspec import Struct
@@ -56,8 +58,9 @@ class Admitted(Struct):
 class Grouper:
     """Holds the batches that are not full yet, one for each bucket.
 
-    A batch is complete with `batch_size` samples, or when one more would pass `batch_bytes`, or `batch_pixels` where
-    images keep their sizes; a sample that passes them alone is a batch of its own. Where all that is held passes
+    A batch is complete with `batch_size` samples, or when one more would pass `batch_bytes`, `attribute_bytes` of the
+    attributes alone, or `batch_pixels` where images keep their sizes; a sample that passes them alone is a batch of its
+    own. Where all that is held passes
     `held_bytes`, the batch with the most bytes goes out short. mixed: one batch holds samples of all buckets.
     """
 
@@ -67,13 +70,17 @@ class Grouper:
         batch_bytes: int,
         held_bytes: int,
         *,
+        attribute_bytes: int = sys.maxsize,
         batch_pixels: int | None = None,
         mixed: bool = False,
     ) -> None:
+        self._attribute_bytes = attribute_bytes
         self._mixed, self._batch_pixels, self._pixels = mixed, batch_pixels, 0
         self._batch_size, self._batch_bytes, self._held_bytes = batch_size, batch_bytes, held_bytes
         self._open: dict[tuple[int, int] | None, list[Admitted]] = {}
         self._bytes: dict[tuple[int, int] | None, int] = {}
+        self._attributes: Counter[tuple[int, int] | None] = Counter()
+        """Bytes of them, of each batch."""
         self._held = 0
 
     def __len__(self) -> int:
@@ -83,11 +90,12 @@ class Grouper:
     def add(self, sample: Admitted) -> Iterator[list[Admitted]]:
         """Take a sample in; yield the batches that it completes."""
         bucket, size = None if self._mixed else sample.bucket, sample.bytes
-        if bucket in self._open and not self._fits(sample, self._bytes[bucket] + size):
+        if bucket in self._open and not self._fits(sample, bucket):
             yield self._close(bucket)
         batch = self._open.setdefault(bucket, [])
         batch.append(sample)
         self._bytes[bucket] = self._bytes.get(bucket, 0) + size
+        self._attributes[bucket] += len(sample.ref.attributes)
         self._held += size
         if sample.bucket is None:
             self._pixels += sample.pixels
@@ -105,15 +113,21 @@ class Grouper:
         """Forget what is held."""
         self._open.clear()
         self._bytes.clear()
+        self._attributes.clear()
         self._held = self._pixels = 0
 
-    def _fits(self, sample: Admitted, size: int) -> bool:
-        """Whether a batch of so many bytes may hold it."""
+    def _fits(self, sample: Admitted, bucket: tuple[int, int] | None) -> bool:
+        """Whether the batch of that bucket may hold it, too."""
+        if self._bytes[bucket] + sample.bytes > self._batch_bytes:
+            return False
+        if self._attributes[bucket] + len(sample.ref.attributes) > self._attribute_bytes:
+            return False
         whole = self._batch_pixels is not None and sample.bucket is None
-        return size <= self._batch_bytes and not (whole and self._pixels + sample.pixels > (self._batch_pixels or 0))
+        return not (whole and self._pixels + sample.pixels > (self._batch_pixels or 0))
 
     def _close(self, bucket: tuple[int, int] | None) -> list[Admitted]:
         if bucket is None:  # of images that keep their sizes, there is one batch only
             self._pixels = 0
         self._held -= self._bytes.pop(bucket)
+        del self._attributes[bucket]
         return self._open.pop(bucket)

@@ -28,7 +28,8 @@ _TOLERATED_SHORTFALL = 0.01
 
 
 class Tasks:
-    """Tasks that end with a block: cancelled and awaited on the way out."""
+    """Tasks that end with a block: cancelled and awaited on the way out. Those that are done are not kept, since each
+    would keep its page."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -44,7 +45,12 @@ class Tasks:
     def start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = started(work)
         self._tasks.add(task)
+        task.add_done_callback(self._forget)
         return task
+
+    def _forget(self, task: asyncio.Task[Any]) -> None:
+        if not task.cancelled() and task.exception() is None:
+            self._tasks.discard(task)
 
     async def cancel(self) -> None:
         tasks, self._tasks = self._tasks, set()

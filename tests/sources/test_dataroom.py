@@ -18,7 +18,9 @@ from datago_gpu.sources.base import Position, SampleRef, Skipped
 from datago_gpu.sources.dataroom import Dataroom, Share
 from datago_gpu.sources.draws import key_of, prefixes_for
 from datago_gpu.sources.http import HttpClient
+from datago_gpu.sources.pages import Page
 from datago_gpu.sources.shuffle import SplitMix64
+from datago_gpu.sources.walk import Tasks
 from tests.servers import MisbehavingServer, json_answer
 from tests.sources.listing import KEY, Listing, collect, config_for, ids, names
 
@@ -67,6 +69,25 @@ def test_without_a_key_none_is_sent(listing: Listing, monkeypatch: pytest.Monkey
     monkeypatch.delenv("DATAROOM_API_KEY", raising=False)
     collect(config_for(listing.api_url, key=""))
     assert all("authorization" not in request.headers for request in listing.server.requests)
+
+
+def test_a_task_that_is_done_keeps_no_page() -> None:
+    """All pages of an epoch were kept to its end."""
+
+    async def fetch() -> Page:
+        return Page([], None)
+
+    async def fail() -> Page:
+        raise ValueError
+
+    async def main() -> None:
+        async with Tasks() as tasks:
+            await tasks.start(fetch())
+            failed, pending = tasks.start(fail()), tasks.start(asyncio.sleep(60))
+            await asyncio.wait([failed])
+            assert tasks._tasks == {failed, pending}
+
+    asyncio.run(main())
 
 
 def test_embeddings_come_where_they_are_required(listing: Listing) -> None:
