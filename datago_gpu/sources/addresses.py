@@ -11,6 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 from datago_gpu.errors import ConfigError, SourceError
 from datago_gpu.local_paths import FILE_SCHEME, plain_path
+from datago_gpu.names import is_hidden
 from datago_gpu.redact import without_query
 from datago_gpu.shard_config import addresses_in
 from datago_gpu.sources.base import utf8_text
@@ -102,7 +103,7 @@ def _braces(text: str) -> list[str]:
 def _paths(path: str, absolute: Callable[[str], str]) -> list[str]:
     place = absolute(path)
     if os.path.isdir(place) and not path.endswith(ENDINGS):
-        found = sorted(each.path for each in os.scandir(place) if each.name.endswith(ENDINGS))
+        found = sorted(each.path for each in os.scandir(place) if is_shard(each.name) and not is_hidden(each.name))
     elif glob.has_magic(path) and not os.path.exists(place):
         # Relative to the folder, not joined with it: the folder's own name may hold wildcards.
         found = sorted(glob.glob(path, root_dir=None if os.path.isabs(path) else absolute(""), recursive=True))

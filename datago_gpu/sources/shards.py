@@ -15,6 +15,7 @@ from msgspec import Struct
 from datago_gpu.config import HttpConfig, LoaderConfig, MiB
 from datago_gpu.errors import SourceError
 from datago_gpu.eventloop import call_in_thread
+from datago_gpu.names import hidden_part
 from datago_gpu.redact import without_query
 from datago_gpu.shard_config import WebDatasetSource, without_login
 from datago_gpu.sources.addresses import (
@@ -111,7 +112,7 @@ def authorization(token: str, login: str) -> dict[str, str] | None:
 async def _in_bucket(address: str, stores: Stores) -> list[tuple[str, int | None]]:
     """The shards below a prefix, or those that an address with wildcards names, with their lengths."""
     root = "/".join(address.split("/", 3)[:3])
-    prefix, matches = address, is_shard
+    prefix, matches = address, partial(_is_below, address.removeprefix(f"{root}/").rstrip("/"))
     if has_wildcard(address):
         prefix, pattern = _folder_before_wildcard(address), address.removeprefix(f"{root}/").split("/")
         matches = partial(_matches, pattern)
@@ -131,10 +132,18 @@ def _folder_before_wildcard(address: str) -> str:
     return before.rpartition("/")[0] + "/"
 
 
+def _is_below(prefix: str, key: str) -> bool:
+    """Whether a key below the prefix is that of a shard, and not hidden there."""
+    return is_shard(key) and not hidden_part(key.removeprefix(prefix).split("/"))
+
+
 def _matches(pattern: list[str], key: str) -> bool:
-    """Whether a key is one that a pattern means. A wildcard stands for no slash."""
+    """Whether a key is one that a pattern means. A wildcard stands for no slash, and for no dot at the beginning."""
     parts = key.split("/")
-    return len(parts) == len(pattern) and all(map(fnmatchcase, parts, pattern))
+    return len(parts) == len(pattern) and all(
+        fnmatchcase(part, wanted) and part.startswith(".") <= wanted.startswith(".")
+        for part, wanted in zip(parts, pattern, strict=True)
+    )
 
 
 async def _in_listing(address: str, headers: dict[str, str] | None, limits: HttpConfig, http: HttpClient) -> list[str]:

@@ -106,6 +106,14 @@ def test_a_compressed_shard_that_is_cut_costs_what_is_behind(form: str, shard: b
     assert (ids[-4:], skipped) == (IDS, {"bad-shard": 1})
 
 
+def test_a_folder_of_shards_is_taken_without_what_is_hidden_in_it(shard: bytes, tmp_path: Path) -> None:
+    """As the `._0.tar` that macOS writes beside each file on a disk of another system."""
+    for name in ("0.TAR", "1.tar.gz", "._0.tar", ".1.tar", "notes.txt"):
+        (tmp_path / name).write_bytes(b"no shard" if name.startswith(".") else shard)
+    for url in (str(tmp_path), f"{tmp_path}/*[rRz]"):
+        assert taken(url)[0::2] == (2 * IDS, {})
+
+
 def test_what_is_no_archive_is_named(picture: bytes, tmp_path: Path) -> None:
     for content, name in (
         (b"PK\x03\x04" + bytes(600), "a ZIP archive"),
