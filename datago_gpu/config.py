@@ -267,8 +267,9 @@ class LoaderConfig(Settings, frozen=True, kw_only=True):
         seed: for shuffling. The order depends on the listing, the seed, the epoch, rank and world size alone; of
             shards on `interleave` too.
         drop_last: leave out the batches that are not full at the end of an epoch.
-        ordered: true delivers in the source's order whatever the network does. False takes payloads as they arrive;
-            what comes in shards keeps its order.
+        ordered: true delivers in the source's order whatever the network does. False takes payloads as they arrive.
+            Each epoch still brings each sample once, before the next epoch begins, and a state goes on without loss.
+            What comes in shards keeps its order, but for pictures that Pillow alone can decode.
         samples_buffer_size: decoded samples waiting for the trainer; rounded up to whole batches.
         samples_buffer_mb: MiB that they and those being decoded may take where images keep their sizes
             (`crop_and_resize` false); a batch that would take more goes out short.

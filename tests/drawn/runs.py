@@ -44,6 +44,8 @@ class Run:
         """What was left out before this loader, by the list that all loaders write."""
         self._passes = self._opened = 0
         """Passes that were begun, of all and of this object."""
+        self._has_failed = False
+        """Whether the pass has ended with an error."""
         self._killed = False
         """Whether a process of this loader was killed. Another one takes its place once."""
         self._judge: Judge
@@ -57,8 +59,7 @@ class Run:
                 if not self._do(word, times):
                     break
         finally:
-            with suppress(AttributeError):  # it was never opened
-                self._within("close", self._way.close)
+            self._within("close", self._way.close)
             self._threads.shutdown(wait=False)
 
     def _do(self, word: str, times: int) -> bool:

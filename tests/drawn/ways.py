@@ -88,6 +88,7 @@ class ByLoader:
 
     def __init__(self, config: LoaderConfig) -> None:
         self._config = config
+        self.loader: Loader | None = None
 
     def open(self, state: State | None) -> None:
         self.loader = Loader(self._config, device="cpu", backend="pillow", state=state)
@@ -96,14 +97,17 @@ class ByLoader:
         raise NotImplementedError
 
     def load(self, state: State | None) -> None:
+        assert self.loader is not None
         assert state is not None
         self.loader.load_state_dict(state)
 
     def batch(self) -> GotBatch | None:
+        assert self.loader is not None
         batch = next(self.loader, None)
         return None if batch is None else _of_batch(batch)
 
     def begin_samples(self) -> None:
+        assert self.loader is not None
         self._samples = self.loader.samples()
 
     def sample(self) -> Got | None:
@@ -111,10 +115,12 @@ class ByLoader:
         return None if sample is None else _of_sample(sample)
 
     def state(self) -> State:
+        assert self.loader is not None
         return self.loader.state_dict()
 
     def close(self) -> None:
-        self.loader.close()
+        if self.loader is not None:
+            self.loader.close()
 
 
 class ByDataset:
@@ -126,6 +132,7 @@ class ByDataset:
 
     def __init__(self, config: LoaderConfig) -> None:
         self._config = config
+        self._dataset: Any = None
         self._iterator: Iterator[Any] | None = None
 
     def open(self, state: State | None) -> None:
@@ -164,8 +171,7 @@ class ByDataset:
 
     @property
     def loader(self) -> Loader | None:
-        loader: Loader | None = self._dataset.loader
-        return loader
+        return None if self._dataset is None else self._dataset.loader
 
 
 class ByClient:
@@ -226,8 +232,8 @@ class ByClient:
 
     @property
     def loader(self) -> Loader | None:
-        assert self._client is not None
-        return None if self._client._stream is None else self._client._stream._loader
+        stream = None if self._client is None else self._client._stream
+        return None if stream is None else stream._loader
 
 
 WAYS = {"Loader": ByLoader, "LoaderDataset": ByDataset, "DatagoClient": ByClient}
