@@ -45,6 +45,7 @@ def report(loader: Loader, stats: Stats, first_s: float) -> dict[str, Any]:
         "samples": stats.delivered,
         "skipped": stats.skipped,
         "flawed": stats.flawed,
+        "passed_over": stats.passed_over,
         "seconds": round(stats.seconds, 4),
         "first_batch_s": round(first_s, 4),
         "images_per_s": round(stats.delivered / stats.seconds, 2),
@@ -63,7 +64,9 @@ def show(figures: dict[str, Any]) -> None:
     console = Console()
     table = Table(show_header=False, box=None)
     skipped = ", ".join(f"{count} {reason}" for reason, count in figures["skipped"].items()) or "none"
-    flawed = ", ".join(f"{count} {reason}" for reason, count in figures["flawed"].items())
+    flawed, passed = (
+        ", ".join(f"{count} {reason}" for reason, count in figures[name].items()) for name in ("flawed", "passed_over")
+    )
     for name, value in {
         "samples": f"{figures['samples']:,} in {figures['seconds']:.2f} s, the first batch after "
         f"{figures['first_batch_s']:.2f} s",
@@ -71,6 +74,7 @@ def show(figures: dict[str, Any]) -> None:
         "MB/s": f"{figures['bytes_per_s'] / 1e6:,.1f} (encoded)",
         "skipped": skipped,
         **({"flawed": flawed} if flawed else {}),
+        **({"passed over": passed} if passed else {}),
         "back end": f"{figures['backend']} on {figures['device']} ({figures['reason']})",
         "slowest stage": figures["slowest"],
         "feeder": f"{figures['feeder_cores']:.0%} of a core",

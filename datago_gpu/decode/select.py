@@ -86,7 +86,7 @@ def _on_gpu(device: str, backend: str) -> Backend:
     if not missing and absent:
         missing, remedy = f"{' and '.join(absent)} not installed", INSTALL
     if not missing and _without_docstrings():
-        missing, remedy = "DALI cannot be imported", _WITHOUT_DOCSTRINGS
+        missing, remedy = "DALI cannot be imported under -OO", _WITHOUT_DOCSTRINGS
     if missing and device == "auto":
         return _on_cpu(backend, missing)
     if missing:

@@ -36,6 +36,18 @@ def test_a_gpu_is_taken_where_there_is_one() -> None:
     assert choose("cuda:1") == Backend("dali", "cuda:1", 1, "device='cuda:1' was asked for")
 
 
+def test_a_python_without_docstrings_cannot_use_dali(gpus: pytest.MonkeyPatch) -> None:
+    gpus.setattr(select, "_without_docstrings", lambda: True)
+    for device in ("cuda", "cuda:1"):
+        with pytest.raises(
+            ConfigError, match=r"cannot be used: DALI cannot be imported under -OO; DALI needs docstrings.* -OO"
+        ):
+            choose(device)
+    with pytest.raises(ConfigError, match="backend 'dali' cannot be used: DALI needs docstrings"):
+        choose("cpu", "dali")
+    assert choose() == Backend("pillow", "cpu", reason="DALI cannot be imported under -OO")
+
+
 class TorchDevice:
     """As torch.device: its text is what torch.device() takes."""
 
