@@ -125,6 +125,14 @@ def test_a_proxy_that_wants_another_password_is_named(scheme: str, login: str, w
     assert str(failure) == f"{scheme}://{HOST}/a: the proxy {proxy.url} (http_config.proxy) {words}; {way_out}"
 
 
+def test_a_proxy_that_answers_401_to_a_wrong_password_is_named() -> None:
+    """As tinyproxy does."""
+    with ForwardProxy(answer=401) as proxy:
+        given = proxy.url.replace("://", f"://me:{PASSWORD}@")
+        assert f"the proxy {proxy.url} (http_config.proxy) refuses the name" in str(failing(f"https://{HOST}/a", given))
+        assert f"by way of the proxy {proxy.url}" in str(failing(f"http://{HOST}/a", given))
+
+
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_a_proxy_that_wants_another_proof_is_told_so(scheme: str) -> None:
     with ForwardProxy(login=LOGIN, scheme="NTLM") as proxy:

@@ -110,7 +110,7 @@ def refusal_of_proxy(status: int, words: str, host: str, proxy: Proxy, offered: 
             f"wants a proof by {word(offered[0].partition(' ')[0])!r}, and only names with passwords (Basic) are known"
         )
         way_out = "a proxy of your own in between can do that (cntlm, px)"
-    elif status == 407:
+    elif status in (401, 407):  # tinyproxy answers 401 to a wrong password
         what = "refuses the name and the password" if proxy.login else "wants a name and a password"
         way_out = f"http://NAME:PASSWORD@HOST:PORT in {proxy.place} gives them"
     else:

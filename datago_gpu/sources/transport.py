@@ -31,7 +31,7 @@ _MEANINGS: tuple[tuple[type[Exception], str, str, bool], ...] = (
     (OSError, "connection", "the connection broke", True),
     (Exception, "bad-url", "cannot be asked for: {kind}", False),
 )
-_MAY_BE_THE_PROXYS = frozenset((403, 407))
+_MAY_BE_THE_PROXYS = frozenset((401, 403))
 _UNKNOWN_AUTHORITY = frozenset((2, 18, 19, 20, 21))
 """OpenSSL's codes for a certificate that is by itself or by an authority that is not trusted here."""
 _LOOKS_LIKE_TLS = "this looks like an https server: use https:// instead of http://"
