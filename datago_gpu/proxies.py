@@ -26,6 +26,8 @@ _ALWAYS_DIRECT = (
     *("169.254.0.0/16", "fe80::/10", "fd00:ec2::254/128", "metadata.google.internal"),
 )
 """This machine, and where clouds keep its credentials: a proxy would look for both at its own place."""
+_MOST_HOSTS = 10_000
+"""Whose way is kept in mind: a listing may name any number."""
 _EVERYTHING = ("*", "0.0.0.0/0", "::/0")
 
 
@@ -87,6 +89,8 @@ def parsed_proxy(text: str, place: str) -> Proxy:
             host, problem = None, f"{split.scheme}:// proxies are not known, only http:// and https://"
         elif host and not host.isprintable():
             host, problem = None, "its host holds characters that no host has"
+        elif "@" in split.path + split.query + split.fragment:  # what stands before is a part of the password
+            host, problem = None, "in a password, / and ? and # are written as %2F, %3F and %23"
     if not host:
         raise ValueError(f"{place} names no proxy that can be used: {problem}; http://HOST:PORT is what it should be")
     login = ""
@@ -190,6 +194,8 @@ class Proxies:
         """The proxy for a host; None where it is asked directly. Raises ValueError where it cannot be used."""
         key = (scheme, host, port or _PORTS[scheme])
         if key not in self._found:
+            if len(self._found) >= _MOST_HOSTS:
+                self._found.clear()
             direct = scheme not in self._of_scheme or self.direct.has(key[1], key[2])
             self._found[key] = None if direct else self.of_scheme(scheme)
         return self._found[key]

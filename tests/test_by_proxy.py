@@ -188,6 +188,8 @@ def test_a_proxy_of_the_environment_that_is_none_is_told_where_it_would_be_used(
         failing(f"http://{HOST}/a")
     )
     assert ask(server.url + "/a") == b"body"
+    server.script("/there", Answer(302, headers={"Location": f"http://{HOST}/back"}))
+    assert failing(server.url + "/there").detail.startswith("ALL_PROXY names no proxy")
 
 
 def test_the_policy_for_hosts_holds_by_way_of_a_proxy(server: MisbehavingServer) -> None:

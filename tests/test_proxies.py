@@ -127,6 +127,14 @@ def test_the_password_is_in_no_text(given: str) -> None:
     assert PASSWORD not in str(caught.value)
 
 
+@pytest.mark.parametrize("password", ["12/hunter22", "hunter22?x", "12#hunter22", "hunter22/12"])
+def test_a_password_that_is_not_encoded_is_told_and_not_shown(password: str) -> None:
+    with pytest.raises(ConfigError, match=r"^http_config\.proxy names no proxy") as caught:
+        HttpConfig(proxy=f"http://me:{password}@proxy.example:3128")
+    assert PASSWORD not in str(caught.value)
+    assert "12" not in str(caught.value).replace("http://HOST", "")
+
+
 def test_names_and_passwords_are_percent_decoded() -> None:
     assert parsed_proxy("http://a%40b:c%3Ad@[::1]:8", "x").login == "Basic YUBiOmM6ZA=="
     assert parsed_proxy("http://a%40b:c%3Ad@[::1]:8", "x").address == "http://[::1]:8"

@@ -40,10 +40,9 @@ class HttpFailure(Exception):
     url: without query. reason: a short fixed word: "http-404" (any status), "timeout", "connection", "cut-short",
     "too-large", "redirect", "bad-url", "forbidden-host", "tls", "protocol", "proxy", "no-credentials", "encoding" or
     "closed". detail: in words, with control characters as escapes. status: of the answer, 0 without one. tries:
-    requests made for it.
-    text: the beginning of an error's body, as the server sent it. row: the latest of all tries that have failed on its
-    server since that has answered any. down: by these, it has stopped answering. via: which proxy may have answered in
-    place of the server, for the end of a message.
+    requests made for it. text: the beginning of an error's body, as the server sent it. row: the latest of all tries
+    that have failed on its server since that has answered any. down: by these, it has stopped answering. via: which
+    proxy may have answered in place of the server, for the end of a message.
     """
 
     def __init__(

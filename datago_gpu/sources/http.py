@@ -52,6 +52,8 @@ _ERROR_TEXT_BYTES = 16 * 1024
 _DNS_TTL_S = 10
 _HEADER_BYTES = 64 * 1024
 """Of one line of an answer's head: some servers send policies and addresses of tens of KiB."""
+_MOST_HOSTS = 10_000
+"""Of which it is known that they have answered: a listing may name any number."""
 _SPARE_CONNECTIONS = 4
 """Beyond those of the payloads and their hedges, so that a page does not queue behind them."""
 
@@ -271,7 +273,8 @@ class HttpClient:
             watch.url = url
             response = await self._session.get(url, allow_redirects=False, **self._routes.options(url, headers))
             watch.progress()
-            self._answered.add(url.raw_authority)
+            if len(self._answered) < _MOST_HOSTS:
+                self._answered.add(url.raw_authority)
             if self._failed_in_a_row and response.status < 500:
                 self._failed_in_a_row.pop(url.raw_authority, None)
             if response.status not in _REDIRECTS:
@@ -321,7 +324,7 @@ class HttpClient:
         try:
             return self._routes.checked(urljoin(str(response.url), location))
         except (HttpFailure, ValueError) as problem:
-            if isinstance(problem, HttpFailure) and problem.reason == "forbidden-host":
+            if isinstance(problem, HttpFailure) and problem.reason in ("forbidden-host", "proxy"):
                 raise
             scheme = word(location.partition(":")[0])
         raise HttpFailure("redirect", f"a redirect to a {scheme!r} address is not followed", status=response.status)

@@ -36,7 +36,7 @@ _UNKNOWN_AUTHORITY = frozenset((2, 18, 19, 20, 21))
 """OpenSSL's codes for a certificate that is by itself or by an authority that is not trusted here."""
 _LOOKS_LIKE_TLS = "this looks like an https server: use https:// instead of http://"
 _MAY_BE_TLS = "if this is an https server, use https:// instead of http://"
-_TLS_ALERT = re.compile(r"\\x15\\x03[\\x][\\x0]")
+_TLS_ALERT = re.compile(r"\\x15\\x03\\x0")
 """How a server that speaks TLS only begins its answer to plain HTTP, as aiohttp's parser quotes what it cannot read."""
 _SAYS_TLS = re.compile(r"plain HTTP request was sent to HTTPS port|speaking plain HTTP to an SSL-enabled server|"
                        r"sent an HTTP request to an HTTPS server", re.IGNORECASE)  # fmt: skip
