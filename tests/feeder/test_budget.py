@@ -19,6 +19,7 @@ from datago_gpu.feeder.window import Outcome, Waits, Window
 from datago_gpu.sources.base import SampleRef, Skipped
 from tests.bounds import MiB
 from tests.feeder.test_fetch import Stream, admitted, index_of
+from tests.patience import rest
 from tests.servers import Answer, MisbehavingServer
 from tests.sources.listing import KEY, Listing, names
 
@@ -226,3 +227,25 @@ def test_large_files_behind_small_ones_keep_to_the_memory(tmp_path: Path) -> Non
     for number in range(sum(COUNTS)):
         (tmp_path / f"{number:03}.jpg").write_bytes(SMALL if number < COUNTS[0] else LARGE)
     assert load("file", {"root_path": str(tmp_path)}) < MOST_MB
+
+
+def test_a_trainer_that_stands_still_does_not_fill_the_memory(server: MisbehavingServer) -> None:
+    """At the start eight payloads are expected to fit. They are larger, and all eight were fetched: 192 MiB."""
+    listing = Listing(server, names(12))
+    url = server.script("/large", Answer(200, large_jpeg(24 * MiB)))
+    for entry in listing.entries.values():
+        entry["image_direct_url"] = url
+    config = {
+        "source_type": "db",
+        "source_config": {"api_url": listing.api_url, "api_key": KEY},
+        "batch_size": 1,
+        "prefetch_memory_mb": 64,
+        "arena_mb": 64,
+        "samples_buffer_size": 1,
+        "http_config": {"max_payload_mb": 32},
+    }
+    with Loader(config, device="cpu", backend="pillow") as loader:
+        next(iter(loader))
+        rest(loader.feeder_pid)
+        assert peak_mb(loader.feeder_pid) < 60 + 64 + 2 * 24
+        assert 1 + sum(map(len, loader)) == 12
