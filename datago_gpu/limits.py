@@ -20,7 +20,7 @@ _FOUR_CHANNELS_OF_16_BITS, _LABEL = 8, 4
 
 _LEAST_DECODING_MB, _DECODING_MB_A_THREAD = 1024, 256
 
-_LEAST_ATTRIBUTES, _ATTRIBUTES_A_SAMPLE = 4 * MiB, 32 * 1024
+_LEAST_WORDS, _WORDS_A_SAMPLE = 4 * MiB, 32 * 1024
 
 _BATCHES_BETWEEN = 2
 """Batches on their way to the decoder, so that the decoder never waits for them."""
@@ -72,8 +72,8 @@ class Limits(Struct, frozen=True, kw_only=True):
     """Of all payloads of one sample together, as they lie in the arena. A batch may consist of one such sample."""
     batch: int
     """Of a batch of two samples and more: half of the arena, so that one batch is decoded while another is written."""
-    attributes: int
-    """Of the attributes of such a batch, as JSON. As Python's objects they may take 20 times as much."""
+    words: int
+    """Of attributes, as JSON, and tags of such a batch. As Python's objects attributes may take 20 times as much."""
     arena: int
     """Of the memory that the feeder and the trainer share."""
     held: int
@@ -101,7 +101,7 @@ class Limits(Struct, frozen=True, kw_only=True):
             picture=arena // 2,
             sample=arena,
             batch=arena // 2,
-            attributes=max(_LEAST_ATTRIBUTES, _ATTRIBUTES_A_SAMPLE * config.batch_size),
+            words=max(_LEAST_WORDS, _WORDS_A_SAMPLE * config.batch_size),
             arena=arena,
             held=config.bucket_memory_mb * MiB,
             ahead=config.prefetch_memory_mb * MiB,

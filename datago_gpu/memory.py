@@ -82,7 +82,7 @@ def _decoded(config: LoaderConfig, limits: Limits) -> int:
     else:
         pixels = 2 * config.samples_buffer_mb * MiB
     latents = limits.batch if wants_latents(config) else 0
-    return pixels + batches * (latents + _OBJECTS * limits.attributes)
+    return pixels + batches * (latents + _OBJECTS * limits.words)
 
 
 def _listing(config: LoaderConfig, sample: int) -> dict[str, int]:

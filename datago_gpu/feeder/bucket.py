@@ -11,7 +11,7 @@ from msgspec import Struct
 from datago_gpu.feeder.arena import aligned
 from datago_gpu.feeder.parts import AdmittedPart
 from datago_gpu.geometry import Region
-from datago_gpu.sources.base import SampleRef
+from datago_gpu.sources.base import SampleRef, words_bytes
 
 __all__ = ["Admitted", "Grouper"]
 
@@ -58,10 +58,10 @@ class Admitted(Struct):
 class Grouper:
     """Holds the batches that are not full yet, one for each bucket.
 
-    A batch is complete with `batch_size` samples, or when one more would pass `batch_bytes`, `attribute_bytes` of the
-    attributes alone, or `batch_pixels` where images keep their sizes; a sample that passes them alone is a batch of its
-    own. Where all that is held passes
-    `held_bytes`, the batch with the most bytes goes out short. mixed: one batch holds samples of all buckets.
+    A batch is complete with `batch_size` samples, or when one more would pass `batch_bytes`, `most_words` bytes of
+    attributes and tags, or `batch_pixels` where images keep their sizes; a sample that passes them alone is a batch of
+    its own. Where all that is held passes `held_bytes`, the batch with the most bytes goes out short.
+    mixed: one batch holds samples of all buckets.
     """
 
     def __init__(
@@ -70,17 +70,17 @@ class Grouper:
         batch_bytes: int,
         held_bytes: int,
         *,
-        attribute_bytes: int = sys.maxsize,
+        most_words: int = sys.maxsize,
         batch_pixels: int | None = None,
         mixed: bool = False,
     ) -> None:
-        self._attribute_bytes = attribute_bytes
+        self._most_words = most_words
         self._mixed, self._batch_pixels, self._pixels = mixed, batch_pixels, 0
         self._batch_size, self._batch_bytes, self._held_bytes = batch_size, batch_bytes, held_bytes
         self._open: dict[tuple[int, int] | None, list[Admitted]] = {}
         self._bytes: dict[tuple[int, int] | None, int] = {}
-        self._attributes: Counter[tuple[int, int] | None] = Counter()
-        """Bytes of them, of each batch."""
+        self._words: Counter[tuple[int, int] | None] = Counter()
+        """Bytes of attributes and tags, of each batch."""
         self._held = 0
 
     def __len__(self) -> int:
@@ -95,7 +95,7 @@ class Grouper:
         batch = self._open.setdefault(bucket, [])
         batch.append(sample)
         self._bytes[bucket] = self._bytes.get(bucket, 0) + size
-        self._attributes[bucket] += len(sample.ref.attributes)
+        self._words[bucket] += words_bytes(sample.ref)
         self._held += size
         if sample.bucket is None:
             self._pixels += sample.pixels
@@ -113,14 +113,14 @@ class Grouper:
         """Forget what is held."""
         self._open.clear()
         self._bytes.clear()
-        self._attributes.clear()
+        self._words.clear()
         self._held = self._pixels = 0
 
     def _fits(self, sample: Admitted, bucket: tuple[int, int] | None) -> bool:
         """Whether the batch of that bucket may hold it, too."""
         if self._bytes[bucket] + sample.bytes > self._batch_bytes:
             return False
-        if self._attributes[bucket] + len(sample.ref.attributes) > self._attribute_bytes:
+        if self._words[bucket] + words_bytes(sample.ref) > self._most_words:
             return False
         whole = self._batch_pixels is not None and sample.bucket is None
         return not (whole and self._pixels + sample.pixels > (self._batch_pixels or 0))
@@ -129,5 +129,5 @@ class Grouper:
         if bucket is None:  # of images that keep their sizes, there is one batch only
             self._pixels = 0
         self._held -= self._bytes.pop(bucket)
-        del self._attributes[bucket]
+        del self._words[bucket]
         return self._open.pop(bucket)

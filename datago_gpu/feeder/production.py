@@ -38,7 +38,7 @@ class Production:
             config.batch_size,
             self._limits.batch,
             self._limits.held,
-            attribute_bytes=self._limits.attributes,
+            most_words=self._limits.words,
             batch_pixels=self._limits.pixels,
             mixed=config.image_config.mixed_buckets,
         )

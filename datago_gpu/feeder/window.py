@@ -16,7 +16,7 @@ from datago_gpu.eventloop import as_exception, is_ending, watched
 from datago_gpu.feeder.bucket import Admitted
 from datago_gpu.feeder.budget import FREE_BYTES, Budget, Claim
 from datago_gpu.feeder.line import Line
-from datago_gpu.sources.base import Refs, SampleRef, Skipped
+from datago_gpu.sources.base import Refs, SampleRef, Skipped, words_bytes
 
 __all__ = ["Outcome", "Waits", "Window", "Work", "sizes_of"]
 
@@ -222,15 +222,15 @@ class Window:
 
 
 def sizes_of(outcomes: list[Outcome]) -> list[int]:
-    """The bytes of each that was admitted."""
-    return [outcome.bytes for outcome in outcomes if isinstance(outcome, Admitted)]
+    """The bytes of each that was admitted, with what is told of it in words."""
+    return [each.arena_bytes + words_bytes(each.ref) for each in outcomes if isinstance(each, Admitted)]
 
 
 def _known_bytes(refs: list[SampleRef]) -> tuple[int, int]:
     """What references hold already; and with it, what is granted for the beginning of what they do not."""
     held = granted = 0
     for ref in refs:
-        held += len(ref.attributes)
+        held += words_bytes(ref)
         if ref.payload is None:
             granted += FREE_BYTES
         else:

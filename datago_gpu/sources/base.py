@@ -25,6 +25,7 @@ __all__ = [
     "sample_bytes",
     "shown_path",
     "utf8_text",
+    "words_bytes",
 ]
 
 
@@ -120,9 +121,13 @@ def sample_bytes(sample: SampleRef | Skipped) -> int:
     if isinstance(sample, Skipped):
         return _OVERHEAD_BYTES
     parts = sum(len(part.payload or b"") for part in sample.parts)
-    tags = sum(_TAG_BYTES + len(tag) for tag in sample.tags)
     numbers = _NUMBER_BYTES * len(sample.embedding or ())
-    return _OVERHEAD_BYTES + len(sample.payload or b"") + parts + len(sample.attributes) + tags + numbers
+    return _OVERHEAD_BYTES + len(sample.payload or b"") + parts + words_bytes(sample) + numbers
+
+
+def words_bytes(sample: SampleRef) -> int:
+    """About the memory that attributes and tags of a sample take."""
+    return len(sample.attributes) + sum(_TAG_BYTES + len(tag) for tag in sample.tags)
 
 
 BAD_ATTRIBUTES = "bad-attributes"

@@ -110,12 +110,13 @@ def test_attributes_count_where_samples_are_held() -> None:
     assert list(map(indices, grouper.add(sample(1, (64, 64))))) == [[0]]
 
 
-def test_a_batch_holds_attributes_up_to_a_limit() -> None:
-    grouper = Grouper(10, 10**9, 10**9, attribute_bytes=100)
+def test_a_batch_holds_attributes_and_tags_up_to_a_limit() -> None:
+    grouper = Grouper(10, 10**9, 10**9, most_words=100)
     found: list[list[int]] = []
-    for index, size in enumerate((60, 40, 1, 200, 3, 97)):
+    for index, size in enumerate((60, 40, 1, 200, 3, 30)):
         each = sample(index, (64, 64))
         each.ref.attributes = bytes(size)
+        each.ref.tags = ["a tag"] if index == 5 else []
         found += map(indices, grouper.add(each))
     assert [*found, *map(indices, grouper.flush())] == [[0, 1], [2], [3], [4, 5]]
 

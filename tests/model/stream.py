@@ -128,7 +128,8 @@ class Groups:
             for _, item in rows
             for high, wide in (item.shape, *(piece.shape for piece in item.pieces.values()))
         )
-        most = self._config.samples_buffer_mb * MiB // 3
+        channels = 4 if any(item.pieces for _, item in rows) else 3  # labels may take 4 bytes
+        most = self._config.samples_buffer_mb * MiB // channels
         is_cut = self._config.image_config.crop_and_resize
         return self._size(rows) <= self._config.arena_mb * MiB // 2 and (is_cut or pixels <= most)
 
