@@ -33,7 +33,8 @@ def region_of(address: str, proxy: Proxy | None, timeout_s: float) -> str:
         _NotFollowed(),
         urllib.request.HTTPSHandler(context=ssl.create_default_context()),
     ]
-    request = urllib.request.Request(address.partition("?")[0], method="HEAD", headers={"User-Agent": "datago-gpu"})
+    headers = {"User-Agent": "datago-gpu", "Range": "bytes=0-0"}  # not HEAD, which some servers do not know
+    request = urllib.request.Request(address.partition("?")[0], headers=headers)
     try:
         with urllib.request.build_opener(*handlers).open(request, timeout=timeout_s) as response:
             region = response.headers.get(_HEADER, "")
