@@ -310,11 +310,12 @@ def _maker(backend: Backend, config: LoaderConfig) -> Callable[[], Assembly]:
     from datago_gpu.assembly import Assembly
     from datago_gpu.decode.allowance import Allowance
     from datago_gpu.decode.decoders import load_decoder, make_decoder, make_placer
+    from datago_gpu.decode.threads import pillow_threads
 
     load_decoder(backend)
 
     def make() -> Assembly:
-        memory = Allowance(Limits.of(config).decoding)
+        memory = Allowance(Limits.of(config).decoding, pillow_threads(config.decode_config))
         return Assembly(
             lambda mask: make_decoder(
                 backend, config.image_config, config.decode_config, config.batch_size, mask=mask, memory=memory

@@ -5,6 +5,8 @@ from __future__ import annotations
 from msgspec import Struct
 
 from datago_gpu.config import DataroomSource, LoaderConfig, MiB
+from datago_gpu.decode.allowance import KEPT
+from datago_gpu.decode.threads import pillow_threads
 from datago_gpu.limits import Limits, bytes_a_pixel, files_of_a_sample, wants_latents
 from datago_gpu.shard_config import WebDatasetSource
 
@@ -51,6 +53,7 @@ class MemorySum(Struct, frozen=True):
             trainer={
                 "Python and the back end": _TRAINER[backend],
                 "decode_config.memory_mb": limits.decoding,
+                "heaps of the decoding threads": min(limits.decoding, KEPT * pillow_threads(config.decode_config)),
                 "decoded batches": _decoded(config, limits),
             },
             feeder={

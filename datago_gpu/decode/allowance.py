@@ -10,17 +10,22 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datago_gpu.config import MiB
 from datago_gpu.heap import give_memory_back
 
-__all__ = ["Allowance", "taken"]
+__all__ = ["KEPT", "Allowance", "taken"]
 
-_LARGE = 64 * MiB
-"""Bytes from which on what was taken goes back to the system at once, which costs 2 ms of several hundred."""
+KEPT = 64 * MiB
+"""Bytes that the heap of a thread keeps when they are freed. From there on, what was taken goes back to the system at
+once, which costs 2 ms of several hundred."""
 
 
 class Allowance:
-    """Bytes that several threads share. What is larger than all of them is had alone."""
+    """Bytes that several threads share. What is larger than all of them is had alone.
 
-    def __init__(self, capacity: int) -> None:
+    threads: how many have a heap of their own. What these keep when it is given back is no more than the capacity.
+    """
+
+    def __init__(self, capacity: int, threads: int = 1) -> None:
         self.capacity, self._held = capacity, 0
+        self._large = min(KEPT, capacity // threads)
         self._changed = threading.Condition()
         self._waiting: deque[object] = deque()
 
@@ -34,7 +39,7 @@ class Allowance:
         try:
             yield
         finally:
-            if size >= _LARGE:
+            if size >= self._large:
                 give_memory_back()
             with self._changed:
                 self._held -= size

@@ -51,9 +51,9 @@ class PillowDecoder:
         memory: Allowance | None = None,
     ) -> None:
         self.depth = decode.prefetch
-        self._memory = memory or Allowance(decoding_memory(decode))
-        self._work = _Work(image, decode, mask, own, self._memory)
         self._count = pillow_threads(decode)
+        self._memory = memory or Allowance(decoding_memory(decode), self._count)
+        self._work = _Work(image, decode, mask, own, self._memory)
         self._threads = Threads(self._count, "datago_gpu-pillow")
         self._closed = threading.Event()
         self._under_way: deque[_Job] = deque()

@@ -204,6 +204,20 @@ def test_large_pictures_are_decoded_one_after_the_other() -> None:
     assert peak_of(decode_two_batches, 2000) > 100
 
 
+@pytest.mark.parametrize(
+    ("capacity", "threads", "size", "goes_back"),
+    [(1024, 4, 63, False), (1024, 4, 64, True), (100, 4, 24, False), (100, 4, 25, True), (100, 1, 63, False)],
+)
+def test_what_heaps_keep_is_bounded(
+    monkeypatch: pytest.MonkeyPatch, capacity: int, threads: int, size: int, goes_back: bool
+) -> None:
+    calls: list[int] = []
+    monkeypatch.setattr("datago_gpu.decode.allowance.give_memory_back", lambda: calls.append(1))
+    with Allowance(capacity * MiB, threads).take(size * MiB):
+        assert not calls
+    assert bool(calls) == goes_back
+
+
 def decode_one_by_one(count: int) -> None:
     images = batch([png("RGB", 4200, 4200)] * count, 4200, 4200)
     decoder = PillowDecoder(ImageConfig(**SMALL), DecodeConfig(threads=4, memory_mb=100))
