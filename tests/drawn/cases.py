@@ -27,7 +27,7 @@ Settings = dict[str, Any]
 class Case:
     """world: which data set. config: less what only the machine knows. way: how it is read. script: what is done.
 
-    over_http: where shards come from. broken: the shard that cannot be had then, if any.
+    over_http: where shards come from. broken: the shard that breaks on its way then, if any.
     """
 
     world: str

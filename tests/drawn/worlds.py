@@ -17,11 +17,18 @@ from tests.sources.shards import tar_bytes
 __all__ = ["BREAKS", "WORLDS", "Broken", "World"]
 
 Broken = tuple[int, str]
-"""A shard that cannot be had over HTTP: its number, and one of BREAKS."""
+"""A shard that breaks on its way over HTTP: its number, and one of BREAKS."""
 
-BREAKS = {"gone": "http-404", "failing": "http-500", "refused": "connection", "cut": "cut-short"}
+BREAKS = {
+    "gone": "http-404",
+    "failing": "http-500",
+    "refused": "connection",
+    "cut": "cut-short",
+    "failing once": "",
+    "cut once": "",
+}
 """How a shard breaks -> what the rest of it is lost for. Nothing of it arrives, but of one that is "cut" all samples
-but the last."""
+but the last. What happens once costs nothing."""
 
 
 @dataclass
@@ -108,12 +115,16 @@ class World:
         if how == "refused":
             return f"http://127.0.0.1:{self._nobody.getsockname()[1]}/{number}.tar"
         content = (self.root / "shards" / f"{number}.tar").read_bytes()
-        answer = {
-            "gone": Answer(404),
-            "failing": Answer(500),
-            "cut": Answer(200, content, cut_after=_middle_of_last(content, pictures) if pictures else 0),
-        }.get(how, Answer(200, content, ranges=True))
-        return self._web.script(f"/{how or 'whole'}/{number}.tar", answer)
+        whole = Answer(200, content)
+        cut = Answer(200, content, cut_after=_middle_of_last(content, pictures) if pictures else 0)
+        answers = {
+            "gone": [Answer(404)],
+            "failing": [Answer(500)],
+            "cut": [cut],
+            "failing once": [Answer(500), whole],
+            "cut once": [cut, whole],
+        }.get(how, [whole])
+        return self._web.script(f"/{how.replace(' ', '-') or 'whole'}/{number}.tar", *answers)
 
     def as_files(self) -> list[Item]:
         """In the order of a walk: the images of a folder, then its subfolders, each by name."""
@@ -133,8 +144,9 @@ class World:
         found: list[Shard] = []
         for number, pictures in enumerate(self._dealt()):
             items: Shard = [picture.item(f"{picture.folder}{picture.stem}") for picture in pictures]
-            if broken and broken[0] == number:
-                found.append([*(items[:-1] if broken[1] == "cut" else []), Lost(BREAKS[broken[1]])])
+            reason = BREAKS[broken[1]] if broken and broken[0] == number else ""
+            if reason:
+                found.append([*(items[:-1] if reason == "cut-short" else []), Lost(reason)])
             else:
                 found.append([*items[:-1], Lost("bad-shard")] if number == self.cut else items)
         return found
