@@ -56,8 +56,9 @@ class Supervisor:
         if isinstance(message, wire.EncodedBatch):
             self._received.begin(message.epoch, message.resume_at, message.listed)
             self._received.deliver(message.indices)
-            self._told = {key for key in self._told if key[0] >= message.epoch}
         skipped = self._first_told(message.skipped)
+        if isinstance(message, wire.EncodedBatch):  # the first batch of an epoch tells of the end of the one before
+            self._told = {key for key in self._told if key[0] >= message.epoch}
         if isinstance(message, wire.Failed):
             return msgspec.structs.replace(message, skipped=skipped)
         self._counts = message.counts.plus(self._counted_before)

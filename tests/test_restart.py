@@ -17,6 +17,7 @@ from datago_gpu import Batch, FeederError, Loader, LoaderConfig
 from datago_gpu.feeder.pack import SKIPS_A_MESSAGE
 from datago_gpu.server import DataroomServer
 from tests.images import SHAPES, add_picture, add_pictures, file_config
+from tests.sources.shards import tar_bytes
 
 Delivered = list[tuple[int, tuple[int, int] | None, list[str], int]]
 
@@ -246,3 +247,18 @@ def test_closing_while_a_feeder_is_replaced_leaves_none(root: Path, caplog: pyte
                 next(loader)
         with pytest.raises(ChildProcessError):
             os.waitpid(-1, os.WNOHANG)
+
+
+def test_a_lost_shard_is_told_of_once_an_epoch_where_a_feeder_dies_behind_the_last_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next feeder reads it again, and tells of it with the first batch of the next epoch."""
+    (tmp_path / "a.tar").write_bytes(b"no tar" * 1000)
+    (tmp_path / "b.tar").write_bytes(tar_bytes([("good.jpg", add_picture(tmp_path / "good.jpg").read_bytes())]))
+    kill_at(tmp_path / "site", "b.tar", (2,), monkeypatch)
+    source = {"url": f"{tmp_path}/{{a,b}}.tar", "interleave": 2}
+    config = LoaderConfig.load({"source_type": "webdataset", "source_config": source, "epochs": 2, "max_failures": 2})
+    with Loader(config, device="cpu") as loader:
+        assert [batch.ids for batch in loader] == [["good"]] * 2
+        assert loader.stats().skipped == {"bad-shard": 2}
+    assert (tmp_path / "site" / "opened").read_text() == "opened\n" * 4
