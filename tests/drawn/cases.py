@@ -1,18 +1,20 @@
-"""What hypothesis draws for the model test: a data set, settings, a way to read, and a script."""
+"""What is drawn for the model test: a data set, settings, a way to read, and a script.
+
+Each example is drawn from numbers of its own. Strategies of hypothesis would vary the ones before, a little each time.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from typing import Any
-
-from hypothesis import strategies as st
 
 from datago_gpu import LoaderConfig
 from tests.drawn.worlds import BREAKS, WORLDS, Broken, World
 from tests.model import Order, files, rooms, shards
 
-__all__ = ["ALL", "Case", "Step", "cases", "order_of", "settled"]
+__all__ = ["ALL", "Case", "Step", "drawn_case", "order_of", "settled"]
 
 ALL = 10**6
 """Batches or samples: more than there are."""
@@ -39,112 +41,114 @@ class Case:
 
 
 PIECES = ["", "mask", "image_other", "mask,image_other"]
-STEPS = ["batches", "samples", "go on in another loader", "load the state", "kill the feeder"]
-SCRIPTS = st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 4)), max_size=5)
-ENDS = st.sampled_from([("batches", ALL), ("samples", ALL), ("close", 0)])
-WAYS = ["Loader", "Loader", "Loader", "LoaderDataset", "DatagoClient"]
+OFTEN_MIXED = ["mixed", "mixed", "mixed", "good", "gone", "bad", "one"]
+OFTEN_LOADER = ["Loader", "Loader", "Loader", "LoaderDataset", "DatagoClient"]
+TAKING = ["batches", "samples"]
+BETWEEN = ["go on in another loader", "load the state", "kill the feeder"]
+GOING_ON = set(BETWEEN[:2])
 
 
-@st.composite
-def folders(draw: st.DrawFn) -> Settings:
-    return {"rank_split": draw(st.sampled_from(["shuffled", "listed"]))}
+def drawn_case(random: Random) -> Case:
+    world, way = random.choice(OFTEN_MIXED), random.choice(OFTEN_LOADER)
+    config, script = drawn_config(random), drawn_script(random)
+    over_http, broken = False, None
+    if config["source_type"] == "webdataset":
+        over_http = random.random() < 0.5
+        if not GOING_ON.isdisjoint(word for word, _ in script):
+            config["max_failures"] = None  # nobody promises whether a lost shard is lost again
+    if over_http and random.random() < 0.7:
+        broken = random.randrange(len(WORLDS[world].shards)), random.choice(sorted(BREAKS))
+    return Case(world, suited(config, way), way, script, over_http, broken)
 
 
-@st.composite
-def datarooms(draw: st.DrawFn) -> Settings:
-    wanted, optional = draw(st.sampled_from(PIECES[:2])), draw(st.sampled_from(PIECES[:2]))
+def drawn_script(random: Random) -> list[Step]:
+    """Something is taken, something is done, and so on. The end is that of the stream, or a close in the middle."""
+    script: list[Step] = []
+    for _ in range(random.choice([0, 0, 1, 2, 3])):
+        script.append((random.choice(TAKING), random.choice([0, 1, 1, 2, 3, 4])))
+        script.append((random.choice(BETWEEN), random.choice([0, 1])))
+    close: list[Step] = [("batches", random.randint(0, 3)), ("close", 0)]
+    return script + random.choice([[("batches", ALL)], [("samples", ALL)], close])
+
+
+def drawn_folder(random: Random) -> Settings:
+    return {"rank_split": random.choice(["shuffled", "listed"])}
+
+
+def drawn_room(random: Random) -> Settings:
     return {
-        "page_size": draw(st.sampled_from([1, 7, 500])),
-        "shuffle_buffer": draw(st.sampled_from([1, 3, 1000])),
-        "require_embeddings": draw(st.booleans()),
-        "has_masks": wanted,
-        "optional_masks": optional,
-        "optional_latents": draw(st.sampled_from(["", "image_other"])),
+        "page_size": random.choice([1, 7, 500]),
+        "shuffle_buffer": random.choice([1, 3, 1000]),
+        "require_embeddings": random.choice([True, False]),
+        "has_masks": random.choice(["", "", "mask"]),
+        "optional_masks": random.choice(["", "mask"]),
+        "has_latents": random.choice(["", "", "image_other"]),
+        "optional_latents": random.choice(["", "image_other"]),
     }
 
 
-@st.composite
-def sets_of_shards(draw: st.DrawFn) -> Settings:
-    interleave = draw(st.sampled_from([1, 2, 3, 8]))
-    wanted = draw(st.sampled_from(PIECES))
+def drawn_shards(random: Random) -> Settings:
+    interleave, wanted = random.choice([1, 2, 3, 8]), random.choice(PIECES)
     return {
-        "rank_split": draw(st.sampled_from(["shuffled", "listed"])),
-        "shuffle_buffer": draw(st.sampled_from([1, 3, 1000])),
+        "rank_split": random.choice(["shuffled", "listed"]),
+        "shuffle_buffer": random.choice([1, 3, 1000]),
         "interleave": interleave,
-        "concurrent_downloads": draw(st.sampled_from([interleave, 8])),
-        "buffer_mb": draw(st.sampled_from([1, 256])),
+        "concurrent_downloads": random.choice([interleave, 8]),
+        "buffer_mb": random.choice([1, 256]),
         "masks": "mask" if "mask" in wanted else "",
         "additional_images": "image_other" if "image_other" in wanted else "",
-        "optional": draw(st.sampled_from([wanted, wanted, "", "mask" if "mask" in wanted else ""])),
+        "optional": random.choice([wanted, wanted, "", "mask" if "mask" in wanted else ""]),
     }
 
 
-SOURCES = {"file": folders(), "db": datarooms(), "webdataset": sets_of_shards()}
+SOURCES = {"file": drawn_folder, "db": drawn_room, "webdataset": drawn_shards}
 
 
-@st.composite
-def configs(draw: st.DrawFn) -> Settings:
+def drawn_config(random: Random) -> Settings:
     """Settings whose bounds are as small as they can be, or as usual."""
-    kind = draw(st.sampled_from(sorted(SOURCES)))
-    world_size = draw(st.sampled_from([1, 1, 2, 3, 5, 7]))
-    source = draw(SOURCES[kind]) | {
-        "rank": draw(st.integers(0, world_size - 1)),
+    kind = random.choice(sorted(SOURCES))
+    world_size = random.choice([1, 1, 2, 3, 5, 7])
+    source = SOURCES[kind](random) | {
+        "rank": random.randrange(world_size),
         "world_size": world_size,
-        "random_sampling": draw(st.booleans()),
+        "random_sampling": random.choice([True, False]),
     }
-    limit = draw(st.none() | st.integers(1, 60))
-    small = draw(st.booleans())
+    limit = random.choice([None, random.randint(1, 60)])
+    small = random.choice([True, False])
     # A share counts the samples of a lost shard, of which nobody is told how many there are.
-    budgets = [None, None, None, 0, 2, 12, *([0.0, 0.2, 0.5] if kind != "webdataset" else [])]
+    budgets = [0, 2, 12, *([0.0, 0.2, 0.5] if kind != "webdataset" else [])]
     return {
         "source_type": kind,
         "source_config": source,
         "image_config": {
-            "crop_and_resize": draw(st.booleans()),
-            "mixed_buckets": draw(st.booleans()),
+            "crop_and_resize": random.choice([True, False]),
+            "mixed_buckets": random.choice([True, False]),
             "default_image_size": 64,
             "downsampling_ratio": 16,
         },
         "http_config": {
             "max_payload_mb": 1,
-            "concurrent_downloads": draw(st.sampled_from([1, 3, 64])),
-            "download_processes": draw(st.sampled_from([0, 0, 1])) if kind == "db" else 0,
+            "concurrent_downloads": random.choice([1, 3, 64]),
+            "download_processes": random.choice([0, 0, 1]) if kind == "db" else 0,
             "max_tries": 2,
             "max_backoff_s": 0.01,
         },
-        "decode_config": {"threads": draw(st.sampled_from([1, 2])), "prefetch": draw(st.sampled_from([1, 2]))},
-        "batch_size": draw(st.sampled_from([1, 2, 3, 5, 16])),
+        "decode_config": {"threads": random.choice([1, 2]), "prefetch": random.choice([1, 2])},
+        "batch_size": random.choice([1, 2, 3, 5, 16]),
         "limit": limit,
-        "epochs": draw(st.sampled_from([1, 2, 3] if limit is None else [1, 2, 3, None])),
-        "seed": draw(st.sampled_from([0, 1, 2**63 - 1])),
-        "drop_last": draw(st.booleans()),
-        "ordered": draw(st.sampled_from([True, True, False])),
-        "samples_buffer_size": draw(st.sampled_from([1, 5, 64])),
-        "samples_buffer_mb": draw(st.sampled_from([1, 4096])),
-        "prefetch_buffer_size": draw(st.sampled_from([1, 2, 7, 256])),
+        "epochs": random.choice([1, 2, 3] if limit is None else [1, 2, 3, None]),
+        "seed": random.choice([0, 1, 2**63 - 1]),
+        "drop_last": random.random() < 0.3,
+        "ordered": random.random() < 0.6,
+        "samples_buffer_size": random.choice([1, 5, 64]),
+        "samples_buffer_mb": random.choice([1, 4096]),
+        "prefetch_buffer_size": random.choice([1, 2, 7, 256]),
         "prefetch_memory_mb": 1 if small else 512,
-        "bucket_memory_mb": draw(st.sampled_from([1, 1024])),
+        "bucket_memory_mb": random.choice([1, 1024]),
         "arena_mb": 2 if small else 512,
-        "max_failures": draw(st.sampled_from(budgets)),
-        "max_refused_in_a_row": draw(st.sampled_from([64, 64, 64, None, 1, 3, 8])),
+        "max_failures": random.choice(budgets) if random.random() < 0.25 else None,
+        "max_refused_in_a_row": random.choice([None, 1, 3, 8]) if random.random() < 0.3 else 64,
     }
-
-
-@st.composite
-def cases(draw: st.DrawFn) -> Case:
-    world = draw(st.sampled_from(["mixed", "mixed", "mixed", "good", "gone", "bad", "one"]))
-    config, way = draw(configs()), draw(st.sampled_from(WAYS))
-    over_http, broken = False, None
-    if config["source_type"] == "webdataset":
-        over_http = draw(st.booleans())
-    if over_http and draw(st.booleans()):
-        broken = draw(st.integers(0, len(WORLDS[world].shards) - 1)), draw(st.sampled_from(sorted(BREAKS)))
-    script = [*draw(SCRIPTS), draw(ENDS)]
-    if config["source_type"] == "webdataset" and not {"go on in another loader", "load the state"}.isdisjoint(
-        word for word, _ in script
-    ):
-        config["max_failures"] = None  # a shard may be lost once more: nobody promises whether it is read again
-    return Case(world, suited(config, way), way, script, over_http, broken)
 
 
 def suited(config: Settings, way: str) -> Settings:

@@ -145,7 +145,7 @@ class World:
         for number, pictures in enumerate(self._dealt()):
             items: Shard = [picture.item(f"{picture.folder}{picture.stem}") for picture in pictures]
             reason = BREAKS[broken[1]] if broken and broken[0] == number else ""
-            if reason:
+            if reason and not (reason == "cut-short" and number == self.cut):  # which ends there anyway
                 found.append([*(items[:-1] if reason == "cut-short" else []), Lost(reason)])
             else:
                 found.append([*items[:-1], Lost("bad-shard")] if number == self.cut else items)
