@@ -326,8 +326,10 @@ class HttpClient:
         except (HttpFailure, ValueError) as problem:
             if isinstance(problem, HttpFailure) and problem.reason in ("forbidden-host", "proxy"):
                 raise
-            scheme = word(location.partition(":")[0])
-        raise HttpFailure("redirect", f"a redirect to a {scheme!r} address is not followed", status=response.status)
+            scheme, why = word(location.partition(":")[0]), getattr(problem, "detail", "it is no address")
+        raise HttpFailure(
+            "redirect", f"a redirect to a {scheme!r} address is not followed: {why}", status=response.status
+        )
 
     def _translated(self, error: Exception, url: URL) -> HttpFailure:
         """What an exception of the transport means."""

@@ -562,6 +562,7 @@ def test_a_redirect_elsewhere_than_http_is_refused(server: MisbehavingServer, lo
     url = server.script("/a", Answer(302, headers={"Location": location} if location else {}))
     failure = failing(url)
     assert failure.reason == "redirect"
+    assert ("holds a user name or password" in failure.detail) == ("@" in location)
     assert "passwd" not in str(failure)
 
 
