@@ -82,7 +82,7 @@ def messages(config: LoaderConfig, memory: mmap.mmap) -> list[bytes]:
         for payload in layout.payloads:
             memory[at : at + len(payload)] = payload
             at += aligned(len(payload))
-        made.append(encoder.encode(layout.message(number, 0, offset, Position(), [], wire.Counts())))
+        made.append(encoder.encode(layout.message(number, 0, offset, wire.Mark(Position()), [], wire.Counts())))
         offset = at
     return made
 

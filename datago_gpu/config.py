@@ -266,7 +266,8 @@ class LoaderConfig(Settings, frozen=True, kw_only=True):
         epochs: passes over the source; None goes on for ever.
         seed: for shuffling. The order depends on the listing, the seed, the epoch, rank and world size alone; of
             shards on `interleave` too.
-        drop_last: leave out the batches that are not full at the end of an epoch.
+        drop_last: leave out the batches that are not full at the end of the run. Between two epochs of one run, their
+            samples wait for those of the next epoch; `stats().dropped` counts what is left out in the end.
         ordered: true delivers in the source's order whatever the network does. False takes payloads as they arrive.
             Each epoch still brings each sample once, before the next epoch begins, and a state goes on without loss.
             What comes in shards keeps its order, but for pictures that Pillow alone can decode.

@@ -16,7 +16,7 @@ from datago_gpu.config import ConfigLike, LoaderConfig
 from datago_gpu.decode.select import Backend, choose
 from datago_gpu.errors import DatagoError, TooManyErrors
 from datago_gpu.failures import Failures
-from datago_gpu.feeder.wire import Resume
+from datago_gpu.feeder.wire import Number, Resume
 from datago_gpu.handoff import Ended, Handoff
 from datago_gpu.limits import Limits
 from datago_gpu.progress import Progress
@@ -36,8 +36,8 @@ log = logging.getLogger("datago_gpu")
 CLOSE_S = 0.8
 """A second with KILL_S of the feeder. A decoder may take longer with a picture: its thread then ends by itself."""
 
-_Begun: TypeAlias = "tuple[Batch, list[int], int]"
-"""A batch, the indices of its samples, and how many of them were handed out one by one."""
+_Begun: TypeAlias = "tuple[Batch, list[Number], int]"
+"""A batch, the numbers of its samples, and how many of them were handed out one by one."""
 
 R = TypeVar("R")
 
@@ -115,9 +115,9 @@ class Loader:
         """The next batch; where `samples` was left in the middle of one, the rest of that."""
         self._refuse_other_processes()
         with self._taking:
-            batch, indices, taken = self._at_hand()
+            batch, numbers, taken = self._at_hand()
             self._begun = None
-            self._progress.deliver(indices[taken:])
+            self._progress.deliver(numbers[taken:])
             return batch[taken:] if taken else batch
 
     def samples(self) -> Iterator[Sample]:
@@ -151,8 +151,9 @@ class Loader:
         flawed = dict(self._failures.flaws_by_reason)
         passed_over = dict(worker.counts.passed_over)
         return Stats(
-            delivered, skipped, worker.bytes, seconds, tuple(stages), cores, flawed, worker.rescued, passed_over
-        )
+            delivered, skipped, worker.bytes, seconds, tuple(stages), cores, flawed, worker.rescued, passed_over,
+            self._dropped,
+        )  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:
         """Where the stream stands, in plain values for JSON: what was handed out is done, the rest is to come.
@@ -214,6 +215,7 @@ class Loader:
         listed = None if config.skipped_file is None else config.absolute(config.skipped_file)
         self._failures = Failures(config.max_failures, listed, delivered_before=resume.delivered)
         self._fruitless = False
+        self._dropped = 0
         self._ready: Handoff[Ready] = Handoff(
             -(-config.samples_buffer_size // config.batch_size), Limits.of(config).pixels
         )
@@ -242,9 +244,9 @@ class Loader:
     @_raising_ours
     def _next_sample(self) -> Sample:
         with self._taking:
-            batch, indices, taken = self._at_hand()
-            self._begun = (batch, indices, taken + 1) if taken + 1 < len(indices) else None
-            self._progress.deliver([indices[taken]])
+            batch, numbers, taken = self._at_hand()
+            self._begun = (batch, numbers, taken + 1) if taken + 1 < len(numbers) else None
+            self._progress.deliver([numbers[taken]])
             return batch[taken]
 
     def _at_hand(self) -> _Begun:
@@ -253,19 +255,19 @@ class Loader:
             return self._begun
         ready = self._next_ready()
         assert ready.batch is not None
-        return ready.batch, ready.indices, 0
+        return ready.batch, ready.numbers, 0
 
     def _next_ready(self) -> Ready:
         """The next item with a batch in it. Raises StopIteration at the end."""
         while True:
             ready = self._get()
-            if ready.resume_at is not None:
-                self._progress.begin(ready.epoch, ready.resume_at, ready.listed)
+            if ready.mark is not None:
+                self._progress.begin(ready.mark)
             self._failures.add(ready.skipped)
             for notice in ready.notices:
                 log.log(notice.level, "%s", notice.text)
             self._progress.skipped(ready.skipped)
-            self._fruitless = ready.fruitless
+            self._fruitless, self._dropped = ready.fruitless, ready.dropped
             self._check_failures(final=False)
             self._failures.note(ready.flaws)
             if ready.batch is not None:

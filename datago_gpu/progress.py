@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
-from datago_gpu.feeder.wire import Resume
-from datago_gpu.sources.base import ListingDigest, Position, Skipped
+from datago_gpu.feeder.leftovers import Leftovers
+from datago_gpu.feeder.wire import Mark, Number, Resume
+from datago_gpu.sources.base import Position, Skipped
 
 __all__ = ["Progress"]
 
@@ -22,6 +23,7 @@ class Progress:
         """The one that is under way."""
         self._at = resume.position
         self._highest = resume.position.index - 1
+        self._leftovers = Leftovers(resume.carried)
         self._listed, self._accepts_change = resume.listed, resume.accepts_change
         self._holes: set[int] = set()
         self.delivered = resume.delivered
@@ -29,24 +31,31 @@ class Progress:
         for first, last in resume.done:
             self._note(range(first, last + 1))
 
-    def begin(self, epoch: int, resume_at: Position, listed: ListingDigest | None = None) -> None:
-        """What is noted next belongs to this epoch; nothing before `resume_at` is missing once it is noted.
-
-        listed: what was listed up to the last sample that is done once it is noted.
-        """
+    def begin(self, mark: Mark) -> None:
+        """What is noted next comes with this mark, which holds once all of it is noted."""
+        epoch = mark.resume_at.epoch
         if epoch != self.epoch:
             self.epoch, self._highest = epoch, -1
             self._holes.clear()
-        self._at, self._listed = resume_at, listed
+            self._leftovers = Leftovers(mark.carried)
+        self._at, self._listed = mark.resume_at, mark.listed
 
     def skipped(self, skips: Iterable[Skipped]) -> None:
         """These samples will not come. Skips at the end of an epoch may be told of in the next, where they are void."""
-        self._note(each.index for each in skips if each.index >= 0 and each.epoch == self.epoch)
+        for each in skips:
+            if each.epoch < self.epoch:
+                self._leftovers.discard(each.epoch, each.index)
+            elif each.index >= 0 and each.epoch == self.epoch:
+                self._note([each.index])
 
-    def deliver(self, indices: list[int]) -> None:
+    def deliver(self, numbers: Sequence[Number]) -> None:
         """These samples have been handed to the user."""
-        self.delivered += len(indices)
-        self._note(indices)
+        self.delivered += len(numbers)
+        if self._leftovers:
+            earlier = [number for number in numbers if isinstance(number, tuple)]
+            for epoch, index in earlier:
+                self._leftovers.discard(epoch, index)
+        self._note(number for number in numbers if isinstance(number, int))
 
     def resume(self) -> Resume:
         """Where to go on from."""
@@ -54,7 +63,8 @@ class Progress:
         # A sample that is missing before the feeder's own mark was sent, and is only half handed out.
         position = self._at if first_hole >= self._at.index else Position(self.epoch, first_hole)
         done = list(self._done(position.index))
-        return Resume(position, done, self.delivered, self._listed, self._accepts_change)
+        carried = self._leftovers.carried()
+        return Resume(position, done, self.delivered, carried, self._listed, self._accepts_change)
 
     def _note(self, indices: Iterable[int]) -> None:
         for index in indices:

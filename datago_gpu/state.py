@@ -65,7 +65,8 @@ def state_of(config: LoaderConfig, resume: Resume) -> dict[str, Any]:
     if resume.listed is not None:
         order["listing"] = msgspec.to_builtins(resume.listed)
     place = msgspec.to_builtins(resume)
-    return {"version": STATE_VERSION, "order": order, "resume": {name: place[name] for name in _KEPT}}
+    kept = [*_KEPT, "carried"] if resume.carried else _KEPT
+    return {"version": STATE_VERSION, "order": order, "resume": {name: place[name] for name in kept}}
 
 
 def checked_on_change(given: str) -> OnChange:
@@ -105,8 +106,8 @@ def resume_from(config: LoaderConfig, state: dict[str, Any], on_change: OnChange
 
 
 def _has_nothing_done(resume: Resume) -> bool:
-    """Whether an epoch is still to begin, so that its samples may be any."""
-    return resume.position == Position(resume.position.epoch) and not resume.done
+    """Whether an epoch is still to begin and nothing waits of an earlier one, so that its samples may be any."""
+    return resume.position == Position(resume.position.epoch) and not (resume.done or resume.carried)
 
 
 def _order_of(config: LoaderConfig) -> dict[str, Any]:

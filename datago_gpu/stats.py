@@ -51,6 +51,9 @@ class Stats:
     """Kind -> files of the listing that are no samples: "hidden" (a hidden folder counts as one), "extension" (those of
     other endings) and "link". Known once the listing is complete; all ranks list the same files."""
 
+    dropped: int = 0
+    """Samples that were left out at the end of the run, since their batches are not full and `drop_last` is true."""
+
     @property
     def slowest(self) -> str:
         """The stage that others wait for: it waited least itself."""
@@ -68,6 +71,7 @@ class Stats:
         flawed = "".join(f", delivered with {reason}: {count:,}" for reason, count in self.flawed.items())
         passed = ", ".join(f"{count:,} {kind}" for kind, count in sorted(self.passed_over.items()))
         flawed += f"; passed over: {passed}" if passed else ""
+        skipped += f"; dropped at the end: {self.dropped:,}" if self.dropped else ""
         skipped += f"; rescued by Pillow: {self.rescued:,}" if self.rescued else ""
         came = f"{self.delivered:,} samples in {self.seconds:.2f} s ({self.delivered / self.seconds:,.0f} a second)"
         took = f"slowest: {self.slowest}; the feeder used {self.feeder_cores:.0%} of a core"

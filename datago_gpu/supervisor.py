@@ -54,7 +54,7 @@ class Supervisor:
         if isinstance(message, wire.Notice):
             return message
         if isinstance(message, wire.EncodedBatch):
-            self._received.begin(message.epoch, message.resume_at, message.listed)
+            self._received.begin(message.mark)
             self._received.deliver(message.indices)
         skipped = self._first_told(message.skipped)
         if isinstance(message, wire.EncodedBatch):  # the first batch of an epoch tells of the end of the one before

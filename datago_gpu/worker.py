@@ -13,7 +13,7 @@ from datago_gpu import errors
 from datago_gpu.feeder import wire
 from datago_gpu.feeder.client import FeederClosed
 from datago_gpu.handoff import Handoff
-from datago_gpu.sources.base import Flaw, ListingDigest, Position, Skipped
+from datago_gpu.sources.base import Flaw, Skipped
 from datago_gpu.supervisor import Supervisor
 
 if TYPE_CHECKING:
@@ -46,11 +46,10 @@ class Ready:
 
     batch: Batch | None
     """None where none of its samples could be decoded, and behind the last batch."""
-    indices: list[int] = field(default_factory=list)
-    epoch: int = 0
-    resume_at: Position | None = None
-    listed: ListingDigest | None = None
-    """What a state of this batch has to know of the listing."""
+    numbers: list[wire.Number] = field(default_factory=list)
+    """Of the samples of the batch."""
+    mark: wire.Mark | None = None
+    """Where the stream stands behind the batch."""
     skipped: list[Skipped] = field(default_factory=list)
     flaws: list[Flaw] = field(default_factory=list)
     """Of samples of the batch."""
@@ -58,6 +57,8 @@ class Ready:
     """What the feeder has to say for the log."""
     fruitless: bool = False
     """The stream ends early, since the last passes over the source brought no sample."""
+    dropped: int = 0
+    """Samples that are left out at the end of the stream, as their batches are not full."""
 
 
 def unexpected(what: str, error: BaseException) -> errors.DatagoError:
@@ -120,8 +121,9 @@ class Worker(threading.Thread):
             while isinstance(ended := self._follow(assembly), errors.FeederError):
                 self._feeder.restart(ended)
         finally:
-            fruitless = isinstance(ended, wire.Ended) and ended.fruitless
-            self._ready.put(Ready(None, skipped=self._take_skips(), fruitless=fruitless))
+            end = ended if isinstance(ended, wire.Ended) else wire.Ended([], wire.Counts())
+            last = Ready(None, skipped=self._take_skips(), fruitless=end.fruitless, dropped=end.dropped)
+            self._ready.put(last)
         if isinstance(ended, wire.Failed):
             raise getattr(errors, ended.kind, errors.DatagoError)(ended.message)
 
@@ -190,19 +192,18 @@ class Worker(threading.Thread):
         self.bytes += sum(message.lengths) + sum(sum(column.lengths) for column in message.parts)
         self._skipped += message.skipped
         self._skipped += [
-            Skipped(message.indices[at], message.ids[at], message.wheres[at], UNDECODABLE, problem, message.epoch)
+            Skipped(index, message.ids[at], message.wheres[at], UNDECODABLE, problem, epoch)
             for at, problem in failures.items()
+            for epoch, index in [wire.epoch_and_index(message.indices[at], message.epoch)]
         ]
         whole = len(assembled.kept) == len(message.indices)
-        indices = message.indices if whole else [message.indices[at] for at in assembled.kept]
+        numbers = message.indices if whole else [message.indices[at] for at in assembled.kept]
         flaws = [
             Flaw(message.ids[at], message.wheres[at], reason, problem)
             for at, found in assembled.flaws.items()
             for reason, problem in found.items()
         ]
-        ready = Ready(
-            assembled.batch, indices, message.epoch, message.resume_at, message.listed, self._take_skips(), flaws
-        )
+        ready = Ready(assembled.batch, numbers, message.mark, self._take_skips(), flaws)
         return self._ready.put(ready, message.pixels)
 
     def _note_rescued(self, assembled: Assembled) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datago_gpu.feeder.bucket import Admitted, Grouper
-from datago_gpu.feeder.wire import Resume
+from datago_gpu.feeder.wire import Mark, Resume
 from datago_gpu.progress import Progress
 from datago_gpu.sources.base import Position, SampleRef, Skipped
 
@@ -67,7 +67,7 @@ def test_what_was_handed_out_and_the_rest_are_everything_once_however_often_resu
         for _, (sent, first, skipped) in zip(
             range(stop), batches_of(stream, rest_of(len(stream), resume), batch_size), strict=False
         ):
-            progress.begin(0, Position(0, first))
+            progress.begin(Mark(Position(0, first)))
             progress.skipped(skips(skipped))
             progress.deliver(sent)
             seen += sent
@@ -83,7 +83,7 @@ def test_single_samples_can_be_counted_in_the_middle_of_a_batch(stream: list[int
     progress, seen = Progress(Resume()), []
     for sent, first, skipped in batches_of(stream, list(range(len(stream))), batch_size):
         if len(seen) < taken:
-            progress.begin(0, Position(0, first))
+            progress.begin(Mark(Position(0, first)))
             progress.skipped(skips(skipped))
         for index in sent[: taken - len(seen)]:
             progress.deliver([index])
@@ -104,7 +104,7 @@ def test_resuming_at_once_changes_nothing() -> None:
 
 def test_the_source_s_cursor_is_kept_with_the_position_that_it_belongs_to() -> None:
     progress = Progress(Resume())
-    progress.begin(0, Position(0, 4, "page 2"))
+    progress.begin(Mark(Position(0, 4, "page 2")))
     progress.deliver([0, 1, 2, 3, 6])
     assert progress.resume() == Resume(Position(0, 4, "page 2"), [(6, 6)], 5)
 
@@ -112,7 +112,7 @@ def test_the_source_s_cursor_is_kept_with_the_position_that_it_belongs_to() -> N
 def test_a_batch_that_is_half_handed_out_is_begun_where_it_is_missing() -> None:
     """The feeder's mark lies behind it, so that its cursor is of no use."""
     progress = Progress(Resume())
-    progress.begin(0, Position(0, 4, "page 2"))
+    progress.begin(Mark(Position(0, 4, "page 2")))
     for index in (0, 1, 3):
         progress.deliver([index])
     assert progress.resume() == Resume(Position(0, 2), [(3, 3)], 3)
@@ -120,9 +120,9 @@ def test_a_batch_that_is_half_handed_out_is_begun_where_it_is_missing() -> None:
 
 def test_an_epoch_begins_with_nothing_done() -> None:
     progress = Progress(Resume())
-    progress.begin(0, Position(0, 2))
+    progress.begin(Mark(Position(0, 2)))
     progress.deliver([0, 1, 5])
-    progress.begin(1, Position(1, 1))
+    progress.begin(Mark(Position(1, 1)))
     progress.deliver([0])
     assert progress.resume() == Resume(Position(1, 1), [], 4)
 
@@ -131,7 +131,7 @@ def test_a_skip_of_the_epoch_before_does_not_count_in_this_one() -> None:
     """One at the end of an epoch travels with the first batch of the next, in which a shuffle gives the number to
     another sample."""
     progress = Progress(Resume())
-    progress.begin(1, Position(1, 1))
+    progress.begin(Mark(Position(1, 1)))
     progress.skipped(skips([2], epoch=0))
     progress.deliver([0])
     assert rest_of(4, progress.resume()) == [1, 2, 3]

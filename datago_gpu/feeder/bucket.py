@@ -87,6 +87,11 @@ class Grouper:
         """Samples held."""
         return sum(map(len, self._open.values()))
 
+    @property
+    def begun(self) -> int:
+        """Batches that are not full."""
+        return len(self._open)
+
     def add(self, sample: Admitted) -> Iterator[list[Admitted]]:
         """Take a sample in; yield the batches that it completes."""
         bucket, size = None if self._mixed else sample.bucket, sample.bytes
@@ -106,15 +111,8 @@ class Grouper:
 
     def flush(self) -> Iterator[list[Admitted]]:
         """Yield what is held, short as it is, the batch that was begun first first."""
-        for bucket in sorted(self._open, key=lambda bucket: self._open[bucket][0].ref.index):
+        for bucket in sorted(self._open, key=lambda bucket: _begun_at(self._open[bucket])):
             yield self._close(bucket)
-
-    def drop(self) -> None:
-        """Forget what is held."""
-        self._open.clear()
-        self._bytes.clear()
-        self._words.clear()
-        self._held = self._pixels = 0
 
     def _fits(self, sample: Admitted, bucket: tuple[int, int] | None) -> bool:
         """Whether the batch of that bucket may hold it, too."""
@@ -131,3 +129,7 @@ class Grouper:
         self._held -= self._bytes.pop(bucket)
         del self._words[bucket]
         return self._open.pop(bucket)
+
+
+def _begun_at(batch: list[Admitted]) -> tuple[int, int]:
+    return batch[0].ref.epoch, batch[0].ref.index

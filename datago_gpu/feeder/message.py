@@ -10,7 +10,7 @@ from datago_gpu.feeder import wire
 from datago_gpu.feeder.arena import aligned
 from datago_gpu.feeder.bucket import Admitted
 from datago_gpu.feeder.parts import AdmittedPart
-from datago_gpu.sources.base import ListingDigest, Position, Skipped
+from datago_gpu.sources.base import Skipped
 
 __all__ = ["Layout"]
 
@@ -35,8 +35,7 @@ class Layout:
         number: int,
         epoch: int,
         offset: int,
-        resume_at: Position,
-        listed: ListingDigest | None,
+        mark: wire.Mark,
         skipped: list[Skipped],
         counts: wire.Counts,
     ) -> wire.EncodedBatch:
@@ -53,7 +52,7 @@ class Layout:
             buckets=_packed("i", buckets) if differ else b"",
             offset=offset,
             lengths=[len(sample.payload) for sample in batch],
-            indices=[ref.index for ref in refs],
+            indices=[ref.index if ref.epoch == epoch else (ref.epoch, ref.index) for ref in refs],
             ids=[ref.id for ref in refs],
             wheres=[ref.where for ref in refs],
             sources=[ref.source for ref in refs],
@@ -69,8 +68,7 @@ class Layout:
             crops=_packed("f", [sample.crop for sample in batch]),
             orientations=bytes(sample.orientation for sample in batch),
             pixels=sum(sample.pixels for sample in batch if sample.bucket is None),
-            resume_at=resume_at,
-            listed=listed,
+            mark=mark,
             skipped=skipped,
             counts=counts,
         )

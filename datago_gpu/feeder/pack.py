@@ -14,7 +14,7 @@ from datago_gpu.feeder.arena import Room, aligned
 from datago_gpu.feeder.bucket import Admitted
 from datago_gpu.feeder.message import Layout
 from datago_gpu.limits import Limits
-from datago_gpu.sources.base import ListingDigest, Position, Skipped
+from datago_gpu.sources.base import Skipped
 
 __all__ = ["Packer"]
 
@@ -64,9 +64,7 @@ class Packer:
             self._latest_good = max(self._latest_good, epoch)
         self._reported.set()
 
-    async def send(
-        self, batch: list[Admitted], epoch: int, resume_at: Position, listed: ListingDigest | None, counts: Counting
-    ) -> None:
+    async def send(self, batch: list[Admitted], epoch: int, mark: wire.Mark, counts: Counting) -> None:
         """Send a batch, once there is room for it."""
         layout = Layout(batch)
         offset = at = await self._take(layout.size)
@@ -80,7 +78,7 @@ class Packer:
         self._out[self._number] = epoch, len(batch)
         self.samples += len(batch)
         self.items += len(batch)
-        await self._write(layout.message(self._number, epoch, offset, resume_at, listed, self._take_skips(), counts()))
+        await self._write(layout.message(self._number, epoch, offset, mark, self._take_skips(), counts()))
         self._number += 1
 
     async def skip(self, skipped: Skipped, counts: Counting) -> None:
@@ -100,9 +98,9 @@ class Packer:
             await self._report()
         return self._latest_good >= epoch
 
-    async def end(self, counts: wire.Counts, *, fruitless: bool) -> None:
-        """Say that the stream is complete. fruitless: it ends since its last epochs brought no sample."""
-        await self._write(wire.Ended(self._take_skips(), counts, fruitless))
+    async def end(self, counts: wire.Counts, *, fruitless: bool, dropped: int) -> None:
+        """Say that the stream is complete. fruitless, dropped: as in `Ended`."""
+        await self._write(wire.Ended(self._take_skips(), counts, fruitless, dropped))
 
     def notice(self, notice: wire.Notice) -> None:
         """Say something for the log. To be called from the event loop."""

@@ -17,21 +17,44 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ArrayForm",
+    "Carried",
     "Counts",
     "EncodedBatch",
     "Ended",
     "Failed",
     "FromFeeder",
+    "Mark",
     "Notice",
+    "Number",
     "PartColumn",
     "Report",
     "Resume",
     "SkippedOnly",
     "StageCount",
     "Start",
+    "epoch_and_index",
 ]
 
 HEADER_BYTES = 4
+
+
+Number = int | tuple[int, int]
+"""Of a sample of a batch: its index, or, where it is of an epoch before that of the batch, epoch and index."""
+
+
+def epoch_and_index(number: Number, epoch: int) -> tuple[int, int]:
+    """Those of a sample in a batch of this epoch."""
+    return number if isinstance(number, tuple) else (epoch, number)
+
+
+class Carried(Struct, frozen=True):
+    """Samples of an earlier epoch that wait in batches that are not full."""
+
+    start: Position
+    """Where to begin to list that epoch so that all of them come."""
+    indices: list[int]
+    listed: ListingDigest | None = None
+    """What the listing of that epoch has to be."""
 
 
 class Resume(Struct, frozen=True):
@@ -42,10 +65,23 @@ class Resume(Struct, frozen=True):
     """Ranges [first, last] of samples of the epoch that were delivered or skipped."""
     delivered: int = 0
     """Samples delivered so far, over all epochs, to count against the limit."""
+    carried: list[Carried] = []
+    """What waits of earlier epochs."""
     listed: ListingDigest | None = None
     """What the listing has to be, as far as it was used."""
     accepts_change: bool = False
     """Whether to go on where the listing is another one."""
+
+
+class Mark(Struct, frozen=True):
+    """Where a stream stands behind a batch."""
+
+    resume_at: Position
+    """Where to begin so that nothing of the epoch that is not delivered by now is missed."""
+    listed: ListingDigest | None = None
+    """What was listed up to the last sample that was sent or skipped by now."""
+    carried: list[Carried] = []
+    """What waited of earlier epochs when this epoch began. With the first batch of an epoch only."""
 
 
 class Start(Struct, frozen=True):
@@ -141,13 +177,14 @@ class EncodedBatch(Struct, frozen=True, tag="batch", kw_only=True):
 
     number: int
     epoch: int
+    """In which the batch was completed."""
     bucket: tuple[int, int] | None
     """Of all samples; None where they have none, or different ones: `buckets`."""
     offset: int
     lengths: list[int]
     """Bytes of each image's payload; the first begins at `offset` of the arena, each on a multiple of ALIGNMENT. All 0
     where there are no images."""
-    indices: list[int]
+    indices: list[Number]
     ids: list[str]
     wheres: list[str]
     sources: list[str]
@@ -174,10 +211,7 @@ class EncodedBatch(Struct, frozen=True, tag="batch", kw_only=True):
     """int32 (N, 2) where samples of different buckets are together, else empty."""
     pixels: int = 0
     """Of all its pictures, where they keep their sizes."""
-    resume_at: Position
-    """Where to begin so that nothing that is not delivered by now is missed."""
-    listed: ListingDigest | None
-    """What was listed up to the last sample that was sent or skipped by now."""
+    mark: Mark
     skipped: list[Skipped]
     counts: Counts
 
@@ -203,6 +237,8 @@ class Ended(Struct, frozen=True, tag="ended"):
     counts: Counts
     fruitless: bool = False
     """It ends before its limit and its number of epochs, since its last epochs brought no sample."""
+    dropped: int = 0
+    """Samples that waited in batches that are not full, and are left out: `drop_last`."""
 
 
 class Failed(Struct, frozen=True, tag="failed"):

@@ -86,6 +86,8 @@ class SampleRef(Struct):
     duplicate_state: int | None = None
     cursor: str = ""
     """Where a source may start listing again to come upon this sample: its own words, or empty."""
+    epoch: int = 0
+    """The one that `index` belongs to; the feeder fills it in."""
     renew: Callable[[str], Awaitable[str]] | None = None
     """Asks the origin for a fresh address of the part so named, or with "" of the image, where addresses expire."""
 

@@ -151,6 +151,11 @@ class Whole(_Compared):
         """The whole, once `end` was called."""
         return self._listed
 
+    def expect(self, listed: ListingDigest | None, *, accepts: bool) -> None:
+        super().expect(listed, accepts=accepts)
+        if listed and self._listed:
+            self._conclude(self._changed(listed, self._listed))
+
     def extend(self, names: Sequence[bytes]) -> None:
         """The next names, in their order."""
         begin = 0

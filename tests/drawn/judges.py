@@ -113,11 +113,12 @@ class Loosely:
         self.middle(found)
         self._loose.check_end(error, found.total())
         if not (error or self._config.drop_last or self._config.limit or self._config.max_failures is not None):
-            assert _of_samples(self._told) == Counter(self._loose.bad())
+            assert _of_samples(self._told) == Counter(self._loose.bad(0))
 
     def middle(self, found: Counter[Skip]) -> None:
         self._told += found
-        assert _of_samples(self._told) <= Counter(self._loose.bad())
+        last = max((epoch for epoch, _, _ in self._told), default=0)
+        assert _of_samples(self._told) <= Counter(self._loose.bad(last))
 
 
 def check(got: Got, item: Item, bucket: Bucket) -> None:

@@ -149,13 +149,3 @@ def test_where_all_held_together_is_too_much_the_heaviest_batch_leaves() -> None
     list(grouper.add(sample(1, (48, 80), 6 * A)))
     assert list(map(indices, grouper.add(sample(2, (64, 64), 3 * A)))) == [[1]]
     assert len(grouper) == 2
-
-
-def test_what_is_dropped_does_not_come() -> None:
-    grouper = Grouper(10, 100 * A, 100 * A)
-    list(grouper.add(sample(0, (64, 64), 2 * A)))
-    grouper.drop()
-    assert len(grouper) == 0
-    assert list(grouper.flush()) == []
-    assert list(grouper.add(sample(1, (64, 64), 2 * A))) == []
-    assert list(map(indices, grouper.flush())) == [[1]]

@@ -19,7 +19,7 @@ from datago_gpu.config import MiB
 from datago_gpu.feeder import wire
 from datago_gpu.feeder.arena import aligned
 from datago_gpu.feeder.pack import Packer
-from datago_gpu.feeder.wire import Counts, Report, Resume
+from datago_gpu.feeder.wire import Counts, Mark, Report, Resume
 from datago_gpu.limits import Limits
 from datago_gpu.sources.base import Part, Position, Refs, SampleRef, Tally
 from tests.feeder.test_bucket import sample
@@ -193,7 +193,7 @@ def test_as_many_batches_may_be_under_way_as_the_decoder_takes_and_two_more(pref
 
         async def send() -> None:
             for number in range(prefetch + 5):
-                await packer.send([sample(number, None)], 0, Position(), None, Counts)
+                await packer.send([sample(number, None)], 0, Mark(Position()), Counts)
                 sent.append(number)
 
         tasks.append(asyncio.create_task(send()))

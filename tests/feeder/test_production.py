@@ -150,11 +150,12 @@ class Taker:
         kept = [(index, id_) for index, id_ in zip(message.indices, message.ids, strict=True) if id_ not in bad]
         self.skipped += message.skipped
         self.skipped += [
-            Skipped(index, id_, "", "undecodable", epoch=message.epoch)
-            for index, id_ in zip(message.indices, message.ids, strict=True)
+            Skipped(index, id_, "", "undecodable", epoch=epoch)
+            for number, id_ in zip(message.indices, message.ids, strict=True)
+            for epoch, index in [wire.epoch_and_index(number, message.epoch)]
             if id_ in bad
         ]
-        self.progress.begin(message.epoch, message.resume_at, message.listed)
+        self.progress.begin(message.mark)
         self.progress.skipped(self.skipped)
         if kept:
             self._note_skips()
@@ -347,13 +348,55 @@ def test_resuming_behind_any_batch_gives_exactly_the_batches_that_were_to_come(
 ) -> None:
     count, more = stream_of
     config = file_config(folders[count], **more)
-    if config.drop_last:
-        undecodable = set()
     whole = stream(config, undecodable=undecodable)
     behind = data.draw(st.integers(0, len(whole.batches)))
     rest = stream(config, whole.resumes[behind], undecodable=undecodable, timing=data.draw(st.integers(0, 9)))
     assert rest.batches == whole.batches[behind:]
     assert rest.skips() == whole.skips() - whole.skips(behind)
+
+
+@QUICK
+@given(streams(), BAD, st.integers(2, 9), st.lists(st.integers(0, 12), min_size=1, max_size=4))
+def test_with_drop_last_what_waits_goes_on_into_the_next_epochs_also_through_states(
+    folders: dict[int, Path],
+    stream_of: tuple[int, dict[str, Any]],
+    undecodable: set[str],
+    epochs: int,
+    stops: list[int],
+) -> None:
+    """However often the stream is stopped: its batches are those of a run without a stop."""
+    count, more = stream_of
+    config = file_config(folders[count], **{**more, "drop_last": True, "epochs": epochs})
+    whole = stream(config, undecodable=undecodable)
+    resume, batches = Resume(), list[Any]()
+    for timing, stop in enumerate([*stops, len(whole.batches)]):
+        taken = stream(config, resume, undecodable=undecodable, timing=timing)
+        kept = min(stop, len(taken.batches))
+        batches += taken.batches[:kept]
+        resume = taken.resumes[kept]
+    assert batches == whole.batches
+    assert isinstance(whole.end, wire.Ended)
+    assert isinstance(taken.end, wire.Ended)
+    assert taken.end.dropped == whole.end.dropped
+
+
+@QUICK
+@given(streams(), st.integers(1, 9))
+def test_with_drop_last_each_sample_comes_in_each_epoch_but_for_what_is_dropped_at_the_end(
+    folders: dict[int, Path], stream_of: tuple[int, dict[str, Any]], epochs: int
+) -> None:
+    count, more = stream_of
+    config = file_config(folders[count], **{**more, "drop_last": True, "epochs": epochs, "limit": None})
+    taken = stream(config)
+    good = share(config, folders[count], 0)
+    assert isinstance(taken.end, wire.Ended)
+    if not taken.end.fruitless:
+        samples = Counter(name for epoch in range(epochs) for name in share(config, folders[count], epoch))
+        assert not Counter(taken.ids) - samples
+        assert (samples - Counter(taken.ids)).total() == taken.end.dropped
+    else:
+        assert len(good) == 0
+    assert taken.end.dropped < config.batch_size * max(1, len(SHAPES))
 
 
 def test_resuming_behind_every_batch_of_a_long_stream(folders: dict[int, Path]) -> None:

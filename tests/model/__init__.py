@@ -13,16 +13,18 @@ The promise, in the order in which a sample meets it, with the module that has i
 2. *The feeder* (stream.py) looks at each sample in the order of the listing. A bad one is skipped. The others go into
    groups, one for each bucket. A group leaves as a batch when it has `batch_size` samples, before it would pass half of
    the arena, or as the largest one when all groups together pass `bucket_memory_mb`.
-3. *At the end of an epoch* the groups that are left leave as short batches, in the order of their first samples; with
-   `drop_last` they are forgotten. Groups never span two epochs.
+3. *At the end of an epoch* the groups that are left leave as short batches, in the order of their first samples. With
+   `drop_last` they wait for samples of the next epoch: a batch is of the epoch that completes it. What waits at the end
+   of the run is dropped.
 4. *The limit* counts samples that were delivered, over all epochs, also those from before a state was saved. As soon as
    what was sent and what is held makes up the limit, the groups leave as at the end of an epoch. What the decoder then
    refuses is replaced by further samples. With `drop_last` the stream ends when no whole batch is left to the limit.
 5. *The decoder* refuses what only the decoder can find out. Such a sample takes part in the grouping, counts for no
    limit, and leaves its batch shorter. A batch without any good sample never shows.
-6. *An endless stream* (`epochs` None) ends where passes over the source bring no sample.
-7. *A state* (`Start`) holds the epoch, the numbers of its samples that are done, and how many were delivered. A stream
-   that starts there sees the listing of that epoch less what is done, and groups the rest anew.
+6. *An endless stream* (`epochs` None) ends where passes over the source bring no sample, nor any that waits.
+7. *A state* (`Start`) holds the epoch, the numbers of its samples that are done, those of earlier epochs that wait, and
+   how many were delivered. A stream that starts there begins with those that wait, then sees the listing of that epoch
+   less what is done, and groups both anew.
 8. *The trainer* (reader.py) takes batches or single samples. Where it takes samples, the rest of their batch is still
    to come: as the next batch, or after a state was loaded as part of the listing.
 9. *Skips* are told once each, also over several loaders that go on from each other's states. The rest of a shard may

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from datago_gpu.config import LoaderConfig
 from tests.model.items import Item, Lost
 from tests.model.listing import Listing, NoSamples, Order
@@ -15,13 +17,16 @@ class Loose:
     """Holds what is handed out to the listing of each epoch, over all loaders of a run.
 
     One epoch is over before the next one begins. In an epoch each good sample comes once, and no other. At its end they
-    have all come; with `drop_last` of each bucket less than a batch is missing. A batch has one bucket. Samples of
-    shards keep their order within a bucket, but for those that the feeder has to decode.
+    have all come; with `drop_last` of each bucket less than a batch is missing, and comes in later epochs of the run. A
+    batch has one bucket. Samples of shards keep their order within a bucket, but for those that the feeder has to
+    decode, or that come in a later epoch.
     """
 
     def __init__(self, config: LoaderConfig, order: Order, epoch: int) -> None:
         self._config, self._order, self._earliest = config, order, epoch
         self.delivered = 0
+        self._carries = config.drop_last and (config.epochs is None or config.epochs - epoch > 1)
+        self._left, self._items = Counter[str](), dict[str, Item]()
         self._enter(epoch)
         self.begin()
 
@@ -45,8 +50,9 @@ class Loose:
         while self._epoch < epoch:
             self._check_all_came()
             self._enter(self._epoch + 1)
-        assert name in self._left, f"{name} comes twice in epoch {epoch}, or is no good sample"
-        item = self._left.pop(name)
+        assert self._left[name] > 0, f"{name} comes twice in epoch {epoch}, or is no good sample"
+        self._left[name] -= 1
+        item = self._items[name]
         self._check_order(item)
         self.delivered += 1
         self._fruitful.add(epoch)
@@ -58,6 +64,10 @@ class Loose:
         if error != "" and self._may_be_refused():
             return
         if error != "" and self._is_spent(bad, at_the_end=False):
+            return
+        if self._carries and error != "SourceError":  # which batches are begun, and so when it ends, is not promised
+            self._check_all_came()
+            assert error in ("", None) or bad
             return
         ends = self._end()
         if not ends and self._is_spent(bad, at_the_end=True):
@@ -93,11 +103,13 @@ class Loose:
         lengths = [sum(-(-most // 3) if isinstance(each, Lost) else 1 for each in row) for row in rows]
         return max(lengths) >= min(most, max(2, most // 4))
 
-    def bad(self) -> list[Skip]:
-        """Epoch, name and reason of each bad sample so far."""
+    def bad(self, told: int) -> list[Skip]:
+        """Epoch, name and reason of each bad sample so far. told: the last epoch that was told of, which may have had
+        no batch where samples wait for further epochs."""
+        last = max(self._epoch, told) if self._carries else self._epoch
         return [
             (epoch, item.id, item.skipped or "undecodable")
-            for epoch in range(self._earliest, self._epoch + 1)
+            for epoch in range(self._earliest, last + 1)
             for item in self._listed(epoch)
             if isinstance(item, Item) and not item.is_good
         ]
@@ -105,7 +117,9 @@ class Loose:
     def _enter(self, epoch: int) -> None:
         self._epoch = epoch
         self._listing = self._listed(epoch)
-        self._left = {item.id: item for item in self._listing if isinstance(item, Item) and item.is_good}
+        good = {item.id: item for item in self._listing if isinstance(item, Item) and item.is_good}
+        self._left = self._left + Counter(good.keys()) if self._carries else Counter(good.keys())
+        self._items |= good
         self._places = {item.id: place for place, item in enumerate(self._listing) if isinstance(item, Item)}
         self._latest: dict[Bucket, int] = {}
 
@@ -123,7 +137,7 @@ class Loose:
         return False
 
     def _check_order(self, item: Item) -> None:
-        if self._config.source_type == "webdataset" and not item.is_converted:
+        if self._config.source_type == "webdataset" and not item.is_converted and not self._carries:
             mixed = self._config.image_config.mixed_buckets
             bucket = None if mixed else bucket_of(self._config, item)
             assert self._places[item.id] > self._latest.get(bucket, -1), f"{item.id} comes too late"
@@ -131,10 +145,10 @@ class Loose:
 
     def _check_all_came(self) -> None:
         if not self._config.drop_last:
-            assert not self._left, f"epoch {self._epoch} ends without {sorted(self._left)}"
+            assert not +self._left, f"epoch {self._epoch} ends without {sorted(+self._left)}"
             return
         mixed = self._config.image_config.mixed_buckets
-        missing = [None if mixed else bucket_of(self._config, item) for item in self._left.values()]
+        missing = [None if mixed else bucket_of(self._config, self._items[name]) for name in self._left.elements()]
         assert all(missing.count(bucket) < self._config.batch_size for bucket in missing)
 
     def _is_limit_reached(self) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datago_gpu.config import LoaderConfig
 from tests.model.items import Item, Lost
 from tests.model.listing import NoSamples, Order
-from tests.model.stream import Bucket, Dropped, Refused, Row, Sent, Start, Stream
+from tests.model.stream import Bucket, Dropped, Number, Refused, Row, Sent, Start, Stream
 
 __all__ = ["Expected", "Reader", "Skip", "is_spent"]
 
@@ -41,6 +41,7 @@ class Reader:
         self._stream = Stream(self.config, self.order, self.start)
         self._events = self._stream.events()
         self._epoch, self._done, self._delivered = self.start.epoch, set(self.start.done), self.start.delivered
+        self._waiting = set(self.start.waiting)
         self._at_hand: tuple[Sent, list[Row]] | None = None
         """A batch and what is left of it."""
         self.error = ""
@@ -69,7 +70,7 @@ class Reader:
 
     def state(self) -> Start:
         """What `state_dict` stands for."""
-        return Start(self._epoch, frozenset(self._done), self._delivered)
+        return Start(self._epoch, frozenset(self._done), self._delivered, frozenset(self._waiting))
 
     @property
     def delivered(self) -> int:
@@ -98,22 +99,23 @@ class Reader:
         return is_spent(self.config, len(self.skipped), self.delivered, at_the_end=at_the_end)
 
     def _note_dropped(self, dropped: Dropped) -> None:
-        self._enter(dropped.epoch)
+        self._enter(dropped.epoch, dropped.waited)
         name = "" if isinstance(dropped.entry, Lost) else dropped.entry.id
         self.skipped.append((dropped.epoch, name, dropped.reason))
         if dropped.number >= 0:
             self._done.add(dropped.number)
 
-    def _enter(self, epoch: int) -> None:
+    def _enter(self, epoch: int, waited: frozenset[Number]) -> None:
         if epoch != self._epoch:
-            self._epoch, self._done = epoch, set()
+            self._epoch, self._done, self._waiting = epoch, set(), set(waited)
 
     def _note_sent(self, sent: Sent) -> None:
-        self._enter(sent.epoch)
+        self._enter(sent.epoch, sent.waited)
         for number, item in sent.rows:
             if item.is_undecodable:
-                self._done.add(number)
-                self.skipped.append((sent.epoch, item.id, "undecodable"))
+                self._settle(number)
+                epoch = number[0] if isinstance(number, tuple) else sent.epoch
+                self.skipped.append((epoch, item.id, "undecodable"))
         if self._is_spent():
             self.error = "TooManyErrors"
         elif sent.good:
@@ -121,8 +123,12 @@ class Reader:
             self.flawed += sum(item.is_flawed for _, item in sent.good)
 
     def _deliver(self, rows: list[Row]) -> None:
-        self._done |= {number for number, _ in rows}
+        for number, _ in rows:
+            self._settle(number)
         self._delivered += len(rows)
+
+    def _settle(self, number: Number) -> None:
+        (self._waiting.discard if isinstance(number, tuple) else self._done.add)(number)
 
 
 def is_spent(config: LoaderConfig, bad: int, delivered: int, *, at_the_end: bool) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -12,17 +13,23 @@ from tests.model.listing import Listing, NoSamples, Order, numbered
 __all__ = ["Bucket", "Dropped", "Groups", "Refused", "Row", "Sent", "Start", "Stream", "bucket_of", "is_refusal"]
 
 Bucket = tuple[int, int] | None
-Row = tuple[int, Item]
+Number = int | tuple[int, int]
+"""Of a sample in its epoch. One that waited at the end of its epoch has its epoch with it from then on."""
+Row = tuple[Number, Item]
 """A sample and its number."""
 
 
 @dataclass(frozen=True)
 class Start:
-    """Where a stream starts. done: numbers of the epoch's samples that are delivered, or known to be bad."""
+    """Where a stream starts. done: numbers of the epoch's samples that are delivered, or known to be bad.
+
+    waiting: epochs and numbers of those that wait from earlier epochs, with `drop_last`.
+    """
 
     epoch: int = 0
-    done: frozenset[int] = frozenset()
+    done: frozenset[Number] = frozenset()
     delivered: int = 0
+    waiting: frozenset[Number] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -32,6 +39,8 @@ class Sent:
     epoch: int
     bucket: Bucket
     rows: list[Row]
+    waited: frozenset[Number] = frozenset()
+    """Those of earlier epochs that waited when the epoch began."""
 
     @property
     def good(self) -> list[Row]:
@@ -45,6 +54,8 @@ class Dropped:
     epoch: int
     number: int
     entry: Item | Lost
+    waited: frozenset[Number] = frozenset()
+    """As of a `Sent`."""
 
     @property
     def reason(self) -> str:
@@ -106,6 +117,20 @@ class Groups:
     def __len__(self) -> int:
         return sum(map(len, self._open.values()))
 
+    @property
+    def begun(self) -> int:
+        return len(self._open)
+
+    def numbers(self) -> list[Number]:
+        return [number for rows in self._open.values() for number, _ in rows]
+
+    def end_epoch(self, epoch: int) -> None:
+        """What waits is of an earlier epoch from now on."""
+        for bucket, rows in self._open.items():
+            self._open[bucket] = [
+                (number if isinstance(number, tuple) else (epoch, number), item) for number, item in rows
+            ]
+
     def add(self, row: Row) -> Iterator[tuple[Bucket, list[Row]]]:
         image = self._config.image_config
         bucket = bucket_of(self._config, row[1]) if not image.mixed_buckets else None
@@ -120,7 +145,7 @@ class Groups:
 
     def flush(self) -> Iterator[tuple[Bucket, list[Row]]]:
         while self._open:
-            yield self._close(min(self._open, key=lambda each: self._open[each][0][0]))
+            yield self._close(min(self._open, key=lambda each: _since(self._open[each][0][0])))
 
     def _fits_one_batch(self, rows: list[Row]) -> bool:
         pixels = sum(
@@ -148,6 +173,11 @@ class Groups:
         return bucket, self._open.pop(bucket)
 
 
+def _since(number: Number) -> tuple[float, int]:
+    """To sort by: those of earlier epochs are first."""
+    return number if isinstance(number, tuple) else (math.inf, number)
+
+
 def _sizes_of_pieces(item: Item) -> list[int]:
     return [piece.size for piece in item.pieces.values()]
 
@@ -165,12 +195,19 @@ class Stream:
     def __init__(self, config: LoaderConfig, order: Order, start: Start) -> None:
         self._config, self._order, self._start = config, order, start
         self._delivered = start.delivered
+        self._groups = Groups(config)
+        self._waited: frozenset[Number] = start.waiting
         self._fruitful: set[int] = set()
         """Epochs of which a sample could be decoded."""
         self.is_fruitless = False
 
     def events(self) -> Iterator[Sent | Dropped]:
         epoch = self._start.epoch
+        for of_epoch, number in sorted(each for each in self._start.waiting if isinstance(each, tuple)):
+            item = dict(numbered(self._order(of_epoch)))[number]
+            assert isinstance(item, Item)
+            for group in self._groups.add(((of_epoch, number), item)):
+                yield self._send(epoch, *group)
         while self._config.epochs is None or epoch < self._config.epochs:
             if not self._may_repeat(epoch):
                 self.is_fruitless = True
@@ -178,14 +215,23 @@ class Stream:
             if self._wanted(0) <= 0:
                 return
             yield from self._epoch(epoch)
+            self._groups.end_epoch(epoch)
+            self._waited = frozenset(self._groups.numbers())
             epoch += 1
 
     def _may_repeat(self, epoch: int) -> bool:
-        """The first epoch has to bring a sample, or have brought one before the start; then one of the last two."""
+        """The first epoch has to bring a sample, or have brought one before the start; then one of the last two.
+
+        Where one of the last two brought samples that wait, there is time to fill all groups, one sample in two epochs.
+        """
         first = self._start.epoch
-        since = max(first, epoch - 2)
+        waits = any(isinstance(each, tuple) and each[0] >= epoch - 2 for each in self._waited)
+        patience = 2 * self._config.batch_size * self._groups.begun if waits else 0
+        since = max(first, epoch - 2 - patience)
         return (
-            epoch == first or (since == first and self._start.delivered > 0) or any(e >= since for e in self._fruitful)
+            epoch - first <= patience
+            or (since == first and self._start.delivered > 0)
+            or any(e >= since for e in self._fruitful)
         )
 
     def _wanted(self, held: int) -> int:
@@ -198,7 +244,7 @@ class Stream:
         return missing - held
 
     def _epoch(self, epoch: int) -> Iterator[Sent | Dropped]:
-        groups = Groups(self._config)
+        groups = self._groups
         try:
             yield from self._through(groups, epoch)
         except (NoSamples, Refused):
@@ -217,7 +263,7 @@ class Stream:
             if number in done:
                 continue
             if isinstance(entry, Lost) or entry.skipped:
-                yield from refusals.held_back(Dropped(epoch, number, entry))
+                yield from refusals.held_back(Dropped(epoch, number, entry, self._waited))
                 continue
             yield from refusals.released()
             for group in groups.add((number, entry)):
@@ -242,7 +288,7 @@ class Stream:
         if self._config.image_config.mixed_buckets:
             buckets = {bucket_of(self._config, item) for _, item in rows}
             bucket = buckets.pop() if len(buckets) == 1 else None
-        sent = Sent(epoch, bucket, rows)
+        sent = Sent(epoch, bucket, rows, self._waited)
         self._delivered += len(sent.good)
         if sent.good:
             self._fruitful.add(epoch)

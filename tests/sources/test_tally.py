@@ -65,7 +65,7 @@ def stopped(config: LoaderConfig, done: Iterable[int]) -> tuple[Resume, list[str
             Position(1, at.index, at.cursor),
             [(number, number) for number in sorted(numbers)],
             len(numbers),
-            found[max(numbers)][1],
+            listed=found[max(numbers)][1],
         ),
         [ref.id for ref, _ in found if ref.index in numbers],
     )

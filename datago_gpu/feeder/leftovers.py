@@ -1,0 +1,64 @@
+"""Samples of earlier epochs that wait in batches that are not full, with `drop_last` for the next epochs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import aclosing
+
+from datago_gpu.feeder.wire import Carried
+from datago_gpu.sources.base import ListingDigest, Position, Refs, Tally
+
+__all__ = ["Leftovers", "those_left"]
+
+
+class Leftovers:
+    """Knows them by epoch and index, from the end of their epoch until they are delivered or skipped."""
+
+    def __init__(self, carried: Iterable[Carried] = ()) -> None:
+        self._of = {each.start.epoch: (each, set(each.indices)) for each in carried}
+
+    def __bool__(self) -> bool:
+        return bool(self._of)
+
+    def holds(self, epoch: int) -> bool:
+        """Whether samples of this epoch wait."""
+        return epoch in self._of
+
+    def keep(self, epoch: int, cursors: dict[int, str], listed: ListingDigest | None) -> None:
+        """An epoch ends, and these of its samples wait: index -> cursor, in the order of listing."""
+        if cursors:
+            index, cursor = next(iter(cursors.items()))
+            self._of[epoch] = Carried(Position(epoch, index, cursor), list(cursors), listed), set(cursors)
+
+    def discard(self, epoch: int, index: int) -> None:
+        """This one waits no longer, if it did."""
+        if epoch in self._of:
+            _, left = self._of[epoch]
+            left.discard(index)
+            if not left:
+                del self._of[epoch]
+
+    def carried(self) -> list[Carried]:
+        """Those that still wait."""
+        found = [Carried(each.start, sorted(left), each.listed) for each, left in self._of.values()]
+        return sorted(found, key=lambda each: each.start.epoch)
+
+
+async def those_left(carried: Carried, refs: Refs, tally: Tally) -> Refs:
+    """Yields those samples out of the listing of their epoch, and closes it.
+
+    What the listing passes over without a number was told of in that epoch. It is told again where a sample is lost for
+    it.
+    """
+    left, passed = set(carried.indices), []
+    async with aclosing(refs) as listed:
+        async for ref in listed:
+            if ref.index in left:
+                left.discard(ref.index)
+                yield ref
+            elif ref.index < 0:
+                passed.append(ref)
+            if not left and not tally.pending:
+                return
+    for ref in passed if left else ():
+        yield ref
