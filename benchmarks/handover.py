@@ -23,15 +23,15 @@ from common import machine, parser
 from msgspec import msgpack
 from PIL import Image
 
-from datago_gpu.assembly import Assembly
 from datago_gpu.config import LoaderConfig
 from datago_gpu.decode.decoders import make_decoder, make_placer
 from datago_gpu.decode.select import choose
 from datago_gpu.feeder import wire
 from datago_gpu.feeder.admit import Admission
 from datago_gpu.feeder.arena import aligned
-from datago_gpu.feeder.bucket import Admitted
+from datago_gpu.feeder.grouper import Admitted
 from datago_gpu.feeder.message import Layout
+from datago_gpu.loader.assembly import Assembly
 from datago_gpu.sources.base import Position, SampleRef
 
 BATCHES = 200
@@ -119,7 +119,7 @@ def run(config: LoaderConfig, backend: str, *, by_kind: bool) -> dict[str, float
 
 def watch(clock: Clock, assembly: Assembly) -> None:
     """Count what the decoder does apart, where it is DALI's."""
-    import datago_gpu.assembly as module
+    import datago_gpu.loader.assembly as module
 
     for kind, name in (("views of payloads", "_images"), ("ids, attributes, sizes", "_described")):
         original = getattr(module, name)

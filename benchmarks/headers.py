@@ -26,7 +26,7 @@ else:
     from benchmarks.mutations import good_files
 
 from datago_gpu.decode.nvcheck import header_problem
-from datago_gpu.feeder.header import read_header
+from datago_gpu.imaging.header import read_header
 
 __all__ = ["disagreements", "mutants"]
 

@@ -23,7 +23,7 @@ from common import machine, material_folder, parser
 from memory_cases import CASES, Case
 
 from datago_gpu import LoaderConfig
-from datago_gpu.memory import MemorySum
+from datago_gpu.doctor.memory import MemorySum
 from tests.servers import MisbehavingServer
 
 MiB = 1024 * 1024

@@ -29,9 +29,9 @@ from datago_gpu import LoaderConfig
 from datago_gpu.decode.base import Decoder, EncodedImages
 from datago_gpu.decode.decoders import make_decoder
 from datago_gpu.decode.select import choose
-from datago_gpu.decode.upright import upright_image
 from datago_gpu.feeder.admit import Admission
-from datago_gpu.feeder.bucket import Admitted
+from datago_gpu.feeder.grouper import Admitted
+from datago_gpu.imaging.orientation import upright_image
 from datago_gpu.sources.base import SampleRef
 
 BATCH = 64

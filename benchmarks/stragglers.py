@@ -30,8 +30,8 @@ CLIENT = """
 import asyncio, json, sys, time
 import uvloop
 from datago_gpu.config import HttpConfig
-from datago_gpu.sources.hedge import Hedged
-from datago_gpu.sources.http import HttpClient
+from datago_gpu.sources.http.hedge import Hedged
+from datago_gpu.sources.http.client import HttpClient
 url, count, concurrent, share = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[5])
 config = HttpConfig(concurrent_downloads=concurrent, hedge_share=share)
 seconds = []

@@ -25,8 +25,8 @@ from datago_gpu.config import ConfigLike, LoaderConfig
 from datago_gpu.errors import ConfigError
 from datago_gpu.feeder.wire import Resume
 from datago_gpu.loader import Loader
+from datago_gpu.loader.state import checked_on_change, resume_from, state_of
 from datago_gpu.sources.base import Position
-from datago_gpu.state import checked_on_change, resume_from, state_of
 
 __all__ = ["Bucket", "LoaderDataset", "TensorBatch", "as_tensors"]
 

@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datago_gpu import Loader, TooManyErrors
-from datago_gpu.assembly import _attributes
+from datago_gpu.loader.assembly import _attributes
 from datago_gpu.sources.attributes import checked
 from datago_gpu.sources.base import SampleRef
-from datago_gpu.sources.pages import Entry, _entry
+from datago_gpu.sources.dataroom.pages import Entry, _entry
 from tests.images import add_picture, file_config
 from tests.servers import Answer, MisbehavingServer
 from tests.sources.shards import listed, tar_bytes

@@ -14,7 +14,7 @@ import pytest
 from datago_gpu import ConfigError, Loader, LoaderConfig
 from datago_gpu.compat import DatagoClient
 from datago_gpu.preview import gather
-from datago_gpu.sources.addresses import expanded
+from datago_gpu.sources.webdataset.addresses import expanded
 from tests.images import add_picture
 from tests.needs import needs
 from tests.sources.shards import tar_bytes

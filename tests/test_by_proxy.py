@@ -17,9 +17,9 @@ import trustme
 from datago_gpu import Loader, LoaderConfig, SourceError
 from datago_gpu.config import HttpConfig
 from datago_gpu.doctor import network, source
-from datago_gpu.sources.failure import HttpFailure
-from datago_gpu.sources.http import HttpClient
-from datago_gpu.sources.store import Stores
+from datago_gpu.sources.http.client import HttpClient
+from datago_gpu.sources.http.failure import HttpFailure
+from datago_gpu.sources.object_store.client import Stores
 from tests.proxies import ForwardProxy
 from tests.servers import Answer, MisbehavingServer, Request
 from tests.sources.listing import KEY, Listing, names

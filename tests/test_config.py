@@ -29,7 +29,7 @@ from datago_gpu.config import (
     WebDatasetSource,
 )
 from datago_gpu.errors import ConfigError
-from datago_gpu.sources.api import api_address
+from datago_gpu.sources.dataroom.api import api_address
 
 KEY = "5ecret5ecret5ecret5ecret5ecret5ecret5ecr"
 FILES: dict[str, Any] = {"source_type": "file", "source_config": {"root_path": "/images"}}

@@ -13,6 +13,7 @@ import pytest
 from tests.needs import needs
 
 ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "datago_gpu"
 PAGES = ["CONTRIBUTING.md", "SECURITY.md", "AGENTS.md", ".github/pull_request_template.md"]
 WORKFLOWS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / ".github" / "workflows").iterdir())
 FORMS = ["bug.yml", "slow.yml"]
@@ -35,11 +36,8 @@ def test_each_make_command_is_a_target(page: str) -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_each_path_that_is_named_is_there(page: str) -> None:
     text = read(page)
-    folder = Path("datago_gpu")
     for name in re.findall(r"`([\w./-]+(?:/|\.py|\.md|\.toml|\.yml|\.sh))`", text):
-        assert (
-            (ROOT / name).exists() or (ROOT / folder / name).exists() or (ROOT / folder / "feeder" / name).exists()
-        ), name
+        assert any(path.exists() for path in (ROOT / name, PACKAGE / name, *PACKAGE.glob(f"*/{name}"))), name
     for link in re.findall(r"\]\(([\w./-]+)(?:#[\w-]+)?\)", text):
         assert (ROOT / link).exists(), link
 

@@ -22,7 +22,7 @@ from datago_gpu.decode.select import choose
 from datago_gpu.doctor import Check, machine, source
 from datago_gpu.doctor.check import within
 from datago_gpu.doctor.decoding import hardware_decoder
-from datago_gpu.memory import MemorySum
+from datago_gpu.doctor.memory import MemorySum
 from datago_gpu.server import DataroomServer
 from tests.images import add_picture, add_pictures
 from tests.servers import Answer, MisbehavingServer, json_answer

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datago_gpu import ConfigError, Loader, TooManyErrors
-from datago_gpu.failures import KEPT, SHARE_FROM, Failures
+from datago_gpu.loader.skips import KEPT, SHARE_FROM, Failures
 from datago_gpu.sources.base import Skipped
 from tests.images import add_pictures, file_config
 

@@ -14,7 +14,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from PIL import Image
 
-from datago_gpu.geometry import BucketTable, bucket_sizes, cover_region
+from datago_gpu.imaging.geometry import BucketTable, bucket_sizes, cover_region
 from tests.needs import needs
 
 SIDES = st.integers(1, 70_000)

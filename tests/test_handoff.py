@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import pytest
 
-from datago_gpu.handoff import Ended, Handoff
+from datago_gpu.loader.handoff import Ended, Handoff
 
 T = TypeVar("T")
 WAIT_S = 10

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from datago_gpu import Loader
 from datago_gpu.config import HttpConfig
+from datago_gpu.config.host_policy import ForbiddenHost, HostPolicy
 from datago_gpu.errors import ConfigError
-from datago_gpu.host_policy import ForbiddenHost, HostPolicy
-from datago_gpu.sources.failure import HttpFailure
-from datago_gpu.sources.http import HttpClient
+from datago_gpu.sources.http.client import HttpClient
+from datago_gpu.sources.http.failure import HttpFailure
 from tests.images import add_picture
 from tests.servers import Answer, MisbehavingServer, json_answer
 

@@ -48,8 +48,8 @@ NEVER_IN_A_FEEDER_OF_FILES = {
         "nvidia",
         "braceexpand",
         "difflib",
-        "datago_gpu.proxies",
-        "datago_gpu.loader",
+        "datago_gpu.config.proxies",
+        "datago_gpu.loader.loader",
         "datago_gpu.server",
     ),
 }

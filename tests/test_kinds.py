@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datago_gpu import Loader
-from datago_gpu.decode.formats import Undecodable
-from datago_gpu.decode.pixels import to_ppm
-from datago_gpu.geometry import Region, Size, whole
+from datago_gpu.imaging.formats import Undecodable
+from datago_gpu.imaging.geometry import Region, Size, whole
+from datago_gpu.imaging.pixels import to_ppm
 from tests.decode.made.kinds import KINDS
 from tests.decode.pictures import encode
 from tests.images import file_config

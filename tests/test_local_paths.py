@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datago_gpu import ConfigError, Loader, SourceError
+from datago_gpu.config.local_paths import plain_path, shown_with
 from datago_gpu.doctor.source import checks
-from datago_gpu.local_paths import plain_path, shown_with
 from datago_gpu.server import DataroomServer
-from datago_gpu.sources.addresses import expanded
+from datago_gpu.sources.webdataset.addresses import expanded
 from tests.images import add_picture, file_config
 from tests.sources.shards import tar_bytes
 

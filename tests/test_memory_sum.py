@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from datago_gpu import LoaderConfig
-from datago_gpu.memory import MemorySum
+from datago_gpu.doctor.memory import MemorySum
 from tests.bounds import MiB
 
 FILES = {"source_type": "file", "source_config": {"root_path": "/"}}

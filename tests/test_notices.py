@@ -101,7 +101,7 @@ def test_messages_are_bounded_in_number(
     root: Path, tmp_path: Path, events: Events, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     statement = "[log.warning('one of many') for _ in range(20_000)]"
-    patch(tmp_path, "datago_gpu.feeder", "datago_gpu.feeder.bucket.Grouper.flush", statement, monkeypatch)
+    patch(tmp_path, "datago_gpu.feeder", "datago_gpu.feeder.grouper.Grouper.flush", statement, monkeypatch)
     with Loader(file_config(root), device="cpu") as loader:
         assert sum(map(len, loader)) == 30
     assert notices.AT_ONCE <= len(events.seen) < notices.AT_ONCE + 10
@@ -114,7 +114,7 @@ def test_the_level_is_that_of_the_trainers_logger(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     statement = "log.debug('debug'), log.info('info'), log.warning('warning')"
-    patch(tmp_path, "datago_gpu.feeder", "datago_gpu.feeder.bucket.Grouper.flush", statement, monkeypatch)
+    patch(tmp_path, "datago_gpu.feeder", "datago_gpu.feeder.grouper.Grouper.flush", statement, monkeypatch)
     with caplog.at_level(level, "datago_gpu"), Loader(file_config(root), device="cpu") as loader:
         list(loader)
     assert events.seen == expected
@@ -125,7 +125,7 @@ def test_secrets_and_control_characters_are_not_in_them(
     tmp_path: Path, events: Events, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     statement = f"log.warning('the key is {KEY}, \\\\x1b[31m')"
-    patch(tmp_path, "datago_gpu.feeder", "datago_gpu.sources.api.DataroomApi.page", statement, monkeypatch)
+    patch(tmp_path, "datago_gpu.feeder", "datago_gpu.sources.dataroom.api.DataroomApi.page", statement, monkeypatch)
     with MisbehavingServer() as server:
         listing = Listing(server, [])
         with Loader(config_for(listing.api_url), device="cpu") as loader, pytest.raises(SourceError):
@@ -138,7 +138,7 @@ def test_processes_that_download_pass_on_theirs(
     root: Path, tmp_path: Path, events: Events, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     statement = "log.warning('from one that downloads') if len(calls) == 3 else None"
-    patch(tmp_path, "datago_gpu.feeder.download", "datago_gpu.sources.hedge.Hedged.get", statement, monkeypatch)
+    patch(tmp_path, "datago_gpu.feeder.download", "datago_gpu.sources.http.hedge.Hedged.get", statement, monkeypatch)
     with (
         DataroomServer(root, payload_port=0) as server,
         Loader(download_config(server.url, server.key, 2), device="cpu") as loader,

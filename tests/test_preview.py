@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from datago_gpu.config import ImageConfig, LoaderConfig
-from datago_gpu.decode.form import Form
+from datago_gpu.decode.output_format import Form
 from datago_gpu.errors import ConfigError, DatagoError
 from datago_gpu.preview import Overview, gather, write_page, write_sheet
 from datago_gpu.preview.gather import Panel, Shown, ShownBatch, _title

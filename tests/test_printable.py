@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from datago_gpu import DatagoError, Loader, SourceError
 from datago_gpu.errors import DecodeError
-from datago_gpu.failures import Failures
+from datago_gpu.loader.skips import Failures
 from datago_gpu.redact import printable, printable_json
 from datago_gpu.sources.base import Skipped, utf8_text
 from tests.images import add_picture

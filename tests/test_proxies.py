@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from datago_gpu import ConfigError, LoaderConfig
 from datago_gpu.config import HttpConfig
-from datago_gpu.host_policy import ForbiddenHost, HostPolicy
-from datago_gpu.proxies import Direct, Proxies, parsed_proxy
+from datago_gpu.config.host_policy import ForbiddenHost, HostPolicy
+from datago_gpu.config.proxies import Direct, Proxies, parsed_proxy
 
 PROXY = "http://proxy.example:3128"
 PASSWORD = "hunter22"

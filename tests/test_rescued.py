@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from datago_gpu import Loader
-from datago_gpu.stats import Stage, Stats
+from datago_gpu.loader.stats import Stage, Stats
 from tests.decode.pictures import encode, picture
 from tests.images import add_pictures, file_config
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from datago_gpu import ConfigError, DataroomSource, FileSource, Loader, LoaderConfig, WebDatasetSource
 from datago_gpu.feeder.wire import Resume
+from datago_gpu.loader.state import resume_from, state_of
 from datago_gpu.sources.base import Position
-from datago_gpu.state import resume_from, state_of
 from tests.images import SHAPES, add_pictures, file_config
 
 Config = dict[str, Any]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datago_gpu.stats import Stage, Stats
+from datago_gpu.loader.stats import Stage, Stats
 
 STAGES = (
     Stage("fetch", 2307, 2218.27, 0.124, 0.8),

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from datago_gpu import DatagoError, FeederError, Loader
-from datago_gpu.assembly import Assembly
+from datago_gpu.loader.assembly import Assembly
 from datago_gpu.server import DataroomServer
 from tests.feeder.test_download import config as download_config
 from tests.images import add_pictures, file_config
@@ -23,14 +23,14 @@ class Panic(BaseException):
 
 ERRORS: list[type[BaseException]] = [RuntimeError, Panic, SystemExit, KeyboardInterrupt, asyncio.CancelledError]
 IN_THE_DECODING_THREAD = [
-    "datago_gpu.assembly.Assembly.__init__",
-    "datago_gpu.assembly.Assembly.submit",
-    "datago_gpu.assembly.Assembly.collect",
-    "datago_gpu.assembly.Assembly.close",
-    "datago_gpu.assembly._described",
+    "datago_gpu.loader.assembly.Assembly.__init__",
+    "datago_gpu.loader.assembly.Assembly.submit",
+    "datago_gpu.loader.assembly.Assembly.collect",
+    "datago_gpu.loader.assembly.Assembly.close",
+    "datago_gpu.loader.assembly._described",
     "datago_gpu.decode.pillow.render_array",
-    "datago_gpu.supervisor.Supervisor.receive",
-    "datago_gpu.supervisor.Supervisor.report",
+    "datago_gpu.loader.supervisor.Supervisor.receive",
+    "datago_gpu.loader.supervisor.Supervisor.report",
 ]
 WAYS: dict[str, Callable[[Loader], Any]] = {"batches": list, "samples": lambda loader: list(loader.samples())}
 
@@ -72,7 +72,7 @@ def test_an_error_in_the_trainers_thread_is_the_cause_of_one_of_ours(
     root: Path, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = ValueError("boom")
-    monkeypatch.setattr("datago_gpu.failures.Failures.add", raising(given))
+    monkeypatch.setattr("datago_gpu.loader.skips.Failures.add", raising(given))
     with Loader(file_config(root), device="cpu", backend="pillow") as loader:
         with pytest.raises(DatagoError, match=r"^the loader has failed unexpectedly, with ValueError: boom$") as caught:
             WAYS[way](loader)
@@ -84,13 +84,13 @@ def test_an_error_in_the_trainers_thread_is_the_cause_of_one_of_ours(
 def test_what_ends_the_program_passes(
     root: Path, way: str, error: type[BaseException], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("datago_gpu.failures.Failures.add", raising(error("boom")))
+    monkeypatch.setattr("datago_gpu.loader.skips.Failures.add", raising(error("boom")))
     with Loader(file_config(root), device="cpu", backend="pillow") as loader, pytest.raises(error):
         WAYS[way](loader)
 
 
 def test_a_thread_that_cannot_be_started_leaves_nothing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("datago_gpu.worker.Worker.start", raising(RuntimeError("can't start new thread")))
+    monkeypatch.setattr("datago_gpu.loader.decode_thread.Worker.start", raising(RuntimeError("can't start new thread")))
     with pytest.raises(DatagoError, match=r"^the start of the decoding thread has failed .* can't start new thread"):
         Loader(file_config(root), device="cpu", backend="pillow")
     assert not psutil.Process().children()
@@ -135,11 +135,11 @@ def server(root: Path) -> Iterator[DataroomServer]:
 @pytest.mark.parametrize(
     ("module", "place"),
     [
-        ("datago_gpu.feeder.download", "datago_gpu.sources.hedge.Hedged.get"),
+        ("datago_gpu.feeder.download", "datago_gpu.sources.http.hedge.Hedged.get"),
         ("datago_gpu.feeder.download", "datago_gpu.feeder.download.process.Desk.take"),
         ("datago_gpu.feeder.download", "datago_gpu.feeder.download.process.Desk._tell"),
-        ("datago_gpu.feeder", "datago_gpu.feeder.download.crew._Member._take"),
-        ("datago_gpu.feeder", "datago_gpu.feeder.download.crew.Crew.get"),
+        ("datago_gpu.feeder", "datago_gpu.feeder.download.pool._Member._take"),
+        ("datago_gpu.feeder", "datago_gpu.feeder.download.pool.Crew.get"),
     ],
 )
 def test_a_panic_around_the_processes_that_download_is_told(

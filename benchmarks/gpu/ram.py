@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from benchmarks.gpu.rates import Meter, Rate
 from datago_gpu.decode.base import DecodedImages, Decoder, EncodedImages
-from datago_gpu.feeder.header import read_header
-from datago_gpu.geometry import cover_region
+from datago_gpu.imaging.geometry import cover_region
+from datago_gpu.imaging.header import read_header
 
 __all__ = ["RamBatch", "batches", "decoded", "encoded", "pump", "read", "timed"]
 

@@ -20,8 +20,8 @@ def decode(spec: Spec, payloads: list[list[bytes]], taken: Any, ready: Any, star
     import numpy as np
     from PIL import Image
 
-    from datago_gpu.decode.pixels import render_array
-    from datago_gpu.geometry import cover_region
+    from datago_gpu.imaging.geometry import cover_region
+    from datago_gpu.imaging.pixels import render_array
 
     target = (spec.size, spec.size)
     out = np.empty((spec.batch, *target, 3), np.uint8)

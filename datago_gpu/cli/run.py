@@ -12,7 +12,7 @@ from rich.table import Table
 
 from datago_gpu.batch import Batch
 from datago_gpu.loader import Loader
-from datago_gpu.stats import Stats
+from datago_gpu.loader.stats import Stats
 
 __all__ = ["report", "run", "show"]
 

@@ -14,12 +14,12 @@ import numpy as np
 from datago_gpu.config import DecodeConfig, ImageConfig
 from datago_gpu.decode.base import DecodedImages, EncodedImages
 from datago_gpu.decode.device import lend, lend_list
+from datago_gpu.decode.fallback import with_pixels
 from datago_gpu.decode.faults import Refused, Setup
-from datago_gpu.decode.form import unnormalised
 from datago_gpu.decode.nvcheck import header_problem, undecodable
+from datago_gpu.decode.output_format import unnormalised
 from datago_gpu.decode.parking import Parking
 from datago_gpu.decode.pipeline import DaliPipeline
-from datago_gpu.decode.second import with_pixels
 from datago_gpu.decode.threads import decoding_threads, gpu_threads
 from datago_gpu.errors import DatagoError
 from datago_gpu.heap import give_memory_back

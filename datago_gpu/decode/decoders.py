@@ -8,13 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datago_gpu.config import DecodeConfig, ImageConfig
-from datago_gpu.decode.allowance import Allowance
+from datago_gpu.config.limits import decoding_memory
 from datago_gpu.decode.base import Decoder
-from datago_gpu.decode.labels import holds_labels
-from datago_gpu.decode.place import GpuPlacer, HostPlacer, Placer
+from datago_gpu.decode.placement import GpuPlacer, HostPlacer, Placer
 from datago_gpu.decode.select import INSTALL, Backend
 from datago_gpu.errors import ConfigError
-from datago_gpu.limits import decoding_memory
+from datago_gpu.imaging.allowance import Allowance
+from datago_gpu.imaging.labels import holds_labels
 
 __all__ = ["load_decoder", "make_decoder", "make_placer"]
 
@@ -55,7 +55,7 @@ def make_decoder(
     decoder = _dali(backend, image, decode, batch_size, "" if own else mask_filter)
     if not own and mask_filter != "nearest":
         return decoder
-    from datago_gpu.decode.split import SplitDecoder
+    from datago_gpu.decode.mixed_channels import SplitDecoder
 
     is_first = _is_rgb8(decode.max_pixels) if own else _is_shallow
     return SplitDecoder(
@@ -64,7 +64,7 @@ def make_decoder(
 
 
 def _is_rgb8(max_pixels: int) -> Callable[[NDArray[np.uint8]], bool]:
-    from datago_gpu.decode.native import is_rgb8
+    from datago_gpu.imaging.own_channels import is_rgb8
 
     return lambda payload: is_rgb8(payload.data, max_pixels)
 

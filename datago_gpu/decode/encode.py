@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from datago_gpu.config import ImageConfig
-from datago_gpu.decode.formats import Undecodable
+from datago_gpu.imaging.formats import Undecodable
 
 __all__ = ["Encoder"]
 

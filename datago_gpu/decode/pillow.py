@@ -1,6 +1,6 @@
 """The back end for machines without a GPU: Pillow decodes, cykooz-resizer cuts and scales, on a pool of threads.
 
-How one image is rendered is in pixels.py, how it is written down in form.py; here are the batches and the threads.
+imaging/pixels.py renders one image, output_format.py writes it into the batch. Here are the batches and threads.
 """
 
 from __future__ import annotations
@@ -14,18 +14,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from datago_gpu.config import DecodeConfig, ImageConfig, MiB
-from datago_gpu.decode.allowance import Allowance
+from datago_gpu.config import DecodeConfig, ImageConfig
+from datago_gpu.config.limits import decoding_memory
 from datago_gpu.decode.base import DecodedImages, EncodedImages
-from datago_gpu.decode.costs import MOST_A_PIXEL, decoding_bytes
 from datago_gpu.decode.encode import Encoder
-from datago_gpu.decode.form import Form
-from datago_gpu.decode.labels import unpack_labels, widest_dtype
-from datago_gpu.decode.native import render_own
-from datago_gpu.decode.pixels import Undecodable, render_array
-from datago_gpu.decode.scaling import shrinkage
+from datago_gpu.decode.output_format import Form
 from datago_gpu.decode.threads import Threads, pillow_threads
-from datago_gpu.limits import decoding_memory
+from datago_gpu.imaging.allowance import Allowance
+from datago_gpu.imaging.costs import MOST_A_PIXEL, decoding_bytes
+from datago_gpu.imaging.labels import unpack_labels, widest_dtype
+from datago_gpu.imaging.own_channels import render_own
+from datago_gpu.imaging.pixels import Undecodable, render_array
+from datago_gpu.imaging.scaling import shrinkage
+from datago_gpu.units import MiB
 
 __all__ = ["PillowDecoder"]
 

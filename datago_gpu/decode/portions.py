@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from datago_gpu.decode.base import DecodedImages, Decoder, EncodedImages
-from datago_gpu.decode.place import Placer
+from datago_gpu.decode.placement import Placer
 
 __all__ = ["PortionedDecoder"]
 

@@ -14,13 +14,14 @@ from pathlib import Path, PurePosixPath
 
 from PIL import features
 
-from datago_gpu.config import DecodeConfig, FileSource, HttpConfig, ImageConfig, LoaderConfig, MiB
+from datago_gpu.config import DecodeConfig, FileSource, HttpConfig, ImageConfig, LoaderConfig
 from datago_gpu.decode.select import choose
 from datago_gpu.decode.threads import decoding_threads, pillow_threads
 from datago_gpu.doctor.check import Check, mib
+from datago_gpu.doctor.memory import MemorySum
 from datago_gpu.errors import DatagoError
 from datago_gpu.feeder import arena
-from datago_gpu.memory import MemorySum
+from datago_gpu.units import MiB
 
 __all__ = ["checks"]
 

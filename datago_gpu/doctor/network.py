@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from urllib.parse import urlsplit
 
 from datago_gpu.config import DataroomSource, FileSource, HttpConfig, LoaderConfig, WebDatasetSource
+from datago_gpu.config.proxies import Proxies
+from datago_gpu.config.shards import addresses_in, without_login
 from datago_gpu.doctor.check import Check
-from datago_gpu.proxies import Proxies
-from datago_gpu.shard_config import addresses_in, without_login
-from datago_gpu.sources.store import is_stored
-from datago_gpu.sources.store_options import endpoint_of
+from datago_gpu.sources.object_store.client import is_stored
+from datago_gpu.sources.object_store.options import endpoint_of
 
 __all__ = ["proxy_check", "way"]
 

@@ -11,21 +11,21 @@ from contextlib import aclosing
 import msgspec
 
 from datago_gpu.config import DataroomSource, FileSource, HttpConfig, LoaderConfig, WebDatasetSource
+from datago_gpu.config.local_paths import shown_with
+from datago_gpu.config.proxies import Proxies
 from datago_gpu.decode.select import choose
 from datago_gpu.doctor.check import Check, within
 from datago_gpu.doctor.network import way
 from datago_gpu.errors import ConfigError, DatagoError, SourceError
 from datago_gpu.loader import Loader
-from datago_gpu.local_paths import shown_with
-from datago_gpu.proxies import Proxies
 from datago_gpu.redact import shown_address
 from datago_gpu.sources import open_source
 from datago_gpu.sources.base import Position, SampleRef, Skipped, shown_path
-from datago_gpu.sources.failure import HttpFailure
+from datago_gpu.sources.dataroom.pages import Entry
 from datago_gpu.sources.files import no_images
 from datago_gpu.sources.folders import walk
+from datago_gpu.sources.http.failure import HttpFailure
 from datago_gpu.sources.local import Patience
-from datago_gpu.sources.pages import Entry
 from datago_gpu.sources.passed_over import PassedOver
 
 __all__ = ["checks"]
@@ -119,8 +119,8 @@ async def _folder(config: LoaderConfig, source: FileSource, timeout_s: float) ->
 
 async def _dataroom(config: LoaderConfig, source: DataroomSource) -> list[Check]:
     """Two lines: whether the server answers, and whether it takes the key."""
-    from datago_gpu.sources.api import DataroomApi
-    from datago_gpu.sources.http import HttpClient
+    from datago_gpu.sources.dataroom.api import DataroomApi
+    from datago_gpu.sources.http.client import HttpClient
 
     async with HttpClient(config.http_config) as http:
         api = DataroomApi(source, config.http_config, http)
@@ -155,7 +155,7 @@ def _payloads(address: str | None, config: LoaderConfig) -> Iterator[Check]:
 
 async def _first_listed(config: LoaderConfig) -> Check:
     """Shards or object storage: the first sample, without a shuffle, which would read far ahead."""
-    from datago_gpu.sources.http import HttpClient
+    from datago_gpu.sources.http.client import HttpClient
 
     plain = config.with_source(random_sampling=False)
     began = time.perf_counter()

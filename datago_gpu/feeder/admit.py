@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from datago_gpu.config import LoaderConfig
-from datago_gpu.decode.allowance import Allowance
-from datago_gpu.feeder.bucket import Admitted
-from datago_gpu.feeder.header import read_header
-from datago_gpu.geometry import Region, Size, cover_region, whole
-from datago_gpu.limits import Limits
+from datago_gpu.config.limits import Limits
+from datago_gpu.feeder.grouper import Admitted
+from datago_gpu.imaging.allowance import Allowance
+from datago_gpu.imaging.geometry import Region, Size, cover_region, whole
+from datago_gpu.imaging.header import read_header
 from datago_gpu.sources.base import SampleRef, Skipped
 
 __all__ = ["Admission", "without_image"]
@@ -48,7 +48,7 @@ class Admission:
         """What `thorough` would hand on, where that may be large: a picture of its own size. Reads its header."""
         if self._buckets:
             return 0
-        from datago_gpu.decode.pixels import ppm_bytes
+        from datago_gpu.imaging.pixels import ppm_bytes
 
         return ppm_bytes(payload, self._max_pixels)
 
@@ -57,7 +57,7 @@ class Admission:
 
         Images that are to keep channels other than RGB's are handed on as they are: a PPM has no room for those.
         """
-        from datago_gpu.decode.pixels import Undecodable, to_ppm  # most streams never need it
+        from datago_gpu.imaging.pixels import Undecodable, to_ppm  # most streams never need it
 
         try:
             if self._own and (own := self._as_it_is(ref, payload)):
@@ -74,7 +74,7 @@ class Admission:
 
     def _as_it_is(self, ref: SampleRef, payload: bytes) -> Admitted | None:
         """None for an image that is RGB with 8 bits anyway. Raises Undecodable."""
-        from datago_gpu.decode.native import header_of_own
+        from datago_gpu.imaging.own_channels import header_of_own
 
         header = header_of_own(payload, self._max_pixels, self._memory)
         if header is None:

@@ -12,8 +12,8 @@ import logging
 import mmap
 import os
 
-from datago_gpu.config import MiB
 from datago_gpu.errors import FeederError
+from datago_gpu.units import MiB
 
 __all__ = ["ALIGNMENT", "Room", "aligned", "create", "map_memory", "unnamed_file"]
 

@@ -7,20 +7,21 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 
-from datago_gpu.config import LoaderConfig, MiB
-from datago_gpu.decode.allowance import Allowance
+from datago_gpu.config import LoaderConfig
+from datago_gpu.config.limits import Limits
 from datago_gpu.errors import SourceError
 from datago_gpu.eventloop import call_in_thread
 from datago_gpu.feeder.admit import Admission, without_image
-from datago_gpu.feeder.bucket import Admitted
-from datago_gpu.feeder.budget import FREE_BYTES, Claim
-from datago_gpu.feeder.parts import AdmittedPart, Frame, PartAdmission, Unfit
-from datago_gpu.feeder.remote import Remote
+from datago_gpu.feeder.admit_parts import AdmittedPart, Frame, PartAdmission, Unfit
+from datago_gpu.feeder.grouper import Admitted
+from datago_gpu.feeder.payload_client import Remote
+from datago_gpu.feeder.prefetch_budget import FREE_BYTES, Claim
 from datago_gpu.feeder.window import Outcome, sizes_of
-from datago_gpu.limits import Limits
+from datago_gpu.imaging.allowance import Allowance
 from datago_gpu.sources.base import Part, SampleRef, Skipped
-from datago_gpu.sources.failure import HttpFailure
+from datago_gpu.sources.http.failure import HttpFailure
 from datago_gpu.sources.local import Patience, read_file
+from datago_gpu.units import MiB
 
 __all__ = ["Fetcher"]
 

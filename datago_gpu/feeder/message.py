@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from itertools import chain
 
 from datago_gpu.feeder import wire
+from datago_gpu.feeder.admit_parts import AdmittedPart
 from datago_gpu.feeder.arena import aligned
-from datago_gpu.feeder.bucket import Admitted
-from datago_gpu.feeder.parts import AdmittedPart
+from datago_gpu.feeder.grouper import Admitted
 from datago_gpu.sources.base import Skipped
 
 __all__ = ["Layout"]

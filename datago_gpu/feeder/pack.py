@@ -9,11 +9,11 @@ from collections.abc import Callable
 
 from msgspec import msgpack
 
+from datago_gpu.config.limits import Limits
 from datago_gpu.feeder import wire
 from datago_gpu.feeder.arena import Room, aligned
-from datago_gpu.feeder.bucket import Admitted
+from datago_gpu.feeder.grouper import Admitted
 from datago_gpu.feeder.message import Layout
-from datago_gpu.limits import Limits
 from datago_gpu.sources.base import Skipped
 
 __all__ = ["Packer"]

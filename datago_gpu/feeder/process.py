@@ -16,6 +16,7 @@ from contextlib import nullcontext
 from msgspec import msgpack
 
 from datago_gpu.config import LoaderConfig
+from datago_gpu.config.limits import Limits
 from datago_gpu.errors import DatagoError
 from datago_gpu.eventloop import catch_lost_errors, guarded, watched
 from datago_gpu.feeder import wire
@@ -23,10 +24,9 @@ from datago_gpu.feeder.arena import map_memory
 from datago_gpu.feeder.fetch import Fetcher
 from datago_gpu.feeder.notices import passed_on
 from datago_gpu.feeder.pack import Packer
-from datago_gpu.feeder.production import Production
-from datago_gpu.feeder.remote import remote_of
+from datago_gpu.feeder.payload_client import remote_of
+from datago_gpu.feeder.pipeline import Production
 from datago_gpu.feeder.runtime import connected, http_client_type, leave_with, run
-from datago_gpu.limits import Limits
 from datago_gpu.redact import printable
 from datago_gpu.sources import open_source
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from datago_gpu import eventloop
 
 if TYPE_CHECKING:
-    from datago_gpu.sources.http import HttpClient
+    from datago_gpu.sources.http.client import HttpClient
 
 __all__ = ["connected", "http_client_type", "leave_with", "run"]
 
@@ -46,7 +46,7 @@ async def connected(descriptor: int) -> tuple[asyncio.StreamReader, asyncio.Stre
 def http_client_type() -> type[HttpClient]:
     """Import it, which takes 0.1 s."""
     with _no_authorities():
-        from datago_gpu.sources.http import HttpClient
+        from datago_gpu.sources.http.client import HttpClient
 
     return HttpClient
 

@@ -10,10 +10,11 @@ import socket
 import subprocess
 import time
 
-from datago_gpu.config import LoaderConfig, MiB
+from datago_gpu.config import LoaderConfig
+from datago_gpu.config.limits import Limits
 from datago_gpu.feeder import arena
 from datago_gpu.interpreter import WANTED, command
-from datago_gpu.limits import Limits
+from datago_gpu.units import MiB
 
 __all__ = ["Processes"]
 

@@ -18,7 +18,7 @@ from PIL import Image
 from datago_gpu.batch import Batch, Sample
 from datago_gpu.config import ConfigLike, ImageConfig, LoaderConfig
 from datago_gpu.errors import ConfigError, DatagoError
-from datago_gpu.geometry import Region
+from datago_gpu.imaging.geometry import Region
 from datago_gpu.loader import Loader
 from datago_gpu.preview.masks import MaskKind, colour_of, kind_of_mask, overlaid
 from datago_gpu.preview.pixels import displayed, mask_levels, outlined, shrunk

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 
 from datago_gpu.config import ImageConfig
 from datago_gpu.decode.device import on_host
-from datago_gpu.geometry import Region
+from datago_gpu.imaging.geometry import Region
 
 __all__ = ["displayed", "mask_levels", "outlined", "shrunk"]
 

@@ -29,8 +29,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from datago_gpu.config.file_names import EXTENSIONS, hidden_part
 from datago_gpu.errors import ConfigError
-from datago_gpu.names import EXTENSIONS, hidden_part
 from datago_gpu.server.records import (
     IMAGE_TYPES,
     ImageFacts,

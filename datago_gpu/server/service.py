@@ -20,8 +20,8 @@ from typing import Self
 from aiohttp import web
 
 from datago_gpu import eventloop
+from datago_gpu.config.local_paths import openable, plain_path
 from datago_gpu.errors import ConfigError
-from datago_gpu.local_paths import openable, plain_path
 from datago_gpu.server.app import Api, payload_application
 from datago_gpu.server.connection import IDLE_S, Connection, Places
 from datago_gpu.server.folder import Folder, ScanStopped

@@ -8,7 +8,7 @@ from datago_gpu.config import FileSource, LoaderConfig, WebDatasetSource
 from datago_gpu.sources.base import Source
 
 if TYPE_CHECKING:
-    from datago_gpu.sources.http import HttpClient
+    from datago_gpu.sources.http.client import HttpClient
 
 __all__ = ["open_source"]
 
@@ -17,7 +17,7 @@ def open_source(config: LoaderConfig, http: HttpClient | None) -> Source:
     """The source that the settings name. It does nothing until its `refs` are asked for."""
     if isinstance(config.source_config, FileSource):
         if config.source_config.is_stored:
-            from datago_gpu.sources.bucket import Bucket
+            from datago_gpu.sources.object_store.source import Bucket
 
             return Bucket(config)
         from datago_gpu.sources.files import Files
@@ -25,9 +25,9 @@ def open_source(config: LoaderConfig, http: HttpClient | None) -> Source:
         return Files(config)
     assert http is not None
     if isinstance(config.source_config, WebDatasetSource):
-        from datago_gpu.sources.webdataset import WebDataset
+        from datago_gpu.sources.webdataset.source import WebDataset
 
         return WebDataset(config, http)
-    from datago_gpu.sources.dataroom import Dataroom
+    from datago_gpu.sources.dataroom.source import Dataroom
 
     return Dataroom(config, http)

@@ -8,10 +8,10 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from datago_gpu.config import FileSource, LoaderConfig
+from datago_gpu.config.file_names import Selection
+from datago_gpu.config.local_paths import shown_with
 from datago_gpu.errors import SourceError
 from datago_gpu.eventloop import call_in_thread
-from datago_gpu.local_paths import shown_with
-from datago_gpu.names import Selection
 from datago_gpu.sources.base import Position, Refs, SampleRef, Tally, shown_path, utf8_text
 from datago_gpu.sources.folders import Listed, walk
 from datago_gpu.sources.local import Patience

@@ -12,9 +12,9 @@ from collections.abc import AsyncGenerator
 from functools import partial
 from typing import Literal, NamedTuple
 
+from datago_gpu.config.file_names import Selection, is_hidden
 from datago_gpu.errors import SourceError
 from datago_gpu.eventloop import call_in_thread
-from datago_gpu.names import Selection, is_hidden
 from datago_gpu.sources.base import Skipped, shown_path
 from datago_gpu.sources.local import Patience
 from datago_gpu.sources.passed_over import PassedOver

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from datago_gpu.config import LoaderConfig
-from datago_gpu.source_config import RankSplit
+from datago_gpu.config.sources import RankSplit
 
 if TYPE_CHECKING:
     import numpy as np

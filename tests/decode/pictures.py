@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from datago_gpu.decode.base import DecodedImages, Decoder, EncodedImages
-from datago_gpu.geometry import Region, cover_region, whole
+from datago_gpu.imaging.geometry import Region, cover_region, whole
 
 Pixels = NDArray[np.uint8]
 

@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from datago_gpu.config import DecodeConfig, ImageConfig, LoaderConfig
-from datago_gpu.decode.allowance import Allowance
+from datago_gpu.config.limits import Limits
 from datago_gpu.decode.base import EncodedImages
-from datago_gpu.decode.costs import decoding_bytes
 from datago_gpu.decode.pillow import PillowDecoder
 from datago_gpu.feeder.admit import Admission
-from datago_gpu.limits import Limits
+from datago_gpu.imaging.allowance import Allowance
+from datago_gpu.imaging.costs import decoding_bytes
 from datago_gpu.sources.base import SampleRef
 from tests.bounds import MiB, peak_of
 
@@ -94,9 +94,9 @@ from contextlib import suppress
 from pathlib import Path
 import numpy as np
 from PIL import Image
-from datago_gpu.decode.costs import decoding_bytes
-from datago_gpu.decode.native import render_own
-from datago_gpu.decode.pixels import render_array, to_ppm
+from datago_gpu.imaging.costs import decoding_bytes
+from datago_gpu.imaging.own_channels import render_own
+from datago_gpu.imaging.pixels import render_array, to_ppm
 
 HEIGHT, WIDTH = 1200, 1600
 across = np.broadcast_to(np.linspace(0, 255, WIDTH, dtype=np.uint8), (HEIGHT, WIDTH))
@@ -212,7 +212,7 @@ def test_what_heaps_keep_is_bounded(
     monkeypatch: pytest.MonkeyPatch, capacity: int, threads: int, size: int, goes_back: bool
 ) -> None:
     calls: list[int] = []
-    monkeypatch.setattr("datago_gpu.decode.allowance.give_memory_back", lambda: calls.append(1))
+    monkeypatch.setattr("datago_gpu.imaging.allowance.give_memory_back", lambda: calls.append(1))
     with Allowance(capacity * MiB, threads).take(size * MiB):
         assert not calls
     assert bool(calls) == goes_back

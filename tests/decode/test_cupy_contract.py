@@ -16,7 +16,8 @@ import cupy
 import numpy as np
 import pytest
 
-from datago_gpu.decode import device, parking, place
+from datago_gpu.decode import device, parking
+from datago_gpu.decode import placement as place
 from datago_gpu.decode.select import choose
 
 SOURCES = "\n".join(Path(str(module.__file__)).read_text() for module in (device, parking, place))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from benchmarks.exif_blocks import block, damaged, good_blocks
-from datago_gpu.decode.exif import exif_segment, orientation, plain_orientation, xmp_orientation
+from datago_gpu.imaging.exif import exif_segment, orientation, plain_orientation, xmp_orientation
 
 SHORT = 3
 

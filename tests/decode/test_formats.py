@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from datago_gpu.decode.formats import Undecodable, open_image
-from datago_gpu.decode.pixels import Converted, to_ppm
-from datago_gpu.decode.scans import MOST_SCANS, count_scans
-from datago_gpu.feeder.header import read_header
+from datago_gpu.imaging.formats import Undecodable, open_image
+from datago_gpu.imaging.header import read_header
+from datago_gpu.imaging.pixels import Converted, to_ppm
+from datago_gpu.imaging.scans import MOST_SCANS, count_scans
 from tests.decode.made.jpeg import segment
 from tests.decode.pictures import difference, encode, picture, uncut
 

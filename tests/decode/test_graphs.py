@@ -12,7 +12,7 @@ import pytest
 
 from datago_gpu.config import DecodeConfig, ImageConfig
 from datago_gpu.decode.faults import Setup
-from datago_gpu.decode.form import unnormalised
+from datago_gpu.decode.output_format import unnormalised
 from datago_gpu.decode.pipeline import _graph, define
 
 FORMS: list[dict[str, Any]] = [

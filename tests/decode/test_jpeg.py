@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from datago_gpu.decode import jpeg
-from datago_gpu.decode.jpeg import render_jpeg
-from datago_gpu.decode.pixels import Undecodable, render, render_array
-from datago_gpu.geometry import Region, Size, cover_region, whole
+from datago_gpu.imaging import jpeg
+from datago_gpu.imaging.geometry import Region, Size, cover_region, whole
+from datago_gpu.imaging.jpeg import render_jpeg
+from datago_gpu.imaging.pixels import Undecodable, render, render_array
 from tests.decode.pictures import encode, oriented_jpeg, picture
 
 LIMIT = 10_000_000

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from datago_gpu import Loader
-from datago_gpu.decode.native import header_of_own, render_own
-from datago_gpu.decode.pixels import Undecodable
 from datago_gpu.decode.select import Backend
-from datago_gpu.geometry import cover_region, whole
+from datago_gpu.imaging.geometry import cover_region, whole
+from datago_gpu.imaging.own_channels import header_of_own, render_own
+from datago_gpu.imaging.pixels import Undecodable
 from tests.decode.made.png import png
 from tests.decode.pictures import difference, encode, on_host, picture
 

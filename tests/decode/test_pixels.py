@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datago_gpu.decode.pixels import Undecodable, render, to_ppm
-from datago_gpu.geometry import cover_region, whole
+from datago_gpu.imaging.geometry import cover_region, whole
+from datago_gpu.imaging.pixels import Undecodable, render, to_ppm
 from tests.decode.pictures import Pixels, difference, encode, oriented_jpeg, picture, uncut
 
 LIMIT = 100_000_000
@@ -162,5 +162,5 @@ def test_the_strips_of_a_large_transparent_picture_do_not_show(mode: str, monkey
     options = {"transparency": bytes(range(256))} if mode == "P" else {}
     Image.fromarray(levels, "RGBA").convert(mode).save(file, "PNG", **options)
     at_once = shown(file.getvalue())
-    monkeypatch.setattr("datago_gpu.decode.levels._STRIP_PIXELS", 37 * 10)
+    monkeypatch.setattr("datago_gpu.imaging.levels._STRIP_PIXELS", 37 * 10)
     assert np.array_equal(shown(file.getvalue()), at_once)

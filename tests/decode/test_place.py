@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from datago_gpu.decode.place import GpuPlacer, HostPlacer, Placer, arranged, runs
+from datago_gpu.decode.placement import GpuPlacer, HostPlacer, Placer, arranged, runs
 from tests.decode.pictures import on_host
 from tests.gpus import usable
 

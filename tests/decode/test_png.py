@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from datago_gpu.decode.png import essential
+from datago_gpu.imaging.png import essential
 from tests.decode.made.png import chunk, png
 from tests.decode.pictures import picture
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from datago_gpu.config import DecodeConfig, ImageConfig
 from datago_gpu.decode.base import DecodedImages, EncodedImages
 from datago_gpu.decode.decoders import make_decoder
-from datago_gpu.decode.place import HostPlacer
+from datago_gpu.decode.placement import HostPlacer
 from datago_gpu.decode.portions import PortionedDecoder
 from datago_gpu.decode.select import choose
 from tests.bounds import peak_of

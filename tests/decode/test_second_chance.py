@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from datago_gpu.decode.base import Decoder
-from datago_gpu.decode.second import with_pixels
+from datago_gpu.decode.fallback import with_pixels
 from datago_gpu.decode.select import choose
 from tests.decode.conftest import MakeDecoder
 from tests.decode.pictures import batch, decode, difference, encode, oriented_jpeg, picture

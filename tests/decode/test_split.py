@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from datago_gpu.config import DecodeConfig, ImageConfig
 from datago_gpu.decode.decoders import make_decoder
-from datago_gpu.decode.labels import holds_labels, pack_labels, unpack_labels, widest_dtype
 from datago_gpu.decode.select import Backend
+from datago_gpu.imaging.labels import holds_labels, pack_labels, unpack_labels, widest_dtype
 from tests.decode.pictures import batch, decode, encode, on_host
 
 SIZE = (24, 32)

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from datago_gpu.feeder.admit import Admission
-from datago_gpu.feeder.bucket import Admitted
-from datago_gpu.geometry import cover_region
+from datago_gpu.feeder.grouper import Admitted
+from datago_gpu.imaging.geometry import cover_region
 from datago_gpu.sources.base import SampleRef, Skipped
 from tests.decode.pictures import encode, oriented_jpeg, picture
 from tests.images import file_config

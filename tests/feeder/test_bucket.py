@@ -5,10 +5,10 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from datago_gpu.feeder.admit_parts import AdmittedPart
 from datago_gpu.feeder.arena import ALIGNMENT
-from datago_gpu.feeder.bucket import Admitted, Grouper
+from datago_gpu.feeder.grouper import Admitted, Grouper
 from datago_gpu.feeder.message import Layout
-from datago_gpu.feeder.parts import AdmittedPart
 from datago_gpu.sources.base import SampleRef
 
 BUCKETS = [(64, 64), (48, 80), (80, 48), None]

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from datago_gpu import Loader
-from datago_gpu.feeder.budget import FREE_BYTES, Budget, Claim
+from datago_gpu.feeder.prefetch_budget import FREE_BYTES, Budget, Claim
 from datago_gpu.feeder.window import Outcome, Waits, Window
 from datago_gpu.sources.base import SampleRef, Skipped
 from tests.bounds import MiB

@@ -8,8 +8,8 @@ from collections import deque
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datago_gpu.feeder.download.doubt import Doubts
-from datago_gpu.sources.failure import DOWN_AFTER, HttpFailure, means_down
+from datago_gpu.feeder.download.health import Doubts
+from datago_gpu.sources.http.failure import DOWN_AFTER, HttpFailure, means_down
 
 HOST = "payloads.example"
 

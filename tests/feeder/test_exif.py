@@ -17,8 +17,8 @@ from datago_gpu.decode.base import EncodedImages
 from datago_gpu.decode.decoders import make_decoder
 from datago_gpu.decode.select import choose
 from datago_gpu.feeder.admit import Admission
-from datago_gpu.feeder.bucket import Admitted
-from datago_gpu.feeder.header import read_header
+from datago_gpu.feeder.grouper import Admitted
+from datago_gpu.imaging.header import read_header
 from datago_gpu.sources.base import SampleRef
 from tests.decode.pictures import encode, picture
 from tests.images import file_config

@@ -15,14 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datago_gpu.errors import SourceError
-from datago_gpu.feeder.bucket import Admitted
-from datago_gpu.feeder.budget import Budget, Claim
 from datago_gpu.feeder.fetch import Fetcher
+from datago_gpu.feeder.grouper import Admitted
+from datago_gpu.feeder.prefetch_budget import Budget, Claim
 from datago_gpu.feeder.window import Outcome, Waits, Window, Work
-from datago_gpu.geometry import whole
+from datago_gpu.imaging.geometry import whole
 from datago_gpu.sources.base import SampleRef, Skipped
-from datago_gpu.sources.hedge import Hedged
-from datago_gpu.sources.http import HttpClient
+from datago_gpu.sources.http.client import HttpClient
+from datago_gpu.sources.http.hedge import Hedged
 from datago_gpu.sources.local import read_whole
 from tests.images import add_picture, file_config
 from tests.servers import Answer, MisbehavingServer

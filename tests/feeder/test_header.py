@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
-from datago_gpu.feeder.header import Header, read_header
+from datago_gpu.imaging.header import Header, read_header
 from tests.decode.pictures import encode, picture
 
 HEIGHT, WIDTH = 37, 53

@@ -15,13 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datago_gpu import Loader, TooManyErrors
-from datago_gpu.config import MiB
+from datago_gpu.config.limits import Limits
 from datago_gpu.feeder import wire
 from datago_gpu.feeder.arena import aligned
 from datago_gpu.feeder.pack import Packer
 from datago_gpu.feeder.wire import Counts, Mark, Report, Resume
-from datago_gpu.limits import Limits
 from datago_gpu.sources.base import Part, Position, Refs, SampleRef, Tally
+from datago_gpu.units import MiB
 from tests.feeder.test_bucket import sample
 from tests.feeder.test_production import QUICK, names_of, stream
 from tests.images import add_picture, add_pictures, file_config

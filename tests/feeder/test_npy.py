@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from datago_gpu.decode.place import HostPlacer
+from datago_gpu.decode.placement import HostPlacer
 from datago_gpu.feeder.npy import BadArray, as_array, read_form
 from datago_gpu.feeder.wire import ArrayForm, PartColumn
-from datago_gpu.latents import Latents
+from datago_gpu.loader.latents import Latents
 
 PLAIN = st.one_of(
     st.sampled_from(["b1", "i1", "u1", "<i2", ">i2", "<u4", ">u8", "<f2", ">f4", "<f8", "<f16", "<c8", ">c16", "<c32"]),

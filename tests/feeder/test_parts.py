@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.exif_blocks import exif_segment, good_blocks
-from datago_gpu.feeder.parts import Frame, PartAdmission
+from datago_gpu.feeder.admit_parts import Frame, PartAdmission
 from datago_gpu.sources.base import Part
 from tests.decode.pictures import encode, picture
 from tests.images import file_config
@@ -15,7 +15,7 @@ from tests.images import file_config
 IMPORTS_AT_ONCE = """
 import io, sys, threading
 from datago_gpu.config import LoaderConfig
-from datago_gpu.feeder.parts import Frame, PartAdmission
+from datago_gpu.feeder.admit_parts import Frame, PartAdmission
 from datago_gpu.sources.base import Part
 
 assert "numpy" not in sys.modules
@@ -24,7 +24,7 @@ with open(sys.argv[1], "rb") as file:
     array = file.read()
 config = LoaderConfig.load({"source_type": "file", "source_config": {"root_path": "/"}})
 part, frame = Part("vae", "latent"), Frame((8, 8), (0, 0, 8, 8), None)
-imports = threading.Thread(target=lambda: __import__("datago_gpu.decode.pixels"))
+imports = threading.Thread(target=lambda: __import__("datago_gpu.imaging.pixels"))
 imports.start()
 while "numpy" not in sys.modules:
     pass

@@ -7,7 +7,7 @@ from itertools import islice
 import pytest
 
 from benchmarks.headers import disagreements, mutants
-from datago_gpu.feeder.header import read_header
+from datago_gpu.imaging.header import read_header
 from tests.decode.pictures import encode, picture
 
 PIXELS = picture(40, 64)

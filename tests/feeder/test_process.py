@@ -19,10 +19,11 @@ import pytest
 from msgspec import msgpack
 
 from datago_gpu import eventloop
-from datago_gpu.config import LoaderConfig, MiB
+from datago_gpu.config import LoaderConfig
 from datago_gpu.feeder import process, wire
 from datago_gpu.feeder.wire import Resume
 from datago_gpu.sources.base import Position
+from datago_gpu.units import MiB
 from tests.images import add_picture, add_pictures, file_config
 from tests.servers import Answer, MisbehavingServer, json_answer
 from tests.sources.shards import shard_config, tar_bytes
@@ -168,7 +169,7 @@ def test_a_stream_that_fails_half_way_closes_all_that_it_began(
     def fail(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("datago_gpu.feeder.production.Production._send", fail)
+    monkeypatch.setattr("datago_gpu.feeder.pipeline.Production._send", fail)
     count, end = served(make(tmp_path, server, **more), Resume())
     assert isinstance(end, wire.Failed)
     assert end.message.startswith("the feeder process is out of memory")

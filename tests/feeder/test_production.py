@@ -20,22 +20,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import msgpack
 
-from datago_gpu.config import LoaderConfig, MiB
+from datago_gpu.config import LoaderConfig
+from datago_gpu.config.limits import Limits
 from datago_gpu.errors import DatagoError, SourceError
 from datago_gpu.feeder import wire
 from datago_gpu.feeder.arena import aligned
-from datago_gpu.feeder.budget import Claim
 from datago_gpu.feeder.fetch import Fetcher
 from datago_gpu.feeder.pack import SKIPS_A_MESSAGE, Packer
-from datago_gpu.feeder.production import Production
+from datago_gpu.feeder.pipeline import Production
+from datago_gpu.feeder.prefetch_budget import Claim
 from datago_gpu.feeder.window import Outcome
 from datago_gpu.feeder.wire import Resume
-from datago_gpu.limits import Limits
-from datago_gpu.progress import Progress
+from datago_gpu.loader.progress import Progress
 from datago_gpu.sources.base import Position, Refs, SampleRef, Skipped, Source, Tally
 from datago_gpu.sources.files import Files
-from datago_gpu.sources.http import HttpClient
+from datago_gpu.sources.http.client import HttpClient
 from datago_gpu.sources.permutation import permutation
+from datago_gpu.units import MiB
 from tests.images import SHAPES, add_picture, file_config
 
 pytestmark = pytest.mark.usefixtures("frozen")

@@ -7,8 +7,9 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from datago_gpu.config import DataroomSource, LoaderConfig, MiB, WebDatasetSource
+from datago_gpu.config import DataroomSource, LoaderConfig, WebDatasetSource
 from datago_gpu.server.partition import shard_of
+from datago_gpu.units import MiB
 from tests.model.asked import as_asked_of_a_room, as_asked_of_a_shard
 from tests.model.items import Item, Lost, Shard
 

@@ -6,7 +6,8 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from datago_gpu.config import LoaderConfig, MiB
+from datago_gpu.config import LoaderConfig
+from datago_gpu.units import MiB
 from tests.model.items import Item, Lost
 from tests.model.listing import Listing, NoSamples, Order, numbered
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from datago_gpu.config import DataroomSource, HttpConfig, LoaderConfig
 from datago_gpu.sources.base import Position, SampleRef, Skipped
-from datago_gpu.sources.dataroom import Dataroom
-from datago_gpu.sources.http import HttpClient
+from datago_gpu.sources.dataroom.source import Dataroom
+from datago_gpu.sources.http.client import HttpClient
 from tests.servers import Answer, MisbehavingServer, Request, json_answer
 
 KEY = "0123456789abcdef0123456789abcdef01234567"

@@ -13,7 +13,7 @@ from typing import Any
 from datago_gpu.config import LoaderConfig
 from datago_gpu.sources import open_source
 from datago_gpu.sources.base import Position, SampleRef, Skipped
-from datago_gpu.sources.http import HttpClient
+from datago_gpu.sources.http.client import HttpClient
 
 Files = Iterable[tuple[str, bytes]]
 

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from datago_gpu.sources.ahead import Ahead
 from datago_gpu.sources.base import SampleRef, Skipped
 from datago_gpu.sources.local import Patience
-from datago_gpu.sources.opened import OpenShard
-from datago_gpu.sources.pipe import Outlet
-from datago_gpu.sources.samples import Collector
-from datago_gpu.sources.shards import Shard
-from datago_gpu.sources.windows import Windows
+from datago_gpu.sources.webdataset.budget import Outlet
+from datago_gpu.sources.webdataset.grouping import Collector
+from datago_gpu.sources.webdataset.readahead import Ahead
+from datago_gpu.sources.webdataset.shard_list import Shard
+from datago_gpu.sources.webdataset.shard_reader import OpenShard
+from datago_gpu.sources.webdataset.windows import Windows
 from tests.sources.shards import shard_config, write_shards
 
 

@@ -16,7 +16,7 @@ import pytest
 from datago_gpu.config import HttpConfig
 from datago_gpu.errors import SourceError
 from datago_gpu.sources.base import Position, SampleRef, Skipped
-from datago_gpu.sources.pages import NotAPage, OddEntry, read_page
+from datago_gpu.sources.dataroom.pages import NotAPage, OddEntry, read_page
 from tests.servers import Answer, MisbehavingServer, Request, json_answer
 from tests.sources.listing import HASTY, KEY, Listing, collect, config_for, ids, names, with_results
 

@@ -17,9 +17,9 @@ from PIL import Image
 from datago_gpu.errors import SourceError
 from datago_gpu.server import DataroomServer
 from datago_gpu.sources.base import Position, SampleRef
-from datago_gpu.sources.dataroom import Dataroom
-from datago_gpu.sources.failure import HttpFailure
-from datago_gpu.sources.http import HttpClient
+from datago_gpu.sources.dataroom.source import Dataroom
+from datago_gpu.sources.http.client import HttpClient
+from datago_gpu.sources.http.failure import HttpFailure
 from tests.sources.listing import collect, config_for, ids, names
 
 COUNT = 60

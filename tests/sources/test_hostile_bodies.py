@@ -18,13 +18,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datago_gpu.errors import SourceError
-from datago_gpu.sources import opened, tar
 from datago_gpu.sources.barren import MOST_PAGES
 from datago_gpu.sources.base import SampleRef, Skipped
-from datago_gpu.sources.failure import Unreadable
-from datago_gpu.sources.inflate import inflate
-from datago_gpu.sources.pages import NotAPage, OddEntry, read_page
-from datago_gpu.sources.pieces import NotJson, TooMany, cut
+from datago_gpu.sources.dataroom.pages import NotAPage, OddEntry, read_page
+from datago_gpu.sources.dataroom.pieces import NotJson, TooMany, cut
+from datago_gpu.sources.http.failure import Unreadable
+from datago_gpu.sources.http.inflate import inflate
+from datago_gpu.sources.webdataset import shard_reader as opened
+from datago_gpu.sources.webdataset import tar
 from tests.bounds import MiB, run_bounded
 from tests.servers import Answer, MisbehavingServer, Request, json_answer
 from tests.sources.listing import Listing, collect, config_for, ids, names
@@ -227,7 +228,7 @@ def test_a_hostile_page_ends_the_run_within_bounds(server: MisbehavingServer, bo
 async def first_of(config: Any) -> Any:
     from datago_gpu.sources import open_source
     from datago_gpu.sources.base import Position
-    from datago_gpu.sources.http import HttpClient
+    from datago_gpu.sources.http.client import HttpClient
 
     async with HttpClient(config.http_config) as http:
         refs = open_source(config, http).refs(Position())

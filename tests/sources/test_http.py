@@ -23,11 +23,11 @@ from aiohttp.base_protocol import BaseProtocol
 
 from datago_gpu.config import DataroomSource, HttpConfig
 from datago_gpu.errors import ConfigError, SourceError
-from datago_gpu.sources.api import api_address
-from datago_gpu.sources.body import next_piece
-from datago_gpu.sources.failure import HttpFailure
-from datago_gpu.sources.http import Counters, HttpClient, Response, without_query
-from datago_gpu.sources.origins import origin_of, problem_of
+from datago_gpu.sources.dataroom.api import api_address
+from datago_gpu.sources.http.body import next_piece
+from datago_gpu.sources.http.client import Counters, HttpClient, Response, without_query
+from datago_gpu.sources.http.failure import HttpFailure
+from datago_gpu.sources.http.origins import origin_of, problem_of
 from tests.servers import Answer, MisbehavingServer
 from tests.sources.shards import keys
 

@@ -16,7 +16,7 @@ from moto.server import ThreadedMotoServer
 
 from datago_gpu import Loader, SourceError
 from datago_gpu.sources.base import Position, SampleRef
-from datago_gpu.sources.s3_listing import is_odd, odd_key_of
+from datago_gpu.sources.object_store.s3_listing import is_odd, odd_key_of
 from tests.images import add_picture, file_config
 from tests.needs import needs
 from tests.servers import Answer, MisbehavingServer, Request

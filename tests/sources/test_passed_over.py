@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from datago_gpu import ConfigError, FileSource, Loader
-from datago_gpu.decode import formats
+from datago_gpu.config.file_names import EXTENSIONS, is_hidden
 from datago_gpu.doctor.source import checks
-from datago_gpu.names import EXTENSIONS, is_hidden
+from datago_gpu.imaging import formats
 from datago_gpu.sources.base import Position
 from datago_gpu.sources.files import Files
 from datago_gpu.sources.passed_over import PassedOver

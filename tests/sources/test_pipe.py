@@ -17,8 +17,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datago_gpu.sources import pipe
-from datago_gpu.sources.pipe import Budget, GivenUp, Outlet, Pipe
+from datago_gpu.sources.webdataset import budget as pipe
+from datago_gpu.sources.webdataset.budget import Budget, GivenUp, Outlet, Pipe
 
 WAIT_S = 10
 

@@ -17,7 +17,7 @@ from datago_gpu.config import LoaderConfig
 from datago_gpu.server import DataroomServer
 from datago_gpu.sources import open_source
 from datago_gpu.sources.base import Position, SampleRef
-from datago_gpu.sources.http import HttpClient
+from datago_gpu.sources.http.client import HttpClient
 from tests.images import add_picture
 from tests.sources.shards import write_shards
 

@@ -22,9 +22,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datago_gpu import Loader, SourceError
-from datago_gpu.shard_config import KeyDots, addresses_in, without_login
-from datago_gpu.sources.samples import split_name
-from datago_gpu.sources.tar import TarStream
+from datago_gpu.config.shards import KeyDots, addresses_in, without_login
+from datago_gpu.sources.webdataset.grouping import split_name
+from datago_gpu.sources.webdataset.tar import TarStream
 from tests.images import add_picture
 from tests.servers import Answer, MisbehavingServer
 from tests.sources.shards import tar_bytes

@@ -10,7 +10,7 @@ import pytest
 
 from datago_gpu.sources import open_source
 from datago_gpu.sources.base import Position, SampleRef
-from datago_gpu.sources.http import HttpClient
+from datago_gpu.sources.http.client import HttpClient
 from tests.bounds import MiB, peak_of
 from tests.patience import rest
 from tests.sources.shards import shard_config, tar_bytes

@@ -21,8 +21,8 @@ from datago_gpu.config import HttpConfig, LoaderConfig
 from datago_gpu.errors import ConfigError, SourceError, TooManyErrors
 from datago_gpu.sources import open_source
 from datago_gpu.sources.base import Position, SampleRef, Skipped
-from datago_gpu.sources.failure import HttpFailure
-from datago_gpu.sources.store import Stores
+from datago_gpu.sources.http.failure import HttpFailure
+from datago_gpu.sources.object_store.client import Stores
 from tests.images import file_config
 from tests.servers import Answer, MisbehavingServer, Request
 from tests.sources.shards import keys, listed, pictures, tar_bytes

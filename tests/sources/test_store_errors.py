@@ -11,12 +11,12 @@ import pytest
 import trustme
 
 from datago_gpu.config import HttpConfig
+from datago_gpu.config.proxies import Proxies
 from datago_gpu.errors import SourceError
-from datago_gpu.proxies import Proxies
-from datago_gpu.sources.failure import HttpFailure
-from datago_gpu.sources.store import Stores
-from datago_gpu.sources.store_errors import meaning_of
-from datago_gpu.sources.store_options import store_options
+from datago_gpu.sources.http.failure import HttpFailure
+from datago_gpu.sources.object_store.client import Stores
+from datago_gpu.sources.object_store.errors import meaning_of
+from datago_gpu.sources.object_store.options import store_options
 from tests.proxies import ForwardProxy
 from tests.servers import Answer, MisbehavingServer
 from tests.sources.shards import listed

@@ -21,9 +21,9 @@ from datago_gpu.config import HttpConfig
 from datago_gpu.errors import SourceError
 from datago_gpu.sources import open_source
 from datago_gpu.sources.base import Position, SampleRef, Skipped
-from datago_gpu.sources.deflate import Deflated
-from datago_gpu.sources.failure import HttpFailure
-from datago_gpu.sources.http import HttpClient
+from datago_gpu.sources.http.client import HttpClient
+from datago_gpu.sources.http.deflate import Deflated
+from datago_gpu.sources.http.failure import HttpFailure
 from tests.servers import Answer, MisbehavingServer, Request, json_answer
 from tests.sources.shards import keys, listed, pictures, shard_config, tar_bytes
 

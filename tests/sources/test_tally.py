@@ -19,10 +19,10 @@ from datago_gpu.errors import ConfigError, SourceError
 from datago_gpu.feeder.wire import Resume
 from datago_gpu.sources import open_source
 from datago_gpu.sources.base import ListingDigest, Position, SampleRef
-from datago_gpu.sources.http import HttpClient
-from datago_gpu.sources.shard_names import names_of
-from datago_gpu.sources.shards import Shard
+from datago_gpu.sources.http.client import HttpClient
 from datago_gpu.sources.tally import Passed, Walked, Whole, held_until_known
+from datago_gpu.sources.webdataset.shard_list import Shard
+from datago_gpu.sources.webdataset.shard_names import names_of
 from tests.images import file_config
 from tests.servers import Answer, MisbehavingServer
 from tests.sources.listing import Listing, config_for

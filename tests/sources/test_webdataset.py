@@ -22,10 +22,10 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from datago_gpu.config.shards import WebDatasetSource
 from datago_gpu.errors import ConfigError, SourceError
-from datago_gpu.shard_config import WebDatasetSource
 from datago_gpu.sources.base import Position, SampleRef, Skipped
-from datago_gpu.sources.shards import expanded
+from datago_gpu.sources.webdataset.shard_list import expanded
 from tests.sources.shards import keys, listed, pictures, read, shard_config, tar_bytes, write_shards
 
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datago_gpu.sources.tar import BadShard, TarStream
+from datago_gpu.sources.webdataset.tar import BadShard, TarStream
 from tests.sources.shards import keys, tar_bytes
 
 FORMATS = [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]

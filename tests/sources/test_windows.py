@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from datago_gpu.errors import SourceError
 from datago_gpu.sources.base import Skipped
-from datago_gpu.sources.pipe import GivenUp
-from datago_gpu.sources.windows import MOST_WINDOW, SMALL_WINDOW, Windows, xz_window, zstd_window
+from datago_gpu.sources.webdataset.budget import GivenUp
+from datago_gpu.sources.webdataset.windows import MOST_WINDOW, SMALL_WINDOW, Windows, xz_window, zstd_window
 from tests.bounds import MiB, peak_of
 from tests.sources.shards import keys, listed, tar_bytes
 

@@ -18,7 +18,7 @@ from benchmarks.gpu.pixels import Difference
 from benchmarks.gpu.ram import Payload, decoded, encoded, read
 from datago_gpu import Loader
 from datago_gpu.decode.base import Decoder, EncodedImages
-from datago_gpu.decode.pixels import Undecodable, render
+from datago_gpu.imaging.pixels import Undecodable, render
 
 GOOD = 8
 AT = 4

@@ -18,17 +18,17 @@ from msgspec import msgpack
 
 from datago_gpu.eventloop import catch_lost_errors, guarded
 from datago_gpu.feeder.arena import Room, map_memory
-from datago_gpu.feeder.budget import FREE_BYTES
 from datago_gpu.feeder.download.wire import Failure, Orders, Results, Setup, as_failure
 from datago_gpu.feeder.line import Line
 from datago_gpu.feeder.notices import passed_on
+from datago_gpu.feeder.prefetch_budget import FREE_BYTES
 from datago_gpu.feeder.runtime import connected, http_client_type, leave_with, run
 from datago_gpu.feeder.wire import Notice, post, read
-from datago_gpu.sources.failure import HttpFailure
+from datago_gpu.sources.http.failure import HttpFailure
 
 if TYPE_CHECKING:
-    from datago_gpu.sources.hedge import Hedged
-    from datago_gpu.sources.http import HttpClient
+    from datago_gpu.sources.http.client import HttpClient
+    from datago_gpu.sources.http.hedge import Hedged
 
 __all__ = ["main"]
 
@@ -47,7 +47,7 @@ async def _serve(channel: int, memory: mmap.mmap, parent: int, client: type[Http
         try:
             setup = msgpack.decode(await read(reader), type=Setup)
             async with client(setup.http) as http:
-                from datago_gpu.sources.hedge import Hedged
+                from datago_gpu.sources.http.hedge import Hedged
 
                 desk = Desk(Hedged(http, setup.http), memory, writer)
                 for _ in range(setup.http.concurrent_downloads):

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from datago_gpu.config import HttpConfig
 from datago_gpu.feeder.wire import Notice
-from datago_gpu.sources.failure import HttpFailure, Try
+from datago_gpu.sources.http.failure import HttpFailure, Try
 
 __all__ = ["Failure", "Orders", "Results", "Setup", "as_exception", "as_failure"]
 

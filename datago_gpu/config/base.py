@@ -1,0 +1,217 @@
+"""What all settings records share: they are frozen, and checked when they are made."""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from functools import cache
+from types import NoneType, UnionType
+from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
+
+import msgspec
+from msgspec import Meta, Struct
+from msgspec.structs import FieldInfo
+
+from datago_gpu.config.local_paths import true_text
+from datago_gpu.errors import ConfigError
+from datago_gpu.redact import redacted, shown_address
+
+__all__ = [
+    "Count",
+    "Names",
+    "Natural",
+    "Settings",
+    "fields_of",
+    "named_key",
+    "plain",
+    "separator_of",
+    "shown",
+    "told",
+    "without_secrets",
+]
+
+_LARGEST = 2**63 - 1
+_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "None"}
+Count = Annotated[int, Meta(ge=1, le=_LARGEST)]
+Natural = Annotated[int, Meta(ge=0, le=_LARGEST)]
+Names = Annotated[str, Meta(extra={"separator": ","})]
+"""Comma-separated text; a list of names becomes such a text."""
+
+
+class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A record of settings: making one with a wrong value raises ConfigError, as reading it from JSON does."""
+
+    place: ClassVar[str] = ""
+    """Where the settings stand in the config, for messages."""
+
+    def __post_init__(self) -> None:
+        for field in fields_of(type(self)):
+            if getattr(self, field.name) is not field.default:
+                self._check(field.name, field.type)
+        problem = self._problem()
+        if problem:
+            raise ConfigError(problem)
+
+    def __hash__(self) -> int:
+        """Of all values, also of those that are dicts."""
+        return hash(msgspec.json.encode(self))
+
+    def _check(self, name: str, wanted: Any) -> None:
+        """Put the value into the form that the field has, and hold it to the field's rules."""
+        given = getattr(self, name)
+        records = [kind for kind in (get_args(wanted) or (wanted,)) if isinstance(kind, type(Settings))]
+        if records:
+            value: Any = self._record(name, given, records)
+        else:
+            value = _joined(f"{self.place}{name}", plain(given), wanted)
+            value = true_text(value) if isinstance(value, str) else value
+            problem = _untellable(value)
+            if problem:
+                hint = " (for a folder with another name, give a symbolic link to it)" if name == "root_path" else ""
+                raise ConfigError(f"{self.place}{name} {problem}{hint}, got {shown(name, value)}")
+            try:
+                value = msgspec.convert(value, wanted)  # a list becomes a tuple
+            except msgspec.ValidationError:
+                raise ConfigError(
+                    f"{self.place}{name} must be {_described(wanted)}, got {shown(name, value)}"
+                ) from None
+        msgspec.structs.force_setattr(self, name, value)
+
+    def _record(self, name: str, given: Any, kinds: list[type[Settings]]) -> Settings:
+        """The record that a section stands for, for records that hold others. kinds: those that it may be of."""
+        raise NotImplementedError
+
+    def _problem(self) -> str | None:
+        """What is wrong with the values taken together, or None."""
+        return None
+
+
+@cache
+def fields_of(kind: type[Struct]) -> tuple[FieldInfo, ...]:
+    """The fields of a record. msgspec looks them up anew each time, which takes longer than to check them."""
+    return msgspec.structs.fields(kind)
+
+
+def plain(value: Any) -> Any:
+    """The value as JSON has it: a path, a date, a number of numpy's or a mapping in its plain form."""
+    if value is None or type(value) in (bool, int, float, str) or isinstance(value, Struct):
+        return value
+    if isinstance(value, os.PathLike):
+        return os.fsdecode(value)
+    if isinstance(value, dt.date):  # YAML makes them of unquoted text
+        return value.isoformat()
+    if hasattr(value, "dtype") and hasattr(value, "tolist"):  # numpy, torch
+        return value.tolist()
+    if isinstance(value, str):  # of a subclass, as the members of enums are
+        return str.__str__(value)
+    if isinstance(value, int | float):
+        return int(value) if isinstance(value, int) else float(value)
+    if isinstance(value, Mapping):
+        return {key: plain(each) for key, each in value.items()}
+    if isinstance(value, AbstractSet):
+        return sorted(map(plain, value), key=str)
+    if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray | memoryview):
+        return [plain(each) for each in value]
+    return value
+
+
+def named_key(key: object) -> str:
+    """A key for a message, which may be printed anywhere."""
+    text = str(key)
+    return text if text.isprintable() else ascii(text)
+
+
+def shown(name: str, value: Any) -> str:
+    """A value as it may be shown."""
+    if name in ("api_url", "url"):
+        if not isinstance(value, str):
+            return f"a {type(value).__name__}"  # it may hold a password
+        value = "::".join(shown_address(each) for each in value.split("::"))
+    return "***" if name in ("api_key", "auth_token", "storage_options", "proxy") else repr(value)
+
+
+def told(settings: Settings, **shown: Any) -> list[tuple[str, Any]]:
+    """Name and value of what was set, with the values of `shown` in place of those that may not be."""
+    fields = fields_of(type(settings))
+    values = {field.name: getattr(settings, field.name) for field in fields}
+    changed = [field.name for field in fields if values[field.name] not in (field.default, {})]
+    return [(name, shown.get(name, values[name])) for name in changed]
+
+
+def without_secrets(text: str, secrets: Iterable[str]) -> str:
+    """`text` with *** for each of them, should it be there."""
+    for secret in secrets:
+        text = redacted(text, secret)
+    return text
+
+
+def separator_of(wanted: Any) -> str | None:
+    """What stands between the names in a field that holds several, such as `Names`."""
+    given = (meta.extra for meta in get_args(wanted)[1:] if isinstance(meta, Meta) and meta.extra)
+    return next((extra["separator"] for extra in given), None)
+
+
+def _joined(where: str, value: Any, wanted: Any) -> Any:
+    """One text of a list of names, for a field that takes both."""
+    separator = separator_of(wanted)
+    if separator is None or not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        return value
+    for each in value:
+        if separator == "," and separator in each:
+            raise ConfigError(f"{where}: {each!r} holds a comma, which separates names")
+    return separator.join(value)
+
+
+def _untellable(value: Any) -> str | None:
+    """Why the feeder process, which gets the settings as JSON, could not be told this value."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return "must be a finite number"
+    if isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
+        return "must be UTF-8 text"
+    if isinstance(value, dict):
+        return next(filter(None, map(_untellable, (*value, *value.values()))), None)
+    return next(filter(None, map(_untellable, value)), None) if isinstance(value, list) else None
+
+
+def _described(wanted: Any) -> str:
+    """What a field takes, in words that go behind "must be"."""
+    kinds = sorted(_kinds(wanted, ()), key=lambda kind: (kind == "None", kind.startswith("'")))
+    *others, last = dict.fromkeys(kinds)
+    return f"{', '.join(others)} or {last}" if others else last
+
+
+def _kinds(wanted: Any, rules: tuple[Meta, ...]) -> Iterator[str]:
+    """Yields what a field takes, one after the other."""
+    origin, arguments = get_origin(wanted), get_args(wanted)
+    if origin is Annotated:
+        yield from _kinds(arguments[0], tuple(each for each in arguments[1:] if isinstance(each, Meta)))
+    elif origin is Literal:
+        yield from map(repr, arguments)
+    elif origin in (Union, UnionType):
+        for each in arguments:
+            yield from _kinds(each, rules)
+    elif origin is tuple:
+        yield f"a list of {len(arguments)} numbers"
+    elif origin is dict:
+        yield "a dict of texts"
+    elif any(rule.extra for rule in rules):
+        yield "text or a list of texts"
+    else:
+        yield _NAMES[wanted] + _bounds(rules)
+
+
+def _bounds(rules: tuple[Meta, ...]) -> str:
+    """What a number has to keep, in words. The largest that fits into 64 bits is no bound that anybody meets."""
+    for rule in rules:
+        least, most = rule.ge, rule.le if rule.le != _LARGEST else None
+        if least is not None and most is not None:
+            return f" from {least} to {most}"
+        below = f" and below {rule.lt}" if rule.lt is not None else ""
+        if least is not None:
+            return f" of at least {least}{below}"
+        if rule.gt is not None:
+            return f" above {rule.gt}"
+    return ""

@@ -1,0 +1,128 @@
+"""Reads a config from text or from a file: JSON, or YAML where PyYAML is installed. Errors say in which line."""
+
+from __future__ import annotations
+
+import codecs
+import os
+import re
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import msgspec
+
+from datago_gpu.config.local_paths import openable, plain_path
+from datago_gpu.errors import ConfigError
+
+__all__ = ["Document", "read_config"]
+
+T = TypeVar("T")
+
+_YAML = (".yaml", ".yml")
+_ENDINGS = (".json", *_YAML)
+_KEY_OF_A_MESSAGE = re.compile(r"(?:unknown key )?(?:\w+\.)?(\w+)")
+_NOT_JSON = {"//": "JSON has no comments", "/*": "JSON has no comments", "#": "JSON has no comments",
+             "'": "JSON wants double quotes"}  # fmt: skip
+
+
+class Document:
+    """What a text or a file holds. file: its path as it was given; empty for a text."""
+
+    def __init__(self, values: Any, file: str = "", text: str = "") -> None:
+        self._values, self._file, self._text = values, file, text
+
+    def checked(self, make: Callable[[Any], T]) -> T:
+        """What `make` makes of the values. Its ConfigErrors get the name of the file, and the line of their key."""
+        try:
+            return make(self._values)
+        except ConfigError as error:
+            if not self._file:
+                raise
+            raise ConfigError(f"{self._file}{self._line_of(str(error))}: {error}") from error.__cause__
+
+    def _line_of(self, message: str) -> str:
+        """Where the key stands that a message begins with, if only one place has a key of that name."""
+        key = _KEY_OF_A_MESSAGE.match(message)
+        name = re.escape(key[1]) if key else "$"
+        places = list(re.finditer(rf"""(?m)(?:"{name}"|^\s*{name}|[{{,]\s*{name})\s*:""", self._text))
+        return f", line {_line(self._text, places[0].end())}" if len(places) == 1 else ""
+
+
+def read_config(config: str | bytes | os.PathLike[str]) -> Document:
+    """Parse JSON text, or the file of a path; a str that ends like a config file is a path. Raises ConfigError."""
+    if isinstance(config, bytes):
+        return Document(_json(_decoded(config, "the config"), "the config"))
+    if isinstance(config, os.PathLike) or config.strip().lower().endswith(_ENDINGS):
+        return _file(plain_path(os.fsdecode(config), ""))
+    return Document(_json(config, "the config"))
+
+
+def _file(name: str) -> Document:
+    try:
+        with open(openable(name), "rb") as file:
+            text = _decoded(file.read(), name)
+    except OSError as error:
+        raise ConfigError(f"cannot read the config {name!r}: {error.strerror}") from error
+    except ValueError as error:  # a NUL in the name
+        raise ConfigError(f"cannot read the config {name!r}: {error}") from None
+    return Document(_yaml(text, name) if name.lower().endswith(_YAML) else _json(text, name), name, text)
+
+
+def _decoded(content: bytes, name: str) -> str:
+    """The text, with or without a byte order mark."""
+    try:
+        return content.removeprefix(codecs.BOM_UTF8).decode()
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"{name}, line {line}: not UTF-8 text: save it as UTF-8") from None
+
+
+def _json(text: str, name: str) -> Any:
+    try:
+        return msgspec.json.decode(text)
+    except UnicodeEncodeError:
+        raise ConfigError(f"{name} is not UTF-8 text") from None
+    except (msgspec.DecodeError, RecursionError) as error:
+        where, problem = _json_problem(text, error)
+    hint = " (for a file pass its path as a pathlib.Path)" if name == "the config" and _is_file(text) else ""
+    raise ConfigError(f"{name}{where}: not JSON: {problem}{hint}")
+
+
+def _json_problem(text: str, error: Exception) -> tuple[str, str]:
+    """Where a mistake is, and which. The words are those of Python's parser, which knows lines and quotes no text."""
+    import json  # here, since the feeder process needs it for nothing else
+
+    try:
+        json.loads(text)
+    except json.JSONDecodeError as found:
+        at = text[found.pos : found.pos + 2]
+        hint = _NOT_JSON.get(at) or _NOT_JSON.get(at[:1], "")
+        return f", line {found.lineno}", found.msg + (f"; {hint}" if hint else "")
+    except (ValueError, RecursionError):
+        pass
+    return "", str(error)
+
+
+def _yaml(text: str, name: str) -> Any:
+    try:
+        import yaml  # type: ignore[import-untyped]
+    except ImportError:
+        raise ConfigError(f"{name} is YAML, which needs PyYAML: pip install pyyaml, or write JSON") from None
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise ConfigError(f"{name}{where}: not YAML: {problem or type(error).__name__}") from None
+    except (ValueError, RecursionError) as error:  # a date that is none
+        raise ConfigError(f"{name}: not YAML: {error}") from None
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return os.path.isfile(text)
+    except ValueError:
+        return False
+
+
+def _line(text: str, position: int) -> int:
+    return text.count("\n", 0, position) + 1

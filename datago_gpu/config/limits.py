@@ -1,0 +1,113 @@
+"""The bounds that several parts of the program share. All are computed here, once, from the settings.
+
+A part that checks a bound and a part that relies on the bound both read it from the same `Limits`.
+"""
+
+from __future__ import annotations
+
+import os
+
+from msgspec import Struct
+
+from datago_gpu.config.loader import DataroomSource, DecodeConfig, LoaderConfig
+from datago_gpu.config.shards import WebDatasetSource
+from datago_gpu.config.sources import names_in
+from datago_gpu.units import MiB
+
+__all__ = ["Limits", "bytes_a_pixel", "decoding_memory", "files_of_a_sample", "wants_latents"]
+
+_FOUR_CHANNELS_OF_16_BITS, _LABEL = 8, 4
+"""Bytes a pixel. A label has up to 32 bits."""
+
+_LEAST_DECODING_MB, _DECODING_MB_A_THREAD = 1024, 256
+
+_LEAST_WORDS, _WORDS_A_SAMPLE = 4 * MiB, 32 * 1024
+
+_BATCHES_BETWEEN = 2
+"""Batches on their way to the decoder, so that the decoder never waits for them."""
+
+
+def decoding_memory(decode: DecodeConfig) -> int:
+    """Bytes: see `DecodeConfig.memory_mb`."""
+    if decode.memory_mb is not None:
+        return decode.memory_mb * MiB
+    return max(_LEAST_DECODING_MB, _DECODING_MB_A_THREAD * (decode.threads or len(os.sched_getaffinity(0)))) * MiB
+
+
+def files_of_a_sample(config: LoaderConfig) -> int:
+    """How many payloads a sample may have: its image, and what was asked for beside it."""
+    source = config.source_config
+    if isinstance(source, WebDatasetSource):
+        return 1 + len(source.parts)
+    if isinstance(source, DataroomSource):
+        wanted = source.has_masks, source.has_latents, source.optional_masks, source.optional_latents
+        return 1 + len(names_in(*wanted))
+    return 1
+
+
+def wants_latents(config: LoaderConfig) -> bool:
+    """Whether a sample may have latents, which come as large as they were saved."""
+    source = config.source_config
+    if isinstance(source, WebDatasetSource):
+        return "latent" in source.parts.values()
+    return isinstance(source, DataroomSource) and bool(names_in(source.has_latents, source.optional_latents))
+
+
+def bytes_a_pixel(config: LoaderConfig) -> int:
+    """Of the widest pixels that may come out."""
+    image = config.image_config
+    if not image.image_to_rgb8:
+        return _FOUR_CHANNELS_OF_16_BITS
+    pixel = 3 * {"uint8": 1, "float16": 2, "float32": 4}[image.dtype]
+    return max(pixel, _LABEL) if files_of_a_sample(config) > 1 else pixel
+
+
+class Limits(Struct, frozen=True, kw_only=True):
+    """All sizes are in bytes."""
+
+    payload: int
+    """Of one payload as it is downloaded or read."""
+    picture: int
+    """Of the pixels of one picture that the feeder decodes itself."""
+    sample: int
+    """Of all payloads of one sample together, as they lie in the arena. A batch may consist of one such sample."""
+    batch: int
+    """Of a batch of two samples and more: half of the arena, so that one batch is decoded while another is written."""
+    words: int
+    """Of attributes, as JSON, and tags of such a batch. As Python's objects attributes may take 20 times as much."""
+    arena: int
+    """Of the memory that the feeder and the trainer share."""
+    held: int
+    """Of the samples in batches that are not full yet."""
+    ahead: int
+    """Of the samples that are fetched ahead of the grouping."""
+    samples_ahead: int
+    """How many samples may be fetched ahead of the grouping."""
+    batches_under_way: int
+    """How many batches may have been sent to the trainer and not been decoded yet."""
+
+    decoding: int
+    """Of what pictures take while they are decoded, in one process."""
+
+    pixels: int
+    """How many pixels the decoded samples may have that wait for the trainer, where images keep their sizes. One batch
+    may wait in any case, which has no more, or one sample."""
+
+    @classmethod
+    def of(cls, config: LoaderConfig) -> Limits:
+        """The bounds that these settings mean."""
+        arena = config.arena_mb * MiB
+        return cls(
+            payload=config.http_config.max_payload_mb * MiB,
+            picture=arena // 2,
+            sample=arena,
+            batch=arena // 2,
+            words=max(_LEAST_WORDS, _WORDS_A_SAMPLE * config.batch_size),
+            arena=arena,
+            held=config.bucket_memory_mb * MiB,
+            ahead=config.prefetch_memory_mb * MiB,
+            samples_ahead=config.prefetch_buffer_size,
+            batches_under_way=config.decode_config.prefetch + _BATCHES_BETWEEN,
+            decoding=decoding_memory(config.decode_config),
+            pixels=config.samples_buffer_mb * MiB // bytes_a_pixel(config),
+        )

@@ -1,0 +1,246 @@
+"""Decides which requests go by way of a proxy: what `http_config.proxy`, HTTP_PROXY and their like mean."""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+from collections.abc import Mapping
+from ipaddress import ip_network
+from urllib.parse import unquote, urlsplit
+
+from msgspec import Struct
+
+from datago_gpu.config.host_policy import Network, address_of, ascii_name, within
+
+__all__ = ["OPTION", "SETTING", "Direct", "Proxies", "Proxy", "parsed_proxy"]
+
+SETTING = "http_config.proxy"
+OPTION = "storage_options.proxy_url"
+_PORTS = {"http": 80, "https": 443}
+_SEPARATORS = re.compile(r"[,\s]+")
+_WITH_PORT = re.compile(r"(\[[^\]]*\]|[^:]*):(\d{1,5})")
+
+_ALWAYS_DIRECT = (
+    *("localhost", "127.0.0.0/8", "::1/128"),
+    *("169.254.0.0/16", "fe80::/10", "fd00:ec2::254/128", "metadata.google.internal"),
+)
+"""This machine, and where clouds keep its credentials: a proxy would look for both at its own place."""
+_MOST_HOSTS = 10_000
+"""Whose way is kept in mind: a listing may name any number."""
+_EVERYTHING = ("*", "0.0.0.0/0", "::/0")
+
+
+class Proxy(Struct, frozen=True):
+    """address: such as `http://proxy.example:3128`, without name and password. place: the setting that names it.
+
+    login: the value of the header Proxy-Authorization; "" for none. given: the address with its secrets.
+    """
+
+    address: str
+    place: str
+    login: str = ""
+    given: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.address} ({self.place})"
+
+    def __repr__(self) -> str:
+        return f"Proxy({str(self)!r})"
+
+    def __rich_repr__(self) -> list[tuple[str, str]]:
+        return [("address", self.address), ("place", self.place)]
+
+    @property
+    def secrets(self) -> list[str]:
+        """What may be shown nowhere."""
+        password = urlsplit(self.given).password or ""
+        return [each for each in (self.login.removeprefix("Basic "), password, unquote(password)) if each]
+
+    @property
+    def endpoint(self) -> tuple[str, int]:
+        """Host and port."""
+        split = urlsplit(self.address)
+        return split.hostname or "", split.port or _PORTS[split.scheme]
+
+    @property
+    def way_out(self) -> str:
+        """What may be done where this proxy is not the right one, in words."""
+        if self.place == OPTION:
+            return f"correct {self.place}, or name the host in proxy_excludes to ask it directly"
+        off = "leave it empty" if self.place == SETTING else "set http_config.trust_env to false"
+        return f"correct {self.place} or {off}, or name the host in NO_PROXY to ask it directly"
+
+
+def parsed_proxy(text: str, place: str) -> Proxy:
+    """The proxy that an address means: `http://NAME:PASSWORD@HOST:PORT`, of which only the host is needed.
+
+    place: the setting or the variable that holds it. Raises ValueError, whose text does not hold the password.
+    """
+    given = text.strip()
+    given = given if "://" in given else f"http://{given}"
+    try:
+        split = urlsplit(given)
+        host, port, problem = split.hostname, split.port, "it names no host"
+    except ValueError:
+        host, port, problem = None, None, "its host or port cannot be read"
+    else:
+        if split.scheme not in _PORTS:
+            host, problem = None, f"{split.scheme}:// proxies are not known, only http:// and https://"
+        elif host and not host.isprintable():
+            host, problem = None, "its host holds characters that no host has"
+        elif "@" in split.path + split.query + split.fragment:  # what stands before is a part of the password
+            host, problem = None, "in a password, / and ? and # are written as %2F, %3F and %23"
+    if not host:
+        raise ValueError(f"{place} names no proxy that can be used: {problem}; http://HOST:PORT is what it should be")
+    login = ""
+    if split.username is not None:
+        proof = f"{unquote(split.username)}:{unquote(split.password or '')}"
+        login = f"Basic {base64.b64encode(proof.encode()).decode('ascii')}"
+    shown = f"[{host}]" if ":" in host else host
+    return Proxy(f"{split.scheme}://{shown}" + (f":{port}" if port else ""), place, login, given)
+
+
+class Direct:
+    """Which hosts are asked directly: those that NO_PROXY names, and loopback and link-local addresses.
+
+    An entry is a name ("example.org" and ".example.org" stand for the host and all below it), an address, a network
+    ("10.0.0.0/8"), one of them with a port ("example.org:8080"), or "*" for every host. Names are not resolved, so that
+    an address or a network is no match for a name that leads there.
+    """
+
+    def __init__(self, text: str = "") -> None:
+        self._names: list[tuple[str, int | None]] = []
+        self._networks: list[tuple[Network, int | None]] = []
+        self.everything = False
+        for entry in (*filter(None, _SEPARATORS.split(text.strip().lower())), *_ALWAYS_DIRECT):
+            self._add(entry)
+
+    def _add(self, entry: str) -> None:
+        if entry == "*":
+            self.everything = True
+            return
+        host, port = entry, None
+        match = _WITH_PORT.fullmatch(entry)
+        if match:
+            host, port = match[1], int(match[2])
+        try:
+            self._networks.append((ip_network(host.strip("[]"), strict=False), port))
+        except ValueError:
+            name = ascii_name(host.removeprefix("*").lstrip("."))
+            if name:
+                self._names.append((name, port))
+
+    def has(self, host: str, port: int) -> bool:
+        """Whether a host, as an address has it, is asked directly on this port."""
+        if self.everything:
+            return True
+        address = address_of(host)
+        if address is not None:
+            return any(port == (wanted or port) and within(address, [each]) for each, wanted in self._networks)
+        name = ascii_name(host.lower())
+        return any(
+            port == (wanted or port) and (name == each or name.endswith(f".{each}")) for each, wanted in self._names
+        )
+
+    def listed(self, port: int) -> list[str]:
+        """The same as a list of names and networks, for requests to this port."""
+        if self.everything:
+            return list(_EVERYTHING)
+        names = [each for each, wanted in self._names if port == (wanted or port)]
+        return [*names, *(str(each) for each, wanted in self._networks if port == (wanted or port))]
+
+
+class Proxies:
+    """The proxies of one process. The environment is read when this is made, and not again.
+
+    proxy: the setting `http_config.proxy`, or that of another `place`, for http and https. It goes before the
+    environment. trust_env: whether HTTP_PROXY, HTTPS_PROXY and ALL_PROXY count, and NO_PROXY; in lower case they go
+    first, as in curl. False without any proxy. Raises ValueError where `proxy` cannot be used; a variable that cannot
+    is told by `of`.
+    """
+
+    def __init__(
+        self,
+        proxy: str = "",
+        *,
+        trust_env: bool = True,
+        environment: Mapping[str, str] = os.environ,
+        place: str = SETTING,
+    ) -> None:
+        known = environment if trust_env else {}
+        self.direct = Direct(_variable(known, "no_proxy")[1])
+        self._of_scheme: dict[str, Proxy | str] = {}
+        self._found: dict[tuple[str, str, int], Proxy | None] = {}
+        for scheme in _PORTS:
+            given = (place, proxy) if proxy.strip() else _named(known, scheme)
+            if given[1]:
+                self._of_scheme[scheme] = self._parsed(*given)
+        self._left_out = not trust_env and any(_named(environment, scheme)[1] for scheme in _PORTS)
+
+    @staticmethod
+    def _parsed(place: str, text: str) -> Proxy | str:
+        try:
+            return parsed_proxy(text, place)
+        except ValueError as problem:
+            if place in (SETTING, OPTION):
+                raise
+            return str(problem)
+
+    def __bool__(self) -> bool:
+        return bool(self._of_scheme)
+
+    def of(self, scheme: str, host: str, port: int | None) -> Proxy | None:
+        """The proxy for a host; None where it is asked directly. Raises ValueError where it cannot be used."""
+        key = (scheme, host, port or _PORTS[scheme])
+        if key not in self._found:
+            if len(self._found) >= _MOST_HOSTS:
+                self._found.clear()
+            direct = scheme not in self._of_scheme or self.direct.has(key[1], key[2])
+            self._found[key] = None if direct else self.of_scheme(scheme)
+        return self._found[key]
+
+    def of_scheme(self, scheme: str) -> Proxy | None:
+        """The proxy for hosts that are not asked directly. Raises ValueError where it cannot be used."""
+        found = self._of_scheme.get(scheme)
+        if isinstance(found, str):
+            raise ValueError(found)
+        return found
+
+    @property
+    def all(self) -> list[Proxy]:
+        """Those that can be used."""
+        return [each for each in self._of_scheme.values() if isinstance(each, Proxy)]
+
+    def client_options(self, scheme: str, host: str, port: int | None) -> dict[str, str]:
+        """The same for a client that reads the environment by itself, as options of obstore.
+
+        host: that of the endpoint, "" where it is not known. Raises ValueError where a proxy is needed that is none.
+        """
+        try:
+            proxy = self.of_scheme(scheme)
+        except ValueError:
+            if not self.direct.has(host, port or _PORTS[scheme]):
+                raise
+            proxy = None
+        if proxy is not None:
+            return {"proxy_url": proxy.given, "proxy_excludes": ",".join(self.direct.listed(port or _PORTS[scheme]))}
+        if self._of_scheme or self._left_out:  # it must not find what the environment has
+            return {"proxy_url": "http://127.0.0.1:9", "proxy_excludes": ",".join(_EVERYTHING)}
+        return {}
+
+
+def _named(environment: Mapping[str, str], scheme: str) -> tuple[str, str]:
+    """The name of the variable that has the proxy for a scheme, and its value; ("", "") for none."""
+    name, value = _variable(environment, f"{scheme}_proxy")
+    if name == "HTTP_PROXY" and "REQUEST_METHOD" in environment:  # of a CGI program: a header of its client's request
+        name, value = "", ""
+    return (name, value) if name else _variable(environment, "all_proxy")
+
+
+def _variable(environment: Mapping[str, str], name: str) -> tuple[str, str]:
+    """A variable's name as it is spelled in the environment, and its value: in lower case before upper case."""
+    for spelled in (name, name.upper()):
+        if spelled in environment:
+            return spelled, environment[spelled].strip()
+    return "", ""

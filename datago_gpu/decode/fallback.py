@@ -1,0 +1,46 @@
+"""The second chance of images that DALI refuses: Pillow decodes them, and DALI gets the pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from datago_gpu.decode.base import EncodedImages
+from datago_gpu.imaging.pixels import Undecodable, as_ppm, render
+
+__all__ = ["with_pixels"]
+
+
+def with_pixels(
+    images: EncodedImages, refused: Mapping[int, str], max_pixels: int, *, mask: str = ""
+) -> tuple[EncodedImages, dict[int, str]]:
+    """Put PPMs in place of some images of a batch, already cut to its target.
+
+    refused: index in the batch -> what DALI said. max_pixels: images with more are not decoded. mask: see `render`.
+    Returns the batch, a new one if anything has changed, and the failures: index -> what DALI and Pillow say.
+    """
+    failures: dict[int, str] = {}
+    if not refused:
+        return images, failures
+    changed = replace(
+        images,
+        payloads=images.payloads[:],
+        sizes=images.sizes.copy(),
+        regions=images.regions.copy(),
+        orientations=images.orientations.copy(),
+    )
+    for index, problem in refused.items():
+        payload, region = images.payloads[index].data, images.regions[index].tolist()
+        orientation, target = int(images.orientations[index]), images.target_of(index)
+        try:
+            pixels = render(payload, region, orientation, target, draft=False, max_pixels=max_pixels, mask=mask)
+        except Undecodable as final:
+            failures[index] = f"DALI says {problem}; Pillow says {final.detail or final.reason}"
+            continue
+        changed.payloads[index] = np.frombuffer(as_ppm(pixels), np.uint8)
+        changed.sizes[index] = pixels.height, pixels.width
+        changed.regions[index] = 0, 0, pixels.height, pixels.width
+        changed.orientations[index] = 1
+    return changed, failures

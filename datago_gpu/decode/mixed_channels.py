@@ -1,0 +1,111 @@
+"""Two decoders for one batch: what the first one cannot keep as it is (channels, depth) goes to the second."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datago_gpu.decode.base import DecodedImages, Decoder, EncodedImages
+from datago_gpu.decode.device import on_host
+from datago_gpu.decode.placement import Placer
+from datago_gpu.imaging.formats import Undecodable
+
+__all__ = ["SplitDecoder"]
+
+
+@dataclass(slots=True)
+class _Job:
+    first: list[int]
+    """Which images of the batch went to the first decoder."""
+    second: list[int]
+    """Which ones went to the second. What is nowhere has failed."""
+    failures: dict[int, str]
+
+
+class SplitDecoder:
+    """See `Decoder`.
+
+    is_first: whether the first decoder takes a payload; else the second does, whose arrays `placer` brings to the
+        device. May raise Undecodable.
+    make_second: is called when the first payload for it comes.
+    """
+
+    def __init__(
+        self,
+        first: Decoder,
+        make_second: Callable[[], Decoder],
+        placer: Placer,
+        is_first: Callable[[NDArray[np.uint8]], bool],
+    ) -> None:
+        self.depth = first.depth
+        self._first, self._make_second, self._placer, self._is_first = first, make_second, placer, is_first
+        self._second: Decoder | None = None
+        self._under_way: deque[_Job] = deque()
+
+    def submit(self, images: EncodedImages) -> None:
+        job = _Job([], [], {})
+        for index, payload in enumerate(images.payloads):
+            try:
+                (job.first if self._is_first(payload) else job.second).append(index)
+            except Undecodable as problem:
+                job.failures[index] = str(problem)
+        if job.first:
+            self._first.submit(images.subset(job.first))
+        if job.second:
+            self._second = self._second or self._make_second()
+            self._second.submit(images.subset(job.second))
+        self._under_way.append(job)
+
+    def collect(self) -> DecodedImages:
+        if not self._under_way:
+            raise RuntimeError("no batch is under way: submit one first")
+        job = self._under_way.popleft()
+        pieces: list[tuple[Any, list[int]]] = []
+        rescued: dict[int, str] = {}
+        for decoder, rows in ((self._first, job.first), (self._second, job.second)):
+            if rows and decoder:
+                decoded = decoder.collect()
+                job.failures |= {rows[at]: problem for at, problem in decoded.failures.items()}
+                rescued |= {rows[at]: problem for at, problem in decoded.rescued.items()}
+                good = [row for at, row in enumerate(rows) if at not in decoded.failures]
+                if decoded.image is not None:
+                    pieces.append((decoded.image, good))
+        image = self._joined(pieces) if job.second else pieces[0][0] if pieces else None
+        return DecodedImages(image, dict(sorted(job.failures.items())), rescued)
+
+    def close(self) -> None:
+        self._under_way.clear()
+        self._first.close()
+        if self._second:
+            self._second.close()
+        self._placer.close()
+
+    def _placed(self, image: Any) -> Any:
+        """A batch, or a list, with its arrays on the device."""
+        if isinstance(image, list):
+            return [self._placed(each) for each in image]
+        if not isinstance(image, np.ndarray):
+            return image
+        return self._placer.finish(self._placer.begin([image]))[0]
+
+    def _joined(self, pieces: list[tuple[Any, list[int]]]) -> Any:
+        """Batches, or lists, of some of the images each -> one of all, in order; None where there are none.
+
+        Batches of two dtypes are rare, and joined on the host: on a GPU, cupy would have to compile a kernel for it.
+        """
+        if len(pieces) < 2:
+            return self._placed(pieces[0][0]) if pieces else None
+        found = {row: each for images, rows in pieces for row, each in zip(rows, images, strict=True)}
+        if isinstance(pieces[0][0], list):
+            return [self._placed(found[row]) for row in sorted(found)]
+        arrays = [(on_host(array), rows) for array, rows in pieces]
+        joined = np.empty((len(found), *arrays[0][0].shape[1:]), np.result_type(*(array for array, _ in arrays)))
+        places = {row: place for place, row in enumerate(sorted(found))}
+        for array, rows in arrays:
+            joined[[places[row] for row in rows]] = array
+        return self._placed(joined)

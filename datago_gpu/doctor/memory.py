@@ -1,0 +1,102 @@
+"""How much memory a run may take at the most, by its settings. The guide tells this sum under "Memory"."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from datago_gpu.config.limits import Limits, bytes_a_pixel, files_of_a_sample, wants_latents
+from datago_gpu.config.loader import DataroomSource, LoaderConfig
+from datago_gpu.config.shards import WebDatasetSource
+from datago_gpu.decode.threads import pillow_threads
+from datago_gpu.imaging.allowance import KEPT
+from datago_gpu.units import MiB
+
+__all__ = ["MemorySum"]
+
+_TRAINER = {"pillow": 64 * MiB, "dali": 256 * MiB}
+_FEEDER, _DOWNLOADING = 80 * MiB, 64 * MiB
+"""Python, the modules that each process imports, and what its heap keeps."""
+_SHUFFLED = 256 * MiB
+_PAGES = 4
+"""The page that is handed out; the next one as it was sent, unpacked in pieces, and put together."""
+_FILE_BUFFER = MiB
+_OBJECTS = 20
+"""So much more than their JSON attributes may take as Python's objects."""
+_FURTHER_BATCHES = 2
+"""The one that the trainer has, and the one that is handed over."""
+
+
+class MemorySum(Struct, frozen=True):
+    """Bytes at the most, by what takes them.
+
+    What comes on top: a single picture that needs more than `decode_config.memory_mb`, which is decoded alone; shards
+    of zstd and xz with large windows; names of files, 60 to 100 bytes each. On a GPU, decoding takes GPU memory.
+    """
+
+    trainer: dict[str, int]
+    """Of the process that iterates, beside what the trainer itself keeps."""
+    feeder: dict[str, int]
+    downloading: dict[str, int]
+    """Of each process that downloads."""
+    shared: dict[str, int]
+    """Of all processes together."""
+    processes: int = 0
+    """How many download."""
+
+    @classmethod
+    def of(cls, config: LoaderConfig, backend: str) -> MemorySum:
+        """backend: "pillow" or "dali"."""
+        limits, processes = Limits.of(config), config.http_config.download_processes
+        sample = files_of_a_sample(config) * limits.payload
+        on_the_way = {"the sample that comes next": sample, "a payload that is put together": limits.payload}
+        ahead = {"prefetch_memory_mb": limits.ahead}
+        return cls(
+            trainer={
+                "Python and the back end": _TRAINER[backend],
+                "decode_config.memory_mb": limits.decoding,
+                "heaps of the decoding threads": min(limits.decoding, KEPT * pillow_threads(config.decode_config)),
+                "decoded batches": _decoded(config, limits),
+            },
+            feeder={
+                "Python": _FEEDER,
+                **ahead,
+                "bucket_memory_mb": limits.held,
+                "decode_config.memory_mb": limits.decoding,
+                **on_the_way,
+                **_listing(config, sample),
+            },
+            downloading={"Python": _DOWNLOADING, **ahead, **on_the_way},
+            shared={"arena_mb": limits.arena, "max_payload_mb": processes * limits.payload},
+            processes=processes,
+        )
+
+    @property
+    def total(self) -> int:
+        """Bytes of all processes together."""
+        downloading = self.processes * sum(self.downloading.values())
+        return downloading + sum(sum(part.values()) for part in (self.trainer, self.feeder, self.shared))
+
+
+def _decoded(config: LoaderConfig, limits: Limits) -> int:
+    """What waits for the trainer or is being decoded, and what the trainer has: pixels, latents and attributes."""
+    image, files = config.image_config, files_of_a_sample(config)
+    batches = -(-config.samples_buffer_size // config.batch_size) + config.decode_config.prefetch + _FURTHER_BATCHES
+    if image.crop_and_resize:
+        pixels = batches * config.batch_size * files * image.default_image_size**2 * bytes_a_pixel(config)
+    else:
+        pixels = 2 * config.samples_buffer_mb * MiB
+    latents = limits.batch if wants_latents(config) else 0
+    return pixels + batches * (latents + _OBJECTS * limits.words)
+
+
+def _listing(config: LoaderConfig, sample: int) -> dict[str, int]:
+    source = config.source_config
+    if isinstance(source, DataroomSource):
+        found = {"pages of the listing": _PAGES * config.http_config.max_page_mb * MiB}
+        return found | ({"shuffle_buffer": _SHUFFLED} if source.random_sampling else {})
+    if isinstance(source, WebDatasetSource):
+        most = source.buffer_mb * MiB
+        found = {"buffer_mb": most, "the sample that is waited for": sample}
+        found["shards that arrive"] = source.concurrent_downloads * _FILE_BUFFER
+        return found | ({"shuffle_buffer": most} if source.random_sampling else {})
+    return {}

@@ -1,0 +1,151 @@
+"""Admits what goes with an image: masks and further images, to be cut from the same region, and latents."""
+
+from __future__ import annotations
+
+from array import array
+from typing import Literal
+
+from msgspec import Struct
+
+from datago_gpu.config import LoaderConfig
+from datago_gpu.config.limits import Limits
+from datago_gpu.feeder.wire import ArrayForm
+from datago_gpu.imaging.allowance import Allowance
+from datago_gpu.imaging.geometry import Region, Size, whole
+from datago_gpu.imaging.header import read_header
+from datago_gpu.sources.base import Part
+
+__all__ = ["AdmittedPart", "Frame", "PartAdmission", "Unfit"]
+
+_NPY = b"\x93NUMPY"
+_PALETTE = b"\x03"
+"""Colour type of a PNG, at byte 25: PNG specification, section 11.2.1."""
+
+
+class Unfit(Exception):
+    """A payload that cannot be used. reason: a short fixed word, as of a skip."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason, self.detail = reason, detail
+
+
+class AdmittedPart(Struct):
+    """A payload that can be decoded, or used as it is."""
+
+    name: str
+    kind: Literal["mask", "image", "latent"]
+    payload: bytes
+    size: tuple[int, int] = (0, 0)
+    """(height, width) of the picture, upright."""
+    orientation: int = 1
+    region: Region = (0.0, 0.0, 0.0, 0.0)
+    """What is to be seen, in pixels of the picture, upright."""
+    array: ArrayForm | None = None
+    """Of a latent that is a npy file."""
+    offset: int = 0
+    """Bytes before the array's first."""
+
+
+class Frame(Struct, frozen=True):
+    """What is seen of a sample's image: what goes with it is cut from the same place."""
+
+    size: tuple[int, int]
+    """(height, width) of the whole image, upright."""
+    crop: Region
+    bucket: Size | None
+    """None where pictures are not cut."""
+
+    def view(self, height: int, width: int) -> tuple[Region, Size | None]:
+        """What is to be seen of a picture of another size, and what it is scaled to: a view for `to_ppm`."""
+        return self.of(height, width), self.bucket
+
+    def of(self, height: int, width: int) -> Region:
+        """The region of a picture of another size that shows the same: relative coordinates are the same.
+
+        Rounded to what a float32 holds, as it will be on its way to a decoder: with "nearest", a hair decides.
+        """
+        if self.bucket is None:
+            return whole(height, width)
+        down, across = height / self.size[0], width / self.size[1]
+        top, left = self.crop[0] * down, self.crop[1] * across
+        seen = top, left, min(self.crop[2] * down, height - top), min(self.crop[3] * across, width - left)
+        top, left, high, wide = array("f", seen)
+        return top, left, high, wide
+
+
+class PartAdmission:
+    """Decides what becomes of the payloads that go with an image. Used from many threads at once.
+
+    Both calls raise Unfit. memory: what decoding may take; None: what it wants.
+    """
+
+    def __init__(self, config: LoaderConfig, memory: Allowance | None = None) -> None:
+        self._memory = memory
+        self._max_pixels = config.decode_config.max_pixels
+        self._max_bytes = Limits.of(config).picture
+        self._mask = config.image_config.mask_interpolation
+        self._deep = self._mask == "nearest" and config.image_config.mask_dtype != "uint8"
+        self._own = not config.image_config.image_to_rgb8
+
+    def quick(self, part: Part, payload: bytes, frame: Frame) -> AdmittedPart | None:
+        """Decide by the header. None: `thorough` has to."""
+        if not payload:
+            raise Unfit("empty")
+        if part.kind == "latent":
+            return _latent(part.name, payload)
+        header = read_header(payload)
+        if header.width * header.height > self._max_pixels:
+            raise Unfit("too-many-pixels", f"{header.height} x {header.width}, allowed are {self._max_pixels}")
+        labels = part.kind == "mask" and payload.startswith(b"\x89PNG") and payload[25:26] == _PALETTE
+        if not header.plain or labels:
+            return None
+        size = header.upright_size
+        return AdmittedPart(part.name, part.kind, header.tidy(payload), size, header.orientation, frame.of(*size))
+
+    def pixel_bytes(self, payload: bytes, frame: Frame) -> int:
+        """What `thorough` would hand on, where that may be large: a picture of its own size. Reads its header."""
+        if frame.bucket:
+            return 0
+        from datago_gpu.imaging.pixels import ppm_bytes
+
+        return ppm_bytes(payload, self._max_pixels)
+
+    def thorough(self, part: Part, payload: bytes, frame: Frame) -> AdmittedPart:
+        """Decode with Pillow, cut to the bucket already. Takes as long as decoding does."""
+        from datago_gpu.imaging.pixels import Undecodable, to_ppm  # most streams never need it
+
+        try:
+            if self._keeps(part) and (header := self._header_of_own(payload)):
+                size, orientation = header
+                return AdmittedPart(part.name, part.kind, payload, size, orientation, frame.of(*size))
+            mask = self._mask if part.kind == "mask" and not self._keeps(part) else ""
+            deep = bool(mask) and self._deep
+            converted = to_ppm(payload, frame.view, self._max_pixels, mask=mask, deep=deep, memory=self._memory)
+        except Undecodable as problem:
+            raise Unfit(problem.reason, problem.detail) from problem
+        if len(converted.payload) > self._max_bytes:
+            raise Unfit("too-large", f"{len(converted.payload)} bytes of pixels do not fit into half of arena_mb")
+        return AdmittedPart(part.name, part.kind, converted.payload, converted.size, 1, whole(*converted.size))
+
+    def _keeps(self, part: Part) -> bool:
+        """Whether a picture keeps its own channels and depth."""
+        return self._own and (part.kind == "image" or self._mask == "lanczos")
+
+    def _header_of_own(self, payload: bytes) -> tuple[tuple[int, int], int] | None:
+        from datago_gpu.imaging.own_channels import header_of_own
+
+        return header_of_own(payload, self._max_pixels, self._memory)
+
+
+def _latent(name: str, payload: bytes) -> AdmittedPart:
+    """An array as `numpy.save` writes it, or plain bytes."""
+    if not payload.startswith(_NPY):
+        return AdmittedPart(name, "latent", payload)
+    from datago_gpu.feeder.npy import BadArray, read_form  # which imports numpy; most streams never need it here
+
+    try:
+        form, offset = read_form(payload)
+    except BadArray as problem:
+        raise Unfit("undecodable", f"not a npy file: {problem}") from None
+    return AdmittedPart(name, "latent", payload, array=form, offset=offset)

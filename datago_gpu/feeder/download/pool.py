@@ -1,0 +1,179 @@
+"""The feeder's side of the processes that download for it: hands out orders, takes in payloads."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import mmap
+import os
+import sys
+import traceback
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Self
+
+import msgspec
+from msgspec import msgpack
+
+from datago_gpu.config import HttpConfig
+from datago_gpu.eventloop import is_ending, watched
+from datago_gpu.feeder.arena import map_memory
+from datago_gpu.feeder.download.health import Doubts
+from datago_gpu.feeder.download.wire import Orders, Results, Setup, as_exception
+from datago_gpu.feeder.runtime import connected
+from datago_gpu.feeder.wire import post, read
+from datago_gpu.sources.base import Need
+
+__all__ = ["Crew"]
+
+log = logging.getLogger("datago_gpu")
+
+
+class Crew:
+    """Gets payloads as a Hedged client does, by way of processes that have a share of the requests each.
+
+    links: a socket to each process, and the memory shared with it, as descriptors. They are the Crew's from now on.
+    Where one of them ends, so does this process: whoever started both knows why, and starts them again.
+    """
+
+    def __init__(self, config: HttpConfig, links: Sequence[tuple[int, int]]) -> None:
+        share = -(-config.concurrent_downloads // len(links))
+        setup = Setup(msgspec.structs.replace(config, concurrent_downloads=share), log.getEffectiveLevel())
+        self._doubts = Doubts()
+        self._members = [
+            _Member(number, channel, map_memory(memory), setup, self._doubts, self._settle)
+            for number, (channel, memory) in enumerate(links)
+        ]
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Let the processes end."""
+        for member in self._members:
+            await member.close()
+
+    def get(self, url: str, max_bytes: int, need: Need | None = None) -> Awaitable[bytes]:
+        """The whole body at `url`, of at most `max_bytes`. Raises HttpFailure.
+
+        need: is asked for the memory of a body that is larger than FREE_BYTES.
+        """
+        member = self._members[0]
+        for other in self._members:
+            if len(other) < len(member):
+                member = other
+        return member.order(url, max_bytes, need)
+
+    def _settle(self) -> None:
+        if self._doubts and not any(map(len, self._members)):
+            self._doubts.settle()
+
+
+class _Member:
+    """One of the processes. Its length is how many orders are open.
+
+    settle: is called whenever it has said something.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        channel: int,
+        memory: mmap.mmap,
+        setup: Setup,
+        doubts: Doubts,
+        settle: Callable[[], None],
+    ) -> None:
+        self._number, self._memory, self._doubts, self._settle = number, memory, doubts, settle
+        self._loop = asyncio.get_running_loop()
+        self._open: dict[int, tuple[str, asyncio.Future[bytes], Need | None]] = {}
+        """Number of an order -> the server that is asked, what waits for it, and what is asked for its memory."""
+        self._wanted: list[tuple[int, str, int]] = []
+        self._taken: list[int] = []
+        self._granted: list[int] = []
+        self._asking: set[asyncio.Task[None]] = set()
+        self._orders = 0
+        self._writer: asyncio.StreamWriter | None = None
+        self._following = self._loop.create_task(self._follow(channel, setup))
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def order(self, url: str, max_bytes: int, need: Need | None) -> asyncio.Future[bytes]:
+        """Ask for a payload. Should the future be cancelled, it comes nevertheless, and is dropped."""
+        self._soon()
+        self._orders += 1
+        self._wanted.append((self._orders, url, max_bytes))
+        future: asyncio.Future[bytes] = self._loop.create_future()
+        self._open[self._orders] = url.partition("//")[2].partition("/")[0], future, need
+        return future
+
+    async def close(self) -> None:
+        for task in (self._following, *self._asking):
+            task.cancel()
+        await asyncio.gather(self._following, *self._asking, return_exceptions=True)
+        if self._writer is not None:
+            self._writer.close()
+            await self._writer.wait_closed()
+
+    async def _follow(self, channel: int, setup: Setup) -> None:
+        decoder = msgpack.Decoder(Results)
+        try:
+            reader, self._writer = await connected(channel)
+            post(self._writer, setup)
+            self._send()
+            while True:
+                self._take(decoder.decode(await read(reader)))
+        except (asyncio.IncompleteReadError, ConnectionError):
+            print("a process that downloads for it has ended", file=sys.stderr, flush=True)
+        except BaseException as error:  # an error of ours: nobody would hear of it in a task
+            if is_ending(error):
+                raise
+            traceback.print_exc()
+        os._exit(1)
+
+    def _take(self, results: Results) -> None:
+        now = self._loop.time()
+        for order, offset, size in results.arrived:
+            self._soon()
+            self._taken.append(order)
+            server, future, _ = self._open.pop(order)
+            self._doubts.answered(server, now)
+            if not future.done():  # it is when it was cancelled
+                future.set_result(self._memory[offset : offset + size])
+        for order, failure in results.failed:
+            server, future, _ = self._open.pop(order)
+            self._doubts.failed(server, now, self._number, future, as_exception(failure))
+        for order, size in results.asking:
+            task = watched(self._ask(order, size))
+            self._asking.add(task)
+            task.add_done_callback(self._asking.discard)
+        for notice in results.notices:
+            log.log(notice.level, "%s", notice.text)
+        self._settle()
+
+    async def _ask(self, order: int, size: int) -> None:
+        """Have a payload's memory counted, and let it come. Where nobody waits for the payload any more, it may."""
+        _, future, need = self._open.get(order, ("", None, None))
+        if future is not None and need is not None:
+            asking = asyncio.ensure_future(need(size))
+            await asyncio.wait((asking, future), return_when=asyncio.FIRST_COMPLETED)
+            asking.cancel()
+            (outcome,) = await asyncio.gather(asking, return_exceptions=True)
+            if isinstance(outcome, Exception):
+                raise outcome
+        self._soon()
+        self._granted.append(order)
+
+    def _soon(self) -> None:
+        """Write what is there, together with what else comes in this round of the loop."""
+        if not self._has_news:
+            self._loop.call_soon(self._send)
+
+    @property
+    def _has_news(self) -> bool:
+        return bool(self._wanted or self._taken or self._granted)
+
+    def _send(self) -> None:
+        if self._writer is not None and self._has_news:
+            post(self._writer, Orders(self._wanted, self._taken, self._granted))
+            self._wanted, self._taken, self._granted = [], [], []

@@ -1,0 +1,135 @@
+"""Groups samples into batches of one bucket each. Depends on the order of the samples alone, never on time."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterator
+
+from msgspec import Struct
+
+from datago_gpu.feeder.admit_parts import AdmittedPart
+from datago_gpu.feeder.arena import aligned
+from datago_gpu.imaging.geometry import Region
+from datago_gpu.sources.base import SampleRef, words_bytes
+
+__all__ = ["Admitted", "Grouper"]
+
+
+class Admitted(Struct):
+    """A sample whose payloads have been fetched and found decodable by their headers."""
+
+    ref: SampleRef
+    payload: bytes
+    """Empty for a sample without an image."""
+    size: tuple[int, int]
+    """(height, width) of the picture in `payload`, upright."""
+    orientation: int
+    """EXIF orientation of the picture in `payload`."""
+    region: Region
+    """What is to be seen, in pixels of the picture in `payload`, upright."""
+    original_size: tuple[int, int]
+    """(height, width) of the sample's own picture, upright."""
+    crop: Region
+    """What is to be seen, in pixels of the sample's own picture."""
+    bucket: tuple[int, int] | None
+    """(height, width); None where images keep their sizes."""
+    parts: list[AdmittedPart] = []
+
+    @property
+    def arena_bytes(self) -> int:
+        """What its payloads take of the arena, in which each begins at a multiple of ALIGNMENT."""
+        size = aligned(len(self.payload))
+        for part in self.parts:
+            size += aligned(len(part.payload))
+        return size
+
+    @property
+    def bytes(self) -> int:
+        """What it takes of the memory: its payloads, and its attributes, which may be as large."""
+        return self.arena_bytes + len(self.ref.attributes)
+
+    @property
+    def pixels(self) -> int:
+        """Of its pictures, at their own sizes."""
+        return self.size[0] * self.size[1] + sum(part.size[0] * part.size[1] for part in self.parts)
+
+
+class Grouper:
+    """Holds the batches that are not full yet, one for each bucket.
+
+    A batch is complete with `batch_size` samples, or when one more would pass `batch_bytes`, `most_words` bytes of
+    attributes and tags, or `batch_pixels` where images keep their sizes; a sample that passes them alone is a batch of
+    its own. Where all that is held passes `held_bytes`, the batch with the most bytes goes out short.
+    mixed: one batch holds samples of all buckets.
+    """
+
+    def __init__(
+        self,
+        batch_size: int,
+        batch_bytes: int,
+        held_bytes: int,
+        *,
+        most_words: int = sys.maxsize,
+        batch_pixels: int | None = None,
+        mixed: bool = False,
+    ) -> None:
+        self._most_words = most_words
+        self._mixed, self._batch_pixels, self._pixels = mixed, batch_pixels, 0
+        self._batch_size, self._batch_bytes, self._held_bytes = batch_size, batch_bytes, held_bytes
+        self._open: dict[tuple[int, int] | None, list[Admitted]] = {}
+        self._bytes: dict[tuple[int, int] | None, int] = {}
+        self._words: Counter[tuple[int, int] | None] = Counter()
+        """Bytes of attributes and tags, of each batch."""
+        self._held = 0
+
+    def __len__(self) -> int:
+        """Samples held."""
+        return sum(map(len, self._open.values()))
+
+    @property
+    def begun(self) -> int:
+        """Batches that are not full."""
+        return len(self._open)
+
+    def add(self, sample: Admitted) -> Iterator[list[Admitted]]:
+        """Take a sample in; yield the batches that it completes."""
+        bucket, size = None if self._mixed else sample.bucket, sample.bytes
+        if bucket in self._open and not self._fits(sample, bucket):
+            yield self._close(bucket)
+        batch = self._open.setdefault(bucket, [])
+        batch.append(sample)
+        self._bytes[bucket] = self._bytes.get(bucket, 0) + size
+        self._words[bucket] += words_bytes(sample.ref)
+        self._held += size
+        if sample.bucket is None:
+            self._pixels += sample.pixels
+        if len(batch) == self._batch_size:
+            yield self._close(bucket)
+        elif self._held > self._held_bytes:
+            yield self._close(max(self._bytes, key=self._bytes.__getitem__))
+
+    def flush(self) -> Iterator[list[Admitted]]:
+        """Yield what is held, short as it is, the batch that was begun first first."""
+        for bucket in sorted(self._open, key=lambda bucket: _begun_at(self._open[bucket])):
+            yield self._close(bucket)
+
+    def _fits(self, sample: Admitted, bucket: tuple[int, int] | None) -> bool:
+        """Whether the batch of that bucket may hold it, too."""
+        if self._bytes[bucket] + sample.bytes > self._batch_bytes:
+            return False
+        if self._words[bucket] + words_bytes(sample.ref) > self._most_words:
+            return False
+        whole = self._batch_pixels is not None and sample.bucket is None
+        return not (whole and self._pixels + sample.pixels > (self._batch_pixels or 0))
+
+    def _close(self, bucket: tuple[int, int] | None) -> list[Admitted]:
+        if bucket is None:  # of images that keep their sizes, there is one batch only
+            self._pixels = 0
+        self._held -= self._bytes.pop(bucket)
+        del self._words[bucket]
+        return self._open.pop(bucket)
+
+
+def _begun_at(batch: list[Admitted]) -> tuple[int, int]:
+    return batch[0].ref.epoch, batch[0].ref.index

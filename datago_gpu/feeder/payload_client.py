@@ -1,0 +1,54 @@
+"""What brings the payloads that have an address: this process itself, processes that it has for that, or a store."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Protocol
+
+from datago_gpu.config import FileSource, LoaderConfig
+from datago_gpu.sources.base import Need
+
+if TYPE_CHECKING:
+    from datago_gpu.sources.http.client import (
+        HttpClient,  # aiohttp takes 0.1 s to import, which local files need not wait for
+    )
+
+__all__ = ["Remote", "remote_of"]
+
+
+class Remote(Protocol):
+    """Gets payloads, any number at once."""
+
+    def get(self, url: str, max_bytes: int, need: Need | None = None) -> Awaitable[bytes]:
+        """The whole body at `url`, of at most `max_bytes`. Raises HttpFailure.
+
+        need: is asked for the memory of the body before it is taken.
+        """
+        ...
+
+
+@asynccontextmanager
+async def remote_of(
+    config: LoaderConfig, http: HttpClient | None, links: Sequence[tuple[int, int]]
+) -> AsyncIterator[Remote | None]:
+    """As the settings have it; None where there is nothing with an address.
+
+    http: the client of this process. links: to the processes that download for it, as `Crew` wants them.
+    """
+    source = config.source_config
+    if isinstance(source, FileSource) and source.is_stored:
+        from datago_gpu.sources.object_store.client import Stores
+
+        yield Stores(config.http_config, source.storage_options)
+    elif http is None:
+        yield None
+    elif links:
+        from datago_gpu.feeder.download.pool import Crew
+
+        async with Crew(config.http_config, links) as crew:
+            yield crew
+    else:
+        from datago_gpu.sources.http.hedge import Hedged
+
+        yield Hedged(http, config.http_config)

@@ -1,0 +1,263 @@
+"""The feeder's main line: epoch after epoch, from references to batches sent, up to the limit."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import sys
+import time
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Callable
+from contextlib import aclosing
+from itertools import count
+
+import msgspec
+
+from datago_gpu.config import LoaderConfig
+from datago_gpu.config.limits import Limits
+from datago_gpu.errors import DatagoError
+from datago_gpu.feeder.fetch import Fetcher
+from datago_gpu.feeder.grouper import Admitted, Grouper
+from datago_gpu.feeder.leftovers import Leftovers, those_left
+from datago_gpu.feeder.pack import Packer
+from datago_gpu.feeder.refusals import Refusals
+from datago_gpu.feeder.window import Outcome, Waits, Window
+from datago_gpu.feeder.wire import Carried, Counts, Mark, Resume, StageCount
+from datago_gpu.sources.base import ListingDigest, Position, Refs, SampleRef, Skipped, Source
+from datago_gpu.sources.tally import held_until_known
+
+__all__ = ["Production"]
+
+log = logging.getLogger("datago_gpu")
+
+
+class Production:
+    """Drives one stream from its start to its end, its limit or its failure."""
+
+    def __init__(self, config: LoaderConfig, resume: Resume, source: Source, fetcher: Fetcher, packer: Packer) -> None:
+        self._config, self._resume = config, resume
+        self._source, self._fetcher, self._packer = source, fetcher, packer
+        self._limits = Limits.of(config)
+        self._grouper = Grouper(
+            config.batch_size,
+            self._limits.batch,
+            self._limits.held,
+            most_words=self._limits.words,
+            batch_pixels=self._limits.pixels,
+            mixed=config.image_config.mixed_buckets,
+        )
+        self._outstanding: dict[int, str] = {}
+        """Index -> cursor of the samples of the epoch that are listed and neither sent nor skipped, in their order."""
+        self._leftovers = Leftovers(resume.carried)
+        self._newest = resume.position
+        self._begun: int | None = None
+        """The last epoch of which a batch was sent."""
+        self._listings: deque[tuple[int, ListingDigest | None]] = deque()
+        """What was listed when a sample was, by the sample's index, of those behind the last one that is done."""
+        self._listed = resume.listed
+        """What was listed up to the last sample that is done."""
+        self._refusals: Refusals[Admitted] = Refusals(config.max_refused_in_a_row)
+        self._waits = Waits()
+
+    async def run(self) -> None:
+        """Send everything. Raises SourceError where the source fails, after all that was fetched has been sent."""
+        first = self._resume.position.epoch
+        epochs = count(first) if self._config.epochs is None else range(first, self._config.epochs)
+        fruitless = limited = False
+        for epoch in epochs:
+            fruitless = not await self._may_repeat(epoch)
+            limited = not fruitless and (not self._still_wanted() or await self._run_epoch(epoch))
+            if fruitless or limited:
+                break
+            gc.collect()  # the workers of an epoch end in cycles of tasks and tracebacks
+        dropped = 0 if limited else len(self._grouper)
+        if dropped:
+            log.warning(
+                "%d samples are left out at the end, since their batches are not full and drop_last is true", dropped
+            )
+        await self._packer.end(self._counts(), fruitless=fruitless, dropped=dropped)
+
+    async def _may_repeat(self, epoch: int) -> bool:
+        """Whether to begin this epoch: a source of which nothing can be used would repeat for ever.
+
+        The first epoch must have brought a sample, and later on one of the last two: so the end of an epoch need not
+        wait for the decoder. A stream that is resumed has brought one in the epoch in which it starts. Where one of
+        the last two brought samples that wait for further ones, it takes longer: one in two epochs has to fill the
+        batches that are begun.
+        """
+        first = self._resume.position.epoch
+        waits = self._outstanding or self._leftovers.holds(epoch - 2)
+        patience = 2 * self._config.batch_size * self._grouper.begun if waits else 0
+        needed = max(first, epoch - 2 - patience)
+        if epoch - first <= patience or (needed == first and self._resume.delivered):
+            return True
+        return await self._packer.has_decoded_since(needed)
+
+    async def _run_epoch(self, epoch: int) -> bool:
+        """True when the limit has been reached."""
+        resume = self._resume
+        if epoch == resume.position.epoch:
+            for carried in resume.carried:
+                if await self._run_through(self._carried(carried), carried.start.epoch, epoch):
+                    return True
+        else:
+            self._begin(epoch)
+        if await self._run_through(self._undelivered(epoch), epoch, epoch):
+            return True
+        if not self._config.drop_last:
+            await self._flush(epoch)
+        return False
+
+    def _begin(self, epoch: int) -> None:
+        """The samples that wait for their batches are of an earlier epoch from now on."""
+        listed = self._listings[-1][1] if self._listings else self._listed
+        self._leftovers.keep(self._newest.epoch, self._outstanding, listed)
+        self._outstanding.clear()
+        self._listings.clear()
+        self._listed = None
+        self._newest = Position(epoch)
+
+    async def _run_through(self, refs: Refs, of_epoch: int, epoch: int) -> bool:
+        """Take samples of one epoch into the batches of another, or of the same. True when the limit is reached."""
+        window = Window(
+            refs,
+            self._fetcher,
+            size=self._limits.samples_ahead,
+            most_bytes=self._limits.ahead,
+            chunk=self._fetcher.chunk,
+            workers=self._config.http_config.concurrent_downloads,
+            ordered=self._config.ordered,
+            launched=self._note_launch if of_epoch == epoch else _of_epoch(of_epoch),
+            waits=self._waits,
+        )
+        async with window, aclosing(window.results()) as results:
+            window.want(self._still_wanted())
+            try:
+                async for outcomes in results:
+                    if await self._take(outcomes, of_epoch, epoch):
+                        return True
+                    window.want(self._still_wanted())
+                await self._skip(self._refusals.end(), of_epoch)
+            except DatagoError:
+                await self._flush(epoch)
+                raise
+        return False
+
+    def _carried(self, carried: Carried) -> Refs:
+        """The samples of an earlier epoch that waited when the state was saved."""
+        return self._held_to(carried.listed, those_left(carried, self._source.refs(carried.start), self._source.tally))
+
+    def _undelivered(self, epoch: int) -> Refs:
+        """The source's samples, less those that were delivered before the start."""
+        resume = self._resume
+        if epoch != resume.position.epoch:
+            return self._source.refs(Position(epoch))
+        refs = self._source.refs(resume.position)
+        return self._held_to(resume.listed, _without(sorted(resume.done), refs) if resume.done else refs)
+
+    def _held_to(self, listed: ListingDigest | None, refs: Refs) -> Refs:
+        """The same samples, once it is known that the listing is the one of a state."""
+        tally = self._source.tally
+        tally.expect(listed, accepts=self._resume.accepts_change)
+        return held_until_known(refs, tally) if tally.pending else refs
+
+    async def _take(self, outcomes: list[Outcome], of_epoch: int, epoch: int) -> bool:
+        """True when the limit has been reached."""
+        for each in outcomes:
+            for outcome in self._refusals.passing(each):
+                if isinstance(outcome, Skipped):
+                    await self._skip([outcome], of_epoch)
+                else:
+                    for batch in self._grouper.add(outcome):
+                        await self._send(batch, epoch)
+            if not self._still_wanted() and await self._limit_reached(epoch):
+                return True
+        return False
+
+    async def _skip(self, skips: list[Skipped], epoch: int) -> None:
+        for skipped in skips:
+            self._settle(epoch, skipped.index)
+            await self._packer.skip(msgspec.structs.replace(skipped, epoch=epoch), self._counts)
+
+    async def _limit_reached(self, epoch: int) -> bool:
+        """Send what is held, and see whether all of it could be decoded: else more is needed.
+
+        Both times it waits for the decoder's word, so that what is sent when does not depend on when that comes.
+        """
+        await self._packer.settled()
+        if not self._config.drop_last and not self._still_wanted():
+            await self._flush(epoch)
+            await self._packer.settled()
+        return not self._still_wanted()
+
+    def _still_wanted(self) -> int:
+        """How many further samples can be used."""
+        if self._config.limit is None:
+            return sys.maxsize
+        missing = max(0, self._config.limit - self._resume.delivered - self._packer.samples)
+        if self._config.drop_last:
+            return missing if missing >= self._config.batch_size else 0
+        return max(0, missing - len(self._grouper))
+
+    async def _flush(self, epoch: int) -> None:
+        for batch in self._grouper.flush():
+            await self._send(batch, epoch)
+
+    async def _send(self, batch: list[Admitted], epoch: int) -> None:
+        carried = [] if self._begun == epoch else self._leftovers.carried()
+        self._begun = epoch
+        for sample in batch:
+            self._settle(sample.ref.epoch, sample.ref.index)
+        await self._packer.send(batch, epoch, Mark(self._resume_at(epoch), self._listed, carried), self._counts)
+
+    def _note_launch(self, ref: SampleRef | Skipped) -> None:
+        if ref.index >= 0:
+            self._listings.append((ref.index, self._source.tally.listed))
+        if isinstance(ref, SampleRef):
+            ref.epoch = self._newest.epoch
+            self._outstanding[ref.index] = ref.cursor
+            self._newest = Position(ref.epoch, ref.index, ref.cursor)
+
+    def _settle(self, epoch: int, index: int) -> None:
+        """A sample is sent or skipped."""
+        if epoch != self._newest.epoch:
+            self._leftovers.discard(epoch, index)
+            return
+        self._outstanding.pop(index, None)
+        while self._listings and self._listings[0][0] <= index:
+            self._listed = self._listings.popleft()[1]
+
+    def _resume_at(self, epoch: int) -> Position:
+        """The first sample that is not done; where all are, the last one, which does no harm."""
+        for index, cursor in self._outstanding.items():
+            return Position(epoch, index, cursor)
+        return self._newest
+
+    def _counts(self) -> Counts:
+        """The source is asked for samples only when there is room; the stages behind it wait for each other."""
+        packer, fetcher = self._packer, self._fetcher
+        stages = {
+            "fetch": StageCount(fetcher.items, self._waits.refs_s, packer.waited_s),
+            "pack": StageCount(packer.items, self._waits.results_s, packer.waited_s),
+        }
+        return Counts(stages, time.process_time(), self._source.passed_over)
+
+
+def _of_epoch(epoch: int) -> Callable[[SampleRef | Skipped], None]:
+    """Notes the epoch of a sample that is listed."""
+
+    def note(ref: SampleRef | Skipped) -> None:
+        if isinstance(ref, SampleRef):
+            ref.epoch = epoch
+
+    return note
+
+
+async def _without(done: list[tuple[int, int]], listed: Refs) -> Refs:
+    """Yields the samples that are in none of the ranges [first, last]. Closes the listing."""
+    async with aclosing(listed) as refs:
+        async for ref in refs:
+            after = bisect_right(done, (ref.index, sys.maxsize))
+            if not after or ref.index > done[after - 1][1]:
+                yield ref

@@ -1,0 +1,62 @@
+"""Walks through the chunks of a PNG without decoding it: PNG specification, sections 5 and 11."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from struct import Struct as Layout
+
+from datago_gpu.imaging.exif import xmp_orientation
+
+__all__ = ["may_turn", "may_turn_late", "png_chunks", "tells_turns"]
+
+_CHUNK = Layout(">I4s")
+_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
+_XMP = b"XML:com.adobe.xmp\0"
+_RAW_PROFILE = b"Raw profile type exif\0"
+
+_MOST = 1000
+_USUAL_BYTES = 4096
+"""Encoders write pixels in chunks of at least that many bytes. Millions of tiny ones would hold up the feeder."""
+
+
+def png_chunks(payload: bytes | memoryview) -> Iterator[tuple[bytes, int, int]]:
+    """Yield the name of each chunk up to IEND, and where its data begins and ends.
+
+    Stops before IEND where there are too many chunks. Raises struct.error where the payload ends early.
+    """
+    at = 8
+    for _ in range(_MOST + len(payload) // _USUAL_BYTES):
+        length, name = _CHUNK.unpack_from(payload, at)
+        yield name, at + 8, at + 8 + length
+        if name == b"IEND":
+            return
+        at += 12 + length
+
+
+def tells_turns(name: bytes, data: bytes) -> bool:
+    """Whether a chunk is of a kind that tells whether the picture is to be turned."""
+    return name == b"eXIf" or (name in _TEXTS and data.startswith((_XMP, _RAW_PROFILE)))
+
+
+def may_turn(name: bytes, data: bytes) -> bool:
+    """Whether a chunk may say that the picture is to be turned. What is compressed is not looked into."""
+    if not tells_turns(name, data):
+        return False
+    if name != b"eXIf" and data.startswith(_XMP):
+        compressed = name == b"zTXt" or (name == b"iTXt" and data[len(_XMP) : len(_XMP) + 1] != b"\0")
+        return compressed or xmp_orientation(data) > 1
+    return True
+
+
+def may_turn_late(payload: bytes) -> bool:
+    """Whether a chunk behind the pixels may say that the picture is to be turned."""
+    name, late = b"", False
+    try:
+        for name, begin, end in png_chunks(payload):
+            late = late or name == b"IDAT"
+            if late and may_turn(name, payload[begin:end]):
+                return True
+    except struct.error:
+        return True
+    return name != b"IEND"

@@ -1,0 +1,129 @@
+"""Pixels of more than 8 bits a channel. Pillow has no modes for them but for gray: they are pieced together here."""
+
+from __future__ import annotations
+
+import io
+import sys
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFile
+
+from datago_gpu.imaging.tiff import Tiff, divided
+
+__all__ = ["deep_pixels", "gray_levels", "is_deep", "label_numbers"]
+
+_HIGHEST = 65535
+
+
+def is_deep(image: ImageFile.ImageFile) -> bool:
+    """Whether it has more than 8 bits a channel. Reads no pixels: to be asked before they are loaded.
+
+    Pillow opens colours of 16 bits in modes of 8, so the stored form is asked.
+    """
+    if image.mode.startswith("I"):
+        return True
+    if isinstance(image, Tiff):
+        return image.bits == 16 and image.mode in ("RGB", "RGBA")
+    if image.format == "PPM":
+        return image.mode == "RGB" and _maximum(image) > 255
+    return image.format == "PNG" and ";16" in str(image.tile[0].args)
+
+
+def deep_pixels(image: ImageFile.ImageFile) -> NDArray[np.uint16]:
+    """Decode a deep image, not loaded yet: (H, W, C) with 1 (gray), 2, 3 or 4 channels (with alpha), 0 to 65535."""
+    transparent = image.info.get("transparency")
+    pixels = _gray(image) if image.mode.startswith("I") else _colours(image)
+    if transparent is None:
+        return pixels
+    alpha = np.any(pixels != np.array(transparent), axis=2, keepdims=True) * np.uint16(_HIGHEST)
+    return np.concatenate([pixels, alpha], axis=2)
+
+
+def gray_levels(image: Image.Image) -> NDArray[np.uint16]:
+    """(H, W), 0 to 65535: of a gray image of 12, 16 or 32 bits."""
+    numbers = np.asarray(image)
+    if numbers.dtype != np.uint16:
+        numbers = numbers.clip(0, _HIGHEST).astype(np.uint16)
+    if isinstance(image, Tiff) and image.bits == 12:
+        numbers = (numbers.astype(np.uint32) * _HIGHEST // 4095).astype(np.uint16)
+    return numbers
+
+
+def label_numbers(image: ImageFile.ImageFile) -> NDArray[Any] | None:
+    """Decode a deep gray image, not loaded yet, to its numbers as stored: (H, W), uint16, or int32 for 32 bits.
+
+    A transparent level and an alpha channel are left out. None for colours, which are no labels.
+    """
+    if not image.mode.startswith("I"):
+        stored = str(image.tile[0].args) if image.format == "PNG" else ""
+        return deep_pixels(image)[:, :, 0] if stored.startswith("LA") else None
+    maximum = _maximum(image) if image.format == "PPM" else _HIGHEST
+    numbers = np.asarray(image)
+    if maximum != _HIGHEST:  # Pillow scaled them
+        numbers = (numbers.astype(np.int64) * maximum + _HIGHEST // 2) // _HIGHEST
+    is_short = image.mode != "I" or image.format == "PPM"
+    return numbers.astype(np.uint16 if is_short else np.int32)
+
+
+def _maximum(image: ImageFile.ImageFile) -> int:
+    """The highest level of a PPM or PGM that is not loaded yet, or a plain guess at it."""
+    args = image.tile[0].args
+    return int(args[-1]) if isinstance(args, tuple) else _HIGHEST if args == "I;16B" else 255
+
+
+def _gray(image: ImageFile.ImageFile) -> NDArray[np.uint16]:
+    image.load()
+    return gray_levels(image)[:, :, None]
+
+
+def _colours(image: ImageFile.ImageFile) -> NDArray[np.uint16]:
+    if isinstance(image, Tiff):
+        pixels = image.planes() if image.has_planes else _two_passes(image, _byte_order(image))
+        return divided(pixels) if image.is_associated else pixels
+    if image.format == "PPM":
+        return _side_by_side(image)
+    if str(image.tile[0].args).startswith("LA"):
+        # Four bytes, as RGBA has: nothing is lost.
+        whole = _loaded(image, "RGBA", "RGBA").astype(np.uint16)
+        return np.left_shift(whole[:, :, 0::2], 8, dtype=np.uint16) | whole[:, :, 1::2]
+    return _two_passes(image, "BL")
+
+
+def _two_passes(image: ImageFile.ImageFile, order: str) -> NDArray[np.uint16]:
+    """Ask Pillow for the upper bytes, then for the lower.
+
+    order: names of Pillow's, of what takes the first byte of each pair ("B") and the second ("L"): upper one first.
+    """
+    assert isinstance(image.fp, io.BytesIO)
+    again = type(image)(io.BytesIO(image.fp.getvalue()))
+    channels = "RGBX" if "RGBX" in str(image.tile[0].args) else image.mode
+    high, low = (
+        _loaded(each, each.mode, f"{channels};16{end}") for each, end in zip((image, again), order, strict=True)
+    )
+    return np.left_shift(high, 8, dtype=np.uint16) | low
+
+
+def _byte_order(image: Tiff) -> str:
+    """For `_two_passes`. libtiff gives numbers in the machine's byte order."""
+    little = sys.byteorder == "little" if image.use_load_libtiff else image.tag_v2.prefix == b"II"
+    return "LB" if little else "BL"
+
+
+def _side_by_side(image: ImageFile.ImageFile) -> NDArray[np.uint16]:
+    """A PPM read as a PGM that is three times as wide."""
+    (width, height), tile = image.size, image.tile[0]
+    image._mode, image._size = "I", (3 * width, height)  # noqa: SLF001 - readers set them themselves
+    image.tile = [tile._replace(extents=(0, 0, 3 * width, height))]
+    image.load()
+    return gray_levels(image).reshape(height, width, 3)
+
+
+def _loaded(image: ImageFile.ImageFile, mode: str, stored: str) -> NDArray[np.uint8]:
+    image._mode = mode  # noqa: SLF001 - readers set it themselves
+    image.tile = [
+        tile._replace(args=(stored, *tile.args[1:]) if isinstance(tile.args, tuple) else stored) for tile in image.tile
+    ]
+    image.load()
+    return np.asarray(image)

@@ -1,0 +1,75 @@
+"""What is made of the pixels of one image: a picture of 8 bits, RGB or gray, or a mask."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFile
+
+from datago_gpu.imaging.deep import deep_pixels, gray_levels, is_deep
+
+__all__ = ["mask_levels", "picture_levels"]
+
+_GRAY = (128, 128, 128, 255)
+"""What shows through transparent pixels, as in datago."""
+_STRIP_PIXELS = 256 * 1024
+
+
+def picture_levels(image: ImageFile.ImageFile) -> Image.Image:
+    """Decode an image, not loaded yet, to RGB of 8 bits, or to L for gray, which scales in a third of the time."""
+    if "transparency" in image.info and is_deep(image):
+        return _over_gray(_upper_bits(deep_pixels(image)))  # Pillow compares pixels of 8 bits with a level of 16
+    image.load()
+    if image.mode in ("RGB", "L") and "transparency" not in image.info:
+        return image
+    if image.has_transparency_data:
+        return _over_gray(image)
+    if image.mode.startswith("I"):
+        return _upper_bits(gray_levels(image)[:, :, None])
+    # Floating-point pixels have no range that is agreed on: they are taken as levels, and clipped, as Pillow does it.
+    return image.convert("L" if image.mode in ("1", "F") else "RGB")
+
+
+def mask_levels(image: ImageFile.ImageFile) -> Image.Image:
+    """Decode a mask to mode L: the numbers of a coloured palette (class labels), else the brightness in 8 bits."""
+    image.load()
+    if image.mode == "P" and not _has_gray_palette(image):
+        return Image.frombytes("L", image.size, image.tobytes())
+    if image.mode.startswith("I"):
+        return _upper_bits(gray_levels(image)[:, :, None])
+    if image.mode == "La":  # Pillow divides by alpha on the way to LA only
+        return image.convert("LA").convert("L")
+    return image if image.mode == "L" else image.convert("L")
+
+
+def _has_gray_palette(image: Image.Image) -> bool:
+    levels = image.getpalette("RGB") or []
+    return levels[0::3] == levels[1::3] == levels[2::3]
+
+
+def _over_gray(image: Image.Image) -> Image.Image:
+    """In strips: a large picture at once would take 16 bytes a pixel, not 8."""
+    width, height = image.size
+    rows = max(1, _STRIP_PIXELS // width)
+    if rows >= height:
+        return _blended(image)
+    whole = Image.new("RGB", image.size)
+    for top in range(0, height, rows):
+        whole.paste(_blended(image.crop((0, top, width, min(top + rows, height)))), (0, top))
+    return whole
+
+
+def _blended(image: Image.Image) -> Image.Image:
+    shown = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", shown.size, _GRAY), shown).convert("RGB")
+
+
+def _upper_bits(pixels: NDArray[np.uint16]) -> Image.Image:
+    """Pixels (H, W, C) of 16 bits as a picture of 8. Gray is rounded; colours keep the upper byte, as in Pillow."""
+    if pixels.shape[2] >= 3:
+        return Image.fromarray((pixels >> 8).astype(np.uint8))
+    wide = pixels.astype(np.uint32)
+    wide += 128
+    wide //= 257  # 65535 / 255
+    gray = wide.astype(np.uint8)
+    return Image.fromarray(gray[:, :, 0] if gray.shape[2] == 1 else gray)

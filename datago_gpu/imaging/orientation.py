@@ -1,0 +1,50 @@
+"""EXIF orientation: where a region lies in the pixels as stored, and how they are turned to be displayed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numpy.typing import NDArray
+from PIL import Image
+
+from datago_gpu.imaging.geometry import Region, Size
+
+__all__ = ["stored_box", "upright_array", "upright_image"]
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_FLIPPED = {2: (False, True), 3: (True, True), 4: (True, False), 6: (False, True), 7: (True, True), 8: (True, False)}
+"""EXIF orientation -> whether the displayed picture runs against the stored one, vertically and horizontally."""
+
+
+def stored_box(region: Region, orientation: int, stored: Size) -> Region:
+    """A region of the picture as displayed in the coordinates of the pixels as stored, (height, width) in all."""
+    top, left, height, width = map(float, region)
+    displayed = stored if orientation < 5 else (stored[1], stored[0])
+    upside_down, mirrored = _FLIPPED.get(orientation, (False, False))
+    if upside_down:
+        top = displayed[0] - top - height
+    if mirrored:
+        left = displayed[1] - left - width
+    return (top, left, height, width) if orientation < 5 else (left, top, width, height)
+
+
+def upright_image(image: Image.Image, orientation: int) -> Image.Image:
+    """A picture as it is to be displayed."""
+    return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
+
+
+def upright_array(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """The same for an array (H, W, C), of which it is a view."""
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return pixels[::-1] if orientation in (3, 4, 7, 8) else pixels

@@ -1,0 +1,83 @@
+"""Cuts and scales pixels in one pass: the one file that calls cykooz-resizer. Safe on any thread."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+from cykooz_resizer import CropBox, FilterType, ImageData, PixelType, ResizeAlg, ResizeOptions, Resizer
+from numpy.typing import NDArray
+from PIL import Image
+
+from datago_gpu.imaging.geometry import Region, Size
+
+__all__ = ["scale_array", "scale_image", "shrinkage"]
+
+_FILTERS = {"lanczos": ResizeAlg.convolution(FilterType.lanczos3), "nearest": ResizeAlg.nearest()}
+
+_KINDS = {
+    ("uint8", 3): PixelType.U8x3,
+    ("uint16", 1): PixelType.U16,
+    ("uint16", 2): PixelType.U16x2,
+    ("uint16", 3): PixelType.U16x3,
+    ("uint16", 4): PixelType.U16x4,
+    ("int32", 1): PixelType.I32,
+}
+
+_of_thread = threading.local()
+
+
+def shrinkage(box: Region, size: Size) -> int:
+    """At what divisor (8, 4, 2 or 1) a JPEG may be decoded whose `box` is then scaled to `size`: without enlarging."""
+    shrink = min(box[2] / size[0], box[3] / size[1])
+    return next((divisor for divisor in (8, 4, 2) if shrink >= divisor), 1)
+
+
+def scale_image(image: Image.Image, box: Region, divisor: int, size: Size, name: str) -> Image.Image:
+    """Cut a box (in pixels before the division by `divisor`) and scale it to `size`. name: "lanczos" or "nearest"."""
+    options = _options(box, divisor, (image.height, image.width), size, name)
+    if options is None:
+        return image
+    if image.mode == "LA":  # which the resizer does not know
+        return scale_image(image.convert("RGBA"), box, divisor, size, name).convert("LA")
+    result = Image.new(image.mode, (size[1], size[0]))
+    _resizer().resize_pil(image, result, options)
+    return result
+
+
+def scale_array(pixels: NDArray[Any], box: Region, divisor: int, size: Size, name: str = "lanczos") -> NDArray[Any]:
+    """The same for an array (H, W, C): uint8 with C = 3, uint16, or int32 with C = 1. The result may be read-only.
+
+    All of it is copied to the resizer, which looks beyond the edges of the box; leaving out the rest saves next to
+    nothing.
+    """
+    height, width, channels = pixels.shape
+    alpha = channels in (2, 4)
+    options = _options(box, divisor, (height, width), size, name, alpha=alpha)
+    if options is None:
+        return pixels
+    kind = _KINDS[pixels.dtype.name, channels]
+    source, result = ImageData(width, height, kind, pixels.tobytes()), ImageData(size[1], size[0], kind)
+    _resizer().resize(source, result, options)
+    return np.frombuffer(result.get_buffer(), pixels.dtype).reshape(*size, channels)
+
+
+def _options(
+    box: Region, divisor: int, within: Size, size: Size, name: str, *, alpha: bool = False
+) -> ResizeOptions | None:
+    """None where nothing is to be cut or scaled."""
+    top, left = max(box[0] / divisor, 0.0), max(box[1] / divisor, 0.0)
+    # Rounding may have put the far edges a hair outside.
+    high, wide = min(box[2] / divisor, within[0] - top), min(box[3] / divisor, within[1] - left)
+    if (top, left, high, wide) == (0.0, 0.0, *size) and within == size:
+        return None
+    return ResizeOptions(_FILTERS[name], use_alpha=alpha, crop_box=CropBox(left, top, wide, high))
+
+
+def _resizer() -> Resizer:
+    """This thread's own: a Resizer keeps working memory and refuses to be used by two threads at once."""
+    if not hasattr(_of_thread, "resizer"):
+        _of_thread.resizer = Resizer()
+    resizer: Resizer = _of_thread.resizer
+    return resizer

@@ -1,0 +1,234 @@
+"""From an encoded batch to a Batch: images, masks and further images decoded side by side, arrays brought along.
+
+Each name has a decoder of its own, made when its first payload comes. What one of them cannot decode costs the sample.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, cast
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from datago_gpu.batch import Batch
+from datago_gpu.decode.base import DecodedImages, Decoder, EncodedImages
+from datago_gpu.decode.placement import Placer, arranged, moves
+from datago_gpu.feeder import wire
+from datago_gpu.feeder.arena import aligned
+from datago_gpu.loader.latents import Latents
+from datago_gpu.sources.base import BAD_ATTRIBUTES
+
+__all__ = ["Assembled", "Assembly"]
+
+_Value = TypeVar("_Value")
+
+
+@dataclass(slots=True)
+class Assembled:
+    """What has become of one encoded batch."""
+
+    message: wire.EncodedBatch
+    batch: Batch | None
+    """None where none of its samples could be decoded."""
+    kept: list[int]
+    """Which of its samples are in `batch`."""
+    failures: dict[int, str]
+    """The others: index -> what the decoder said."""
+    rescued: dict[int, str] = field(default_factory=dict)
+    """Index -> what the decoder said, of those in `batch` of which it refused a picture that Pillow decoded."""
+    flaws: dict[int, dict[str, str]] = field(default_factory=dict)
+    """Index of a sample in `batch` -> reason -> what is wrong with it."""
+
+
+@dataclass(slots=True)
+class _Job:
+    message: wire.EncodedBatch
+    images: bool
+    latents: list[Latents] = field(default_factory=list)
+    embeddings: Any = None
+
+
+class Assembly:
+    """Takes batches of up to `depth` at a time, first in, first out. Used from one thread.
+
+    make_decoder: of masks or of images. optional: name -> kind of what a sample may lack.
+    """
+
+    def __init__(
+        self, make_decoder: Callable[[bool], Decoder], placer: Placer, optional: Mapping[str, str] | None = None
+    ) -> None:
+        self._make_decoder, self._placer, self._optional = make_decoder, placer, optional or {}
+        self._images = make_decoder(False)
+        self._others: dict[tuple[str, str], Decoder] = {}
+        self._under_way: deque[_Job] = deque()
+        self.depth = self._images.depth
+
+    def __len__(self) -> int:
+        """Batches under way."""
+        return len(self._under_way)
+
+    def submit(self, message: wire.EncodedBatch, memory: mmap.mmap) -> None:
+        """Begin a batch. The memory must stay as it is until `collect` has returned it."""
+        job = _Job(message, images=any(message.lengths))
+        if job.images:
+            self._images.submit(_images(message, memory))
+        buckets = _buckets(message)
+        for column in message.parts:
+            if column.kind == "latent":
+                job.latents.append(Latents(column, memory, self._placer))
+            else:
+                self._decoder(column).submit(_pictures(column, message.bucket, buckets, memory))
+        if message.embeddings:
+            rows = np.frombuffer(message.embeddings, np.float32).reshape(len(message.ids), -1)
+            job.embeddings = self._placer.begin([rows])
+        self._under_way.append(job)
+
+    def collect(self) -> Assembled:
+        """Wait for the oldest batch under way."""
+        job = self._under_way.popleft()
+        message, count = job.message, len(job.message.ids)
+        images = self._images.collect() if job.images else DecodedImages(None)
+        failures, rescued = dict(images.failures), dict(images.rescued)
+        pictures = []
+        for column in message.parts:
+            if column.kind != "latent":
+                decoded = self._decoder(column).collect()
+                pictures.append((column, decoded))
+                for at, problem in decoded.failures.items():
+                    failures.setdefault(column.rows[at], f"{column.kind} {column.name!r}: {problem}")
+                rescued |= {column.rows[at]: problem for at, problem in decoded.rescued.items()}
+        kept = [at for at in range(count) if at not in failures] if failures else list(range(count))
+        if not kept:
+            return Assembled(message, None, kept, failures)
+        batch, flaws = _described(message, kept)
+        if images.image is not None:
+            batch.image = self._arranged(images, list(range(count)), kept)
+        for column, decoded in pictures:
+            into = batch.masks if column.kind == "mask" else batch.additional_images
+            into[column.name] = None if decoded.image is None else self._arranged(decoded, column.rows, kept)
+            batch.present[column.name] = np.isin(kept, column.rows)
+        for latents in job.latents:
+            batch.latents[latents.name] = latents.of(kept)
+            batch.present[latents.name] = np.isin(kept, latents.rows)
+        self._note_absent(batch)
+        if job.embeddings is not None:
+            embeddings = self._placer.finish(job.embeddings)[0]
+            batch.embeddings = arranged(self._placer, embeddings, kept, list(range(len(kept))), len(kept))
+        rescued = {at: problem for at, problem in rescued.items() if at not in failures}
+        return Assembled(message, batch, kept, dict(sorted(failures.items())), rescued, flaws)
+
+    def close(self) -> None:
+        """Drop everything under way. Batches handed out stay valid."""
+        self._under_way.clear()
+        for decoder in (self._images, *self._others.values()):
+            decoder.close()
+        self._placer.close()
+
+    def _decoder(self, column: wire.PartColumn) -> Decoder:
+        key = (column.name, column.kind)
+        if key not in self._others:
+            self._others[key] = self._make_decoder(column.kind == "mask")
+        return self._others[key]
+
+    def _arranged(self, decoded: DecodedImages, rows: list[int], kept: list[int]) -> Any:
+        """The decoded pictures of the samples at `rows` of the encoded batch, at their places in the Batch."""
+        there = [row for at, row in enumerate(rows) if at not in decoded.failures] if decoded.failures else rows
+        if there == kept:
+            return decoded.image
+        return arranged(self._placer, decoded.image, *moves(there, kept), len(kept))
+
+    def _note_absent(self, batch: Batch) -> None:
+        """Name what is wanted and no sample of this batch has."""
+        for name, kind in self._optional.items():
+            if name not in batch.present:
+                into = {"mask": batch.masks, "image": batch.additional_images, "latent": batch.latents}[kind]
+                into[name] = None
+                batch.present[name] = np.zeros(len(batch), bool)
+
+
+def _images(message: wire.EncodedBatch, memory: mmap.mmap) -> EncodedImages:
+    """Views of the arena; nothing is copied."""
+    offsets, offset = [], message.offset
+    for length in message.lengths:
+        offsets.append(offset)
+        offset += aligned(length)
+    return _encoded(message, message.bucket, _buckets(message), offsets, memory)
+
+
+def _pictures(
+    column: wire.PartColumn, target: tuple[int, int] | None, buckets: NDArray[np.int32] | None, memory: mmap.mmap
+) -> EncodedImages:
+    return _encoded(column, target, None if buckets is None else buckets[column.rows], column.offsets, memory)
+
+
+def _buckets(message: wire.EncodedBatch) -> NDArray[np.int32] | None:
+    """(N, 2), where they differ."""
+    return np.frombuffer(message.buckets, np.int32).reshape(-1, 2) if message.buckets else None
+
+
+def _encoded(
+    columns: wire.EncodedBatch | wire.PartColumn,
+    target: tuple[int, int] | None,
+    targets: NDArray[np.int32] | None,
+    offsets: list[int],
+    memory: mmap.mmap,
+) -> EncodedImages:
+    arena = np.frombuffer(memory, np.uint8)
+    return EncodedImages(
+        payloads=[arena[at : at + length] for length, at in zip(columns.lengths, offsets, strict=True)],
+        sizes=np.frombuffer(columns.sizes, np.int32).reshape(-1, 2),
+        regions=np.frombuffer(columns.regions, np.float32).reshape(-1, 4),
+        orientations=np.frombuffer(columns.orientations, np.uint8),
+        target=target,
+        targets=targets,
+        checked=True,
+    )
+
+
+def _described(message: wire.EncodedBatch, kept: list[int]) -> tuple[Batch, dict[int, dict[str, str]]]:
+    """A batch of the samples kept, without any payload; and row -> reason -> what is wrong with a sample."""
+    sizes = np.frombuffer(message.original_sizes, np.int32).reshape(-1, 2)
+    crops = np.frombuffer(message.crops, np.float32).reshape(-1, 4)
+    flaws = {row: dict(found) for row, found in message.flaws.items() if row in kept}
+    batch = Batch(
+        ids=_of(message.ids, kept),
+        sources=_of(message.sources, kept),
+        image=None,
+        original_sizes=sizes.copy() if len(kept) == len(sizes) else sizes[kept],
+        crops=crops.copy() if len(kept) == len(crops) else crops[kept],
+        bucket=message.bucket,
+        attributes=_attributes(_of(message.attributes, kept), kept, flaws),
+        tags=_of(message.tags, kept),
+        duplicate_states=_of(message.duplicate_states, kept),
+        epoch=message.epoch,
+    )
+    return batch, flaws
+
+
+def _attributes(texts: list[bytes], rows: list[int], flaws: dict[int, dict[str, str]]) -> list[dict[str, Any]]:
+    """The attributes of the samples at these rows. Notes in `flaws` those that cannot be read, which are empty.
+
+    The feeder has decoded them as well. How deep they may be nested differs, though, with the stack around it.
+    """
+    try:  # one call for all of them: JSON objects in an array
+        return cast(list[dict[str, Any]], msgspec.json.decode(b"[" + b",".join(texts) + b"]"))
+    except RecursionError:
+        pass
+    found: list[dict[str, Any]] = []
+    for row, text in zip(rows, texts, strict=True):
+        try:
+            found.append(msgspec.json.decode(text))
+        except RecursionError as error:
+            flaws.setdefault(row, {})[BAD_ATTRIBUTES] = str(error)
+            found.append({})
+    return found
+
+
+def _of(values: list[_Value], kept: list[int]) -> list[_Value]:
+    """Those of the samples kept: the list itself, where all are."""
+    return values if len(kept) == len(values) else [values[at] for at in kept]

@@ -1,0 +1,218 @@
+"""The one thread of the trainer's process: takes encoded batches from the feeder, has them decoded, hands them on."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from datago_gpu import errors
+from datago_gpu.feeder import wire
+from datago_gpu.feeder.client import FeederClosed
+from datago_gpu.loader.handoff import Handoff
+from datago_gpu.loader.supervisor import Supervisor
+from datago_gpu.sources.base import Flaw, Skipped
+
+if TYPE_CHECKING:
+    from datago_gpu.batch import Batch
+    from datago_gpu.loader.assembly import Assembled, Assembly
+
+__all__ = ["Ready", "Worker", "unexpected"]
+
+log = logging.getLogger("datago_gpu")
+
+UNDECODABLE = "undecodable"
+OUT_OF_MEMORY = (
+    "out of memory while decoding: have fewer images under way (decode_config.threads, batch_size, "
+    "samples_buffer_size), or smaller ones (decode_config.max_pixels)"
+)
+
+_RESCUED = (
+    "DALI refused a picture of sample %r (%s): %s. Pillow decoded it, and the sample is delivered. Each refusal costs "
+    "its batch some time; stats().rescued counts such samples, and this line comes once. Where there are many on a "
+    "GPU, look at the memory that is free there"
+)
+
+_End = wire.Ended | wire.Failed | errors.FeederError
+"""How a feeder's messages end; the error is its death."""
+
+
+@dataclass(slots=True)
+class Ready:
+    """What is handed to the trainer: a batch, and what happened on the way to it."""
+
+    batch: Batch | None
+    """None where none of its samples could be decoded, and behind the last batch."""
+    numbers: list[wire.Number] = field(default_factory=list)
+    """Of the samples of the batch."""
+    mark: wire.Mark | None = None
+    """Where the stream stands behind the batch."""
+    skipped: list[Skipped] = field(default_factory=list)
+    flaws: list[Flaw] = field(default_factory=list)
+    """Of samples of the batch."""
+    notices: list[wire.Notice] = field(default_factory=list)
+    """What the feeder has to say for the log."""
+    fruitless: bool = False
+    """The stream ends early, since the last passes over the source brought no sample."""
+    dropped: int = 0
+    """Samples that are left out at the end of the stream, as their batches are not full."""
+
+
+def unexpected(what: str, error: BaseException) -> errors.DatagoError:
+    """The error to raise in place of a foreign one, which becomes its cause. what: what has failed."""
+    if isinstance(error, MemoryError):
+        wrapped = errors.DatagoError(OUT_OF_MEMORY)
+    else:
+        wrapped = errors.DatagoError(f"{what} has failed unexpectedly, with {type(error).__name__}: {error}")
+    wrapped.__cause__ = error
+    return wrapped
+
+
+class Worker(threading.Thread):
+    """Runs from `start` until the stream ends, fails, or `stop`. Owns the decoder, which wants a single thread."""
+
+    def __init__(self, feeder: Supervisor, make_assembly: Callable[[], Assembly], ready: Handoff[Ready]) -> None:
+        super().__init__(name="datago-decode", daemon=True)
+        self._feeder, self._make_assembly, self._ready = feeder, make_assembly, ready
+        self._skipped: list[Skipped] = []
+        self.counts = wire.Counts()
+        self.decoded = self.bytes = self.rescued = 0
+        self._pixels = 0
+        """Of the batches that are being decoded, where images keep their sizes."""
+        self.waited_s = 0.0
+        """For the feeder."""
+
+    @property
+    def pids(self) -> list[int]:
+        """Process ids: of the feeder, then of those that download for it."""
+        return self._feeder.pids
+
+    def stop(self) -> None:
+        """End the thread; it takes as long as the batch that is being decoded."""
+        self._feeder.close()
+        self._ready.close()
+
+    def run(self) -> None:
+        """The thread's main line."""
+        error: errors.DatagoError | None = None
+        try:
+            assembly = self._make_assembly()
+            try:
+                self._stream(assembly)
+            finally:
+                assembly.close()
+        except FeederClosed:
+            pass
+        except errors.DatagoError as problem:
+            error = problem
+        except BaseException as problem:
+            error = unexpected("decoding", problem)
+        self._ready.end(error)
+        self._feeder.close()
+        self._feeder.dispose()
+
+    def _stream(self, assembly: Assembly) -> None:
+        """Hand on all that comes. What a feeder sent before its death is handed on before anything is done about it."""
+        ended = None
+        try:
+            while isinstance(ended := self._follow(assembly), errors.FeederError):
+                self._feeder.restart(ended)
+        finally:
+            end = ended if isinstance(ended, wire.Ended) else wire.Ended([], wire.Counts())
+            last = Ready(None, skipped=self._take_skips(), fruitless=end.fruitless, dropped=end.dropped)
+            self._ready.put(last)
+        if isinstance(ended, wire.Failed):
+            raise getattr(errors, ended.kind, errors.DatagoError)(ended.message)
+
+    def _follow(self, assembly: Assembly) -> _End | None:
+        """Keep the decoder filled; while the feeder has nothing new, hand on what is decoded. None: the trainer closed.
+
+        When it returns an end, the decoder is empty, and so is the arena.
+        """
+        ended: _End | None = None
+        while True:
+            if len(assembly) and (ended or len(assembly) >= assembly.depth or not self._feeder.waiting()):
+                if not self._hand_on(assembly.collect()):
+                    return None
+            elif ended:
+                return ended
+            else:
+                message = self._receive()
+                if isinstance(message, wire.EncodedBatch) and not self._make_room(assembly, message.pixels):
+                    return None
+                ended = self._take(assembly, message)
+
+    def _receive(self) -> wire.FromFeeder | errors.FeederError:
+        clock = time.perf_counter()
+        try:
+            return self._feeder.receive()
+        except errors.FeederError as death:
+            return death
+        finally:
+            self.waited_s += time.perf_counter() - clock
+
+    def _make_room(self, assembly: Assembly, pixels: int) -> bool:
+        """Hand on what is decoded until there is room for a batch of so many. False when the trainer has closed."""
+        if not pixels:
+            return True
+        while len(assembly) and not self._ready.fits(self._pixels + pixels):
+            if not self._hand_on(assembly.collect()):
+                return False
+        self._pixels += pixels
+        return self._ready.wait(self._pixels)
+
+    def _take(self, assembly: Assembly, message: wire.FromFeeder | errors.FeederError) -> _End | None:
+        if isinstance(message, errors.FeederError):
+            return message
+        if isinstance(message, wire.Failed):
+            self._skipped += message.skipped
+            return message
+        if isinstance(message, wire.Notice):
+            while len(assembly):  # it was said behind these
+                self._hand_on(assembly.collect())
+            self._ready.put(Ready(None, notices=[message]))
+            return None
+        self.counts = message.counts
+        if isinstance(message, wire.EncodedBatch):
+            assembly.submit(message, self._feeder.memory)
+            return None
+        self._skipped += message.skipped
+        return message if isinstance(message, wire.Ended) else None
+
+    def _hand_on(self, assembled: Assembled) -> bool:
+        """False when the trainer has closed."""
+        message, failures = assembled.message, assembled.failures
+        self._feeder.report(message.number, len(failures))
+        self._pixels -= message.pixels
+        self.decoded += len(assembled.kept)
+        self._note_rescued(assembled)
+        self.bytes += sum(message.lengths) + sum(sum(column.lengths) for column in message.parts)
+        self._skipped += message.skipped
+        self._skipped += [
+            Skipped(index, message.ids[at], message.wheres[at], UNDECODABLE, problem, epoch)
+            for at, problem in failures.items()
+            for epoch, index in [wire.epoch_and_index(message.indices[at], message.epoch)]
+        ]
+        whole = len(assembled.kept) == len(message.indices)
+        numbers = message.indices if whole else [message.indices[at] for at in assembled.kept]
+        flaws = [
+            Flaw(message.ids[at], message.wheres[at], reason, problem)
+            for at, found in assembled.flaws.items()
+            for reason, problem in found.items()
+        ]
+        ready = Ready(assembled.batch, numbers, message.mark, self._take_skips(), flaws)
+        return self._ready.put(ready, message.pixels)
+
+    def _note_rescued(self, assembled: Assembled) -> None:
+        """Counts the samples of which Pillow decoded what DALI refused, and logs the first of them."""
+        if assembled.rescued and not self.rescued:
+            at, said = next(iter(assembled.rescued.items()))
+            log.warning(_RESCUED, assembled.message.ids[at], assembled.message.wheres[at], said)
+        self.rescued += len(assembled.rescued)
+
+    def _take_skips(self) -> list[Skipped]:
+        skipped, self._skipped = self._skipped, []
+        return skipped

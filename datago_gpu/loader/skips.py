@@ -1,0 +1,125 @@
+"""Counts and lists the samples that are not delivered, and says when there are too many."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter, deque
+from collections.abc import Iterable
+
+import msgspec
+
+from datago_gpu.config.local_paths import openable, true_text
+from datago_gpu.errors import ConfigError, DecodeError, TooManyErrors
+from datago_gpu.redact import printable_json
+from datago_gpu.sources.base import Flaw, Skipped
+
+__all__ = ["Failures"]
+
+SHARE_FROM = 100
+"""Samples seen before a share of them says anything."""
+
+KEPT = 10
+
+log = logging.getLogger("datago_gpu")
+
+
+class Failures:
+    """The budget that `max_failures` sets: a count, a share, or None for no bound.
+
+    A share counts a lost shard as the samples that it held.
+
+    file: where each is listed as well, if anywhere; see `SkippedFile`.
+    delivered_before: samples that the run had delivered when its state was saved. With any, the rest may all be bad.
+    """
+
+    def __init__(self, allowed: float | None, file: str | None = None, *, delivered_before: int = 0) -> None:
+        self._allowed, self._delivered_before = allowed, delivered_before
+        self._file = SkippedFile(file) if file is not None else None
+        self._last: deque[DecodeError] = deque(maxlen=KEPT)
+        self.by_reason: Counter[str] = Counter()
+        self.flaws_by_reason: Counter[str] = Counter()
+        """Of samples that are delivered all the same."""
+        self._lost = 0
+        """Samples, where a shard that was lost counts as those that it held."""
+
+    def add(self, skipped: Iterable[Skipped]) -> None:
+        """Count, list, and log: the first of each reason as a warning, the others at debug level."""
+        skipped = list(skipped)
+        if self._file and skipped:
+            self._file.write(skipped)
+        for each in skipped:
+            error = DecodeError(each.id, each.where, each.reason, each.detail)
+            level = logging.DEBUG if self.by_reason[each.reason] else logging.WARNING
+            log.log(level, "skipped %s", error)
+            self.by_reason[each.reason] += 1
+            self._lost += each.count
+            self._last.append(error)
+
+    def note(self, flaws: Iterable[Flaw]) -> None:
+        """Count and log samples that are delivered without something, as `add` does skipped ones."""
+        for each in flaws:
+            level = logging.DEBUG if self.flaws_by_reason[each.reason] else logging.WARNING
+            log.log(level, "delivered with a flaw: %s", DecodeError(each.id, each.where, each.reason, each.detail))
+            self.flaws_by_reason[each.reason] += 1
+
+    def check(self, delivered: int, *, final: bool = False, fruitless: bool = False) -> None:
+        """Raise TooManyErrors if the budget is spent.
+
+        final: no more samples come. fruitless: they end early, since the last passes over the source brought none.
+        """
+        share = isinstance(self._allowed, float)
+        bad = self._lost if share else self.by_reason.total()
+        seen = delivered + bad
+        if isinstance(self._allowed, float):
+            spent = bad > self._allowed * seen and (final or seen >= SHARE_FROM)
+        else:
+            spent = self._allowed is not None and bad > self._allowed
+        if spent or (final and bad and (fruitless or not (delivered or self._delivered_before))):
+            reasons = ", ".join(f"{count} {reason}" for reason, count in self.by_reason.most_common())
+            allowed = "" if self._allowed is None else f"; max_failures is {self._allowed}"
+            barren = "; the last passes over the source brought no sample" if fruitless and delivered else ""
+            text = f"{bad} of {seen} samples were bad ({reasons}){allowed}{barren}; the last of them:"
+            raise TooManyErrors(text, self._last)
+
+
+class SkippedFile:
+    """One JSON line for each skipped sample, behind those that the file has. Raises ConfigError where it cannot write.
+
+    It is open only while it is written, with a single call: several ranks may share it, and no crash loses a line.
+
+    path: absolute, since the trainer may go to another folder.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = openable(path)
+        self._warned = self._cut = False
+        try:
+            self._append(b"")
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"skipped_file {path!r} cannot be written: {error}") from error
+
+    def write(self, skipped: list[Skipped]) -> None:
+        """Add these. Where that fails, the run goes on: there is a warning, once, and the next ones are tried again."""
+        lines = "".join(printable_json(msgspec.json.encode(_entry(each)).decode()) + "\n" for each in skipped).encode()
+        try:
+            self._append(b"\n" + lines if self._cut else lines)
+        except OSError as error:
+            if not self._warned:
+                log.warning("skipped_file %s misses samples: %s", true_text(self._path), error.strerror)
+            self._warned = True
+
+    def _append(self, lines: bytes) -> None:
+        # Not blocking, for who names a pipe.
+        file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, 0o666)
+        try:
+            while lines:
+                written = os.write(file, lines)
+                lines = lines[written:]
+                self._cut = bool(lines)  # the disk is full in the middle: the next write says so
+        finally:
+            os.close(file)
+
+
+def _entry(skip: Skipped) -> dict[str, str | int]:
+    return {"id": skip.id, "reason": skip.reason, "detail": skip.detail, "where": skip.where, "epoch": skip.epoch}

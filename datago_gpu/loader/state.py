@@ -1,0 +1,196 @@
+"""What `state_dict` gives: where a stream stands, in plain values, and which order of samples that belongs to.
+
+The order holds a digest of the listing, as far as the stream has used it: where the data lies elsewhere under the same
+names, it is the same data, and where it has changed, the feeder finds out. A state without a digest, of an older
+package, says where the data lies in its place.
+
+Version 2 says of the order only what differs from the defaults and makes a difference. Version 1 said all settings of
+the source; a state of either may lack settings that are younger than itself, which then have their defaults.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import chain
+from typing import Any, Literal, get_args
+
+import msgspec
+
+from datago_gpu.config import SOURCES, LoaderConfig
+from datago_gpu.config.base import Settings, fields_of, separator_of
+from datago_gpu.config.local_paths import FILE_SCHEME
+from datago_gpu.config.shards import shown_shards
+from datago_gpu.errors import ConfigError
+from datago_gpu.feeder.wire import Resume
+from datago_gpu.sources.base import ListingDigest, Position
+
+__all__ = ["OnChange", "checked_on_change", "resume_from", "state_of"]
+
+OnChange = Literal["refuse", "accept"]
+"""What to do with a state whose data has changed since."""
+
+STATE_VERSION = 2
+READ_VERSIONS = (1, 2)
+_KEPT = ("position", "done", "delivered")
+"""Of where a stream stands."""
+
+_NEVER = frozenset(
+    (
+        *("api_url", "api_key", "auth_token", "storage_options", "rank", "world_size"),
+        *("page_size", "check_count", "concurrent_downloads", "require_images", "require_embeddings"),
+        *("optional_masks", "optional_latents", "datago_form"),
+    )
+)
+"""Settings of a source that are secret, that are told apart from it, or that change no order. What a sample has to have
+is among them, but for the filters of a Dataroom: a sample that is skipped for it keeps its number."""
+
+_IN_A_SHUFFLE = frozenset(
+    (
+        *("random_method", "shuffle_buffer", "rank_split"),
+        *("buffer_mb", "reference_image_type", "masks", "additional_images", "latents", "optional"),
+    )
+)
+"""Those that matter to a shuffle only. Of shards it holds as many samples as fit into `buffer_mb`."""
+
+_PLACES = frozenset(("root_path", "url"))
+"""Where the data lies. With a digest of what is there, it may lie anywhere."""
+
+_LONGEST = 200
+"""Letters of a value in a message."""
+
+
+def state_of(config: LoaderConfig, resume: Resume) -> dict[str, Any]:
+    """The state of a stream with these settings that stands there. Fit for JSON."""
+    order = _order_of(config)
+    if resume.listed is not None:
+        order["listing"] = msgspec.to_builtins(resume.listed)
+    place = msgspec.to_builtins(resume)
+    kept = [*_KEPT, "carried"] if resume.carried else _KEPT
+    return {"version": STATE_VERSION, "order": order, "resume": {name: place[name] for name in kept}}
+
+
+def checked_on_change(given: str) -> OnChange:
+    """The value of the argument. Raises ConfigError where it has no such value."""
+    if given not in get_args(OnChange):
+        raise ConfigError(f"on_change must be 'refuse' or 'accept', got {given!r}")
+    return "accept" if given == "accept" else "refuse"
+
+
+def resume_from(config: LoaderConfig, state: dict[str, Any], on_change: OnChange = "refuse") -> Resume:
+    """Where a stream with these settings goes on.
+
+    Raises ConfigError where the state is of another order of samples, naming what differs, or no state at all. Whether
+    the data is the same shows when it is listed.
+    """
+    try:
+        version, order, resume = state["version"], state["order"], msgspec.convert(state["resume"], Resume)
+    except (KeyError, TypeError, msgspec.ValidationError) as error:
+        raise ConfigError(f"this is not the state of a Loader: {error!r}") from error
+    if version not in READ_VERSIONS:
+        versions = " and ".join(map(str, READ_VERSIONS))
+        raise ConfigError(f"the state has version {version!r}, this package reads {versions}")
+    source = order.get("source_config") if isinstance(order, dict) else None
+    if not isinstance(source, dict) or not all(isinstance(name, str) for name in source):
+        raise ConfigError("this is not the state of a Loader: its order is that of no source")
+    try:
+        listed = msgspec.convert(order.get("listing"), ListingDigest | None)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"this is not the state of a Loader: {error!r}") from error
+    accepts = on_change == "accept"
+    anywhere = accepts or listed is not None or _has_nothing_done(resume)
+    theirs, ours = _normal(config, order), _normal(config, _order_of(config))
+    differences = list(_differences(theirs, ours, but=_PLACES if anywhere else frozenset()))
+    if differences:
+        raise ConfigError(f"the state is of another order of samples: {'; '.join(differences)}")
+    return msgspec.structs.replace(resume, listed=listed, accepts_change=accepts)
+
+
+def _has_nothing_done(resume: Resume) -> bool:
+    """Whether an epoch is still to begin and nothing waits of an earlier one, so that its samples may be any."""
+    return resume.position == Position(resume.position.epoch) and not (resume.done or resume.carried)
+
+
+def _order_of(config: LoaderConfig) -> dict[str, Any]:
+    """What the order of samples depends on."""
+    rank, world_size = config.rank_and_world_size()
+    source = msgspec.to_builtins(config.source_config)
+    if "url" in source:
+        source["url"] = shown_shards(source["url"])
+    order = {"source_type": config.source_type, "source_config": source, "seed": config.seed}
+    return _normal(config, order | {"rank": rank, "world_size": world_size})
+
+
+def _normal(config: LoaderConfig, order: Mapping[str, Any]) -> dict[str, Any]:
+    """An order less what is as by default, or makes no difference; paths and addresses in one form.
+
+    config: says where relative paths begin.
+    """
+    given = order["source_config"]
+    source_type = order.get("source_type") or _type_of(given)
+    shuffled = given.get("random_sampling", False)
+    kind = SOURCES.get(source_type, Settings) if isinstance(source_type, str) else Settings
+    fields = {field.name: field for field in fields_of(kind)}
+    source = {}
+    for name in sorted(given.keys() - _NEVER - (frozenset() if shuffled else _IN_A_SHUFFLE)):
+        value = given[name]
+        if name in fields:
+            value = _one_form(config, name, value, separator_of(fields[name].type))
+        if name not in fields or value != fields[name].default:
+            source[name] = value
+    normal = {"source_type": source_type, "source_config": source}
+    normal |= {name: order.get(name) for name in ("rank", "world_size")}
+    if normal["world_size"] == 1:
+        source.pop("rank_split", None)
+    return normal | ({"seed": order.get("seed")} if shuffled else {})
+
+
+def _type_of(source: Mapping[str, Any]) -> str:
+    """Version 1 says it by its settings alone."""
+    return "file" if "root_path" in source else "webdataset" if "url" in source else "db"
+
+
+def _one_form(config: LoaderConfig, name: str, value: Any, separator: str | None) -> Any:
+    if name == "duplicate_state" and isinstance(value, int):
+        return max(0, value)  # which filter nothing
+    if not isinstance(value, str):
+        return value
+    if name == "root_path":
+        return _address(config, value)
+    if name == "url":
+        return "::".join(_address(config, each.strip()) for each in value.split("::") if each.strip())
+    if separator:
+        return separator.join(sorted({each.strip() for each in value.split(separator)} - {""}))
+    return value
+
+
+def _address(config: LoaderConfig, text: str) -> str:
+    """A path, @FILE or address; braces in front may hold paths of any kind, and are left alone."""
+    if text.startswith("@"):
+        return "@" + _address(config, text[1:])
+    if text.startswith("{") or ("://" in text and not text.lower().startswith(FILE_SCHEME)):
+        return text.rstrip("/")
+    try:
+        return config.absolute(text)
+    except ConfigError:
+        return text
+
+
+def _differences(theirs: dict[str, Any], ours: dict[str, Any], but: frozenset[str]) -> list[str]:
+    """theirs: of the state. ours: of the loader. but: what may differ."""
+    if theirs["source_type"] != ours["source_type"]:
+        return [_told("source_type", theirs["source_type"], ours["source_type"])]
+    defaults = {field.name: field.default for field in fields_of(SOURCES[ours["source_type"]])}
+    sources = theirs["source_config"], ours["source_config"]
+    names = sorted({*chain(*sources)} - but)
+    pairs = {name: [source.get(name, defaults.get(name)) for source in sources] for name in names}
+    different = [name for name, (of_state, of_loader) in pairs.items() if of_state != of_loader]
+    if "random_sampling" in different:  # then what is said of a shuffle belongs to one of them only
+        different = [name for name in different if name not in _IN_A_SHUFFLE]
+    found = [_told(f"source_config.{name}", *pairs[name]) for name in different]
+    both = [name for name in ("seed", "rank", "world_size") if name in theirs and name in ours]
+    return found + [_told(name, theirs[name], ours[name]) for name in both if theirs[name] != ours[name]]
+
+
+def _told(name: str, theirs: Any, ours: Any) -> str:
+    shown = (text if len(text := repr(value)) <= _LONGEST else f"{text[:_LONGEST]}..." for value in (theirs, ours))
+    return "{} is {} in the state, {} here".format(name, *shown)

@@ -1,0 +1,235 @@
+"""One Dataroom server: its address, the key that stays with it, and its answers, each checked to be one."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote, urlencode, urljoin, urlsplit
+
+import msgspec
+from msgspec import Struct
+
+from datago_gpu.config import DataroomSource, HttpConfig
+from datago_gpu.config.base import Natural
+from datago_gpu.errors import ConfigError, SourceError
+from datago_gpu.redact import printable, redacted, shown_address
+from datago_gpu.sources.dataroom.pages import Latent, NotAPage, Page, most_entries, read_page
+from datago_gpu.sources.http.client import HttpClient, Response, without_query
+from datago_gpu.sources.http.failure import HttpFailure
+from datago_gpu.sources.http.origins import origin_of, problem_of
+from datago_gpu.units import MiB
+
+__all__ = ["DataroomApi", "api_address"]
+
+logger = logging.getLogger(__name__)
+
+_ANSWERS_ASKED_FOR = 3
+"""How often a page is asked for that comes with status 200 and is none: a proxy's maintenance page may pass."""
+_MOST_ANSWER_BYTES = 1024 * 1024
+"""Of an answer about one image, or of a number."""
+_HINT = "is this a Dataroom API, and does api_url end in /api/?"
+
+
+def api_address(source: DataroomSource) -> tuple[str, str]:
+    """The API's base URL, with a slash at its end, and the key ("" for none), from the settings or the environment.
+
+    Raises ConfigError where the address is missing or cannot work, or the key cannot be sent.
+    """
+    url = (source.api_url or os.environ.get("DATAROOM_API_URL", "")).strip()
+    key = source.key
+    shown = redacted(shown_address(url), key)
+    if not url:
+        raise ConfigError(
+            "no Dataroom server is named: set source_config.api_url or the environment's DATAROOM_API_URL, "
+            "such as https://example.org/api/"
+        )
+    try:
+        split, origin = urlsplit(url), origin_of(url)
+    except ValueError:
+        origin = ""
+    if not origin.startswith(("http://", "https://")):
+        raise ConfigError(f"the Dataroom's address {problem_of(shown)}, got {shown!r}")
+    if split.username is not None or split.query or split.fragment:
+        raise ConfigError(f"the Dataroom's address must have no user name, query or fragment: {shown!r} is enough")
+    if redacted(url, key) != url:
+        raise ConfigError(
+            f"the Dataroom's address holds the API key: {shown!r}; the key goes in a header, leave it out"
+        )
+    if not (key.isascii() and key.isprintable() and " " not in key):
+        raise ConfigError("source_config.api_key (or DATAROOM_API_KEY) holds blanks or characters that no key has")
+    return url if url.endswith("/") else url + "/", key
+
+
+class _Count(Struct):
+    count: Natural
+
+
+class _Addresses(Struct):
+    """Of one image."""
+
+    image_direct_url: str | None = None
+    latents: list[Latent] | None = None
+
+
+class DataroomApi:
+    """Asks one server. Every request goes to the origin of its base URL, and only there goes the key."""
+
+    def __init__(self, source: DataroomSource, limits: HttpConfig, http: HttpClient) -> None:
+        self.base, self._key = api_address(source)
+        self.max_tries = limits.max_tries
+        self._origin = origin_of(self.base)
+        self._limits, self._http = limits, http
+        self._most_entries = most_entries(source.page_size)
+        self._headers = {"Accept": "application/json"}
+        if self._key:
+            self._headers["Authorization"] = f"Token {self._key}"
+
+    def address(self, path: str, parameters: Mapping[str, str]) -> str:
+        """The address of an endpoint, such as "images/"."""
+        return f"{self.base}{path}?{urlencode(parameters)}"
+
+    def payload_address(self, given: str) -> str | None:
+        """The address of a file, resolved against the API's origin; None unless it is http(s)."""
+        if given.startswith(("https://", "http://")):
+            return given
+        try:
+            resolved = urljoin(self._origin + "/", given)
+            split = urlsplit(resolved)
+        except ValueError:
+            return None
+        return resolved if split.scheme in ("http", "https") and split.hostname else None
+
+    def following(self, given: str, current: str) -> str:
+        """The address of the page after `current`, where the server says `given`. Raises SourceError.
+
+        Verbatim where it is on the API's own origin. Behind a proxy a server may not know its scheme, host or the
+        beginning of its path as seen from here: these are then taken from `current`, so no other origin is ever asked.
+        """
+        try:
+            resolved = urljoin(current, given)
+            if origin_of(resolved) == self._origin:
+                return resolved
+            split = urlsplit(resolved)
+        except ValueError:
+            split = urlsplit("")
+        if split.scheme not in ("http", "https"):
+            raise SourceError(f"{without_query(current)}: `next` is not an http(s) address")
+        own_path = urlsplit(current).path
+        path = own_path if own_path.endswith(split.path) else split.path
+        elsewhere = self._hidden(printable(split.netloc.rpartition("@")[2]))
+        logger.debug("`next` is on %s: asked for on %s instead", elsewhere, self._origin)
+        return f"{self._origin}{path}?{split.query}"
+
+    async def page(self, url: str) -> Page:
+        """One page of a listing. Raises SourceError."""
+        for _ in range(_ANSWERS_ASKED_FOR):
+            try:
+                response = await self._get(url, self._limits.max_page_mb * MiB)
+            except HttpFailure as failure:
+                raise self._source_error(failure) from failure
+            try:
+                return await read_page(response.body, self._most_entries)
+            except NotAPage as error:
+                problem = str(error)
+            if response.url != url:  # such as to /login/, where unknown paths lead
+                problem += f" from {self._hidden(without_query(response.url))}, where it redirects to"
+                break
+            await self.pause()
+        raise SourceError(f"{without_query(url)}: not an answer of the API: got {problem}; {_HINT}")
+
+    async def count(self, parameters: Mapping[str, str]) -> int | None:
+        """How many images the server says there are. None, and a warning, where it does not say."""
+        url = self.address("images/count/", parameters)
+        try:
+            return msgspec.json.decode((await self._get(url)).body, type=_Count).count
+        except HttpFailure as failure:
+            problem = failure.told
+        except (ValueError, RecursionError):
+            problem = "not an answer of the API"
+        logger.warning("%s: %s: whether the listing is complete is not checked", without_query(url), problem)
+        return None
+
+    async def renewed(self, image_id: str, latent: str = "") -> str:
+        """A fresh address of an image's file, or of its latent so named.
+
+        Raises HttpFailure, with reason "no-url" where there is none any more.
+        """
+        asked = {"fields": "latents", "return_latents": latent} if latent else {"fields": "image_direct_url"}
+        url = self.address(f"images/{quote(image_id, safe='')}/", asked)
+        response = await self._get(url)
+        try:
+            answer = msgspec.json.decode(response.body, type=_Addresses)
+        except (ValueError, RecursionError):
+            answer = _Addresses()
+        given = answer.image_direct_url
+        if latent:
+            given = next((each.file_direct_url for each in answer.latents or () if each.latent_type == latent), None)
+        address = None if given is None else self.payload_address(given)
+        if address is not None:
+            return address
+        failure = HttpFailure("no-url", "the server gives no address for the file")
+        failure.url = without_query(url)
+        raise failure
+
+    async def pause(self) -> None:
+        """Give the server time to recover."""
+        await asyncio.sleep(min(1.0, self._limits.max_backoff_s))
+
+    async def _get(self, url: str, max_bytes: int = _MOST_ANSWER_BYTES) -> Response:
+        try:
+            return await self._http.get(url, max_bytes=max_bytes, headers=self._headers, compressed=True)
+        except HttpFailure as failure:  # a server may repeat what it was sent: in its status line, addresses, messages
+            failure.url, failure.detail, failure.text = map(self._hidden, (failure.url, failure.detail, failure.text))
+            raise
+
+    def _hidden(self, text: str) -> str:
+        return redacted(text, self._key)
+
+    def _source_error(self, failure: HttpFailure) -> SourceError:
+        said = self._said(failure.text)
+        saying = f": {said}" if said else ""
+        if failure.status in (401, 403):
+            if not self._key:
+                return SourceError(
+                    f"{failure.url}: the server wants an API key ({failure.status}{saying}) and none is set: "
+                    f"set source_config.api_key or DATAROOM_API_KEY{failure.via}"
+                )
+            return SourceError(
+                f"{failure.url}: the server refused the API key ({failure.status}{saying}): "
+                f"check source_config.api_key or DATAROOM_API_KEY{failure.via}"
+            )
+        if failure.status == 400:
+            return SourceError(f"{failure.url}: the server refused the request (400){saying}")
+        if failure.reason == "redirect":
+            return SourceError(f"{failure}: the key goes to {self._origin} only; is api_url where the API is?")
+        if failure.reason == "too-large":
+            return SourceError(f"{failure}: lower page_size or raise http_config.max_page_mb")
+        if failure.status == 404:
+            return SourceError(f"{failure}: {_HINT}")
+        hint = "; a wrong number or date in source_config.attributes also gives this" if failure.status == 500 else ""
+        return SourceError(f"{failure}{hint}")
+
+    def _said(self, text: str) -> str:
+        """The messages in an error's body."""
+        try:
+            said = "; ".join(_messages(json.loads(text)))
+        except (ValueError, RecursionError):
+            return ""
+        return self._hidden(printable(" ".join(said.split())))[:500]  # again: JSON can spell the key in other ways
+
+
+def _messages(said: Any) -> list[str]:
+    """{"detail": text}, {name: [text, ...]} or [text, ...] as lines."""
+    if isinstance(said, list):
+        return [str(each) for each in said]
+    if not isinstance(said, dict):
+        return []
+    lines = []
+    for name, texts in said.items():
+        text = " ".join(map(str, texts)) if isinstance(texts, list) else str(texts)
+        lines.append(text if name == "detail" else f"{name}: {text}")
+    return lines

@@ -1,0 +1,160 @@
+"""One walk through a Dataroom listing: the next page is asked for while this one is used, and the end is checked."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Coroutine, Mapping
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from datago_gpu.errors import SourceError
+from datago_gpu.eventloop import started
+from datago_gpu.sources.dataroom.api import DataroomApi
+from datago_gpu.sources.dataroom.pages import AnyEntry, Page
+from datago_gpu.sources.http.client import without_query
+
+__all__ = ["Tasks", "Walk"]
+
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
+
+_ASK_AGAIN = 2
+"""How often a page is asked for again that may have been cut by a time-out inside the server."""
+_NORMALLY_SHORT = 3
+"""After so many short pages for which asking again brought nothing, the server's pages are taken to be short."""
+_TOLERATED_SHORTFALL = 0.01
+"""Share of the server's count. So much may change during a walk; more is an error."""
+
+
+class Tasks:
+    """Tasks that end with a block: cancelled and awaited on the way out. Those that are done are not kept, since each
+    would keep its page."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.cancel()
+
+    def start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = started(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._forget)
+        return task
+
+    def _forget(self, task: asyncio.Task[Any]) -> None:
+        if not task.cancelled() and task.exception() is None:
+            self._tasks.discard(task)
+
+    async def cancel(self) -> None:
+        tasks, self._tasks = self._tasks, set()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class Walk:
+    """Follows a listing page by page to its end.
+
+    The server answers with what it has when a search takes too long: a page can be short, or empty and so look like
+    the end. Therefore, unless `check` is false, its own count is asked for at the start, a page that is short although
+    more should come is asked for again, and at the end the listing is asked for what follows the last image. What is
+    missing then is a warning, or, above 1%, a SourceError. Images may be added and removed during a walk: the lower of
+    the counts at start and end is held against it.
+    """
+
+    def __init__(self, api: DataroomApi, parameters: Mapping[str, str], *, page_size: int, check: bool) -> None:
+        """parameters: the filters and the partition."""
+        self._api, self._filters, self._check = api, parameters, check
+        self._page_size = page_size
+        self._visited: set[int] = set()
+        self._short_for_nothing = 0
+        self._position = 0
+        self._last_id = ""
+
+    async def pages(self, shape: Mapping[str, str], position: int, cursor: str) -> AsyncGenerator[list[AnyEntry], None]:
+        """Entries in the server's order, a page at a time, from the one after `cursor` on, which is number `position`.
+        A page may be empty.
+
+        shape: the parameters that say what a page holds. Raises SourceError, after the pages before it.
+        """
+        self._position, self._last_id = position, cursor
+        start = {**self._filters, **shape}
+        async with Tasks() as tasks:
+            count = tasks.start(self._api.count(self._filters)) if self._check else None
+            url = self._api.address("images/", {**start, "cursor": cursor} if cursor else start)
+            coming = tasks.start(self._api.page(url))
+            while True:
+                page = await self._completed(await coming, url, count)
+                self._advance(page, url)
+                following = None if page.next is None else self._following(page.next, url)
+                if following is not None:
+                    coming = tasks.start(self._api.page(following))
+                yield page.results
+                if following is None:
+                    rest = self._api.address("images/", {**start, "cursor": self._last_id})
+                    if count is None or not await self._is_more_at(rest, count):
+                        return
+                    following, coming = rest, tasks.start(self._api.page(rest))
+                url = following
+
+    async def _completed(self, page: Page, url: str, count: asyncio.Task[int | None] | None) -> Page:
+        """The page, or a fuller answer for the same address where this one should have held more."""
+        short = 0 < len(page.results) < self._page_size
+        if count is None or not short or self._short_for_nothing >= _NORMALLY_SHORT:
+            return page
+        expected = await count
+        found = len(page.results)
+        for _ in range(_ASK_AGAIN):
+            if expected is None or self._position + len(page.results) >= expected:
+                break
+            again = await self._api.page(url)
+            if len(again.results) > len(page.results):
+                page = again
+            if len(page.results) >= self._page_size:
+                break
+        else:
+            self._short_for_nothing += len(page.results) == found
+        return page
+
+    def _advance(self, page: Page, url: str) -> None:
+        self._position += len(page.results)
+        last_id = next((entry.id for entry in reversed(page.results) if entry.id), "")
+        if last_id and last_id == self._last_id:
+            raise SourceError(f"{without_query(url)}: the listing goes round in circles: {last_id!r} comes again")
+        self._last_id = last_id or self._last_id
+
+    def _following(self, given: str, url: str) -> str:
+        following = self._api.following(given, url)
+        self._visited.add(hash(url))
+        if hash(following) in self._visited:
+            raise SourceError(f"{without_query(url)}: the listing goes round in circles: `next` repeats")
+        return following
+
+    async def _is_more_at(self, url: str, count: asyncio.Task[int | None]) -> bool:
+        """At the end: whether images follow after all. Warns or raises SourceError where some are missing for good."""
+        expected = await count
+        if expected is None or self._position >= expected:
+            return False
+        much = expected - self._position > expected * _TOLERATED_SHORTFALL
+        for _ in range(max(_ASK_AGAIN, self._api.max_tries) if much else _ASK_AGAIN):
+            page = await self._api.page(url)
+            first_id = next((entry.id for entry in page.results if entry.id), "")
+            if first_id.encode() > self._last_id.encode():  # the order of the contract; else it is no continuation
+                return True
+            await self._api.pause()
+        now = await self._api.count(self._filters)
+        expected = expected if now is None else min(expected, now)
+        missing = expected - self._position
+        text = f"{without_query(url)}: the listing ended after {self._position} images, of {expected} by its own count"
+        if missing > expected * _TOLERATED_SHORTFALL:
+            raise SourceError(f"{text}: a search may have timed out in the server; check_count false ignores this")
+        if missing > 0:
+            logger.warning("%s", text)
+        return False

@@ -1,0 +1,64 @@
+"""What goes with a Dataroom's image: which of its masks, further images and latents are asked for, and found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from datago_gpu.config.sources import DataroomSource, kind_of, names_in
+from datago_gpu.redact import without_query
+from datago_gpu.sources.base import Part
+from datago_gpu.sources.dataroom.pages import Latent
+
+__all__ = ["Lacking", "Wanted"]
+
+
+class Lacking(Exception):
+    """A sample lacks what it was asked for. reason: a short fixed word, as of a skip."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason, self.detail = reason, detail
+
+
+class Wanted:
+    """The names in the settings, and what an entry of a listing has for them."""
+
+    def __init__(self, source: DataroomSource) -> None:
+        self._masks = names_in(source.has_masks, source.optional_masks)
+        self._required = names_in(source.has_masks, source.has_latents)
+        self._optional = [name for name in names_in(source.optional_masks, source.optional_latents)
+                          if name not in self._required]  # fmt: skip
+        self._images = source.require_images
+
+    def parameters(self) -> dict[str, str]:
+        """What the server is told; nothing where nothing is wanted."""
+        names = [*self._required, *self._optional]
+        return {"return_latents": ",".join(names)} if names else {}
+
+    def parts(self, latents: list[Latent], address: Callable[[str], str | None]) -> list[Part]:
+        """What of it is among the latents of an entry, in the order of the settings. Raises Lacking.
+
+        address: the address of a file as the server gives it -> one that can be asked for, or None.
+        """
+        if not (self._required or self._optional):
+            return []
+        given = {latent.latent_type: latent for latent in latents}
+        parts = [self._part(given.get(name), name, address, optional=False) for name in self._required]
+        parts += [self._part(given[name], name, address, optional=True) for name in self._optional if name in given]
+        return [part for part in parts if part is not None]
+
+    def _part(
+        self, latent: Latent | None, name: str, address: Callable[[str], str | None], *, optional: bool
+    ) -> Part | None:
+        kind = kind_of(name, is_mask=bool(latent.is_mask) if latent else name in self._masks)
+        if kind != "latent" and not self._images:
+            return None  # there is nothing to align it with: the name is a filter only
+        if latent is None:
+            raise Lacking(f"no-{kind}", f"{name!r} is not in the listing")
+        url = address(latent.file_direct_url) if latent.file_direct_url else None
+        if url is not None:
+            return Part(name, kind, url=url, optional=optional)
+        if optional:
+            return None
+        raise Lacking("bad-url" if latent.file_direct_url else "no-url", f"{kind} {name!r}"
+                      + (f": {without_query(latent.file_direct_url)}" if latent.file_direct_url else ""))  # fmt: skip

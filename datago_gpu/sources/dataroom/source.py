@@ -1,0 +1,251 @@
+"""Images of a Dataroom server: its listing, filtered, shared out among the ranks, shuffled if wanted.
+
+Order: the server's, by id. A rank's share is a partition of the server's where the world size divides its 48 shards;
+else gcd(world_size, 48) partitions are used and the images of each are dealt out by their position in it. That, as
+any position does, takes a source that does not change during an epoch; the server has no snapshots.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from array import array
+from contextlib import aclosing
+from functools import partial
+
+from msgspec import Struct, structs
+
+from datago_gpu.config import DataroomSource, LoaderConfig
+from datago_gpu.errors import SourceError
+from datago_gpu.redact import shown_address
+from datago_gpu.sources.barren import Barren
+from datago_gpu.sources.base import (
+    BAD_ATTRIBUTES,
+    Position,
+    Refs,
+    SampleRef,
+    Skipped,
+    Tally,
+    sample_bytes,
+)
+from datago_gpu.sources.dataroom.api import DataroomApi
+from datago_gpu.sources.dataroom.listing import Walk
+from datago_gpu.sources.dataroom.pages import ENTRIES_THAT_VOTE, AnyEntry, Entry, OddEntry, usual_dimensions
+from datago_gpu.sources.dataroom.parts import Lacking, Wanted
+from datago_gpu.sources.dataroom.random_pages import Draws
+from datago_gpu.sources.http.client import HttpClient, without_query
+from datago_gpu.sources.shuffle import SplitMix64, shuffled
+from datago_gpu.sources.tally import Passed, Walked
+from datago_gpu.units import MiB
+
+__all__ = ["Dataroom", "Share"]
+
+_SHARDS = 48
+"""Of the server's index; partitions come out even where they divide it."""
+_WITH_EMBEDDING = {"coca_embedding__empty": "false"}
+_SHUFFLED_BYTES = 256 * MiB
+"""What the entries in the shuffle buffer may take. Usual ones take a hundredth of that."""
+_ENTRIES_A_TURN = 128
+"""Of a page, before the event loop goes on with something else."""
+
+
+class Share(Struct, frozen=True):
+    """What one rank takes: of the server's `partitions`, number `partition`, the entries at `offset` + n * `stride`.
+
+    The ranks' shares are disjoint and cover everything, whatever the world size.
+    """
+
+    partitions: int
+    partition: int
+    stride: int
+    offset: int
+
+    @classmethod
+    def of(cls, rank: int, world_size: int) -> Share:
+        partitions = math.gcd(world_size, _SHARDS)
+        offset, partition = divmod(rank, partitions)
+        return cls(partitions, partition, world_size // partitions, offset)
+
+    def parameters(self) -> dict[str, str]:
+        """What the server has to be told; it takes 2 partitions and more."""
+        if self.partitions == 1:
+            return {}
+        return {"partitions_count": str(self.partitions), "partition": str(self.partition)}
+
+
+class Dataroom:
+    """The `Source` of source_type "db". Raises ConfigError where no server is named.
+
+    A `cursor` is that of a `Passed`: the listing goes on after the image of that id, where the next entry of the
+    partition has that number. It outlives the image.
+    """
+
+    def __init__(self, config: LoaderConfig, http: HttpClient) -> None:
+        assert isinstance(config.source_config, DataroomSource)
+        self._source, self._seed = config.source_config, config.seed
+        self._rank, self._world_size = config.rank_and_world_size()
+        self._share = Share.of(self._rank, self._world_size)
+        self._api = DataroomApi(self._source, config.http_config, http)
+        self._draws = config.draws_from_server
+        self._wanted = Wanted(self._source)
+        self._walked = Walked(f"images of {shown_address(self._api.base)}", shuffled=self._source.random_sampling)
+        self.tally: Tally = Tally() if self._draws else self._walked
+        self._dimensions = 0
+        """Numbers in an embedding. 0 as long as nobody knows."""
+
+    @property
+    def passed_over(self) -> dict[str, int]:
+        """See `Source.passed_over`: nothing."""
+        return {}
+
+    def refs(self, start: Position) -> Refs:
+        """See `Source.refs`. The server's own random draws cannot be repeated: they only go on counting."""
+        if self._draws:
+            return self._drawn(start)
+        return self._shuffled(start) if self._source.random_sampling else self._listed(start)
+
+    async def _listed(self, start: Position) -> Refs:
+        place = Passed.parsed(start.cursor)
+        position, cursor = place.before, place.cursor
+        self._walked.begin(place)
+        stride, offset = self._share.stride, self._share.offset
+        filters = {**self._source.filters(), **self._share.parameters()}
+        page_size = self._source.page_size
+        walk = Walk(self._api, filters, page_size=page_size, check=self._source.check_count)
+        barren = Barren(self._api.base)
+        await self._settle_dimensions()
+        async with aclosing(walk.pages(self._shape(), position, place.name)) as pages:
+            async for entries in pages:
+                usable = False
+                for entry in entries:
+                    self._walked.add(entry.id.encode("utf-8", "surrogatepass"))
+                    index, elsewhere = divmod(position - offset, stride)
+                    if elsewhere or index < start.index:
+                        usable = usable or isinstance(entry, Entry)
+                    else:
+                        sample = self._ref(entry, index, cursor)
+                        usable = usable or isinstance(sample, SampleRef)
+                        yield sample
+                    position += 1
+                    if entry.id:
+                        cursor = self._walked.at(entry.id).cursor
+                    if not position % _ENTRIES_A_TURN:
+                        await asyncio.sleep(0)
+                barren.note(len(entries), usable=usable)
+        if not position:
+            await self._refuse_none()
+        self._walked.end()
+
+    async def _shuffled(self, start: Position) -> Refs:
+        generator = SplitMix64(self._seed, start.epoch, self._rank)
+        listed, index = self._listed(Position(start.epoch)), 0
+        mixed = shuffled(
+            listed, self._source.shuffle_buffer, generator, most_bytes=_SHUFFLED_BYTES, size_of=sample_bytes
+        )
+        async with aclosing(mixed) as samples:
+            async for sample in samples:
+                if index >= start.index:
+                    yield _renumbered(sample, index)
+                index += 1
+
+    async def _drawn(self, start: Position) -> Refs:
+        generator = SplitMix64(self._seed, start.epoch, self._rank, start.index)
+        draws = Draws(self._api, self._source.filters(), page_size=self._source.page_size, generator=generator)
+        index, drawn, barren = start.index, False, Barren(self._api.base)
+        await self._settle_dimensions()
+        async with aclosing(draws.pages(self._shape())) as pages:
+            async for entries in pages:
+                drawn = True
+                mine = [entry for key, entry in entries if key % self._world_size == self._rank]
+                usable = len(mine) < len(entries)
+                for entry in mine:
+                    sample = self._ref(entry, index, "")
+                    usable = usable or isinstance(sample, SampleRef)
+                    yield sample
+                    index += 1
+                    if not index % _ENTRIES_A_TURN:
+                        await asyncio.sleep(0)
+                barren.note(len(entries), usable=usable)
+        if not drawn:
+            await self._refuse_none()
+
+    async def _refuse_none(self) -> None:
+        """Raises SourceError where no rank gets an image: an epoch of nothing would pass without a word."""
+        filters = self._source.filters()
+        count = await self._api.count(filters)
+        if count or (count is None and self._world_size > 1):
+            return
+        names = ", ".join(f"{name}={value}" for name, value in filters.items()) or "none"
+        raise SourceError(f"{shown_address(self._api.base)}: no image passes the filters of source_config ({names})")
+
+    def _shape(self) -> dict[str, str]:
+        """The parameters that say what a page holds: nothing that is not used."""
+        fields = ["id", "source", "attributes", "tags", "image_direct_url", "duplicate_state"]
+        if self._source.require_embeddings:
+            fields.append("coca_embedding")
+        latents = self._wanted.parameters()
+        if latents:
+            fields.append("latents")
+        return {"fields": ",".join(fields), "page_size": str(self._source.page_size), **latents}
+
+    def _ref(self, entry: AnyEntry, index: int, cursor: str) -> SampleRef | Skipped:
+        if isinstance(entry, OddEntry):
+            return Skipped(index, entry.id, self._api.base, "bad-entry", entry.problem)
+        given = entry.image_direct_url if self._source.require_images else ""
+        if given is None or (not given and self._source.require_images):
+            return Skipped(index, entry.id, self._api.base, "no-url")
+        url = self._api.payload_address(given) if given else ""
+        if url is None:
+            return Skipped(index, entry.id, without_query(given), "bad-url", "not an http(s) address")
+        try:
+            details = entry.details()
+            embedding = self._embedding(details.embedding)
+            parts = self._wanted.parts(details.latents, self._api.payload_address)
+        except ValueError as problem:
+            return Skipped(index, entry.id, without_query(url), "bad-entry", str(problem))
+        except Lacking as problem:
+            return Skipped(index, entry.id, without_query(url), problem.reason, problem.detail)
+        attributes, unread = entry.checked_attributes()
+        return SampleRef(
+            index,
+            entry.id,
+            source=entry.source or "",
+            url=url,
+            parts=parts,
+            attributes=attributes,
+            flaws={BAD_ATTRIBUTES: unread} if unread else {},
+            tags=details.tags,
+            embedding=embedding,
+            duplicate_state=entry.duplicate_state,
+            cursor=cursor,
+            renew=partial(self._api.renewed, entry.id),
+        )
+
+    async def _settle_dimensions(self) -> None:
+        """Ask how long embeddings are: as long as most of the first ones that pass the filters.
+
+        The samples that a run begins with do not decide this: they differ from rank to rank, and after a restart.
+        """
+        if self._source.require_embeddings and not self._dimensions:
+            asked = {"fields": "id,coca_embedding", "page_size": str(ENTRIES_THAT_VOTE)}
+            address = self._api.address("images/", {**_WITH_EMBEDDING, **self._source.filters(), **asked})
+            self._dimensions = usual_dimensions((await self._api.page(address)).results)
+
+    def _embedding(self, found: list[float]) -> array[float] | None:
+        """The embedding of an entry, if it is wanted. A batch has one array of them: another length raises Lacking."""
+        if not self._source.require_embeddings:
+            return None
+        if not found:
+            raise Lacking("no-embedding", "")
+        self._dimensions = self._dimensions or len(found)
+        if len(found) != self._dimensions:
+            raise Lacking("bad-entry", f"an embedding of {len(found)} numbers, others have {self._dimensions}")
+        return array("f", found)  # as a list, it takes eight times the memory
+
+
+def _renumbered(sample: SampleRef | Skipped, index: int) -> SampleRef | Skipped:
+    """The sample as number `index` of another order, in which its cursor means nothing."""
+    if isinstance(sample, SampleRef):
+        sample.index, sample.cursor = index, ""
+        return sample
+    return structs.replace(sample, index=index)

@@ -1,0 +1,1 @@
+"""Downloads over HTTP, with retries, deadlines and limits."""

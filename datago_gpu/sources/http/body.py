@@ -1,0 +1,166 @@
+"""The body of one answer, gathered over as many tries as it takes, never too large and never taken short."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from email.utils import parsedate_to_datetime
+
+from aiohttp import ClientResponse, StreamReader
+
+from datago_gpu.redact import word
+from datago_gpu.sources.base import Need
+from datago_gpu.sources.http.failure import Unreadable
+from datago_gpu.sources.http.inflate import inflate, joined
+
+__all__ = ["Body", "asking_for_rest", "next_piece", "size_of_rest"]
+
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+_PLAIN = frozenset(("", "identity", "aws-chunked"))  # S3 keeps the last among an object's headers
+_COMPRESSED = frozenset(("gzip", "x-gzip", "deflate"))
+
+
+class Body:
+    """What has come of one body so far, and how to ask for the rest.
+
+    max_bytes: how large it may be, before and after decompression. compressed: whether it may come compressed.
+    """
+
+    __slots__ = ("_blocks", "_encoding", "_granted", "_headers", "_max_bytes", "_total", "compressed", "size")
+
+    def __init__(self, max_bytes: int, *, compressed: bool = False) -> None:
+        self._max_bytes = max_bytes
+        self.compressed = compressed
+        self._blocks: list[bytes] = []
+        self._headers: Mapping[str, str] = {}
+        self._encoding = ""
+        self._total: int | None = None
+        self._granted = 0
+        self.size = 0
+        """Bytes here so far, as sent."""
+
+    def restart(self) -> None:
+        """Forget what has come."""
+        self._blocks.clear()
+        self.size = 0
+
+    def request_headers(self, headers: Mapping[str, str] | None) -> Mapping[str, str] | None:
+        """`headers`, and what asks for the rest where a part has come already of a body that can be recognised."""
+        if not self.size:
+            return headers
+        asking = asking_for_rest(headers, self._headers, self.size)
+        if asking is None:
+            self.restart()
+        return headers if asking is None else asking
+
+    def begin(self, response: ClientResponse) -> int:
+        """Take note of an answer's headers. Returns the bytes that are there already. Raises Unreadable."""
+        headers = response.headers
+        if response.status == 206:
+            self._continue(headers)
+        else:
+            self.restart()
+            self._headers = headers
+            self._total = response.content_length
+            self._encoding = headers.get("Content-Encoding", "")
+        if self._total is not None and self._total > self._max_bytes:
+            raise Unreadable("too-large", f"a body of {self._total} bytes, {self._max_bytes} are allowed")
+        if self._encoding and self._encoding.lower() not in (_PLAIN | _COMPRESSED if self.compressed else _PLAIN):
+            raise Unreadable("encoding", f"compressed as {word(self._encoding)!r}, which was not asked for")
+        return self.size
+
+    def _continue(self, headers: Mapping[str, str]) -> None:
+        try:
+            self._total = size_of_rest(headers, self._headers, self.size, self._total)
+        except Unreadable:
+            self.restart()
+            raise
+
+    async def read(self, content: StreamReader, progress: Callable[[], None], need: Need | None = None) -> None:
+        """Gather what comes, and call `progress` for each piece. Raises Unreadable, or what the transport raises.
+
+        need: is asked for the memory before it is taken.
+        """
+        blocks = self._blocks
+        if need and (self._total or 0) > self._granted:
+            await self._ask(need, self._total or 0)
+        while block := await next_piece(content):
+            progress()
+            blocks.append(block)
+            self.size += len(block)
+            if self.size > self._max_bytes:
+                raise Unreadable("too-large", f"a body of more than the {self._max_bytes} bytes that are allowed")
+            if need and self.size > self._granted:
+                await self._ask(need, min(2 * self.size, self._max_bytes))
+        if self._total is not None and self.size != self._total:
+            raise Unreadable("cut-short", f"{self.size} of {self._total} bytes came", transient=True)
+
+    async def _ask(self, need: Need, size: int) -> None:
+        await need(size)
+        self._granted = size
+
+    async def whole(self) -> bytes:
+        """The body, decompressed. Raises Unreadable."""
+        if self._encoding.lower() not in _COMPRESSED:
+            return await joined(self._blocks)
+        blocks = self._blocks[:]
+        self.restart()  # what follows a failure starts over
+        return await inflate(blocks, self._max_bytes)
+
+
+async def next_piece(content: StreamReader) -> bytes:
+    """The next piece of a body; b"" at its end. Raises what the connection broke with, behind all that came before.
+
+    aiohttp raises at once, and keeps what nobody had taken yet: how much of a body comes would depend on timing.
+    """
+    if content.is_eof():  # what came together with the headers is there: nobody has to wait for it
+        return content.read_nowait()
+    try:
+        return await content.readany()
+    except Exception:
+        if (error := content.exception()) is None:
+            raise
+        content.set_exception(None)  # type: ignore[arg-type]  # there is no other way to what is left
+        left = content.read_nowait()
+        content.set_exception(error)
+        if not left:
+            raise
+        return left
+
+
+def asking_for_rest(headers: Mapping[str, str] | None, begun: Mapping[str, str], size: int) -> Mapping[str, str] | None:
+    """`headers`, and what asks for a body from byte `size` on. None where that cannot be asked for.
+
+    begun: the headers that the body came with. They have to recognise it, so that no other one is pieced on.
+    """
+    validator = _strong_validator(begun) if size else ""
+    if not validator or begun.get("Accept-Ranges") == "none":
+        return None
+    return {**(headers or {}), "Range": f"bytes={size}-", "If-Range": validator}
+
+
+def size_of_rest(headers: Mapping[str, str], begun: Mapping[str, str], size: int, total: int | None) -> int | None:
+    """The size of the whole body, or None, by the headers of a partial answer.
+
+    Holds it to what was asked for: from byte `size` on, the very body that came with the headers `begun`, and is
+    `total` bytes long where that is known. Raises Unreadable.
+    """
+    match = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
+    same = headers.get("ETag", "") in ("", begun.get("ETag", ""))
+    whole = int(match[3]) if match and match[3] != "*" else None
+    if not (size and same and match and int(match[1]) == size and total in (None, whole)):
+        raise Unreadable("cut-short", "the server sent another part than the one asked for", transient=True)
+    return whole
+
+
+def _strong_validator(headers: Mapping[str, str]) -> str:
+    """What recognises a body byte for byte: a strong ETag, or a date of change that lies before the answer."""
+    tag = headers.get("ETag", "")
+    if tag:
+        return "" if tag.startswith("W/") else tag
+    changed = headers.get("Last-Modified", "")
+    try:
+        same_second = parsedate_to_datetime(headers["Date"]) <= parsedate_to_datetime(changed)
+    except (KeyError, ValueError, TypeError):
+        same_second = False
+    return "" if same_second else changed

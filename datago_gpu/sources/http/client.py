@@ -1,0 +1,350 @@
+"""GET with patience: bounded tries, bounded time, bounded size, and nothing short taken as whole.
+
+One HttpClient serves all requests of a feeder, for listings and payloads. What a failure means for the run (a skipped
+sample, the end of the source) is left to its callers: they get an HttpFailure, whose text holds neither query strings
+(signatures) nor header values (keys).
+
+Bodies that say no length (neither Content-Length nor chunked) end where the connection ends; that such a body was cut
+cannot be seen here.
+
+A request costs 6 to 8 us of Python over the 83 us of a bare `async with session.get(url) as r: await r.read()` (40 KB
+from nginx on loopback, 16 at once, uvloop, median of nine alternating runs).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import deque
+from collections.abc import Awaitable, Callable, Container, Coroutine, Mapping
+from functools import partial
+from typing import Any, NoReturn, Self, TypeVar
+from urllib.parse import urljoin
+
+import aiohttp
+from aiohttp import ClientTimeout, hdrs
+from msgspec import Struct
+from yarl import URL
+
+from datago_gpu.config import HttpConfig
+from datago_gpu.config.host_policy import ForbiddenHost
+from datago_gpu.redact import without_query, word
+from datago_gpu.sources.base import Need
+from datago_gpu.sources.http.body import Body
+from datago_gpu.sources.http.deadlines import Connector, Watch, Watchman
+from datago_gpu.sources.http.failure import DOWN_AFTER, HttpFailure, Try, Unreadable, means_down
+from datago_gpu.sources.http.retry_after import ComeBack
+from datago_gpu.sources.http.routes import Routes
+from datago_gpu.sources.http.streamed import Flow
+from datago_gpu.sources.http.transport import meaning_of, refusal_of
+from datago_gpu.sources.local import exhausted
+
+__all__ = ["Counters", "HttpClient", "HttpFailure", "Response", "without_query"]
+
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
+_MAX_REDIRECTS = 5
+_REDIRECTS = frozenset((301, 302, 303, 307, 308))
+_FIRST_BACKOFF_S = 0.5
+_ERROR_TEXT_BYTES = 16 * 1024
+"""How much of an error's body is read, for its message and to keep the connection."""
+_DNS_TTL_S = 10
+_HEADER_BYTES = 64 * 1024
+"""Of one line of an answer's head: some servers send policies and addresses of tens of KiB."""
+_MOST_HOSTS = 10_000
+"""Of which it is known that they have answered: a listing may name any number."""
+_SPARE_CONNECTIONS = 4
+"""Beyond those of the payloads and their hedges, so that a page does not queue behind them."""
+
+
+class Response(Struct, frozen=True):
+    """A whole answer with status 200.
+
+    body: as meant by the server, any compression undone. url: where it came from in the end, redirects followed.
+    """
+
+    body: bytes
+    url: str
+
+
+class Counters(Struct):
+    """What went over the wire so far. `bytes` counts bodies as sent, also of tries that failed later."""
+
+    requests: int = 0
+    retries: int = 0
+    bytes: int = 0
+
+
+class HttpClient:
+    """A pool of connections for GET. To be made, used and closed within one running event loop.
+
+    No cookies are kept, and no .netrc is read. Names are looked up anew after a failed connection and at the latest
+    after 10 s. Raises ConfigError where the proxy of the settings cannot be used.
+    """
+
+    def __init__(self, config: HttpConfig) -> None:
+        self.counters = Counters()
+        self.pausing: set[asyncio.Task[Any] | None] = set()
+        """Tasks that wait before they try again, or for memory."""
+        self._failed_in_a_row: dict[str, deque[Try]] = {}
+        self._config = config
+        self._routes = Routes(config)
+        self._answered: set[str] = set()
+        """Servers that have given any answer."""
+        self._loop = asyncio.get_running_loop()
+        self._come_back = ComeBack(config.max_retry_after_s, self._loop)
+        self._connector = Connector(
+            limit=2 * config.concurrent_downloads + _SPARE_CONNECTIONS,
+            ttl_dns_cache=_DNS_TTL_S,
+            resolver=self._routes.resolver,
+            tunnel_timeout_s=config.connect_timeout_s,
+        )
+        self._watchman = Watchman(config, self._connector, self._loop)
+        self._session = aiohttp.ClientSession(
+            connector=self._connector,
+            timeout=ClientTimeout(total=None, sock_connect=config.connect_timeout_s),  # Watch does the rest
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,  # Body does it, where the size is bounded
+            trust_env=False,  # Routes reads the environment, once
+            max_line_size=_HEADER_BYTES,
+            max_field_size=_HEADER_BYTES,
+            headers={hdrs.ACCEPT_ENCODING: "identity", hdrs.USER_AGENT: "datago-gpu"},  # and Accept: */* by itself
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close all connections. Requests in flight fail with reason "closed"; may be called twice."""
+        await self._session.close()
+
+    def get(
+        self,
+        url: str,
+        *,
+        max_bytes: int,
+        headers: Mapping[str, str] | None = None,
+        compressed: bool = False,
+        need: Need | None = None,
+    ) -> Coroutine[Any, Any, Response]:
+        """The whole body at `url`, of at most `max_bytes` (before and after decompression). Raises HttpFailure.
+
+        headers: sent in addition, to this URL's own origin only: with them a redirect to another one is refused.
+        compressed: ask for a compressed body, and undo that. Where nobody has asked for one, it is refused.
+        need: is asked for the memory of the body, as much of it as is known; none of the limits on time goes on then.
+        Retried, after a jittered exponential wait or when the server wants it (Retry-After, apart from the tries):
+        transport errors, 408, 425, 429, 5xx, time-outs and bodies cut short, which go on from where they ended if the
+        server offers it.
+        """
+        body = Body(max_bytes, compressed=compressed)
+        return self._patiently(url, lambda target, watch: self._try(url, target, body, headers, watch, need))
+
+    async def stream(
+        self, url: str, sink: Callable[[bytes], Awaitable[None]], *, headers: Mapping[str, str] | None = None
+    ) -> None:
+        """Give the body at `url` to `sink`, a piece at a time, as it comes and as sent. Raises HttpFailure.
+
+        headers: sent to this URL's own origin only; where a redirect leads to another one, it goes on without them.
+        Patient as `get` is, but for the total limit. Time that the sink takes counts for none. Reason "changed": a
+        break could not be mended, since the server has another body now, or may have.
+        """
+        flow = Flow(sink)
+        await self._patiently(url, lambda target, watch: self._try_stream(target, flow, headers, watch), flow)
+
+    async def _patiently(self, url: str, attempt: Callable[[URL, Watch], Awaitable[T]], flow: Flow | None = None) -> T:
+        """Try until it works, or cannot any more. Raises HttpFailure."""
+        target = self._routes.checked(url)
+        tries, told_s = 0, 0.0
+        while True:
+            if flow is not None and flow.advanced():
+                tries, told_s = 0, 0.0
+            tries, out_of_files = tries + 1, None
+            told_s += await self._wait_as_told(target, told_s)
+            try:
+                with (watch := Watch(self._watchman, target, endless=flow is not None)):
+                    return await attempt(target, watch)
+                failure = HttpFailure("timeout", watch.expired + self._routes.told(watch.url), transient=True)
+            except HttpFailure as known:
+                failure = known
+            except ForbiddenHost as refusal:
+                failure = HttpFailure("forbidden-host", str(refusal))
+            except Unreadable as problem:
+                failure = HttpFailure(problem.reason, str(problem), transient=problem.transient)
+            except (aiohttp.ClientError, OSError, ValueError, RuntimeError) as error:
+                failure, out_of_files = self._translated(error, watch.url), exhausted(getattr(error, "errno", None))
+            if out_of_files:
+                raise out_of_files
+            # Raised out here, so that no foreign exception with a whole URL or a header hangs on it as its context.
+            failure.url, failure.tries = failure.url or without_query(url), tries
+            self._put_in_a_row(target, failure)
+            wait_s = self._wait_s(tries)
+            if failure.retry_after_s and told_s < self._config.max_retry_after_s:
+                self._come_back.note(target.raw_authority, failure.retry_after_s, failure.reason)
+                tries, told_s = tries - 1, told_s + wait_s
+            elif tries >= self._config.max_tries or not failure.transient:
+                raise failure
+            self.counters.retries += 1
+            await self._pause(wait_s)
+
+    async def _wait_as_told(self, url: URL, told_s: float) -> float:
+        """Wait until the server wants to be asked again, but no longer than may be. Returns the seconds."""
+        seconds = self._come_back.after_s(url.raw_authority, told_s)
+        if seconds:
+            await self._pause(seconds)
+        return seconds
+
+    def _put_in_a_row(self, url: URL, failure: HttpFailure) -> None:
+        """Note whether it is one of many for which the server, and no single payload, is to blame."""
+        if failure.of_server:
+            row = self._failed_in_a_row.setdefault(url.raw_authority, deque(maxlen=DOWN_AFTER))
+            row.append((self._loop.time(), hash(url)))
+            failure.row, failure.down = tuple(row), means_down(row)
+
+    async def _pause(self, seconds: float) -> None:
+        task = asyncio.current_task(self._loop)
+        self.pausing.add(task)
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            self.pausing.discard(task)
+
+    async def _try(
+        self,
+        given: str,
+        url: URL,
+        body: Body,
+        headers: Mapping[str, str] | None,
+        watch: Watch,
+        need: Need | None,
+    ) -> Response:
+        """One try: a request, and those that its redirects lead to."""
+        sent = {**(headers or {}), hdrs.ACCEPT_ENCODING: "gzip"} if body.compressed else headers
+        response, reached = await self._follow(url, body.request_headers(sent), watch, stay=headers is not None)
+        try:
+            if response.status not in (200, 206):
+                await self._refuse(response, body)
+            return Response(await self._whole(response, body, watch, need), given if reached is url else str(reached))
+        finally:
+            if not response.closed:  # it is when all of it has come
+                response.release()
+
+    async def _ask(self, need: Need, watch: Watch, size: int) -> None:
+        """Ask for memory. The server is not to blame for how long that takes."""
+        task = asyncio.current_task(self._loop)
+        self.pausing.add(task)
+        try:
+            with watch.stopped():
+                await need(size)
+        finally:
+            self.pausing.discard(task)
+
+    async def _try_stream(self, url: URL, flow: Flow, headers: Mapping[str, str] | None, watch: Watch) -> None:
+        response, _ = await self._follow(url, flow.request_headers(headers), watch, private=headers or {})
+        before = flow.size
+        try:
+            if response.status not in (200, 206):
+                await self._refuse(response, flow)
+            flow.begin(response)
+            await flow.read(response.content, watch)
+        finally:
+            self.counters.bytes += flow.size - before
+            response.release()
+
+    async def _follow(
+        self,
+        url: URL,
+        headers: Mapping[str, str] | None,
+        watch: Watch,
+        *,
+        stay: bool = False,
+        private: Container[str] = (),
+    ) -> tuple[aiohttp.ClientResponse, URL]:
+        """The answer that a request and its redirects lead to, and where it is. The caller releases it.
+
+        stay: a redirect to another origin is refused. private: names of headers that are not sent there.
+        """
+        asked = url
+        for _ in range(_MAX_REDIRECTS + 1):
+            self.counters.requests += 1
+            watch.url = url
+            response = await self._session.get(url, allow_redirects=False, **self._routes.options(url, headers))
+            watch.progress()
+            if len(self._answered) < _MOST_HOSTS:
+                self._answered.add(url.raw_authority)
+            if self._failed_in_a_row and response.status < 500:
+                self._failed_in_a_row.pop(url.raw_authority, None)
+            if response.status not in _REDIRECTS:
+                return response, url
+            try:
+                url = self._target(response)
+            finally:
+                response.release()
+            if url.origin() != asked.origin():
+                if stay:
+                    detail = f"a redirect to another origin, {url.origin()}, is not followed"
+                    raise HttpFailure("redirect", detail, status=response.status)
+                headers = {name: value for name, value in (headers or {}).items() if name not in private}
+        raise HttpFailure("redirect", f"more than {_MAX_REDIRECTS} redirects", status=response.status)
+
+    async def _whole(self, response: aiohttp.ClientResponse, body: Body, watch: Watch, need: Need | None) -> bytes:
+        before = body.begin(response)
+        try:
+            await body.read(response.content, watch.progress, need and partial(self._ask, need, watch))
+        finally:
+            self.counters.bytes += body.size - before
+        watch.paused = True  # all has come; the limit on the whole holds
+        return await body.whole()
+
+    async def _refuse(self, response: aiohttp.ClientResponse, body: Body | Flow) -> NoReturn:
+        """Raise what a status other than 200 and a redirect means."""
+        status = response.status
+        if status == 416 and body.size:  # the rest is not there: another body than the one begun
+            body.restart()
+            raise HttpFailure("cut-short", "the server cannot go on where it stopped", status=status, transient=True)
+        raise refusal_of(response, await self._error_text(response), self._routes.proxy(response.url))
+
+    async def _error_text(self, response: aiohttp.ClientResponse) -> str:
+        text = b""
+        try:
+            while len(text) < _ERROR_TEXT_BYTES and (block := await response.content.readany()):
+                text += block
+        except (aiohttp.ClientError, OSError):
+            pass  # the status says enough
+        self.counters.bytes += len(text)
+        return text[:_ERROR_TEXT_BYTES].decode("utf-8", "replace")
+
+    def _target(self, response: aiohttp.ClientResponse) -> URL:
+        location = response.headers.get("Location", "")
+        if not location:
+            raise HttpFailure("redirect", "a redirect that says not where to", status=response.status)
+        try:
+            return self._routes.checked(urljoin(str(response.url), location))
+        except (HttpFailure, ValueError) as problem:
+            if isinstance(problem, HttpFailure) and problem.reason in ("forbidden-host", "proxy"):
+                raise
+            scheme, why = word(location.partition(":")[0]), getattr(problem, "detail", "it is no address")
+        raise HttpFailure(
+            "redirect", f"a redirect to a {scheme!r} address is not followed: {why}", status=response.status
+        )
+
+    def _translated(self, error: Exception, url: URL) -> HttpFailure:
+        """What an exception of the transport means."""
+        if self._session.closed:
+            return HttpFailure("closed", "the client was closed")
+        if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
+            self._connector.clear_dns_cache()  # the address may have changed
+        return meaning_of(
+            error,
+            url,
+            self._routes.proxy(url),
+            connect_timeout_s=self._config.connect_timeout_s,
+            answered=url.raw_authority in self._answered,
+        )
+
+    def _wait_s(self, tries: int) -> float:
+        longest = min(self._config.max_backoff_s, _FIRST_BACKOFF_S * 2.0 ** min(tries - 1, 30))
+        return longest * random.uniform(0.5, 1.0)

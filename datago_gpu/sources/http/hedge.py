@@ -1,0 +1,139 @@
+"""Payloads that do not wait for a straggler: what takes much longer than the others is asked for once more.
+
+The first answer wins. Object stores answer a few requests in a thousand a hundred times later than the rest; a stream
+that keeps its order waits for each of them. Jeffrey Dean and Luiz Andre Barroso call this a hedged request ("The Tail
+at Scale", CACM 56(2), 2013) and have shown that a few per cent of extra requests take nearly all of the tail away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from datago_gpu.config import HttpConfig
+from datago_gpu.eventloop import watched
+from datago_gpu.sources.base import Need
+from datago_gpu.sources.http.client import HttpClient
+from datago_gpu.sources.http.failure import HttpFailure
+
+__all__ = ["Hedged"]
+
+_SEEN = 256
+"""The latest answers, whose times say what is usual."""
+_SEEN_BEFORE_HEDGING = 32
+_QUANTILE = 0.95
+_TIMES_USUAL = 2.0
+"""A request is late after so many times the quantile. The slowest of an even lot are not."""
+_LEAST_DELAY_S = 0.02
+_LONGEST_TICK_S = 0.25
+_BURST = 16.0
+"""Extra requests that may be saved up while all goes well."""
+
+
+class Hedged:
+    """Gets payloads with an HttpClient. Extra requests are at most `hedge_share` of all, and a burst of 16.
+
+    Nothing is done for a request that is in time but noting when it began and how long it took: no task, no timer.
+    """
+
+    def __init__(self, http: HttpClient, config: HttpConfig) -> None:
+        self._http, self._share, self._most = http, config.hedge_share, config.concurrent_downloads
+        self._loop = asyncio.get_running_loop()
+        self._open: set[_Request] = set()
+        self._twins: set[asyncio.Task[None]] = set()
+        self._seconds: deque[float] = deque(maxlen=_SEEN)
+        self._credit = 1.0
+        self._tick: asyncio.TimerHandle | None = None
+        self.extra = 0
+        """Extra requests made so far."""
+
+    async def get(self, url: str, max_bytes: int, need: Need | None = None) -> bytes:
+        """The whole body at `url`, of at most `max_bytes`. Raises HttpFailure.
+
+        need: is asked for the memory of the body, and again for that of each extra request.
+        """
+        if not self._share:
+            return (await self._http.get(url, max_bytes=max_bytes, need=need)).body
+        request = _Request(url, max_bytes, self._loop, need)
+        self._begin(request)
+        try:
+            body = (await self._http.get(url, max_bytes=max_bytes, need=need)).body
+        except asyncio.CancelledError:
+            if request.answer is None or request.task.uncancel() > request.cancelling:
+                raise
+            body = request.answer
+        finally:
+            self._open.discard(request)
+            if request.twins:
+                for twin in request.twins:
+                    twin.cancel()
+        self._seconds.append(self._loop.time() - request.began)
+        return body
+
+    def _begin(self, request: _Request) -> None:
+        self._open.add(request)
+        if self._credit < _BURST:
+            self._credit += self._share
+        if self._tick is None and len(self._seconds) >= _SEEN_BEFORE_HEDGING:
+            self._look_again_in(self._delay_s())
+
+    def _look_again_in(self, delay_s: float) -> None:
+        self._tick = self._loop.call_later(min(delay_s / 4, _LONGEST_TICK_S), self._look)
+
+    def _delay_s(self) -> float:
+        usual = sorted(self._seconds)[int(len(self._seconds) * _QUANTILE)]
+        return max(_LEAST_DELAY_S, _TIMES_USUAL * usual)
+
+    def _look(self) -> None:
+        """Ask once more for what is late, the latest first, and again when the extra request is late itself."""
+        self._tick = None
+        if not self._open:
+            return
+        delay_s, now = self._delay_s(), self._loop.time()
+        pausing = self._http.pausing  # the server has asked for patience
+        late = [request for request in self._open if now - request.asked > delay_s and request.task not in pausing]
+        for request in sorted(late, key=lambda request: request.asked):
+            if self._credit < 1 or len(self._twins) >= self._most:
+                break
+            self._credit -= 1
+            self.extra += 1
+            request.asked = now
+            twin = watched(self._ask_too(request, 2 + len(request.twins)))
+            request.twins = [*request.twins, twin]
+            self._twins.add(twin)
+            twin.add_done_callback(self._twins.discard)
+        self._look_again_in(delay_s)
+
+    async def _ask_too(self, request: _Request, bodies: int) -> None:
+        """bodies: how many of them may be there by now, this one included."""
+        need = request.need and partial(_need_in_all, request.need, bodies)
+        try:
+            answer = (await self._http.get(request.url, max_bytes=request.max_bytes, need=need)).body
+        except HttpFailure:
+            return  # the first request tells what is wrong
+        if request in self._open and request.answer is None:
+            request.answer = answer
+            request.task.cancel()
+
+
+async def _need_in_all(need: Need, bodies: int, size: int) -> None:
+    await need(bodies * size)
+
+
+class _Request:
+    """One that is under way. asked: when it was asked for, the last time."""
+
+    __slots__ = ("answer", "asked", "began", "cancelling", "max_bytes", "need", "task", "twins", "url")
+
+    def __init__(self, url: str, max_bytes: int, loop: asyncio.AbstractEventLoop, need: Need | None) -> None:
+        task = asyncio.current_task(loop)
+        assert task is not None
+        self.task: asyncio.Task[Any] = task
+        self.cancelling = task.cancelling()
+        self.url, self.max_bytes, self.need = url, max_bytes, need
+        self.began = self.asked = loop.time()
+        self.twins: Sequence[asyncio.Task[None]] = ()
+        self.answer: bytes | None = None

@@ -1,0 +1,106 @@
+"""Undoes gzip and zlib, however the compressed body is made: in time that grows with its bytes, and in slices."""
+
+from __future__ import annotations
+
+import threading
+import zlib
+from collections.abc import Iterator, Sequence
+
+from datago_gpu.eventloop import call_in_thread
+from datago_gpu.heap import give_memory_back
+from datago_gpu.sources.http.failure import Unreadable
+
+__all__ = ["inflate", "joined"]
+
+_GZIP_OR_ZLIB = 47
+_FIRST_BYTES = 512
+_MOST_BYTES = 64 * 1024
+"""What one call is given: little at the start of a member, since its end copies what was given too much."""
+_CALL_BYTES = 256 * 1024
+"""What one call may bring."""
+_STEP_CALLS, _STEP_BYTES = 4_000, 4 * 1024 * 1024
+"""What is done on a thread before anyone may stop it: some 10 ms."""
+_FIRST_CALLS, _FIRST_STEP_BYTES = 200, 256 * 1024
+"""What is done at once, without a thread: a hop to one costs 60 us."""
+_JOINED_AT_ONCE = 1024 * 1024
+_LARGE = 16 * 1024 * 1024
+"""Bytes from which on the pieces go back to the system, which costs 2 ms: the heap would keep them beside the whole."""
+_one_at_a_time = threading.Lock()
+
+
+async def inflate(blocks: Sequence[bytes], most: int) -> bytes:
+    """What a compressed body holds, at most `most` bytes. Raises Unreadable.
+
+    The event loop goes on meanwhile, and a cancelled task has to wait for one slice at the most.
+    """
+    pieces: list[bytes] = []
+    calls = _calls(blocks, most)
+    if not _advance(calls, pieces, _FIRST_CALLS, _FIRST_STEP_BYTES):
+        while not await call_in_thread(None, _advance, calls, pieces, _STEP_CALLS, _STEP_BYTES):
+            pass
+    return await joined(pieces)
+
+
+async def joined(pieces: list[bytes]) -> bytes:
+    """All of them as one; the list is empty then. Large ones are put together on a thread: it takes a millisecond for
+    each 2 MiB."""
+    if len(pieces) == 1:
+        return pieces.pop()
+    if sum(map(len, pieces)) <= _JOINED_AT_ONCE:
+        return b"".join(pieces)
+    return await call_in_thread(None, _put_together, pieces)
+
+
+def _put_together(pieces: list[bytes]) -> bytes:
+    """Meanwhile they take twice the memory: so it is done for one body at a time."""
+    with _one_at_a_time:
+        whole = b"".join(pieces)
+        pieces.clear()
+        if len(whole) >= _LARGE:
+            give_memory_back()
+    return whole
+
+
+def _advance(calls: Iterator[bytes], pieces: list[bytes], most_calls: int, most_bytes: int) -> bool:
+    """Go on for so many calls, or until they have brought so many bytes. True at the end."""
+    count = size = 0
+    while count < most_calls and size < most_bytes:
+        piece = next(calls, None)
+        if piece is None:
+            return True
+        count, size = count + 1, size + len(piece)
+        if piece:
+            pieces.append(piece)
+    return False
+
+
+def _calls(blocks: Sequence[bytes], most: int) -> Iterator[bytes]:
+    """What each call of the decompressor brings. Raises Unreadable."""
+    member, room, given = None, most, _FIRST_BYTES
+    for block in blocks:
+        view, at = memoryview(block), 0
+        more = False  # it holds more than it has brought
+        while at < len(view) or more:
+            if member is None:  # gzip allows several members in a row
+                member, given = zlib.decompressobj(_GZIP_OR_ZLIB), _FIRST_BYTES
+            piece, used, more = _call(member, view[at : at + given])
+            at, given, room = at + used, min(2 * given, _MOST_BYTES), room - len(piece)
+            if room < 0:
+                raise Unreadable("too-large", f"a body of more than {most} bytes when decompressed")
+            if member.eof:
+                member = None
+            yield piece
+    if member is not None:
+        raise Unreadable("cut-short", "the compressed body ends early", transient=True)
+
+
+def _call(member: zlib._Decompress, given: memoryview) -> tuple[bytes, int, bool]:
+    """What it brings, how many of the bytes given it has used, and whether it holds more."""
+    try:
+        piece = member.decompress(given, _CALL_BYTES)
+    except zlib.error:
+        piece = None
+    if piece is None:  # out here, so that no foreign error hangs on it
+        raise Unreadable("encoding", "the compressed body is damaged", transient=True)
+    left = len(member.unused_data) if member.eof else len(member.unconsumed_tail)
+    return piece, len(given) - left, len(piece) == _CALL_BYTES and not member.eof

@@ -1,0 +1,107 @@
+"""A body too large to hold, on its way to a sink: where it stopped, and how to go on from there."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+
+from aiohttp import ClientResponse, StreamReader
+
+from datago_gpu.redact import word
+from datago_gpu.sources.http.body import asking_for_rest, next_piece, size_of_rest
+from datago_gpu.sources.http.deadlines import Watch
+from datago_gpu.sources.http.deflate import Deflated
+from datago_gpu.sources.http.failure import Unreadable
+
+__all__ = ["Flow"]
+
+_SEEN_BY_THEIR_BYTES = frozenset(("", "identity", "aws-chunked", "gzip", "x-gzip", "zstd"))
+"""Content-Encodings that make no difference here: whoever unpacks a shard sees by its first bytes what to undo."""
+_ADVANCE_BYTES = 1024 * 1024
+"""So much has to come between two breaks for the server to count as working: tries are then counted anew."""
+
+
+class Flow:
+    """One body, over as many requests as it takes. The sink gets each byte once, in order."""
+
+    def __init__(self, sink: Callable[[bytes], Awaitable[None]]) -> None:
+        self._given_sink = self._sink = sink
+        self._deflated: Deflated | None = None
+        self._headers: Mapping[str, str] = {}
+        self._total: int | None = None
+        self._ranges = True
+        self._repeated = 0
+        """Bytes at the head of the answer that the sink has already."""
+        self._counted_at = 0
+        self.size = 0
+        """Bytes that the sink has."""
+
+    def advanced(self) -> bool:
+        """Whether much has come since this was last true."""
+        if self.size < self._counted_at + _ADVANCE_BYTES:
+            return False
+        self._counted_at = self.size
+        return True
+
+    def restart(self) -> None:
+        """Ask for the whole next time: the server cannot go on in the middle."""
+        self._ranges = False
+
+    def request_headers(self, headers: Mapping[str, str] | None) -> Mapping[str, str] | None:
+        """`headers`, and what asks for the rest where the server can tell that it is the rest of the same body."""
+        asking = asking_for_rest(headers, self._headers, self.size) if self._ranges else None
+        return headers if asking is None else asking
+
+    def begin(self, response: ClientResponse) -> None:
+        """Take note of an answer's headers. Raises Unreadable."""
+        if response.status == 206:
+            self._continue(response.headers)
+        else:
+            self._start_over(response)
+
+    def _continue(self, headers: Mapping[str, str]) -> None:
+        try:
+            self._total = size_of_rest(headers, self._headers, self.size, self._total)
+        except Unreadable:
+            self.restart()
+            raise
+        self._repeated = 0
+
+    def _start_over(self, response: ClientResponse) -> None:
+        """From the first byte: what the sink has is left out, if this is the same body."""
+        headers, total = response.headers, response.content_length
+        if self.size:
+            known = [name for name in ("ETag", "Last-Modified") if name in self._headers]
+            same = total == self._total and all(headers.get(name) == self._headers[name] for name in known)
+            if not same or (total is None and not known):
+                raise Unreadable("changed", f"the body broke off after {self.size} bytes, and is another one now")
+        if not self.size:
+            self._take_encoding(headers.get("Content-Encoding", ""))
+        self._headers, self._total, self._repeated = headers, total, self.size
+
+    def _take_encoding(self, given: str) -> None:
+        """Raises Unreadable where a body comes in a form that nobody asked for, and that cannot be undone."""
+        encodings = [each.strip().lower() for each in given.split(",")]
+        self._deflated = Deflated(self._given_sink) if encodings == ["deflate"] else None
+        self._sink = self._deflated or self._given_sink
+        if self._deflated is None and not _SEEN_BY_THEIR_BYTES.issuperset(encodings):
+            raise Unreadable("encoding", f"compressed as {word(given)!r} (Content-Encoding), which was not asked for: "
+                             "gzip, deflate and zstd are undone; have the server send it as it is")  # fmt: skip
+
+    async def read(self, content: StreamReader, watch: Watch) -> None:
+        """Pass on what comes, to its end. Raises Unreadable, or what the transport or the sink does."""
+        while block := await next_piece(content):
+            watch.progress()
+            if self._repeated:
+                known = min(self._repeated, len(block))
+                self._repeated -= known
+                block = block[known:]
+            if block:
+                self.size += len(block)
+                watch.paused = True
+                await self._sink(block)
+                watch.paused = False
+        if self._repeated or (self._total is not None and self.size != self._total):
+            detail = f"{self.size - self._repeated} of {self._total} bytes came"
+            raise Unreadable("cut-short", detail, transient=self._total is None or self.size < self._total)
+        if self._deflated is not None:
+            self._deflated.end()

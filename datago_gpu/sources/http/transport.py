@@ -1,0 +1,120 @@
+"""Says in our words what exceptions of aiohttp and of the sockets below mean, and answers that are refusals."""
+
+from __future__ import annotations
+
+import os
+import re
+
+import aiohttp
+from yarl import URL
+
+from datago_gpu.config.proxies import Proxy
+from datago_gpu.sources.http.failure import TRUST_HINT, WORTH_RETRYING, HttpFailure, refusal_of_proxy
+from datago_gpu.sources.http.retry_after import retry_after_s
+
+__all__ = ["meaning_of", "refusal_of"]
+
+# The first that fits: exception, reason, detail, whether another try may help.
+_MEANINGS: tuple[tuple[type[Exception], str, str, bool], ...] = (
+    (aiohttp.ConnectionTimeoutError, "timeout", "no connection within {connect:g} s", True),
+    (TimeoutError, "timeout", "not done in time", True),
+    (aiohttp.ClientPayloadError, "cut-short", "the body ended early", True),
+    (aiohttp.ClientConnectorCertificateError, "tls", "the certificate of the {who} does not prove who it is", False),
+    (aiohttp.ClientConnectorSSLError, "tls", "no connection by TLS; if the {who} speaks http only, use http://", True),
+    (aiohttp.ClientConnectorDNSError, "connection", "the name of the {who} is not known", True),
+    (aiohttp.ClientConnectorError, "connection", "cannot connect to the {who}", True),
+    (aiohttp.ServerDisconnectedError, "connection", "the server closed the connection", True),
+    (aiohttp.InvalidURL, "bad-url", "not an http(s) address", False),
+    (aiohttp.NonHttpUrlClientError, "bad-url", "not an http(s) address", False),
+    (aiohttp.ClientResponseError, "protocol", "not a valid HTTP answer", True),
+    (aiohttp.ClientError, "connection", "the connection broke", True),
+    (OSError, "connection", "the connection broke", True),
+    (Exception, "bad-url", "cannot be asked for: {kind}", False),
+)
+_MAY_BE_THE_PROXYS = frozenset((401, 403))
+_UNKNOWN_AUTHORITY = frozenset((2, 18, 19, 20, 21))
+"""OpenSSL's codes for a certificate that is by itself or by an authority that is not trusted here."""
+_LOOKS_LIKE_TLS = "this looks like an https server: use https:// instead of http://"
+_MAY_BE_TLS = "if this is an https server, use https:// instead of http://"
+_TLS_ALERT = re.compile(r"\\x15\\x03\\x0")
+"""How a server that speaks TLS only begins its answer to plain HTTP, as aiohttp's parser quotes what it cannot read."""
+_SAYS_TLS = re.compile(r"plain HTTP request was sent to HTTPS port|speaking plain HTTP to an SSL-enabled server|"
+                       r"sent an HTTP request to an HTTPS server", re.IGNORECASE)  # fmt: skip
+"""What nginx, Apache and servers in Go say, with status 400."""
+
+
+def meaning_of(
+    error: Exception, url: URL, proxy: Proxy | None, *, connect_timeout_s: float, answered: bool
+) -> HttpFailure:
+    """The failure that an exception stands for. Its own text may hold the whole URL or a header: it is not used.
+
+    answered: whether the server has ever given an answer.
+    """
+    if proxy and isinstance(error, aiohttp.ClientHttpProxyError):
+        offered = error.headers.getall("Proxy-Authenticate", []) if error.headers else []
+        return refusal_of_proxy(error.status, error.message, url.host or "", proxy, offered)
+    _, reason, detail, transient = next(row for row in _MEANINGS if isinstance(error, row[0]))
+    of_proxy = proxy is not None and _is_of_proxy(error, proxy)
+    number = getattr(error, "errno", None) or 0
+    words = os.strerror(number) if number > 0 and reason == "connection" else ""
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        words = _why_not_proved(error)
+    shown = detail.format(
+        connect=connect_timeout_s, kind=type(error).__name__, who=f"proxy {proxy}" if of_proxy else "server"
+    )
+    shown = f"{shown}: {words}" if words else shown
+    if of_proxy and proxy:
+        shown += f"; {proxy.way_out}"
+    elif proxy:
+        shown += f", by way of the proxy {proxy}"
+    elif url.scheme == "http":
+        shown += _tls_hint(error, reason, answered=answered)
+    return HttpFailure(reason, shown, transient=transient)
+
+
+def refusal_of(response: aiohttp.ClientResponse, text: str, proxy: Proxy | None) -> HttpFailure:
+    """What a status other than 200 and a redirect means. text: the beginning of the body."""
+    status, detail, via = response.status, response.reason or "", ""
+    if proxy and status == 407:
+        offered = response.headers.getall("Proxy-Authenticate", [])
+        return refusal_of_proxy(status, detail, response.url.host or "", proxy, offered)
+    transient = status >= 500 or status in WORTH_RETRYING
+    if proxy and (status >= 500 or status in _MAY_BE_THE_PROXYS):
+        via = f", by way of the proxy {proxy}, which may have answered by itself"
+    elif status == 400 and response.url.scheme == "http" and _SAYS_TLS.search(text):
+        return HttpFailure("protocol", _LOOKS_LIKE_TLS)
+    failure = HttpFailure(
+        f"http-{status}",
+        f"{detail}{via}".removeprefix(", "),
+        status=status,
+        transient=transient,
+        retry_after_s=retry_after_s(response.headers) if transient else None,
+        text=text,
+    )
+    failure.via = via
+    return failure
+
+
+def _is_of_proxy(error: Exception, proxy: Proxy) -> bool:
+    """Whether what failed is the connection to the proxy itself."""
+    if isinstance(error, aiohttp.ClientProxyConnectionError):
+        return True
+    return isinstance(error, aiohttp.ClientConnectorError | aiohttp.ClientConnectorCertificateError) and (
+        (error.host, error.port) == proxy.endpoint
+    )
+
+
+def _why_not_proved(error: aiohttp.ClientConnectorCertificateError) -> str:
+    """OpenSSL's reason, and what can be done."""
+    problem = error.certificate_error
+    reason = getattr(problem, "verify_message", "").rstrip(".")
+    hint = TRUST_HINT if getattr(problem, "verify_code", 0) in _UNKNOWN_AUTHORITY else ""
+    return "; ".join(filter(None, (reason, hint)))
+
+
+def _tls_hint(error: Exception, reason: str, *, answered: bool) -> str:
+    """What to say where plain HTTP may have met a server that speaks TLS."""
+    if isinstance(error, aiohttp.ClientResponseError) and _TLS_ALERT.search(error.message):
+        return f": {_LOOKS_LIKE_TLS}"
+    broke = reason == "connection" and not isinstance(error, aiohttp.ClientConnectorError)
+    return f"; {_MAY_BE_TLS}" if broke and not answered else ""

@@ -1,0 +1,1 @@
+"""Images and shards in object storage."""

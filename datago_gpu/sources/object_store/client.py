@@ -1,0 +1,243 @@
+"""Object storage: s3, gs and az addresses, by way of the package obstore, which signs requests and tries them again.
+
+Only here is obstore imported. Its errors, whose texts hold whole answers and addresses, become HttpFailures, so that
+those who read need not know where from. Credentials come from the environment, the machine's own identity, or, for s3
+where boto3 is installed, from its files; see `storage_options`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import aclosing
+from functools import partial
+from typing import Any
+
+from msgspec import Struct
+
+from datago_gpu.config import HttpConfig
+from datago_gpu.config.base import without_secrets
+from datago_gpu.config.sources import STORE_SCHEMES
+from datago_gpu.errors import ConfigError
+from datago_gpu.eventloop import call_in_thread, is_ending, started
+from datago_gpu.redact import without_query
+from datago_gpu.sources.base import Need
+from datago_gpu.sources.http.failure import HttpFailure
+from datago_gpu.sources.object_store.errors import failure_of, meaning_of, other_region, proxy_of
+from datago_gpu.sources.object_store.options import proxies_of, store_options
+from datago_gpu.sources.object_store.s3_listing import S3Listing, cannot_be_read, ends_listing, is_odd, odd_key_of
+
+__all__ = ["MOST_STORED_PAGES", "Listed", "Stores", "is_stored"]
+
+_PART_BYTES = 4 * 1024 * 1024
+_PARTS_AHEAD = 4
+"""Parts of one object that are asked for at once: stores give a single connection 50 to 100 MB/s."""
+_LISTED_AT_ONCE = 1000
+MOST_STORED_PAGES = 10_000
+"""Of a listing, in a row, in which nothing is what is looked for: 10 million objects."""
+_STALE_S = 1.0
+_DOWN_AFTER = 4
+"""Objects in a row that could not be had, each after all its tries, after which the store is down."""
+_PANIC_HINT = "does the endpoint in storage_options or the environment begin with http:// or https://?"
+
+
+def is_stored(address: str) -> bool:
+    """Whether an address is one of object storage."""
+    return address.startswith(STORE_SCHEMES)
+
+
+class Listed(Struct, frozen=True):
+    """An object. key: its path in the bucket; one that `is_odd` cannot be read. size: in bytes."""
+
+    key: str
+    size: int
+
+
+class Stores:
+    """Reads objects, of any number of buckets. Raises ConfigError where obstore is missing or refuses the options."""
+
+    def __init__(self, config: HttpConfig, options: Mapping[str, str]) -> None:
+        try:
+            import obstore
+        except ImportError:
+            raise ConfigError("object storage needs the package obstore: pip install 'datago_gpu[cloud]'") from None
+        self._obstore: Any = obstore
+        self._config, self._options = config, options
+        self._proxies = proxies_of(options, config)
+        self._secrets = [*options.values(), *(secret for each in self._proxies.all for secret in each.secrets)]
+        self._stores: dict[str, Any] = {}
+        self._regions: dict[str, str] = {}
+        self._failed_in_a_row = 0
+
+    async def get(self, url: str, max_bytes: int, need: Need | None = None) -> bytes:
+        """The whole object at `url`, of at most `max_bytes`. Raises HttpFailure.
+
+        need: is asked for the memory of the object before it is read.
+        """
+        store, key = self._at(url)
+        loop = asyncio.get_running_loop()
+
+        async def read() -> bytes:
+            while True:
+                result = await self._obstore.get_async(store, key)
+                size = result.meta["size"]
+                if size > max_bytes:
+                    raise HttpFailure("too-large", f"an object of {size} bytes, {max_bytes} are allowed")
+                asked = loop.time()
+                if need:
+                    await need(size)
+                if loop.time() - asked < _STALE_S:  # else the answer may be past its limits of time
+                    return bytes(await result.bytes_async())
+
+        content: bytes = await self._translated(url, read)
+        return content
+
+    async def stream(self, url: str, sink: Callable[[bytes], Awaitable[None]]) -> None:
+        """Give the object at `url` to `sink`, in order, several parts of it on their way at once. Raises HttpFailure.
+
+        Reason "changed": it was replaced meanwhile.
+        """
+        store, key = self._at(url)
+        first, size, tag = await self._translated(url, lambda: self._first(store, key))
+        await sink(first)
+        coming: deque[asyncio.Task[bytes]] = deque()
+        begin = len(first)
+        try:
+            while begin < size or coming:
+                while begin < size and len(coming) < _PARTS_AHEAD:
+                    end = min(begin + _PART_BYTES, size)
+                    coming.append(started(self._part(url, store, key, (begin, end), tag)))
+                    begin = end
+                await sink(await coming.popleft())
+        finally:
+            for task in coming:
+                task.cancel()
+            await asyncio.gather(*coming, return_exceptions=True)
+
+    async def _first(self, store: Any, key: str) -> tuple[bytes, int, str | None]:
+        """The first part, the size of the whole, and what it is recognised by."""
+        result = await self._obstore.get_async(store, key, options={"range": (0, _PART_BYTES)})
+        return bytes(await result.bytes_async()), result.meta["size"], result.meta["e_tag"]
+
+    async def _part(self, url: str, store: Any, key: str, part: tuple[int, int], tag: str | None) -> bytes:
+        async def read() -> bytes:
+            options: dict[str, Any] = {"range": part} | ({"if_match": tag} if tag else {})
+            result = await self._obstore.get_async(store, key, options=options)
+            return bytes(await result.bytes_async())
+
+        content: bytes = await self._translated(url, read)
+        if len(content) != part[1] - part[0]:
+            raise failure_of(url, "cut-short", f"{len(content)} of {part[1] - part[0]} bytes came")
+        return content
+
+    async def listed(self, url: str, after: str = "") -> AsyncGenerator[list[Listed], None]:
+        """The objects below a prefix, in the store's order, a page at a time. Raises HttpFailure.
+
+        after: a key; only those behind it are listed.
+        """
+        odd = after if is_odd(after) else ""
+        if not odd:
+            store, prefix = self._at(url)
+            stream = self._obstore.list(store, prefix or None, offset=after or None, chunk_size=_LISTED_AT_ONCE)
+            pages = aiter(stream)
+
+            async def following() -> Any:
+                try:
+                    return await anext(pages, None)
+                except self._obstore.exceptions.InvalidPathError as error:
+                    return odd_key_of(str(error)) or "?"
+
+            while isinstance(page := await self._translated(url, following), list):
+                yield [Listed(each["path"], each["size"]) for each in page]
+                after = page[-1]["path"] if page else after
+            odd = page or ""
+        if odd:
+            async with aclosing(self._listed_whatever(url, after, odd)) as others:
+                async for other in others:
+                    yield other
+
+    async def _listed_whatever(self, url: str, after: str, odd: str) -> AsyncGenerator[list[Listed], None]:
+        """The same with odd keys among them, one of which is `odd`. Raises HttpFailure."""
+        try:
+            if not url.startswith("s3://"):
+                raise ImportError
+            listing = await call_in_thread(None, S3Listing, url, after, self._options, self._config, self._proxies)
+        except ImportError:
+            raise ends_listing(url, odd) from None
+        try:
+            while (page := await self._translated(url, partial(call_in_thread, None, listing.page))) is not None:
+                yield [Listed(key, size) for key, size in page]
+        finally:
+            listing.close()
+
+    def _at(self, url: str) -> tuple[Any, str]:
+        """The store of an address, and the key in it."""
+        scheme, _, rest = url.partition("://")
+        bucket, _, key = rest.partition("/")
+        root = f"{scheme}://{bucket}"
+        if root not in self._stores:
+            self._stores[root] = self._opened(root)
+        return self._stores[root], key
+
+    def _opened(self, root: str) -> Any:
+        from obstore.store import from_url
+
+        try:
+            arguments = store_options(root, self._options, self._config, self._proxies)
+        except ValueError as problem:  # of a proxy
+            raise ConfigError(f"{without_query(root)} cannot be asked: {problem}") from None
+        try:
+            return from_url(root, **arguments)
+        except BaseException as error:  # obstore panics at some options
+            if is_ending(error) or isinstance(error, MemoryError):
+                raise
+            words = self._words(error)
+        names = ", ".join(self._options) or "none"
+        raise ConfigError(
+            f"{without_query(root)} cannot be opened ({words}): check the address, the environment and "
+            f"source_config.storage_options (given: {names})"
+        )
+
+    def _words(self, error: BaseException) -> str:
+        """What an error of obstore's says, less what it repeats of the options."""
+        first, *_ = str(error).splitlines() or [""]
+        return without_secrets(f"{type(error).__name__}: {first}".rstrip(": "), self._secrets)
+
+    async def _region(self, error: Exception) -> str:
+        """The region of the bucket, where an error says that another one was asked, and not which is right; else ""."""
+        address = other_region(error)
+        if not address:
+            return ""
+        bucket = "/".join(address.split("/", 4)[:4])  # it is in the host or in the path
+        if bucket not in self._regions:
+            from datago_gpu.sources.object_store.region import region_of  # urllib takes 30 ms to import
+
+            proxy, timeout_s = proxy_of(str(error), self._proxies), self._config.connect_timeout_s
+            self._regions[bucket] = await call_in_thread(None, region_of, address, proxy, timeout_s)
+        return self._regions[bucket]
+
+    async def _translated(self, url: str, work: Callable[[], Awaitable[Any]]) -> Any:
+        """What `work` returns. Raises HttpFailure, on which no foreign text hangs."""
+        try:
+            result = await work()
+            self._failed_in_a_row = 0
+            return result
+        except HttpFailure as known:
+            failure = known
+            failure.url = failure.url or without_query(url)
+        except FileNotFoundError:
+            failure = failure_of(url, "http-404", "no such object", 404)
+        except self._obstore.exceptions.BaseError as error:
+            failure = meaning_of(url, error, self._obstore.exceptions, self._proxies, await self._region(error))
+        except (OSError, ValueError) as error:
+            odd = is_odd(url.partition("://")[2].partition("/")[2])
+            failure = cannot_be_read(url) if odd else failure_of(url, "bad-url", type(error).__name__)
+        except BaseException as error:  # obstore panics where an endpoint is no address, for one
+            if is_ending(error) or isinstance(error, MemoryError):
+                raise
+            failure = failure_of(url, "store-failed", f"obstore has failed, {self._words(error)}: {_PANIC_HINT}")
+        silent = failure.reason in ("connection", "timeout", "tls", "proxy", "store-failed") or failure.status >= 500
+        self._failed_in_a_row = self._failed_in_a_row + 1 if silent else 0
+        failure.down = self._failed_in_a_row >= _DOWN_AFTER
+        raise failure

@@ -1,0 +1,120 @@
+"""What obstore is told about a store: its own options, those of its HTTP client, and how often it tries again."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from datetime import timedelta
+from importlib.util import find_spec
+from typing import Any
+from urllib.parse import urlsplit
+
+from datago_gpu.config import HttpConfig
+from datago_gpu.config.proxies import OPTION, Proxies
+from datago_gpu.config.sources import ENDPOINT_HINT, is_endpoint
+from datago_gpu.errors import ConfigError
+
+__all__ = ["endpoint_of", "plain_name", "proxies_of", "store_options"]
+
+_CLIENT_OPTIONS = frozenset(
+    (
+        *("allow_http", "allow_invalid_certificates", "connect_timeout", "default_content_type", "http1_only"),
+        *("http2_keep_alive_interval", "http2_keep_alive_timeout", "http2_keep_alive_while_idle", "http2_only"),
+        *("pool_idle_timeout", "pool_max_idle_per_host", "proxy_url", "proxy_ca_certificate", "proxy_excludes"),
+        *("randomize_addresses", "read_timeout", "root_certificate", "timeout", "user_agent"),
+    )
+)
+"""Options of obstore's HTTP client. obstore takes them apart from those of a store, among which it panics."""
+_PREFIX = re.compile(r"^(aws|google|azure)_")
+_ENDPOINTS = {
+    "s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"),
+    "gs": ("GOOGLE_BASE_URL",),
+    "az": ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"),
+}
+"""Variables of the environment that obstore takes an endpoint from."""
+_FIRST_BACKOFF_S = 0.1
+
+
+def store_options(root: str, options: Mapping[str, str], limits: HttpConfig, proxies: Proxies) -> dict[str, Any]:
+    """The arguments of obstore's `from_url` for a store, such as "s3://bucket". The user's options replace ours.
+
+    Raises ConfigError for an endpoint in the environment that is no address, and ValueError for a proxy that is none.
+    """
+    store: dict[str, str] = {}
+    given: dict[str, str] = {}
+    for name, value in options.items():
+        plain = plain_name(name)
+        (given if plain in _CLIENT_OPTIONS else store)[plain if plain in _CLIENT_OPTIONS else name] = value
+    endpoint = endpoint_of(root, options)
+    client: dict[str, Any] = {
+        "connect_timeout": timedelta(seconds=limits.connect_timeout_s),
+        "read_timeout": timedelta(seconds=limits.stall_timeout_s),
+        "timeout": timedelta(seconds=limits.total_timeout_s),
+        "allow_http": any(value.startswith("http://") for value in (endpoint, *options.values())),
+    }
+    if "proxy_url" not in given:
+        split = urlsplit(endpoint or "https://")
+        client |= proxies.client_options(split.scheme, split.hostname or "", split.port)
+    retries = {
+        "max_retries": limits.max_tries - 1,
+        "backoff": {  # it panics where the longest is below the first
+            "init_backoff": timedelta(seconds=min(_FIRST_BACKOFF_S, limits.max_backoff_s)),
+            "max_backoff": timedelta(seconds=limits.max_backoff_s),
+        },
+        "retry_timeout": timedelta(seconds=limits.total_timeout_s),
+    }
+    arguments: dict[str, Any] = {"client_options": client | given, "retry_config": retries}
+    if store:
+        arguments["config"] = store
+    if root.startswith("s3://") and _wants_profile(options):
+        from obstore.auth.boto3 import Boto3CredentialProvider
+
+        arguments["credential_provider"] = Boto3CredentialProvider()
+    return arguments
+
+
+def proxies_of(options: Mapping[str, str], limits: HttpConfig) -> Proxies:
+    """The proxies by way of which a store is asked: that of the options, else those of all other requests."""
+    given = next((value for name, value in options.items() if plain_name(name) == "proxy_url"), "")
+    try:
+        if given:
+            return Proxies(given, trust_env=False, place=OPTION)
+    except ValueError:  # obstore may know what to do with it
+        pass
+    return Proxies(limits.proxy, trust_env=limits.trust_env)
+
+
+def plain_name(option: str) -> str:
+    """The name of an option without that of its store, which may stand before it."""
+    return _PREFIX.sub("", option.lower())
+
+
+def endpoint_of(address: str, options: Mapping[str, str]) -> str:
+    """The endpoint that the options or the environment name for an address; "" for the store's usual one.
+
+    Raises ConfigError for one in the environment that is no address.
+    """
+    for name, value in options.items():
+        if is_endpoint(name):
+            return value.strip().lower()
+    for name in _ENDPOINTS.get(address.partition("://")[0], _ENDPOINTS["az"]):
+        value = os.environ.get(name, "").strip().lower()
+        if value and not value.startswith(("http://", "https://")):
+            raise ConfigError(f"the environment's {name} must begin with {ENDPOINT_HINT}")
+        if value:
+            return value
+    return ""
+
+
+def _wants_profile(options: Mapping[str, str]) -> bool:
+    """Whether the keys of S3 are in the files of the AWS command line, which obstore itself does not read."""
+    given = {name.lower().removeprefix("aws_") for name in options}
+    if given & {"access_key_id", "skip_signature"} or os.environ.get("AWS_ACCESS_KEY_ID"):
+        return False
+    files = [os.environ.get("AWS_SHARED_CREDENTIALS_FILE"), os.environ.get("AWS_CONFIG_FILE")]
+    # os.path: a process without a home, or with one that it may not look into, has no such files.
+    known = [file for file in files if file] or [
+        os.path.expanduser(f"~/.aws/{name}") for name in ("credentials", "config")
+    ]
+    return find_spec("boto3") is not None and any(map(os.path.exists, known))

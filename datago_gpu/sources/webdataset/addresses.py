@@ -1,0 +1,155 @@
+"""What the setting `url` of shards means by itself: brace lists, lists in files, paths, wildcards, addresses."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections.abc import Callable, Iterator
+from itertools import islice
+from urllib.parse import unquote, urlsplit
+
+from datago_gpu.config.file_names import is_hidden
+from datago_gpu.config.local_paths import FILE_SCHEME, plain_path
+from datago_gpu.config.shards import addresses_in
+from datago_gpu.errors import ConfigError, SourceError
+from datago_gpu.redact import without_query
+from datago_gpu.sources.base import utf8_text
+from datago_gpu.sources.http.origins import origin_of, problem_of
+from datago_gpu.sources.object_store.client import is_stored
+
+__all__ = ["ENDINGS", "MOST_SHARDS", "expanded", "has_wildcard", "http_origin", "is_http", "is_remote", "is_shard"]
+
+ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
+MOST_SHARDS = 1_000_000
+_RANGE = re.compile(r"\{(-?\d{1,18})\.\.(-?\d{1,18})")
+
+
+def expanded(url: str, absolute: Callable[[str], str]) -> list[str]:
+    """The addresses that the setting `url` names by itself. Reads local files and folders. Raises SourceError.
+
+    absolute: makes an absolute path of one that may be relative.
+    """
+    found: list[str] = []
+    whole = url.strip()
+    for each in [whole] if "://" not in whole and os.path.exists(absolute(whole)) else addresses_in(url):
+        if each.startswith("@"):
+            for line in _lines(absolute(each[1:])):
+                found += _local(line, absolute)
+        elif each:
+            found += _local(each, absolute)
+        if len(found) > MOST_SHARDS:
+            raise SourceError(f"source_config.url names more than {MOST_SHARDS} shards")
+    return found
+
+
+def _lines(path: str) -> Iterator[str]:
+    try:
+        with open(path, encoding="utf-8-sig") as file:  # with or without the mark that some editors put first
+            lines = [line.strip() for line in file]
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise SourceError(f"cannot read the list of shards {path!r}: {reason}; check source_config.url") from None
+    return (line for line in lines if line and not line.startswith("#"))
+
+
+def _local(text: str, absolute: Callable[[str], str]) -> list[str]:
+    """One address with braces, and with wildcards where it is a path or in object storage."""
+    text = _with_plain_scheme(text)
+    if "://" not in text or text.startswith(FILE_SCHEME):
+        text = plain_path(text, _base(absolute))
+    if "://" not in text and os.path.exists(absolute(text)):  # braces may be part of a name
+        return _paths(text, absolute)
+    found: list[str] = []
+    for address in _braces(text):
+        if address.startswith("pipe:"):
+            raise SourceError("source_config.url holds a command (pipe:), and commands are not run: name the shards")
+        if address.startswith("hf://"):
+            found.append(_on_hub(address))
+        elif is_remote(address):
+            found.append(address)
+        else:
+            found += _paths(address, absolute)
+    return found
+
+
+def _with_plain_scheme(address: str) -> str:
+    """The address with its scheme in lower case, as all others are."""
+    scheme, slashes, rest = address.partition("://")
+    return f"{scheme.lower()}://{rest}" if slashes and scheme.isalnum() else address
+
+
+def _base(absolute: Callable[[str], str]) -> str:
+    """The folder in which relative paths begin; empty where it could not be told."""
+    try:
+        return absolute("")
+    except ConfigError:
+        return ""
+
+
+def _braces(text: str) -> list[str]:
+    from braceexpand import UnbalancedBracesError, braceexpand  # type: ignore[attr-defined]
+
+    ranges = [abs(int(end) - int(begin)) for begin, end in _RANGE.findall(text)]  # each would be held as a list
+    try:
+        found = [""] if max(ranges, default=0) > MOST_SHARDS else list(islice(braceexpand(text), MOST_SHARDS + 1))
+    except UnbalancedBracesError:
+        raise SourceError(f"the braces in source_config.url do not match: {without_query(text)!r}") from None
+    if found == [""] or len(found) > MOST_SHARDS:
+        raise SourceError(f"{without_query(text)!r} names more than {MOST_SHARDS} shards")
+    return found
+
+
+def _paths(path: str, absolute: Callable[[str], str]) -> list[str]:
+    place = absolute(path)
+    if os.path.isdir(place) and not path.endswith(ENDINGS):
+        found = sorted(each.path for each in os.scandir(place) if is_shard(each.name) and not is_hidden(each.name))
+    elif glob.has_magic(path) and not os.path.exists(place):
+        # Relative to the folder, not joined with it: the folder's own name may hold wildcards.
+        found = sorted(glob.glob(path, root_dir=None if os.path.isabs(path) else absolute(""), recursive=True))
+    else:
+        return [place]
+    if not found:
+        raise SourceError(f"no shards: {utf8_text(place)!r} in source_config.url matches nothing")
+    return [absolute(each) for each in found]
+
+
+def _on_hub(address: str) -> str:
+    """hf://datasets/OWNER/NAME[@REVISION]/PATH as https."""
+    kind, _, rest = address.removeprefix("hf://").partition("/")
+    owner, name, path = [*rest.split("/", 2), "", ""][:3]
+    name, _, revision = name.partition("@")
+    if kind != "datasets" or not (owner and name) or not path.endswith(ENDINGS):
+        raise SourceError(f"{address!r} does not name a shard: hf://datasets/OWNER/NAME/PATH.tar is what it should be")
+    hub = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+    return f"{hub}/datasets/{owner}/{name}/resolve/{revision or 'main'}/{path}"
+
+
+def has_wildcard(address: str) -> bool:
+    """Whether an address of object storage, or of a server, holds a wildcard."""
+    return glob.has_magic(address if is_stored(address) else urlsplit(address).path)
+
+
+def is_http(address: str) -> bool:
+    return address.startswith(("http://", "https://"))
+
+
+def is_remote(address: str) -> bool:
+    if is_http(address) or is_stored(address):
+        return True
+    if "://" in address and not address.startswith("file://"):
+        scheme = address.partition("://")[0]
+        raise SourceError(f"source_config.url: {scheme}:// is not known; http, https, s3, gs, az and hf are")
+    return False
+
+
+def is_shard(address: str) -> bool:
+    return (unquote(urlsplit(address).path) if is_http(address) else address).lower().endswith(ENDINGS)
+
+
+def http_origin(address: str) -> str:
+    try:
+        return origin_of(address)
+    except ValueError:
+        shown = without_query(address)
+        raise SourceError(f"an address in source_config.url {problem_of(shown)}: {shown!r}") from None

@@ -1,0 +1,166 @@
+"""Undoes the compression of a shard, which its first bytes tell, whatever its name says."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+import zlib
+from collections.abc import Callable
+from typing import Any, BinaryIO, Protocol, cast
+
+from datago_gpu.errors import ConfigError
+from datago_gpu.sources.webdataset.tar import BadShard
+from datago_gpu.sources.webdataset.windows import MOST_WINDOW, SMALL_WINDOW, xz_window, zstd_window
+
+__all__ = ["DAMAGED", "named_format", "plain"]
+
+_UNPACKED_BYTES = 64 * 1024
+"""What is lost before a fault in a compressed stream."""
+_READ_BYTES = 256 * 1024
+_HEAD_BYTES = 64
+_XZ_OVERHEAD = 1024 * 1024
+_MOST_LAYERS = 3
+_TAR_MAGIC_AT, _TAR_MAGIC_ENDS = 257, 262
+
+DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error)
+"""What reading `plain` may raise beside BadShard and the errors of the file itself."""
+
+_OTHERS = {
+    b"PK\x03\x04": "a ZIP archive",
+    b"7z\xbc\xaf\x27\x1c": "a 7z archive",
+    b"Rar!": "a RAR archive",
+    b"\xff\xd8\xff": "a JPEG picture",
+    b"\x89PNG": "a PNG picture",
+    b"\x89HDF": "an HDF5 file",
+    b"PAR1": "a Parquet file",
+    b"\x04\x22\x4d\x18": "lz4",
+    b"version https://git-lfs": "a pointer of Git LFS, whose file was not fetched",
+    b"<!DOCTYPE": "a page of HTML",
+    b"<!doctype": "a page of HTML",
+    b"<html": "a page of HTML",
+    b"<?xml": "XML, such as a store's error",
+    b'{"': "JSON",
+    b"{\n": "JSON",
+}
+
+
+def plain(file: io.BufferedReader, take: Callable[[int], None]) -> BinaryIO:
+    """The tar stream in a file; the file itself where it is not compressed.
+
+    take: is asked for the memory of a large window, of zstd or xz, and may wait for it. All frames and blocks of a file
+    have to do with the window of the first, or with a small one. Raises BadShard, ConfigError, and what `take` raises.
+    """
+    found: BinaryIO = file
+    for _ in range(_MOST_LAYERS):
+        opened = _opened(cast(io.BufferedReader, found), take)
+        if opened is None:
+            break
+        found = opened
+    return found
+
+
+def named_format(file: BinaryIO) -> str:
+    """What a file looks like that is no tar archive, by its first bytes, in words; empty where nobody knows."""
+    head = cast(io.BufferedReader, file).peek(_TAR_MAGIC_ENDS)
+    if head[_TAR_MAGIC_AT:_TAR_MAGIC_ENDS] == b"ustar":
+        return ""
+    return next((name for magic, name in _OTHERS.items() if head.startswith(magic)), "")
+
+
+def _opened(file: io.BufferedReader, take: Callable[[int], None]) -> BinaryIO | None:
+    magic = file.peek(6)[:6]
+    if magic[:2] == b"\x1f\x8b":
+        return cast(BinaryIO, gzip.GzipFile(fileobj=file, mode="rb"))
+    if magic[:4] == b"\x28\xb5\x2f\xfd" or (magic[1:4] == b"\x2a\x4d\x18" and 0x50 <= magic[0] <= 0x5F):
+        return _buffered(_Zstd(file, take))  # the second begins a frame to be skipped, as pzstd writes it
+    if magic[:3] == b"BZh":
+        return _buffered(_Unpacked(file, bz2.BZ2Decompressor))
+    if magic == b"\xfd7zXZ\x00":
+        most = _counted(xz_window(file.peek(_HEAD_BYTES)), take) + _XZ_OVERHEAD
+        return _buffered(_Unpacked(file, lambda: lzma.LZMADecompressor(memlimit=most)))
+    return None
+
+
+def _counted(window: int, take: Callable[[int], None]) -> int:
+    """The window that a file may have, once it is taken."""
+    if window > SMALL_WINDOW:
+        take(window)
+    return max(window, SMALL_WINDOW)
+
+
+def _buffered(raw: io.RawIOBase) -> BinaryIO:
+    return cast(BinaryIO, io.BufferedReader(raw, _UNPACKED_BYTES))
+
+
+class _Decompressor(Protocol):
+    """As bz2 and lzma have them."""
+
+    eof: bool
+    needs_input: bool
+    unused_data: bytes
+
+    def decompress(self, data: bytes, max_length: int = -1) -> bytes: ...
+
+
+class _Unpacked(io.RawIOBase):
+    """What a bz2 or xz file holds, any number of streams one behind the other, with its errors as BadShard."""
+
+    def __init__(self, file: BinaryIO, make: Callable[[], Any]) -> None:
+        self._file, self._make = file, make
+        self._decompressor: _Decompressor = make()
+        self._left = b""
+        self._begun, self._ended = False, False
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: bytearray) -> int:  # type: ignore[override]
+        """As of any raw file. Raises EOFError where the file ends within a stream."""
+        while True:
+            if self._decompressor.eof:
+                self._left = self._decompressor.unused_data
+                self._decompressor, self._begun, self._ended = self._make(), False, True
+            data, begins = b"", not self._begun
+            if self._decompressor.needs_input:
+                data, self._left = self._left or self._file.read(_READ_BYTES), b""
+                if not data:
+                    if self._begun:
+                        raise EOFError
+                    return 0
+                self._begun = True
+            try:
+                found = self._decompressor.decompress(data, len(buffer))
+            except (OSError, lzma.LZMAError, ValueError) as error:
+                if begins and self._ended:
+                    return 0  # what follows the last stream is none: the tools ignore it, too
+                raise BadShard(f"damaged: {error}") from None
+            if found:
+                buffer[: len(found)] = found
+                return len(found)
+
+
+class _Zstd(io.RawIOBase):
+    """What a zstd stream holds, with its errors as BadShard."""
+
+    def __init__(self, file: io.BufferedReader, take: Callable[[int], None]) -> None:
+        try:
+            import zstandard
+        except ImportError:
+            raise ConfigError("shards compressed with zstd need a package: pip install 'datago_gpu[zstd]'") from None
+        self._error = zstandard.ZstdError
+        window = zstd_window(file.peek(_HEAD_BYTES))
+        if window > MOST_WINDOW:
+            raise BadShard(f"it asks for a window of {window} bytes, {MOST_WINDOW} are allowed")
+        reader = zstandard.ZstdDecompressor(max_window_size=_counted(window, take))
+        self._reader = reader.stream_reader(file, read_across_frames=True)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: bytearray) -> int:  # type: ignore[override]
+        try:
+            return int(self._reader.readinto(buffer))
+        except self._error as error:
+            raise BadShard(f"damaged: {error}") from None

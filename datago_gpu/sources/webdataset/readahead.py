@@ -1,0 +1,92 @@
+"""The shards of a stream, opened before their turn comes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Iterable
+from itertools import islice
+
+from datago_gpu.eventloop import as_exception
+from datago_gpu.sources.base import SampleRef, Skipped
+from datago_gpu.sources.webdataset.budget import Budget, Outlet
+from datago_gpu.sources.webdataset.shard_list import Shard
+from datago_gpu.sources.webdataset.shard_reader import OpenShard
+from datago_gpu.sources.webdataset.windows import Windows
+
+__all__ = ["Ahead", "Opener"]
+
+Opener = Callable[[Shard, Outlet[SampleRef | Skipped], Callable[[], None]], OpenShard]
+"""Opens a shard that hands its samples to the outlet, and calls the function when all have arrived."""
+
+_MOST_OPEN = 8
+"""For each shard that arrives, how many may be open: the others have arrived and wait for their turn."""
+
+
+class Ahead:
+    """Has `concurrent` shards arrive at once, and keeps what has arrived, up to `capacity` bytes.
+
+    A shard that has arrived makes room for the next one: else connections idle while the one whose turn it is is slow.
+    windows: what their decompressors share.
+    """
+
+    def __init__(
+        self, shards: Iterable[Shard], opener: Opener, *, concurrent: int, capacity: int, windows: Windows
+    ) -> None:
+        self._windows = windows
+        self._coming, self._opener, self._concurrent = enumerate(shards), opener, concurrent
+        self._loop = asyncio.get_running_loop()
+        self._budget = Budget(capacity)
+        self._open: deque[OpenShard] = deque()
+        self._arriving = 0
+        self._problem: Exception | None = None
+        self._closed = False
+
+    async def turns(self, count: int) -> AsyncGenerator[tuple[int, list[OpenShard]], None]:
+        """So many shards at a time, at most `concurrent`, with the number of the first; they are closed when the next
+        ones are asked for. To be closed itself. Raises what the opener raises, where that shard's turn comes.
+        """
+        try:
+            self._fill()
+            turn = 0
+            while self._open:
+                shards = list(islice(self._open, count))
+                if self._problem and len(shards) < count:
+                    break
+                self._windows.let(turn + len(shards))
+                yield turn, shards
+                for _ in shards:
+                    await self._open.popleft().close()
+                turn += len(shards)
+                self._fill()
+            if self._problem:
+                raise self._problem
+        finally:
+            self._closed = True
+            for shard in self._open:
+                await shard.close()
+
+    def _fill(self) -> None:
+        while self._arriving < self._concurrent and self._may_open():
+            turn, shard = next(self._coming, (0, None))
+            if shard is None:
+                return
+            try:
+                opened = self._opener(shard, Outlet(self._loop, self._budget, turn), self._note_arrival)
+            except BaseException as error:  # raised in its turn
+                self._problem = as_exception(error)
+                return
+            self._arriving += 1
+            self._open.append(opened)
+
+    def _may_open(self) -> bool:
+        """More than arrive at once only while there is room for what they bring."""
+        if self._closed or self._problem:
+            return False
+        count = len(self._open)
+        spacious = self._budget.held <= self._budget.capacity // 2
+        return count < self._concurrent or (spacious and count < self._concurrent * _MOST_OPEN)
+
+    def _note_arrival(self) -> None:
+        self._arriving -= 1
+        self._fill()

@@ -1,0 +1,236 @@
+"""Which shards there are: those that `url` names, those below a prefix of a bucket, those in a listing in JSON."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from contextlib import aclosing, suppress
+from fnmatch import fnmatchcase
+from functools import partial
+from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit, urlunsplit
+
+import msgspec
+from msgspec import Struct
+
+from datago_gpu.config import HttpConfig, LoaderConfig
+from datago_gpu.config.file_names import hidden_part
+from datago_gpu.config.shards import WebDatasetSource, without_login
+from datago_gpu.errors import SourceError
+from datago_gpu.eventloop import call_in_thread
+from datago_gpu.redact import without_query
+from datago_gpu.sources.barren import Barren
+from datago_gpu.sources.dataroom.pieces import NotJson, TooMany, cut
+from datago_gpu.sources.http.client import HttpClient
+from datago_gpu.sources.http.failure import HttpFailure
+from datago_gpu.sources.object_store.client import MOST_STORED_PAGES, Stores, is_stored
+from datago_gpu.sources.object_store.s3_listing import ODD_KEY
+from datago_gpu.sources.webdataset.addresses import (
+    ENDINGS,
+    MOST_SHARDS,
+    expanded,
+    has_wildcard,
+    http_origin,
+    is_http,
+    is_remote,
+    is_shard,
+)
+from datago_gpu.units import MiB
+
+__all__ = ["Shard", "authorization", "list_shards"]
+
+_TAR_STARTS = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"BZh", b"\xfd7zXZ")
+_HEAD_BYTES = 512
+_MOST_PAGES = 10_000
+
+
+class Shard(Struct, frozen=True):
+    """address: a local path, or a URL. own: on an origin that the user named, where the token may go.
+
+    login: the value of an Authorization header, where the user gave a name and a password with that origin.
+    length: in bytes, where the listing says it.
+    """
+
+    address: str
+    own: bool = False
+    login: str = ""
+    length: int | None = None
+
+    def __repr__(self) -> str:
+        return f"Shard({self.shown!r})"
+
+    def __rich_repr__(self) -> list[tuple[str, str]]:
+        return [("address", self.shown)]
+
+    @property
+    def shown(self) -> str:
+        """The address for messages."""
+        return without_query(self.address) if "://" in self.address else self.address
+
+
+async def list_shards(
+    config: LoaderConfig, source: WebDatasetSource, http: HttpClient, stores: Callable[[], Stores]
+) -> list[Shard]:
+    """All shards that the setting `url` names, in its order. Raises SourceError."""
+    given = await call_in_thread(None, expanded, source.url, config.absolute)
+    named, logins = list[str](), dict[str, str]()
+    for address in given:
+        plain, login = without_login(address) if is_http(address) else (address, "")
+        named.append(plain)
+        if is_http(plain):
+            logins[http_origin(plain)] = logins.get(http_origin(plain), "") or login
+    shards: list[Shard] = []
+    for address in named:
+        login = logins.get(http_origin(address), "") if is_http(address) else ""
+        if not is_remote(address) or (is_shard(address) and not has_wildcard(address)):
+            shards.append(Shard(address, is_http(address), login))
+            continue
+        headers = authorization(source.auth_token, login)
+        try:
+            if is_stored(address):
+                found = await _in_bucket(address, stores())
+            elif await _is_archive(address, headers, http):
+                found = [(address, None)]
+            else:
+                listed = await _in_listing(address, headers, config.http_config, http)
+                found = [(each, None) for each in listed]
+        except HttpFailure as failure:
+            hint = "" if failure.reason == ODD_KEY else "; check source_config.url, and the token or the credentials"
+            raise SourceError(source.redacted(f"cannot list the shards of {failure}{hint}")) from None
+        if not found:
+            raise SourceError(f"no shards in {without_query(address)}: none of its files ends in {', '.join(ENDINGS)}")
+        for each, length in found:
+            own = is_http(each) and http_origin(each) in logins
+            shards.append(Shard(each, own, logins[http_origin(each)] if own else "", length))
+    return shards
+
+
+def authorization(token: str, login: str) -> dict[str, str] | None:
+    """The headers that prove who asks: the setting `auth_token`, else a name and a password of the address."""
+    proof = f"Bearer {token.strip()}" if token.strip() else login
+    return {"Authorization": proof} if proof else None
+
+
+async def _in_bucket(address: str, stores: Stores) -> list[tuple[str, int | None]]:
+    """The shards below a prefix, or those that an address with wildcards names, with their lengths."""
+    root = "/".join(address.split("/", 3)[:3])
+    prefix, matches = address, partial(_is_below, address.removeprefix(f"{root}/").rstrip("/"))
+    if has_wildcard(address):
+        prefix, pattern = _folder_before_wildcard(address), address.removeprefix(f"{root}/").split("/")
+        matches = partial(_matches, pattern)
+    shards, barren = list[tuple[str, int | None]](), Barren(without_query(address), MOST_STORED_PAGES)
+    async with aclosing(stores.listed(prefix)) as pages:
+        async for page in pages:
+            found = [(f"{root}/{each.key}", each.size) for each in page if matches(each.key)]
+            shards += found
+            barren.note(len(page), usable=bool(found))
+            if len(shards) > MOST_SHARDS:
+                raise SourceError(f"{without_query(address)}: more than {MOST_SHARDS} shards")
+    return shards
+
+
+def _folder_before_wildcard(address: str) -> str:
+    before = re.split(r"[*?\[]", address, maxsplit=1)[0]
+    return before.rpartition("/")[0] + "/"
+
+
+def _is_below(prefix: str, key: str) -> bool:
+    """Whether a key below the prefix is that of a shard, and not hidden there."""
+    return is_shard(key) and not hidden_part(key.removeprefix(prefix).split("/"))
+
+
+def _matches(pattern: list[str], key: str) -> bool:
+    """Whether a key is one that a pattern means. A wildcard stands for no slash, and for no dot at the beginning."""
+    parts = key.split("/")
+    return len(parts) == len(pattern) and all(
+        fnmatchcase(part, wanted) and part.startswith(".") <= wanted.startswith(".")
+        for part, wanted in zip(parts, pattern, strict=True)
+    )
+
+
+async def _in_listing(address: str, headers: dict[str, str] | None, limits: HttpConfig, http: HttpClient) -> list[str]:
+    """The shards of a JSON listing, page by page: as Google's storage has it, `{"shardlist": []}`, or a plain list."""
+    url, shards, room, barren = address, list[str](), MOST_SHARDS, Barren(without_query(address))
+    for _ in range(_MOST_PAGES):
+        answer = await http.get(url, max_bytes=limits.max_page_mb * MiB, headers=headers, compressed=True)
+        try:
+            page = await call_in_thread(None, _page, answer.body, url, room)
+        except TooMany:
+            raise SourceError(f"{without_query(address)}: a listing of more than {MOST_SHARDS} shards") from None
+        except (NotJson, ValueError, RecursionError):
+            raise SourceError(
+                f"{without_query(address)} does not end like a shard ({', '.join(ENDINGS)}), and what it answers "
+                "is no JSON listing of shards; check source_config.url"
+            ) from None
+        shards += page.shards
+        if not page.token:
+            return shards
+        room -= page.entries
+        barren.note(page.entries, usable=bool(page.shards))
+        split = urlsplit(address)
+        query = [*parse_qsl(split.query, keep_blank_values=True), ("pageToken", page.token)]
+        url = urlunsplit(split._replace(query=urlencode(query)))
+    raise SourceError(f"{without_query(address)}: more than {_MOST_PAGES} pages of a listing")
+
+
+class _Item(Struct, rename={"media_link": "mediaLink"}):
+    """A shard in a listing: Google's storage has the one, the index of webdataset the other."""
+
+    media_link: str | None = None
+    url: str | None = None
+
+
+class _Page(Struct):
+    """entries: how many there were, shards or not. token: of the next page; "" at the end."""
+
+    shards: list[str]
+    entries: int
+    token: str
+
+
+_item_decoder = msgspec.json.Decoder(_Item | str)
+_token_decoder = msgspec.json.Decoder(str | int | None)
+
+
+def _page(body: bytes, url: str, most: int) -> _Page:
+    """A page of a listing, at `url`. Takes a while. Raises NotJson, TooMany, ValueError."""
+    pieces = cut(body, ("items", "shardlist"), ("nextPageToken",), most)
+    token = _token_decoder.decode(pieces.fields.get("nextPageToken", b"null"))
+    if pieces.entries is None and "nextPageToken" not in pieces.fields:
+        raise NotJson
+    shards = []
+    for piece in pieces.entries or ():
+        item = _item_decoder.decode(piece)
+        address = item if isinstance(item, str) else item.media_link or item.url
+        if address is None:
+            raise NotJson
+        found = urljoin(url, address)
+        if is_http(found) and is_shard(found):
+            shards.append(found)
+    return _Page(shards, len(pieces.entries or ()), str(token or ""))
+
+
+class _Enough(Exception):
+    """The first bytes have come."""
+
+
+async def _is_archive(address: str, headers: dict[str, str] | None, http: HttpClient) -> bool:
+    """Whether what is at an address that does not end like a shard is one all the same, by its first bytes.
+
+    Raises HttpFailure, and SourceError for wildcards, which a server cannot be asked about.
+    """
+    if has_wildcard(address) and is_shard(address):
+        raise SourceError(
+            f"{without_query(address)}: wildcards are known for local paths and object storage only: "
+            "name the shards with braces, such as {0000..0127}"
+        )
+    head = b""
+
+    async def look(block: bytes) -> None:
+        nonlocal head
+        head += block
+        if len(head) >= _HEAD_BYTES:
+            raise _Enough
+
+    with suppress(_Enough):
+        await http.stream(address, look, headers=headers)
+    return head.startswith(_TAR_STARTS) or head[257:262] == b"ustar"

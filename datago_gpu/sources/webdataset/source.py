@@ -1,0 +1,296 @@
+"""WebDataset shards: streamed, unpacked and handed out in a fixed order, whatever arrives first.
+
+Order: the shards as listed, or shuffled anew for each epoch, and within a shard the samples as they lie there; of
+`interleave` shards at a time, one sample of each in turn. With a shuffle they pass through a buffer. Ranks take every
+world_size-th shard. Where there are fewer shards than ranks, all ranks read all shards, and share the samples of each;
+what a rank cannot read of one shard does not change its part of the others. With `rank_split` "listed" they share the
+shards as listed, and each rank shuffles its own; where there are fewer shards than ranks, only samples are shuffled.
+
+Memory: `buffer_mb` for what is read ahead, one sample that is waited for, for each shard that arrives 1 MiB more (in
+object storage also the parts under way, 4 of 4 MiB), and with a shuffle `buffer_mb` again. Of zstd and xz, 8 MiB for
+each shard that arrives; for larger windows `buffer_mb` together, and one of 128 MiB for each shard whose turn it is.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from functools import partial
+from typing import NoReturn
+
+from msgspec import structs
+
+from datago_gpu.config import LoaderConfig
+from datago_gpu.config.shards import WebDatasetSource
+from datago_gpu.errors import SourceError
+from datago_gpu.eventloop import call_in_thread
+from datago_gpu.sources.base import Position, Refs, SampleRef, Skipped, sample_bytes, shown_path
+from datago_gpu.sources.http.client import HttpClient
+from datago_gpu.sources.http.failure import HttpFailure
+from datago_gpu.sources.local import Patience
+from datago_gpu.sources.object_store.client import Stores, is_stored
+from datago_gpu.sources.permutation import Shuffle, permutation
+from datago_gpu.sources.shuffle import SplitMix64
+from datago_gpu.sources.tally import Whole
+from datago_gpu.sources.webdataset.budget import Outlet
+from datago_gpu.sources.webdataset.grouping import Collector
+from datago_gpu.sources.webdataset.readahead import Ahead
+from datago_gpu.sources.webdataset.shard_list import Shard, authorization, list_shards
+from datago_gpu.sources.webdataset.shard_names import lengths_of, names_of
+from datago_gpu.sources.webdataset.shard_reader import OpenShard, Supply
+from datago_gpu.sources.webdataset.tar import BadShard
+from datago_gpu.sources.webdataset.windows import Windows
+from datago_gpu.units import MiB
+
+__all__ = ["WebDataset"]
+
+_PIPE_BYTES = 4 * MiB
+"""At the most, of each shard, between the network and what unpacks it."""
+
+_Lost = (BadShard, HttpFailure, OSError)
+"""What costs the rest of a shard."""
+_SAY_WHAT_TO_DO = frozenset(("proxy", "no-credentials", "http-301", "tls"))
+"""Reasons whose details need no further hint."""
+
+
+class WebDataset:
+    """The `Source` of source_type "webdataset".
+
+    A `cursor` is "SHARD:INDEX": number SHARD of this rank's order of the epoch, and with `interleave` those whose
+    samples take turns with its own, begin with this rank's sample number INDEX.
+    Through a shuffle buffer there is none: all is read and counted again.
+    """
+
+    def __init__(self, config: LoaderConfig, http: HttpClient) -> None:
+        assert isinstance(config.source_config, WebDatasetSource)
+        self._config, self._source, self._http = config, config.source_config, http
+        self._rank, self._world_size = config.rank_and_world_size()
+        self._patience = Patience(config.http_config)
+        self._usual = Usual()
+        self._shards: list[Shard] | None = None
+        self.tally = Whole("shards")
+        self._stores: Stores | None = None
+
+    @property
+    def passed_over(self) -> dict[str, int]:
+        """See `Source.passed_over`: nothing."""
+        return {}
+
+    def refs(self, start: Position) -> Refs:
+        """See `Source.refs`. Raises SourceError where no shard can be read."""
+        return self._shuffled(start) if self._source.random_sampling else self._walked(start)
+
+    async def _shuffled(self, start: Position) -> Refs:
+        generator = SplitMix64(self._config.seed, start.epoch, self._rank)
+        walked, index = self._walked(Position(start.epoch)), 0
+        mixed = _mixed(walked, self._source.shuffle_buffer, self._source.buffer_mb * MiB, generator)
+        async with aclosing(mixed) as samples:
+            async for sample in samples:
+                if isinstance(sample, Skipped) and sample.index < 0:
+                    yield sample
+                    continue
+                if index >= start.index:
+                    yield _numbered(sample, index, "")
+                index += 1
+
+    async def _walked(self, start: Position) -> Refs:
+        shards = await self._listed()
+        split = len(shards) < self._world_size
+        mine = self._shared(shards, start.epoch) if split else self._own(shards, start.epoch)
+        rank, ranks = (self._rank, self._world_size) if split else (0, 1)
+        first, index = _parsed(start.cursor)
+        lost: Exception | None = None
+        seen = first > 0
+        async with aclosing(self._opened(mine[first:]).turns(self._source.interleave)) as turns:
+            async for turn, opened in turns:
+                number = first + turn
+                cursor = f"{number}:{index}"
+                taken = [0] * len(opened)
+                async with aclosing(_in_turn(opened)) as samples:
+                    async for place, sample in samples:
+                        if isinstance(sample, Exception):
+                            lost = sample
+                            if not seen and isinstance(lost, HttpFailure) and _of_access(lost):
+                                self._refuse(mine, lost)
+                            missing = self._usual.left_of(taken[place]) // ranks
+                            yield self._skipped(mine[number + place], lost, missing)
+                            continue
+                        if sample is None:
+                            self._usual.note(taken[place])
+                            continue
+                        seen = True
+                        taken[place] += 1
+                        if _owner(number + place, len(mine), taken[place] - 1, ranks) != rank:
+                            continue
+                        if index >= start.index:
+                            yield _numbered(sample, index, cursor)
+                        index += 1
+        if not seen:
+            self._refuse(mine, lost)
+
+    def _opened(self, shards: list[Shard]) -> Ahead:
+        concurrent, capacity = self._source.concurrent_downloads, self._source.buffer_mb * MiB
+        piped, windows = max(1, min(_PIPE_BYTES, capacity // concurrent // 2)), Windows(capacity)
+
+        def opener(shard: Shard, outlet: Outlet[SampleRef | Skipped], arrived: Callable[[], None]) -> OpenShard:
+            collector = Collector(self._config, shard.shown)
+            return OpenShard(
+                shard.address, self._supply(shard), collector, outlet, piped, self._patience, windows, arrived
+            )
+
+        capacity -= concurrent * piped
+        return Ahead(shards, opener, concurrent=concurrent, capacity=capacity, windows=windows)
+
+    def _supply(self, shard: Shard) -> Supply | None:
+        """What brings the shard's bytes; None for a local one."""
+        if is_stored(shard.address):
+            return partial(self._storage().stream, shard.address)
+        if "://" not in shard.address:
+            return None
+        headers = authorization(self._source.auth_token, shard.login) if shard.own else None
+        return partial(self._http.stream, shard.address, headers=headers)
+
+    def _storage(self) -> Stores:
+        if self._stores is None:
+            self._stores = Stores(self._config.http_config, self._source.storage_options)
+        return self._stores
+
+    async def _listed(self) -> list[Shard]:
+        """All shards. They are listed once."""
+        if self._shards is None:
+            shards = await list_shards(self._config, self._source, self._http, self._storage)
+            self.tally.extend(names_of(shards))
+            self.tally.end(await call_in_thread(None, lengths_of, shards))
+            self._shards = shards
+        return self._shards
+
+    def _shared(self, shards: list[Shard], epoch: int) -> list[Shard]:
+        """All shards, in an order that the ranks have in common, since each takes samples of all of them."""
+        if not self._source.random_sampling or self._source.rank_split == "listed":
+            return shards
+        return [shards[number] for number in permutation(len(shards), self._config.seed, epoch)]
+
+    def _own(self, shards: list[Shard], epoch: int) -> list[Shard]:
+        """The shards that this rank alone takes, in the order of an epoch."""
+        if not self._source.random_sampling:
+            return shards[self._rank :: self._world_size]
+        shuffle = Shuffle(self._config, self._source.rank_split)
+        return [shards[number] for number in shuffle.share(len(shards), epoch)]
+
+    def _skipped(self, shard: Shard, error: Exception, missing: int) -> Skipped:
+        """What became of the rest of a shard, of about so many samples. Raises SourceError where its server is down."""
+        reason, detail = _told(error)
+        where = self._source.redacted(shown_path(shard.shown))
+        detail = self._source.redacted(detail)
+        if isinstance(error, HttpFailure) and error.down:
+            raise SourceError(f"{where}: {detail or reason}; nor does its server answer any other request")
+        return Skipped(-1, "", where, reason, detail, count=max(1, missing))
+
+    def _refuse(self, shards: list[Shard], lost: Exception | None) -> NoReturn:
+        """Not one sample came."""
+        first = self._source.redacted(shown_path(shards[0].shown) if shards else self._source.url)
+        if lost is None:
+            raise SourceError(f"no samples in {len(shards)} shards, the first of which is {first}")
+        reason, detail = _told(lost)
+        hint = "" if reason in _SAY_WHAT_TO_DO else "; check source_config.url"
+        if isinstance(lost, HttpFailure) and lost.status in (401, 403):
+            hint = "; check source_config.auth_token or the credentials"
+        why = f"{reason} ({detail})" if detail else reason
+        text = f"none of {len(shards)} shards could be read, the last failed with {why}: {first}{hint}"
+        raise SourceError(self._source.redacted(text))
+
+
+class Usual:
+    """How many samples a shard holds, by those that were read to their end."""
+
+    def __init__(self) -> None:
+        self._samples = self._shards = 0
+
+    def note(self, samples: int) -> None:
+        """One more shard has been read to its end."""
+        self._samples, self._shards = self._samples + samples, self._shards + 1
+
+    def left_of(self, taken: int) -> int:
+        """About how many samples a shard still holds of which so many were taken; 0 where nobody knows."""
+        return max(0, round(self._samples / self._shards) - taken) if self._shards else 0
+
+
+def _owner(shard: int, shards: int, sample: int, ranks: int) -> int:
+    """The rank that takes sample number `sample` of shard number `shard`, of so many shards that all ranks read.
+
+    It depends on no other shard, since a shard that one rank cannot read has no length that it could count with. The
+    ranks take turns within a shard, and shards begin with ranks that lie evenly apart, so that no rank gets the first
+    sample of each.
+    """
+    return (shard * ranks // shards + sample) % ranks
+
+
+async def _in_turn(
+    shards: list[OpenShard],
+) -> AsyncGenerator[tuple[int, SampleRef | Skipped | Exception | None], None]:
+    """Yields a sample of each shard in turn, with the shard's place.
+
+    In place of a sample: None at the end of the shard, or what ends the shard early.
+    """
+    left = deque(enumerate(shards))
+    while left:
+        place, shard = left.popleft()
+        try:
+            sample = await shard.take()
+        except _Lost as error:
+            yield place, error
+            continue
+        if sample is not None:
+            left.append((place, shard))
+        yield place, sample
+
+
+def _of_access(failure: HttpFailure) -> bool:
+    """Whether no other shard will be given to us either."""
+    return failure.status in (401, 403) or failure.reason == "no-credentials"
+
+
+def _told(error: Exception) -> tuple[str, str]:
+    """Reason and detail."""
+    if isinstance(error, HttpFailure):
+        return error.reason, error.detail
+    if isinstance(error, FileNotFoundError):
+        return "missing", ""
+    if isinstance(error, OSError):
+        return "unreadable", str(error.strerror or "")
+    return "bad-shard", str(error)
+
+
+def _numbered(sample: SampleRef | Skipped, index: int, cursor: str) -> SampleRef | Skipped:
+    if isinstance(sample, SampleRef):
+        sample.index, sample.cursor = index, cursor
+        return sample
+    return structs.replace(sample, index=index)
+
+
+def _parsed(cursor: str) -> tuple[int, int]:
+    """Shard and index of a cursor; the beginning where there is none."""
+    shard, _, index = cursor.partition(":")
+    return (int(shard), int(index)) if shard.isdecimal() and index.isdecimal() else (0, 0)
+
+
+async def _mixed(walked: Refs, capacity: int, most_bytes: int, generator: SplitMix64) -> Refs:
+    """Yields every sample once, each drawn from the next `capacity`, or from as many as fit into `most_bytes`."""
+    held: list[SampleRef | Skipped] = []
+    size = 0
+    async with aclosing(walked) as samples:
+        async for sample in samples:
+            if isinstance(sample, Skipped) and sample.index < 0:
+                yield sample
+                continue
+            held.append(sample)
+            size += sample_bytes(sample)
+            while len(held) > capacity or (size > most_bytes and len(held) > 1):
+                drawn = generator.below(len(held))
+                held[drawn], held[-1] = held[-1], held[drawn]
+                size -= sample_bytes(held[-1])
+                yield held.pop()
+    generator.shuffle(held)
+    for sample in held:
+        yield sample
