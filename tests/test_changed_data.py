@@ -91,8 +91,8 @@ def test_samples_that_wait_for_their_batch_are_held_to_the_listing(root: Path) -
     _, state = stopped(config, 3)
     assert state["resume"]["position"]["index"] == 1
     add_picture(root / "0005a.jpg")
-    with pytest.raises(ConfigError, match="the data has changed"):
-        rest(config, state)
+    with opened(config, state=state) as loader, pytest.raises(ConfigError, match="the data has changed"):
+        assert next(loader, None) is None, "no sample comes before the data is known to be the same"
 
 
 def test_a_state_of_no_batch_yet_belongs_to_any_data(root: Path, tmp_path: Path) -> None:
