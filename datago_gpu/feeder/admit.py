@@ -1,4 +1,5 @@
-"""Looks at each payload before a decoder sees it: by its header, and with Pillow where that does not settle it."""
+"""Checks each payload before it reaches a decoder: by its header, or with Pillow where the header does not settle
+it."""
 
 from __future__ import annotations
 
@@ -14,14 +15,14 @@ __all__ = ["Admission", "without_image"]
 
 
 def without_image(ref: SampleRef) -> Admitted:
-    """A sample of which only other things than an image are wanted."""
+    """Returns the sample for settings that ask for parts, but for no image."""
     return Admitted(ref, b"", (0, 0), 1, whole(0, 0), (0, 0), whole(0, 0), None)
 
 
 class Admission:
-    """Decides what becomes of payloads, by the settings of a loader. Used from many threads at once.
+    """Decides by the settings of a loader whether payloads can be used. Many threads may call it at once.
 
-    memory: what decoding may take; None: what it wants.
+    memory: limits the memory that decoding may take; None: no limit.
     """
 
     def __init__(self, config: LoaderConfig, memory: Allowance | None = None) -> None:
@@ -32,7 +33,7 @@ class Admission:
         self._own = not config.image_config.image_to_rgb8
 
     def quick(self, ref: SampleRef, payload: bytes) -> Admitted | Skipped | None:
-        """Decide by the header, in microseconds. None: `thorough` has to."""
+        """Decides by the header, in microseconds. Returns None where `thorough` must decide."""
         if not payload:
             return Skipped(ref.index, ref.id, ref.where, "empty")
         header = read_header(payload)
@@ -45,7 +46,8 @@ class Admission:
         return Admitted(ref, header.tidy(payload), size, header.orientation, region, size, region, bucket)
 
     def pixel_bytes(self, payload: bytes) -> int:
-        """What `thorough` would hand on, where that may be large: a picture of its own size. Reads its header."""
+        """Returns the bytes of pixels that `thorough` would return, where they may be large: a picture that keeps
+        its own size. Reads the header."""
         if self._buckets:
             return 0
         from datago_gpu.imaging.pixels import ppm_bytes
@@ -53,9 +55,10 @@ class Admission:
         return ppm_bytes(payload, self._max_pixels)
 
     def thorough(self, ref: SampleRef, payload: bytes) -> Admitted | Skipped:
-        """Decode with Pillow and hand on the pixels, already cut to the bucket. Takes as long as decoding does.
+        """Decodes the payload with Pillow and returns its pixels, already cut to the bucket. Takes as long as decoding
+        does.
 
-        Images that are to keep channels other than RGB's are handed on as they are: a PPM has no room for those.
+        Images that must keep channels other than RGB's are returned as they are: a PPM has no room for those channels.
         """
         from datago_gpu.imaging.pixels import Undecodable, to_ppm  # most streams never need it
 
@@ -73,7 +76,7 @@ class Admission:
         return Admitted(ref, converted.payload, size, 1, whole(*size), seen, converted.crop, bucket)
 
     def _as_it_is(self, ref: SampleRef, payload: bytes) -> Admitted | None:
-        """None for an image that is RGB with 8 bits anyway. Raises Undecodable."""
+        """Returns None for an image that is RGB with 8 bits anyway. Raises Undecodable."""
         from datago_gpu.imaging.own_channels import header_of_own
 
         header = header_of_own(payload, self._max_pixels, self._memory)
@@ -84,7 +87,7 @@ class Admission:
         return Admitted(ref, payload, size, orientation, region, size, region, bucket)
 
     def _view(self, height: int, width: int) -> tuple[Region, Size | None]:
-        """What is to be seen of an image, and the bucket that it is scaled to, if any."""
+        """Returns the visible region of an image, and the bucket that the region is scaled to, if any."""
         if self._buckets is None:
             return whole(height, width), None
         bucket = self._buckets.nearest(height, width)

@@ -1,4 +1,5 @@
-"""Admits what goes with an image: masks and further images, to be cut from the same region, and latents."""
+"""Checks the parts that belong to an image: masks and further images, which are cut from the same region, and
+latents."""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ _PALETTE = b"\x03"
 
 
 class Unfit(Exception):
-    """A payload that cannot be used. reason: a short fixed word, as of a skip."""
+    """Says that a payload cannot be used. reason: a short fixed word, as the reason of a skip."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(f"{reason}: {detail}" if detail else reason)
@@ -31,7 +32,7 @@ class Unfit(Exception):
 
 
 class AdmittedPart(Struct):
-    """A payload that can be decoded, or used as it is."""
+    """Holds a payload that can be decoded, or used as it is."""
 
     name: str
     kind: Literal["mask", "image", "latent"]
@@ -40,30 +41,33 @@ class AdmittedPart(Struct):
     """(height, width) of the picture, upright."""
     orientation: int = 1
     region: Region = (0.0, 0.0, 0.0, 0.0)
-    """What is to be seen, in pixels of the picture, upright."""
+    """The visible region, in pixels of the picture, upright."""
     array: ArrayForm | None = None
-    """Of a latent that is a npy file."""
+    """Set for a latent that is a npy file."""
     offset: int = 0
-    """Bytes before the array's first."""
+    """Number of bytes before the array's first byte."""
 
 
 class Frame(Struct, frozen=True):
-    """What is seen of a sample's image: what goes with it is cut from the same place."""
+    """Says which region of a sample's image is visible. The sample's parts are cut from the same region."""
 
     size: tuple[int, int]
     """(height, width) of the whole image, upright."""
     crop: Region
     bucket: Size | None
-    """None where pictures are not cut."""
+    """None if pictures are not cut."""
 
     def view(self, height: int, width: int) -> tuple[Region, Size | None]:
-        """What is to be seen of a picture of another size, and what it is scaled to: a view for `to_ppm`."""
+        """Returns the visible region of a picture of another size, and the size that the region is scaled to: a view
+        for `to_ppm`."""
         return self.of(height, width), self.bucket
 
     def of(self, height: int, width: int) -> Region:
-        """The region of a picture of another size that shows the same: relative coordinates are the same.
+        """Returns the region of a picture of another size that shows the same content: its relative coordinates are the
+        same.
 
-        Rounded to what a float32 holds, as it will be on its way to a decoder: with "nearest", a hair decides.
+        The region is rounded to float32, as it will be on its way to a decoder: with "nearest", a tiny difference
+        decides.
         """
         if self.bucket is None:
             return whole(height, width)
@@ -75,9 +79,9 @@ class Frame(Struct, frozen=True):
 
 
 class PartAdmission:
-    """Decides what becomes of the payloads that go with an image. Used from many threads at once.
+    """Decides whether the parts of an image can be used. Many threads may call it at once.
 
-    Both calls raise Unfit. memory: what decoding may take; None: what it wants.
+    `quick` and `thorough` raise Unfit. memory: limits the memory that decoding may take; None: no limit.
     """
 
     def __init__(self, config: LoaderConfig, memory: Allowance | None = None) -> None:
@@ -89,7 +93,7 @@ class PartAdmission:
         self._own = not config.image_config.image_to_rgb8
 
     def quick(self, part: Part, payload: bytes, frame: Frame) -> AdmittedPart | None:
-        """Decide by the header. None: `thorough` has to."""
+        """Decides by the header. Returns None where `thorough` must decide."""
         if not payload:
             raise Unfit("empty")
         if part.kind == "latent":
@@ -104,7 +108,8 @@ class PartAdmission:
         return AdmittedPart(part.name, part.kind, header.tidy(payload), size, header.orientation, frame.of(*size))
 
     def pixel_bytes(self, payload: bytes, frame: Frame) -> int:
-        """What `thorough` would hand on, where that may be large: a picture of its own size. Reads its header."""
+        """Returns the bytes of pixels that `thorough` would return, where they may be large: a picture that keeps
+        its own size. Reads the header."""
         if frame.bucket:
             return 0
         from datago_gpu.imaging.pixels import ppm_bytes
@@ -112,7 +117,7 @@ class PartAdmission:
         return ppm_bytes(payload, self._max_pixels)
 
     def thorough(self, part: Part, payload: bytes, frame: Frame) -> AdmittedPart:
-        """Decode with Pillow, cut to the bucket already. Takes as long as decoding does."""
+        """Decodes the picture with Pillow, already cut to the bucket. Takes as long as decoding does."""
         from datago_gpu.imaging.pixels import Undecodable, to_ppm  # most streams never need it
 
         try:
@@ -129,7 +134,7 @@ class PartAdmission:
         return AdmittedPart(part.name, part.kind, converted.payload, converted.size, 1, whole(*converted.size))
 
     def _keeps(self, part: Part) -> bool:
-        """Whether a picture keeps its own channels and depth."""
+        """Returns whether a picture keeps its own channels and depth."""
         return self._own and (part.kind == "image" or self._mask == "lanczos")
 
     def _header_of_own(self, payload: bytes) -> tuple[tuple[int, int], int] | None:
@@ -139,7 +144,7 @@ class PartAdmission:
 
 
 def _latent(name: str, payload: bytes) -> AdmittedPart:
-    """An array as `numpy.save` writes it, or plain bytes."""
+    """Checks a latent: an array as `numpy.save` writes it, or plain bytes."""
     if not payload.startswith(_NPY):
         return AdmittedPart(name, "latent", payload)
     from datago_gpu.feeder.npy import BadArray, read_form  # which imports numpy; most streams never need it here

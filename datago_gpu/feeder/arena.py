@@ -1,8 +1,8 @@
-"""Shared memory between the feeder and the trainer's process, and who may write where in it.
+"""Makes the shared memory between the feeder and the trainer's process, and decides who may write where in it.
 
-The memory is anonymous (`memfd`), passed on as a file descriptor: it needs no room in /dev/shm, has no name that a
-crash could leave behind, and is gone with the last process that holds it. Where the system call is refused, as some
-containers do, a file without a name in the folder for temporary files takes its place.
+The memory is anonymous (`memfd`) and passed on as a file descriptor: it needs no space in /dev/shm, has no name that a
+crash could leave behind, and is freed with the last process that holds it. Where the system call is refused, as in some
+containers, an unlinked file in the folder for temporary files is used instead.
 """
 
 from __future__ import annotations
@@ -20,26 +20,27 @@ __all__ = ["ALIGNMENT", "Room", "aligned", "create", "map_memory", "unnamed_file
 log = logging.getLogger("datago_gpu")
 
 _REFUSED = frozenset((errno.EPERM, errno.EACCES, errno.ENOSYS))
-"""What a system call answers that a container's profile, or an old kernel, does not have."""
+"""The errnos of a system call that a container's profile forbids or an old kernel lacks."""
 _ALLOW = "Allow memfd_create in the container's profile, or set TMPDIR to a folder with room for it, best on a tmpfs"
 
 ALIGNMENT = 64
-"""Bytes; each payload begins at a multiple of it."""
+"""In bytes. Each payload begins at a multiple of this number."""
 
 
 def aligned(size: int) -> int:
-    """The size, rounded up to a multiple of ALIGNMENT."""
+    """Returns the size, rounded up to a multiple of ALIGNMENT."""
     return -(-size // ALIGNMENT) * ALIGNMENT
 
 
 def create(size: int) -> int:
-    """A file descriptor of `size` bytes of fresh shared memory. The caller owns it. Pages cost memory once written.
+    """Returns a file descriptor of `size` bytes of new shared memory. The caller owns it. Pages cost memory once
+    written.
 
-    Raises FeederError where there can be no such memory, saying what to change.
+    Raises FeederError, which says what to change, if the memory cannot be made.
     """
     descriptor, refused = unnamed_file("datago_gpu-arena")
     try:
-        if refused:  # a page that the disk has no room for would kill who writes it
+        if refused:  # without this, writing a page for which the disk has no space would kill the process
             os.posix_fallocate(descriptor, 0, size)
         os.ftruncate(descriptor, size)
     except OSError as error:
@@ -51,10 +52,11 @@ def create(size: int) -> int:
 
 
 def unnamed_file(name: str) -> tuple[int, str]:
-    """A descriptor of an empty file in memory, that no folder holds; the caller owns it. name: for those who list them.
+    """Returns a descriptor of an empty file in memory that is in no folder; the caller owns it. name: shown in lists of
+    open files.
 
-    Where memfd_create is refused, the file is in the folder for temporary files, and a text says why. Raises
-    FeederError where that is not to be had either.
+    Where memfd_create is refused, the file is in the folder for temporary files, and the returned text says why. Raises
+    FeederError if such a file cannot be made either.
     """
     try:
         return os.memfd_create(name, os.MFD_CLOEXEC), ""
@@ -62,7 +64,7 @@ def unnamed_file(name: str) -> tuple[int, str]:
         if error.errno not in _REFUSED:
             raise
         refused = f"memfd_create is refused ({error.strerror})"
-    import tempfile  # here, since it is hardly ever needed
+    import tempfile  # imported here because it is rarely needed
 
     try:
         with tempfile.TemporaryFile() as file:
@@ -72,7 +74,7 @@ def unnamed_file(name: str) -> tuple[int, str]:
 
 
 def _told(error: OSError, size: int, refused: str) -> str:
-    """Why there is no shared memory of so many bytes."""
+    """Returns why shared memory of `size` bytes could not be made."""
     wanted = f"{size // MiB} MiB of memory that is shared with the feeder (arena_mb)"
     if error.errno == errno.EFBIG:
         return f"{wanted} are more than a file may have here: raise the limit (ulimit -f unlimited), or lower arena_mb"
@@ -81,7 +83,7 @@ def _told(error: OSError, size: int, refused: str) -> str:
 
 
 def map_memory(descriptor: int) -> mmap.mmap:
-    """Map all of it. Closes the descriptor: the mapping alone keeps the memory."""
+    """Maps the whole file and closes the descriptor: the mapping alone keeps the memory."""
     try:
         return mmap.mmap(descriptor, os.fstat(descriptor).st_size)
     finally:
@@ -89,10 +91,11 @@ def map_memory(descriptor: int) -> mmap.mmap:
 
 
 class Room:
-    """Hands out pieces of the memory, the lowest that fits first. Knows offsets, touches no memory.
+    """Hands out pieces of the memory, the lowest that fits first. Works with offsets only and touches no memory.
 
-    There are only ever a few pieces. Taking the lowest uses the same pages again and again: a ring round the whole
-    memory has each page faulted in, which costs as much as receiving the bytes, and finds nothing in a cache.
+    There are only a few pieces at any time. Taking the lowest uses the same pages again and again. A ring buffer over
+    the whole memory would fault in each page, which costs as much as receiving the bytes, and would find nothing in the
+    CPU cache.
     """
 
     def __init__(self, size: int) -> None:
@@ -100,9 +103,9 @@ class Room:
         self._pieces: dict[int, tuple[int, int]] = {}  # key -> (begin, end)
 
     def take(self, key: int, size: int) -> int | None:
-        """The offset of `size` bytes, or None while there is no room. `key` names the piece, to give it back.
+        """Returns the offset of `size` bytes, or None while there is no room. `key` names the piece for `give_back`.
 
-        Raises ValueError where the memory is too small at any time: nobody shall wait for that.
+        Raises ValueError if the whole memory is too small: waiting would never end.
         """
         if size > self.size:
             raise ValueError(f"{size} bytes do not fit into a memory of {self.size}")
@@ -117,9 +120,9 @@ class Room:
         return begin
 
     def give_back(self, key: int) -> None:
-        """The piece may be written again. Raises KeyError if it is not taken."""
+        """Frees the piece for reuse. Raises KeyError if it is not taken."""
         del self._pieces[key]
 
     def __len__(self) -> int:
-        """How many pieces are taken."""
+        """Returns how many pieces are taken."""
         return len(self._pieces)

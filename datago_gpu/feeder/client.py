@@ -1,4 +1,4 @@
-"""The trainer's side of the feeder process: has it started, reads what it sends, has it ended."""
+"""The trainer's side of the feeder process: starts the process, reads its messages, and ends it."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ __all__ = ["Feeder", "FeederClosed"]
 
 
 class FeederClosed(Exception):
-    """`close` was called while waiting for the feeder."""
+    """Says that `close` was called while another thread waited for the feeder."""
 
 
 class Feeder:
-    """A feeder process and the memory shared with it.
+    """Owns a feeder process and the memory shared with it.
 
-    `receive`, `waiting` and `report` are for one thread; `close` may be called from any, at any time, and repeatedly.
-    Raises FeederError where no process can be started.
+    Only one thread may call `receive`, `waiting` and `report`. Any thread may call `close`, at any time and repeatedly.
+    Raises FeederError if no process can be started.
     """
 
     def __init__(self, config: LoaderConfig, resume: wire.Resume) -> None:
@@ -37,28 +37,30 @@ class Feeder:
         self._channel = self._processes.channel
         self._redacted = config.redacted
         self._decoder: msgpack.Decoder[wire.FromFeeder] = msgpack.Decoder(wire.FromFeeder)
-        self._closing = threading.RLock()  # a signal's handler may close while its thread is closing
+        self._closing = threading.RLock()  # a signal handler may call close() while its thread is in close()
         self._closed = self._begun = False
         level = logging.getLogger("datago_gpu").getEffectiveLevel()
         self._send(wire.Start(msgspec.json.encode(config.settled()), resume, level))
 
     @property
     def pids(self) -> list[int]:
-        """Process ids: of the feeder, then of those that download for it."""
+        """Returns the process ids: the feeder's first, then those of its download processes."""
         return self._processes.pids
 
     @property
     def memory(self) -> mmap.mmap:
-        """What its batches lie in."""
+        """The shared memory that holds the batches."""
         return self._processes.memory
 
     @property
     def killed(self) -> bool:
-        """Whether a signal ended it, or one that downloads for it, once it has ended."""
+        """Returns whether a signal ended the feeder or one of its download processes. Valid once the feeder has
+        ended."""
         return self._processes.killed
 
     def receive(self) -> wire.FromFeeder:
-        """Wait for the next message. Raises FeederError if the feeder is gone, FeederClosed after `close`."""
+        """Waits for the next message and returns it. Raises FeederError if the feeder is gone, FeederClosed after
+        `close`."""
         try:
             header = self._read(wire.HEADER_BYTES)
             self._begun = True
@@ -69,7 +71,7 @@ class Feeder:
             raise FeederError(self._redacted(self._processes.epitaph(begun=self._begun))) from None
 
     def waiting(self) -> bool:
-        """Whether there is something to receive now."""
+        """Returns whether a message can be received now."""
         try:
             self._channel.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
         except BlockingIOError:
@@ -79,29 +81,29 @@ class Feeder:
         return True
 
     def report(self, number: int, failures: int) -> None:
-        """Give the memory of a batch back to the feeder. A feeder that has ended does not mind."""
+        """Gives the memory of a batch back to the feeder. Does nothing if the feeder has ended."""
         self._send(wire.Report(number, failures))
 
     def close(self) -> None:
-        """End the process, at once, in whatever state it is, and wake `receive`."""
+        """Kills the process at once, in whatever state it is, and wakes `receive`."""
         with self._closing:
             if not self._closed:
                 self._closed = True
                 self._processes.kill()
 
     def dispose(self) -> None:
-        """After `close`, from the thread that receives: let go of the process, however long its end takes, of
-        descriptors, and of the memory, which goes with its last view."""
+        """Releases the process (however long its end takes), the descriptors and the memory, which is freed with its
+        last view. To be called after `close`, from the thread that receives."""
         self._processes.dispose()
 
     def _send(self, message: wire.Start | wire.Report) -> None:
         try:
             self._channel.sendall(wire.frame(message))
         except OSError:
-            return  # `receive` finds out, and knows why
+            return  # `receive` notices and reports the cause
 
     def _read(self, size: int) -> bytearray:
-        """Unbuffered, so that `waiting` sees all that has not been read. Raises EOFError at the end."""
+        """Reads `size` bytes without a buffer, so that `waiting` sees all unread bytes. Raises EOFError at the end."""
         body = bytearray(size)
         view = memoryview(body)
         while view:

@@ -1,4 +1,4 @@
-"""From references to payloads: reads local files on threads, downloads the others."""
+"""Turns references into payloads: reads local files on threads and downloads the others."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ __all__ = ["Fetcher"]
 T = TypeVar("T")
 
 FILES_A_JOB = 8
-"""Local files that one hop to a thread reads. A hop costs about 60 us, a file from the page cache 20."""
+"""Local files read in one call on a thread. Such a call costs about 60 us, a file from the page cache 20 us."""
 
 EXPIRED = frozenset((401, 403))
-"""What object stores answer to an address that has expired."""
+"""The statuses that object stores return for an address that has expired."""
 
 GONE = frozenset((404, 410))
 
 _LARGE = 8 * MiB
-"""Bytes of a payload whose header is looked at on a thread: among 64 MiB, to look for its end takes 50 ms."""
+"""From this size in bytes on, a payload's header is read on a thread: finding its end in 64 MiB takes 50 ms."""
 
 
 class Fetcher:
-    """Loads payloads and has them admitted. `chunk` is how many references one call should bring.
+    """Loads payloads and has them admitted. `chunk` is how many references one call should get.
 
-    remote: for references with a `url`; a source of local files has none.
+    remote: downloads references with a `url`; None for a source of local files.
     """
 
     def __init__(self, config: LoaderConfig, remote: Remote | None) -> None:
@@ -56,7 +56,7 @@ class Fetcher:
         self.items = 0
 
     async def __call__(self, refs: list[SampleRef], claim: Claim) -> list[Outcome]:
-        """Load these samples. What goes wrong with one is a Skipped in its place."""
+        """Loads these samples. A sample that fails is replaced by a Skipped."""
         if refs[0].path and refs[0].payload is None:
             outcomes = await self._read_all(refs, claim)
         else:
@@ -67,7 +67,7 @@ class Fetcher:
         return outcomes
 
     def close(self) -> None:
-        """Let go of the threads without waiting for what they read."""
+        """Releases the threads without waiting for the files that they read."""
         self._patience.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
@@ -81,7 +81,8 @@ class Fetcher:
         return outcomes
 
     def _read_some(self, refs: list[SampleRef], room: int) -> tuple[list[Outcome], int]:
-        """As many as there is memory for, and what the next one takes."""
+        """Reads as many samples as there is memory for. Returns their outcomes and the bytes that the next sample
+        needs."""
         outcomes: list[Outcome] = []
         for ref in refs:
             outcome = self._read(ref, room)
@@ -92,7 +93,7 @@ class Fetcher:
         return outcomes, 0
 
     def _read(self, ref: SampleRef, room: int) -> Outcome | int:
-        """What becomes of a file; or, where that takes more than there is room for, how much."""
+        """Returns the outcome of a file; or, if that takes more memory than `room`, the bytes that it takes."""
         try:
             payload, size = self._patience(lambda: read_file(ref.path, min(room, self._limits.payload)))
         except FileNotFoundError:
@@ -134,7 +135,7 @@ class Fetcher:
         return outcome
 
     async def _with_parts(self, ref: SampleRef, sample: Admitted, claim: Claim) -> Outcome:
-        """One after the other, so that no more payloads are in flight than there are workers."""
+        """Loads the sample's parts one after the other, so that at most one payload per worker is in flight."""
         frame = Frame(sample.original_size, sample.crop, sample.bucket)
         for part in ref.parts:
             try:
@@ -157,7 +158,7 @@ class Fetcher:
         return await self._decoded(claim, pixel_bytes, partial(self._parts.thorough, part, payload, frame))
 
     async def _decoded(self, claim: Claim, pixel_bytes: Callable[[], int], thorough: Callable[[], T]) -> T:
-        """What `thorough` returns, on a thread, once there is memory for it."""
+        """Waits until there is memory, calls `thorough` on a thread and returns its result."""
 
         def attempt(room: int) -> tuple[int, T | None]:
             needed = pixel_bytes()
@@ -170,7 +171,7 @@ class Fetcher:
         return outcome
 
     async def _get(self, ref: SampleRef, wanted: SampleRef | Part, claim: Claim) -> bytes:
-        """The payload of a sample's image, or of one of its parts."""
+        """Downloads the payload of a sample's image, or of one of its parts."""
         if wanted.payload is not None:
             return wanted.payload
         await claim.need(FREE_BYTES)

@@ -1,4 +1,5 @@
-"""Groups samples into batches of one bucket each. Depends on the order of the samples alone, never on time."""
+"""Groups samples into batches of one bucket each. The batches depend only on the order of the samples, never on
+timing."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ __all__ = ["Admitted", "Grouper"]
 
 
 class Admitted(Struct):
-    """A sample whose payloads have been fetched and found decodable by their headers."""
+    """Holds a sample whose payloads have been fetched and whose headers say that they can be decoded."""
 
     ref: SampleRef
     payload: bytes
@@ -27,18 +28,18 @@ class Admitted(Struct):
     orientation: int
     """EXIF orientation of the picture in `payload`."""
     region: Region
-    """What is to be seen, in pixels of the picture in `payload`, upright."""
+    """The visible region, in pixels of the picture in `payload`, upright."""
     original_size: tuple[int, int]
     """(height, width) of the sample's own picture, upright."""
     crop: Region
-    """What is to be seen, in pixels of the sample's own picture."""
+    """The visible region, in pixels of the sample's own picture, upright."""
     bucket: tuple[int, int] | None
     """(height, width); None where images keep their sizes."""
     parts: list[AdmittedPart] = []
 
     @property
     def arena_bytes(self) -> int:
-        """What its payloads take of the arena, in which each begins at a multiple of ALIGNMENT."""
+        """Returns the bytes that its payloads take in the arena, where each begins at a multiple of ALIGNMENT."""
         size = aligned(len(self.payload))
         for part in self.parts:
             size += aligned(len(part.payload))
@@ -46,21 +47,22 @@ class Admitted(Struct):
 
     @property
     def bytes(self) -> int:
-        """What it takes of the memory: its payloads, and its attributes, which may be as large."""
+        """Returns the bytes of memory that the sample takes: its payloads and its attributes, which may be as large."""
         return self.arena_bytes + len(self.ref.attributes)
 
     @property
     def pixels(self) -> int:
-        """Of its pictures, at their own sizes."""
+        """Returns the number of pixels of its pictures, at their own sizes."""
         return self.size[0] * self.size[1] + sum(part.size[0] * part.size[1] for part in self.parts)
 
 
 class Grouper:
-    """Holds the batches that are not full yet, one for each bucket.
+    """Holds the batches that are not full yet, one per bucket.
 
-    A batch is complete with `batch_size` samples, or when one more would pass `batch_bytes`, `most_words` bytes of
-    attributes and tags, or `batch_pixels` where images keep their sizes; a sample that passes them alone is a batch of
-    its own. Where all that is held passes `held_bytes`, the batch with the most bytes goes out short.
+    A batch is complete when it has `batch_size` samples, or when one more sample would exceed `batch_bytes`,
+    `most_words` bytes of attributes and tags, or `batch_pixels` where images keep their sizes. A sample that exceeds a
+    limit alone becomes a batch of its own. When all held samples together exceed `held_bytes`, the batch with the most
+    bytes is sent although it is not full.
     mixed: one batch holds samples of all buckets.
     """
 
@@ -80,20 +82,20 @@ class Grouper:
         self._open: dict[tuple[int, int] | None, list[Admitted]] = {}
         self._bytes: dict[tuple[int, int] | None, int] = {}
         self._words: Counter[tuple[int, int] | None] = Counter()
-        """Bytes of attributes and tags, of each batch."""
+        """Bytes of attributes and tags in each batch."""
         self._held = 0
 
     def __len__(self) -> int:
-        """Samples held."""
+        """Returns the number of samples held."""
         return sum(map(len, self._open.values()))
 
     @property
     def begun(self) -> int:
-        """Batches that are not full."""
+        """Returns the number of batches that are not full."""
         return len(self._open)
 
     def add(self, sample: Admitted) -> Iterator[list[Admitted]]:
-        """Take a sample in; yield the batches that it completes."""
+        """Adds a sample and yields the batches that it completes."""
         bucket, size = None if self._mixed else sample.bucket, sample.bytes
         if bucket in self._open and not self._fits(sample, bucket):
             yield self._close(bucket)
@@ -110,12 +112,12 @@ class Grouper:
             yield self._close(max(self._bytes, key=self._bytes.__getitem__))
 
     def flush(self) -> Iterator[list[Admitted]]:
-        """Yield what is held, short as it is, the batch that was begun first first."""
+        """Yields all batches although they are not full, the oldest batch first."""
         for bucket in sorted(self._open, key=lambda bucket: _begun_at(self._open[bucket])):
             yield self._close(bucket)
 
     def _fits(self, sample: Admitted, bucket: tuple[int, int] | None) -> bool:
-        """Whether the batch of that bucket may hold it, too."""
+        """Returns whether the sample fits into the batch of that bucket."""
         if self._bytes[bucket] + sample.bytes > self._batch_bytes:
             return False
         if self._words[bucket] + words_bytes(sample.ref) > self._most_words:
@@ -124,7 +126,7 @@ class Grouper:
         return not (whole and self._pixels + sample.pixels > (self._batch_pixels or 0))
 
     def _close(self, bucket: tuple[int, int] | None) -> list[Admitted]:
-        if bucket is None:  # of images that keep their sizes, there is one batch only
+        if bucket is None:  # images that keep their sizes share one batch
             self._pixels = 0
         self._held -= self._bytes.pop(bucket)
         del self._words[bucket]

@@ -1,4 +1,5 @@
-"""Samples of earlier epochs that wait in batches that are not full, with `drop_last` for the next epochs."""
+"""Keeps samples of earlier epochs that wait in batches that are not full: with `drop_last` they go into the next
+epochs."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ __all__ = ["Leftovers", "those_left"]
 
 
 class Leftovers:
-    """Knows them by epoch and index, from the end of their epoch until they are delivered or skipped."""
+    """Holds the waiting samples by epoch and index, from the end of their epoch until they are delivered or skipped."""
 
     def __init__(self, carried: Iterable[Carried] = ()) -> None:
         self._of = {each.start.epoch: (each, set(each.indices)) for each in carried}
@@ -21,17 +22,17 @@ class Leftovers:
         return bool(self._of)
 
     def holds(self, epoch: int) -> bool:
-        """Whether samples of this epoch wait."""
+        """Returns whether samples of this epoch wait."""
         return epoch in self._of
 
     def keep(self, epoch: int, cursors: dict[int, str], listed: ListingDigest | None) -> None:
-        """An epoch ends, and these of its samples wait: index -> cursor, in the order of listing."""
+        """Records the samples that wait at the end of an epoch: index -> cursor, in the order of listing."""
         if cursors:
             index, cursor = next(iter(cursors.items()))
             self._of[epoch] = Carried(Position(epoch, index, cursor), list(cursors), listed), set(cursors)
 
     def discard(self, epoch: int, index: int) -> None:
-        """This one waits no longer, if it did."""
+        """Removes this sample, if it was waiting."""
         if epoch in self._of:
             _, left = self._of[epoch]
             left.discard(index)
@@ -39,16 +40,16 @@ class Leftovers:
                 del self._of[epoch]
 
     def carried(self) -> list[Carried]:
-        """Those that still wait."""
+        """Returns the samples that still wait."""
         found = [Carried(each.start, sorted(left), each.listed) for each, left in self._of.values()]
         return sorted(found, key=lambda each: each.start.epoch)
 
 
 async def those_left(carried: Carried, refs: Refs, tally: Tally) -> Refs:
-    """Yields those samples out of the listing of their epoch, and closes it.
+    """Yields the waiting samples from the listing of their epoch, and closes the listing.
 
-    What the listing passes over without a number was told of in that epoch. It is told again where a sample is lost for
-    it.
+    Files that the listing passes over without giving them a number were reported in that epoch. They are reported again
+    only if a sample is lost because of them.
     """
     left, passed = set(carried.indices), []
     async with aclosing(refs) as listed:

@@ -1,4 +1,4 @@
-"""A queue without a bound, within one event loop."""
+"""An unbounded queue within one event loop."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 class Line(Generic[T]):
-    """First in, first out. asyncio's own queue takes twice as long for a put and a get."""
+    """A first-in, first-out queue. asyncio's own queue takes twice as long for a put and a get."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -20,24 +20,24 @@ class Line(Generic[T]):
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     def put(self, item: T) -> None:
-        """Put it at the end, and wake one that waits."""
+        """Puts an item at the end and wakes one waiting reader."""
         self._items.append(item)
         while self._waiting:
             waiter = self._waiting.popleft()
-            if not waiter.done():  # it is when it was cancelled
+            if not waiter.done():  # a cancelled waiter is done
                 waiter.set_result(None)
                 return
 
     def __bool__(self) -> bool:
-        """Whether there is an item to take at once."""
+        """Returns whether an item can be taken at once."""
         return bool(self._items)
 
     def take(self) -> T:
-        """The first item. Raises IndexError where there is none."""
+        """Removes and returns the first item. Raises IndexError if the queue is empty."""
         return self._items.popleft()
 
     async def get(self) -> T:
-        """The first item, as soon as there is one."""
+        """Waits for an item, removes it and returns it."""
         while not self._items:
             waiter = self._loop.create_future()
             self._waiting.append(waiter)

@@ -1,4 +1,4 @@
-"""Describes a batch to the other side: what each sample is, and where its payloads lie in the arena."""
+"""Describes a batch to the trainer: each sample's metadata, and where its payloads lie in the arena."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ __all__ = ["Layout"]
 
 
 class Layout:
-    """The payloads of a batch in the order in which they are to lie in the arena: the images, then part by part."""
+    """Holds the payloads of a batch in the order in which they will lie in the arena: first the images, then part by
+    part."""
 
     def __init__(self, batch: list[Admitted]) -> None:
         self._batch = batch
@@ -27,7 +28,7 @@ class Layout:
 
     @property
     def size(self) -> int:
-        """Bytes of the arena that they take."""
+        """Returns the bytes that the payloads take in the arena."""
         return sum(aligned(len(payload)) for payload in self.payloads)
 
     def message(
@@ -39,7 +40,7 @@ class Layout:
         skipped: list[Skipped],
         counts: wire.Counts,
     ) -> wire.EncodedBatch:
-        """What to tell when they lie there from `offset` on."""
+        """Returns the message that announces the batch once its payloads lie in the arena from `offset` on."""
         batch = self._batch
         refs = [sample.ref for sample in batch]
         embeddings = [ref.embedding for ref in refs if ref.embedding is not None]
@@ -98,7 +99,7 @@ class Layout:
 
 
 def _by_name(batch: list[Admitted]) -> list[tuple[list[int], list[AdmittedPart]]]:
-    """For each name and kind: the rows of the samples that have such a part, and the parts."""
+    """Returns, for each name and kind of part, the rows of the samples that have such a part, and the parts."""
     found: dict[tuple[str, str], tuple[list[int], list[AdmittedPart]]] = {}
     for row, sample in enumerate(batch):
         for part in sample.parts:

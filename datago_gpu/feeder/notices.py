@@ -1,6 +1,6 @@
-"""What a process of the feeder's logs reaches the trainer's logger: as messages on the way that batches take.
+"""Passes log messages of a feeder's process to the trainer's logger, over the same socket as batches.
 
-Nobody reads what such a process writes itself: that is kept for its last words only.
+The standard error of such a process is read only after it has ended, to explain a crash.
 """
 
 from __future__ import annotations
@@ -17,16 +17,18 @@ from datago_gpu.feeder.wire import Notice
 __all__ = ["passed_on"]
 
 AT_ONCE = 100
-"""Messages that may come one right after the other. What is beyond that is counted, and told with the next one."""
+"""Messages that may be sent without a pause. Further messages are counted, and the next message reports their
+number."""
 REFILL_S = 10.0
-"""Seconds after which a further message may come."""
+"""Seconds after which one more message may be sent."""
 LONGEST = 4000
-"""Letters of one message."""
+"""The most characters of one message."""
 
 
 @contextmanager
 def passed_on(level: int, tell: Callable[[Notice], None]) -> Iterator[None]:
-    """Within the block, have `tell` called, on the running loop, with what the package logs at `level` or above."""
+    """Calls `tell`, on the running loop, for each message that the package logs at `level` or above within the
+    block."""
     logger = logging.getLogger("datago_gpu")
     handler, before = _Handler(asyncio.get_running_loop(), tell), logger.level
     logger.setLevel(level)
@@ -39,7 +41,7 @@ def passed_on(level: int, tell: Callable[[Notice], None]) -> Iterator[None]:
 
 
 class _Handler(logging.Handler):
-    """Called from any thread, by one at a time."""
+    """Passes log records on. Any thread may call it, one at a time."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, tell: Callable[[Notice], None]) -> None:
         super().__init__()
@@ -57,15 +59,15 @@ class _Handler(logging.Handler):
         self._allowed -= 1
         try:
             text = self.format(record)[:LONGEST]
-        except Exception:  # of a wrong argument of a log call: no reason to end the run
+        except Exception:  # a log call with a wrong argument must not end the run
             self.handleError(record)
             return
         if self._left_out:
             text += f" ({self._left_out} other messages before it were left out)"
             self._left_out = 0
         notice = Notice(record.levelno, text)
-        if threading.get_ident() == self._thread:  # at once, so that it stands in its place among other messages
+        if threading.get_ident() == self._thread:  # at once, so that the order of messages is kept
             self._tell(notice)
             return
-        with suppress(RuntimeError):  # the loop is closed: nobody listens
+        with suppress(RuntimeError):  # the loop is closed: nobody reads the message
             self._loop.call_soon_threadsafe(self._tell, notice)

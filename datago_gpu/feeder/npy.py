@@ -1,6 +1,6 @@
-"""Arrays as `numpy.save` writes them: the one place that reads their headers, and the one that makes arrays of them.
+"""Reads arrays as `numpy.save` writes them. Only this module parses their headers and makes arrays of them.
 
-A header is a Python literal. Only the form that `numpy.save` and its likes write is taken: nothing is evaluated.
+A header is a Python literal. Only the form that `numpy.save` and similar tools write is accepted; nothing is evaluated.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ _LENGTH_BYTES = {(1, 0): 2, (2, 0): 4, (3, 0): 4}
 """Version of the format -> bytes of the header's length."""
 _LONGEST_HEADER = 10_000
 _MOST_AXES = 31
-"""A batch adds one, and cupy takes 32."""
+"""A batch adds one axis, and cupy allows 32."""
 _LARGEST = 2**40
-"""Bytes of an array without elements, had its axes of length 0 a length of 1. Of a batch, numpy has to count them."""
+"""In bytes: limits the size that an empty array would have if its axes of length 0 had length 1. numpy must be able
+to count the bytes of a batch."""
 
 _ITEM = re.compile(
     r"""\s*(['"])(?P<key>descr|fortran_order|shape)\1\s*:\s*
@@ -35,13 +36,13 @@ _KEYS = {"descr": "descr", "fortran_order": "order", "shape": "shape"}
 
 
 class BadArray(Exception):
-    """A payload that begins as a npy file, and is none that can be used. Its text says why."""
+    """Says that a payload begins like a npy file but cannot be used. The text of the error says why."""
 
 
 def read_form(payload: bytes) -> tuple[ArrayForm, int]:
-    """What the header of a npy file says, and how many bytes lie before the array's first.
+    """Returns the form that the header of a npy file describes, and the number of bytes before the array's first byte.
 
-    Makes sure that `as_array` makes an array of what follows. Raises BadArray.
+    Guarantees that `as_array` can make an array of the bytes that follow. Raises BadArray.
     """
     text, offset = _header(payload)
     descr, order, shape_text = _items(text)
@@ -62,13 +63,13 @@ def read_form(payload: bytes) -> tuple[ArrayForm, int]:
 
 
 def as_array(view: memoryview, form: ArrayForm) -> NDArray[np.generic]:
-    """The array that `view` holds, of which it is a view. Cannot fail for what `read_form` has read."""
+    """Returns an array that is a view of `view`. Cannot fail for a form that `read_form` returned."""
     flat = np.frombuffer(view, form.dtype) if len(view) else np.empty(0, form.dtype)
     return flat.reshape(form.shape, order="F" if form.fortran else "C")
 
 
 def _header(payload: bytes) -> tuple[str, int]:
-    """The text of the header, and how many bytes it ends after the payload's first."""
+    """Returns the text of the header, and the offset in the payload at which the header ends."""
     version = (payload[6], payload[7]) if len(payload) >= 8 else (0, 0)
     size = _LENGTH_BYTES.get(version)
     if size is None:
@@ -84,7 +85,7 @@ def _header(payload: bytes) -> tuple[str, int]:
 
 
 def _items(text: str) -> tuple[str, str, str]:
-    """The values of `descr`, `fortran_order` and `shape` as they are written."""
+    """Returns the texts of the values of `descr`, `fortran_order` and `shape`."""
     stripped = text.strip(" \t\n")
     found: dict[str, str] = {}
     at = 1
@@ -99,7 +100,7 @@ def _items(text: str) -> tuple[str, str, str]:
 
 
 def _check(form: ArrayForm, item_bytes: int, size: int) -> None:
-    """Hold the form to its bounds, and to the bytes that there are."""
+    """Raises BadArray if the form exceeds a limit or does not match the number of bytes."""
     if not item_bytes:
         raise BadArray(f"elements of {form.dtype!r} take no bytes")
     if len(form.shape) > _MOST_AXES:

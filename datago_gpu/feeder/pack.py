@@ -1,4 +1,4 @@
-"""Writes batches into the arena and announces them, at the pace at which the other side gives memory back."""
+"""Writes batches into the arena and announces them as fast as the trainer gives memory back."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ __all__ = ["Packer"]
 SKIPS_A_MESSAGE = 64
 
 _COPIED_A_TURN = 16 * 1024 * 1024
-"""Bytes copied before the event loop goes on with something else: some 5 ms."""
+"""Bytes copied before the event loop may run other tasks: about 5 ms."""
 
 Counting = Callable[[], wire.Counts]
 
 
 class Packer:
-    """The feeder's end of the socket and the arena. At most `limits.batches_under_way` batches are out at once."""
+    """Owns the feeder's end of the socket and of the arena. At most `limits.batches_under_way` batches are sent and
+    not yet reported."""
 
     def __init__(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, memory: mmap.mmap, limits: Limits
@@ -38,16 +39,16 @@ class Packer:
         self._skipped: list[Skipped] = []
         self._number = 0
         self._out: dict[int, tuple[int, int]] = {}
-        """Number of a batch that has not been reported -> its epoch, and how many samples it has."""
+        """Number of each batch that has not been reported -> its epoch and its number of samples."""
         self._latest_good = -1
-        """The last epoch of which a sample has been decoded."""
+        """The last epoch from which a sample has been decoded."""
         self.samples = 0
-        """Samples sent, less those reported undecodable."""
+        """Samples sent, minus those reported as undecodable."""
         self.items = 0
         self.waited_s = 0.0
 
     async def listen(self) -> None:
-        """Take in reports until the other side is gone."""
+        """Reads reports until the trainer is gone."""
         decoder = msgpack.Decoder(wire.Report)
         try:
             while True:
@@ -65,7 +66,7 @@ class Packer:
         self._reported.set()
 
     async def send(self, batch: list[Admitted], epoch: int, mark: wire.Mark, counts: Counting) -> None:
-        """Send a batch, once there is room for it."""
+        """Waits until there is room for a batch, then sends it."""
         layout = Layout(batch)
         offset = at = await self._take(layout.size)
         turn = at + _COPIED_A_TURN
@@ -82,32 +83,33 @@ class Packer:
         self._number += 1
 
     async def skip(self, skipped: Skipped, counts: Counting) -> None:
-        """Tell of a skip with the next batch, or sooner if there are many."""
+        """Reports a skip together with the next batch, or sooner if there are many."""
         self._skipped.append(skipped)
         if len(self._skipped) >= SKIPS_A_MESSAGE:
             await self._write(wire.SkippedOnly(self._take_skips(), counts()))
 
     async def settled(self) -> None:
-        """Wait until every batch that was sent has been reported."""
+        """Waits until every batch that was sent has been reported."""
         while len(self._room):
             await self._report()
 
     async def has_decoded_since(self, epoch: int) -> bool:
-        """Whether a sample of this epoch or a later one could be decoded. Waits until one was, or all are reported."""
+        """Returns whether a sample of this epoch or a later one could be decoded. Waits until one was, or until all
+        are reported."""
         while self._latest_good < epoch and self._out:
             await self._report()
         return self._latest_good >= epoch
 
     async def end(self, counts: wire.Counts, *, fruitless: bool, dropped: int) -> None:
-        """Say that the stream is complete. fruitless, dropped: as in `Ended`."""
+        """Reports that the stream is complete. fruitless, dropped: as in `Ended`."""
         await self._write(wire.Ended(self._take_skips(), counts, fruitless, dropped))
 
     def notice(self, notice: wire.Notice) -> None:
-        """Say something for the log. To be called from the event loop."""
+        """Sends a message for the log. To be called from the event loop."""
         wire.post(self._writer, notice)
 
     def fail(self, kind: str, message: str) -> None:
-        """Say that the stream ends early. To be called from the event loop; what follows does not count."""
+        """Reports that the stream ends early. To be called from the event loop; later messages are ignored."""
         wire.post(self._writer, wire.Failed(kind, message, self._take_skips()))
 
     async def _take(self, size: int) -> int:

@@ -1,4 +1,5 @@
-"""What brings the payloads that have an address: this process itself, processes that it has for that, or a store."""
+"""Chooses what downloads payloads that have an address: this process, download processes, or a client for object
+storage."""
 
 from __future__ import annotations
 
@@ -11,19 +12,19 @@ from datago_gpu.sources.base import Need
 
 if TYPE_CHECKING:
     from datago_gpu.sources.http.client import (
-        HttpClient,  # aiohttp takes 0.1 s to import, which local files need not wait for
+        HttpClient,  # importing aiohttp takes 0.1 s: local files do without
     )
 
 __all__ = ["Remote", "remote_of"]
 
 
 class Remote(Protocol):
-    """Gets payloads, any number at once."""
+    """Downloads payloads, any number at once."""
 
     def get(self, url: str, max_bytes: int, need: Need | None = None) -> Awaitable[bytes]:
-        """The whole body at `url`, of at most `max_bytes`. Raises HttpFailure.
+        """Returns the whole body at `url`, of at most `max_bytes`. Raises HttpFailure.
 
-        need: is asked for the memory of the body before it is taken.
+        need: called with the size of the body, before memory is allocated.
         """
         ...
 
@@ -32,9 +33,9 @@ class Remote(Protocol):
 async def remote_of(
     config: LoaderConfig, http: HttpClient | None, links: Sequence[tuple[int, int]]
 ) -> AsyncIterator[Remote | None]:
-    """As the settings have it; None where there is nothing with an address.
+    """Yields the client that the settings ask for, or None if no payload has an address.
 
-    http: the client of this process. links: to the processes that download for it, as `Crew` wants them.
+    http: the client of this process. links: to the download processes, as `Crew` takes them.
     """
     source = config.source_config
     if isinstance(source, FileSource) and source.is_stored:

@@ -1,4 +1,4 @@
-"""The feeder's main line: epoch after epoch, from references to batches sent, up to the limit."""
+"""Runs the feeder's main loop: epoch after epoch, from references to sent batches, up to the limit."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ log = logging.getLogger("datago_gpu")
 
 
 class Production:
-    """Drives one stream from its start to its end, its limit or its failure."""
+    """Runs one stream from its start to its end, its limit or its failure."""
 
     def __init__(self, config: LoaderConfig, resume: Resume, source: Source, fetcher: Fetcher, packer: Packer) -> None:
         self._config, self._resume = config, resume
@@ -48,20 +48,21 @@ class Production:
             mixed=config.image_config.mixed_buckets,
         )
         self._outstanding: dict[int, str] = {}
-        """Index -> cursor of the samples of the epoch that are listed and neither sent nor skipped, in their order."""
+        """Index -> cursor of the samples of this epoch that are listed and neither sent nor skipped, in listing
+        order."""
         self._leftovers = Leftovers(resume.carried)
         self._newest = resume.position
         self._begun: int | None = None
         """The last epoch of which a batch was sent."""
         self._listings: deque[tuple[int, ListingDigest | None]] = deque()
-        """What was listed when a sample was, by the sample's index, of those behind the last one that is done."""
+        """Sample index -> the listing's digest at that sample, for the samples behind the last one that is done."""
         self._listed = resume.listed
-        """What was listed up to the last sample that is done."""
+        """The listing's digest at the last sample that is done."""
         self._refusals: Refusals[Admitted] = Refusals(config.max_refused_in_a_row)
         self._waits = Waits()
 
     async def run(self) -> None:
-        """Send everything. Raises SourceError where the source fails, after all that was fetched has been sent."""
+        """Sends all batches. If the source fails, raises SourceError after all fetched samples have been sent."""
         first = self._resume.position.epoch
         epochs = count(first) if self._config.epochs is None else range(first, self._config.epochs)
         fruitless = limited = False
@@ -70,7 +71,7 @@ class Production:
             limited = not fruitless and (not self._still_wanted() or await self._run_epoch(epoch))
             if fruitless or limited:
                 break
-            gc.collect()  # the workers of an epoch end in cycles of tasks and tracebacks
+            gc.collect()  # the workers of an epoch leave reference cycles of tasks and tracebacks
         dropped = 0 if limited else len(self._grouper)
         if dropped:
             log.warning(
@@ -79,12 +80,12 @@ class Production:
         await self._packer.end(self._counts(), fruitless=fruitless, dropped=dropped)
 
     async def _may_repeat(self, epoch: int) -> bool:
-        """Whether to begin this epoch: a source of which nothing can be used would repeat for ever.
+        """Returns whether to begin this epoch: a source without a usable sample would otherwise repeat for ever.
 
-        The first epoch must have brought a sample, and later on one of the last two: so the end of an epoch need not
-        wait for the decoder. A stream that is resumed has brought one in the epoch in which it starts. Where one of
-        the last two brought samples that wait for further ones, it takes longer: one in two epochs has to fill the
-        batches that are begun.
+        The first epoch must have brought a sample; later, one of the last two epochs must have, so that the end of an
+        epoch need not wait for the decoder. A resumed stream counts as having brought one in the epoch in which it
+        starts. If samples of the last two epochs still wait to fill a batch, the check takes longer: one in two epochs
+        must complete the batches that are begun.
         """
         first = self._resume.position.epoch
         waits = self._outstanding or self._leftovers.holds(epoch - 2)
@@ -95,7 +96,7 @@ class Production:
         return await self._packer.has_decoded_since(needed)
 
     async def _run_epoch(self, epoch: int) -> bool:
-        """True when the limit has been reached."""
+        """Returns True when the limit is reached."""
         resume = self._resume
         if epoch == resume.position.epoch:
             for carried in resume.carried:
@@ -110,7 +111,7 @@ class Production:
         return False
 
     def _begin(self, epoch: int) -> None:
-        """The samples that wait for their batches are of an earlier epoch from now on."""
+        """Marks the samples that wait for their batches as belonging to an earlier epoch."""
         listed = self._listings[-1][1] if self._listings else self._listed
         self._leftovers.keep(self._newest.epoch, self._outstanding, listed)
         self._outstanding.clear()
@@ -119,7 +120,7 @@ class Production:
         self._newest = Position(epoch)
 
     async def _run_through(self, refs: Refs, of_epoch: int, epoch: int) -> bool:
-        """Take samples of one epoch into the batches of another, or of the same. True when the limit is reached."""
+        """Adds samples of one epoch to batches of the same or another epoch. Returns True when the limit is reached."""
         window = Window(
             refs,
             self._fetcher,
@@ -145,11 +146,11 @@ class Production:
         return False
 
     def _carried(self, carried: Carried) -> Refs:
-        """The samples of an earlier epoch that waited when the state was saved."""
+        """Yields the samples of an earlier epoch that waited when the state was saved."""
         return self._held_to(carried.listed, those_left(carried, self._source.refs(carried.start), self._source.tally))
 
     def _undelivered(self, epoch: int) -> Refs:
-        """The source's samples, less those that were delivered before the start."""
+        """Yields the source's samples without those that were delivered before the start."""
         resume = self._resume
         if epoch != resume.position.epoch:
             return self._source.refs(Position(epoch))
@@ -157,13 +158,13 @@ class Production:
         return self._held_to(resume.listed, _without(sorted(resume.done), refs) if resume.done else refs)
 
     def _held_to(self, listed: ListingDigest | None, refs: Refs) -> Refs:
-        """The same samples, once it is known that the listing is the one of a state."""
+        """Yields the same samples, after checking that the listing is the one of the state."""
         tally = self._source.tally
         tally.expect(listed, accepts=self._resume.accepts_change)
         return held_until_known(refs, tally) if tally.pending else refs
 
     async def _take(self, outcomes: list[Outcome], of_epoch: int, epoch: int) -> bool:
-        """True when the limit has been reached."""
+        """Returns True when the limit is reached."""
         for each in outcomes:
             for outcome in self._refusals.passing(each):
                 if isinstance(outcome, Skipped):
@@ -181,9 +182,9 @@ class Production:
             await self._packer.skip(msgspec.structs.replace(skipped, epoch=epoch), self._counts)
 
     async def _limit_reached(self, epoch: int) -> bool:
-        """Send what is held, and see whether all of it could be decoded: else more is needed.
+        """Sends the held samples and checks whether all could be decoded; if not, more samples are needed.
 
-        Both times it waits for the decoder's word, so that what is sent when does not depend on when that comes.
+        Waits for the decoder both times, so that batches never depend on timing.
         """
         await self._packer.settled()
         if not self._config.drop_last and not self._still_wanted():
@@ -192,7 +193,7 @@ class Production:
         return not self._still_wanted()
 
     def _still_wanted(self) -> int:
-        """How many further samples can be used."""
+        """Returns how many more samples can be used."""
         if self._config.limit is None:
             return sys.maxsize
         missing = max(0, self._config.limit - self._resume.delivered - self._packer.samples)
@@ -220,7 +221,7 @@ class Production:
             self._newest = Position(ref.epoch, ref.index, ref.cursor)
 
     def _settle(self, epoch: int, index: int) -> None:
-        """A sample is sent or skipped."""
+        """Records that a sample was sent or skipped."""
         if epoch != self._newest.epoch:
             self._leftovers.discard(epoch, index)
             return
@@ -229,13 +230,15 @@ class Production:
             self._listed = self._listings.popleft()[1]
 
     def _resume_at(self, epoch: int) -> Position:
-        """The first sample that is not done; where all are, the last one, which does no harm."""
+        """Returns the position of the first sample that is not done; if all are done, that of the last one, which is
+        safe."""
         for index, cursor in self._outstanding.items():
             return Position(epoch, index, cursor)
         return self._newest
 
     def _counts(self) -> Counts:
-        """The source is asked for samples only when there is room; the stages behind it wait for each other."""
+        """Returns the counts so far. The source is asked for samples only when there is room; the stages behind it
+        wait for each other."""
         packer, fetcher = self._packer, self._fetcher
         stages = {
             "fetch": StageCount(fetcher.items, self._waits.refs_s, packer.waited_s),
@@ -245,7 +248,7 @@ class Production:
 
 
 def _of_epoch(epoch: int) -> Callable[[SampleRef | Skipped], None]:
-    """Notes the epoch of a sample that is listed."""
+    """Returns a function that sets the epoch of a listed sample."""
 
     def note(ref: SampleRef | Skipped) -> None:
         if isinstance(ref, SampleRef):
@@ -255,7 +258,7 @@ def _of_epoch(epoch: int) -> Callable[[SampleRef | Skipped], None]:
 
 
 async def _without(done: list[tuple[int, int]], listed: Refs) -> Refs:
-    """Yields the samples that are in none of the ranges [first, last]. Closes the listing."""
+    """Yields the samples whose index is in none of the ranges [first, last]. Closes the listing."""
     async with aclosing(listed) as refs:
         async for ref in refs:
             after = bisect_right(done, (ref.index, sys.maxsize))

@@ -1,7 +1,8 @@
-"""The memory of what is fetched ahead: counted before it is taken, so that no run of large payloads passes it.
+"""Limits the memory of prefetched payloads. Memory is counted before it is allocated, so that a run of large payloads
+cannot exceed the limit.
 
-What is handed out next is never kept waiting by what comes later: its claim gets what it asks for, whatever is held. So
-no more is held than the budget, and what that one claim asks for beyond the budget.
+The payload that is handed out next never waits for later ones: its claim gets what it asks for, whatever the others
+hold. So the memory held never exceeds the budget plus what that one claim asks for beyond the budget.
 """
 
 from __future__ import annotations
@@ -12,13 +13,13 @@ from itertools import count
 __all__ = ["FREE_BYTES", "Budget", "Claim"]
 
 FREE_BYTES = 256 * 1024
-"""What each payload is granted before its size is known, so that those that are no larger never have to ask."""
+"""Granted to each payload before its size is known, so that smaller payloads never have to ask."""
 
 
 class Budget:
-    """Bytes that claims share. Used within one event loop.
+    """Shares a number of bytes among claims. Used within one event loop.
 
-    ordered: claims are handed out by their age; else those that are settled come first.
+    ordered: claims are handed out by age; otherwise settled claims are handed out first.
     """
 
     def __init__(self, capacity: int, *, ordered: bool = True) -> None:
@@ -26,20 +27,20 @@ class Budget:
         self.held = 0
         self._numbers = count()
         self._coming: dict[Claim, None] = {}
-        """Claims that have not been handed out, the oldest first; without those that are settled, unless `ordered`."""
+        """Claims that have not been handed out, the oldest first. Contains settled claims only if `ordered`."""
         self._ready = 0
-        """Claims that are settled and have not been handed out, unless `ordered`."""
+        """Settled claims that have not been handed out; empty if `ordered`."""
         self._waiting: dict[asyncio.Future[None], tuple[Claim, int]] = {}
         self._closed = False
 
     def claim(self) -> Claim:
-        """A claim that is younger than all others. It holds nothing yet."""
+        """Returns a new claim, younger than all others. It holds nothing yet."""
         claim = Claim(self, next(self._numbers))
         self._coming[claim] = None
         return claim
 
     def hand_out(self, claim: Claim) -> None:
-        """Count a settled claim no longer."""
+        """Stops counting a settled claim."""
         if self._ordered:
             del self._coming[claim]
         else:
@@ -48,7 +49,7 @@ class Budget:
         self._wake()
 
     def close(self) -> None:
-        """Let everyone have everything: nobody counts any more."""
+        """Grants every request from now on: nothing is counted any more."""
         self._closed = True
         self._wake()
 
@@ -74,7 +75,7 @@ class Budget:
         self._wake()
 
     def _wake(self) -> None:
-        """Grant what there is room for, to the oldest claim first."""
+        """Grants waiting requests for which there is room, to the oldest claim first."""
         if not self._waiting:
             return
         for granted, (claim, size) in sorted(self._waiting.items(), key=lambda each: each[1][0].number):
@@ -93,37 +94,37 @@ class Budget:
         return self._closed or self.held + size <= self._capacity
 
     def _is_next(self, claim: Claim) -> bool:
-        """Whether nothing else can be handed out before it."""
+        """Returns whether this claim is the next one that is handed out."""
         return not self._ready and next(iter(self._coming), None) is claim
 
 
 class Claim:
-    """What one job holds of a budget."""
+    """Holds one job's share of a budget."""
 
     __slots__ = ("_budget", "held", "number", "used")
 
     def __init__(self, budget: Budget, number: int) -> None:
         self._budget, self.number = budget, number
         self.held = 0
-        """Bytes."""
+        """Bytes granted."""
         self.used = 0
-        """Those of them that are taken by now."""
+        """Bytes of these that are in use."""
 
     @property
     def left(self) -> int:
-        """Bytes that may be taken without asking."""
+        """Returns the bytes that may be allocated without asking."""
         return max(0, self.held - self.used)
 
     async def need(self, size: int) -> None:
-        """Ask for what is missing of so many bytes, which are not taken yet. Returns once there is room for them."""
+        """Asks for room for `size` bytes that are not allocated yet. Returns once there is room for them."""
         missing = self.used + size - self.held
         if missing > 0:
             await self._budget.take(self, missing)
 
     def use(self, size: int) -> None:
-        """Note that so many bytes have been taken."""
+        """Records that `size` bytes have been allocated."""
         self.used += size
 
     def settle(self, size: int) -> None:
-        """Hold so many bytes from now on, until `Budget.hand_out`, and ask for no more."""
+        """Holds `size` bytes from now on, until `Budget.hand_out`. No more may be asked for."""
         self._budget.settle(self, size)

@@ -1,8 +1,8 @@
 """The feeder process: lists, fetches, admits and groups samples, and sends them as batches.
 
-Run as `python -m datago_gpu.feeder SOCKET_FD ARENA_FD PARENT_PID [SOCKET_FD MEMORY_FD]...` by `feeder.spawn`; not for
-use by hand. The pairs at the end lead to processes that download for it. It lives no longer than the other end of its
-first socket, or that process.
+Run by `feeder.spawn` as `python -m datago_gpu.feeder SOCKET_FD ARENA_FD PARENT_PID [SOCKET_FD MEMORY_FD]...`; not for
+use by hand. The pairs at the end lead to its download processes. The process ends when the other end of its first
+socket or the parent process is gone.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _Links = Sequence[tuple[int, int]]
 
 
 def main(socket_descriptor: int, arena_descriptor: int, parent: int, *links: int) -> None:
-    """Serve the process at the other end of the socket until the stream is complete or that process is gone."""
+    """Serves the process at the other end of the socket until the stream is complete or that process is gone."""
     memory = map_memory(arena_descriptor)
     run(_serve(socket_descriptor, memory, parent, list(zip(links[::2], links[1::2], strict=True))))
 
@@ -69,7 +69,7 @@ async def _serve(channel: int, memory: mmap.mmap, parent: int, links: _Links) ->
 
 
 def _words(error: BaseException, config: LoaderConfig) -> tuple[str, str]:
-    """Kind and message of the error that the trainer is to raise."""
+    """Returns kind and message of the error that the trainer will raise."""
     if isinstance(error, DatagoError):
         return type(error).__name__, config.redacted(str(error))
     what = "is out of memory" if isinstance(error, MemoryError) else "failed"
@@ -79,7 +79,7 @@ def _words(error: BaseException, config: LoaderConfig) -> tuple[str, str]:
 
 async def _produce(config: LoaderConfig, resume: wire.Resume, packer: Packer, links: _Links) -> None:
     async with (
-        # Local files start sooner without.
+        # Local files start sooner without this import.
         nullcontext() if config.source_type == "file" else http_client_type()(config.http_config) as http,
         remote_of(config, http, links) as remote,
     ):

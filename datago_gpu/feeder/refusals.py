@@ -1,8 +1,8 @@
-"""Tells a fault of the whole source from faults of single samples: nothing can be had any more.
+"""Distinguishes a failure of the whole source, where nothing can be fetched any more, from failures of single samples.
 
-A token that ran out, a mount that is gone, a server that limits the rate: then sample after sample is refused, and
-skipping them would end the epoch early without a word. A long row of refusals, with nothing good between, ends the run
-instead. It is judged in the order of the samples, so that two runs end at the same place.
+An expired token, a lost mount or a server that limits the rate refuses sample after sample; skipping them would end the
+epoch early without an error. Instead, a long run of refusals with no good sample in between ends the run. Refusals are
+judged in the order of the samples, so that two runs end at the same place.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ _ACCESS = frozenset(
         "forbidden-host",
     )
 )
-"""Reasons that concern access, not content. So does every http-4xx and http-5xx."""
+"""Reasons that concern access, not content, besides every http-4xx and http-5xx."""
 _RAN_OUT = frozenset(("http-400", "http-401", "http-403", "http-407", "http-429"))
 _SHARDS = 3
-"""Shards in a row, each with many samples, that count as much as the longest row of single samples."""
+"""Refused shards in a row, each with many samples, that count as much as the longest allowed run of single samples."""
 _SHARDS_AT_THE_END = 2
 _AT_THE_END = 4
-"""A row that reaches the end of the listing needs this part of the length."""
+"""A run that reaches the end of the listing is too long from `most` divided by this number on."""
 
 
 class Refusals(Generic[T]):
-    """Holds refused samples back until it is clear what they are: single faults, or the end of the run.
+    """Holds refused samples back until it is clear whether they are single failures or the end of the run.
 
-    most: refusals in a row that end the run; None for any number. What ends the run is not counted as skipped: a state
-    that is saved then brings those samples again.
+    most: number of consecutive refusals that end the run; None: no limit. The refusals that end the run are not counted
+    as skipped, so a saved state brings those samples again.
     """
 
     def __init__(self, most: int | None) -> None:
@@ -46,7 +46,8 @@ class Refusals(Generic[T]):
         self._length = 0
 
     def passing(self, outcome: T | Skipped) -> list[T | Skipped]:
-        """What is to be handled now, in order. Raises SourceError where the row is too long."""
+        """Returns the outcomes that can be handled now, in order. Raises SourceError if too many consecutive samples
+        were refused."""
         if self._most is None or (isinstance(outcome, Skipped) and not _is_refusal(outcome)):
             return [outcome]
         if not isinstance(outcome, Skipped):
@@ -58,7 +59,8 @@ class Refusals(Generic[T]):
         return []
 
     def end(self) -> list[Skipped]:
-        """What is left at the end of the listing. Raises SourceError where too much of the end was refused."""
+        """Returns the held samples at the end of the listing. Raises SourceError if too many of the last samples
+        were refused."""
         if self._most is not None and self._row:
             shards = [each for each in self._row if _is_shard(each)]
             ran_out = len(shards) >= _SHARDS_AT_THE_END and all(each.reason in _RAN_OUT for each in shards)
@@ -67,7 +69,7 @@ class Refusals(Generic[T]):
         return self.released()
 
     def released(self) -> list[Skipped]:
-        """What is held back: faults of single samples after all."""
+        """Returns the held samples, which are single failures after all."""
         row, self._row, self._length = self._row, [], 0
         return row
 

@@ -1,4 +1,4 @@
-"""What the processes that feed a trainer have in common: how they run, connect, import a client, and end."""
+"""Helpers shared by the feeder and its download processes: run, connect, import a client, end."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ PARENT_CHECK_S = 1.0
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
-    """Run it to its end."""
-    # What is imported lives for ever, and the stream makes few cycles: looking for them took 6% of the time.
+    """Runs the coroutine to its end."""
+    # Imported objects are never freed, and the stream makes few cycles: garbage collection took 6% of the time.
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
     _raise_file_limit()
@@ -31,7 +31,8 @@ def run(main: Coroutine[Any, Any, None]) -> None:
 
 
 def _raise_file_limit() -> None:
-    """Let this process open as many files as it may: each download takes one, and many shells set the limit to 1024."""
+    """Raises the limit of open files to the hard limit: each download needs one, and many shells set the limit to
+    1024."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         with suppress(OSError, ValueError):
@@ -39,12 +40,12 @@ def _raise_file_limit() -> None:
 
 
 async def connected(descriptor: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """Both directions of a socket that another process has made; it is theirs from now on."""
+    """Returns reader and writer of a socket that another process has made; they own the socket from now on."""
     return await asyncio.open_connection(sock=socket.socket(fileno=descriptor))
 
 
 def http_client_type() -> type[HttpClient]:
-    """Import it, which takes 0.1 s."""
+    """Imports HttpClient, which takes 0.1 s, and returns it."""
     with _no_authorities():
         from datago_gpu.sources.http.client import HttpClient
 
@@ -53,9 +54,9 @@ def http_client_type() -> type[HttpClient]:
 
 @contextmanager
 def _no_authorities() -> Iterator[None]:
-    """aiohttp reads the certificates of all authorities as it is imported, which takes a fifth of a feeder's start.
+    """Keeps aiohttp from reading all CA certificates when it is imported, which takes a fifth of a feeder's start.
 
-    HttpClient does so itself where it has to, and does not use what aiohttp made of none.
+    HttpClient reads them itself when needed, and does not use the empty context that aiohttp made.
     """
     given = {name: os.environ.get(name) for name in ("SSL_CERT_FILE", "SSL_CERT_DIR")}
     os.environ.update(dict.fromkeys(given, os.devnull))
@@ -70,7 +71,8 @@ def _no_authorities() -> Iterator[None]:
 
 
 async def leave_with(parent: int) -> None:
-    """End this process with that one, whose socket may live on in a process that it forked."""
+    """Ends this process when the parent ends. The parent's socket alone does not show that: a forked child may hold
+    it open."""
     while os.getppid() == parent:  # noqa: ASYNC110 - nothing tells of it
         await asyncio.sleep(PARENT_CHECK_S)
     os._exit(0)

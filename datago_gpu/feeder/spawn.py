@@ -1,4 +1,4 @@
-"""Starts the feeder process and those that download for it, ends them, and tells how they ended."""
+"""Starts and ends the feeder process and its download processes, and reports how they ended."""
 
 from __future__ import annotations
 
@@ -21,24 +21,26 @@ __all__ = ["Processes"]
 LAST_WORDS_BYTES = 4000
 
 KILL_S = 0.2
-"""A killed process is gone in milliseconds, unless it hangs in the kernel, say on a dead network file system."""
+"""Seconds to wait for a killed process. It is gone in milliseconds unless it hangs in the kernel, for example on a
+dead network file system."""
 
 EXIT_S = 1.0
-"""One that has closed its socket is about to end."""
+"""Seconds to wait for a process that has closed its socket and is about to end."""
 
 ENVIRONMENT = {
     "MALLOC_TRIM_THRESHOLD_": str(256 * MiB),
     "MALLOC_MMAP_THRESHOLD_": str(32 * MiB),
     "MALLOC_ARENA_MAX": "1",
 }
-"""By default glibc gives memory back as soon as 128 KiB are free, so that each payload faults its pages in anew: 25 us
-for 40 KB, 150 us for 400 KB. And it keeps a heap for each thread, between which payloads would scatter."""
+"""By default glibc returns memory to the system as soon as 128 KiB are free, so that each payload causes new page
+faults: 25 us for 40 KB, 150 us for 400 KB. It also keeps a heap per thread, over which payloads would scatter."""
 
 
 class Processes:
-    """The processes of one feeder. All are children of this one, which alone can tell how each of them ended.
+    """Holds the processes of one feeder. All are children of this process, which alone can learn how each of them
+    ended.
 
-    Raises OSError or FeederError where one of them cannot be started; then none is left.
+    Raises OSError or FeederError if one of them cannot be started; then none is left running.
     """
 
     _last_words: int
@@ -74,8 +76,8 @@ class Processes:
             undo.pop_all()
 
     def _spawn(self, module: str, channel: int, memory: int, *links: int) -> subprocess.Popen[bytes]:
-        """A new Python, not a fork: CUDA and threads do not survive one. It has a process group of its own, so that
-        Ctrl-C reaches the trainer alone."""
+        """Starts a new Python, not a fork: CUDA and threads do not survive a fork. It gets its own process group, so
+        that Ctrl-C reaches the trainer alone."""
         line = command(module, *map(str, (channel, memory, os.getpid(), *links)))
         self._python = line[0]
         return subprocess.Popen(
@@ -90,16 +92,16 @@ class Processes:
 
     @property
     def pids(self) -> list[int]:
-        """Process ids: of the feeder, then of those that download for it."""
+        """Returns the process ids: the feeder's first, then those of its download processes."""
         return [process.pid for process in self._all]
 
     @property
     def killed(self) -> bool:
-        """Whether a signal ended one of them, once the feeder has ended."""
+        """Returns whether a signal ended one of them. Valid once the feeder has ended."""
         return any((process.returncode or 0) < 0 for process in self._all)
 
     def kill(self) -> None:
-        """End them at once, in whatever state: they own nothing that needs saving. Waits no longer than KILL_S."""
+        """Kills all processes at once: they own nothing that must be saved. Waits no longer than KILL_S."""
         for process in self._all:
             process.kill()
         with contextlib.suppress(OSError):
@@ -109,25 +111,25 @@ class Processes:
                 process.wait(KILL_S)
 
     def dispose(self) -> None:
-        """After `kill`: let go of the processes, however long their end takes, of descriptors, and of the memory, which
-        goes with its last view."""
+        """Releases the processes (however long their end takes), the descriptors and the memory, which is freed with
+        its last view. To be called after `kill`."""
         for process in self._all:
             process.wait()
         self.channel.close()
-        with contextlib.suppress(BufferError):  # there is a view
+        with contextlib.suppress(BufferError):  # a view of the memory still exists
             self.memory.close()
         if self._last_words >= 0:
             os.close(self._last_words)
             self._last_words = -1
 
     def epitaph(self, *, begun: bool) -> str:
-        """What can be said of a feeder that has closed its socket unasked. begun: it had sent something."""
+        """Describes how a feeder ended that has closed its socket without being asked. begun: it had sent a message."""
         try:
             how = _how(self._feeder.wait(EXIT_S))
         except subprocess.TimeoutExpired:
             how = _how(_end(self._feeder))
         deadline = time.monotonic() + EXIT_S
-        for process in self._downloading:  # a process may have closed its sockets a moment before it is gone
+        for process in self._downloading:  # a process may close its sockets a moment before it ends
             with contextlib.suppress(subprocess.TimeoutExpired):
                 code = process.wait(max(0.0, deadline - time.monotonic()))
                 how += f", after one that downloads for it, which ended {_how(code)}" if code else ""
@@ -148,6 +150,6 @@ def _how(code: int) -> str:
 
 
 def _end(process: subprocess.Popen[bytes]) -> int:
-    """Its exit status."""
+    """Waits for the process and returns its exit status."""
     process.kill()
     return process.wait()

@@ -1,4 +1,4 @@
-"""Many fetches at once, within a window that bounds how far ahead of the bucketing they run."""
+"""Runs many fetches at once, within a window that limits how far they run ahead of the bucketing."""
 
 from __future__ import annotations
 
@@ -21,36 +21,38 @@ from datago_gpu.units import MiB
 __all__ = ["Outcome", "Waits", "Window", "Work", "sizes_of"]
 
 _FIRST_GUESS_BYTES = 8 * MiB
-"""A sample's size, as long as none has come."""
+"""The assumed size of a sample until the first one has arrived."""
 _SIZES_REMEMBERED = 32
 _JOBS_AT_LEAST = 8
-"""Into which what fits is split, so that the next one starts before the last is done."""
+"""The least number of jobs into which the samples that fit are split, so that the next job starts before the last
+one ends."""
 
 Outcome = Admitted | Skipped
 
 Work = Callable[[list[SampleRef], Claim], Awaitable[list[Outcome]]]
-"""What becomes of some references; the claim is asked before memory is taken."""
+"""Loads some references and returns their outcomes. Asks the claim before it allocates memory."""
 
 _Done = tuple[list[Outcome], list[int], Claim | None]
-"""What became of some references, the bytes of those that were admitted, and what holds these bytes."""
+"""The outcomes of some references, the bytes of the admitted samples, and the claim that holds these bytes."""
 
 
 class Waits(Struct):
-    """Seconds that a Window has spent waiting: for the source, and for results."""
+    """Counts the seconds that a Window has spent waiting: for the source, and for results."""
 
     refs_s: float = 0.0
     results_s: float = 0.0
 
 
 class Window:
-    """Runs `work` on the references of a stream, `workers` calls at once, and hands out the results.
+    """Runs `work` on the references of a stream, in `workers` calls at once, and yields the results.
 
-    In the order of the references; or, with `ordered` false, as they come. At most `size` references, at most `wanted`,
-    and about as many as fit into `most_bytes` by the usual size of those before them, are under way or waiting to be
-    handed out. Should they be larger than usual, `work` waits for memory: it is given the claim to ask with. An error
-    of the stream is raised after all that came before it. The window closes the stream when it ends.
+    Results come in the order of the references or, if `ordered` is false, as they finish. Three limits apply to the
+    references that are under way or waiting to be yielded: at most `size`, at most `wanted`, and about as many as fit
+    into `most_bytes`, estimated from the average size of earlier samples. If samples are larger than usual, `work`
+    waits for memory with the claim that it is given. An error of the stream is raised after all earlier results. The
+    window closes the stream when it ends.
 
-    A fixed set of workers, rather than a task for each call, saves 15 us a sample.
+    A fixed set of workers instead of a task per call saves 15 us per sample.
     """
 
     def __init__(
@@ -99,17 +101,17 @@ class Window:
         while self._results:
             result = self._results.take()
             if result is not None and result.done():
-                result.exception()  # nobody wants it any more, and asyncio need not say so
+                result.exception()  # nobody takes the result; this keeps asyncio from logging the error
 
     def want(self, count: int) -> None:
-        """Bound what is under way by what can still be used, which may be nothing."""
+        """Limits the references under way to the number that can still be used, which may be 0."""
         count = max(0, count)
         if count < self._size or self._wanted < self._size:
             self._wanted = min(self._size, count)
             self._room.set()
 
     async def results(self) -> AsyncGenerator[list[Outcome], None]:
-        """Yields what became of the references, a few at a time."""
+        """Yields the outcomes of the references, a few at a time."""
         clock = time.perf_counter()
         while (result := self._results.take() if self._results else await self._results.get()) is not None:
             outcomes, sizes, claim = result.result() if result.done() else await result
@@ -120,10 +122,10 @@ class Window:
             if claim is not None:
                 self._budget.hand_out(claim)
             self._note_sizes(sizes)
-            # An eighth of the window at a time: waking the launcher for each result costs 2 us.
+            # Free an eighth of the window at a time: waking the launcher for each result costs 2 us.
             if self._under_way <= self._wake_at or self._wanted < self._size:
                 self._room.set()
-        await self._launcher  # raises what ended the stream
+        await self._launcher  # raises the error that ended the stream, if any
 
     def _note_sizes(self, sizes: list[int]) -> None:
         for size in sizes:
@@ -145,13 +147,13 @@ class Window:
             except BaseException as error:
                 if is_ending(error):
                     raise
-                result.set_exception(as_exception(error))  # it is raised where the result is taken
+                result.set_exception(as_exception(error))  # raised when the result is taken
             claim.settle(sum(sizes))
             self._unfinished -= 1
             if not self._ordered:
                 self._results.put(result)
                 self._end_when_done()
-            del refs, result  # while it waits for the next, it would keep these payloads
+            del refs, result  # otherwise these payloads stay in memory while the worker waits
 
     async def _launch(self) -> None:
         problem: Exception | None = None
@@ -159,7 +161,7 @@ class Window:
             try:
                 await part()
             except BaseException as error:
-                if is_ending(error):  # then nobody takes results any more
+                if is_ending(error):  # then nobody takes further results
                     raise
                 problem = problem or as_exception(error)
         self._all_launched = True
@@ -168,7 +170,8 @@ class Window:
             raise problem
 
     def _end_when_done(self) -> None:
-        """The end comes behind the last result: in order it is in line already, else it has to have come."""
+        """Puts the end marker after the last result. In order, that result is already queued; unordered, it must
+        have finished."""
         if self._all_launched and (self._ordered or not self._unfinished):
             self._results.put(None)
 
@@ -188,7 +191,7 @@ class Window:
                 clock = time.perf_counter()
 
     async def _start_collected(self) -> None:
-        """Start all of them in one job if there is room, else as many as are wanted at a time."""
+        """Starts all collected references in one job if there is room, else as many as are wanted at a time."""
         refs = self._collected
         while refs:
             room = min(self._wanted, self._fitting) - self._under_way
@@ -208,7 +211,7 @@ class Window:
                 await self._room.wait()
 
     async def _pass_on(self, skipped: Skipped) -> None:
-        """A source may skip any number in a row."""
+        """Passes a skip of the source on. A source may skip any number of samples in a row."""
         while self._under_way >= self._size:
             self._room.clear()
             await self._room.wait()
@@ -222,12 +225,13 @@ class Window:
 
 
 def sizes_of(outcomes: list[Outcome]) -> list[int]:
-    """The bytes of each that was admitted, with what is told of it in words."""
+    """Returns the bytes of each admitted sample, including its attributes and tags."""
     return [each.arena_bytes + words_bytes(each.ref) for each in outcomes if isinstance(each, Admitted)]
 
 
 def _known_bytes(refs: list[SampleRef]) -> tuple[int, int]:
-    """What references hold already; and with it, what is granted for the beginning of what they do not."""
+    """Returns the bytes that references already hold, and that number plus what is granted at first to payloads of
+    unknown size."""
     held = granted = 0
     for ref in refs:
         held += words_bytes(ref)

@@ -1,6 +1,7 @@
-"""What the feeder process and the trainer's process say to each other, and how it is framed.
+"""Defines the messages between the feeder process and the trainer's process, and their framing.
 
-Each message is four bytes of length (big-endian) and MessagePack. Payloads do not travel here: they lie in the arena.
+Each message is four bytes of length (big-endian) and MessagePack. Payloads are not part of messages: they lie in the
+arena.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from msgspec import Struct, msgpack
 from datago_gpu.sources.base import ListingDigest, Position, Skipped
 
 if TYPE_CHECKING:
-    from asyncio import StreamReader, StreamWriter  # 30 ms that `import datago_gpu` can do without
+    from asyncio import StreamReader, StreamWriter  # importing asyncio would add 30 ms to `import datago_gpu`
 
 __all__ = [
     "ArrayForm",
@@ -39,49 +40,49 @@ HEADER_BYTES = 4
 
 
 Number = int | tuple[int, int]
-"""Of a sample of a batch: its index, or, where it is of an epoch before that of the batch, epoch and index."""
+"""The index of a sample in a batch; or (epoch, index) if the sample is of an earlier epoch than the batch."""
 
 
 def epoch_and_index(number: Number, epoch: int) -> tuple[int, int]:
-    """Those of a sample in a batch of this epoch."""
+    """Returns epoch and index of a sample in a batch of this epoch."""
     return number if isinstance(number, tuple) else (epoch, number)
 
 
 class Carried(Struct, frozen=True):
-    """Samples of an earlier epoch that wait in batches that are not full."""
+    """Describes samples of an earlier epoch that wait in batches that are not full."""
 
     start: Position
-    """Where to begin to list that epoch so that all of them come."""
+    """Where the listing of that epoch must begin to include all of them."""
     indices: list[int]
     listed: ListingDigest | None = None
-    """What the listing of that epoch has to be."""
+    """The digest that the listing of that epoch must have."""
 
 
 class Resume(Struct, frozen=True):
-    """Where to begin, and what of it was delivered before."""
+    """Says where a stream begins, and which samples behind that place were delivered before."""
 
     position: Position = Position()
     done: list[tuple[int, int]] = []
     """Ranges [first, last] of samples of the epoch that were delivered or skipped."""
     delivered: int = 0
-    """Samples delivered so far, over all epochs, to count against the limit."""
+    """Samples delivered so far, over all epochs; they count against the limit."""
     carried: list[Carried] = []
-    """What waits of earlier epochs."""
+    """The samples of earlier epochs that wait."""
     listed: ListingDigest | None = None
-    """What the listing has to be, as far as it was used."""
+    """The digest that the listing must have, as far as it was used."""
     accepts_change: bool = False
-    """Whether to go on where the listing is another one."""
+    """Whether to go on if the listing has changed."""
 
 
 class Mark(Struct, frozen=True):
-    """Where a stream stands behind a batch."""
+    """Says how far a stream has come after a batch."""
 
     resume_at: Position
-    """Where to begin so that nothing of the epoch that is not delivered by now is missed."""
+    """Where to begin so that no undelivered sample of the epoch is missed."""
     listed: ListingDigest | None = None
-    """What was listed up to the last sample that was sent or skipped by now."""
+    """The listing's digest at the last sample that was sent or skipped by now."""
     carried: list[Carried] = []
-    """What waited of earlier epochs when this epoch began. With the first batch of an epoch only."""
+    """The samples of earlier epochs that waited when this epoch began. Set in the first batch of an epoch only."""
 
 
 class Start(Struct, frozen=True):
@@ -91,25 +92,25 @@ class Start(Struct, frozen=True):
     """JSON of the LoaderConfig."""
     resume: Resume
     log_level: int = logging.WARNING
-    """Messages of this level and above are wanted, as a `Notice` each."""
+    """Log messages of this level and above are sent, each as a `Notice`."""
 
     def __repr__(self) -> str:
         return f"Start(resume={self.resume!r})"
 
     def __rich_repr__(self) -> list[tuple[str, Resume]]:
-        return [("resume", self.resume)]  # msgspec's own would show the key in a traceback with locals
+        return [("resume", self.resume)]  # msgspec's own repr would show the key in a traceback with locals
 
 
 class Report(Struct, frozen=True):
-    """To the feeder: a batch has been decoded, its memory may be written again."""
+    """Sent to the feeder: a batch has been decoded, and its memory may be written again."""
 
     number: int
     failures: int = 0
-    """How many of its samples could not be decoded, so that others can be delivered for them."""
+    """How many of its samples could not be decoded; the feeder may deliver others instead."""
 
 
 class StageCount(Struct, frozen=True):
-    """What one stage of the feeder has counted since the start."""
+    """Holds the counters of one stage of the feeder since the start."""
 
     items: int = 0
     waited_input_s: float = 0.0
@@ -117,20 +118,20 @@ class StageCount(Struct, frozen=True):
 
 
 class Counts(Struct, frozen=True):
-    """What the feeder has counted since the start."""
+    """Holds the counters of the feeder since the start."""
 
     stages: dict[str, StageCount] = {}
     cpu_s: float = 0.0
-    """CPU time of its process."""
+    """CPU time of the feeder process, in seconds."""
     passed_over: dict[str, int] = {}
-    """Kind -> files that the source has listed and that are no samples."""
+    """Kind -> number of files that the source has listed and that are no samples."""
 
     def plus(self, other: Counts) -> Counts:
-        """Of two feeders, one after the other."""
+        """Returns the sum of the counters of two feeders that ran one after the other."""
         return Counts(
             {name: _sum(other.stages.get(name, StageCount()), count) for name, count in self.stages.items()},
             self.cpu_s + other.cpu_s,
-            self.passed_over or other.passed_over,  # each of them has listed the same files
+            self.passed_over or other.passed_over,  # both have listed the same files
         )
 
 
@@ -143,33 +144,33 @@ def _sum(one: StageCount, other: StageCount) -> StageCount:
 
 
 class ArrayForm(Struct, frozen=True, array_like=True):
-    """What numpy makes of the bytes of a latent. The feeder has made sure that numpy can."""
+    """Describes the array that numpy makes of the bytes of a latent. The feeder has checked that numpy can."""
 
     dtype: str
     """As numpy writes it, such as "<f2"."""
     shape: tuple[int, ...]
     fortran: bool
-    """The first axis is the one that varies fastest."""
+    """Whether the first axis varies fastest."""
 
 
 class PartColumn(Struct, frozen=True, kw_only=True):
-    """What goes with the images of a batch under one name. Columns have an entry for each sample that has it, K."""
+    """Holds the parts of one name in a batch. Columns have K entries, one for each sample that has the part."""
 
     name: str
     kind: Literal["mask", "image", "latent"]
     rows: list[int]
-    """Which samples of the batch have it, ascending."""
+    """Row numbers in the batch of the samples that have the part, ascending."""
     offsets: list[int]
     """Where each payload begins in the arena."""
     lengths: list[int]
     sizes: bytes
-    """int32 (K, 2), of pictures."""
+    """int32 (K, 2); for pictures."""
     regions: bytes
-    """float32 (K, 4), of pictures."""
+    """float32 (K, 4); for pictures."""
     orientations: bytes
-    """uint8 (K,), of pictures."""
+    """uint8 (K,); for pictures."""
     arrays: list[ArrayForm | None]
-    """Of latents; None for one that is plain bytes."""
+    """For latents; None for a latent of plain bytes."""
 
 
 class EncodedBatch(Struct, frozen=True, tag="batch", kw_only=True):
@@ -177,21 +178,21 @@ class EncodedBatch(Struct, frozen=True, tag="batch", kw_only=True):
 
     number: int
     epoch: int
-    """In which the batch was completed."""
+    """The epoch in which the batch was completed."""
     bucket: tuple[int, int] | None
-    """Of all samples; None where they have none, or different ones: `buckets`."""
+    """The bucket of all samples; None if they have none, or if they have different ones: see `buckets`."""
     offset: int
     lengths: list[int]
-    """Bytes of each image's payload; the first begins at `offset` of the arena, each on a multiple of ALIGNMENT. All 0
-    where there are no images."""
+    """Bytes of each image's payload. The first begins at `offset` of the arena, each at a multiple of ALIGNMENT. All
+    are 0 if there are no images."""
     indices: list[Number]
     ids: list[str]
     wheres: list[str]
     sources: list[str]
     attributes: list[bytes]
-    """JSON of an object each."""
+    """A JSON object for each sample."""
     flaws: dict[int, dict[str, str]]
-    """Row of a sample -> reason -> what is wrong with it."""
+    """Row of a sample -> reason of the flaw -> its description."""
     tags: list[list[str]]
     duplicate_states: list[int | None]
     parts: list[PartColumn]
@@ -208,23 +209,23 @@ class EncodedBatch(Struct, frozen=True, tag="batch", kw_only=True):
     orientations: bytes
     """uint8 (N,)."""
     buckets: bytes = b""
-    """int32 (N, 2) where samples of different buckets are together, else empty."""
+    """int32 (N, 2) if the batch holds samples of different buckets, else empty."""
     pixels: int = 0
-    """Of all its pictures, where they keep their sizes."""
+    """Number of pixels of all its pictures, where they keep their sizes."""
     mark: Mark
     skipped: list[Skipped]
     counts: Counts
 
 
 class SkippedOnly(Struct, frozen=True, tag="skipped"):
-    """Skips for which there is no batch yet to travel with."""
+    """Skips that are sent without a batch, since none is ready."""
 
     skipped: list[Skipped]
     counts: Counts
 
 
 class Notice(Struct, frozen=True, tag="notice"):
-    """A message for the trainer's log. level: as Python's logging has them."""
+    """A message for the trainer's log. level: one of Python's logging levels."""
 
     level: int
     text: str
@@ -236,16 +237,16 @@ class Ended(Struct, frozen=True, tag="ended"):
     skipped: list[Skipped]
     counts: Counts
     fruitless: bool = False
-    """It ends before its limit and its number of epochs, since its last epochs brought no sample."""
+    """Whether the stream ends before its limit and its number of epochs because its last epochs brought no sample."""
     dropped: int = 0
-    """Samples that waited in batches that are not full, and are left out: `drop_last`."""
+    """Number of samples left out because their batches are not full: `drop_last`."""
 
 
 class Failed(Struct, frozen=True, tag="failed"):
-    """The stream ended early; all that was fetched before has been sent."""
+    """The stream ended early; all samples fetched before have been sent."""
 
     kind: str
-    """Name of the class in `datago_gpu.errors` to raise."""
+    """Name of the class in `datago_gpu.errors` that the trainer raises."""
     message: str
     skipped: list[Skipped]
 
@@ -256,17 +257,17 @@ _encoder = msgpack.Encoder()
 
 
 def frame(message: Struct) -> bytes:
-    """The bytes of a message, ready to send."""
+    """Returns the bytes of a message with its length in front, ready to send."""
     body = _encoder.encode(message)
     return len(body).to_bytes(HEADER_BYTES, "big") + body
 
 
 async def read(reader: StreamReader) -> bytes:
-    """The body of the next message. Raises asyncio.IncompleteReadError at the end."""
+    """Reads and returns the body of the next message. Raises asyncio.IncompleteReadError at the end."""
     return await reader.readexactly(int.from_bytes(await reader.readexactly(HEADER_BYTES), "big"))
 
 
 def post(writer: StreamWriter, message: Struct) -> None:
-    """Send a message without waiting. Where the other side is gone, whoever reads from it finds out."""
+    """Sends a message without waiting. If the other side is gone, the code that reads from it notices."""
     if not writer.is_closing():
         writer.write(frame(message))

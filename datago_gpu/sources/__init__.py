@@ -1,4 +1,4 @@
-"""Where samples come from."""
+"""The sources of samples."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["open_source"]
 
 
 def open_source(config: LoaderConfig, http: HttpClient | None) -> Source:
-    """The source that the settings name. It does nothing until its `refs` are asked for."""
+    """Returns the source that the settings name. The source does nothing until its `refs` is called."""
     if isinstance(config.source_config, FileSource):
         if config.source_config.is_stored:
             from datago_gpu.sources.object_store.source import Bucket

@@ -1,6 +1,8 @@
-"""The attributes of samples. A source passes on JSON that the trainer can read; where it cannot, the sample has none.
+"""Checks and encodes the attributes of samples. A source passes on only JSON that the trainer can read; other
+attributes are replaced by none.
 
-One rule for all sources: a picture is not lost for its attributes. It is delivered with empty ones, and counted.
+One rule holds for all sources: a picture is not lost because of its attributes. It is delivered with empty ones, and
+counted.
 """
 
 from __future__ import annotations
@@ -19,13 +21,13 @@ _LONGEST_PROBLEM = 200
 
 
 class _OutOfRange:
-    """Stands for a number that Python does not hold; no encoder takes it."""
+    """Stands for a number that Python cannot hold; no encoder accepts it."""
 
 
 def checked(text: bytes) -> tuple[bytes, str]:
-    """Attributes to pass on, and what is wrong with those that are given, in place of which they are then empty.
+    """Returns the attributes to pass on and "", or empty attributes and what is wrong with the given ones.
 
-    text: JSON of an object, or null for none. What comes back is decoded without an error by `msgspec.json.decode`.
+    text: a JSON object, or null for none. `msgspec.json.decode` can decode the returned attributes without an error.
     """
     if text in (NO_ATTRIBUTES, b"null"):
         return NO_ATTRIBUTES, ""
@@ -39,9 +41,9 @@ def checked(text: bytes) -> tuple[bytes, str]:
 
 
 def lenient(text: bytes) -> Any:
-    """What a text is in Python's JSON, which knows NaN and Infinity: they become None.
+    """Decodes a text with Python's JSON decoder, which accepts NaN and Infinity: they become None.
 
-    A number out of range, and letters that are not UTF-8, become what `encoded` does not take. Raises ValueError,
+    Numbers out of range, and letters that are not UTF-8, become values that `encoded` refuses. Raises ValueError,
     RecursionError.
     """
     letters = text.decode(json.detect_encoding(text), "surrogateescape")
@@ -49,7 +51,7 @@ def lenient(text: bytes) -> Any:
 
 
 def encoded(value: Any) -> bytes:
-    """A value as JSON. Raises ValueError where JSON cannot tell it, with a text for the user."""
+    """Returns a value as JSON. Raises ValueError, with a text for the user, if JSON cannot represent the value."""
     try:
         return msgspec.json.encode(value)
     except _UNREADABLE:

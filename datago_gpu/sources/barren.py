@@ -1,4 +1,4 @@
-"""The end of a listing that goes on and on, and brings no sample."""
+"""Ends a listing that goes on for ever without bringing a sample."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ MOST_PAGES = 1000
 
 
 class Barren:
-    """Counts the pages in a row that hold nothing that can be used, up to `most`.
+    """Counts consecutive pages without a usable entry, and allows up to `most` of them.
 
     where: the listing, for the message.
     """
@@ -20,7 +20,7 @@ class Barren:
         self._pages = self._entries = 0
 
     def note(self, entries: int, *, usable: bool) -> None:
-        """Count one page. Raises SourceError when there were too many."""
+        """Counts one page. Raises SourceError when `most` consecutive pages held no usable entry."""
         if usable:
             self._pages = self._entries = 0
             return

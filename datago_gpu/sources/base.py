@@ -1,4 +1,4 @@
-"""The seam between where samples come from and everything after: a stream of references, in a fixed order."""
+"""The interface between sources and all later stages: a source yields a stream of references in a fixed order."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ __all__ = [
 
 
 def utf8_text(path: str) -> str:
-    """A path as text that can be sent: bytes that are not UTF-8 appear as "\\xNN", whatever the locale."""
+    """Returns a path as text that can be sent: bytes that are not UTF-8 appear as "\\xNN", whatever the locale."""
     if path.isascii():
         return path
     try:
@@ -41,85 +41,86 @@ def utf8_text(path: str) -> str:
 
 
 def shown_path(path: str) -> str:
-    """A path as a message may show it."""
+    """Returns a path in a form that is safe to show in a message."""
     return printable(utf8_text(path))
 
 
 Need = Callable[[int], Awaitable[None]]
-"""Asks for the memory of a payload of so many bytes. Returns once there is room for it."""
+"""Asks for memory for a payload of the given number of bytes. Returns once there is room for the payload."""
 
 
 class Part(Struct):
-    """A further payload of a sample, beside its image."""
+    """One more payload of a sample besides its image."""
 
     name: str
     kind: Literal["mask", "image", "latent"]
     path: str = ""
     url: str = ""
     payload: bytes | None = None
-    """As in SampleRef."""
+    """As `SampleRef.payload`."""
     optional: bool = False
-    """The sample may do without it, should it turn out to be gone."""
+    """Whether the sample is delivered without this part if the part is gone."""
 
 
 class SampleRef(Struct):
-    """One sample to load: who it is and where its payloads lie. Holds no pixels."""
+    """Describes one sample to load: its identity and where its payloads lie. Holds no pixels."""
 
     index: int
-    """Its number in this rank's order of the epoch, from 0."""
+    """The sample's number in this rank's order of the epoch, from 0."""
     id: str
     source: str = ""
     path: str = ""
-    """The image's file, absolute; or empty, and then `url` is set."""
+    """The absolute path of the image's file; or empty, and then `url` is set."""
     url: str = ""
     payload: bytes | None = None
-    """The image's bytes, where the source has them already (a shard holds its samples); `path` or `url` then only say
-    where they came from."""
+    """The image's bytes, if the source already has them (a shard holds its samples); `path` or `url` then only say
+    where the bytes came from."""
     parts: list[Part] = []
-    """What else was asked for and is there."""
+    """The other payloads that were asked for and exist."""
     attributes: bytes = b"{}"
-    """A JSON object, as `attributes.checked` gives it."""
+    """A JSON object, as `attributes.checked` returns it."""
     flaws: dict[str, str] = {}
-    """Reason -> what is wrong with the sample, which is delivered all the same; see `Flaw`."""
+    """Reason -> what is wrong with the sample, which is delivered nevertheless; see `Flaw`."""
     tags: list[str] = []
     embedding: Sequence[float] | None = None
     duplicate_state: int | None = None
     cursor: str = ""
-    """Where a source may start listing again to come upon this sample: its own words, or empty."""
+    """Where the source can restart its listing to find this sample, in a form private to the source; or empty."""
     epoch: int = 0
-    """The one that `index` belongs to; the feeder fills it in."""
+    """The epoch that `index` belongs to; the feeder sets it."""
     renew: Callable[[str], Awaitable[str]] | None = None
-    """Asks the origin for a fresh address of the part so named, or with "" of the image, where addresses expire."""
+    """Asks the origin for a new address of the part of that name, or of the image if the name is "". Set where
+    addresses expire."""
 
     @property
     def has_image(self) -> bool:
-        """False where only other things were asked for."""
+        """Returns False if only other parts were asked for."""
         return bool(self.url or self.path or self.payload)
 
     @property
     def where(self) -> str:
-        """The file or address, without its query (which may hold a signature), for messages."""
+        """Returns the file or the address without its query (which may hold a signature), for messages."""
         url = self.url or (self.parts[0].url if self.parts else "")
         return shown_path(self.path) if self.path else printable(url.partition("?")[0])
 
 
 class Skipped(Struct, frozen=True):
-    """One sample that will not be delivered, and why."""
+    """Describes one sample that will not be delivered, and why."""
 
     index: int
     id: str
     where: str
     reason: str
-    """A short fixed word that skips are counted by, such as "truncated"."""
+    """A short fixed word under which skips are counted, such as "truncated"."""
     detail: str = ""
     epoch: int = 0
-    """The one that `index` belongs to; the feeder fills it in."""
+    """The epoch that `index` belongs to; the feeder sets it."""
     count: int = 1
-    """About how many samples are lost with it: those of a shard that cannot be read on."""
+    """About how many samples are lost: more than one if the rest of a shard cannot be read."""
 
 
 def sample_bytes(sample: SampleRef | Skipped) -> int:
-    """About the memory that a sample takes, with what its source has of its payloads."""
+    """Returns about how many bytes of memory a sample takes, including the payloads that its source has read."""
     if isinstance(sample, Skipped):
         return _OVERHEAD_BYTES
     parts = sum(len(part.payload or b"") for part in sample.parts)
@@ -128,89 +129,91 @@ def sample_bytes(sample: SampleRef | Skipped) -> int:
 
 
 def words_bytes(sample: SampleRef) -> int:
-    """About the memory that attributes and tags of a sample take."""
+    """Returns about how many bytes of memory the attributes and tags of a sample take."""
     return len(sample.attributes) + sum(_TAG_BYTES + len(tag) for tag in sample.tags)
 
 
 BAD_ATTRIBUTES = "bad-attributes"
-"""Its attributes could not be read, and are empty for that."""
+"""The sample's attributes could not be read, and are delivered empty."""
 FURTHER_IMAGES = "further-images"
-"""It had several images of which none was asked for by name: the first was taken."""
+"""The sample had several images, and none was asked for by name: the first one is delivered."""
 
 
 class Flaw(Struct, frozen=True):
-    """One sample that is delivered without something, and why."""
+    """Describes one sample that is delivered incomplete, and why."""
 
     id: str
     where: str
     reason: str
-    """A short fixed word that flaws are counted by: BAD_ATTRIBUTES or FURTHER_IMAGES."""
+    """A short fixed word under which flaws are counted: BAD_ATTRIBUTES or FURTHER_IMAGES."""
     detail: str = ""
 
 
 class Position(Struct, frozen=True):
-    """A place in the stream: the sample numbered `index` of an epoch."""
+    """A position in the stream: the sample numbered `index` of an epoch."""
 
     epoch: int = 0
     index: int = 0
     cursor: str = ""
-    """The `cursor` of the sample at `index`, or empty: then the listing starts over and is counted through."""
+    """The `cursor` of the sample at `index`; or empty, and then the source lists from the beginning and counts up to
+    `index`."""
 
 
 _OVERHEAD_BYTES, _TAG_BYTES, _NUMBER_BYTES = 1000, 60, 4
 
 Refs = AsyncGenerator[SampleRef | Skipped, None]
-"""A listing under way. Whoever iterates over a listing closes it with `contextlib.aclosing`, which ends its requests
-and threads. The garbage collector would do that at an unknown time, in a task of its own."""
+"""A running listing. Code that iterates over a listing must close it with `contextlib.aclosing`, which ends its
+requests and threads. The garbage collector would close it at an unknown time, in a task of its own."""
 
 
 class ListingDigest(Struct, frozen=True, omit_defaults=True):
-    """What was listed so far: how many names, and a digest of them in their order."""
+    """Identifies the names listed so far: their number, and a digest of them in their order."""
 
     count: int
     digest: str
     marks: str = ""
-    """Of a whole listing: short digests of its first 1, 2, 4, 8, ... names, which tell where a change begins."""
+    """Set for a whole listing: short digests of its first 1, 2, 4, 8, ... names, which show where a change begins."""
     lengths: str = ""
-    """A digest of the lengths of what is listed, where those of all are known."""
+    """A digest of the lengths of all listed files, if all lengths are known."""
     whole: bool = False
-    """Nothing follows."""
+    """Whether the listing is complete."""
 
 
 class Tally:
-    """Counts what a source lists. This one knows nothing: of a source whose listing cannot be told."""
+    """Counts the names that a source lists. This base class counts nothing: for sources whose listing cannot be
+    identified."""
 
     @property
     def listed(self) -> ListingDigest | None:
-        """What was listed so far, where it is known."""
+        """Returns the digest of the names listed so far, or None if unknown."""
         return None
 
     @property
     def pending(self) -> bool:
-        """Whether a state has still to be held to what is listed."""
+        """Returns whether the listing has not yet been compared with that of a state."""
         return False
 
     def expect(self, listed: ListingDigest | None, *, accepts: bool) -> None:
-        """The next listing is to be held to that of a state. Where it is another one, ConfigError is raised as
-        soon as that is clear; with `accepts`, a warning comes in its place."""
+        """Sets the digest of a state with which the next listing is compared. If they differ, ConfigError is raised
+        as soon as that is known; with `accepts`, a warning is logged instead."""
 
 
 class Source(Protocol):
-    """Lists samples. Raises SourceError where the origin fails for good."""
+    """Lists samples. Raises SourceError if the origin fails permanently."""
 
     @property
     def tally(self) -> Tally:
-        """Counts what `refs` lists."""
+        """Returns the counter of the names that `refs` lists."""
         ...
 
     def refs(self, start: Position) -> Refs:
-        """This rank's samples of the epoch `start.epoch`, from number `start.index` on, each with its number.
+        """Yields this rank's samples of the epoch `start.epoch`, from number `start.index` on, each with its number.
 
-        Raises ConfigError where the listing is not the one that `tally` expects.
+        Raises ConfigError if the listing is not the one that `tally` expects.
         """
         ...
 
     @property
     def passed_over(self) -> dict[str, int]:
-        """Kind -> files that were listed and are no samples, as of the last listing that was complete."""
+        """Returns kind -> number of files that were listed and are no samples, from the last complete listing."""
         ...

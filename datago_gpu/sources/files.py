@@ -1,4 +1,4 @@
-"""Images in a folder, listed in the order of their names. Reads names only; the feeder reads the files."""
+"""Lists the images of a folder in the order of their names. Reads names only; the feeder reads the files."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Files:
         self._rank, self._world_size = config.rank_and_world_size()
         self._listing: Listing | None = None
         self._passed_over = PassedOver()
-        self._is_noted = bool(self._rank)  # one rank tells it for all
+        self._is_noted = bool(self._rank)  # one rank reports it for all
         self._below = len(os.fsencode(os.path.join(self._root, "")))
         what = f"images below {self._shown}"
         self._walked, self._whole = Walked(what), Whole(what)
@@ -86,7 +86,7 @@ class Files:
             yield self._ref(index, self._listing[int(mine[index])])
 
     async def _walk(self) -> AsyncGenerator[Listed, None]:
-        """Yields what each folder holds. Raises SourceError where none holds an image."""
+        """Yields the content of each folder. Raises SourceError if no folder holds an image."""
         images, passed = 0, PassedOver()
         async with aclosing(walk(self._root, self._shown, self._patience, self._selection)) as folders:
             async for folder in folders:
@@ -101,7 +101,7 @@ class Files:
             noted(passed, self._root, self._shown)
 
     def _name(self, path: str) -> bytes:
-        """The path below the root."""
+        """Returns the path below the root, as bytes."""
         return os.fsencode(path)[self._below :]
 
     def _ref(self, index: int, path: str) -> SampleRef:
@@ -109,14 +109,14 @@ class Files:
 
 
 def no_images(root: str, shown: str, selection: Selection, passed: PassedOver) -> SourceError:
-    """What is wrong with a root below which there is no image. shown: the root for messages."""
+    """Returns the error for a root without images. shown: the root for messages."""
     told = passed.told(root)
     others = f"; passed over: {told}" if told else ""
     return SourceError(f"no images under {shown}: looked for {selection.told} in it and its subfolders{others}")
 
 
 class Listing:
-    """Many paths in little memory: one block of bytes, since a million strings of their own take 150 MB."""
+    """Stores many paths in little memory: in one block of bytes, since a million separate strings take 150 MB."""
 
     def __init__(self) -> None:
         self._text = bytearray()

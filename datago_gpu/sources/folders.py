@@ -1,7 +1,7 @@
-"""Lists the images of a folder and of all folders below it, in the order of their names, a folder at a time.
+"""Lists the images of a folder and of all folders below it in the order of their names, one folder at a time.
 
-Symbolic links are followed: to images as they come, to folders so that each real folder is listed once. So circles of
-links end, and a link to a folder that is listed anyway adds nothing.
+Symbolic links are followed. Links to images are images. Links to folders are followed so that each real folder is
+listed once: circles of links end, and a link to a folder that is listed anyway adds nothing.
 """
 
 from __future__ import annotations
@@ -22,29 +22,29 @@ from datago_gpu.sources.passed_over import PassedOver
 __all__ = ["Listed", "walk"]
 
 _LEADS_NOWHERE = frozenset((errno.ELOOP, errno.EACCES, errno.ENAMETOOLONG, errno.ENOTDIR))
-"""What a link that cannot be followed answers, beside ENOENT."""
+"""The errnos of a link that cannot be followed, besides ENOENT."""
 
 
 class Listed(NamedTuple):
-    """What one folder holds."""
+    """Holds the content of one folder."""
 
     images: list[str]
     """Paths, sorted."""
     passed_over: PassedOver
-    """What else is there and was left out."""
+    """Counts the other files in the folder, which were left out."""
     unreadable: Skipped | None = None
-    """In place of all else, where the folder cannot be read."""
+    """Set, and all other fields empty, if the folder cannot be read."""
 
 
 class _Entries(NamedTuple):
     images: list[str]
     folders: list[tuple[str, str]]
-    """Path, and of a symbolic link its real path, else an empty text; sorted."""
+    """Path, and real path if it is a symbolic link, else ""; sorted."""
     passed_over: PassedOver
 
 
 async def walk(root: str, shown: str, patience: Patience, selection: Selection) -> AsyncGenerator[Listed, None]:
-    """Yields what each folder holds, when it is its turn. Raises SourceError where the root cannot be read.
+    """Yields the content of each folder, in order. Raises SourceError if the root cannot be read.
 
     shown: the root for messages. selection: which files count as images, and whether links are followed. The root
     itself may be hidden, or a link.
@@ -66,14 +66,14 @@ async def walk(root: str, shown: str, patience: Patience, selection: Selection) 
 
 
 class _Trees:
-    """Knows which real folders are listed or will be: those below the root, and those below what links lead to."""
+    """Knows which real folders are listed or will be: those below the root, and those below the targets of links."""
 
     def __init__(self, root: str) -> None:
         self.root = os.path.realpath(root)
         self._tops = {self.root}
 
     def new(self, real: str, folders: list[tuple[str, str]]) -> list[tuple[str, str]]:
-        """The folders that are still to be listed, each with its real path, of those in the folder at `real`."""
+        """Returns those folders in the folder at `real` that must still be listed, each with its real path."""
         found = []
         for path, target in folders:
             place = target or os.path.join(real, os.path.basename(path))
@@ -85,7 +85,7 @@ class _Trees:
         return found
 
     def _covers(self, real: str) -> bool:
-        """Whether the folder is the top of a tree, or below one."""
+        """Returns whether the folder is the top of a known tree, or below one."""
         while real not in self._tops:
             above = os.path.dirname(real)
             if above == real:
@@ -115,10 +115,10 @@ def _entries(folder: str, selection: Selection) -> _Entries:
 
 
 def _kind(entry: os.DirEntry[str], selection: Selection) -> Literal["folder", "image", "other", ""]:
-    """What an entry is, or what it leads to; "other" for a file without the ending of an image, "" for a device.
+    """Returns the kind of an entry or of its link's target; "other" for a file without an image's extension, "" for a
+    device.
 
-    A link with the name of an image that leads nowhere is an image, which is then missing: it costs itself, and is
-    told."""
+    A broken link with the name of an image counts as an image: it is then reported as one missing sample."""
     named = selection.takes(entry.name)
     try:
         if entry.is_dir():

@@ -1,4 +1,4 @@
-"""Reads local files with patience: network file systems fail once in a while, and what they hold is no worse for it."""
+"""Reads local files with retries: network file systems fail temporarily, and a later try can succeed."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ __all__ = ["Patience", "PatientFile", "exhausted", "read_file", "read_whole"]
 T = TypeVar("T")
 
 _TRANSIENT = frozenset((errno.EIO, errno.ESTALE, errno.EAGAIN, errno.ETIMEDOUT, errno.ENOTCONN, errno.EINTR))
-"""What NFS and FUSE answer for a while when their server, or the way to it, has a hiccup."""
+"""The errnos that NFS and FUSE return for a while when their server, or the connection to it, has a problem."""
 _EXHAUSTED = frozenset((errno.EMFILE, errno.ENFILE))
 _FIRST_WAIT_S = 0.05
 
 
 def exhausted(number: int | None) -> DatagoError | None:
-    """The error of the run where an errno says that the process, and no file, is to blame. None for any other."""
+    """Returns the error that ends the run, if an errno means that the process, not a file, is to blame. Else None."""
     if number == errno.ENOMEM:
         raise MemoryError
     if number not in _EXHAUSTED:
@@ -38,18 +38,19 @@ def exhausted(number: int | None) -> DatagoError | None:
 
 
 class Patience:
-    """Tries work on files again, as often as `http_config.max_tries` says, with growing waits between. For threads."""
+    """Retries work on files up to `http_config.max_tries` times, with growing waits in between. For use on threads."""
 
     def __init__(self, config: HttpConfig) -> None:
         self._tries, self._longest_s = config.max_tries, config.max_backoff_s
         self._closing = threading.Event()
 
     def close(self) -> None:
-        """End all waits: the work that waits fails with its last error."""
+        """Ends all waits: work that is waiting fails with its last error."""
         self._closing.set()
 
     def __call__(self, work: Callable[[], T]) -> T:
-        """What `work` returns. Raises its last OSError, or DatagoError where the process has no descriptors left."""
+        """Returns the result of `work`. Raises its last OSError, or DatagoError if the process has no descriptors
+        left."""
         for number in range(1, self._tries + 1):
             try:
                 return work()
@@ -64,16 +65,16 @@ class Patience:
 
 
 def read_file(path: str, most: int) -> tuple[bytes, int]:
-    """Read a file. Returns its content, or none where its size is above `most`, and its size in bytes."""
+    """Reads a file. Returns its content (empty if its size is above `most`) and its size in bytes."""
     with open(path, "rb", buffering=0) as file:
         size = os.fstat(file.fileno()).st_size
         return (read_whole(file, size) if size <= most else b""), size
 
 
 def read_whole(file: io.RawIOBase, size: int) -> bytes:
-    """Read a file of that size; one byte more where the file has grown meanwhile.
+    """Reads a file of that size; reads one byte more if the file has grown meanwhile.
 
-    One read of a raw file may return less than is there, as some network file systems do.
+    One read of a raw file may return less than asked for, as on some network file systems.
     """
     payload = file.read(size + 1) or b""
     while len(payload) < size and (more := file.read(size + 1 - len(payload))):
@@ -82,7 +83,8 @@ def read_whole(file: io.RawIOBase, size: int) -> bytes:
 
 
 class PatientFile(io.RawIOBase):
-    """A local file to read from its beginning. After a transient error it is opened again, where it was left."""
+    """A local file that is read from its beginning. After a transient error it is reopened and read on from the same
+    place."""
 
     def __init__(self, path: str, patience: Patience) -> None:
         self._path, self._patience = path, patience
@@ -94,7 +96,7 @@ class PatientFile(io.RawIOBase):
         return True
 
     def readinto(self, buffer: bytearray) -> int:  # type: ignore[override]
-        """As of any raw file. Raises OSError where the file fails for good, or is another one by now."""
+        """See `io.RawIOBase`. Raises OSError if the file fails permanently, or has been replaced."""
         count = self._patience(lambda: self._read_into(buffer))
         self._position += count
         return count
@@ -119,7 +121,7 @@ class PatientFile(io.RawIOBase):
             raise
 
     def _open_again(self) -> None:
-        """Raises OSError where that does not work now, or the file has changed."""
+        """Reopens the file. Raises OSError if that fails now, or if the file has changed."""
         before = self._identity
         file = self._opened()
         if self._identity != before:

@@ -1,4 +1,5 @@
-"""Counts what a listing leaves out that is no sample: by its ending, as hidden, or as a symbolic link."""
+"""Counts the files that a listing leaves out: by extension, because they are hidden, or because they are symbolic
+links."""
 
 from __future__ import annotations
 
@@ -19,33 +20,35 @@ _TOLD: dict[Kind, tuple[str, str]] = {
     "extension": ("of other endings", "source_config.extensions says which are taken"),
     "link": ("symbolic links", "source_config.follow_links is false"),
 }
-"""How each kind is called, and what decides about it."""
+"""The name of each kind in messages, and what decides about it."""
 
 _BESIDE_IMAGES = (
     *(".json", ".jsonl", ".txt", ".caption", ".tags", ".md", ".csv", ".tsv", ".xml", ".yaml", ".yml", ".npy"),
     *(".npz", ".pt", ".pth", ".safetensors", ".parquet", ".db", ".sqlite", ".log", ".html", ".py", ".sh", ".ini"),
 )
-"""Endings that nobody takes for images: files that are beside images on purpose."""
+"""Extensions of files that are stored beside images on purpose, and that nobody takes for images."""
 
 
 class PassedOver:
-    """counts: how many of each kind. A hidden folder counts as one, whatever it holds."""
+    """Counts files by kind. A hidden folder counts as one file, whatever it holds.
+
+    counts: kind -> number of files."""
 
     def __init__(self) -> None:
         self.counts: dict[str, int] = {}
         self.surprising = False
-        """Whether something was left out that may be an image."""
+        """Returns whether a file that may be an image was left out."""
         self._examples: dict[str, str] = {}
 
     def add(self, kind: Kind, path: str) -> None:
-        """One more. path: where it is; the first one by name is the example of its kind."""
+        """Counts one file. path: its place; the first one by name is the example of its kind."""
         self._count(kind, 1, path)
         if not self.surprising:
             named = path.lower().endswith(_BESIDE_IMAGES)
             self.surprising = kind == "hidden" or (kind == "extension" and not named)
 
     def join(self, other: PassedOver) -> None:
-        """Count in what another one has counted."""
+        """Adds the counts of another object."""
         for kind, count in other.counts.items():
             self._count(kind, count, other._examples[kind])
         self.surprising = self.surprising or other.surprising
@@ -55,7 +58,7 @@ class PassedOver:
         self._examples[kind] = min(self._examples.get(kind, example), example)
 
     def told(self, root: str) -> str:
-        """The counts in words, with an example of each kind by its path below the root; empty where all are zero."""
+        """Returns the counts in words, with an example of each kind by its path below the root; "" if all are zero."""
         lines = []
         for kind, (name, why) in _TOLD.items():
             if kind in self.counts:
@@ -65,7 +68,7 @@ class PassedOver:
 
 
 def noted(passed: PassedOver, root: str, shown: str) -> None:
-    """Tell the log what was passed over: as a warning where images may be among it. shown: the root for messages."""
+    """Logs what was passed over: as a warning if there may be images among it. shown: the root for messages."""
     told = passed.told(root)
     if told:
         log.log(logging.WARNING if passed.surprising else logging.INFO, "passed over below %s: %s", shown, told)

@@ -1,4 +1,4 @@
-"""Shuffles what is listed: the order of an epoch, and the share that each rank takes of it."""
+"""Shuffles a complete listing: computes the order of an epoch, and the share of each rank."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ __all__ = ["Shuffle", "permutation"]
 
 
 class Shuffle:
-    """The shuffled order of one rank.
+    """Computes the shuffled order of one rank.
 
-    The ranks never overlap and take everything together. With `rank_split` "shuffled" that needs the same seed on all
-    ranks; with "listed" each rank may have a seed of its own.
+    Together, the ranks take every item exactly once. With `rank_split` "shuffled", all ranks must have the same seed;
+    with "listed", each rank may have its own seed.
     """
 
     def __init__(self, config: LoaderConfig, rank_split: RankSplit) -> None:
@@ -26,7 +26,8 @@ class Shuffle:
         self._rank, self._world_size = config.rank_and_world_size()
 
     def share(self, count: int, epoch: int) -> NDArray[np.int64]:
-        """The numbers below `count` that this rank takes in an epoch, in the order in which it takes them."""
+        """Returns the numbers below `count` that this rank takes in an epoch, int64, in the order in which it takes
+        them."""
         if self._split_first:
             own = len(range(self._rank, count, self._world_size))
             return self._rank + self._world_size * permutation(own, self._seed, epoch)
@@ -34,12 +35,13 @@ class Shuffle:
 
 
 def permutation(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    """An order of range(count) that depends on the arguments alone, not on the version of a library.
+    """Returns a permutation of range(count), int64, that depends only on the arguments, not on the version of a
+    library.
 
     Sorts by the outputs of the splitmix64 generator (Steele, Lea, Flood: Fast Splittable Pseudorandom Number
     Generators, OOPSLA 2014), which are all different within one sequence.
     """
-    import numpy as np  # only a shuffle needs it: it would delay the start of the feeder
+    import numpy as np  # only a shuffle needs numpy: importing it delays the start of the feeder
 
     golden = np.uint64(0x9E3779B97F4A7C15)
     start = _mix(np.array([seed & (2**64 - 1)], np.uint64) * golden) ^ np.uint64(epoch)

@@ -1,4 +1,5 @@
-"""Shuffling a stream too long to hold: draws from a buffer, the same ones on every machine and in every version."""
+"""Shuffles a stream that is too long for memory: draws from a buffer, with the same result on every machine and in
+every version."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ _MASK = (1 << 64) - 1
 
 
 class SplitMix64:
-    """A small random generator whose numbers depend on `words` alone.
+    """A small random generator whose numbers depend only on `words`.
 
     Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, OOPSLA 2014.
     """
@@ -24,12 +25,12 @@ class SplitMix64:
             self._state = _mix(self._state + 0x9E3779B97F4A7C15 ^ word & _MASK)
 
     def below(self, bound: int) -> int:
-        """A number in range(bound); the unevenness is below bound / 2**64."""
+        """Returns a number in range(bound); the bias is below bound / 2**64."""
         self._state = (self._state + 0x9E3779B97F4A7C15) & _MASK
         return _mix(self._state) * bound >> 64
 
     def shuffle(self, items: MutableSequence[T]) -> None:
-        """Put the items into a random order, in place."""
+        """Shuffles the items in place."""
         for last in range(len(items) - 1, 0, -1):
             other = self.below(last + 1)
             items[last], items[other] = items[other], items[last]

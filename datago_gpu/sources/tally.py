@@ -1,8 +1,8 @@
-"""What a state remembers of a listing, in a few bytes, so that resuming notices when the data has changed.
+"""Stores in a state, in a few bytes, which names were listed, so that resuming notices when the data has changed.
 
-A position is a number in a listing. Where a name was added or removed before that place, the number means another
-sample: samples would come again, others never. So the names are counted and digested as they are listed, by their
-paths below the root: data that lies elsewhere, under the same names, stays the same data.
+A position is a number in a listing. If a name is added or removed before that place, the number means another sample:
+some samples would be repeated, others lost. So the names are counted and digested as they are listed, by their paths
+below the root: the same names below another root count as the same data.
 """
 
 from __future__ import annotations
@@ -29,16 +29,17 @@ _WAY_OUT = (
 
 
 class Passed(NamedTuple):
-    """A place that a walk has come to: how many names lie before it, their digest, and the name of the last one."""
+    """A place that a walk has reached: the number of names before it, their digest, and the name of the last one."""
 
     before: int = 0
     digest: bytes | None = b""
-    """None where nobody knows: the place is of a state from before there were digests."""
+    """None if unknown: the place is from a state that was saved before there were digests."""
     name: str = ""
 
     @classmethod
     def parsed(cls, cursor: str) -> Passed:
-        """The place of a cursor; the beginning where it is none. Older packages wrote "BEFORE:NAME"."""
+        """Returns the place that a cursor describes; the beginning if the cursor is invalid. Older packages wrote
+        "BEFORE:NAME"."""
         head, _, name = cursor.partition(":")
         count, plus, digest = head.partition("+")
         if not count.isdecimal():
@@ -50,16 +51,16 @@ class Passed(NamedTuple):
 
     @property
     def cursor(self) -> str:
-        """As text: "BEFORE+DIGEST:NAME"."""
+        """Returns the place as text: "BEFORE+DIGEST:NAME"."""
         known = "" if self.digest is None else f"+{self.digest.hex()}"
         return f"{self.before}{known}:{self.name}"
 
 
 class _Compared(Tally):
-    """Is held to a state."""
+    """Compares a listing with the one of a state."""
 
     def __init__(self, what: str) -> None:
-        """what: is listed, in words that go behind a number."""
+        """what: the word for listed things, used after a number."""
         self._what = what
         self._expected: ListingDigest | None = None
         self._accepts = False
@@ -72,7 +73,7 @@ class _Compared(Tally):
         self._expected, self._accepts = listed, accepts
 
     def _conclude(self, changed: str) -> None:
-        """Nothing is pending any more. changed: what has changed, in words; "" where nothing has."""
+        """Ends the comparison. changed: what has changed, in words; "" if nothing has."""
         self._expected = None
         if not changed:
             return
@@ -83,30 +84,31 @@ class _Compared(Tally):
 
 
 class Walked(_Compared):
-    """Of a listing that is walked while samples load. What lies behind a place is no matter of the state there."""
+    """Counts a listing that is walked while samples load. A state does not depend on names behind its place."""
 
     def __init__(self, what: str, *, shuffled: bool = False) -> None:
-        """shuffled: samples are drawn from those that were walked past, so that their order depends on the end, too."""
+        """shuffled: samples are drawn from a buffer of those that were walked past, so their order also depends on
+        where the listing ends."""
         super().__init__(what)
         self._count, self._digest, self._known = 0, b"", True
         self._shuffled, self._ended = shuffled, False
 
     @property
     def listed(self) -> ListingDigest | None:
-        """What was walked past since the start of the epoch."""
+        """Returns the digest of the names walked past since the start of the epoch."""
         if not self._known:
             return None
         return ListingDigest(self._count, self._digest.hex(), whole=self._ended and self._shuffled)
 
     def begin(self, place: Passed = Passed()) -> None:  # noqa: B008 - it is a constant
-        """A walk begins there."""
+        """Starts a walk at that place."""
         self._count, self._digest, self._known = place.before, place.digest or b"", place.digest is not None
         self._ended = False
         if self._expected and (not self._known or self._count >= self._expected.count):
             self._expected = None
 
     def add(self, name: bytes) -> None:
-        """One more name. Raises ConfigError where that shows the data to be another than a state says."""
+        """Adds one name. Raises ConfigError if the name shows that the data differs from that of the state."""
         self._digest = blake2b(self._digest + name, digest_size=_BYTES).digest()
         self._count += 1
         expected = self._expected
@@ -122,11 +124,11 @@ class Walked(_Compared):
                 self._conclude("")
 
     def at(self, name: str) -> Passed:
-        """The place behind the name that was added last."""
+        """Returns the place behind the last added name."""
         return Passed(self._count, self._digest if self._known else None, name)
 
     def end(self) -> None:
-        """Nothing follows. Raises ConfigError where more should."""
+        """Ends the walk. Raises ConfigError if the state has more names."""
         self._ended = True
         expected = self._expected
         if expected:
@@ -135,20 +137,20 @@ class Walked(_Compared):
 
 
 class Whole(_Compared):
-    """Of a listing that is complete before the first sample: a shuffle needs all of it."""
+    """Counts a listing that is complete before the first sample: a shuffle needs all of it."""
 
     def __init__(self, what: str) -> None:
         super().__init__(what)
         self._hash, self._count, self._marks = blake2b(digest_size=_BYTES), 0, ""
         self._listed: ListingDigest | None = None
         self._same_until = self._other_from = ""
-        """Names around the place where the change begins."""
+        """The names around the place where a change begins."""
         self._appended = ""
-        """The first name behind all those of the state."""
+        """The first name behind all names of the state."""
 
     @property
     def listed(self) -> ListingDigest | None:
-        """The whole, once `end` was called."""
+        """Returns the digest of the whole listing, once `end` was called."""
         return self._listed
 
     def expect(self, listed: ListingDigest | None, *, accepts: bool) -> None:
@@ -157,7 +159,7 @@ class Whole(_Compared):
             self._conclude(self._changed(listed, self._listed))
 
     def extend(self, names: Sequence[bytes]) -> None:
-        """The next names, in their order."""
+        """Adds the next names, in their order."""
         begin = 0
         while begin < len(names):
             end = min(len(names), begin + self._next_stop() - self._count)
@@ -168,14 +170,15 @@ class Whole(_Compared):
             begin = end
 
     def end(self, lengths: Iterable[int] | None = None) -> None:
-        """That was all. Raises ConfigError where it is not what a state says. lengths: of each, where known."""
+        """Ends the listing. Raises ConfigError if it differs from that of the state. lengths: of each file, if
+        known."""
         digest = blake2b(",".join(map(str, lengths)).encode(), digest_size=_BYTES).hexdigest() if lengths else ""
         self._listed = ListingDigest(self._count, self._hash.hexdigest(), self._marks, digest, whole=True)
         if self._expected:
             self._conclude(self._changed(self._expected, self._listed))
 
     def _next_stop(self) -> int:
-        """The next count to stop at: a power of two, or the number that a state says."""
+        """Returns the next count to stop at: a power of two, or the count of the state."""
         power = 1 << self._count.bit_length()
         expected = self._expected.count if self._expected else 0
         return expected if self._count < expected < power else power
@@ -198,7 +201,7 @@ class Whole(_Compared):
             self._appended = _shown(name)
 
     def _changed(self, expected: ListingDigest, found: ListingDigest) -> str:
-        """What has changed, in words; "" where nothing has."""
+        """Returns what has changed, in words; "" if nothing has."""
         more = found.count - expected.count
         if self._appended:
             return f"{more:,} more {self._what} are there behind those of the state, the first of them {self._appended}"
@@ -212,7 +215,7 @@ class Whole(_Compared):
         return ""
 
     def _place(self) -> str:
-        """Where the change begins, as far as that is known."""
+        """Returns where the change begins, as far as that is known."""
         if not self._other_from:
             return f"; the change begins behind {self._same_until}" if self._same_until else ""
         behind = f"behind {self._same_until}, " if self._same_until else ""
@@ -224,8 +227,7 @@ def _shown(name: bytes) -> str:
 
 
 async def held_until_known(refs: Refs, tally: Tally) -> Refs:
-    """Yields the samples, none of them before it is known that the listing is the one that a state says. Closes the
-    listing."""
+    """Yields the samples, but none before the listing is known to be the one of the state. Closes the listing."""
     held = []
     async with aclosing(refs) as listed:
         async for ref in listed:
@@ -234,5 +236,5 @@ async def held_until_known(refs: Refs, tally: Tally) -> Refs:
                 for each in held:
                     yield each
                 held.clear()
-    for each in held:  # the listing is shorter than the state says, and that is accepted
+    for each in held:  # the listing is shorter than the state says, and the user accepts that
         yield each

@@ -1,4 +1,5 @@
-"""Whether a server is down, or single payloads are to blame: put together from what several processes see of it."""
+"""Decides whether a server is down or single payloads are to blame, from what several processes report about the
+server."""
 
 from __future__ import annotations
 
@@ -12,24 +13,25 @@ __all__ = ["Doubts"]
 
 
 class Doubts:
-    """Failures for which their server may be to blame. They wait until that can be told.
+    """Holds failures that may be the server's fault, until that can be decided.
 
-    Any answer of the server says that it is not, so many failed tries since its last answer that it is, as in
-    HttpClient. `settle` is for when nothing more can come.
+    Any answer of the server shows that it is up; enough failed tries since its last answer show that it is down, as in
+    HttpClient. `settle` is called when no more reports can come.
     """
 
     def __init__(self) -> None:
         self._answered_at: dict[str, float] = {}
         self._rows: dict[str, dict[int, Collection[Try]]] = {}
-        """Server -> process -> the tries that have failed there in a row, by its latest word."""
+        """Server -> process -> that process's latest consecutive failed tries, from its last report."""
         self._waiting: dict[str, list[tuple[asyncio.Future[bytes], HttpFailure]]] = {}
 
     def __bool__(self) -> bool:
-        """Whether any wait."""
+        """Returns whether any failure waits."""
         return bool(self._waiting)
 
     def answered(self, server: str, now: float) -> None:
-        """A request was. now: in seconds of the loop's clock, which is that of all processes."""
+        """Records that the server answered a request. now: in seconds of the loop's clock, which all processes
+        share."""
         self._answered_at[server] = now
         if self._waiting:
             self._end(server, down=False)
@@ -37,7 +39,7 @@ class Doubts:
     def failed(
         self, server: str, now: float, process: int, future: asyncio.Future[bytes], failure: HttpFailure
     ) -> None:
-        """One was given up by a process. The future gets the failure, now or later."""
+        """Records that a process gave a request up. The future gets the failure, now or later."""
         if not failure.of_server:
             _fail(future, failure)
             self.answered(server, now)
@@ -50,7 +52,7 @@ class Doubts:
             self._end(server, down=True)
 
     def settle(self) -> None:
-        """No server is down for all that is known."""
+        """Passes on all held failures as failures of single payloads: no server is known to be down."""
         for server in list(self._waiting):
             self._end(server, down=False)
 
@@ -61,5 +63,5 @@ class Doubts:
 
 
 def _fail(future: asyncio.Future[bytes], failure: HttpFailure) -> None:
-    if not future.done():  # it is when it was cancelled
+    if not future.done():  # a cancelled future is done
         future.set_exception(failure)

@@ -1,4 +1,4 @@
-"""The feeder's side of the processes that download for it: hands out orders, takes in payloads."""
+"""The feeder's side of its download processes: sends orders and receives payloads."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ log = logging.getLogger("datago_gpu")
 
 
 class Crew:
-    """Gets payloads as a Hedged client does, by way of processes that have a share of the requests each.
+    """Downloads payloads as a Hedged client does, through processes that each get a share of the requests.
 
-    links: a socket to each process, and the memory shared with it, as descriptors. They are the Crew's from now on.
-    Where one of them ends, so does this process: whoever started both knows why, and starts them again.
+    links: a socket to each process, and the memory shared with it, as descriptors. The Crew owns them from now on.
+    If a download process exits, the feeder exits too; the trainer knows the cause and restarts all of them.
     """
 
     def __init__(self, config: HttpConfig, links: Sequence[tuple[int, int]]) -> None:
@@ -48,14 +48,14 @@ class Crew:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Let the processes end."""
+        """Closes the sockets, so that the processes end."""
         for member in self._members:
             await member.close()
 
     def get(self, url: str, max_bytes: int, need: Need | None = None) -> Awaitable[bytes]:
-        """The whole body at `url`, of at most `max_bytes`. Raises HttpFailure.
+        """Returns the whole body at `url`, of at most `max_bytes`. Raises HttpFailure.
 
-        need: is asked for the memory of a body that is larger than FREE_BYTES.
+        need: called with the size of a body that is larger than FREE_BYTES.
         """
         member = self._members[0]
         for other in self._members:
@@ -69,9 +69,9 @@ class Crew:
 
 
 class _Member:
-    """One of the processes. Its length is how many orders are open.
+    """Represents one download process. Its length is the number of open orders.
 
-    settle: is called whenever it has said something.
+    settle: called after each message of the process.
     """
 
     def __init__(
@@ -86,7 +86,8 @@ class _Member:
         self._number, self._memory, self._doubts, self._settle = number, memory, doubts, settle
         self._loop = asyncio.get_running_loop()
         self._open: dict[int, tuple[str, asyncio.Future[bytes], Need | None]] = {}
-        """Number of an order -> the server that is asked, what waits for it, and what is asked for its memory."""
+        """Number of an order -> the server, the future that waits for the payload, and the function that asks for
+        its memory."""
         self._wanted: list[tuple[int, str, int]] = []
         self._taken: list[int] = []
         self._granted: list[int] = []
@@ -99,7 +100,7 @@ class _Member:
         return len(self._open)
 
     def order(self, url: str, max_bytes: int, need: Need | None) -> asyncio.Future[bytes]:
-        """Ask for a payload. Should the future be cancelled, it comes nevertheless, and is dropped."""
+        """Orders a payload. If the future is cancelled, the payload arrives nevertheless and is dropped."""
         self._soon()
         self._orders += 1
         self._wanted.append((self._orders, url, max_bytes))
@@ -125,7 +126,7 @@ class _Member:
                 self._take(decoder.decode(await read(reader)))
         except (asyncio.IncompleteReadError, ConnectionError):
             print("a process that downloads for it has ended", file=sys.stderr, flush=True)
-        except BaseException as error:  # an error of ours: nobody would hear of it in a task
+        except BaseException as error:  # an error of ours: inside a task it would go unnoticed
             if is_ending(error):
                 raise
             traceback.print_exc()
@@ -138,7 +139,7 @@ class _Member:
             self._taken.append(order)
             server, future, _ = self._open.pop(order)
             self._doubts.answered(server, now)
-            if not future.done():  # it is when it was cancelled
+            if not future.done():  # a cancelled future is done
                 future.set_result(self._memory[offset : offset + size])
         for order, failure in results.failed:
             server, future, _ = self._open.pop(order)
@@ -152,7 +153,8 @@ class _Member:
         self._settle()
 
     async def _ask(self, order: int, size: int) -> None:
-        """Have a payload's memory counted, and let it come. Where nobody waits for the payload any more, it may."""
+        """Waits until there is memory for a payload, then grants it. If nobody waits for the payload any more,
+        grants it at once."""
         _, future, need = self._open.get(order, ("", None, None))
         if future is not None and need is not None:
             asking = asyncio.ensure_future(need(size))
@@ -165,7 +167,7 @@ class _Member:
         self._granted.append(order)
 
     def _soon(self) -> None:
-        """Write what is there, together with what else comes in this round of the loop."""
+        """Schedules one write for all messages of this turn of the event loop."""
         if not self._has_news:
             self._loop.call_soon(self._send)
 

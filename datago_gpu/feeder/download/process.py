@@ -1,7 +1,7 @@
-"""A process that downloads payloads for a feeder, and lays them into memory that both share.
+"""A process that downloads payloads for a feeder, into memory that both share.
 
-Run as `python -m datago_gpu.feeder.download SOCKET_FD MEMORY_FD PARENT_PID` by `feeder.spawn`; not for use by hand. It
-lives no longer than the other end of its socket, or that process.
+Run by `feeder.spawn` as `python -m datago_gpu.feeder.download SOCKET_FD MEMORY_FD PARENT_PID`; not for use by hand. The
+process ends when the other end of its socket or the parent process is gone.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ __all__ = ["main"]
 
 
 def main(socket_descriptor: int, memory_descriptor: int, parent: int) -> None:
-    """Serve the feeder at the other end of the socket until it is gone."""
+    """Serves the feeder at the other end of the socket until it is gone."""
     memory = map_memory(memory_descriptor)
     run(_serve(socket_descriptor, memory, parent, http_client_type()))
 
@@ -42,7 +42,7 @@ def main(socket_descriptor: int, memory_descriptor: int, parent: int) -> None:
 async def _serve(channel: int, memory: mmap.mmap, parent: int, client: type[HttpClient]) -> None:
     catch_lost_errors(_leave)
     reader, writer = await connected(channel)
-    async with asyncio.TaskGroup() as tasks:  # an error in any of them ends all
+    async with asyncio.TaskGroup() as tasks:  # an error in one task ends all
         tasks.create_task(leave_with(parent))
         try:
             setup = msgpack.decode(await read(reader), type=Setup)
@@ -61,13 +61,13 @@ async def _serve(channel: int, memory: mmap.mmap, parent: int, client: type[Http
 
 
 def _leave(error: BaseException) -> None:
-    """End this process with an error as its last words."""
+    """Ends this process and writes the error to its standard error."""
     traceback.print_exception(error)
     os._exit(1)
 
 
 class Desk:
-    """Takes orders, has them downloaded, and tells of many results at a time."""
+    """Accepts orders, downloads their payloads and reports results, many at a time."""
 
     def __init__(self, remote: Hedged, memory: mmap.mmap, writer: asyncio.StreamWriter) -> None:
         self._remote, self._memory, self._writer = remote, memory, writer
@@ -79,10 +79,10 @@ class Desk:
         self._asking: list[tuple[int, int]] = []
         self._notices: list[Notice] = []
         self._grants: dict[int, deque[asyncio.Future[None]]] = {}
-        """Number of an order -> what waits for its memory, in the order in which it was asked for."""
+        """Number of an order -> the future that waits for its memory, in the order of the requests."""
 
     def take(self, orders: Orders) -> None:
-        """Begin what is wanted, and use again the memory of what was taken."""
+        """Queues the wanted payloads and frees the memory of those that the feeder has taken."""
         for number in orders.taken:
             self._room.give_back(number)
         if orders.taken:
@@ -93,12 +93,12 @@ class Desk:
             self._wanted.put(order)
 
     def notice(self, notice: Notice) -> None:
-        """Pass on what this process logs."""
+        """Passes a log message of this process on."""
         self._tell()
         self._notices.append(notice)
 
     async def work(self) -> None:
-        """Download one after the other."""
+        """Downloads ordered payloads one after the other."""
         while True:
             number, url, max_bytes = self._wanted.take() if self._wanted else await self._wanted.get()
             try:
@@ -115,10 +115,10 @@ class Desk:
             self._memory[offset : offset + len(body)] = body
             self._tell()
             self._arrived.append((number, offset, len(body)))
-            del body  # while it waits for the next, it would keep it
+            del body  # otherwise the payload stays in memory while this worker waits
 
     async def _need(self, number: int, size: int) -> None:
-        """Ask the feeder for the memory of a payload that is larger than what each may have."""
+        """Asks the feeder for memory if a payload is larger than FREE_BYTES. Returns once it is granted."""
         if size <= FREE_BYTES:
             return
         self._tell()
@@ -132,11 +132,11 @@ class Desk:
         granted = waiting.popleft()
         if not waiting:
             del self._grants[number]
-        if not granted.done():  # it is when it was cancelled: another request for the same payload was quicker
+        if not granted.done():  # a cancelled future is done: another request for the same payload was quicker
             granted.set_result(None)
 
     def _tell(self) -> None:
-        """Soon, together with what else comes in this round of the loop."""
+        """Schedules one message for all results of this turn of the event loop."""
         if not (self._arrived or self._failed or self._asking or self._notices):
             self._loop.call_soon(self._send)
 

@@ -1,6 +1,6 @@
-"""What a feeder and a process that downloads for it say to each other. Framed as in `datago_gpu.feeder.wire`.
+"""Defines the messages between a feeder and a download process. Framed as in `datago_gpu.feeder.wire`.
 
-Payloads lie in memory that both share, and stay there until the feeder has taken them.
+Payloads lie in shared memory, and stay there until the feeder has taken them.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ class Setup(Struct, frozen=True):
 
     http: HttpConfig
     log_level: int = logging.WARNING
-    """Messages of this level and above are wanted."""
+    """The process sends log messages of this level and above."""
 
 
 class Orders(Struct, frozen=True, array_like=True):
-    """To the process."""
+    """Sent to the process."""
 
     wanted: list[tuple[int, str, int]]
-    """Number, address, and the most bytes that it may have."""
+    """Number, address and maximum size in bytes of each payload."""
     taken: list[int]
     """Numbers of payloads whose memory may be written again."""
     granted: list[int]
-    """Numbers of payloads that may have the memory that was asked for."""
+    """Numbers of payloads whose requested memory is granted."""
 
 
 class Failure(Struct, frozen=True, array_like=True):
-    """An HttpFailure."""
+    """An HttpFailure as a message."""
 
     reason: str
     detail: str
@@ -48,23 +48,23 @@ class Failure(Struct, frozen=True, array_like=True):
 
 
 class Results(Struct, frozen=True, array_like=True):
-    """To the feeder, in any order."""
+    """Sent to the feeder, in any order."""
 
     arrived: list[tuple[int, int, int]]
     """Number, offset in the memory, bytes."""
     failed: list[tuple[int, Failure]]
     asking: list[tuple[int, int]]
-    """Number, and the bytes that there has to be room for before it goes on."""
+    """Number of a payload, and the bytes of memory that it needs before its download continues."""
     notices: list[Notice] = []
 
 
 def as_failure(error: HttpFailure) -> Failure:
-    """What to tell of it."""
+    """Returns the message for a failure."""
     return Failure(error.reason, error.detail, error.status, error.text, error.url, error.tries, list(error.row))
 
 
 def as_exception(failure: Failure) -> HttpFailure:
-    """What was told, but for whether the server is down, which no process can tell alone."""
+    """Returns the failure of a message, without whether the server is down: no process can decide that alone."""
     error = HttpFailure(failure.reason, failure.detail, status=failure.status, text=failure.text)
     error.url, error.tries, error.row = failure.url, failure.tries, failure.row
     return error
