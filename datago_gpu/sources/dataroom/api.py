@@ -1,4 +1,4 @@
-"""One Dataroom server: its address, the key that stays with it, and its answers, each checked to be one."""
+"""Talks to one Dataroom server: knows its address, keeps the key for it alone, and checks each answer."""
 
 from __future__ import annotations
 
@@ -28,16 +28,17 @@ __all__ = ["DataroomApi", "api_address"]
 logger = logging.getLogger(__name__)
 
 _ANSWERS_ASKED_FOR = 3
-"""How often a page is asked for that comes with status 200 and is none: a proxy's maintenance page may pass."""
+"""How often a page is requested if the answer has status 200 but is no page: a proxy's maintenance page may pass."""
 _MOST_ANSWER_BYTES = 1024 * 1024
-"""Of an answer about one image, or of a number."""
+"""The most bytes of an answer about one image, or of a count."""
 _HINT = "is this a Dataroom API, and does api_url end in /api/?"
 
 
 def api_address(source: DataroomSource) -> tuple[str, str]:
-    """The API's base URL, with a slash at its end, and the key ("" for none), from the settings or the environment.
+    """Returns the API's base URL, with a slash at its end, and the key ("" for none), from the settings or the
+    environment.
 
-    Raises ConfigError where the address is missing or cannot work, or the key cannot be sent.
+    Raises ConfigError if the address is missing or cannot work, or the key cannot be sent.
     """
     url = (source.api_url or os.environ.get("DATAROOM_API_URL", "")).strip()
     key = source.key
@@ -69,14 +70,14 @@ class _Count(Struct):
 
 
 class _Addresses(Struct):
-    """Of one image."""
+    """The addresses of one image."""
 
     image_direct_url: str | None = None
     latents: list[Latent] | None = None
 
 
 class DataroomApi:
-    """Asks one server. Every request goes to the origin of its base URL, and only there goes the key."""
+    """Sends requests to one server. Every request goes to the origin of its base URL, and the key goes nowhere else."""
 
     def __init__(self, source: DataroomSource, limits: HttpConfig, http: HttpClient) -> None:
         self.base, self._key = api_address(source)
@@ -89,11 +90,11 @@ class DataroomApi:
             self._headers["Authorization"] = f"Token {self._key}"
 
     def address(self, path: str, parameters: Mapping[str, str]) -> str:
-        """The address of an endpoint, such as "images/"."""
+        """Returns the address of an endpoint, such as "images/"."""
         return f"{self.base}{path}?{urlencode(parameters)}"
 
     def payload_address(self, given: str) -> str | None:
-        """The address of a file, resolved against the API's origin; None unless it is http(s)."""
+        """Returns the address of a file, resolved against the API's origin; None if it is not http(s)."""
         if given.startswith(("https://", "http://")):
             return given
         try:
@@ -104,10 +105,10 @@ class DataroomApi:
         return resolved if split.scheme in ("http", "https") and split.hostname else None
 
     def following(self, given: str, current: str) -> str:
-        """The address of the page after `current`, where the server says `given`. Raises SourceError.
+        """Returns the address of the page after `current`, if the server names `given`. Raises SourceError.
 
-        Verbatim where it is on the API's own origin. Behind a proxy a server may not know its scheme, host or the
-        beginning of its path as seen from here: these are then taken from `current`, so no other origin is ever asked.
+        Returns `given` unchanged if it is on the API's own origin. Behind a proxy, a server may not know the scheme,
+        host or path prefix that clients see: these are then taken from `current`, so no other origin is ever contacted.
         """
         try:
             resolved = urljoin(current, given)
@@ -125,7 +126,7 @@ class DataroomApi:
         return f"{self._origin}{path}?{split.query}"
 
     async def page(self, url: str) -> Page:
-        """One page of a listing. Raises SourceError."""
+        """Returns one page of a listing. Raises SourceError."""
         for _ in range(_ANSWERS_ASKED_FOR):
             try:
                 response = await self._get(url, self._limits.max_page_mb * MiB)
@@ -135,14 +136,14 @@ class DataroomApi:
                 return await read_page(response.body, self._most_entries)
             except NotAPage as error:
                 problem = str(error)
-            if response.url != url:  # such as to /login/, where unknown paths lead
+            if response.url != url:  # such as to /login/, where unknown paths are redirected
                 problem += f" from {self._hidden(without_query(response.url))}, where it redirects to"
                 break
             await self.pause()
         raise SourceError(f"{without_query(url)}: not an answer of the API: got {problem}; {_HINT}")
 
     async def count(self, parameters: Mapping[str, str]) -> int | None:
-        """How many images the server says there are. None, and a warning, where it does not say."""
+        """Returns the server's count of images. Returns None, and logs a warning, if the server gives no count."""
         url = self.address("images/count/", parameters)
         try:
             return msgspec.json.decode((await self._get(url)).body, type=_Count).count
@@ -154,9 +155,9 @@ class DataroomApi:
         return None
 
     async def renewed(self, image_id: str, latent: str = "") -> str:
-        """A fresh address of an image's file, or of its latent so named.
+        """Returns a new address of an image's file, or of its latent of that name.
 
-        Raises HttpFailure, with reason "no-url" where there is none any more.
+        Raises HttpFailure, with reason "no-url" if there is none any more.
         """
         asked = {"fields": "latents", "return_latents": latent} if latent else {"fields": "image_direct_url"}
         url = self.address(f"images/{quote(image_id, safe='')}/", asked)
@@ -176,13 +177,13 @@ class DataroomApi:
         raise failure
 
     async def pause(self) -> None:
-        """Give the server time to recover."""
+        """Waits to give the server time to recover."""
         await asyncio.sleep(min(1.0, self._limits.max_backoff_s))
 
     async def _get(self, url: str, max_bytes: int = _MOST_ANSWER_BYTES) -> Response:
         try:
             return await self._http.get(url, max_bytes=max_bytes, headers=self._headers, compressed=True)
-        except HttpFailure as failure:  # a server may repeat what it was sent: in its status line, addresses, messages
+        except HttpFailure as failure:  # a server may repeat the key: in its status line, addresses, messages
             failure.url, failure.detail, failure.text = map(self._hidden, (failure.url, failure.detail, failure.text))
             raise
 
@@ -214,7 +215,7 @@ class DataroomApi:
         return SourceError(f"{failure}{hint}")
 
     def _said(self, text: str) -> str:
-        """The messages in an error's body."""
+        """Returns the messages in an error's body."""
         try:
             said = "; ".join(_messages(json.loads(text)))
         except (ValueError, RecursionError):
@@ -223,7 +224,7 @@ class DataroomApi:
 
 
 def _messages(said: Any) -> list[str]:
-    """{"detail": text}, {name: [text, ...]} or [text, ...] as lines."""
+    """Returns {"detail": text}, {name: [text, ...]} or [text, ...] as lines."""
     if isinstance(said, list):
         return [str(each) for each in said]
     if not isinstance(said, dict):

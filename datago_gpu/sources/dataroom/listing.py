@@ -1,4 +1,4 @@
-"""One walk through a Dataroom listing: the next page is asked for while this one is used, and the end is checked."""
+"""Walks through a Dataroom listing: requests the next page while the current one is used, and checks the end."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 _ASK_AGAIN = 2
-"""How often a page is asked for again that may have been cut by a time-out inside the server."""
+"""How often a page is requested again that a timeout inside the server may have cut."""
 _NORMALLY_SHORT = 3
-"""After so many short pages for which asking again brought nothing, the server's pages are taken to be short."""
+"""After this many short pages that stayed short on a retry, the server's pages are assumed to be short."""
 _TOLERATED_SHORTFALL = 0.01
-"""Share of the server's count. So much may change during a walk; more is an error."""
+"""Fraction of the server's count that may be missing, since images may change during a walk; more is an error."""
 
 
 class Tasks:
-    """Tasks that end with a block: cancelled and awaited on the way out. Those that are done are not kept, since each
-    would keep its page."""
+    """Cancels and awaits its tasks at the end of a block. Finished tasks are not kept, since each would keep its
+    page in memory."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -62,11 +62,11 @@ class Tasks:
 class Walk:
     """Follows a listing page by page to its end.
 
-    The server answers with what it has when a search takes too long: a page can be short, or empty and so look like
-    the end. Therefore, unless `check` is false, its own count is asked for at the start, a page that is short although
-    more should come is asked for again, and at the end the listing is asked for what follows the last image. What is
-    missing then is a warning, or, above 1%, a SourceError. Images may be added and removed during a walk: the lower of
-    the counts at start and end is held against it.
+    The server returns a partial page when a search takes too long: a page can be short, or empty and so look like the
+    end. Therefore, unless `check` is false, the server's count is requested at the start, a short page before the end
+    is requested again, and at the end a request asks for what follows the last image. Missing images cause a warning
+    or, above 1%, a SourceError. Images may be added and removed during a walk: the lower of the counts at start and end
+    is used.
     """
 
     def __init__(self, api: DataroomApi, parameters: Mapping[str, str], *, page_size: int, check: bool) -> None:
@@ -79,10 +79,10 @@ class Walk:
         self._last_id = ""
 
     async def pages(self, shape: Mapping[str, str], position: int, cursor: str) -> AsyncGenerator[list[AnyEntry], None]:
-        """Entries in the server's order, a page at a time, from the one after `cursor` on, which is number `position`.
-        A page may be empty.
+        """Yields entries in the server's order, one page at a time, beginning after `cursor` with entry number
+        `position`. A page may be empty.
 
-        shape: the parameters that say what a page holds. Raises SourceError, after the pages before it.
+        shape: the parameters that select the fields of a page. Raises SourceError, after all earlier pages.
         """
         self._position, self._last_id = position, cursor
         start = {**self._filters, **shape}
@@ -105,7 +105,7 @@ class Walk:
                 url = following
 
     async def _completed(self, page: Page, url: str, count: asyncio.Task[int | None] | None) -> Page:
-        """The page, or a fuller answer for the same address where this one should have held more."""
+        """Returns the page, or a fuller answer from the same address if the page is shorter than it should be."""
         short = 0 < len(page.results) < self._page_size
         if count is None or not short or self._short_for_nothing >= _NORMALLY_SHORT:
             return page
@@ -138,7 +138,8 @@ class Walk:
         return following
 
     async def _is_more_at(self, url: str, count: asyncio.Task[int | None]) -> bool:
-        """At the end: whether images follow after all. Warns or raises SourceError where some are missing for good."""
+        """Returns, at the end, whether images follow after all. Warns or raises SourceError if some are missing for
+        good."""
         expected = await count
         if expected is None or self._position >= expected:
             return False
@@ -146,7 +147,7 @@ class Walk:
         for _ in range(max(_ASK_AGAIN, self._api.max_tries) if much else _ASK_AGAIN):
             page = await self._api.page(url)
             first_id = next((entry.id for entry in page.results if entry.id), "")
-            if first_id.encode() > self._last_id.encode():  # the order of the contract; else it is no continuation
+            if first_id.encode() > self._last_id.encode():  # the API orders by id; anything else is no continuation
                 return True
             await self._api.pause()
         now = await self._api.count(self._filters)

@@ -1,7 +1,7 @@
-"""A page of a Dataroom listing, from JSON: one bad entry costs itself, not its page.
+"""Parses a page of a Dataroom listing from JSON: a bad entry does not spoil the other entries of its page.
 
-What a page may hold is bounded before anything is made of it, and what takes long is done on a thread, a piece at a
-time: a page of 16 KiB may unpack to millions of entries.
+The size of a page is checked before it is decoded, and long work is done on a thread in pieces: a page of 16 KiB may
+unpack to millions of entries.
 """
 
 from __future__ import annotations
@@ -33,25 +33,25 @@ __all__ = [
 ]
 
 LARGEST_PAGE = 2000
-"""Entries that a Dataroom gives at the most, whatever it is asked for."""
+"""The most entries that a Dataroom returns, whatever the request asks for."""
 _AT_ONCE_BYTES, _AT_ONCE_OBJECTS = 12 * 1024 * 1024, 50_000
-"""What is decoded in one go, on the event loop: some 25 ms. An entry is an object, and may hold others."""
+"""Limits of what is decoded at once on the event loop: about 25 ms. An entry is an object, and may contain others."""
 _LISTS_AN_ENTRY = 200
-"""Lists and objects that a page may hold, for each entry that it may have: each takes 0.8 us to go past."""
+"""The most lists and objects of a page, per entry that it may have: skipping one takes 0.8 us."""
 _LARGEST_ENTRY = 1024 * 1024
 ENTRIES_THAT_VOTE = 100
 _LARGEST_MENDED = 256 * 1024
-"""Bytes of an entry that Python's own decoder is tried on, which is slow."""
+"""The largest entry, in bytes, that is tried with Python's own decoder, which is slow."""
 
 
 class Embedding(Struct):
-    """What the server keeps beside the vector (who made it) is not asked about."""
+    """Holds the vector. The server's other fields (who made it) are not requested."""
 
     vector: list[float]
 
 
 class Latent(Struct):
-    """A mask, a further image or a latent of an image."""
+    """Describes a mask, a further image or a latent of an image."""
 
     latent_type: str
     file_direct_url: str | None = None
@@ -59,7 +59,7 @@ class Latent(Struct):
 
 
 class Details(Struct):
-    """What an entry has in lists."""
+    """Holds the lists of an entry."""
 
     tags: list[str]
     embedding: list[float]
@@ -67,9 +67,9 @@ class Details(Struct):
 
 
 class Entry(Struct):
-    """One image of a listing, as the server describes it. What may be null or absent there has a default.
+    """Holds one image of a listing, as the server describes it. Fields that may be null or absent have a default.
 
-    What may be long is not decoded yet: see `details`.
+    Long fields are not decoded yet: see `details`.
     """
 
     id: Annotated[str, Meta(min_length=1)]
@@ -82,7 +82,7 @@ class Entry(Struct):
     latents: Raw = Raw(b"null")
 
     def details(self) -> Details:
-        """Raises ValueError where they are not as the contract has them, or the entry is too long."""
+        """Decodes the lists. Raises ValueError if they do not match the API, or if the entry is too long."""
         size = sum(map(_size, (self.attributes, self.tags, self.coca_embedding, self.latents)))
         if size > _LARGEST_ENTRY:
             raise ValueError(f"an entry of {size} bytes, {_LARGEST_ENTRY} are allowed")
@@ -102,7 +102,7 @@ class Entry(Struct):
 
 
 class _Mended(Entry):
-    """An entry whose attributes cannot be told in JSON. problem: why."""
+    """An entry whose attributes JSON cannot represent. problem: why."""
 
     problem: str = ""
 
@@ -111,7 +111,7 @@ class _Mended(Entry):
 
 
 class OddEntry(Struct):
-    """An entry that is not as the contract has it. id: "" where even that is missing."""
+    """An entry that does not match the API. id: "" if even the id is missing."""
 
     id: str
     problem: str
@@ -121,7 +121,7 @@ AnyEntry = Entry | OddEntry
 
 
 class Page(Struct):
-    """One answer of a listing. next: the address of the following page as given, or None at the end."""
+    """Holds one answer of a listing. next: the address of the following page as given, or None at the end."""
 
     results: list[Any]
     """Each an AnyEntry, in the server's order."""
@@ -129,7 +129,7 @@ class Page(Struct):
 
 
 class NotAPage(Exception):
-    """An answer that is no page, or none that can be taken. Its text says what it is."""
+    """Says that an answer is no page, or cannot be accepted. The text of the error describes the answer."""
 
 
 class _GoodPage(Page):
@@ -145,12 +145,12 @@ _UNREADABLE = (msgspec.MsgspecError, ValueError, TypeError, OverflowError, Recur
 
 
 def most_entries(page_size: int) -> int:
-    """How many entries a page may have for which so many were asked: some servers have sizes of their own."""
+    """Returns how many entries a page may have if `page_size` were requested: some servers use sizes of their own."""
     return max(LARGEST_PAGE, 2 * page_size)
 
 
 def usual_dimensions(entries: Sequence[AnyEntry]) -> int:
-    """How many numbers most embeddings among the first entries have; 0 where none of them has one."""
+    """Returns the most frequent length of the embeddings among the first entries; 0 if none has one."""
     lengths: Counter[int] = Counter()
     for entry in entries[:ENTRIES_THAT_VOTE]:
         with suppress(ValueError):
@@ -161,7 +161,7 @@ def usual_dimensions(entries: Sequence[AnyEntry]) -> int:
 
 
 async def read_page(body: bytes, most: int) -> Page:
-    """Read a page of at most `most` entries. Raises NotAPage.
+    """Parses a page of at most `most` entries. Raises NotAPage.
 
     2,000 entries with captions take about 1 ms, and 40 ms with embeddings, which `Entry.details` decodes one by one.
     """
@@ -178,7 +178,7 @@ async def read_page(body: bytes, most: int) -> Page:
 
 
 def _patient(body: bytes, most: int) -> Page:
-    """Entry by entry."""
+    """Parses a page entry by entry."""
     if body[:1000].lstrip()[:1] == b"<":
         raise NotAPage("an HTML or XML page")
     if body.count(b"[") + body.count(b"{") > _LISTS_AN_ENTRY * most:
@@ -216,7 +216,7 @@ def _entry(piece: bytes) -> AnyEntry:
 
 
 def _mended(given: Any) -> Entry:
-    """An entry of what Python's decoder has made of it. Raises what the decoders do."""
+    """Makes an entry from the result of Python's decoder. Raises the decoders' errors."""
     given = dict(given)
     attributes = given.pop("attributes", None)
     entry = _entry_decoder.decode(encoded(given))

@@ -1,4 +1,4 @@
-"""What goes with a Dataroom's image: which of its masks, further images and latents are asked for, and found."""
+"""Selects the parts of a Dataroom's image: the masks, further images and latents that are wanted and exist."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Lacking", "Wanted"]
 
 
 class Lacking(Exception):
-    """A sample lacks what it was asked for. reason: a short fixed word, as of a skip."""
+    """Says that a sample lacks a required part. reason: a short fixed word, as the reason of a skip."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
@@ -21,7 +21,7 @@ class Lacking(Exception):
 
 
 class Wanted:
-    """The names in the settings, and what an entry of a listing has for them."""
+    """Holds the names in the settings, and finds their parts in the entries of a listing."""
 
     def __init__(self, source: DataroomSource) -> None:
         self._masks = names_in(source.has_masks, source.optional_masks)
@@ -31,14 +31,14 @@ class Wanted:
         self._images = source.require_images
 
     def parameters(self) -> dict[str, str]:
-        """What the server is told; nothing where nothing is wanted."""
+        """Returns the parameters for the server; none if nothing is wanted."""
         names = [*self._required, *self._optional]
         return {"return_latents": ",".join(names)} if names else {}
 
     def parts(self, latents: list[Latent], address: Callable[[str], str | None]) -> list[Part]:
-        """What of it is among the latents of an entry, in the order of the settings. Raises Lacking.
+        """Returns the wanted parts among the latents of an entry, in the order of the settings. Raises Lacking.
 
-        address: the address of a file as the server gives it -> one that can be asked for, or None.
+        address: converts a file's address as the server names it into one that can be requested, or None.
         """
         if not (self._required or self._optional):
             return []
@@ -52,7 +52,7 @@ class Wanted:
     ) -> Part | None:
         kind = kind_of(name, is_mask=bool(latent.is_mask) if latent else name in self._masks)
         if kind != "latent" and not self._images:
-            return None  # there is nothing to align it with: the name is a filter only
+            return None  # there is no image to align it with: the name is only a filter
         if latent is None:
             raise Lacking(f"no-{kind}", f"{name!r} is not in the listing")
         url = address(latent.file_direct_url) if latent.file_direct_url else None

@@ -1,7 +1,7 @@
-"""Cuts a list out of a JSON text, entry by entry, without making anything of what the entries hold.
+"""Cuts the list out of a JSON text, entry by entry, without decoding the entries.
 
-A decoder makes all of a text at once, and holds the interpreter's lock meanwhile: 16 MiB of `0,` become 8 million
-objects. Cut into its entries, a text can be counted first, and decoded a piece at a time.
+A decoder decodes a whole text at once and holds the interpreter's lock meanwhile: 16 MiB of `0,` become 8 million
+objects. A text that is cut into its entries can be counted first, and decoded piece by piece.
 """
 
 from __future__ import annotations
@@ -18,33 +18,35 @@ _BLANKS = re.compile(rb"[ \t\n\r]*+")
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _SCALAR = re.compile(rb"[^\s,:\"\[\]{}]++")
 _BRACKET = re.compile(rb'(?:[^"\[\]{}]++|"[^"\\]*+(?:\\.[^"\\]*+)*+"){0,1000}+([\[\]{}]?)', re.DOTALL)
-"""Whatever holds no bracket, strings as a whole, and the next bracket; or so much, to let other threads go on."""
+"""Matches text without brackets, with strings as a whole, and the next bracket; long text only in part, so that
+other threads can run."""
 _MARK = b"\xef\xbb\xbf"
-"""Of UTF-8; some servers begin with it."""
+"""The byte order mark of UTF-8; some servers begin with it."""
 _QUOTE, _OPEN_LIST, _OPEN_OBJECT = b'"[{'
 _OPENING = (b"[", b"{")
 _MOST_FIELDS = 1000
 
 
 class NotJson(Exception):
-    """A text that is no JSON, as far as it was looked at."""
+    """Says that a text is no JSON, as far as it was parsed."""
 
 
 class TooMany(Exception):
-    """More entries in the list, or fields around it, than are allowed."""
+    """Says that the list has more entries, or the object more fields, than allowed."""
 
 
 class Pieces(Struct):
-    """What was cut out of a text. Where it is valid, each piece is a JSON value."""
+    """Holds what was cut out of a text. If the text is valid, each piece is a JSON value."""
 
     entries: list[bytes] | None = None
-    """Of the list; None where there is none."""
+    """The entries of the list; None if there is no list."""
     fields: dict[str, bytes] = {}
-    """Of the object around it, those that were asked for."""
+    """The requested fields of the object around the list."""
 
 
 def cut(text: bytes, names: Collection[str], kept: Collection[str], most: int) -> Pieces:
-    """The entries of a list, at most `most`: that of the top-level object under one of these names, or the text itself.
+    """Returns the entries of a list, at most `most`: the list of the top-level object under one of `names`, or the text
+    itself.
 
     kept: names of further fields to return. Raises NotJson, TooMany.
     """
@@ -62,7 +64,7 @@ def cut(text: bytes, names: Collection[str], kept: Collection[str], most: int) -
 
 
 def _object(text: bytes, at: int, found: Pieces, names: Collection[str], kept: Collection[str], most: int) -> int:
-    """Where the object ends that begins at `at`."""
+    """Returns the offset at which the object ends that begins at `at`."""
     at = _blanks(text, at + 1)
     if text[at : at + 1] == b"}":
         return at + 1
@@ -84,7 +86,7 @@ def _object(text: bytes, at: int, found: Pieces, names: Collection[str], kept: C
 
 
 def _entries(text: bytes, at: int, most: int) -> tuple[list[bytes], int]:
-    """The entries of the list that begins at `at`, and where it ends."""
+    """Returns the entries of the list that begins at `at`, and the offset of its end."""
     entries: list[bytes] = []
     at = _blanks(text, at + 1)
     if text[at : at + 1] == b"]":
@@ -100,7 +102,7 @@ def _entries(text: bytes, at: int, most: int) -> tuple[list[bytes], int]:
 
 
 def _end(text: bytes, at: int) -> int:
-    """Where the value ends that begins at `at`."""
+    """Returns the offset at which the value ends that begins at `at`."""
     first = text[at] if at < len(text) else 0
     if first == _QUOTE:
         return _end_of_string(text, at)

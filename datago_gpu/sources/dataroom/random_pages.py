@@ -1,4 +1,4 @@
-"""The server's own random pages, drawn again and again without repeats."""
+"""Requests the server's own random pages again and again, without repeating images."""
 
 from __future__ import annotations
 
@@ -15,16 +15,18 @@ __all__ = ["Draws", "key_of", "prefixes_for"]
 
 _MAX_PREFIXES = 300
 _LONGEST_PREFIX = 12
-"""Longer ones are allowed; they would suit more images than there are."""
+"""Longer prefixes are allowed, but would distinguish more images than exist."""
 _NEARLY_ALL = 0.999
 _FILL = 0.75
-"""Share of a page that a draw should fill: what is beyond a full page is cut, and not evenly."""
+"""Fraction of a page that a draw should fill: beyond a full page, images are cut off, and not evenly."""
 _FRUITLESS = (10, 1000)
-"""The least and the most draws in a row that bring nothing new before the source counts as drawn empty."""
+"""The least and the greatest number of consecutive draws without a new image, after which the source counts as
+exhausted."""
 
 
 def prefixes_for(share: float) -> tuple[int, int]:
-    """prefix_length and num_prefixes that match about this share of all images, with many prefixes rather than few.
+    """Returns prefix_length and num_prefixes that match about this fraction of all images, with many prefixes rather
+    than few.
 
     n random prefixes of l hex digits, some of them equal, match 1 - (1 - 16**-l)**n of the images.
     """
@@ -36,15 +38,15 @@ def prefixes_for(share: float) -> tuple[int, int]:
 
 
 def key_of(image_id: str) -> int:
-    """A 64-bit number of an image: the same on every rank and machine."""
+    """Returns a 64-bit number for an image: the same on every rank and machine."""
     return int.from_bytes(hashlib.blake2b(image_id.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
 
 
 class Draws:
-    """Asks for random pages until everything was seen, or draws bring nothing new.
+    """Requests random pages until all images were seen, or draws return nothing new.
 
-    How wide a draw is follows the server's count, and then what comes back. An entry without an id is left out, since
-    it could not be told from one that was seen.
+    The width of a draw depends on the server's count, then on the size of the last pages. An entry without an id is
+    left out, since it could not be distinguished from a seen one.
     """
 
     def __init__(self, api: DataroomApi, filters: Mapping[str, str], *, page_size: int, generator: SplitMix64) -> None:
@@ -53,9 +55,9 @@ class Draws:
         self._seen: set[int] = set()
 
     async def pages(self, shape: Mapping[str, str]) -> AsyncGenerator[list[tuple[int, AnyEntry]], None]:
-        """The new entries of each draw that has any, for all ranks, in random order, each with its `key_of`.
+        """Yields the new entries of each draw, if any, for all ranks, in random order, each with its `key_of`.
 
-        shape: the parameters that say what a page holds. Raises SourceError.
+        shape: the parameters that select the fields of a page. Raises SourceError.
         """
         count = await self._api.count(self._filters)
         if count is not None:
@@ -82,14 +84,15 @@ class Draws:
         return self._api.address("images/random/", {**self._filters, **shape, **draw})
 
     def _adapt(self, found: int) -> None:
-        """Draw wider after a page far from full, narrower after one that was cut."""
+        """Widens the draw after a page far from full, narrows it after a page that was cut."""
         if found >= self._page_size:
             self._share /= 2
         elif found < self._page_size / 4:
             self._share = min(1.0, self._share * (2 if found else 8))
 
     def _patience(self) -> float:
-        """Fruitless draws to put up with: after these an image not seen yet would have come with 99%."""
+        """Returns the allowed number of fruitless draws: after these, an unseen image would have appeared with 99%
+        probability."""
         least, most = _FRUITLESS
         return min(most, max(least, 5 / self._share))
 

@@ -1,8 +1,8 @@
-"""Images of a Dataroom server: its listing, filtered, shared out among the ranks, shuffled if wanted.
+"""Lists the images of a Dataroom server: filtered, shared among the ranks, and shuffled if wanted.
 
-Order: the server's, by id. A rank's share is a partition of the server's where the world size divides its 48 shards;
-else gcd(world_size, 48) partitions are used and the images of each are dealt out by their position in it. That, as
-any position does, takes a source that does not change during an epoch; the server has no snapshots.
+Order: the server's, by id. A rank's share is one of the server's partitions if the world size divides its 48 shards;
+else gcd(world_size, 48) partitions are used, and the images of each are distributed by their position in it. This, like
+any position, requires a source that does not change during an epoch; the server has no snapshots.
 """
 
 from __future__ import annotations
@@ -41,18 +41,19 @@ from datago_gpu.units import MiB
 __all__ = ["Dataroom", "Share"]
 
 _SHARDS = 48
-"""Of the server's index; partitions come out even where they divide it."""
+"""Shards of the server's index; partitions are equally large if their number divides it."""
 _WITH_EMBEDDING = {"coca_embedding__empty": "false"}
 _SHUFFLED_BYTES = 256 * MiB
-"""What the entries in the shuffle buffer may take. Usual ones take a hundredth of that."""
+"""The most memory of the entries in the shuffle buffer. Usual entries take a hundredth of that."""
 _ENTRIES_A_TURN = 128
-"""Of a page, before the event loop goes on with something else."""
+"""Entries of a page that are handled before the event loop may run other tasks."""
 
 
 class Share(Struct, frozen=True):
-    """What one rank takes: of the server's `partitions`, number `partition`, the entries at `offset` + n * `stride`.
+    """Describes one rank's share: in partition number `partition` of the server's `partitions`, the entries at `offset`
+    + n * `stride`.
 
-    The ranks' shares are disjoint and cover everything, whatever the world size.
+    The shares of all ranks are disjoint and cover everything, whatever the world size.
     """
 
     partitions: int
@@ -67,17 +68,17 @@ class Share(Struct, frozen=True):
         return cls(partitions, partition, world_size // partitions, offset)
 
     def parameters(self) -> dict[str, str]:
-        """What the server has to be told; it takes 2 partitions and more."""
+        """Returns the parameters for the server, which accepts 2 partitions or more."""
         if self.partitions == 1:
             return {}
         return {"partitions_count": str(self.partitions), "partition": str(self.partition)}
 
 
 class Dataroom:
-    """The `Source` of source_type "db". Raises ConfigError where no server is named.
+    """The `Source` of source_type "db". Raises ConfigError if no server is named.
 
-    A `cursor` is that of a `Passed`: the listing goes on after the image of that id, where the next entry of the
-    partition has that number. It outlives the image.
+    A `cursor` is that of a `Passed`: the listing goes on after the image of that id, and the next entry of the
+    partition has that number. The cursor stays valid if the image is removed.
     """
 
     def __init__(self, config: LoaderConfig, http: HttpClient) -> None:
@@ -91,7 +92,7 @@ class Dataroom:
         self._walked = Walked(f"images of {shown_address(self._api.base)}", shuffled=self._source.random_sampling)
         self.tally: Tally = Tally() if self._draws else self._walked
         self._dimensions = 0
-        """Numbers in an embedding. 0 as long as nobody knows."""
+        """Length of the embeddings; 0 until it is known."""
 
     @property
     def passed_over(self) -> dict[str, int]:
@@ -99,7 +100,8 @@ class Dataroom:
         return {}
 
     def refs(self, start: Position) -> Refs:
-        """See `Source.refs`. The server's own random draws cannot be repeated: they only go on counting."""
+        """See `Source.refs`. The server's own random draws cannot be repeated: after a resume, only the numbers go
+        on."""
         if self._draws:
             return self._drawn(start)
         return self._shuffled(start) if self._source.random_sampling else self._listed(start)
@@ -170,7 +172,7 @@ class Dataroom:
             await self._refuse_none()
 
     async def _refuse_none(self) -> None:
-        """Raises SourceError where no rank gets an image: an epoch of nothing would pass without a word."""
+        """Raises SourceError if no rank gets an image: an empty epoch would pass without an error."""
         filters = self._source.filters()
         count = await self._api.count(filters)
         if count or (count is None and self._world_size > 1):
@@ -179,7 +181,7 @@ class Dataroom:
         raise SourceError(f"{shown_address(self._api.base)}: no image passes the filters of source_config ({names})")
 
     def _shape(self) -> dict[str, str]:
-        """The parameters that say what a page holds: nothing that is not used."""
+        """Returns the parameters that select the fields of a page: only the fields that are used."""
         fields = ["id", "source", "attributes", "tags", "image_direct_url", "duplicate_state"]
         if self._source.require_embeddings:
             fields.append("coca_embedding")
@@ -222,9 +224,10 @@ class Dataroom:
         )
 
     async def _settle_dimensions(self) -> None:
-        """Ask how long embeddings are: as long as most of the first ones that pass the filters.
+        """Asks the server for the length of embeddings: the most frequent one among the first images that pass the
+        filters.
 
-        The samples that a run begins with do not decide this: they differ from rank to rank, and after a restart.
+        The first samples of a run do not decide this: they differ from rank to rank, and after a restart.
         """
         if self._source.require_embeddings and not self._dimensions:
             asked = {"fields": "id,coca_embedding", "page_size": str(ENTRIES_THAT_VOTE)}
@@ -232,7 +235,8 @@ class Dataroom:
             self._dimensions = usual_dimensions((await self._api.page(address)).results)
 
     def _embedding(self, found: list[float]) -> array[float] | None:
-        """The embedding of an entry, if it is wanted. A batch has one array of them: another length raises Lacking."""
+        """Returns the embedding of an entry, if wanted. A batch has one array of embeddings: another length raises
+        Lacking."""
         if not self._source.require_embeddings:
             return None
         if not found:
@@ -244,7 +248,7 @@ class Dataroom:
 
 
 def _renumbered(sample: SampleRef | Skipped, index: int) -> SampleRef | Skipped:
-    """The sample as number `index` of another order, in which its cursor means nothing."""
+    """Returns the sample as number `index` of another order, in which its cursor is invalid."""
     if isinstance(sample, SampleRef):
         sample.index, sample.cursor = index, ""
         return sample

@@ -1,4 +1,5 @@
-"""The body of one answer, gathered over as many tries as it takes, never too large and never taken short."""
+"""Collects the body of one answer over as many tries as needed, never above its size limit and never accepted
+incomplete."""
 
 from __future__ import annotations
 
@@ -16,14 +17,14 @@ from datago_gpu.sources.http.inflate import inflate, joined
 __all__ = ["Body", "asking_for_rest", "next_piece", "size_of_rest"]
 
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
-_PLAIN = frozenset(("", "identity", "aws-chunked"))  # S3 keeps the last among an object's headers
+_PLAIN = frozenset(("", "identity", "aws-chunked"))  # S3 stores aws-chunked in an object's headers
 _COMPRESSED = frozenset(("gzip", "x-gzip", "deflate"))
 
 
 class Body:
-    """What has come of one body so far, and how to ask for the rest.
+    """Holds the received bytes of one body, and knows how to ask for the rest.
 
-    max_bytes: how large it may be, before and after decompression. compressed: whether it may come compressed.
+    max_bytes: the largest size, before and after decompression. compressed: whether the body may arrive compressed.
     """
 
     __slots__ = ("_blocks", "_encoding", "_granted", "_headers", "_max_bytes", "_total", "compressed", "size")
@@ -37,15 +38,15 @@ class Body:
         self._total: int | None = None
         self._granted = 0
         self.size = 0
-        """Bytes here so far, as sent."""
+        """Bytes received so far, as sent."""
 
     def restart(self) -> None:
-        """Forget what has come."""
+        """Discards the received bytes."""
         self._blocks.clear()
         self.size = 0
 
     def request_headers(self, headers: Mapping[str, str] | None) -> Mapping[str, str] | None:
-        """`headers`, and what asks for the rest where a part has come already of a body that can be recognised."""
+        """Returns `headers` and, if a part of a recognisable body has arrived, headers that ask for the rest."""
         if not self.size:
             return headers
         asking = asking_for_rest(headers, self._headers, self.size)
@@ -54,7 +55,7 @@ class Body:
         return headers if asking is None else asking
 
     def begin(self, response: ClientResponse) -> int:
-        """Take note of an answer's headers. Returns the bytes that are there already. Raises Unreadable."""
+        """Reads an answer's headers. Returns the number of bytes that are already there. Raises Unreadable."""
         headers = response.headers
         if response.status == 206:
             self._continue(headers)
@@ -77,9 +78,9 @@ class Body:
             raise
 
     async def read(self, content: StreamReader, progress: Callable[[], None], need: Need | None = None) -> None:
-        """Gather what comes, and call `progress` for each piece. Raises Unreadable, or what the transport raises.
+        """Reads the body and calls `progress` for each piece. Raises Unreadable, or the error of the transport.
 
-        need: is asked for the memory before it is taken.
+        need: called before memory is allocated.
         """
         blocks = self._blocks
         if need and (self._total or 0) > self._granted:
@@ -100,27 +101,28 @@ class Body:
         self._granted = size
 
     async def whole(self) -> bytes:
-        """The body, decompressed. Raises Unreadable."""
+        """Returns the whole body, decompressed. Raises Unreadable."""
         if self._encoding.lower() not in _COMPRESSED:
             return await joined(self._blocks)
         blocks = self._blocks[:]
-        self.restart()  # what follows a failure starts over
+        self.restart()  # the next try starts over
         return await inflate(blocks, self._max_bytes)
 
 
 async def next_piece(content: StreamReader) -> bytes:
-    """The next piece of a body; b"" at its end. Raises what the connection broke with, behind all that came before.
+    """Returns the next piece of a body; b"" at its end. If the connection breaks, raises its error after all received
+    bytes.
 
-    aiohttp raises at once, and keeps what nobody had taken yet: how much of a body comes would depend on timing.
+    aiohttp alone raises at once and keeps unread bytes back: how much of a body arrives would depend on timing.
     """
-    if content.is_eof():  # what came together with the headers is there: nobody has to wait for it
+    if content.is_eof():  # the body came together with the headers: no need to wait
         return content.read_nowait()
     try:
         return await content.readany()
     except Exception:
         if (error := content.exception()) is None:
             raise
-        content.set_exception(None)  # type: ignore[arg-type]  # there is no other way to what is left
+        content.set_exception(None)  # type: ignore[arg-type]  # the only way to the unread bytes
         left = content.read_nowait()
         content.set_exception(error)
         if not left:
@@ -129,9 +131,9 @@ async def next_piece(content: StreamReader) -> bytes:
 
 
 def asking_for_rest(headers: Mapping[str, str] | None, begun: Mapping[str, str], size: int) -> Mapping[str, str] | None:
-    """`headers`, and what asks for a body from byte `size` on. None where that cannot be asked for.
+    """Returns `headers` and headers that ask for a body from byte `size` on. None if that cannot be asked for.
 
-    begun: the headers that the body came with. They have to recognise it, so that no other one is pieced on.
+    begun: the headers of the first answer. They must identify the body, so that no other body is appended.
     """
     validator = _strong_validator(begun) if size else ""
     if not validator or begun.get("Accept-Ranges") == "none":
@@ -140,10 +142,10 @@ def asking_for_rest(headers: Mapping[str, str] | None, begun: Mapping[str, str],
 
 
 def size_of_rest(headers: Mapping[str, str], begun: Mapping[str, str], size: int, total: int | None) -> int | None:
-    """The size of the whole body, or None, by the headers of a partial answer.
+    """Returns the size of the whole body by the headers of a partial answer, or None if unknown.
 
-    Holds it to what was asked for: from byte `size` on, the very body that came with the headers `begun`, and is
-    `total` bytes long where that is known. Raises Unreadable.
+    Checks that the partial answer is the requested one: from byte `size` on, of the body that came with the headers
+    `begun`, and `total` bytes long where that is known. Raises Unreadable.
     """
     match = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
     same = headers.get("ETag", "") in ("", begun.get("ETag", ""))
@@ -154,7 +156,8 @@ def size_of_rest(headers: Mapping[str, str], begun: Mapping[str, str], size: int
 
 
 def _strong_validator(headers: Mapping[str, str]) -> str:
-    """What recognises a body byte for byte: a strong ETag, or a date of change that lies before the answer."""
+    """Returns what identifies a body byte for byte: a strong ETag, or a Last-Modified date that lies before the
+    answer; else ""."""
     tag = headers.get("ETag", "")
     if tag:
         return "" if tag.startswith("W/") else tag

@@ -1,11 +1,11 @@
-"""GET with patience: bounded tries, bounded time, bounded size, and nothing short taken as whole.
+"""HTTP GET with retries: limits on tries, time and size, and no incomplete body is accepted.
 
-One HttpClient serves all requests of a feeder, for listings and payloads. What a failure means for the run (a skipped
-sample, the end of the source) is left to its callers: they get an HttpFailure, whose text holds neither query strings
+One HttpClient serves all requests of a feeder, for listings and payloads. Callers decide what a failure means for the
+run (a skipped sample, the end of the source): they get an HttpFailure, whose text contains neither query strings
 (signatures) nor header values (keys).
 
-Bodies that say no length (neither Content-Length nor chunked) end where the connection ends; that such a body was cut
-cannot be seen here.
+Bodies without a length (neither Content-Length nor chunked) end where the connection ends; a truncated one cannot be
+detected here.
 
 A request costs 6 to 8 us of Python over the 83 us of a bare `async with session.get(url) as r: await r.read()` (40 KB
 from nginx on loopback, 16 at once, uvloop, median of nine alternating runs).
@@ -48,20 +48,20 @@ _MAX_REDIRECTS = 5
 _REDIRECTS = frozenset((301, 302, 303, 307, 308))
 _FIRST_BACKOFF_S = 0.5
 _ERROR_TEXT_BYTES = 16 * 1024
-"""How much of an error's body is read, for its message and to keep the connection."""
+"""How much of an error's body is read: for the message, and so that the connection can be reused."""
 _DNS_TTL_S = 10
 _HEADER_BYTES = 64 * 1024
-"""Of one line of an answer's head: some servers send policies and addresses of tens of KiB."""
+"""The most bytes of one header line: some servers send policies and addresses of tens of KiB."""
 _MOST_HOSTS = 10_000
-"""Of which it is known that they have answered: a listing may name any number."""
+"""The most hosts remembered as having answered: a listing may name any number."""
 _SPARE_CONNECTIONS = 4
-"""Beyond those of the payloads and their hedges, so that a page does not queue behind them."""
+"""Connections besides those for payloads and their hedges, so that pages of a listing do not queue behind them."""
 
 
 class Response(Struct, frozen=True):
-    """A whole answer with status 200.
+    """Holds a whole answer with status 200.
 
-    body: as meant by the server, any compression undone. url: where it came from in the end, redirects followed.
+    body: decompressed. url: the final address, after redirects.
     """
 
     body: bytes
@@ -69,7 +69,7 @@ class Response(Struct, frozen=True):
 
 
 class Counters(Struct):
-    """What went over the wire so far. `bytes` counts bodies as sent, also of tries that failed later."""
+    """Counts the traffic so far. `bytes` counts bodies as sent, including those of tries that failed later."""
 
     requests: int = 0
     retries: int = 0
@@ -77,21 +77,21 @@ class Counters(Struct):
 
 
 class HttpClient:
-    """A pool of connections for GET. To be made, used and closed within one running event loop.
+    """A pool of connections for GET. Must be made, used and closed within one running event loop.
 
-    No cookies are kept, and no .netrc is read. Names are looked up anew after a failed connection and at the latest
-    after 10 s. Raises ConfigError where the proxy of the settings cannot be used.
+    Keeps no cookies and reads no .netrc. Host names are resolved again after a failed connection, and at the latest
+    after 10 s. Raises ConfigError if the proxy of the settings cannot be used.
     """
 
     def __init__(self, config: HttpConfig) -> None:
         self.counters = Counters()
         self.pausing: set[asyncio.Task[Any] | None] = set()
-        """Tasks that wait before they try again, or for memory."""
+        """Tasks that wait before a retry, or for memory."""
         self._failed_in_a_row: dict[str, deque[Try]] = {}
         self._config = config
         self._routes = Routes(config)
         self._answered: set[str] = set()
-        """Servers that have given any answer."""
+        """Servers that have answered at least once."""
         self._loop = asyncio.get_running_loop()
         self._come_back = ComeBack(config.max_retry_after_s, self._loop)
         self._connector = Connector(
@@ -103,13 +103,13 @@ class HttpClient:
         self._watchman = Watchman(config, self._connector, self._loop)
         self._session = aiohttp.ClientSession(
             connector=self._connector,
-            timeout=ClientTimeout(total=None, sock_connect=config.connect_timeout_s),  # Watch does the rest
+            timeout=ClientTimeout(total=None, sock_connect=config.connect_timeout_s),  # Watch applies the other limits
             cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,  # Body does it, where the size is bounded
+            auto_decompress=False,  # Body decompresses, with a limit on the size
             trust_env=False,  # Routes reads the environment, once
             max_line_size=_HEADER_BYTES,
             max_field_size=_HEADER_BYTES,
-            headers={hdrs.ACCEPT_ENCODING: "identity", hdrs.USER_AGENT: "datago-gpu"},  # and Accept: */* by itself
+            headers={hdrs.ACCEPT_ENCODING: "identity", hdrs.USER_AGENT: "datago-gpu"},  # aiohttp adds Accept: */*
         )
 
     async def __aenter__(self) -> Self:
@@ -119,7 +119,7 @@ class HttpClient:
         await self.close()
 
     async def close(self) -> None:
-        """Close all connections. Requests in flight fail with reason "closed"; may be called twice."""
+        """Closes all connections. Requests in flight fail with reason "closed". May be called twice."""
         await self._session.close()
 
     def get(
@@ -131,14 +131,15 @@ class HttpClient:
         compressed: bool = False,
         need: Need | None = None,
     ) -> Coroutine[Any, Any, Response]:
-        """The whole body at `url`, of at most `max_bytes` (before and after decompression). Raises HttpFailure.
+        """Returns the whole body at `url`, of at most `max_bytes` (before and after decompression). Raises HttpFailure.
 
-        headers: sent in addition, to this URL's own origin only: with them a redirect to another one is refused.
-        compressed: ask for a compressed body, and undo that. Where nobody has asked for one, it is refused.
-        need: is asked for the memory of the body, as much of it as is known; none of the limits on time goes on then.
-        Retried, after a jittered exponential wait or when the server wants it (Retry-After, apart from the tries):
-        transport errors, 408, 425, 429, 5xx, time-outs and bodies cut short, which go on from where they ended if the
-        server offers it.
+        headers: additional headers for this URL's own origin only; with them, a redirect to another origin is refused.
+        compressed: ask for a compressed body and decompress it. If false, a compressed body is refused.
+        need: called with the size of the body, as far as known, before memory is allocated; no time limit runs while it
+        waits.
+        Retries after transport errors, 408, 425, 429, 5xx, timeouts and truncated bodies, which are resumed where they
+        ended if the server supports it. Waits with jittered exponential backoff, or as long as Retry-After says (not
+        counted as tries).
         """
         body = Body(max_bytes, compressed=compressed)
         return self._patiently(url, lambda target, watch: self._try(url, target, body, headers, watch, need))
@@ -146,17 +147,17 @@ class HttpClient:
     async def stream(
         self, url: str, sink: Callable[[bytes], Awaitable[None]], *, headers: Mapping[str, str] | None = None
     ) -> None:
-        """Give the body at `url` to `sink`, a piece at a time, as it comes and as sent. Raises HttpFailure.
+        """Passes the body at `url` to `sink` as sent, one piece at a time as it arrives. Raises HttpFailure.
 
-        headers: sent to this URL's own origin only; where a redirect leads to another one, it goes on without them.
-        Patient as `get` is, but for the total limit. Time that the sink takes counts for none. Reason "changed": a
-        break could not be mended, since the server has another body now, or may have.
+        headers: sent to this URL's own origin only; a redirect to another origin is followed without them.
+        Retries as `get` does, but without the total time limit. The time that the sink takes does not count. Reason
+        "changed": the body could not be resumed, since it has changed on the server, or may have.
         """
         flow = Flow(sink)
         await self._patiently(url, lambda target, watch: self._try_stream(target, flow, headers, watch), flow)
 
     async def _patiently(self, url: str, attempt: Callable[[URL, Watch], Awaitable[T]], flow: Flow | None = None) -> T:
-        """Try until it works, or cannot any more. Raises HttpFailure."""
+        """Retries until an attempt succeeds or no further try is allowed. Raises HttpFailure."""
         target = self._routes.checked(url)
         tries, told_s = 0, 0.0
         while True:
@@ -178,7 +179,7 @@ class HttpClient:
                 failure, out_of_files = self._translated(error, watch.url), exhausted(getattr(error, "errno", None))
             if out_of_files:
                 raise out_of_files
-            # Raised out here, so that no foreign exception with a whole URL or a header hangs on it as its context.
+            # Raised outside `except`, so that its context is no foreign exception with a whole URL or a header.
             failure.url, failure.tries = failure.url or without_query(url), tries
             self._put_in_a_row(target, failure)
             wait_s = self._wait_s(tries)
@@ -191,14 +192,15 @@ class HttpClient:
             await self._pause(wait_s)
 
     async def _wait_as_told(self, url: URL, told_s: float) -> float:
-        """Wait until the server wants to be asked again, but no longer than may be. Returns the seconds."""
+        """Waits as long as the server asks for, within the limit. Returns the seconds."""
         seconds = self._come_back.after_s(url.raw_authority, told_s)
         if seconds:
             await self._pause(seconds)
         return seconds
 
     def _put_in_a_row(self, url: URL, failure: HttpFailure) -> None:
-        """Note whether it is one of many for which the server, and no single payload, is to blame."""
+        """Records whether a failure is one of many in a row, for which the server, not a single payload, is to
+        blame."""
         if failure.of_server:
             row = self._failed_in_a_row.setdefault(url.raw_authority, deque(maxlen=DOWN_AFTER))
             row.append((self._loop.time(), hash(url)))
@@ -221,7 +223,7 @@ class HttpClient:
         watch: Watch,
         need: Need | None,
     ) -> Response:
-        """One try: a request, and those that its redirects lead to."""
+        """Makes one try: a request, and the requests that its redirects lead to."""
         sent = {**(headers or {}), hdrs.ACCEPT_ENCODING: "gzip"} if body.compressed else headers
         response, reached = await self._follow(url, body.request_headers(sent), watch, stay=headers is not None)
         try:
@@ -229,11 +231,11 @@ class HttpClient:
                 await self._refuse(response, body)
             return Response(await self._whole(response, body, watch, need), given if reached is url else str(reached))
         finally:
-            if not response.closed:  # it is when all of it has come
+            if not response.closed:  # it is closed when the whole answer has arrived
                 response.release()
 
     async def _ask(self, need: Need, watch: Watch, size: int) -> None:
-        """Ask for memory. The server is not to blame for how long that takes."""
+        """Waits for memory. The server is not blamed for that time."""
         task = asyncio.current_task(self._loop)
         self.pausing.add(task)
         try:
@@ -263,7 +265,8 @@ class HttpClient:
         stay: bool = False,
         private: Container[str] = (),
     ) -> tuple[aiohttp.ClientResponse, URL]:
-        """The answer that a request and its redirects lead to, and where it is. The caller releases it.
+        """Returns the answer that a request and its redirects lead to, and its address. The caller must release the
+        answer.
 
         stay: a redirect to another origin is refused. private: names of headers that are not sent there.
         """
@@ -296,13 +299,13 @@ class HttpClient:
             await body.read(response.content, watch.progress, need and partial(self._ask, need, watch))
         finally:
             self.counters.bytes += body.size - before
-        watch.paused = True  # all has come; the limit on the whole holds
+        watch.paused = True  # the answer is complete; only the total limit still runs
         return await body.whole()
 
     async def _refuse(self, response: aiohttp.ClientResponse, body: Body | Flow) -> NoReturn:
-        """Raise what a status other than 200 and a redirect means."""
+        """Raises the failure that a status other than 200 and redirects means."""
         status = response.status
-        if status == 416 and body.size:  # the rest is not there: another body than the one begun
+        if status == 416 and body.size:  # the range does not exist: the body has changed
             body.restart()
             raise HttpFailure("cut-short", "the server cannot go on where it stopped", status=status, transient=True)
         raise refusal_of(response, await self._error_text(response), self._routes.proxy(response.url))
@@ -313,7 +316,7 @@ class HttpClient:
             while len(text) < _ERROR_TEXT_BYTES and (block := await response.content.readany()):
                 text += block
         except (aiohttp.ClientError, OSError):
-            pass  # the status says enough
+            pass  # the status alone is used
         self.counters.bytes += len(text)
         return text[:_ERROR_TEXT_BYTES].decode("utf-8", "replace")
 
@@ -332,7 +335,7 @@ class HttpClient:
         )
 
     def _translated(self, error: Exception, url: URL) -> HttpFailure:
-        """What an exception of the transport means."""
+        """Returns the failure that an exception of the transport means."""
         if self._session.closed:
             return HttpFailure("closed", "the client was closed")
         if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):

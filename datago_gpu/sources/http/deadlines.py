@@ -1,4 +1,4 @@
-"""The limits on the time of one try of a request: how long nothing may come, and how long it may take in all."""
+"""Applies the time limits of one try of a request: the longest time without progress, and the longest time in all."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from datago_gpu.config import HttpConfig
 __all__ = ["Connector", "Watch", "Watchman"]
 
 _LOOKS = 16
-"""How often a limit is looked at before it can have passed: it may be noticed so much later."""
+"""How many checks are made during the time of a limit: an expired limit is noticed up to one check later."""
 _LONGEST_ROUND_S = 0.25
 
 
 class Connector(aiohttp.TCPConnector):
-    """Knows which tasks wait for a connection to be made, which has a limit of its own.
+    """A connector that knows which tasks wait for a new connection, which has a time limit of its own.
 
-    tunnel_timeout_s: the limit for a connection by way of a proxy: for aiohttp a proxy may take its time to answer.
+    tunnel_timeout_s: the limit for a connection through a proxy; aiohttp has no limit for a proxy's answer.
     """
 
     def __init__(self, tunnel_timeout_s: float, **options: Any) -> None:
@@ -46,10 +46,10 @@ class Connector(aiohttp.TCPConnector):
 
 
 class Watchman:
-    """Looks after all requests of a client on its rounds.
+    """Checks the time limits of all requests of a client periodically.
 
-    One timer for all of them, while there are any. aiohttp's own are two for each request and one for each piece of an
-    answer, which takes 6 us of the 100 that a request of 40 KB costs; one for each request took 2.
+    Uses one timer for all requests, while there are any. aiohttp's own are two timers per request and one per piece of
+    an answer, which takes 6 us of the 100 us that a request of 40 KB costs; one timer per request took 2 us.
     """
 
     def __init__(self, limits: HttpConfig, connector: Connector, loop: asyncio.AbstractEventLoop) -> None:
@@ -59,13 +59,13 @@ class Watchman:
         self._timer: asyncio.TimerHandle | None = None
 
     def begin(self, watch: Watch) -> None:
-        """Look after it, too."""
+        """Starts to check a watch."""
         self._watches.add(watch)
         if self._timer is None:
             self._timer = self.loop.call_later(self._round_s, self._look)
 
     def end(self, watch: Watch) -> None:
-        """No longer."""
+        """Stops checking a watch."""
         self._watches.discard(watch)
 
     def _look(self) -> None:
@@ -75,21 +75,22 @@ class Watchman:
 
 
 class Watch:
-    """A block that is left early and quietly when it stalls or takes too long: `expired` then says so. Of use once."""
+    """A context manager whose block ends early, without an error, when it stalls or takes too long: `expired` then
+    says so. Can be used once."""
 
     __slots__ = ("_cancelling", "_end", "_last", "_man", "_task", "expired", "paused", "url")
 
     def __init__(self, man: Watchman, url: URL, *, endless: bool = False) -> None:
-        """endless: there is no limit on the whole."""
+        """endless: there is no total limit."""
         self._man = man
         self.url = url
-        """What is being asked for, which redirects change."""
+        """The current address, which redirects change."""
         self._last = man.loop.time()
         self._end = math.inf if endless else self._last + man.limits.total_timeout_s
         self.paused = False
-        """Set while the block waits for something else than the server."""
+        """Set while the block does not wait for the server."""
         self.expired = ""
-        """What limit was passed, in words."""
+        """Which limit was exceeded, in words."""
 
     def __enter__(self) -> Self:
         task = asyncio.current_task(self._man.loop)
@@ -102,16 +103,16 @@ class Watch:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool:
         self._man.end(self)
-        # Somebody else may have cancelled the task in the same moment: that goes on.
+        # If other code cancelled the task at the same time, that cancellation goes on.
         return bool(self.expired) and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError
 
     def progress(self) -> None:
-        """Something has come."""
+        """Records that data has arrived."""
         self._last = self._man.loop.time()
 
     @contextmanager
     def stopped(self) -> Iterator[None]:
-        """A block for which no limit holds: it waits for something on this side."""
+        """Suspends all limits in a block that waits for something on this side."""
         end, began = self._end, self._man.loop.time()
         self.paused, self._end = True, math.inf
         try:
@@ -121,7 +122,7 @@ class Watch:
             self.progress()
 
     def goes_on(self, now: float) -> bool:
-        """Whether it is within its limits; else the block is left."""
+        """Returns whether the block is within its limits; if not, ends the block."""
         limits = self._man.limits
         if self.paused or self._task in self._man.connector.connecting:
             self._last = now

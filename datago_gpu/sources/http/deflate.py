@@ -1,4 +1,5 @@
-"""Undoes Content-Encoding "deflate" of a body on its way to a sink. Its bytes do not tell it, as those of gzip do."""
+"""Decompresses a body with Content-Encoding "deflate" on its way to a sink. Unlike gzip, its bytes do not identify
+the format."""
 
 from __future__ import annotations
 
@@ -14,9 +15,9 @@ _ZLIB_METHOD, _ZLIB_CHECK = 8, 31
 
 
 class Deflated:
-    """Called with the blocks of a body, in order; gives what they hold to `sink`, in pieces of a bounded size.
+    """Decompresses the blocks of a body, in order, and passes the result to `sink` in pieces of limited size.
 
-    Takes both forms that servers send: with zlib's header, as the standard has it, and without.
+    Accepts both forms that servers send: with zlib's header, as in the standard, and without.
     """
 
     def __init__(self, sink: Callable[[bytes], Awaitable[None]]) -> None:
@@ -25,7 +26,7 @@ class Deflated:
         self._stream: zlib._Decompress | None = None
 
     async def __call__(self, block: bytes) -> None:
-        """Raises Unreadable, and what the sink raises."""
+        """Decompresses one block. Raises Unreadable, and errors of the sink."""
         if self._stream is None:
             self._head = block = self._head + block
             if len(block) < 2:
@@ -36,14 +37,14 @@ class Deflated:
                 piece = self._stream.decompress(block, _PIECE_BYTES)
             except zlib.error:
                 piece = None
-            if piece is None:  # out here, so that no foreign error hangs on it
+            if piece is None:  # raised outside `except`, so that no foreign error is its context
                 raise Unreadable("encoding", "the compressed body (deflate) is damaged")
             block = self._stream.unconsumed_tail
             if piece:
                 await self._sink(piece)
 
     def end(self) -> None:
-        """All has come. Raises Unreadable where that is not all of the compressed data."""
+        """Ends the body. Raises Unreadable if the compressed data is incomplete."""
         if self._stream is None or not self._stream.eof:
             raise Unreadable("cut-short", "the compressed body (deflate) ends early")
 

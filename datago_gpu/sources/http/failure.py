@@ -1,4 +1,4 @@
-"""Why one URL could not be had. Apart from client.py, so that nothing but a download has to import aiohttp."""
+"""Describes why one URL could not be fetched. Separate from client.py, so that only downloads import aiohttp."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ __all__ = [
 ]
 
 DOWN_AFTER = 16
-"""Failed tries in a row, of more than one URL, after which one that is given up means that the server is down."""
+"""Consecutive failed tries, of more than one URL, after which a given-up URL means that the server is down."""
 
 Try = tuple[float, int]
-"""When it failed, in seconds of the loop's clock, and a number that stands for its URL."""
+"""The time of a failed try, in seconds of the loop's clock, and a number that identifies its URL."""
 
 TRUST_HINT = "SSL_CERT_FILE names a file of the authorities to trust, such as those of your own network"
 WORTH_RETRYING = frozenset((408, 425, 429))
@@ -35,14 +35,14 @@ _SERVER_IS_SILENT = frozenset(("connection", "timeout", "tls", "protocol", "prox
 
 
 class HttpFailure(Exception):
-    """One URL could not be had.
+    """Says that one URL could not be fetched.
 
     url: without query. reason: a short fixed word: "http-404" (any status), "timeout", "connection", "cut-short",
     "too-large", "redirect", "bad-url", "forbidden-host", "tls", "protocol", "proxy", "no-credentials", "encoding" or
-    "closed". detail: in words, with control characters as escapes. status: of the answer, 0 without one. tries:
-    requests made for it. text: the beginning of an error's body, as the server sent it. row: the latest of all tries
-    that have failed on its server since that has answered any. down: by these, it has stopped answering. via: which
-    proxy may have answered in place of the server, for the end of a message.
+    "closed". detail: in words, with control characters escaped. status: of the answer, or 0 without one. tries:
+    requests made for the URL. text: the beginning of an error's body, as sent. row: the latest consecutive failed tries
+    on this server, since its last answer. down: whether these are enough to treat the server as down. via: which proxy
+    may have answered instead of the server, for the end of a message.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class HttpFailure(Exception):
 
     @property
     def told(self) -> str:
-        """What happened, in words, without the address."""
+        """Returns what happened, in words, without the address."""
         tries = f"{self.tries} tries" if self.tries > 1 else ""
         if self.detail and not self.reason.startswith("http-"):
             what, notes = self.detail, tries
@@ -82,12 +82,13 @@ class HttpFailure(Exception):
 
     @property
     def of_server(self) -> bool:
-        """Whether it may be the server's, and no matter of this URL."""
+        """Returns whether the server, not this URL, may be to blame."""
         return self.reason in _SERVER_IS_SILENT or self.status >= 500
 
 
 class Unreadable(Exception):
-    """The body of an answer cannot be used. reason: a short fixed word. transient: whether another try may help."""
+    """Says that the body of an answer cannot be used. reason: a short fixed word. transient: whether a retry may
+    help."""
 
     def __init__(self, reason: str, detail: str, *, transient: bool = False) -> None:
         super().__init__(detail)
@@ -95,14 +96,16 @@ class Unreadable(Exception):
 
 
 def means_down(row: Collection[Try]) -> bool:
-    """Whether a server is down that has answered none of these tries, and no other since the first of them."""
+    """Returns whether a server is down that has answered none of these tries, and no other request since the first
+    of them."""
     return len(row) >= DOWN_AFTER and len({url for _, url in row}) > 1
 
 
 def refusal_of_proxy(status: int, words: str, host: str, proxy: Proxy, offered: Sequence[str] = ()) -> HttpFailure:
-    """Why a proxy lets nothing through to a host. The failure has no status: that of a server means other things.
+    """Returns the failure of a proxy that refuses requests to a host. It has no status: a server's status means other
+    things.
 
-    status, words: what the proxy answered; 0 where that is not known. offered: its headers Proxy-Authenticate.
+    status, words: the proxy's answer; status is 0 if unknown. offered: its headers Proxy-Authenticate.
     """
     if status == 407 and offered and not any(each.lower().startswith("basic") for each in offered):
         what = (

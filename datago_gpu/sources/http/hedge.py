@@ -1,8 +1,8 @@
-"""Payloads that do not wait for a straggler: what takes much longer than the others is asked for once more.
+"""Hedged downloads: a request much slower than usual is sent a second time, and the first answer wins.
 
-The first answer wins. Object stores answer a few requests in a thousand a hundred times later than the rest; a stream
-that keeps its order waits for each of them. Jeffrey Dean and Luiz Andre Barroso call this a hedged request ("The Tail
-at Scale", CACM 56(2), 2013) and have shown that a few per cent of extra requests take nearly all of the tail away.
+Object stores answer a few requests in a thousand a hundred times later than the rest; a stream that keeps its order
+waits for each of them. Jeffrey Dean and Luiz Andre Barroso call this a hedged request ("The Tail at Scale", CACM 56(2),
+2013) and have shown that a few per cent of extra requests remove nearly all of the tail.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from datago_gpu.sources.http.failure import HttpFailure
 __all__ = ["Hedged"]
 
 _SEEN = 256
-"""The latest answers, whose times say what is usual."""
+"""Number of latest answers whose times define what is usual."""
 _SEEN_BEFORE_HEDGING = 32
 _QUANTILE = 0.95
 _TIMES_USUAL = 2.0
-"""A request is late after so many times the quantile. The slowest of an even lot are not."""
+"""A request is late after this multiple of the quantile, so that the slowest of similar requests are not."""
 _LEAST_DELAY_S = 0.02
 _LONGEST_TICK_S = 0.25
 _BURST = 16.0
-"""Extra requests that may be saved up while all goes well."""
+"""Number of extra requests that can be saved up while no request is late."""
 
 
 class Hedged:
-    """Gets payloads with an HttpClient. Extra requests are at most `hedge_share` of all, and a burst of 16.
+    """Downloads payloads with an HttpClient. Extra requests are at most `hedge_share` of all, plus a burst of 16.
 
-    Nothing is done for a request that is in time but noting when it began and how long it took: no task, no timer.
+    A request in time costs only the recording of its start and duration: no task, no timer.
     """
 
     def __init__(self, http: HttpClient, config: HttpConfig) -> None:
@@ -51,9 +51,9 @@ class Hedged:
         """Extra requests made so far."""
 
     async def get(self, url: str, max_bytes: int, need: Need | None = None) -> bytes:
-        """The whole body at `url`, of at most `max_bytes`. Raises HttpFailure.
+        """Returns the whole body at `url`, of at most `max_bytes`. Raises HttpFailure.
 
-        need: is asked for the memory of the body, and again for that of each extra request.
+        need: called with the size of the body before memory is allocated, and again for each extra request.
         """
         if not self._share:
             return (await self._http.get(url, max_bytes=max_bytes, need=need)).body
@@ -88,12 +88,13 @@ class Hedged:
         return max(_LEAST_DELAY_S, _TIMES_USUAL * usual)
 
     def _look(self) -> None:
-        """Ask once more for what is late, the latest first, and again when the extra request is late itself."""
+        """Sends an extra request for each late request, the latest first, and again when the extra request is late
+        itself."""
         self._tick = None
         if not self._open:
             return
         delay_s, now = self._delay_s(), self._loop.time()
-        pausing = self._http.pausing  # the server has asked for patience
+        pausing = self._http.pausing  # the server has asked clients to wait
         late = [request for request in self._open if now - request.asked > delay_s and request.task not in pausing]
         for request in sorted(late, key=lambda request: request.asked):
             if self._credit < 1 or len(self._twins) >= self._most:
@@ -108,12 +109,13 @@ class Hedged:
         self._look_again_in(delay_s)
 
     async def _ask_too(self, request: _Request, bodies: int) -> None:
-        """bodies: how many of them may be there by now, this one included."""
+        """Sends an extra request. bodies: how many bodies of this payload may be in memory by now, including this
+        one."""
         need = request.need and partial(_need_in_all, request.need, bodies)
         try:
             answer = (await self._http.get(request.url, max_bytes=request.max_bytes, need=need)).body
         except HttpFailure:
-            return  # the first request tells what is wrong
+            return  # the first request reports the error
         if request in self._open and request.answer is None:
             request.answer = answer
             request.task.cancel()
@@ -124,7 +126,7 @@ async def _need_in_all(need: Need, bodies: int, size: int) -> None:
 
 
 class _Request:
-    """One that is under way. asked: when it was asked for, the last time."""
+    """A request in flight. asked: when it was last sent."""
 
     __slots__ = ("answer", "asked", "began", "cancelling", "max_bytes", "need", "task", "twins", "url")
 

@@ -1,4 +1,4 @@
-"""Undoes gzip and zlib, however the compressed body is made: in time that grows with its bytes, and in slices."""
+"""Decompresses gzip and zlib in slices, in time linear in the size, whatever the compressed body contains."""
 
 from __future__ import annotations
 
@@ -15,23 +15,24 @@ __all__ = ["inflate", "joined"]
 _GZIP_OR_ZLIB = 47
 _FIRST_BYTES = 512
 _MOST_BYTES = 64 * 1024
-"""What one call is given: little at the start of a member, since its end copies what was given too much."""
+"""Input of one call, in bytes: little at the start of a member, since the end of a member copies the unused input."""
 _CALL_BYTES = 256 * 1024
-"""What one call may bring."""
+"""The most output bytes of one call."""
 _STEP_CALLS, _STEP_BYTES = 4_000, 4 * 1024 * 1024
-"""What is done on a thread before anyone may stop it: some 10 ms."""
+"""Work done on a thread before it can be cancelled: about 10 ms."""
 _FIRST_CALLS, _FIRST_STEP_BYTES = 200, 256 * 1024
-"""What is done at once, without a thread: a hop to one costs 60 us."""
+"""Work done at once, without a thread: calling one costs 60 us."""
 _JOINED_AT_ONCE = 1024 * 1024
 _LARGE = 16 * 1024 * 1024
-"""Bytes from which on the pieces go back to the system, which costs 2 ms: the heap would keep them beside the whole."""
+"""From this size in bytes on, freed pieces are returned to the system, which costs 2 ms: the heap would keep them
+beside the joined body."""
 _one_at_a_time = threading.Lock()
 
 
 async def inflate(blocks: Sequence[bytes], most: int) -> bytes:
-    """What a compressed body holds, at most `most` bytes. Raises Unreadable.
+    """Returns the decompressed body, at most `most` bytes. Raises Unreadable.
 
-    The event loop goes on meanwhile, and a cancelled task has to wait for one slice at the most.
+    The event loop keeps running meanwhile; a cancelled task waits for one slice at most.
     """
     pieces: list[bytes] = []
     calls = _calls(blocks, most)
@@ -42,8 +43,7 @@ async def inflate(blocks: Sequence[bytes], most: int) -> bytes:
 
 
 async def joined(pieces: list[bytes]) -> bytes:
-    """All of them as one; the list is empty then. Large ones are put together on a thread: it takes a millisecond for
-    each 2 MiB."""
+    """Joins all pieces and empties the list. Joins large ones on a thread: that takes a millisecond per 2 MiB."""
     if len(pieces) == 1:
         return pieces.pop()
     if sum(map(len, pieces)) <= _JOINED_AT_ONCE:
@@ -52,7 +52,7 @@ async def joined(pieces: list[bytes]) -> bytes:
 
 
 def _put_together(pieces: list[bytes]) -> bytes:
-    """Meanwhile they take twice the memory: so it is done for one body at a time."""
+    """Joins the pieces. This takes twice the memory, so it is done for one body at a time."""
     with _one_at_a_time:
         whole = b"".join(pieces)
         pieces.clear()
@@ -62,7 +62,7 @@ def _put_together(pieces: list[bytes]) -> bytes:
 
 
 def _advance(calls: Iterator[bytes], pieces: list[bytes], most_calls: int, most_bytes: int) -> bool:
-    """Go on for so many calls, or until they have brought so many bytes. True at the end."""
+    """Continues for `most_calls` calls, or until they have returned `most_bytes`. Returns True at the end."""
     count = size = 0
     while count < most_calls and size < most_bytes:
         piece = next(calls, None)
@@ -75,11 +75,11 @@ def _advance(calls: Iterator[bytes], pieces: list[bytes], most_calls: int, most_
 
 
 def _calls(blocks: Sequence[bytes], most: int) -> Iterator[bytes]:
-    """What each call of the decompressor brings. Raises Unreadable."""
+    """Yields the output of each call of the decompressor. Raises Unreadable."""
     member, room, given = None, most, _FIRST_BYTES
     for block in blocks:
         view, at = memoryview(block), 0
-        more = False  # it holds more than it has brought
+        more = False  # it has more output than it has returned
         while at < len(view) or more:
             if member is None:  # gzip allows several members in a row
                 member, given = zlib.decompressobj(_GZIP_OR_ZLIB), _FIRST_BYTES
@@ -95,12 +95,12 @@ def _calls(blocks: Sequence[bytes], most: int) -> Iterator[bytes]:
 
 
 def _call(member: zlib._Decompress, given: memoryview) -> tuple[bytes, int, bool]:
-    """What it brings, how many of the bytes given it has used, and whether it holds more."""
+    """Returns the output, the number of input bytes used, and whether the decompressor has more output."""
     try:
         piece = member.decompress(given, _CALL_BYTES)
     except zlib.error:
         piece = None
-    if piece is None:  # out here, so that no foreign error hangs on it
+    if piece is None:  # raised outside `except`, so that no foreign error is its context
         raise Unreadable("encoding", "the compressed body is damaged", transient=True)
     left = len(member.unused_data) if member.eof else len(member.unconsumed_tail)
     return piece, len(given) - left, len(piece) == _CALL_BYTES and not member.eof

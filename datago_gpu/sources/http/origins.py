@@ -1,4 +1,4 @@
-"""The origin of an address: scheme, host and port."""
+"""Finds the origin of an address: scheme, host and port."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ __all__ = ["origin_of", "problem_of"]
 
 
 def origin_of(url: str) -> str:
-    """Scheme, host and port, such as `https://example.org`. Raises ValueError where there is none."""
+    """Returns scheme, host and port, such as `https://example.org`. Raises ValueError if the address has none."""
     return str(URL(url).origin())
 
 
 def problem_of(url: str) -> str:
-    """What is wrong with an address that has no http(s) origin, in words that go behind "the address"."""
+    """Returns what is wrong with an address without an http(s) origin, in words that follow "the address"."""
     if not url.lower().startswith(("http://", "https://")):
         return "must begin with http:// or https://"
     try:

@@ -1,4 +1,4 @@
-"""Honours servers that say when they want to be asked again (Retry-After)."""
+"""Honours servers that say when clients may retry (Retry-After)."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from email.utils import parsedate_to_datetime
 __all__ = ["ComeBack", "retry_after_s"]
 
 _QUIET_S = 60.0
-"""How long a server has to have asked for no wait, until a further one is worth a word in the log."""
+"""Seconds without a request to wait from a server, after which the next one is logged again."""
 
 logger = logging.getLogger(__name__)
 
 
 class ComeBack:
-    """Remembers when each server wants to be asked again: all requests to a server wait, where it asked one to.
+    """Remembers until when each server asked clients to wait: all requests to that server wait.
 
-    most_s: the longest that one request waits for that, in all.
+    most_s: the longest total time that one request waits for that.
     """
 
     def __init__(self, most_s: float, loop: asyncio.AbstractEventLoop) -> None:
@@ -27,7 +27,7 @@ class ComeBack:
         self._at: dict[str, float] = {}
 
     def note(self, server: str, seconds: float, reason: str) -> None:
-        """The server asked for a wait of so many seconds. reason: of its answer, for the log."""
+        """Records that the server asked for a wait of this many seconds. reason: of its answer, for the log."""
         seconds, now = min(seconds, self._most_s), self._loop.time()
         before = self._at.get(server, -_QUIET_S)
         if before < now - _QUIET_S:
@@ -35,14 +35,16 @@ class ComeBack:
         self._at[server] = max(before, now + seconds)
 
     def after_s(self, server: str, waited_s: float) -> float:
-        """How long a request has to wait that has waited so long already; 0 where it need not, or may not any more."""
+        """Returns how many seconds a request must still wait that has waited `waited_s` already; 0 if it need not,
+        or may not wait longer."""
         if not self._at:
             return 0.0
         return max(0.0, min(self._at.get(server, 0.0) - self._loop.time(), self._most_s - waited_s))
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """Seconds from the header, which holds seconds or a date; a date counts from the server's own clock."""
+    """Returns the seconds of the header, which contains seconds or a date; a date is compared with the server's own
+    clock."""
     text = headers.get("Retry-After", "").strip()
     if text.isascii() and text.isdigit():
         return float(text[:9])
@@ -56,5 +58,5 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
         now = datetime.now(UTC)
     try:
         return max(0.0, (until - now).total_seconds())
-    except TypeError:  # one of them names no time zone
+    except TypeError:  # one of the dates has no time zone
         return None

@@ -1,4 +1,5 @@
-"""Decides for each address whether it may be asked, by way of which proxy, and how its server proves who it is."""
+"""Decides for each address whether it is allowed, through which proxy it is requested, and how the server's
+certificate is checked."""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ __all__ = ["Routes"]
 
 
 class Routes:
-    """Of one client. What it needs of the environment is read when this is made."""
+    """Routes the requests of one client. The environment is read once, when this object is made."""
 
     def __init__(self, config: HttpConfig) -> None:
         self._policy = HostPolicy(config.allow_hosts, config.deny_hosts)
@@ -34,13 +35,13 @@ class Routes:
         self._tls_context: ssl.SSLContext | None = None
 
     def checked(self, url: str) -> URL:
-        """`url` as it is, since a signature may cover each character.
+        """Returns `url` unchanged, since a signature may cover each character.
 
-        Raises HttpFailure unless it is http(s) and on a host that may be asked.
+        Raises HttpFailure unless it is http(s) and its host is allowed.
         """
         reason, problem = "bad-url", "not an http(s) address"
         try:
-            # What cannot stand in a request line (blanks, letters beyond ASCII) is quoted.
+            # Characters that a request line cannot contain (blanks, letters beyond ASCII) are quoted.
             plain = url.isascii() and url.isprintable() and " " not in url
             parsed = URL(url, encoded=plain)
             if parsed.scheme in ("http", "https") and parsed.raw_host:
@@ -59,7 +60,7 @@ class Routes:
         raise failure
 
     def proxy(self, url: URL) -> Proxy | None:
-        """The proxy that an address is asked by way of. Raises HttpFailure where the one that is named is none."""
+        """Returns the proxy for an address, or None. Raises HttpFailure if the named proxy is invalid."""
         if self._proxies is None:
             return None
         try:
@@ -68,25 +69,25 @@ class Routes:
             raise HttpFailure("proxy", str(problem)) from None
 
     def told(self, url: URL) -> str:
-        """Which proxy is in between, for the end of a message; empty where there is none."""
+        """Returns which proxy is in between, for the end of a message; "" if there is none."""
         proxy = self.proxy(url)
         return f", by way of the proxy {proxy}" if proxy else ""
 
     def options(self, url: URL, headers: Mapping[str, str] | None) -> dict[str, Any]:
-        """How a session asks for an address, with these headers for its server."""
+        """Returns the arguments of a session's request for an address, with these headers for its server."""
         proxy = self._proxies and self.proxy(url)
         if not proxy:
             return {"headers": headers, "ssl": self._tls() if url.scheme == "https" else True}
         options: dict[str, Any] = {"proxy": URL(proxy.address), "headers": headers}
         options["ssl"] = self._tls() if "https" in (url.scheme, options["proxy"].scheme) else True
-        if proxy.login and url.scheme == "https":  # for the proxy alone, which opens a way through
+        if proxy.login and url.scheme == "https":  # for the proxy alone, which opens a tunnel
             options["proxy_headers"] = {hdrs.PROXY_AUTHORIZATION: proxy.login}
-        elif proxy.login:  # the proxy takes it off the request before it goes on
+        elif proxy.login:  # the proxy removes the header before it forwards the request
             options["headers"] = {**(headers or {}), hdrs.PROXY_AUTHORIZATION: proxy.login}
         return options
 
     def _tls(self) -> ssl.SSLContext:
-        """Made for the first https address: reading the authorities takes 40 ms."""
+        """Returns the TLS context. Made for the first https address: reading the CA certificates takes 40 ms."""
         if self._tls_context is None:
             self._tls_context = ssl.create_default_context()
             self._tls_context.set_alpn_protocols(["http/1.1"])
@@ -94,10 +95,11 @@ class Routes:
 
 
 class _Resolver(ThreadedResolver):
-    """The system's resolver, within the limit for making a connection, which in aiohttp begins after it.
+    """The system's resolver, limited to the time for making a connection; aiohttp starts that limit only after
+    resolving.
 
-    It gives only the addresses that the policy permits, and raises ForbiddenHost where there are none. For the proxies
-    themselves it gives all: who named them means them.
+    Returns only addresses that the policy permits, and raises ForbiddenHost if there are none. For the proxies
+    themselves it returns all addresses: the user named them.
     """
 
     def __init__(self, limit_s: float, policy: HostPolicy, proxies: frozenset[tuple[str, int]]) -> None:

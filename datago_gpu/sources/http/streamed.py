@@ -1,4 +1,4 @@
-"""A body too large to hold, on its way to a sink: where it stopped, and how to go on from there."""
+"""Streams a body that is too large for memory to a sink: knows where it stopped, and how to resume there."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from datago_gpu.sources.http.failure import Unreadable
 __all__ = ["Flow"]
 
 _SEEN_BY_THEIR_BYTES = frozenset(("", "identity", "aws-chunked", "gzip", "x-gzip", "zstd"))
-"""Content-Encodings that make no difference here: whoever unpacks a shard sees by its first bytes what to undo."""
+"""Content-Encodings that are passed on unchanged: the reader of a shard recognises the compression by its first
+bytes."""
 _ADVANCE_BYTES = 1024 * 1024
-"""So much has to come between two breaks for the server to count as working: tries are then counted anew."""
+"""If this many bytes arrive between two failures, the server counts as working: the count of tries restarts."""
 
 
 class Flow:
-    """One body, over as many requests as it takes. The sink gets each byte once, in order."""
+    """Streams one body over as many requests as needed. The sink gets each byte once, in order."""
 
     def __init__(self, sink: Callable[[bytes], Awaitable[None]]) -> None:
         self._given_sink = self._sink = sink
@@ -30,29 +31,29 @@ class Flow:
         self._total: int | None = None
         self._ranges = True
         self._repeated = 0
-        """Bytes at the head of the answer that the sink has already."""
+        """Bytes at the start of the answer that the sink already has."""
         self._counted_at = 0
         self.size = 0
         """Bytes that the sink has."""
 
     def advanced(self) -> bool:
-        """Whether much has come since this was last true."""
+        """Returns whether many bytes have arrived since this last returned True."""
         if self.size < self._counted_at + _ADVANCE_BYTES:
             return False
         self._counted_at = self.size
         return True
 
     def restart(self) -> None:
-        """Ask for the whole next time: the server cannot go on in the middle."""
+        """Makes the next request ask for the whole body: the server cannot resume in the middle."""
         self._ranges = False
 
     def request_headers(self, headers: Mapping[str, str] | None) -> Mapping[str, str] | None:
-        """`headers`, and what asks for the rest where the server can tell that it is the rest of the same body."""
+        """Returns `headers` and, if the server can identify the body, headers that ask for the rest of it."""
         asking = asking_for_rest(headers, self._headers, self.size) if self._ranges else None
         return headers if asking is None else asking
 
     def begin(self, response: ClientResponse) -> None:
-        """Take note of an answer's headers. Raises Unreadable."""
+        """Reads an answer's headers. Raises Unreadable."""
         if response.status == 206:
             self._continue(response.headers)
         else:
@@ -67,7 +68,7 @@ class Flow:
         self._repeated = 0
 
     def _start_over(self, response: ClientResponse) -> None:
-        """From the first byte: what the sink has is left out, if this is the same body."""
+        """Starts at the first byte: skips the bytes that the sink has, if this is the same body."""
         headers, total = response.headers, response.content_length
         if self.size:
             known = [name for name in ("ETag", "Last-Modified") if name in self._headers]
@@ -79,7 +80,7 @@ class Flow:
         self._headers, self._total, self._repeated = headers, total, self.size
 
     def _take_encoding(self, given: str) -> None:
-        """Raises Unreadable where a body comes in a form that nobody asked for, and that cannot be undone."""
+        """Raises Unreadable if a body has an encoding that was not requested and cannot be decoded."""
         encodings = [each.strip().lower() for each in given.split(",")]
         self._deflated = Deflated(self._given_sink) if encodings == ["deflate"] else None
         self._sink = self._deflated or self._given_sink
@@ -88,7 +89,7 @@ class Flow:
                              "gzip, deflate and zstd are undone; have the server send it as it is")  # fmt: skip
 
     async def read(self, content: StreamReader, watch: Watch) -> None:
-        """Pass on what comes, to its end. Raises Unreadable, or what the transport or the sink does."""
+        """Passes the body on to its end. Raises Unreadable, or errors of the transport or the sink."""
         while block := await next_piece(content):
             watch.progress()
             if self._repeated:

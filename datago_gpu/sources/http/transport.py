@@ -1,4 +1,5 @@
-"""Says in our words what exceptions of aiohttp and of the sockets below mean, and answers that are refusals."""
+"""Translates exceptions of aiohttp and of sockets, and answers that are refusals, into HttpFailures with texts of
+our own."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from datago_gpu.sources.http.retry_after import retry_after_s
 
 __all__ = ["meaning_of", "refusal_of"]
 
-# The first that fits: exception, reason, detail, whether another try may help.
+# The first match counts: exception, reason, detail, whether a retry may help.
 _MEANINGS: tuple[tuple[type[Exception], str, str, bool], ...] = (
     (aiohttp.ConnectionTimeoutError, "timeout", "no connection within {connect:g} s", True),
     (TimeoutError, "timeout", "not done in time", True),
@@ -33,20 +34,21 @@ _MEANINGS: tuple[tuple[type[Exception], str, str, bool], ...] = (
 )
 _MAY_BE_THE_PROXYS = frozenset((401, 403))
 _UNKNOWN_AUTHORITY = frozenset((2, 18, 19, 20, 21))
-"""OpenSSL's codes for a certificate that is by itself or by an authority that is not trusted here."""
+"""OpenSSL's codes for a certificate that is self-signed or signed by an authority that is not trusted here."""
 _LOOKS_LIKE_TLS = "this looks like an https server: use https:// instead of http://"
 _MAY_BE_TLS = "if this is an https server, use https:// instead of http://"
 _TLS_ALERT = re.compile(r"\\x15\\x03\\x0")
-"""How a server that speaks TLS only begins its answer to plain HTTP, as aiohttp's parser quotes what it cannot read."""
+"""The beginning of a TLS-only server's answer to plain HTTP, as aiohttp's parser quotes what it cannot read."""
 _SAYS_TLS = re.compile(r"plain HTTP request was sent to HTTPS port|speaking plain HTTP to an SSL-enabled server|"
                        r"sent an HTTP request to an HTTPS server", re.IGNORECASE)  # fmt: skip
-"""What nginx, Apache and servers in Go say, with status 400."""
+"""The texts of nginx, Apache and servers in Go, with status 400."""
 
 
 def meaning_of(
     error: Exception, url: URL, proxy: Proxy | None, *, connect_timeout_s: float, answered: bool
 ) -> HttpFailure:
-    """The failure that an exception stands for. Its own text may hold the whole URL or a header: it is not used.
+    """Returns the failure that an exception means. The exception's own text may contain the whole URL or a header and
+    is not used.
 
     answered: whether the server has ever given an answer.
     """
@@ -73,7 +75,7 @@ def meaning_of(
 
 
 def refusal_of(response: aiohttp.ClientResponse, text: str, proxy: Proxy | None) -> HttpFailure:
-    """What a status other than 200 and a redirect means. text: the beginning of the body."""
+    """Returns the failure that a status other than 200 and redirects means. text: the beginning of the body."""
     status, detail, via = response.status, response.reason or "", ""
     if proxy and status == 407:
         offered = response.headers.getall("Proxy-Authenticate", [])
@@ -96,7 +98,7 @@ def refusal_of(response: aiohttp.ClientResponse, text: str, proxy: Proxy | None)
 
 
 def _is_of_proxy(error: Exception, proxy: Proxy) -> bool:
-    """Whether what failed is the connection to the proxy itself."""
+    """Returns whether the connection to the proxy itself failed."""
     if isinstance(error, aiohttp.ClientProxyConnectionError):
         return True
     return isinstance(error, aiohttp.ClientConnectorError | aiohttp.ClientConnectorCertificateError) and (
@@ -105,7 +107,7 @@ def _is_of_proxy(error: Exception, proxy: Proxy) -> bool:
 
 
 def _why_not_proved(error: aiohttp.ClientConnectorCertificateError) -> str:
-    """OpenSSL's reason, and what can be done."""
+    """Returns OpenSSL's reason, and what the user can do."""
     problem = error.certificate_error
     reason = getattr(problem, "verify_message", "").rstrip(".")
     hint = TRUST_HINT if getattr(problem, "verify_code", 0) in _UNKNOWN_AUTHORITY else ""
@@ -113,7 +115,7 @@ def _why_not_proved(error: aiohttp.ClientConnectorCertificateError) -> str:
 
 
 def _tls_hint(error: Exception, reason: str, *, answered: bool) -> str:
-    """What to say where plain HTTP may have met a server that speaks TLS."""
+    """Returns a hint where plain HTTP may have met a server that speaks TLS."""
     if isinstance(error, aiohttp.ClientResponseError) and _TLS_ALERT.search(error.message):
         return f": {_LOOKS_LIKE_TLS}"
     broke = reason == "connection" and not isinstance(error, aiohttp.ClientConnectorError)
