@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from msgspec import structs
+
 from datago_gpu import errors
 from datago_gpu.feeder import wire
 from datago_gpu.feeder.client import FeederClosed
@@ -77,7 +79,8 @@ class Worker(threading.Thread):
     def __init__(self, feeder: Supervisor, make_assembly: Callable[[], Assembly], ready: Handoff[Ready]) -> None:
         super().__init__(name="datago-decode", daemon=True)
         self._feeder, self._make_assembly, self._ready = feeder, make_assembly, ready
-        self._skipped: list[Skipped] = []
+        self._skips_behind: list[Skipped] = []
+        """What the feeder has skipped behind the last batch that it sent. The batches under way come before that."""
         self.counts = wire.Counts()
         self.decoded = self.bytes = self.rescued = 0
         self._pixels = 0
@@ -168,7 +171,7 @@ class Worker(threading.Thread):
         if isinstance(message, errors.FeederError):
             return message
         if isinstance(message, wire.Failed):
-            self._skipped += message.skipped
+            self._skips_behind += message.skipped
             return message
         if isinstance(message, wire.Notice):
             while len(assembly):  # it was said behind these
@@ -177,9 +180,11 @@ class Worker(threading.Thread):
             return None
         self.counts = message.counts
         if isinstance(message, wire.EncodedBatch):
+            if self._skips_behind:
+                message = structs.replace(message, skipped=self._take_skips() + message.skipped)
             assembly.submit(message, self._feeder.memory)
             return None
-        self._skipped += message.skipped
+        self._skips_behind += message.skipped
         return message if isinstance(message, wire.Ended) else None
 
     def _hand_on(self, assembled: Assembled) -> bool:
@@ -190,8 +195,7 @@ class Worker(threading.Thread):
         self.decoded += len(assembled.kept)
         self._note_rescued(assembled)
         self.bytes += sum(message.lengths) + sum(sum(column.lengths) for column in message.parts)
-        self._skipped += message.skipped
-        self._skipped += [
+        skipped = message.skipped + [
             Skipped(index, message.ids[at], message.wheres[at], UNDECODABLE, problem, epoch)
             for at, problem in failures.items()
             for epoch, index in [wire.epoch_and_index(message.indices[at], message.epoch)]
@@ -203,7 +207,7 @@ class Worker(threading.Thread):
             for at, found in assembled.flaws.items()
             for reason, problem in found.items()
         ]
-        ready = Ready(assembled.batch, numbers, message.mark, self._take_skips(), flaws)
+        ready = Ready(assembled.batch, numbers, message.mark, skipped, flaws)
         return self._ready.put(ready, message.pixels)
 
     def _note_rescued(self, assembled: Assembled) -> None:
@@ -214,5 +218,5 @@ class Worker(threading.Thread):
         self.rescued += len(assembled.rescued)
 
     def _take_skips(self) -> list[Skipped]:
-        skipped, self._skipped = self._skipped, []
+        skipped, self._skips_behind = self._skips_behind, []
         return skipped

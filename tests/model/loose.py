@@ -105,8 +105,8 @@ class Loose:
 
     def bad(self, told: int) -> list[Skip]:
         """Epoch, name and reason of each bad sample so far. told: the last epoch that was told of, which may have had
-        no batch where samples wait for further epochs."""
-        last = max(self._epoch, told) if self._carries else self._epoch
+        no batch."""
+        last = max(self._epoch, told)
         return [
             (epoch, item.id, item.skipped or "undecodable")
             for epoch in range(self._earliest, last + 1)
