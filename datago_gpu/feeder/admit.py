@@ -1,5 +1,4 @@
-"""Checks each payload before it reaches a decoder: by its header, or with Pillow where the header does not settle
-it."""
+"""Checks each payload before it reaches a decoder: by its header, or with Pillow where the header is not enough."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Checks the parts that belong to an image: masks and further images, which are cut from the same region, and
-latents."""
+"""Checks the parts of an image: masks and further images, which are cut from the same region, and latents."""
 
 from __future__ import annotations
 
@@ -58,8 +57,7 @@ class Frame(Struct, frozen=True):
     """None if pictures are not cut."""
 
     def view(self, height: int, width: int) -> tuple[Region, Size | None]:
-        """Returns the visible region of a picture of another size, and the size that the region is scaled to: a view
-        for `to_ppm`."""
+        """Returns the visible region of a picture of another size, and the size that it is scaled to, for `to_ppm`."""
         return self.of(height, width), self.bucket
 
     def of(self, height: int, width: int) -> Region:

@@ -54,13 +54,11 @@ class Feeder:
 
     @property
     def killed(self) -> bool:
-        """Returns whether a signal ended the feeder or one of its download processes. Valid once the feeder has
-        ended."""
+        """Returns whether a signal killed the feeder or one of its download processes. Valid after their end."""
         return self._processes.killed
 
     def receive(self) -> wire.FromFeeder:
-        """Waits for the next message and returns it. Raises FeederError if the feeder is gone, FeederClosed after
-        `close`."""
+        """Returns the next message. Raises FeederError if the feeder is gone, FeederClosed after `close`."""
         try:
             header = self._read(wire.HEADER_BYTES)
             self._begun = True

@@ -81,8 +81,7 @@ class Fetcher:
         return outcomes
 
     def _read_some(self, refs: list[SampleRef], room: int) -> tuple[list[Outcome], int]:
-        """Reads as many samples as there is memory for. Returns their outcomes and the bytes that the next sample
-        needs."""
+        """Reads as many samples as fit into `room`. Returns the outcomes, and the bytes that the next one needs."""
         outcomes: list[Outcome] = []
         for ref in refs:
             outcome = self._read(ref, room)

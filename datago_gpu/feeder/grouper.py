@@ -1,5 +1,4 @@
-"""Groups samples into batches of one bucket each. The batches depend only on the order of the samples, never on
-timing."""
+"""Groups samples into batches of one bucket each. The batches depend only on the order of samples, never on timing."""
 
 from __future__ import annotations
 

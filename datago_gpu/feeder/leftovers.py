@@ -1,5 +1,4 @@
-"""Keeps samples of earlier epochs that wait in batches that are not full: with `drop_last` they go into the next
-epochs."""
+"""Keeps samples that wait in batches that are not full: with `drop_last` they go into the next epochs."""
 
 from __future__ import annotations
 

@@ -16,8 +16,7 @@ __all__ = ["Layout"]
 
 
 class Layout:
-    """Holds the payloads of a batch in the order in which they will lie in the arena: first the images, then part by
-    part."""
+    """Holds the payloads of a batch in the order that they will have in the arena: the images, then part by part."""
 
     def __init__(self, batch: list[Admitted]) -> None:
         self._batch = batch

@@ -17,8 +17,7 @@ from datago_gpu.feeder.wire import Notice
 __all__ = ["passed_on"]
 
 AT_ONCE = 100
-"""Messages that may be sent without a pause. Further messages are counted, and the next message reports their
-number."""
+"""Messages that may be sent without a pause. Further messages are counted, and the next one reports their number."""
 REFILL_S = 10.0
 """Seconds after which one more message may be sent."""
 LONGEST = 4000
@@ -27,8 +26,7 @@ LONGEST = 4000
 
 @contextmanager
 def passed_on(level: int, tell: Callable[[Notice], None]) -> Iterator[None]:
-    """Calls `tell`, on the running loop, for each message that the package logs at `level` or above within the
-    block."""
+    """Calls `tell`, on the running loop, for each message that the package logs in the block at `level` or above."""
     logger = logging.getLogger("datago_gpu")
     handler, before = _Handler(asyncio.get_running_loop(), tell), logger.level
     logger.setLevel(level)

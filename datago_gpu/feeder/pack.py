@@ -94,8 +94,7 @@ class Packer:
             await self._report()
 
     async def has_decoded_since(self, epoch: int) -> bool:
-        """Returns whether a sample of this epoch or a later one could be decoded. Waits until one was, or until all
-        are reported."""
+        """Returns whether a sample of this epoch or later could be decoded. Waits for one, or for all reports."""
         while self._latest_good < epoch and self._out:
             await self._report()
         return self._latest_good >= epoch

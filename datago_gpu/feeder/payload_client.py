@@ -1,5 +1,4 @@
-"""Chooses what downloads payloads that have an address: this process, download processes, or a client for object
-storage."""
+"""Chooses what downloads payloads: this process, download processes, or a client for object storage."""
 
 from __future__ import annotations
 

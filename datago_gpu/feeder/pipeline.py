@@ -48,8 +48,7 @@ class Production:
             mixed=config.image_config.mixed_buckets,
         )
         self._outstanding: dict[int, str] = {}
-        """Index -> cursor of the samples of this epoch that are listed and neither sent nor skipped, in listing
-        order."""
+        """Index -> cursor of this epoch's samples that are listed and neither sent nor skipped, in listing order."""
         self._leftovers = Leftovers(resume.carried)
         self._newest = resume.position
         self._begun: int | None = None
@@ -230,8 +229,7 @@ class Production:
             self._listed = self._listings.popleft()[1]
 
     def _resume_at(self, epoch: int) -> Position:
-        """Returns the position of the first sample that is not done; if all are done, that of the last one, which is
-        safe."""
+        """Returns the position of the first sample that is not done; if all are, of the last, which is safe."""
         for index, cursor in self._outstanding.items():
             return Position(epoch, index, cursor)
         return self._newest

@@ -46,8 +46,7 @@ class Refusals(Generic[T]):
         self._length = 0
 
     def passing(self, outcome: T | Skipped) -> list[T | Skipped]:
-        """Returns the outcomes that can be handled now, in order. Raises SourceError if too many consecutive samples
-        were refused."""
+        """Returns the outcomes that can be handled now, in order. Raises SourceError after too many refusals."""
         if self._most is None or (isinstance(outcome, Skipped) and not _is_refusal(outcome)):
             return [outcome]
         if not isinstance(outcome, Skipped):
@@ -59,8 +58,7 @@ class Refusals(Generic[T]):
         return []
 
     def end(self) -> list[Skipped]:
-        """Returns the held samples at the end of the listing. Raises SourceError if too many of the last samples
-        were refused."""
+        """Returns the samples held at the end. Raises SourceError if too many of the last ones were refused."""
         if self._most is not None and self._row:
             shards = [each for each in self._row if _is_shard(each)]
             ran_out = len(shards) >= _SHARDS_AT_THE_END and all(each.reason in _RAN_OUT for each in shards)

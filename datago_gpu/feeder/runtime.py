@@ -31,8 +31,7 @@ def run(main: Coroutine[Any, Any, None]) -> None:
 
 
 def _raise_file_limit() -> None:
-    """Raises the limit of open files to the hard limit: each download needs one, and many shells set the limit to
-    1024."""
+    """Raises the limit of open files to the hard limit: each download needs one; many shells set 1024."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         with suppress(OSError, ValueError):
@@ -71,8 +70,7 @@ def _no_authorities() -> Iterator[None]:
 
 
 async def leave_with(parent: int) -> None:
-    """Ends this process when the parent ends. The parent's socket alone does not show that: a forked child may hold
-    it open."""
+    """Ends this process when the parent ends. The parent's socket may live on in a forked child."""
     while os.getppid() == parent:  # noqa: ASYNC110 - nothing tells of it
         await asyncio.sleep(PARENT_CHECK_S)
     os._exit(0)

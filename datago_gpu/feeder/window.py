@@ -24,8 +24,7 @@ _FIRST_GUESS_BYTES = 8 * MiB
 """The assumed size of a sample until the first one has arrived."""
 _SIZES_REMEMBERED = 32
 _JOBS_AT_LEAST = 8
-"""The least number of jobs into which the samples that fit are split, so that the next job starts before the last
-one ends."""
+"""The least number of jobs for the samples that fit, so that the next job starts before the last one ends."""
 
 Outcome = Admitted | Skipped
 

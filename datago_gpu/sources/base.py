@@ -89,8 +89,7 @@ class SampleRef(Struct):
     epoch: int = 0
     """The epoch that `index` belongs to; the feeder sets it."""
     renew: Callable[[str], Awaitable[str]] | None = None
-    """Asks the origin for a new address of the part of that name, or of the image if the name is "". Set where
-    addresses expire."""
+    """Asks the origin for a new address of the part of that name, or with "" of the image, if addresses expire."""
 
     @property
     def has_image(self) -> bool:
@@ -155,8 +154,7 @@ class Position(Struct, frozen=True):
     epoch: int = 0
     index: int = 0
     cursor: str = ""
-    """The `cursor` of the sample at `index`; or empty, and then the source lists from the beginning and counts up to
-    `index`."""
+    """The `cursor` of the sample at `index`; if empty, the source lists from the beginning and counts up to `index`."""
 
 
 _OVERHEAD_BYTES, _TAG_BYTES, _NUMBER_BYTES = 1000, 60, 4
@@ -180,8 +178,7 @@ class ListingDigest(Struct, frozen=True, omit_defaults=True):
 
 
 class Tally:
-    """Counts the names that a source lists. This base class counts nothing: for sources whose listing cannot be
-    identified."""
+    """Counts the names that a source lists. This base class counts nothing: some listings cannot be identified."""
 
     @property
     def listed(self) -> ListingDigest | None:

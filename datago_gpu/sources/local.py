@@ -49,8 +49,7 @@ class Patience:
         self._closing.set()
 
     def __call__(self, work: Callable[[], T]) -> T:
-        """Returns the result of `work`. Raises its last OSError, or DatagoError if the process has no descriptors
-        left."""
+        """Returns the result of `work`. Raises its last OSError, or DatagoError if descriptors have run out."""
         for number in range(1, self._tries + 1):
             try:
                 return work()
@@ -83,8 +82,7 @@ def read_whole(file: io.RawIOBase, size: int) -> bytes:
 
 
 class PatientFile(io.RawIOBase):
-    """A local file that is read from its beginning. After a transient error it is reopened and read on from the same
-    place."""
+    """A local file that is read from its beginning. After a transient error it is reopened at the same place."""
 
     def __init__(self, path: str, patience: Patience) -> None:
         self._path, self._patience = path, patience

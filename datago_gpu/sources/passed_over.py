@@ -1,5 +1,4 @@
-"""Counts the files that a listing leaves out: by extension, because they are hidden, or because they are symbolic
-links."""
+"""Counts the files that a listing leaves out: by extension, as hidden files, or as symbolic links."""
 
 from __future__ import annotations
 

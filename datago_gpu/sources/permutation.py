@@ -26,8 +26,7 @@ class Shuffle:
         self._rank, self._world_size = config.rank_and_world_size()
 
     def share(self, count: int, epoch: int) -> NDArray[np.int64]:
-        """Returns the numbers below `count` that this rank takes in an epoch, int64, in the order in which it takes
-        them."""
+        """Returns the numbers below `count` (int64) that this rank takes in an epoch, in its order."""
         if self._split_first:
             own = len(range(self._rank, count, self._world_size))
             return self._rank + self._world_size * permutation(own, self._seed, epoch)

@@ -1,5 +1,5 @@
-"""Shuffles a stream that is too long for memory: draws from a buffer, with the same result on every machine and in
-every version."""
+"""Shuffles a stream that is too long for memory, through a buffer, with the same result on every machine and
+version."""
 
 from __future__ import annotations
 

@@ -38,8 +38,7 @@ class Passed(NamedTuple):
 
     @classmethod
     def parsed(cls, cursor: str) -> Passed:
-        """Returns the place that a cursor describes; the beginning if the cursor is invalid. Older packages wrote
-        "BEFORE:NAME"."""
+        """Returns the place of a cursor; the beginning if it is invalid. Older packages wrote "BEFORE:NAME"."""
         head, _, name = cursor.partition(":")
         count, plus, digest = head.partition("+")
         if not count.isdecimal():
@@ -170,8 +169,7 @@ class Whole(_Compared):
             begin = end
 
     def end(self, lengths: Iterable[int] | None = None) -> None:
-        """Ends the listing. Raises ConfigError if it differs from that of the state. lengths: of each file, if
-        known."""
+        """Ends the listing. Raises ConfigError if it differs from the state's. lengths: of each file, if known."""
         digest = blake2b(",".join(map(str, lengths)).encode(), digest_size=_BYTES).hexdigest() if lengths else ""
         self._listed = ListingDigest(self._count, self._hash.hexdigest(), self._marks, digest, whole=True)
         if self._expected:

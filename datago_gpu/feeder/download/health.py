@@ -1,5 +1,4 @@
-"""Decides whether a server is down or single payloads are to blame, from what several processes report about the
-server."""
+"""Decides whether a server is down or single payloads are to blame, from the reports of several processes."""
 
 from __future__ import annotations
 
@@ -30,8 +29,7 @@ class Doubts:
         return bool(self._waiting)
 
     def answered(self, server: str, now: float) -> None:
-        """Records that the server answered a request. now: in seconds of the loop's clock, which all processes
-        share."""
+        """Records that the server answered. now: in seconds of the loop's clock, which all processes share."""
         self._answered_at[server] = now
         if self._waiting:
             self._end(server, down=False)

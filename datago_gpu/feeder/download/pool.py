@@ -86,8 +86,7 @@ class _Member:
         self._number, self._memory, self._doubts, self._settle = number, memory, doubts, settle
         self._loop = asyncio.get_running_loop()
         self._open: dict[int, tuple[str, asyncio.Future[bytes], Need | None]] = {}
-        """Number of an order -> the server, the future that waits for the payload, and the function that asks for
-        its memory."""
+        """Number of an order -> its server, the future for its payload, and the function that asks for memory."""
         self._wanted: list[tuple[int, str, int]] = []
         self._taken: list[int] = []
         self._granted: list[int] = []
@@ -153,8 +152,7 @@ class _Member:
         self._settle()
 
     async def _ask(self, order: int, size: int) -> None:
-        """Waits until there is memory for a payload, then grants it. If nobody waits for the payload any more,
-        grants it at once."""
+        """Waits for memory for a payload, then grants it; grants it at once if nobody waits for the payload."""
         _, future, need = self._open.get(order, ("", None, None))
         if future is not None and need is not None:
             asking = asyncio.ensure_future(need(size))

@@ -28,8 +28,7 @@ _TOLERATED_SHORTFALL = 0.01
 
 
 class Tasks:
-    """Cancels and awaits its tasks at the end of a block. Finished tasks are not kept, since each would keep its
-    page in memory."""
+    """Cancels and awaits its tasks at the end of a block. Drops finished tasks, since each would keep its page."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -138,8 +137,7 @@ class Walk:
         return following
 
     async def _is_more_at(self, url: str, count: asyncio.Task[int | None]) -> bool:
-        """Returns, at the end, whether images follow after all. Warns or raises SourceError if some are missing for
-        good."""
+        """Returns, at the end, whether images follow. Warns or raises SourceError if some are missing for good."""
         expected = await count
         if expected is None or self._position >= expected:
             return False

@@ -20,8 +20,7 @@ _NEARLY_ALL = 0.999
 _FILL = 0.75
 """Fraction of a page that a draw should fill: beyond a full page, images are cut off, and not evenly."""
 _FRUITLESS = (10, 1000)
-"""The least and the greatest number of consecutive draws without a new image, after which the source counts as
-exhausted."""
+"""The least and greatest number of consecutive draws without a new image after which the source is exhausted."""
 
 
 def prefixes_for(share: float) -> tuple[int, int]:
@@ -91,8 +90,7 @@ class Draws:
             self._share = min(1.0, self._share * (2 if found else 8))
 
     def _patience(self) -> float:
-        """Returns the allowed number of fruitless draws: after these, an unseen image would have appeared with 99%
-        probability."""
+        """Returns the allowed number of fruitless draws: with 99% probability they would have shown an unseen image."""
         least, most = _FRUITLESS
         return min(most, max(least, 5 / self._share))
 

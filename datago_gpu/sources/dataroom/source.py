@@ -100,8 +100,7 @@ class Dataroom:
         return {}
 
     def refs(self, start: Position) -> Refs:
-        """See `Source.refs`. The server's own random draws cannot be repeated: after a resume, only the numbers go
-        on."""
+        """See `Source.refs`. The server's random draws cannot be repeated: on a resume, only the numbers go on."""
         if self._draws:
             return self._drawn(start)
         return self._shuffled(start) if self._source.random_sampling else self._listed(start)
@@ -235,8 +234,7 @@ class Dataroom:
             self._dimensions = usual_dimensions((await self._api.page(address)).results)
 
     def _embedding(self, found: list[float]) -> array[float] | None:
-        """Returns the embedding of an entry, if wanted. A batch has one array of embeddings: another length raises
-        Lacking."""
+        """Returns the embedding of an entry, if wanted. All in a batch have one length: another raises Lacking."""
         if not self._source.require_embeddings:
             return None
         if not found:

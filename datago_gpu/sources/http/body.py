@@ -1,5 +1,4 @@
-"""Collects the body of one answer over as many tries as needed, never above its size limit and never accepted
-incomplete."""
+"""Collects the body of one answer over several tries, never above its size limit and never accepted incomplete."""
 
 from __future__ import annotations
 
@@ -156,8 +155,7 @@ def size_of_rest(headers: Mapping[str, str], begun: Mapping[str, str], size: int
 
 
 def _strong_validator(headers: Mapping[str, str]) -> str:
-    """Returns what identifies a body byte for byte: a strong ETag, or a Last-Modified date that lies before the
-    answer; else ""."""
+    """Returns what identifies a body exactly: a strong ETag, or a Last-Modified before the answer; else ""."""
     tag = headers.get("ETag", "")
     if tag:
         return "" if tag.startswith("W/") else tag

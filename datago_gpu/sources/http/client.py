@@ -199,8 +199,7 @@ class HttpClient:
         return seconds
 
     def _put_in_a_row(self, url: URL, failure: HttpFailure) -> None:
-        """Records whether a failure is one of many in a row, for which the server, not a single payload, is to
-        blame."""
+        """Records whether a failure is one of many in a row, for which the server is to blame, not one payload."""
         if failure.of_server:
             row = self._failed_in_a_row.setdefault(url.raw_authority, deque(maxlen=DOWN_AFTER))
             row.append((self._loop.time(), hash(url)))

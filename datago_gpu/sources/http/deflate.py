@@ -1,5 +1,5 @@
-"""Decompresses a body with Content-Encoding "deflate" on its way to a sink. Unlike gzip, its bytes do not identify
-the format."""
+"""Decompresses a body with Content-Encoding "deflate" on its way to a sink. Its bytes, unlike gzip's, do not show
+it."""
 
 from __future__ import annotations
 

@@ -87,8 +87,7 @@ class HttpFailure(Exception):
 
 
 class Unreadable(Exception):
-    """Says that the body of an answer cannot be used. reason: a short fixed word. transient: whether a retry may
-    help."""
+    """Says that an answer's body cannot be used. reason: a short fixed word. transient: whether a retry may help."""
 
     def __init__(self, reason: str, detail: str, *, transient: bool = False) -> None:
         super().__init__(detail)
@@ -96,8 +95,7 @@ class Unreadable(Exception):
 
 
 def means_down(row: Collection[Try]) -> bool:
-    """Returns whether a server is down that has answered none of these tries, and no other request since the first
-    of them."""
+    """Returns whether a server is down that has answered no request since the first of these failed tries."""
     return len(row) >= DOWN_AFTER and len({url for _, url in row}) > 1
 
 

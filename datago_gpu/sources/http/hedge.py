@@ -88,8 +88,7 @@ class Hedged:
         return max(_LEAST_DELAY_S, _TIMES_USUAL * usual)
 
     def _look(self) -> None:
-        """Sends an extra request for each late request, the latest first, and again when the extra request is late
-        itself."""
+        """Sends an extra request for each late one, the latest first; again if the extra one is late itself."""
         self._tick = None
         if not self._open:
             return
@@ -109,8 +108,7 @@ class Hedged:
         self._look_again_in(delay_s)
 
     async def _ask_too(self, request: _Request, bodies: int) -> None:
-        """Sends an extra request. bodies: how many bodies of this payload may be in memory by now, including this
-        one."""
+        """Sends an extra request. bodies: the bodies of this payload that may be in memory by now, with this one."""
         need = request.need and partial(_need_in_all, request.need, bodies)
         try:
             answer = (await self._http.get(request.url, max_bytes=request.max_bytes, need=need)).body

@@ -35,16 +35,14 @@ class ComeBack:
         self._at[server] = max(before, now + seconds)
 
     def after_s(self, server: str, waited_s: float) -> float:
-        """Returns how many seconds a request must still wait that has waited `waited_s` already; 0 if it need not,
-        or may not wait longer."""
+        """Returns the seconds that a request must still wait; 0 if it need not, or may not wait any longer."""
         if not self._at:
             return 0.0
         return max(0.0, min(self._at.get(server, 0.0) - self._loop.time(), self._most_s - waited_s))
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """Returns the seconds of the header, which contains seconds or a date; a date is compared with the server's own
-    clock."""
+    """Returns the header's seconds; a date is compared with the server's own clock."""
     text = headers.get("Retry-After", "").strip()
     if text.isascii() and text.isdigit():
         return float(text[:9])

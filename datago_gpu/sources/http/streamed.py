@@ -15,8 +15,7 @@ from datago_gpu.sources.http.failure import Unreadable
 __all__ = ["Flow"]
 
 _SEEN_BY_THEIR_BYTES = frozenset(("", "identity", "aws-chunked", "gzip", "x-gzip", "zstd"))
-"""Content-Encodings that are passed on unchanged: the reader of a shard recognises the compression by its first
-bytes."""
+"""Content-Encodings that are passed on unchanged: the reader of a shard recognises them by the first bytes."""
 _ADVANCE_BYTES = 1024 * 1024
 """If this many bytes arrive between two failures, the server counts as working: the count of tries restarts."""
 

@@ -1,5 +1,4 @@
-"""Translates exceptions of aiohttp and of sockets, and answers that are refusals, into HttpFailures with texts of
-our own."""
+"""Translates exceptions of aiohttp and of sockets, and refusing answers, into HttpFailures with texts of our own."""
 
 from __future__ import annotations
 

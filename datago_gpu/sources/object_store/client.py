@@ -1,8 +1,8 @@
-"""Object storage: s3, gs and az addresses, by way of the package obstore, which signs requests and tries them again.
+"""Reads object storage (s3, gs and az addresses) through the package obstore, which signs requests and retries them.
 
-Only here is obstore imported. Its errors, whose texts hold whole answers and addresses, become HttpFailures, so that
-those who read need not know where from. Credentials come from the environment, the machine's own identity, or, for s3
-where boto3 is installed, from its files; see `storage_options`.
+obstore is imported only here. Its errors, whose texts contain whole answers and addresses, become HttpFailures, so that
+callers need not know where a failure comes from. Credentials come from the environment, from the machine's own identity
+or, for s3 if boto3 is installed, from its files; see `storage_options`.
 """
 
 from __future__ import annotations
@@ -32,30 +32,30 @@ __all__ = ["MOST_STORED_PAGES", "Listed", "Stores", "is_stored"]
 
 _PART_BYTES = 4 * 1024 * 1024
 _PARTS_AHEAD = 4
-"""Parts of one object that are asked for at once: stores give a single connection 50 to 100 MB/s."""
+"""Parts of one object that are requested at once: stores give a single connection 50 to 100 MB/s."""
 _LISTED_AT_ONCE = 1000
 MOST_STORED_PAGES = 10_000
-"""Of a listing, in a row, in which nothing is what is looked for: 10 million objects."""
+"""The most consecutive pages of a listing without a usable object: 10 million objects."""
 _STALE_S = 1.0
 _DOWN_AFTER = 4
-"""Objects in a row that could not be had, each after all its tries, after which the store is down."""
+"""Consecutive objects that could not be fetched, each after all its tries, after which the store counts as down."""
 _PANIC_HINT = "does the endpoint in storage_options or the environment begin with http:// or https://?"
 
 
 def is_stored(address: str) -> bool:
-    """Whether an address is one of object storage."""
+    """Returns whether an address is one of object storage."""
     return address.startswith(STORE_SCHEMES)
 
 
 class Listed(Struct, frozen=True):
-    """An object. key: its path in the bucket; one that `is_odd` cannot be read. size: in bytes."""
+    """Describes an object. key: its path in the bucket; if `is_odd`, it cannot be read. size: in bytes."""
 
     key: str
     size: int
 
 
 class Stores:
-    """Reads objects, of any number of buckets. Raises ConfigError where obstore is missing or refuses the options."""
+    """Reads objects from any number of buckets. Raises ConfigError if obstore is missing or refuses the options."""
 
     def __init__(self, config: HttpConfig, options: Mapping[str, str]) -> None:
         try:
@@ -71,9 +71,9 @@ class Stores:
         self._failed_in_a_row = 0
 
     async def get(self, url: str, max_bytes: int, need: Need | None = None) -> bytes:
-        """The whole object at `url`, of at most `max_bytes`. Raises HttpFailure.
+        """Returns the whole object at `url`, of at most `max_bytes`. Raises HttpFailure.
 
-        need: is asked for the memory of the object before it is read.
+        need: called with the size of the object before it is read.
         """
         store, key = self._at(url)
         loop = asyncio.get_running_loop()
@@ -87,16 +87,16 @@ class Stores:
                 asked = loop.time()
                 if need:
                     await need(size)
-                if loop.time() - asked < _STALE_S:  # else the answer may be past its limits of time
+                if loop.time() - asked < _STALE_S:  # else the answer may have exceeded its time limits
                     return bytes(await result.bytes_async())
 
         content: bytes = await self._translated(url, read)
         return content
 
     async def stream(self, url: str, sink: Callable[[bytes], Awaitable[None]]) -> None:
-        """Give the object at `url` to `sink`, in order, several parts of it on their way at once. Raises HttpFailure.
+        """Passes the object at `url` to `sink` in order, and requests several parts of it at once. Raises HttpFailure.
 
-        Reason "changed": it was replaced meanwhile.
+        Reason "changed": the object was replaced meanwhile.
         """
         store, key = self._at(url)
         first, size, tag = await self._translated(url, lambda: self._first(store, key))
@@ -116,7 +116,7 @@ class Stores:
             await asyncio.gather(*coming, return_exceptions=True)
 
     async def _first(self, store: Any, key: str) -> tuple[bytes, int, str | None]:
-        """The first part, the size of the whole, and what it is recognised by."""
+        """Returns the first part, the size of the whole object, and the tag that identifies it."""
         result = await self._obstore.get_async(store, key, options={"range": (0, _PART_BYTES)})
         return bytes(await result.bytes_async()), result.meta["size"], result.meta["e_tag"]
 
@@ -132,9 +132,9 @@ class Stores:
         return content
 
     async def listed(self, url: str, after: str = "") -> AsyncGenerator[list[Listed], None]:
-        """The objects below a prefix, in the store's order, a page at a time. Raises HttpFailure.
+        """Yields the objects below a prefix, in the store's order, one page at a time. Raises HttpFailure.
 
-        after: a key; only those behind it are listed.
+        after: a key; only objects behind that key are listed.
         """
         odd = after if is_odd(after) else ""
         if not odd:
@@ -158,7 +158,7 @@ class Stores:
                     yield other
 
     async def _listed_whatever(self, url: str, after: str, odd: str) -> AsyncGenerator[list[Listed], None]:
-        """The same with odd keys among them, one of which is `odd`. Raises HttpFailure."""
+        """Yields the same for a prefix with odd keys, one of which is `odd`. Raises HttpFailure."""
         try:
             if not url.startswith("s3://"):
                 raise ImportError
@@ -172,7 +172,7 @@ class Stores:
             listing.close()
 
     def _at(self, url: str) -> tuple[Any, str]:
-        """The store of an address, and the key in it."""
+        """Returns the store of an address, and the key in the store."""
         scheme, _, rest = url.partition("://")
         bucket, _, key = rest.partition("/")
         root = f"{scheme}://{bucket}"
@@ -185,11 +185,11 @@ class Stores:
 
         try:
             arguments = store_options(root, self._options, self._config, self._proxies)
-        except ValueError as problem:  # of a proxy
+        except ValueError as problem:  # of an invalid proxy
             raise ConfigError(f"{without_query(root)} cannot be asked: {problem}") from None
         try:
             return from_url(root, **arguments)
-        except BaseException as error:  # obstore panics at some options
+        except BaseException as error:  # obstore panics on some options
             if is_ending(error) or isinstance(error, MemoryError):
                 raise
             words = self._words(error)
@@ -200,25 +200,25 @@ class Stores:
         )
 
     def _words(self, error: BaseException) -> str:
-        """What an error of obstore's says, less what it repeats of the options."""
+        """Returns the text of an obstore error, without the options that it repeats."""
         first, *_ = str(error).splitlines() or [""]
         return without_secrets(f"{type(error).__name__}: {first}".rstrip(": "), self._secrets)
 
     async def _region(self, error: Exception) -> str:
-        """The region of the bucket, where an error says that another one was asked, and not which is right; else ""."""
+        """Returns the bucket's region if an error says only that the requested one is wrong; else ""."""
         address = other_region(error)
         if not address:
             return ""
-        bucket = "/".join(address.split("/", 4)[:4])  # it is in the host or in the path
+        bucket = "/".join(address.split("/", 4)[:4])  # the bucket is in the host or in the path
         if bucket not in self._regions:
-            from datago_gpu.sources.object_store.region import region_of  # urllib takes 30 ms to import
+            from datago_gpu.sources.object_store.region import region_of  # importing urllib takes 30 ms
 
             proxy, timeout_s = proxy_of(str(error), self._proxies), self._config.connect_timeout_s
             self._regions[bucket] = await call_in_thread(None, region_of, address, proxy, timeout_s)
         return self._regions[bucket]
 
     async def _translated(self, url: str, work: Callable[[], Awaitable[Any]]) -> Any:
-        """What `work` returns. Raises HttpFailure, on which no foreign text hangs."""
+        """Returns the result of `work`. Raises HttpFailure, without any foreign text."""
         try:
             result = await work()
             self._failed_in_a_row = 0
@@ -233,7 +233,7 @@ class Stores:
         except (OSError, ValueError) as error:
             odd = is_odd(url.partition("://")[2].partition("/")[2])
             failure = cannot_be_read(url) if odd else failure_of(url, "bad-url", type(error).__name__)
-        except BaseException as error:  # obstore panics where an endpoint is no address, for one
+        except BaseException as error:  # obstore panics, for example if an endpoint is no address
             if is_ending(error) or isinstance(error, MemoryError):
                 raise
             failure = failure_of(url, "store-failed", f"obstore has failed, {self._words(error)}: {_PANIC_HINT}")

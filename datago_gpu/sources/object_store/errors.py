@@ -1,4 +1,4 @@
-"""Says in our words what obstore's errors mean. Their own texts hold whole answers, addresses and headers."""
+"""Translates obstore's errors into texts of our own. Their own texts contain whole answers, addresses and headers."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _OTHER_REGION = re.compile(
     r"redirect without LOCATION|<Code>(?:PermanentRedirect|AuthorizationHeaderMalformed|IllegalLocationConstraint)"
 )
 _CODE = re.compile(r"<Code>([A-Za-z]{1,40})</Code>")
-"""What S3 and its like call a fault, such as SignatureDoesNotMatch."""
+"""The name of an error in answers of S3 and compatible stores, such as SignatureDoesNotMatch."""
 _RIGHT_REGION = re.compile(r"<Region>([a-z0-9-]{1,32})</Region>|expecting '([a-z0-9-]{1,32})'")
 
-# What stands in the text, reason, detail; the first that fits.
+# A pattern in the text, reason, detail; the first match counts.
 _BROKEN: tuple[tuple[str, str, str], ...] = (
     ("BadScheme", "bad-url", "the endpoint begins with http://, which the option allow_http forbids"),
     ("UnknownIssuer", "tls", f"the certificate of the {{who}} does not prove who it is: {TRUST_HINT}"),
@@ -39,18 +39,18 @@ _BROKEN: tuple[tuple[str, str, str], ...] = (
 
 
 def other_region(error: Exception) -> str:
-    """The http(s) address of the object, where the bucket is in another region and the error does not say in which."""
+    """Returns the object's http(s) address if its bucket is in another region that the error does not name; else ""."""
     text = str(error)
     asked = _ASKED.search(text)
     return asked[1] if asked and _OTHER_REGION.search(text) and not _RIGHT_REGION.search(text) else ""
 
 
 def meaning_of(url: str, error: Exception, kinds: Any, proxies: Proxies, region: str = "") -> HttpFailure:
-    """The failure that an error of obstore's stands for, of the object or the prefix at `url`.
+    """Returns the failure that an obstore error means, for the object or the prefix at `url`.
 
-    kinds: `obstore.exceptions`. region: that of the bucket, where it was asked for.
+    kinds: `obstore.exceptions`. region: the bucket's region, if it was looked up.
     """
-    text = str(error)  # nothing else tells what kind of failure it was
+    text = str(error)  # only the text shows the kind of failure
     proxy = proxy_of(text, proxies)
     if hint := _no_credentials(text):
         return failure_of(url, "no-credentials", hint)
@@ -77,7 +77,7 @@ def meaning_of(url: str, error: Exception, kinds: Any, proxies: Proxies, region:
 
 
 def _broken(url: str, text: str, proxy: Proxy | None) -> HttpFailure:
-    """What no answer means."""
+    """Returns the failure for a request without an answer."""
     _, reason, detail = next(row for row in _BROKEN if row[0] in text)
     of_proxy = proxy is not None and ("ConnectFailed" in text or "ConnectError" in text)
     detail = detail.format(who=f"proxy {proxy}" if of_proxy else "store")
@@ -89,14 +89,14 @@ def _broken(url: str, text: str, proxy: Proxy | None) -> HttpFailure:
 
 
 def failure_of(url: str, reason: str, detail: str, status: int = 0) -> HttpFailure:
-    """One object or prefix could not be had."""
+    """Returns the failure for one object or prefix that could not be fetched."""
     failure = HttpFailure(reason, detail, status=status)
     failure.url = without_query(url)
     return failure
 
 
 def proxy_of(text: str, proxies: Proxies) -> Proxy | None:
-    """The proxy by way of which the request went that a text tells of."""
+    """Returns the proxy of the request that an error text describes."""
     asked = _ASKED.search(text)
     if not (proxies and asked):
         return None
@@ -108,7 +108,7 @@ def proxy_of(text: str, proxies: Proxies) -> Proxy | None:
 
 
 def _refusal(text: str, status: int, proxy: Proxy) -> HttpFailure | None:
-    """That the proxy lets nothing through."""
+    """Returns the failure of a proxy that refuses the request, or None."""
     if status == 407 or "ProxyAuthRequired" in text:
         return refusal_of_proxy(407, "", "the store", proxy)
     return refusal_of_proxy(0, "", "the store", proxy) if "TunnelUn" in text else None
@@ -120,10 +120,10 @@ def _code(text: str) -> str:
 
 
 def _no_credentials(text: str) -> str:
-    """What to say where obstore looked for credentials and found none; "" where it did not."""
+    """Returns the message for missing credentials if obstore looked for credentials and found none; else ""."""
     asked = _ASKED.search(text)
     address = address_of(urlsplit(asked[1]).hostname or "") if asked else None
-    if address is not None and address.is_link_local:  # it asked the machine that it runs on, in the end
+    if address is not None and address.is_link_local:  # obstore's last resort is the metadata address of the machine
         return ("no credentials: storage_options and the environment have none, and this machine has no identity that "
                 'the store knows; {"skip_signature": "true"} is for public buckets')  # fmt: skip
     if "token request" in text:
@@ -132,7 +132,7 @@ def _no_credentials(text: str) -> str:
 
 
 def _region(text: str, region: str) -> str:
-    """That the bucket is in another region, and in which, where that is known."""
+    """Returns the message that the bucket is in another region, and in which, if known."""
     found = _RIGHT_REGION.search(text)
     region = found[1] or found[2] if found else region
     right = f"'{region}'" if region else "the right one, which `aws s3api get-bucket-location` tells"

@@ -1,4 +1,4 @@
-"""What obstore is told about a store: its own options, those of its HTTP client, and how often it tries again."""
+"""Builds obstore's arguments for a store: the store's own options, those of its HTTP client, and the retry limits."""
 
 from __future__ import annotations
 
@@ -25,21 +25,22 @@ _CLIENT_OPTIONS = frozenset(
         *("randomize_addresses", "read_timeout", "root_certificate", "timeout", "user_agent"),
     )
 )
-"""Options of obstore's HTTP client. obstore takes them apart from those of a store, among which it panics."""
+"""Options of obstore's HTTP client. obstore takes them separately from a store's; among those, they make it panic."""
 _PREFIX = re.compile(r"^(aws|google|azure)_")
 _ENDPOINTS = {
     "s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"),
     "gs": ("GOOGLE_BASE_URL",),
     "az": ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"),
 }
-"""Variables of the environment that obstore takes an endpoint from."""
+"""Environment variables from which obstore takes an endpoint."""
 _FIRST_BACKOFF_S = 0.1
 
 
 def store_options(root: str, options: Mapping[str, str], limits: HttpConfig, proxies: Proxies) -> dict[str, Any]:
-    """The arguments of obstore's `from_url` for a store, such as "s3://bucket". The user's options replace ours.
+    """Returns the arguments of obstore's `from_url` for a store, such as "s3://bucket". The user's options override
+    ours.
 
-    Raises ConfigError for an endpoint in the environment that is no address, and ValueError for a proxy that is none.
+    Raises ConfigError if an endpoint in the environment is no address, and ValueError if a proxy is invalid.
     """
     store: dict[str, str] = {}
     given: dict[str, str] = {}
@@ -58,7 +59,7 @@ def store_options(root: str, options: Mapping[str, str], limits: HttpConfig, pro
         client |= proxies.client_options(split.scheme, split.hostname or "", split.port)
     retries = {
         "max_retries": limits.max_tries - 1,
-        "backoff": {  # it panics where the longest is below the first
+        "backoff": {  # obstore panics if the longest wait is below the first
             "init_backoff": timedelta(seconds=min(_FIRST_BACKOFF_S, limits.max_backoff_s)),
             "max_backoff": timedelta(seconds=limits.max_backoff_s),
         },
@@ -75,25 +76,25 @@ def store_options(root: str, options: Mapping[str, str], limits: HttpConfig, pro
 
 
 def proxies_of(options: Mapping[str, str], limits: HttpConfig) -> Proxies:
-    """The proxies by way of which a store is asked: that of the options, else those of all other requests."""
+    """Returns the proxies for a store: the one of the options, else those of all other requests."""
     given = next((value for name, value in options.items() if plain_name(name) == "proxy_url"), "")
     try:
         if given:
             return Proxies(given, trust_env=False, place=OPTION)
-    except ValueError:  # obstore may know what to do with it
+    except ValueError:  # obstore may be able to use it
         pass
     return Proxies(limits.proxy, trust_env=limits.trust_env)
 
 
 def plain_name(option: str) -> str:
-    """The name of an option without that of its store, which may stand before it."""
+    """Returns the name of an option without the prefix of its store."""
     return _PREFIX.sub("", option.lower())
 
 
 def endpoint_of(address: str, options: Mapping[str, str]) -> str:
-    """The endpoint that the options or the environment name for an address; "" for the store's usual one.
+    """Returns the endpoint that the options or the environment name for an address; "" for the store's usual one.
 
-    Raises ConfigError for one in the environment that is no address.
+    Raises ConfigError if an endpoint in the environment is no address.
     """
     for name, value in options.items():
         if is_endpoint(name):
@@ -108,12 +109,12 @@ def endpoint_of(address: str, options: Mapping[str, str]) -> str:
 
 
 def _wants_profile(options: Mapping[str, str]) -> bool:
-    """Whether the keys of S3 are in the files of the AWS command line, which obstore itself does not read."""
+    """Returns whether S3's keys must be read from the AWS command line's files, which obstore does not read."""
     given = {name.lower().removeprefix("aws_") for name in options}
     if given & {"access_key_id", "skip_signature"} or os.environ.get("AWS_ACCESS_KEY_ID"):
         return False
     files = [os.environ.get("AWS_SHARED_CREDENTIALS_FILE"), os.environ.get("AWS_CONFIG_FILE")]
-    # os.path: a process without a home, or with one that it may not look into, has no such files.
+    # os.path: returns False for a process without a home, or with an unreadable one.
     known = [file for file in files if file] or [
         os.path.expanduser(f"~/.aws/{name}") for name in ("credentials", "config")
     ]

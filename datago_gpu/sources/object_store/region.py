@@ -1,4 +1,4 @@
-"""Asks S3 which region a bucket is in. S3 tells whoever asks, also without credentials; obstore does not pass it on."""
+"""Asks S3 for a bucket's region. S3 answers without credentials, too; obstore does not pass the region on."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _REGION = re.compile(r"[a-z0-9-]{1,32}")
 
 class _NotFollowed(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, *_: Any) -> None:
-        """No other address is asked."""
+        """Follows no redirect."""
 
 
 def region_of(address: str, proxy: Proxy | None, timeout_s: float) -> str:
-    """The region of the bucket that has an object, by one request without credentials; "" where it is not told.
+    """Returns the region of an object's bucket, by one request without credentials; "" if the answer does not name it.
 
-    Blocks until the answer has come.
+    Blocks until the answer has arrived.
     """
     ways = {address.partition("://")[0]: proxy.given} if proxy else {}
     handlers = [
@@ -33,12 +33,12 @@ def region_of(address: str, proxy: Proxy | None, timeout_s: float) -> str:
         _NotFollowed(),
         urllib.request.HTTPSHandler(context=ssl.create_default_context()),
     ]
-    headers = {"User-Agent": "datago-gpu", "Range": "bytes=0-0"}  # not HEAD, which some servers do not know
+    headers = {"User-Agent": "datago-gpu", "Range": "bytes=0-0"}  # not HEAD, which some servers do not support
     request = urllib.request.Request(address.partition("?")[0], headers=headers)
     try:
         with urllib.request.build_opener(*handlers).open(request, timeout=timeout_s) as response:
             region = response.headers.get(_HEADER, "")
-    except urllib.error.HTTPError as refusal:  # which is what is expected
+    except urllib.error.HTTPError as refusal:  # this is the expected answer
         region = refusal.headers.get(_HEADER, "")
         refusal.close()
     except (OSError, ValueError, HTTPException):

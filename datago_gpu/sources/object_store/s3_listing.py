@@ -1,7 +1,7 @@
-"""Lists a bucket of S3 by way of boto3, where one odd key ends the listing of obstore.
+"""Lists a bucket of S3 through boto3, for buckets where an odd key ends the listing of obstore.
 
-obstore takes keys for paths: an empty part, ".", ".." or a control character makes it refuse a whole page of a listing,
-and it has no way to ask for smaller pages. boto3 lists any key. The objects of odd keys cannot be had from obstore.
+obstore treats keys as paths: an empty part, ".", ".." or a control character makes it refuse a whole page of a listing,
+and it cannot request smaller pages. boto3 lists any key. obstore cannot read objects with odd keys.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from datago_gpu.sources.object_store.options import plain_name
 __all__ = ["ODD_KEY", "S3Listing", "cannot_be_read", "ends_listing", "is_odd", "odd_key_of"]
 
 _PAGE = 1000
-"""Keys at once."""
+"""Keys per page."""
 ODD_KEY = "odd-key"
 _ODD = "an empty part, '.', '..' or a control character"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -29,21 +29,21 @@ _NAMED = re.compile(r'Path "(.*?)"(?: contained|: Encountered)', re.DOTALL)
 
 
 def is_odd(key: str) -> bool:
-    """Whether a key is no path to obstore."""
+    """Returns whether obstore does not accept a key as a path."""
     parts = key.removesuffix("/").split("/")
     return bool(key) and (bool(_CONTROL.search(key)) or not {"", ".", ".."}.isdisjoint(parts))
 
 
 def odd_key_of(text: str) -> str:
-    """The key that an error of obstore's names; empty where it names none."""
+    """Returns the key that an obstore error names; "" if it names none."""
     found = _NAMED.search(text)
     return found[1] if found else ""
 
 
 class S3Listing:
-    """The objects below a prefix, such as "s3://bucket/photos", behind the key `after`. Its methods block.
+    """Lists the objects below a prefix, such as "s3://bucket/photos", behind the key `after`. Its methods block.
 
-    options: as of obstore. Raises ImportError where boto3 is missing.
+    options: obstore's options. Raises ImportError if boto3 is missing.
     """
 
     def __init__(self, url: str, after: str, options: Mapping[str, str], limits: HttpConfig, proxies: Proxies) -> None:
@@ -57,7 +57,7 @@ class S3Listing:
         self._client: Any = None
 
     def page(self) -> list[tuple[str, int]] | None:
-        """Key and size of the next objects, in the store's order; None behind the last. Raises HttpFailure."""
+        """Returns key and size of the next objects, in the store's order; None at the end. Raises HttpFailure."""
         from botocore.exceptions import BotoCoreError, ClientError
 
         if self._place is None:
@@ -79,7 +79,7 @@ class S3Listing:
         raise failure
 
     def _connected(self) -> Any:
-        """A client with the options, limits and proxies that obstore has."""
+        """Returns a boto3 client with the options, limits and proxies that obstore has."""
         import boto3
         from botocore import UNSIGNED
         from botocore.config import Config
@@ -106,25 +106,25 @@ class S3Listing:
         )
 
     def close(self) -> None:
-        """Close its connections."""
+        """Closes the connections."""
         if self._client is not None:
             self._client.close()
 
 
 def ends_listing(url: str, key: str) -> HttpFailure:
-    """That an odd key ends the listing of a prefix."""
+    """Returns the failure for a listing that an odd key ends."""
     way = ", or install boto3 (pip install boto3), which lists such buckets" if url.startswith("s3://") else ""
     what = f"the key {key!r} ends the listing, since obstore takes no key with {_ODD}"
     return failure_of(url, ODD_KEY, f"{what}. Rename or remove that object{way}")
 
 
 def cannot_be_read(url: str) -> HttpFailure:
-    """That the object at `url` has an odd key."""
+    """Returns the failure for the object at `url`, which has an odd key."""
     return failure_of(url, ODD_KEY, f"obstore takes no key with {_ODD}: rename that object")
 
 
 def _proxies(given: str, endpoint: str, proxies: Proxies) -> dict[str, str]:
-    """As botocore takes them; of the environment's it would make something else than all other requests do."""
+    """Returns the proxies in botocore's form; botocore itself would read the environment's differently."""
     split = urlsplit(endpoint or "https://s3.amazonaws.com")
     found = proxies.of(split.scheme, split.hostname or "", split.port)
     address = given or (found.given if found else "")

@@ -1,4 +1,4 @@
-"""Images below a prefix in object storage, in the store's own order. Lists names only; the feeder gets the objects."""
+"""Lists the images below a prefix in object storage, in the store's order. Names only; the feeder gets the objects."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ __all__ = ["Bucket"]
 class Bucket:
     """The `Source` of source_type "file" with a root such as s3://bucket/photos.
 
-    Order: that of the store, by key; listed a page at a time while samples load. A sample's id is its key below the
-    root. A `cursor` is that of a `Passed`: its name is the key below the root, or, without a digest, the whole key.
+    Order: that of the store, by key; listed one page at a time while samples load. A sample's id is its key below the
+    root. A `cursor` is that of a `Passed`: its name is the key below the root or, without a digest, the whole key.
     """
 
     def __init__(self, config: LoaderConfig) -> None:
@@ -42,7 +42,7 @@ class Bucket:
         self._stores = Stores(config.http_config, source.storage_options)
         self._listing: Listing | None = None
         self._passed_over = PassedOver()
-        self._is_noted = bool(self._rank)  # one rank tells it for all
+        self._is_noted = bool(self._rank)  # one rank reports it for all
         what = f"images below {self._shown()}"
         self._walked, self._whole = Walked(what), Whole(what)
         self.tally: Tally = self._whole if source.random_sampling else self._walked
@@ -53,7 +53,7 @@ class Bucket:
         return self._passed_over.counts
 
     def refs(self, start: Position) -> Refs:
-        """See `Source.refs`. Raises SourceError where the prefix cannot be listed or holds no image."""
+        """See `Source.refs`. Raises SourceError if the prefix cannot be listed or contains no image."""
         return self._shuffled(start) if self._source.random_sampling else self._listed(start)
 
     async def _listed(self, start: Position) -> Refs:
@@ -107,7 +107,7 @@ class Bucket:
             self._note(passed)
 
     def _takes(self, key: str, passed: PassedOver) -> bool:
-        """Whether a key is that of an image; what is none is counted, but for the marks of folders."""
+        """Returns whether a key is that of an image. Counts other keys, except folder markers."""
         if not self._selection.takes(key):
             if not key.endswith("/"):
                 passed.add("extension", key)
@@ -126,11 +126,11 @@ class Bucket:
         return no_images(self._prefix, self._shown(), self._selection, self._passed_over)
 
     def _name(self, key: str) -> str:
-        """The key below the root."""
+        """Returns the key below the root, as bytes."""
         return key.removeprefix(self._prefix)
 
     def _key(self, place: Passed) -> str:
-        """The key behind which a listing goes on; "" at the beginning."""
+        """Returns the key after which a listing goes on; "" for the beginning."""
         return place.name if place.digest is None or not place.before else self._prefix + place.name
 
     def _ref(self, index: int, key: str, cursor: str) -> SampleRef:

@@ -1,4 +1,4 @@
-"""What the setting `url` of shards means by itself: brace lists, lists in files, paths, wildcards, addresses."""
+"""Expands the setting `url` of shards: brace lists, lists in files, paths, wildcards, addresses."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ _RANGE = re.compile(r"\{(-?\d{1,18})\.\.(-?\d{1,18})")
 
 
 def expanded(url: str, absolute: Callable[[str], str]) -> list[str]:
-    """The addresses that the setting `url` names by itself. Reads local files and folders. Raises SourceError.
+    """Returns the addresses that the setting `url` names. Reads local files and folders. Raises SourceError.
 
-    absolute: makes an absolute path of one that may be relative.
+    absolute: makes a relative path absolute.
     """
     found: list[str] = []
     whole = url.strip()
@@ -45,7 +45,7 @@ def expanded(url: str, absolute: Callable[[str], str]) -> list[str]:
 
 def _lines(path: str) -> Iterator[str]:
     try:
-        with open(path, encoding="utf-8-sig") as file:  # with or without the mark that some editors put first
+        with open(path, encoding="utf-8-sig") as file:  # with or without a byte order mark
             lines = [line.strip() for line in file]
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
@@ -54,11 +54,11 @@ def _lines(path: str) -> Iterator[str]:
 
 
 def _local(text: str, absolute: Callable[[str], str]) -> list[str]:
-    """One address with braces, and with wildcards where it is a path or in object storage."""
+    """Expands one address: its braces, and its wildcards if it is a path or in object storage."""
     text = _with_plain_scheme(text)
     if "://" not in text or text.startswith(FILE_SCHEME):
         text = plain_path(text, _base(absolute))
-    if "://" not in text and os.path.exists(absolute(text)):  # braces may be part of a name
+    if "://" not in text and os.path.exists(absolute(text)):  # a name may contain braces
         return _paths(text, absolute)
     found: list[str] = []
     for address in _braces(text):
@@ -74,13 +74,13 @@ def _local(text: str, absolute: Callable[[str], str]) -> list[str]:
 
 
 def _with_plain_scheme(address: str) -> str:
-    """The address with its scheme in lower case, as all others are."""
+    """Returns the address with its scheme in lower case."""
     scheme, slashes, rest = address.partition("://")
     return f"{scheme.lower()}://{rest}" if slashes and scheme.isalnum() else address
 
 
 def _base(absolute: Callable[[str], str]) -> str:
-    """The folder in which relative paths begin; empty where it could not be told."""
+    """Returns the folder in which relative paths begin; "" if unknown."""
     try:
         return absolute("")
     except ConfigError:
@@ -90,7 +90,7 @@ def _base(absolute: Callable[[str], str]) -> str:
 def _braces(text: str) -> list[str]:
     from braceexpand import UnbalancedBracesError, braceexpand  # type: ignore[attr-defined]
 
-    ranges = [abs(int(end) - int(begin)) for begin, end in _RANGE.findall(text)]  # each would be held as a list
+    ranges = [abs(int(end) - int(begin)) for begin, end in _RANGE.findall(text)]  # each range would be held as a list
     try:
         found = [""] if max(ranges, default=0) > MOST_SHARDS else list(islice(braceexpand(text), MOST_SHARDS + 1))
     except UnbalancedBracesError:
@@ -105,7 +105,7 @@ def _paths(path: str, absolute: Callable[[str], str]) -> list[str]:
     if os.path.isdir(place) and not path.endswith(ENDINGS):
         found = sorted(each.path for each in os.scandir(place) if is_shard(each.name) and not is_hidden(each.name))
     elif glob.has_magic(path) and not os.path.exists(place):
-        # Relative to the folder, not joined with it: the folder's own name may hold wildcards.
+        # Relative to the folder, not joined with it: the folder's own name may contain wildcards.
         found = sorted(glob.glob(path, root_dir=None if os.path.isabs(path) else absolute(""), recursive=True))
     else:
         return [place]
@@ -115,7 +115,7 @@ def _paths(path: str, absolute: Callable[[str], str]) -> list[str]:
 
 
 def _on_hub(address: str) -> str:
-    """hf://datasets/OWNER/NAME[@REVISION]/PATH as https."""
+    """Returns the https address of hf://datasets/OWNER/NAME[@REVISION]/PATH."""
     kind, _, rest = address.removeprefix("hf://").partition("/")
     owner, name, path = [*rest.split("/", 2), "", ""][:3]
     name, _, revision = name.partition("@")
@@ -126,7 +126,7 @@ def _on_hub(address: str) -> str:
 
 
 def has_wildcard(address: str) -> bool:
-    """Whether an address of object storage, or of a server, holds a wildcard."""
+    """Returns whether an address of object storage or of a server contains a wildcard."""
     return glob.has_magic(address if is_stored(address) else urlsplit(address).path)
 
 

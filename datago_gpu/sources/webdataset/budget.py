@@ -1,6 +1,7 @@
-"""Between an event loop and the thread that unpacks a shard: bytes go in by a Pipe, samples come out by an Outlet.
+"""Connects an event loop with the thread that unpacks a shard: bytes go in through a Pipe, samples come out of an
+Outlet.
 
-Both hold a bounded number of bytes, and both can be ended and given up from either side.
+Both hold a limited number of bytes, and either side can end them or give them up.
 """
 
 from __future__ import annotations
@@ -20,21 +21,20 @@ __all__ = ["Budget", "GivenUp", "Outlet", "Pipe"]
 
 T = TypeVar("T")
 _ENOUGH = 512
-"""Bytes that a read waits for, where so many find room: with fewer, nothing can be told of what a stream holds."""
+"""Bytes that a read waits for, if they fit: with fewer, the format of a stream cannot be recognised."""
 _WORTH_WAKING = 256 * 1024
 _PATIENCE_S = 0.005
-"""How long a read that has some bytes waits for so many: not to wake the thread for each piece saves 5 to 13% of the
-feeder's time."""
+"""Seconds that a read with some bytes waits for this many: fewer wake-ups save 5 to 13% of the feeder's time."""
 
 
 class GivenUp(Exception):
-    """Nobody wants what comes any more. Raised in the thread."""
+    """Says that the result is no longer wanted. Raised in the thread."""
 
 
 class Pipe(io.RawIOBase):
-    """A file to a thread, which a coroutine writes. `before_waiting` is called in the thread before a read waits.
+    """A file that a coroutine writes and a thread reads. `before_waiting` is called in the thread before a read waits.
 
-    capacity: bytes, at least 1. Of the last piece that fits, any number may lie beyond.
+    capacity: in bytes, at least 1. The last piece that fits may exceed the capacity by any amount.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, capacity: int, before_waiting: Callable[[], None]) -> None:
@@ -48,7 +48,7 @@ class Pipe(io.RawIOBase):
         self._error: Exception | None = None
 
     async def put(self, block: bytes) -> None:
-        """Write a piece. Returns once there is room for a further one."""
+        """Writes a piece. Returns once there is room for another one."""
         with self._changed:
             few = self._size < self._enough
             self._blocks.append(memoryview(block))
@@ -62,13 +62,13 @@ class Pipe(io.RawIOBase):
             await self._room.wait()
 
     def end(self, error: Exception | None = None) -> None:
-        """Say that nothing follows; the reader gets what is there, and then `error`."""
+        """Ends the pipe: the reader gets the remaining bytes, and then `error`."""
         with self._changed:
             self._ended, self._error = True, error
             self._changed.notify()
 
     def give_up(self) -> None:
-        """Have the reader stop, wherever it is."""
+        """Makes the reader stop, wherever it is."""
         with self._changed:
             self._given_up = True
             self._changed.notify()
@@ -81,7 +81,7 @@ class Pipe(io.RawIOBase):
         return True
 
     def readinto(self, buffer: WriteableBuffer) -> int:
-        """As of any raw file; in the thread. Raises what `end` was given, or GivenUp."""
+        """See `io.RawIOBase`; called in the thread. Raises the error that `end` was given, or GivenUp."""
         target = memoryview(buffer).cast("B")
         if self._size < min(len(target), self._enough) and not self._ended:
             self._before_waiting()
@@ -114,12 +114,12 @@ class Pipe(io.RawIOBase):
 
 
 class Budget:
-    """Bytes that several outlets may hold together: the monitor of all their threads.
+    """Limits the bytes that several outlets hold together. It is the monitor of all their threads.
 
-    Room is counted before it is taken. A thread gets room where there is some and no outlet with a lower number waits;
-    and in any case while somebody waits for its outlet, which holds nothing. So whoever takes from an outlet gets
-    something, whatever the others hold, and room that is freed goes to the one whose turn comes first. `admit` alone
-    decides this, and wakes a thread only when that thread has its room.
+    Room is counted before memory is allocated. A thread gets room if there is some and no outlet with a lower number
+    waits; and always while a reader waits for its outlet and the outlet is empty. So a reader always gets something,
+    whatever the other outlets hold, and freed room goes to the outlet whose turn comes first. Only `admit` decides
+    this, and it wakes a thread only when that thread has its room.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -127,10 +127,10 @@ class Budget:
         self.held = 0
         self.lock = Lock()
         self.waiting: dict[int, Outlet[Any]] = {}
-        """By number, the outlets whose threads wait for room."""
+        """Number -> outlet whose thread waits for room."""
 
     def admit(self) -> None:
-        """Give room to each thread that may have some now. To be called after each change, with the lock held."""
+        """Gives room to each thread that may have some now. To be called after each change, with the lock held."""
         lower_waits = False
         for number, outlet in sorted(self.waiting.items()):
             if outlet.is_awaited or (not lower_waits and self.held + outlet.asked <= self.capacity):
@@ -142,32 +142,32 @@ class Budget:
 
 
 class Outlet(Generic[T]):
-    """Lots of items from a thread to a coroutine, within a Budget of bytes. The thread reserves room before it takes
-    memory, and puts lots into the room that it has.
+    """Passes lots of items from a thread to a coroutine, within a Budget of bytes. The thread reserves room before it
+    allocates memory, and puts lots into the reserved room.
 
-    number: its turn among the outlets of that budget, of which no two have the same.
+    number: its turn among the outlets of that budget; unique.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, budget: Budget, number: int) -> None:
         self._loop, self._budget, self.number = loop, budget, number
         self._lots: deque[tuple[list[T], int]] = deque()
         self._reserved = 0
-        """Room that the thread has and has not put a lot into."""
+        """Bytes that the thread has reserved and not filled with a lot."""
         self.asked = 0
-        """Room that the thread waits for."""
+        """Bytes that the thread waits for."""
         self._granted = Condition(budget.lock)
         self._news = asyncio.Event()
         self._ended = self._given_up = self._taking = False
         self._error: Exception | None = None
 
     def has_room(self, size: int) -> bool:
-        """Reserve so many bytes, in the thread, where that is possible without waiting. Raises GivenUp."""
+        """Reserves `size` bytes, in the thread, if that needs no wait. Returns whether it did. Raises GivenUp."""
         with self._budget.lock:
             self._ask(size)
             return self._budget.waiting.pop(self.number, None) is None
 
     def reserve(self, size: int) -> None:
-        """Reserve so many bytes, in the thread. Returns once there is room. Raises GivenUp."""
+        """Reserves `size` bytes. Returns once there is room. Called in the thread. Raises GivenUp."""
         with self._budget.lock:
             self._ask(size)
             self._granted.wait_for(lambda: self.number not in self._budget.waiting)
@@ -175,7 +175,7 @@ class Outlet(Generic[T]):
                 raise GivenUp
 
     def put(self, items: list[T], size: int) -> None:
-        """Hand over a lot of so many bytes, which are reserved, in the thread. Raises GivenUp."""
+        """Hands over a lot of `size` reserved bytes. Called in the thread. Raises GivenUp."""
         with self._budget.lock:
             if self._given_up:
                 raise GivenUp
@@ -184,28 +184,28 @@ class Outlet(Generic[T]):
             self._tell()
 
     def give_back(self, size: int) -> None:
-        """Reserve so many bytes less, in the thread."""
+        """Releases `size` reserved bytes. Called in the thread."""
         with self._budget.lock:
             self._reserved -= size
             self._release(size)
 
     @property
     def capacity(self) -> int:
-        """Bytes of the whole budget."""
+        """Returns the bytes of the whole budget."""
         return self._budget.capacity
 
     @property
     def is_awaited(self) -> bool:
-        """Whether somebody waits for a lot, and none is there. With the budget's lock held."""
+        """Returns whether a reader waits and no lot is there. To be called with the budget's lock held."""
         return self._taking and not self._lots
 
     def grant(self) -> None:
-        """Let the thread have the room that it waits for. For the Budget, with its lock held."""
+        """Gives the thread the room that it waits for. For the Budget, with its lock held."""
         self._reserved += self.asked
         self._granted.notify()
 
     def end(self, error: Exception | None = None) -> None:
-        """Say, in the thread, that nothing follows; `error` is raised behind what is there."""
+        """Ends the outlet; `error` is raised after the remaining lots. Called in the thread."""
         with self._budget.lock:
             self._ended, self._error = True, error
             self._release(self._reserved)
@@ -213,7 +213,7 @@ class Outlet(Generic[T]):
             self._tell()
 
     def give_up(self) -> None:
-        """Drop what is there, and have the thread stop when it next reserves room or puts a lot."""
+        """Drops all lots, and makes the thread stop when it next reserves room or puts a lot."""
         with self._budget.lock:
             self._given_up = True
             self._budget.waiting.pop(self.number, None)
@@ -222,7 +222,7 @@ class Outlet(Generic[T]):
             self._lots.clear()
 
     async def take(self) -> list[T] | None:
-        """The next lot of the thread's; None behind the last. Raises what `end` was given."""
+        """Returns the thread's next lot; None at the end. Raises the error that `end` was given."""
         while True:
             with self._budget.lock:
                 self._taking = not self._lots
@@ -251,5 +251,5 @@ class Outlet(Generic[T]):
         self._budget.admit()
 
     def _tell(self) -> None:
-        with suppress(RuntimeError):  # the loop is closed: nobody listens
+        with suppress(RuntimeError):  # the loop is closed: nobody waits
             self._loop.call_soon_threadsafe(self._news.set)

@@ -1,4 +1,4 @@
-"""Undoes the compression of a shard, which its first bytes tell, whatever its name says."""
+"""Decompresses a shard. Its first bytes determine the format, whatever its name says."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from datago_gpu.sources.webdataset.windows import MOST_WINDOW, SMALL_WINDOW, xz_
 __all__ = ["DAMAGED", "named_format", "plain"]
 
 _UNPACKED_BYTES = 64 * 1024
-"""What is lost before a fault in a compressed stream."""
+"""The most bytes that are lost before a fault in a compressed stream."""
 _READ_BYTES = 256 * 1024
 _HEAD_BYTES = 64
 _XZ_OVERHEAD = 1024 * 1024
@@ -25,7 +25,7 @@ _MOST_LAYERS = 3
 _TAR_MAGIC_AT, _TAR_MAGIC_ENDS = 257, 262
 
 DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error)
-"""What reading `plain` may raise beside BadShard and the errors of the file itself."""
+"""The errors that reading `plain` may raise besides BadShard and errors of the file itself."""
 
 _OTHERS = {
     b"PK\x03\x04": "a ZIP archive",
@@ -47,10 +47,11 @@ _OTHERS = {
 
 
 def plain(file: io.BufferedReader, take: Callable[[int], None]) -> BinaryIO:
-    """The tar stream in a file; the file itself where it is not compressed.
+    """Returns the tar stream in a file; the file itself if it is not compressed.
 
-    take: is asked for the memory of a large window, of zstd or xz, and may wait for it. All frames and blocks of a file
-    have to do with the window of the first, or with a small one. Raises BadShard, ConfigError, and what `take` raises.
+    take: called with the bytes of a large window of zstd or xz; may wait for memory. All frames and blocks of a file
+    must fit into the window of the first one, or into a small one. Raises BadShard, ConfigError, and the errors of
+    `take`.
     """
     found: BinaryIO = file
     for _ in range(_MOST_LAYERS):
@@ -62,7 +63,7 @@ def plain(file: io.BufferedReader, take: Callable[[int], None]) -> BinaryIO:
 
 
 def named_format(file: BinaryIO) -> str:
-    """What a file looks like that is no tar archive, by its first bytes, in words; empty where nobody knows."""
+    """Returns, in words, the apparent format of a file that is no tar archive, by its first bytes; "" if unknown."""
     head = cast(io.BufferedReader, file).peek(_TAR_MAGIC_ENDS)
     if head[_TAR_MAGIC_AT:_TAR_MAGIC_ENDS] == b"ustar":
         return ""
@@ -74,7 +75,7 @@ def _opened(file: io.BufferedReader, take: Callable[[int], None]) -> BinaryIO | 
     if magic[:2] == b"\x1f\x8b":
         return cast(BinaryIO, gzip.GzipFile(fileobj=file, mode="rb"))
     if magic[:4] == b"\x28\xb5\x2f\xfd" or (magic[1:4] == b"\x2a\x4d\x18" and 0x50 <= magic[0] <= 0x5F):
-        return _buffered(_Zstd(file, take))  # the second begins a frame to be skipped, as pzstd writes it
+        return _buffered(_Zstd(file, take))  # the second magic number begins a skippable frame, as pzstd writes it
     if magic[:3] == b"BZh":
         return _buffered(_Unpacked(file, bz2.BZ2Decompressor))
     if magic == b"\xfd7zXZ\x00":
@@ -84,7 +85,7 @@ def _opened(file: io.BufferedReader, take: Callable[[int], None]) -> BinaryIO | 
 
 
 def _counted(window: int, take: Callable[[int], None]) -> int:
-    """The window that a file may have, once it is taken."""
+    """Returns the window that a file may have, after waiting for its memory."""
     if window > SMALL_WINDOW:
         take(window)
     return max(window, SMALL_WINDOW)
@@ -95,7 +96,7 @@ def _buffered(raw: io.RawIOBase) -> BinaryIO:
 
 
 class _Decompressor(Protocol):
-    """As bz2 and lzma have them."""
+    """The interface of the decompressors of bz2 and lzma."""
 
     eof: bool
     needs_input: bool
@@ -105,7 +106,7 @@ class _Decompressor(Protocol):
 
 
 class _Unpacked(io.RawIOBase):
-    """What a bz2 or xz file holds, any number of streams one behind the other, with its errors as BadShard."""
+    """Reads the content of a bz2 or xz file with any number of concatenated streams. Its errors become BadShard."""
 
     def __init__(self, file: BinaryIO, make: Callable[[], Any]) -> None:
         self._file, self._make = file, make
@@ -117,7 +118,7 @@ class _Unpacked(io.RawIOBase):
         return True
 
     def readinto(self, buffer: bytearray) -> int:  # type: ignore[override]
-        """As of any raw file. Raises EOFError where the file ends within a stream."""
+        """See `io.RawIOBase`. Raises EOFError if the file ends within a stream."""
         while True:
             if self._decompressor.eof:
                 self._left = self._decompressor.unused_data
@@ -134,7 +135,7 @@ class _Unpacked(io.RawIOBase):
                 found = self._decompressor.decompress(data, len(buffer))
             except (OSError, lzma.LZMAError, ValueError) as error:
                 if begins and self._ended:
-                    return 0  # what follows the last stream is none: the tools ignore it, too
+                    return 0  # the bytes after the last stream are no stream: the tools ignore them, too
                 raise BadShard(f"damaged: {error}") from None
             if found:
                 buffer[: len(found)] = found
@@ -142,7 +143,7 @@ class _Unpacked(io.RawIOBase):
 
 
 class _Zstd(io.RawIOBase):
-    """What a zstd stream holds, with its errors as BadShard."""
+    """Reads the content of a zstd stream. Its errors become BadShard."""
 
     def __init__(self, file: io.BufferedReader, take: Callable[[int], None]) -> None:
         try:

@@ -1,8 +1,8 @@
-"""From the files of a shard to samples: the WebDataset convention, and what the settings ask of a sample.
+"""Groups the files of a shard into samples, by the WebDataset convention and the settings.
 
-A file belongs to the sample whose key its name begins with: all up to the first dot of its base name, folders included.
-The rest, in lower case, is the name of the part. Files of one sample follow each other. Where names hold further dots,
-the setting `key_dots` "last" has the last dot end the key.
+A file name consists of the sample's key and the name of the part. The key is everything up to the first dot of the base
+name, including folders. The rest, in lower case, is the part. The files of one sample are adjacent. For names with
+further dots, the setting `key_dots` "last" makes the key end at the last dot.
 """
 
 from __future__ import annotations
@@ -43,20 +43,20 @@ _SORT: dict[KeyDots, str] = {
 }
 _MOST_ROLES = 10_000
 _MOST_FILES = 10_000
-"""Of one key. A sample of so many is none; it would be held in memory as a whole."""
+"""The most files of one key. More files are no real sample, and would all be held in memory."""
 _MOST_KEYS = 1_000_000
-"""Of one shard, that are remembered."""
+"""The most keys of one shard that are remembered."""
 _MOST_ATTRIBUTE_BYTES = 1024 * 1024
-"""Of JSON and text, of one sample: as Python's objects they may take 20 times as much."""
+"""The most bytes of JSON and text of one sample: as Python objects they may take 20 times as much."""
 
 _LACKING: dict[Kind, str] = {"mask": "no-mask", "image": "no-additional-image", "latent": "no-latent"}
 
 
 def split_name(path: str, dots: KeyDots = "first") -> tuple[str, str] | None:
-    """Key and part of a file; None where it belongs to no sample, as those whose name begins with a dot.
+    """Returns key and part of a file; None if it belongs to no sample, as files whose name begins with a dot.
 
-    With the first dot as in the package `webdataset`, but for names such as `a/._1.jpg`, as macOS writes them, of which
-    that package makes a sample `a/`.
+    With "first", the result is that of the package `webdataset`, except for names such as `a/._1.jpg`, as macOS writes
+    them: that package makes a sample `a/` of them.
     """
     match = (_NAME if dots == "first" else _NAME_TO_LAST).match(path)
     if match is None or _META.match(path) or path.rpartition("/")[2].startswith("."):
@@ -65,10 +65,10 @@ def split_name(path: str, dots: KeyDots = "first") -> tuple[str, str] | None:
 
 
 class Collector:
-    """Takes the files of one shard in their order. For each: `begin`, which may raise BadShard, and where that says so,
-    `keep`.
+    """Collects the files of one shard into samples, in their order. For each file, call `begin`, which may raise
+    BadShard, and, if it says so, `keep`.
 
-    shard: how it is called in messages. What is asked for is held in memory, of one sample at a time.
+    shard: its name in messages. Holds the wanted files of one sample at a time in memory.
     """
 
     def __init__(self, config: LoaderConfig, shard: str) -> None:
@@ -85,9 +85,9 @@ class Collector:
         self._keys: set[int] = set()
         """Hashes of the keys of this shard so far."""
         self._unsorted = False
-        """Whether a key came again behind others."""
+        """Whether a key was repeated after other keys."""
         self._crowded = ""
-        """The key of the first sample with several images of which none was asked for."""
+        """The key of the first sample with several images and none asked for by name."""
         self._crowded_samples = self._left_out = 0
         self._start("", "")
 
@@ -102,7 +102,7 @@ class Collector:
         self._further_images = 0
 
     def begin(self, name: str, size: int) -> tuple[SampleRef | Skipped | None, bool]:
-        """The next file: the sample that it shows to be complete, if any; and whether its content is wanted."""
+        """Starts a file. Returns the sample that is now complete, if any, and whether the file is wanted."""
         split = split_name(name, self._dots)
         if split is None:
             return None, False
@@ -142,12 +142,12 @@ class Collector:
         return self._problem is None
 
     def refuse(self, reason: str, detail: str) -> None:
-        """The content of the file that was begun last cannot be had. A sample that may not lack it is skipped."""
+        """Reports that the content of the current file cannot be read. A sample that requires the file is skipped."""
         if self._role not in self._optional:
             self._problem = (reason, detail)
 
     def keep(self, content: bytes) -> None:
-        """The content of the file that was begun last."""
+        """Stores the content of the current file."""
         if self._role == "reference":
             self._image = self._name, content
         elif self._role == "attribute":
@@ -156,7 +156,7 @@ class Collector:
             self._parts.setdefault(self._role, content)
 
     def finish(self) -> SampleRef | Skipped | None:
-        """The sample whose files came last; None where there is none."""
+        """Returns the last sample; None if there is none."""
         if not self._seen:
             return None
         self._note_oddities()
@@ -165,7 +165,7 @@ class Collector:
         return sample
 
     def _note_oddities(self) -> None:
-        """Note, for a warning each, what costs no error and yet may not be what somebody wanted."""
+        """Records oddities that are no error but may be unintended, for one warning each."""
         if self._further_images:
             self._crowded = self._crowded or utf8_text(self._key)
             self._crowded_samples += 1
@@ -182,7 +182,7 @@ class Collector:
             self._keys.add(key)
 
     def tell_left_out(self) -> None:
-        """Behind the last file: warn of the images that were left out, with their number."""
+        """Warns, after the last file, of the number of images that were left out."""
         if self._left_out:
             logger.warning(
                 "%s: %d samples, such as %r, hold several images of which none was asked for by name: the first of "
@@ -226,7 +226,7 @@ class Collector:
         )
 
     def _role_of(self, part: str) -> str:
-        """What a part is for: a name that was asked for, "reference", "attribute", or "" for nothing."""
+        """Returns the role of a part: a requested name, "reference", "attribute", or "" for none."""
         role = self._roles.get(part)
         if role is None:
             if len(self._roles) >= _MOST_ROLES:

@@ -1,4 +1,4 @@
-"""Follows the links of a shard to the files of the same shard that they stand for, as GNU tar writes hard links."""
+"""Follows links in a shard to files of the same shard, such as the hard links that GNU tar writes."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from datago_gpu.sources.local import Patience
 __all__ = ["Links", "Place"]
 
 _MOST_NAMES = 200_000
-"""Files of one shard whose places are kept."""
+"""The most files of one shard whose places are remembered."""
 
 
 class Place(NamedTuple):
-    """Where the content of a file lies in its shard, in bytes."""
+    """The place of a file's content in its shard, in bytes."""
 
     offset: int
     size: int
 
 
 class Links:
-    """Knows where the files of one shard lie, as far as they have come.
+    """Knows the places of the files of one shard that were read so far.
 
-    path: of a local shard that is not compressed; None for any other, whose files cannot be read a second time.
+    path: of a local shard that is not compressed; None for other shards, whose files cannot be read a second time.
     """
 
     def __init__(self, path: str | None, patience: Patience) -> None:
@@ -31,13 +31,13 @@ class Links:
 
     @property
     def why(self) -> str:
-        """Why a link could not be followed."""
+        """Returns why a link could not be followed."""
         if self._path is None:
             return "links are followed in local shards without compression only"
         return "no such file comes before it"
 
     def note(self, name: str, link: str, offset: int, size: int) -> Place | None:
-        """Take note of a member. Returns the place of the file that a link stands for; None for any other member."""
+        """Records a member. Returns the place of a link's target; None for any other member."""
         if self._path is None:
             return None
         place = self._places.get(link) if link else Place(offset, size)
@@ -46,7 +46,7 @@ class Links:
         return place if link else None
 
     def read(self, place: Place) -> bytes:
-        """The content of a file. Raises OSError."""
+        """Reads and returns the content of a file. Raises OSError."""
         path = self._path
         assert path is not None
 

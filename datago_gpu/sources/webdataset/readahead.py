@@ -1,4 +1,4 @@
-"""The shards of a stream, opened before their turn comes."""
+"""Opens the shards of a stream before their turn comes."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ from datago_gpu.sources.webdataset.windows import Windows
 __all__ = ["Ahead", "Opener"]
 
 Opener = Callable[[Shard, Outlet[SampleRef | Skipped], Callable[[], None]], OpenShard]
-"""Opens a shard that hands its samples to the outlet, and calls the function when all have arrived."""
+"""Opens a shard that passes its samples to the outlet, and calls the function when all have arrived."""
 
 _MOST_OPEN = 8
-"""For each shard that arrives, how many may be open: the others have arrived and wait for their turn."""
+"""The most open shards per downloading shard: the others have been downloaded and wait for their turn."""
 
 
 class Ahead:
-    """Has `concurrent` shards arrive at once, and keeps what has arrived, up to `capacity` bytes.
+    """Downloads `concurrent` shards at once, and keeps downloaded samples, up to `capacity` bytes.
 
-    A shard that has arrived makes room for the next one: else connections idle while the one whose turn it is is slow.
-    windows: what their decompressors share.
+    When a shard is downloaded, the next one starts: otherwise connections would idle while the shard whose turn it is
+    is slow.
+    windows: the memory that their decompressors share.
     """
 
     def __init__(
@@ -43,8 +44,9 @@ class Ahead:
         self._closed = False
 
     async def turns(self, count: int) -> AsyncGenerator[tuple[int, list[OpenShard]], None]:
-        """So many shards at a time, at most `concurrent`, with the number of the first; they are closed when the next
-        ones are asked for. To be closed itself. Raises what the opener raises, where that shard's turn comes.
+        """Yields `count` shards at a time, at most `concurrent`, with the number of the first. Closes them when the
+        next ones are requested. The generator itself must be closed. Raises an error of the opener when that shard's
+        turn comes.
         """
         try:
             self._fill()
@@ -73,14 +75,14 @@ class Ahead:
                 return
             try:
                 opened = self._opener(shard, Outlet(self._loop, self._budget, turn), self._note_arrival)
-            except BaseException as error:  # raised in its turn
+            except BaseException as error:  # raised when its turn comes
                 self._problem = as_exception(error)
                 return
             self._arriving += 1
             self._open.append(opened)
 
     def _may_open(self) -> bool:
-        """More than arrive at once only while there is room for what they bring."""
+        """Returns whether to open another shard: above `concurrent` only while there is room for its samples."""
         if self._closed or self._problem:
             return False
         count = len(self._open)

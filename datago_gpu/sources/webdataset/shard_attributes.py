@@ -1,4 +1,4 @@
-"""The attributes of a sample in a shard: one JSON object of its JSON, text and class files."""
+"""Builds the attributes of a sample in a shard: one JSON object from its JSON, text and class files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["attributes_of"]
 def attributes_of(files: dict[str, bytes], *, as_text: bool) -> tuple[bytes, str]:
     """Returns one JSON object of all files, and what is wrong with them, as `attributes.checked` does.
 
-    files: the name of each part, and its content. as_text: every file as its text, in datago's form.
+    files: part name -> content. as_text: every file becomes its text, in datago's form.
     """
     if not files:
         return NO_ATTRIBUTES, ""
@@ -27,12 +27,13 @@ def attributes_of(files: dict[str, bytes], *, as_text: bool) -> tuple[bytes, str
 
 
 def _texts(files: dict[str, bytes]) -> dict[str, str]:
-    """What datago makes of these files: the text of each, JSON too, under its name."""
+    """Returns datago's form of these files: name -> text, also for JSON."""
     return {utf8_text(part): content.decode("utf-8", "replace") for part, content in files.items()}
 
 
 def _values(files: dict[str, bytes]) -> dict[str, Any]:
-    """The object of a file called "json" itself; others by their name, without the extension where there is more of it.
+    """Returns the object of a file called "json" itself, and the others under their names, without the extension if the
+    name has more parts.
 
     Raises ValueError, RecursionError.
     """

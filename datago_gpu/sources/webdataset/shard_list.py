@@ -1,4 +1,4 @@
-"""Which shards there are: those that `url` names, those below a prefix of a bucket, those in a listing in JSON."""
+"""Lists the shards: those that `url` names, those below a prefix of a bucket, or those in a JSON listing."""
 
 from __future__ import annotations
 
@@ -44,10 +44,11 @@ _MOST_PAGES = 10_000
 
 
 class Shard(Struct, frozen=True):
-    """address: a local path, or a URL. own: on an origin that the user named, where the token may go.
+    """Describes a shard. address: a local path, or a URL. own: whether its origin is one that the user named, to which
+    the token may be sent.
 
-    login: the value of an Authorization header, where the user gave a name and a password with that origin.
-    length: in bytes, where the listing says it.
+    login: the value of an Authorization header, if the user gave a name and a password for that origin.
+    length: in bytes, if the listing contains it.
     """
 
     address: str
@@ -63,14 +64,14 @@ class Shard(Struct, frozen=True):
 
     @property
     def shown(self) -> str:
-        """The address for messages."""
+        """Returns the address for messages."""
         return without_query(self.address) if "://" in self.address else self.address
 
 
 async def list_shards(
     config: LoaderConfig, source: WebDatasetSource, http: HttpClient, stores: Callable[[], Stores]
 ) -> list[Shard]:
-    """All shards that the setting `url` names, in its order. Raises SourceError."""
+    """Returns all shards that the setting `url` names, in its order. Raises SourceError."""
     given = await call_in_thread(None, expanded, source.url, config.absolute)
     named, logins = list[str](), dict[str, str]()
     for address in given:
@@ -105,13 +106,13 @@ async def list_shards(
 
 
 def authorization(token: str, login: str) -> dict[str, str] | None:
-    """The headers that prove who asks: the setting `auth_token`, else a name and a password of the address."""
+    """Returns the headers that authenticate requests: by `auth_token`, else by the address's name and password."""
     proof = f"Bearer {token.strip()}" if token.strip() else login
     return {"Authorization": proof} if proof else None
 
 
 async def _in_bucket(address: str, stores: Stores) -> list[tuple[str, int | None]]:
-    """The shards below a prefix, or those that an address with wildcards names, with their lengths."""
+    """Returns the shards below a prefix, or those that match an address with wildcards, with their lengths."""
     root = "/".join(address.split("/", 3)[:3])
     prefix, matches = address, partial(_is_below, address.removeprefix(f"{root}/").rstrip("/"))
     if has_wildcard(address):
@@ -134,12 +135,12 @@ def _folder_before_wildcard(address: str) -> str:
 
 
 def _is_below(prefix: str, key: str) -> bool:
-    """Whether a key below the prefix is that of a shard, and not hidden there."""
+    """Returns whether a key below the prefix is that of a shard, and not hidden."""
     return is_shard(key) and not hidden_part(key.removeprefix(prefix).split("/"))
 
 
 def _matches(pattern: list[str], key: str) -> bool:
-    """Whether a key is one that a pattern means. A wildcard stands for no slash, and for no dot at the beginning."""
+    """Returns whether a key matches a pattern. A wildcard matches no slash, and no dot at the beginning."""
     parts = key.split("/")
     return len(parts) == len(pattern) and all(
         fnmatchcase(part, wanted) and part.startswith(".") <= wanted.startswith(".")
@@ -148,7 +149,8 @@ def _matches(pattern: list[str], key: str) -> bool:
 
 
 async def _in_listing(address: str, headers: dict[str, str] | None, limits: HttpConfig, http: HttpClient) -> list[str]:
-    """The shards of a JSON listing, page by page: as Google's storage has it, `{"shardlist": []}`, or a plain list."""
+    """Returns the shards of a JSON listing, page by page: Google storage's form, `{"shardlist": []}`, or a plain
+    list."""
     url, shards, room, barren = address, list[str](), MOST_SHARDS, Barren(without_query(address))
     for _ in range(_MOST_PAGES):
         answer = await http.get(url, max_bytes=limits.max_page_mb * MiB, headers=headers, compressed=True)
@@ -173,14 +175,14 @@ async def _in_listing(address: str, headers: dict[str, str] | None, limits: Http
 
 
 class _Item(Struct, rename={"media_link": "mediaLink"}):
-    """A shard in a listing: Google's storage has the one, the index of webdataset the other."""
+    """A shard in a listing: one field is from Google's storage, the other from the index of webdataset."""
 
     media_link: str | None = None
     url: str | None = None
 
 
 class _Page(Struct):
-    """entries: how many there were, shards or not. token: of the next page; "" at the end."""
+    """A page of a listing. entries: their number, shards or not. token: of the next page; "" at the end."""
 
     shards: list[str]
     entries: int
@@ -192,7 +194,7 @@ _token_decoder = msgspec.json.Decoder(str | int | None)
 
 
 def _page(body: bytes, url: str, most: int) -> _Page:
-    """A page of a listing, at `url`. Takes a while. Raises NotJson, TooMany, ValueError."""
+    """Parses a page of the listing at `url`. Takes a while. Raises NotJson, TooMany, ValueError."""
     pieces = cut(body, ("items", "shardlist"), ("nextPageToken",), most)
     token = _token_decoder.decode(pieces.fields.get("nextPageToken", b"null"))
     if pieces.entries is None and "nextPageToken" not in pieces.fields:
@@ -210,11 +212,11 @@ def _page(body: bytes, url: str, most: int) -> _Page:
 
 
 class _Enough(Exception):
-    """The first bytes have come."""
+    """Says that the first bytes have arrived."""
 
 
 async def _is_archive(address: str, headers: dict[str, str] | None, http: HttpClient) -> bool:
-    """Whether what is at an address that does not end like a shard is one all the same, by its first bytes.
+    """Returns whether an address without a shard's extension leads to a shard nevertheless, by its first bytes.
 
     Raises HttpFailure, and SourceError for wildcards, which a server cannot be asked about.
     """

@@ -1,4 +1,4 @@
-"""What shards are called wherever they lie, and how long they are: what a state remembers of them."""
+"""Returns the names of shards independent of where they lie, and their lengths, for a state."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["lengths_of", "names_of"]
 
 
 def names_of(shards: Sequence[Shard]) -> list[bytes]:
-    """The path of each below the folder that all of them share: the same for a copy on another server or disk."""
+    """Returns the path of each shard below their common folder: the same for a copy on another server or disk."""
     paths = [_path(shard.address).split("/") for shard in shards]
     folders = [path[:-1] for path in paths]
     alike = takewhile(lambda pair: pair[0] == pair[1], zip(min(folders), max(folders), strict=False))
@@ -30,14 +30,14 @@ def _path(address: str) -> str:
 
 
 def lengths_of(shards: Sequence[Shard]) -> list[int] | None:
-    """Bytes of each; None where that of one is unknown. Looks at local files, which may take a while."""
+    """Returns the bytes of each shard; None if any length is unknown. Looks at local files, which may take a while."""
     lengths = []
     for shard in shards:
         length = shard.length
         if length is None and "://" not in shard.address:
             try:
                 length = os.stat(shard.address).st_size
-            except OSError:  # whoever opens it says so
+            except OSError:  # opening the shard reports the error
                 return None
         if length is None:
             return None

@@ -1,4 +1,4 @@
-"""One shard while it is read: a task brings its bytes, a thread unpacks them, and samples come out."""
+"""Reads one shard: a task downloads its bytes, a thread unpacks them, and samples come out."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ from datago_gpu.sources.webdataset.windows import Windows
 __all__ = ["OpenShard"]
 
 Supply = Callable[[Callable[[bytes], Awaitable[None]]], Awaitable[None]]
-"""Gives the bytes of a shard to the function that it is given."""
+"""Passes the bytes of a shard to the given function."""
 
 _READ_BYTES = 1024 * 1024
 _LOT_SAMPLES = 32
-"""Samples that go from the thread to the loop together: a hop costs about 60 us."""
+"""Samples passed from the thread to the loop at once: each handover costs about 60 us."""
 _LOT_BYTES = 1024 * 1024
 _MOST_FILES, _MOST_BYTES = 100_000, 64 * 1024**3
-"""In a row, as unpacked, that bring no sample: a shard of so many never will."""
+"""The most consecutive files, and unpacked bytes, without a sample: a shard with more counts as one without samples."""
 _ROOM_BYTES, _ROOM_SHARE = 256 * 1024, 64
-"""Room that is reserved at a time, at the least, so that small files need not ask one by one: so much, or a share of
-all that there is."""
+"""The least room reserved at a time, so that small files need not reserve one by one: this many bytes, or this
+fraction (1/N) of all room."""
 _CLOSE_S = 1.0
 
 
 class OpenShard:
-    """Reads from the moment it is made, as far ahead as `outlet` has room for samples, and `piped` bytes more.
+    """Reads a shard from the moment it is made, as far ahead as `outlet` has room for samples, plus `piped` bytes.
 
-    No file is read before there is room for it.
+    Reads no file before there is room for it.
 
-    supply: brings the shard's bytes; None where `address` is a local path, read with `patience`.
-    windows: what the decompressors of all shards share. arrived: called once, when no more come.
+    supply: downloads the shard's bytes; None if `address` is a local path, which is read with `patience`.
+    windows: the memory that the decompressors of all shards share. arrived: called once, when all bytes have arrived.
     """
 
     def __init__(
@@ -68,13 +68,13 @@ class OpenShard:
         self._lot_bytes = 0
         self._least_room = min(_ROOM_BYTES, outlet.capacity // _ROOM_SHARE)
         self._room = self._begun = 0
-        """Bytes reserved that nothing has taken, and those that the sample under way has taken."""
+        """Reserved bytes that are unused, and reserved bytes that the current sample uses."""
         self._gone = asyncio.Event()
         self._pump = loop.create_task(_pump(supply, self._pipe)) if supply and self._pipe else None
         threading.Thread(target=self._run, name="datago-shard", daemon=True).start()
 
     async def take(self) -> SampleRef | Skipped | None:
-        """The next sample; None behind the last. Raises what ends the shard early, behind those before it."""
+        """Returns the next sample; None at the end. Raises an error that ends the shard after all earlier samples."""
         while not self._here:
             lot = await self._outlet.take()
             if lot is None:
@@ -83,7 +83,7 @@ class OpenShard:
         return self._here.popleft()
 
     async def close(self) -> None:
-        """End the request and the thread, which has a second for what it is at."""
+        """Ends the request and the thread, which gets a second to finish its current work."""
         self._closing = True
         self._windows.wake()
         self._outlet.give_up()
@@ -97,13 +97,13 @@ class OpenShard:
                 await self._gone.wait()
 
     def _run(self) -> None:
-        """The thread's main line."""
+        """Runs in the thread."""
         error: Exception | None = None
         try:
             self._unpack()
         except GivenUp:
             pass
-        except BaseException as problem:  # raised where the samples are taken
+        except BaseException as problem:  # raised when the samples are taken
             error = as_exception(problem)
         self._windows.give_back(self._window)
         self._outlet.end(error)
@@ -127,7 +127,7 @@ class OpenShard:
             except (BadShard, *DAMAGED) as error:
                 detail = "the compressed data ends early" if isinstance(error, EOFError) else str(error)
                 raise BadShard(detail) from None
-            finally:  # also where the download breaks: what is complete has come
+            finally:  # also if the download breaks: complete samples are passed on
                 self._flush()
                 self._collector.tell_left_out()
 
@@ -143,7 +143,7 @@ class OpenShard:
             if finished is not None:
                 self._hand_over(finished)
             files, since = (1, stream.position) if isinstance(finished, SampleRef) else (files + 1, since)
-            del finished  # while this thread waits for room, it would keep the sample
+            del finished  # otherwise the sample stays in memory while this thread waits for room
             if files > _MOST_FILES or stream.position + size - since > _MOST_BYTES:
                 told = f"{files} files and {stream.position + size - since} bytes in a row"
                 raise BadShard(f"no sample in {told}, before byte {stream.position}")
@@ -160,7 +160,7 @@ class OpenShard:
             self._hand_over(last)
 
     def _take_room(self, size: int) -> None:
-        """Have room for so many bytes of the sample under way. Nothing that is complete waits for that."""
+        """Makes room for `size` bytes of the current sample. Passes complete samples on before it waits."""
         if size > self._room:
             missing = max(size - self._room, self._least_room)
             if not self._outlet.has_room(missing):
@@ -179,14 +179,14 @@ class OpenShard:
             self._outlet.give_back(self._room - self._least_room)
             self._room = self._least_room
         if self._lot_bytes + size > _LOT_BYTES:
-            self._flush()  # a large one goes by itself: a lot is counted until it is taken
+            self._flush()  # a large sample is a lot of its own: a lot is counted until it is taken
         self._lot.append(sample)
         self._lot_bytes += size
         if len(self._lot) >= _LOT_SAMPLES or self._lot_bytes >= _LOT_BYTES:
             self._flush()
 
     def _flush(self) -> None:
-        """Nothing that is complete waits for what is still on its way."""
+        """Passes complete samples on, so that they do not wait for bytes that are still on their way."""
         if self._lot:
             lot, size = self._lot, self._lot_bytes
             self._lot, self._lot_bytes = [], 0
@@ -196,7 +196,7 @@ class OpenShard:
 async def _pump(supply: Supply, pipe: Pipe) -> None:
     try:
         await guarded(supply(pipe.put))
-    except Exception as error:  # raised behind the samples that came before it
+    except Exception as error:  # raised after all earlier samples
         pipe.end(error)
     else:
         pipe.end()

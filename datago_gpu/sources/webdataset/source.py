@@ -1,14 +1,15 @@
-"""WebDataset shards: streamed, unpacked and handed out in a fixed order, whatever arrives first.
+"""Streams WebDataset shards, unpacks them and yields their samples in a fixed order, whatever arrives first.
 
-Order: the shards as listed, or shuffled anew for each epoch, and within a shard the samples as they lie there; of
-`interleave` shards at a time, one sample of each in turn. With a shuffle they pass through a buffer. Ranks take every
-world_size-th shard. Where there are fewer shards than ranks, all ranks read all shards, and share the samples of each;
-what a rank cannot read of one shard does not change its part of the others. With `rank_split` "listed" they share the
-shards as listed, and each rank shuffles its own; where there are fewer shards than ranks, only samples are shuffled.
+Order: the shards as listed, or shuffled anew for each epoch, and within a shard the samples in their stored order; of
+`interleave` shards at a time, one sample of each in turn. With a shuffle, samples pass through a shuffle buffer. Ranks
+take every world_size-th shard. If there are fewer shards than ranks, all ranks read all shards and share the samples of
+each; an unreadable part of one shard does not change a rank's share of the others. With `rank_split` "listed", ranks
+share the shards as listed, and each rank shuffles its own; if there are fewer shards than ranks, only samples are
+shuffled.
 
-Memory: `buffer_mb` for what is read ahead, one sample that is waited for, for each shard that arrives 1 MiB more (in
-object storage also the parts under way, 4 of 4 MiB), and with a shuffle `buffer_mb` again. Of zstd and xz, 8 MiB for
-each shard that arrives; for larger windows `buffer_mb` together, and one of 128 MiB for each shard whose turn it is.
+Memory: `buffer_mb` for samples read ahead; one sample that is waited for; 1 MiB for each downloading shard (in object
+storage also the parts in flight, 4 of 4 MiB); with a shuffle, `buffer_mb` again. For zstd and xz, 8 MiB for each
+downloading shard; for larger windows, `buffer_mb` in all, and one window of 128 MiB for each shard whose turn it is.
 """
 
 from __future__ import annotations
@@ -46,10 +47,10 @@ from datago_gpu.units import MiB
 __all__ = ["WebDataset"]
 
 _PIPE_BYTES = 4 * MiB
-"""At the most, of each shard, between the network and what unpacks it."""
+"""The most bytes of each shard between the network and the thread that unpacks it."""
 
 _Lost = (BadShard, HttpFailure, OSError)
-"""What costs the rest of a shard."""
+"""The errors that lose the rest of a shard."""
 _SAY_WHAT_TO_DO = frozenset(("proxy", "no-credentials", "http-301", "tls"))
 """Reasons whose details need no further hint."""
 
@@ -57,9 +58,9 @@ _SAY_WHAT_TO_DO = frozenset(("proxy", "no-credentials", "http-301", "tls"))
 class WebDataset:
     """The `Source` of source_type "webdataset".
 
-    A `cursor` is "SHARD:INDEX": number SHARD of this rank's order of the epoch, and with `interleave` those whose
-    samples take turns with its own, begin with this rank's sample number INDEX.
-    Through a shuffle buffer there is none: all is read and counted again.
+    A `cursor` is "SHARD:INDEX": shard number SHARD of this rank's order of the epoch begins with this rank's sample
+    number INDEX; with `interleave`, the shards that take turns with it do so together. With a shuffle buffer there is
+    no cursor: the source reads and counts from the beginning.
     """
 
     def __init__(self, config: LoaderConfig, http: HttpClient) -> None:
@@ -78,7 +79,7 @@ class WebDataset:
         return {}
 
     def refs(self, start: Position) -> Refs:
-        """See `Source.refs`. Raises SourceError where no shard can be read."""
+        """See `Source.refs`. Raises SourceError if no shard can be read."""
         return self._shuffled(start) if self._source.random_sampling else self._walked(start)
 
     async def _shuffled(self, start: Position) -> Refs:
@@ -143,7 +144,7 @@ class WebDataset:
         return Ahead(shards, opener, concurrent=concurrent, capacity=capacity, windows=windows)
 
     def _supply(self, shard: Shard) -> Supply | None:
-        """What brings the shard's bytes; None for a local one."""
+        """Returns the function that downloads the shard's bytes; None for a local shard."""
         if is_stored(shard.address):
             return partial(self._storage().stream, shard.address)
         if "://" not in shard.address:
@@ -157,7 +158,7 @@ class WebDataset:
         return self._stores
 
     async def _listed(self) -> list[Shard]:
-        """All shards. They are listed once."""
+        """Returns all shards. They are listed only once."""
         if self._shards is None:
             shards = await list_shards(self._config, self._source, self._http, self._storage)
             self.tally.extend(names_of(shards))
@@ -166,20 +167,21 @@ class WebDataset:
         return self._shards
 
     def _shared(self, shards: list[Shard], epoch: int) -> list[Shard]:
-        """All shards, in an order that the ranks have in common, since each takes samples of all of them."""
+        """Returns all shards in an order that is the same on all ranks, since each takes samples of all of them."""
         if not self._source.random_sampling or self._source.rank_split == "listed":
             return shards
         return [shards[number] for number in permutation(len(shards), self._config.seed, epoch)]
 
     def _own(self, shards: list[Shard], epoch: int) -> list[Shard]:
-        """The shards that this rank alone takes, in the order of an epoch."""
+        """Returns the shards that only this rank takes, in the order of an epoch."""
         if not self._source.random_sampling:
             return shards[self._rank :: self._world_size]
         shuffle = Shuffle(self._config, self._source.rank_split)
         return [shards[number] for number in shuffle.share(len(shards), epoch)]
 
     def _skipped(self, shard: Shard, error: Exception, missing: int) -> Skipped:
-        """What became of the rest of a shard, of about so many samples. Raises SourceError where its server is down."""
+        """Returns the skip for the rest of a shard (about `missing` samples). Raises SourceError if its server is
+        down."""
         reason, detail = _told(error)
         where = self._source.redacted(shown_path(shard.shown))
         detail = self._source.redacted(detail)
@@ -188,7 +190,7 @@ class WebDataset:
         return Skipped(-1, "", where, reason, detail, count=max(1, missing))
 
     def _refuse(self, shards: list[Shard], lost: Exception | None) -> NoReturn:
-        """Not one sample came."""
+        """Raises SourceError: no sample was read at all."""
         first = self._source.redacted(shown_path(shards[0].shown) if shards else self._source.url)
         if lost is None:
             raise SourceError(f"no samples in {len(shards)} shards, the first of which is {first}")
@@ -202,26 +204,26 @@ class WebDataset:
 
 
 class Usual:
-    """How many samples a shard holds, by those that were read to their end."""
+    """Estimates how many samples a shard contains, from the shards that were read to their end."""
 
     def __init__(self) -> None:
         self._samples = self._shards = 0
 
     def note(self, samples: int) -> None:
-        """One more shard has been read to its end."""
+        """Records a shard that was read to its end."""
         self._samples, self._shards = self._samples + samples, self._shards + 1
 
     def left_of(self, taken: int) -> int:
-        """About how many samples a shard still holds of which so many were taken; 0 where nobody knows."""
+        """Returns about how many samples a shard still contains after `taken` samples; 0 if unknown."""
         return max(0, round(self._samples / self._shards) - taken) if self._shards else 0
 
 
 def _owner(shard: int, shards: int, sample: int, ranks: int) -> int:
-    """The rank that takes sample number `sample` of shard number `shard`, of so many shards that all ranks read.
+    """Returns the rank that takes sample number `sample` of shard number `shard`, where all ranks read all `shards`.
 
-    It depends on no other shard, since a shard that one rank cannot read has no length that it could count with. The
-    ranks take turns within a shard, and shards begin with ranks that lie evenly apart, so that no rank gets the first
-    sample of each.
+    The result depends on no other shard, since a shard that one rank cannot read has no known length. The ranks take
+    turns within a shard. The first ranks of the shards are evenly spread, so that no rank gets the first sample of each
+    shard.
     """
     return (shard * ranks // shards + sample) % ranks
 
@@ -231,7 +233,7 @@ async def _in_turn(
 ) -> AsyncGenerator[tuple[int, SampleRef | Skipped | Exception | None], None]:
     """Yields a sample of each shard in turn, with the shard's place.
 
-    In place of a sample: None at the end of the shard, or what ends the shard early.
+    Yields None instead of a sample at the end of the shard, and the error if it ends early.
     """
     left = deque(enumerate(shards))
     while left:
@@ -247,12 +249,12 @@ async def _in_turn(
 
 
 def _of_access(failure: HttpFailure) -> bool:
-    """Whether no other shard will be given to us either."""
+    """Returns whether a failure means that no other shard can be accessed either."""
     return failure.status in (401, 403) or failure.reason == "no-credentials"
 
 
 def _told(error: Exception) -> tuple[str, str]:
-    """Reason and detail."""
+    """Returns reason and detail of an error."""
     if isinstance(error, HttpFailure):
         return error.reason, error.detail
     if isinstance(error, FileNotFoundError):
@@ -270,7 +272,7 @@ def _numbered(sample: SampleRef | Skipped, index: int, cursor: str) -> SampleRef
 
 
 def _parsed(cursor: str) -> tuple[int, int]:
-    """Shard and index of a cursor; the beginning where there is none."""
+    """Returns shard and index of a cursor; the beginning if there is none."""
     shard, _, index = cursor.partition(":")
     return (int(shard), int(index)) if shard.isdecimal() and index.isdecimal() else (0, 0)
 

@@ -1,9 +1,10 @@
-"""The regular members of a tar stream, one after the other: ustar, PAX and GNU names, as `tarfile` reads them.
+"""Reads the regular members of a tar stream one after the other, with ustar, PAX and GNU names, as `tarfile` reads
+them.
 
-`tarfile` itself parses the headers. Its own way through a stream would copy each byte three times, read headers of any
-length into memory, and take damage behind the first header for the end. Archives that were joined (`cat a.tar b.tar`)
-are read one after the other. Nothing is ever written: devices, folders and sparse files are passed over. Links to files
-of the same archive are members as well; where a link leads is the business of who reads.
+`tarfile` itself parses the headers. Its own reading of a stream would copy each byte three times, read headers of any
+length into memory, and treat damage after the first header as the end. Concatenated archives (`cat a.tar b.tar`) are
+read one after the other. Nothing is ever written: devices, folders and sparse files are passed over. Links to files of
+the same archive are members as well; the caller resolves them.
 """
 
 from __future__ import annotations
@@ -20,23 +21,23 @@ _EOFHeaderError: type[tarfile.HeaderError] = tarfile.EOFHeaderError  # type: ign
 _EmptyHeaderError: type[tarfile.HeaderError] = tarfile.EmptyHeaderError  # type: ignore[attr-defined]
 
 _LONGEST_HEADER = 256 * 1024
-"""Bytes of one extended header, which has to be in memory as a whole."""
+"""The most bytes of one extended header, which must be in memory as a whole."""
 _GLOBAL_BYTES = 1024 * 1024
-"""Of the records that hold for all members, which are kept to the end."""
+"""The most bytes of the records that apply to all members, which are kept to the end."""
 _MOST_OTHERS = 100_000
 _MOST_ZEROS = 64 * 1024 * 1024
-"""Bytes of padding between the end of an archive and what follows it."""
+"""The most bytes of padding between the end of an archive and the next one."""
 _BLOCK = 1024 * 1024
 _MANY_DIGITS = re.compile(rb"[0-9]{256}")
-"""`tarfile` looks for numbers in a way that takes the square of their length."""
+"""`tarfile` looks for numbers in time quadratic in their length."""
 
 
 class BadShard(Exception):
-    """A shard that cannot be read on, in words."""
+    """Says why a shard cannot be read further."""
 
 
 class _Counted:
-    """What `tarfile` sees of a file: reads of a bounded length, and how far they have come."""
+    """The file that `tarfile` sees: limits the length of reads, and counts the bytes read."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -56,12 +57,12 @@ class _Counted:
         return self.position
 
     def put_back(self, block: bytes) -> None:
-        """Have the next read, which has to be of that size, return this block once more."""
+        """Makes the next read, which must be of that size, return this block again."""
         self._put_back, self.position = block, self.position - len(block)
 
 
 class _Archive(tarfile.TarFile):
-    """As much of a TarFile as its header parser looks at: without a first member read, and without a list of them."""
+    """The part of a TarFile that its header parser uses: reads no first member, and keeps no list of members."""
 
     def __init__(self, file: _Counted) -> None:
         self.fileobj = file  # type: ignore[assignment]
@@ -71,7 +72,7 @@ class _Archive(tarfile.TarFile):
 
 
 class Member(NamedTuple):
-    """A regular file of an archive, or a link to one. size: in bytes. link: the name of the file that it stands for."""
+    """Describes a regular file of an archive, or a link to one. size: in bytes. link: the name of the link's target."""
 
     name: str
     size: int
@@ -79,10 +80,10 @@ class Member(NamedTuple):
 
 
 class TarStream:
-    """Iterating gives the members; `read` then gives the content of a regular one, if it is wanted.
+    """Iterates over the members; `read` then returns the content of a regular one, if wanted.
 
-    `position` is how many bytes have been used. marked: the end has to be marked, since a cut cannot be told from it
-    otherwise. Raises BadShard, and what reading the file raises.
+    `position` is the number of bytes used so far. marked: the archive must have an end marker, since a truncated one
+    cannot be detected otherwise. Raises BadShard, and errors of the file.
     """
 
     def __init__(self, file: BinaryIO, *, marked: bool = False) -> None:
@@ -91,7 +92,7 @@ class TarStream:
         self._archive = _Archive(self._counted)
         self._size = 0
         self._ended = False
-        """Whether the end of an archive has been seen; more may follow."""
+        """Whether the end of an archive has been seen; another archive may follow."""
         self._restart = 0
 
     @property
@@ -112,7 +113,7 @@ class TarStream:
             self._skip(self._archive.offset - self.position)
 
     def read(self) -> bytes:
-        """The content of the member that the iterator is at. Once for each."""
+        """Returns the content of the current member. To be called once per member."""
         content = self._file.read(self._size)
         self._counted.position += len(content)
         if len(content) < self._size:
@@ -120,7 +121,7 @@ class TarStream:
         return content
 
     def _next(self) -> tarfile.TarInfo | None:
-        """The next member of any kind; None at the end."""
+        """Returns the next member of any kind; None at the end."""
         while True:
             start = self.position
             try:
@@ -131,21 +132,21 @@ class TarStream:
                 return None
             except _EmptyHeaderError:
                 if self._ended or (start and not self._marked):
-                    return None  # some writers leave the mark out
+                    return None  # some writers omit the end marker
                 what = f"it ends without the mark of an end, at byte {start}" if start else "it is empty"
                 raise BadShard(what) from None
-            except (BadShard, OSError, EOFError):  # of the file
+            except (BadShard, OSError, EOFError):  # errors of the file
                 raise
             except (tarfile.TarError, ValueError, LookupError, ArithmeticError, TypeError, RecursionError) as error:
                 if self._ended and start == self._restart:
-                    return None  # what follows the end is no archive: tar ignores that, too
+                    return None  # the bytes after the end are no archive: tar ignores them, too
                 raise BadShard(f"no tar header at byte {start}: {error}") from None
             if info.size < 0 or _length(self._archive.pax_headers) > _GLOBAL_BYTES:
                 raise BadShard(f"no sound tar header at byte {start}")
             return info
 
     def _follows(self) -> bool:
-        """Whether anything but zeros follows the end of an archive; it is then read next."""
+        """Returns whether anything but zeros follows the end of an archive; that is then read next."""
         self._ended, begin = True, self.position
         while self.position - begin < _MOST_ZEROS:
             block = self._counted.read(tarfile.BLOCKSIZE)
@@ -170,7 +171,7 @@ class TarStream:
 
 
 def _target(info: tarfile.TarInfo) -> str:
-    """The name of the member that a link leads to: a hard link names it, a symbolic one from its own folder on."""
+    """Returns the name of a link's target: a hard link's own text, a symbolic link's from its own folder on."""
     if info.islnk():
         return info.linkname
     return posixpath.normpath(posixpath.join(posixpath.dirname(info.name), info.linkname))

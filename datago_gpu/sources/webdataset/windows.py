@@ -1,4 +1,4 @@
-"""The memory that decompressors of zstd and xz ask for: by a few bytes a shard can ask for 128 MiB."""
+"""Limits the memory of zstd and xz decompressors: with a few bytes, a shard can make one allocate 128 MiB."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from datago_gpu.sources.webdataset.budget import GivenUp
 __all__ = ["MOST_WINDOW", "SMALL_WINDOW", "Windows", "xz_window", "zstd_window"]
 
 MOST_WINDOW = 128 * 1024 * 1024
-"""Bytes that one may ask for; zstd's command line allows the same."""
+"""The largest allowed window, in bytes; zstd's command line has the same limit."""
 SMALL_WINDOW = 8 * 1024 * 1024
-"""Bytes that are not counted. What the tools ask for by themselves is no more."""
+"""Windows up to this size, in bytes, are not counted. The tools' default windows are no larger."""
 
 _SKIPPED = b"\x2a\x4d\x18"
 _XZ_BLOCK_AT = 12
 _LZMA2 = 0x21
 _XZ_SIZES = 0b11000000
-"""Flags of an xz block that begins with its sizes, which the tools write for several threads."""
+"""Flags of an xz block that begins with its sizes, as the tools write it for several threads."""
 
 
 class Windows:
-    """Bytes that the decompressors of several shards share. Those whose turn it is have what they ask for in any case.
+    """Shares bytes among the decompressors of several shards. Shards whose turn it is always get what they ask for.
 
-    Shards are told apart by their number. The lowest that waits is served first.
+    Shards are identified by their number. The lowest waiting number is served first.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -34,7 +34,7 @@ class Windows:
         self._waiting: set[int] = set()
 
     def take(self, number: int, size: int, is_gone: Callable[[], bool]) -> None:
-        """Wait, in a thread, for so many bytes. Raises GivenUp where nobody wants the shard any more: see `wake`."""
+        """Waits, in a thread, for `size` bytes. Raises GivenUp if the shard is no longer wanted: see `wake`."""
         with self._changed:
             self._waiting.add(number)
             self._changed.wait_for(lambda: is_gone() or self._may(number, size))
@@ -45,19 +45,19 @@ class Windows:
             self._changed.notify_all()
 
     def give_back(self, size: int) -> None:
-        """Count them no longer."""
+        """Stops counting `size` bytes."""
         with self._changed:
             self._held -= size
             self._changed.notify_all()
 
     def let(self, due: int) -> None:
-        """The turn of all shards below this number has come."""
+        """Records that the turn of all shards below this number has come."""
         with self._changed:
             self._due = due
             self._changed.notify_all()
 
     def wake(self) -> None:
-        """Have those that wait see whether they are still wanted."""
+        """Makes waiting threads check whether their shards are still wanted."""
         with self._changed:
             self._changed.notify_all()
 
@@ -68,7 +68,7 @@ class Windows:
 
 
 def zstd_window(head: bytes) -> int:
-    """The window of the first frame of a zstd file, by the file's first bytes; MOST_WINDOW where they do not tell."""
+    """Returns the window of the first frame of a zstd file, from the file's first bytes; MOST_WINDOW if unknown."""
     import zstandard
 
     at = 0
@@ -81,10 +81,11 @@ def zstd_window(head: bytes) -> int:
 
 
 def xz_window(head: bytes) -> int:
-    """The dictionary of the first block of an xz file, as `zstd_window`: xz file format, sections 3.1 and 5.3.1."""
+    """Returns the dictionary size of an xz file's first block, as `zstd_window`: xz file format, sections 3.1 and
+    5.3.1."""
     at = _XZ_BLOCK_AT + 2
     if len(head) < _XZ_BLOCK_AT + 2 or head[_XZ_BLOCK_AT + 1] & ~_XZ_SIZES:
-        return MOST_WINDOW  # further filters, or none of this version
+        return MOST_WINDOW  # more filters, or an unknown one
     for _ in range(head[_XZ_BLOCK_AT + 1].bit_count()):
         while head[at : at + 1] >= b"\x80":
             at += 1
