@@ -95,7 +95,7 @@ class Production:
         return await self._packer.has_decoded_since(needed)
 
     async def _run_epoch(self, epoch: int) -> bool:
-        """Returns True when the limit is reached."""
+        """Runs one epoch. Returns True when the limit is reached."""
         resume = self._resume
         if epoch == resume.position.epoch:
             for carried in resume.carried:
@@ -163,7 +163,7 @@ class Production:
         return held_until_known(refs, tally) if tally.pending else refs
 
     async def _take(self, outcomes: list[Outcome], of_epoch: int, epoch: int) -> bool:
-        """Returns True when the limit is reached."""
+        """Sends the batches that these outcomes complete. Returns True when the limit is reached."""
         for each in outcomes:
             for outcome in self._refusals.passing(each):
                 if isinstance(outcome, Skipped):
@@ -235,8 +235,7 @@ class Production:
         return self._newest
 
     def _counts(self) -> Counts:
-        """Returns the counts so far. The source is asked for samples only when there is room; the stages behind it
-        wait for each other."""
+        """Returns the counts. The source is asked only when there is room; the stages behind it wait for each other."""
         packer, fetcher = self._packer, self._fetcher
         stages = {
             "fetch": StageCount(fetcher.items, self._waits.refs_s, packer.waited_s),

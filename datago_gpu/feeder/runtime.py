@@ -71,6 +71,6 @@ def _no_authorities() -> Iterator[None]:
 
 async def leave_with(parent: int) -> None:
     """Ends this process when the parent ends. The parent's socket may live on in a forked child."""
-    while os.getppid() == parent:  # noqa: ASYNC110 - nothing tells of it
+    while os.getppid() == parent:  # noqa: ASYNC110 - no event reports it
         await asyncio.sleep(PARENT_CHECK_S)
     os._exit(0)

@@ -75,7 +75,7 @@ class Resume(Struct, frozen=True):
 
 
 class Mark(Struct, frozen=True):
-    """Says how far a stream has come after a batch."""
+    """Holds the position of a stream after a batch."""
 
     resume_at: Position
     """Where to begin so that no undelivered sample of the epoch is missed."""

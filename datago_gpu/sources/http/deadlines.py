@@ -18,7 +18,7 @@ from datago_gpu.config import HttpConfig
 __all__ = ["Connector", "Watch", "Watchman"]
 
 _LOOKS = 16
-"""How many checks are made during the time of a limit: an expired limit is noticed up to one check later."""
+"""Number of checks within the time of a limit: an expired limit is noticed up to one check late."""
 _LONGEST_ROUND_S = 0.25
 
 

@@ -11,7 +11,7 @@ from email.utils import parsedate_to_datetime
 __all__ = ["ComeBack", "retry_after_s"]
 
 _QUIET_S = 60.0
-"""Seconds without a request to wait from a server, after which the next one is logged again."""
+"""A server's request to wait is logged if its last wait ended more than this many seconds ago."""
 
 logger = logging.getLogger(__name__)
 

@@ -180,8 +180,7 @@ class WebDataset:
         return [shards[number] for number in shuffle.share(len(shards), epoch)]
 
     def _skipped(self, shard: Shard, error: Exception, missing: int) -> Skipped:
-        """Returns the skip for the rest of a shard (about `missing` samples). Raises SourceError if its server is
-        down."""
+        """Returns the skip for a shard's rest of about `missing` samples. Raises SourceError if its server is down."""
         reason, detail = _told(error)
         where = self._source.redacted(shown_path(shard.shown))
         detail = self._source.redacted(detail)
