@@ -1,4 +1,4 @@
-"""What a Loader hands out: batches, and single samples cut from them."""
+"""`Batch`, which a Loader returns, and `Sample`, one sample of a batch."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 
 from datago_gpu.arrays import Array
 
-# `| Any`, as in typeshed: settings decide whether it is an array, a list, bytes or None. Editors complete for the usual
-# case, and type checkers do not ask for a check of the others.
+# Fields are `Array | Any`, a convention of typeshed: the settings decide whether a field is an array, a list, bytes or
+# None. Editors complete for the usual case (Array), and type checkers do not require checks for the others.
 __all__ = ["Batch", "Sample"]
 
 
 @dataclass(slots=True, eq=False)
 class Sample:
-    """One sample of a batch. Its arrays are views of the batch's and keep it alive."""
+    """One sample of a batch. Its arrays are views of the batch's arrays and keep the batch alive."""
 
     id: str
     source: str
@@ -27,16 +27,16 @@ class Sample:
     """(H, W, 3), or (3, H, W) with layout "CHW", on the loader's device; (H, W, C) with image_to_rgb8 false, bytes with
     pre_encode_images. None without `require_images`."""
     original_size: tuple[int, int]
-    """(height, width) in pixels, upright."""
+    """(height, width) of the original image in pixels, upright."""
     crop: tuple[float, float, float, float]
-    """(top, left, height, width) of what `image` shows, in original pixels."""
+    """(top, left, height, width) of the region that `image` shows, in pixels of the original."""
     attributes: dict[str, Any]
     tags: list[str]
     embedding: Array | Any
     """(D,), on the loader's device."""
     duplicate_state: int | None
     masks: dict[str, Array | Any] = field(default_factory=dict)
-    """Name -> (H, W, 1), or None where this sample has none."""
+    """Name -> (H, W, 1), or None if this sample has no such mask."""
     additional_images: dict[str, Array | Any] = field(default_factory=dict)
     """Name -> as `image`, or None."""
     latents: dict[str, Array | Any] = field(default_factory=dict)
@@ -50,8 +50,8 @@ class Sample:
 class Batch:
     """Samples that share a bucket. All lists and arrays have N = len(batch) entries, in the same order.
 
-    Memory: `image` belongs to the batch. It is complete when the batch is handed out, readable on any stream at once,
-    and stays valid for as long as it, an array made from it by DLPack, or a sample of it is referenced.
+    Memory: `image` belongs to the batch. The pixels are complete when the loader returns the batch, and can be read on
+    any stream at once. They stay valid while the array, an array made from it by DLPack, or a sample is referenced.
 
     >>> from datago_gpu import Loader
     >>> images = {"crop_and_resize": True, "default_image_size": 256}
@@ -69,34 +69,34 @@ class Batch:
     ids: list[str]
     sources: list[str]
     image: Array | Any
-    """With crop_and_resize one array: (N, H, W, 3), or (N, 3, H, W) with layout "CHW", of the dtype asked for (uint8 in
-    [0, 255] unless set), on the loader's device: numpy on the CPU; on a GPU an object with DLPack and
+    """With crop_and_resize one array: (N, H, W, 3), or (N, 3, H, W) with layout "CHW", of the dtype set (by default
+    uint8 in [0, 255]), on the loader's device: numpy on the CPU; on a GPU an object with DLPack and
     `__cuda_array_interface__`. Without crop_and_resize, and with mixed_buckets, a list of N such arrays, each (H, W, 3)
     of its own size; with image_to_rgb8 false a list of arrays (H, W, C), uint8 or uint16; with pre_encode_images a list
-    of N bytes, each a PNG or JPEG. None where `require_images` is false."""
+    of N bytes, each a PNG or JPEG. None if `require_images` is false."""
     original_sizes: NDArray[np.int32]
-    """(N, 2): height, width in pixels, upright."""
+    """(N, 2): height and width of the original images in pixels, upright."""
     crops: NDArray[np.float32]
-    """(N, 4): top, left, height, width of what `image` shows, in original pixels."""
+    """(N, 4): top, left, height, width of the region that `image` shows, in pixels of the original."""
     bucket: tuple[int, int] | None
-    """Height and width of all images of the batch; None without crop_and_resize, and where they differ."""
+    """Height and width of all images of the batch. None without crop_and_resize, or if the images differ in size."""
     attributes: list[dict[str, Any]] = field(default_factory=list)
     tags: list[list[str]] = field(default_factory=list)
     embeddings: Array | Any = None
-    """float32 (N, D), on the loader's device, where `require_embeddings` asked for them."""
+    """float32 (N, D), on the loader's device, if `require_embeddings` is true."""
     duplicate_states: list[int | None] = field(default_factory=list)
     epoch: int = 0
     masks: dict[str, Array | Any] = field(default_factory=dict)
     """Name -> (N, H, W, 1), or (N, 1, H, W) with layout "CHW", cut from the same region as `image`: uint8, or uint16 or
-    int32 as `mask_dtype` says. A list where `image` is one, with pre_encode_images of PNGs. Zeros, or None in a list,
-    for a sample without it; None where no sample of the batch has it."""
+    int32 as `mask_dtype` says. A list if `image` is a list; with pre_encode_images, a list of PNGs. A sample without
+    the mask has zeros, or None in a list. The value is None if no sample of the batch has the mask."""
     additional_images: dict[str, Array | Any] = field(default_factory=dict)
-    """Name -> as `image`, cut from the same region; absent ones as in `masks`."""
+    """Name -> like `image`, cut from the same region; missing ones as in `masks`."""
     latents: dict[str, Array | Any] = field(default_factory=dict)
-    """Name -> one array (N, ...) on the loader's device where all samples have one and dtypes and shapes agree; else a
-    list of N arrays, of bytes for payloads that are no npy files, or None for a sample without it."""
+    """Name -> one array (N, ...) on the loader's device, if all samples have the latent and dtypes and shapes agree;
+    else a list of N: an array, bytes for a payload that is not an npy file, or None for a sample without the latent."""
     present: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
-    """Name of a mask, further image or latent -> (N,): which samples have it."""
+    """Name of a mask, additional image or latent -> (N,): which samples have it."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -108,9 +108,9 @@ class Batch:
     def __getitem__(self, index: slice) -> Batch: ...
 
     def __getitem__(self, index: int | slice) -> Sample | Batch:
-        """One sample, or with a slice a batch of some of the samples. Both are views: they keep this batch's memory.
+        """Returns one sample for an int, or a batch of some samples for a slice. Both are views of this batch's memory.
 
-        Raises TypeError for anything else, such as a list of indices.
+        Raises TypeError for any other index, such as a list of indices.
         """
         if isinstance(index, slice):
             return self._cut(index)
@@ -173,7 +173,7 @@ class Batch:
 
 
 def describe(image: Any) -> str:
-    """Shape and dtype of an image array, how many bytes of an encoded one, or how many in a list; never pixels."""
+    """Describes an image for `repr`, without pixels: shape and dtype, number of bytes, or length of a list."""
     if image is None:
         return "none"
     if isinstance(image, list):

@@ -1,4 +1,4 @@
-"""The hand-over to PyTorch's habits: an IterableDataset that yields batches of tensors. Only this module imports torch.
+"""The PyTorch interface: an IterableDataset that yields batches of tensors. Only this module imports torch.
 
 dataset = LoaderDataset(config)
 for batch in dataset: ...                                            # by itself,
@@ -31,47 +31,48 @@ from datago_gpu.sources.base import Position
 __all__ = ["Bucket", "LoaderDataset", "TensorBatch", "as_tensors"]
 
 _PLAIN = frozenset(("ids", "sources", "attributes", "tags", "duplicate_states"))
-"""Fields without arrays, which may be long to walk through."""
+"""Fields that hold no arrays. `as_tensors` does not search them, because they can be large."""
 
 
 class Bucket(NamedTuple):
-    """Pixels of all images of a batch. Equal to the plain tuple; one that a DataLoader does not make a list of."""
+    """Height and width in pixels of all images of a batch. Equal to the plain tuple, but a DataLoader keeps it as it is
+    (it turns plain tuples into lists)."""
 
     height: int
     width: int
 
 
 class TensorBatch(dict[str, Any]):
-    """The fields of a `Batch` by their names, with tensors for arrays.
+    """Maps the field names of a `Batch` to their values, with tensors in place of arrays.
 
-    image: (N, H, W, 3) or (N, 3, H, W), of the dtype that `image_config` asks for, on the loader's device; a list of N
+    image: (N, H, W, 3) or (N, 3, H, W), of the dtype set in `image_config`, on the loader's device; a list of N
         tensors without `crop_and_resize`; None without `require_images`.
     masks, additional_images, latents: name -> tensor, list or None, as in a Batch.
     embeddings: float32 (N, D), or None.
     original_sizes, crops, present: on the host: int32 (N, 2), float32 (N, 4), and name -> bool (N,).
-    bucket: a Bucket (height, width), or None. epoch: number of the pass, from 0.
+    bucket: a Bucket (height, width), or None. epoch: number of the pass, counted from 0.
     ids, sources, attributes, tags, duplicate_states: lists of N.
     """
 
 
 class LoaderDataset(IterableDataset):  # type: ignore[misc]  # torch need not be there where types are checked
-    """Batches of tensors, for torch and Lightning. Each iteration is one pass over the source, by a Loader of its own.
+    """Yields batches of tensors, for torch and Lightning. Each iteration is one pass over the source by a new Loader.
 
-    config, device, backend: as for a Loader, with `epochs` 1 (the default): iterate once for each pass, and every pass
-        shuffles anew. With `epochs` None a single iteration goes on for ever. `limit` holds for each iteration.
-    transform: makes of each TensorBatch what is yielded.
-    on_change: as for a Loader: whether a state whose data has changed is refused, or goes on with what is there.
-    taken_ahead: batches that whoever iterates has taken before they are used: 1 in a Lightning Trainer, which looks one
-        batch ahead. `state_dict` leaves them out.
+    config, device, backend: as for a Loader, with `epochs` 1 (the default): iterate once per pass; every pass is
+        shuffled differently. With `epochs` None one iteration never ends. `limit` applies to each iteration.
+    transform: is called with each TensorBatch; the dataset yields its result.
+    on_change: as for a Loader: whether a state is refused if the data has changed, or resumed with the changed data.
+    taken_ahead: number of batches that the consumer prefetches: 1 for a Lightning Trainer, which looks one batch ahead.
+        `state_dict` does not count these batches as done.
 
-    Tensors share the batch's memory, on the CPU and on a GPU. Rank and world size are those of `source_config`, else of
-    torch.distributed where it is initialised, else of the environment's RANK and WORLD_SIZE.
+    Tensors share the batch's memory, on the CPU and on a GPU. Rank and world size are taken from `source_config`, else
+    from torch.distributed if it is initialised, else from the environment variables RANK and WORLD_SIZE.
 
-    It has no length: how many batches come depends on the shapes of the images. In a DataLoader it wants
-    `batch_size=None` and `num_workers=0`: it loads in a process of its own already. The Loader is closed when an
-    iteration ends, fails, or is left and dropped.
+    The dataset has no length: the number of batches depends on the shapes of the images. A DataLoader needs
+    `batch_size=None` and `num_workers=0`, because the dataset already loads in its own process. The Loader is closed
+    when an iteration ends or fails, or when its iterator is dropped.
 
-    Raises ConfigError where the settings cannot work; while iterating what a Loader raises.
+    Raises ConfigError if the settings cannot work. Iterating raises what a Loader raises.
 
     >>> from torch.utils.data import DataLoader
     >>> images = {"crop_and_resize": True, "default_image_size": 256, "layout": "CHW", "dtype": "float32"}
@@ -105,11 +106,11 @@ class LoaderDataset(IterableDataset):  # type: ignore[misc]  # torch need not be
         self._on_change = checked_on_change(on_change)
         self.device, self.backend, self.transform, self.taken_ahead = device, backend, transform, taken_ahead
         self.loader: Loader | None = None
-        """Of the pass under way, else of the last one: for `stats()`."""
+        """The Loader of the current pass, else of the last one, for `stats()`."""
         self._next = Resume()
         """Where the next pass begins."""
         self._state: dict[str, Any] | None = None
-        """How far the pass under way, or left early, has come."""
+        """State of the current pass, or of a pass that was left early."""
 
     def __iter__(self) -> Iterator[Any]:
         worker = get_worker_info()
@@ -121,33 +122,33 @@ class LoaderDataset(IterableDataset):  # type: ignore[misc]  # torch need not be
         return self._pass()
 
     def set_epoch(self, epoch: int) -> None:
-        """The next iteration is this pass, from its start; or goes on with it, where a state within it was loaded."""
+        """Sets the number of the next pass. It begins at its start, or resumes if a state of this pass was loaded."""
         if epoch != self._next.position.epoch:
             self._next = Resume(Position(epoch))
             self._state = None
 
     def state_dict(self) -> dict[str, Any]:
-        """What was yielded is done, less `taken_ahead`; the rest is to come. Plain values; a Loader takes them too."""
+        """Returns the position in plain values. Batches yielded, less `taken_ahead`, are done. A Loader can load it."""
         return self._state or state_of(self._config(), self._next)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """The next iteration goes on from there, and the one after it is the next pass.
+        """Makes the next iteration resume from a state. The iteration after that is the next pass.
 
-        Raises ConfigError where the state is of another order of samples, or no state at all. Where the data has
-        changed since, the next iteration raises it, unless `on_change` is "accept".
+        Raises ConfigError if the state belongs to another order of samples, or is not a state. If the data has changed
+        since, the next iteration raises ConfigError, unless `on_change` is "accept".
         """
         self._next = resume_from(self._config(), state_dict, self._on_change)
         self._state = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Sent to another process it is the same dataset, without what is under way here."""
+        """Pickles the dataset without its Loader, which belongs to this process."""
         return {**self.__dict__, "loader": None}
 
     def _pass(self) -> Iterator[Any]:
         config, begin = self._config(), self._next
         epoch = begin.position.epoch
         state = state_of(config, begin)
-        # The end of the range of passes, not their number: a Loader that goes on from pass 4 has done four.
+        # `epochs` is the end of the range of passes, not their number: a Loader that resumes at pass 4 has done four.
         epochs = None if config.epochs is None else epoch + 1
         loader = Loader(
             msgspec.structs.replace(config, epochs=epochs),
@@ -159,7 +160,7 @@ class LoaderDataset(IterableDataset):  # type: ignore[misc]  # torch need not be
         self.loader, self._state, self._next = loader, state, Resume(Position(epoch + 1))
         states = deque([state], self.taken_ahead + 1)
         with loader:
-            # Not a loop of ours: its variable would keep a batch alive while the next is waited for.
+            # Not a `for` loop: its variable would keep a batch alive while the next one is loaded.
             yield from map(partial(self._handed_out, loader, states), loader)
         if self.loader is loader:
             self._state = None
@@ -172,7 +173,7 @@ class LoaderDataset(IterableDataset):  # type: ignore[misc]  # torch need not be
         return tensors if self.transform is None else self.transform(tensors)
 
     def _config(self) -> LoaderConfig:
-        """The settings, with this process's rank."""
+        """Returns the settings with this process's rank and world size."""
         source = self.config.source_config
         if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
             return self.config
@@ -182,7 +183,7 @@ class LoaderDataset(IterableDataset):  # type: ignore[misc]  # torch need not be
 
 
 def as_tensors(batch: Batch) -> TensorBatch:
-    """The fields of a batch, with tensors that share the memory of its arrays."""
+    """Returns the fields of a batch, with tensors that share the memory of its arrays."""
     values = {field.name: getattr(batch, field.name) for field in fields(batch)}
     values |= {name: _tensors(value) for name, value in values.items() if name not in _PLAIN}
     if batch.bucket is not None:
@@ -191,12 +192,12 @@ def as_tensors(batch: Batch) -> TensorBatch:
 
 
 def _tensors(value: Any) -> Any:
-    """Tensors for arrays, also within a dict or list. What is no array stays as it is."""
+    """Converts arrays to tensors, also within dicts and lists. Other values stay unchanged."""
     if isinstance(value, np.ndarray | np.generic):
         array = np.asarray(value)
         try:
             return torch.from_numpy(array if array.flags.writeable else array.copy())
-        except TypeError:  # no such dtype in torch: the "|V2" that numpy makes of bfloat16, for one
+        except TypeError:  # torch has no such dtype, such as "|V2" (numpy's dtype for bfloat16)
             return array
     if isinstance(value, dict):
         return {name: _tensors(each) for name, each in value.items()}

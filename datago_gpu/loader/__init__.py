@@ -1,4 +1,4 @@
-"""The trainer's side: `Loader`, and the thread behind it that receives, decodes and hands over."""
+"""The trainer's side: `Loader` and its thread, which receives encoded batches, decodes them and queues the results."""
 
 from datago_gpu.loader.loader import Loader
 

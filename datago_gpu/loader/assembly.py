@@ -1,6 +1,7 @@
-"""From an encoded batch to a Batch: images, masks and further images decoded side by side, arrays brought along.
+"""Turns encoded batches into Batches: decodes images, masks and additional images, and copies arrays to the device.
 
-Each name has a decoder of its own, made when its first payload comes. What one of them cannot decode costs the sample.
+Each name has its own decoder, made when its first payload arrives. If one decoder fails on a payload, its sample is
+skipped.
 """
 
 from __future__ import annotations
@@ -30,17 +31,17 @@ _Value = TypeVar("_Value")
 
 @dataclass(slots=True)
 class Assembled:
-    """What has become of one encoded batch."""
+    """The result for one encoded batch."""
 
     message: wire.EncodedBatch
     batch: Batch | None
-    """None where none of its samples could be decoded."""
+    """None if no sample could be decoded."""
     kept: list[int]
-    """Which of its samples are in `batch`."""
+    """Indices, in `message`, of the samples in `batch`."""
     failures: dict[int, str]
-    """The others: index -> what the decoder said."""
+    """Index of each other sample -> the decoder's error."""
     rescued: dict[int, str] = field(default_factory=dict)
-    """Index -> what the decoder said, of those in `batch` of which it refused a picture that Pillow decoded."""
+    """Index of each sample with an image that DALI refused and Pillow decoded -> DALI's error."""
     flaws: dict[int, dict[str, str]] = field(default_factory=dict)
     """Index of a sample in `batch` -> reason -> what is wrong with it."""
 
@@ -54,9 +55,10 @@ class _Job:
 
 
 class Assembly:
-    """Takes batches of up to `depth` at a time, first in, first out. Used from one thread.
+    """Decodes up to `depth` batches at a time, first in, first out. For one thread.
 
-    make_decoder: of masks or of images. optional: name -> kind of what a sample may lack.
+    make_decoder: makes a decoder for masks (True) or for images (False).
+    optional: name -> kind, for each mask, image or latent that a sample may lack.
     """
 
     def __init__(
@@ -69,11 +71,11 @@ class Assembly:
         self.depth = self._images.depth
 
     def __len__(self) -> int:
-        """Batches under way."""
+        """Returns the number of batches under way."""
         return len(self._under_way)
 
     def submit(self, message: wire.EncodedBatch, memory: mmap.mmap) -> None:
-        """Begin a batch. The memory must stay as it is until `collect` has returned it."""
+        """Starts to decode a batch. The memory must not change until `collect` has returned the batch."""
         job = _Job(message, images=any(message.lengths))
         if job.images:
             self._images.submit(_images(message, memory))
@@ -89,7 +91,7 @@ class Assembly:
         self._under_way.append(job)
 
     def collect(self) -> Assembled:
-        """Wait for the oldest batch under way."""
+        """Waits for the oldest batch under way and returns the result."""
         job = self._under_way.popleft()
         message, count = job.message, len(job.message.ids)
         images = self._images.collect() if job.images else DecodedImages(None)
@@ -123,7 +125,7 @@ class Assembly:
         return Assembled(message, batch, kept, dict(sorted(failures.items())), rescued, flaws)
 
     def close(self) -> None:
-        """Drop everything under way. Batches handed out stay valid."""
+        """Drops everything under way. Batches already delivered stay valid."""
         self._under_way.clear()
         for decoder in (self._images, *self._others.values()):
             decoder.close()
@@ -136,14 +138,14 @@ class Assembly:
         return self._others[key]
 
     def _arranged(self, decoded: DecodedImages, rows: list[int], kept: list[int]) -> Any:
-        """The decoded pictures of the samples at `rows` of the encoded batch, at their places in the Batch."""
+        """Puts decoded images in the order of the Batch. rows: which samples of the encoded batch they belong to."""
         there = [row for at, row in enumerate(rows) if at not in decoded.failures] if decoded.failures else rows
         if there == kept:
             return decoded.image
         return arranged(self._placer, decoded.image, *moves(there, kept), len(kept))
 
     def _note_absent(self, batch: Batch) -> None:
-        """Name what is wanted and no sample of this batch has."""
+        """Adds an entry (None) for each optional name that no sample of this batch has."""
         for name, kind in self._optional.items():
             if name not in batch.present:
                 into = {"mask": batch.masks, "image": batch.additional_images, "latent": batch.latents}[kind]
@@ -152,7 +154,7 @@ class Assembly:
 
 
 def _images(message: wire.EncodedBatch, memory: mmap.mmap) -> EncodedImages:
-    """Views of the arena; nothing is copied."""
+    """Returns the images of a batch as views of the arena, without a copy."""
     offsets, offset = [], message.offset
     for length in message.lengths:
         offsets.append(offset)
@@ -167,7 +169,7 @@ def _pictures(
 
 
 def _buckets(message: wire.EncodedBatch) -> NDArray[np.int32] | None:
-    """(N, 2), where they differ."""
+    """Returns the target sizes, (N, 2), or None if all images have the same."""
     return np.frombuffer(message.buckets, np.int32).reshape(-1, 2) if message.buckets else None
 
 
@@ -191,7 +193,7 @@ def _encoded(
 
 
 def _described(message: wire.EncodedBatch, kept: list[int]) -> tuple[Batch, dict[int, dict[str, str]]]:
-    """A batch of the samples kept, without any payload; and row -> reason -> what is wrong with a sample."""
+    """Returns a Batch of the samples kept, without payloads, and the flaws: row -> reason -> what is wrong."""
     sizes = np.frombuffer(message.original_sizes, np.int32).reshape(-1, 2)
     crops = np.frombuffer(message.crops, np.float32).reshape(-1, 4)
     flaws = {row: dict(found) for row, found in message.flaws.items() if row in kept}
@@ -211,9 +213,9 @@ def _described(message: wire.EncodedBatch, kept: list[int]) -> tuple[Batch, dict
 
 
 def _attributes(texts: list[bytes], rows: list[int], flaws: dict[int, dict[str, str]]) -> list[dict[str, Any]]:
-    """The attributes of the samples at these rows. Notes in `flaws` those that cannot be read, which are empty.
+    """Decodes the attributes of the samples at these rows. Unreadable ones become empty and are added to `flaws`.
 
-    The feeder has decoded them as well. How deep they may be nested differs, though, with the stack around it.
+    The feeder has decoded the attributes before, but the nesting depth that can be decoded depends on the call stack.
     """
     try:  # one call for all of them: JSON objects in an array
         return cast(list[dict[str, Any]], msgspec.json.decode(b"[" + b",".join(texts) + b"]"))
@@ -230,5 +232,5 @@ def _attributes(texts: list[bytes], rows: list[int], flaws: dict[int, dict[str, 
 
 
 def _of(values: list[_Value], kept: list[int]) -> list[_Value]:
-    """Those of the samples kept: the list itself, where all are."""
+    """Returns the values of the samples kept: the list itself if all are."""
     return values if len(kept) == len(values) else [values[at] for at in kept]

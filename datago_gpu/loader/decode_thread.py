@@ -1,4 +1,4 @@
-"""The one thread of the trainer's process: takes encoded batches from the feeder, has them decoded, hands them on."""
+"""The only thread that the trainer's process gets: it receives encoded batches, decodes them and queues the results."""
 
 from __future__ import annotations
 
@@ -39,32 +39,32 @@ _RESCUED = (
 )
 
 _End = wire.Ended | wire.Failed | errors.FeederError
-"""How a feeder's messages end; the error is its death."""
+"""The last message of a feeder. A FeederError means that the feeder died."""
 
 
 @dataclass(slots=True)
 class Ready:
-    """What is handed to the trainer: a batch, and what happened on the way to it."""
+    """An item of the queue to the trainer: a batch, and what happened since the item before."""
 
     batch: Batch | None
-    """None where none of its samples could be decoded, and behind the last batch."""
+    """None if no sample of the batch could be decoded, and in the item after the last batch."""
     numbers: list[wire.Number] = field(default_factory=list)
-    """Of the samples of the batch."""
+    """Numbers of the samples in the batch."""
     mark: wire.Mark | None = None
-    """Where the stream stands behind the batch."""
+    """Position of the stream after the batch."""
     skipped: list[Skipped] = field(default_factory=list)
     flaws: list[Flaw] = field(default_factory=list)
-    """Of samples of the batch."""
+    """Flaws of samples in the batch."""
     notices: list[wire.Notice] = field(default_factory=list)
-    """What the feeder has to say for the log."""
+    """Messages of the feeder for the log."""
     fruitless: bool = False
-    """The stream ends early, since the last passes over the source brought no sample."""
+    """True if the stream ends early because the last passes over the source returned no sample."""
     dropped: int = 0
-    """Samples that are left out at the end of the stream, as their batches are not full."""
+    """Samples left out at the end of the stream because their batches are not full."""
 
 
 def unexpected(what: str, error: BaseException) -> errors.DatagoError:
-    """The error to raise in place of a foreign one, which becomes its cause. what: what has failed."""
+    """Wraps an error of another library in a DatagoError, with the original as its cause. what: what failed."""
     if isinstance(error, MemoryError):
         wrapped = errors.DatagoError(OUT_OF_MEMORY)
     else:
@@ -74,7 +74,7 @@ def unexpected(what: str, error: BaseException) -> errors.DatagoError:
 
 
 class Worker(threading.Thread):
-    """Runs from `start` until the stream ends, fails, or `stop`. Owns the decoder, which wants a single thread."""
+    """Runs from `start` until the stream ends or fails, or until `stop`. Owns the decoder, which is single-threaded."""
 
     def __init__(self, feeder: Supervisor, make_assembly: Callable[[], Assembly], ready: Handoff[Ready]) -> None:
         super().__init__(name="datago-decode", daemon=True)
@@ -84,22 +84,22 @@ class Worker(threading.Thread):
         self.counts = wire.Counts()
         self.decoded = self.bytes = self.rescued = 0
         self._pixels = 0
-        """Of the batches that are being decoded, where images keep their sizes."""
+        """Pixels of the batches that are being decoded; counted only if images keep their sizes."""
         self.waited_s = 0.0
-        """For the feeder."""
+        """Seconds spent waiting for the feeder."""
 
     @property
     def pids(self) -> list[int]:
-        """Process ids: of the feeder, then of those that download for it."""
+        """Process ids of the feeder and then of its download processes."""
         return self._feeder.pids
 
     def stop(self) -> None:
-        """End the thread; it takes as long as the batch that is being decoded."""
+        """Tells the thread to end. It ends once the batch that is being decoded is done."""
         self._feeder.close()
         self._ready.close()
 
     def run(self) -> None:
-        """The thread's main line."""
+        """Runs the thread."""
         error: errors.DatagoError | None = None
         try:
             assembly = self._make_assembly()
@@ -118,7 +118,7 @@ class Worker(threading.Thread):
         self._feeder.dispose()
 
     def _stream(self, assembly: Assembly) -> None:
-        """Hand on all that comes. What a feeder sent before its death is handed on before anything is done about it."""
+        """Queues all batches. If the feeder dies, queues what it sent before and then restarts it."""
         ended = None
         try:
             while isinstance(ended := self._follow(assembly), errors.FeederError):
@@ -131,9 +131,9 @@ class Worker(threading.Thread):
             raise getattr(errors, ended.kind, errors.DatagoError)(ended.message)
 
     def _follow(self, assembly: Assembly) -> _End | None:
-        """Keep the decoder filled; while the feeder has nothing new, hand on what is decoded. None: the trainer closed.
+        """Keeps the decoder filled, and queues decoded batches while the feeder has nothing new.
 
-        When it returns an end, the decoder is empty, and so is the arena.
+        Returns the last message of the feeder once decoder and arena are empty, or None if the trainer has closed.
         """
         ended: _End | None = None
         while True:
@@ -158,7 +158,7 @@ class Worker(threading.Thread):
             self.waited_s += time.perf_counter() - clock
 
     def _make_room(self, assembly: Assembly, pixels: int) -> bool:
-        """Hand on what is decoded until there is room for a batch of so many. False when the trainer has closed."""
+        """Queues decoded batches until there is room for `pixels` more. Returns False if the trainer has closed."""
         if not pixels:
             return True
         while len(assembly) and not self._ready.fits(self._pixels + pixels):
@@ -174,7 +174,7 @@ class Worker(threading.Thread):
             self._skips_behind += message.skipped
             return message
         if isinstance(message, wire.Notice):
-            while len(assembly):  # it was said behind these
+            while len(assembly):  # the notice came after these batches
                 self._hand_on(assembly.collect())
             self._ready.put(Ready(None, notices=[message]))
             return None
@@ -188,7 +188,7 @@ class Worker(threading.Thread):
         return message if isinstance(message, wire.Ended) else None
 
     def _hand_on(self, assembled: Assembled) -> bool:
-        """False when the trainer has closed."""
+        """Queues a decoded batch. Returns False if the trainer has closed."""
         message, failures = assembled.message, assembled.failures
         self._feeder.report(message.number, len(failures))
         self._pixels -= message.pixels
@@ -211,7 +211,7 @@ class Worker(threading.Thread):
         return self._ready.put(ready, message.pixels)
 
     def _note_rescued(self, assembled: Assembled) -> None:
-        """Counts the samples of which Pillow decoded what DALI refused, and logs the first of them."""
+        """Counts the samples with an image that DALI refused and Pillow decoded. Logs the first of them."""
         if assembled.rescued and not self.rescued:
             at, said = next(iter(assembled.rescued.items()))
             log.warning(_RESCUED, assembled.message.ids[at], assembled.message.wheres[at], said)

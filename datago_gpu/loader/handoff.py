@@ -1,4 +1,4 @@
-"""A bounded queue between two threads, which either side can end."""
+"""A bounded queue between two threads. Either side can end it."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ T = TypeVar("T")
 
 
 class Ended(Exception):
-    """There is nothing more to get, and there will not be."""
+    """The queue has ended and is empty."""
 
 
 class Handoff(Generic[T]):
-    """Holds at most `size` items, and of those that have a weight, about as many as weigh `capacity`.
+    """Holds at most `size` items, with a total weight of about `capacity`.
 
-    What was put before the end can still be got after it.
+    After the end, items that were put before it can still be got.
     """
 
     def __init__(self, size: int, capacity: int = 0) -> None:
@@ -31,9 +31,9 @@ class Handoff(Generic[T]):
         self.waited_put_s = self.waited_get_s = 0.0
 
     def wait(self, weight: int) -> bool:
-        """Wait until there is room for something of this weight, or nothing else. False if the other side has closed.
+        """Waits until `weight` fits or the queue is empty. Returns False if the other side has closed.
 
-        weight: of what will be put, and whatever else exists that has not been put yet.
+        weight: of the next item, plus all other items that exist but have not been put yet.
         """
         with self._changed:
             clock = time.perf_counter()
@@ -42,12 +42,12 @@ class Handoff(Generic[T]):
             return not self._ended
 
     def fits(self, weight: int) -> bool:
-        """Whether there is room for so much without waiting."""
+        """Returns whether `weight` fits without waiting."""
         with self._changed:
             return self._has(weight)
 
     def put(self, item: T, weight: int = 0) -> bool:
-        """Wait for room. False if the other side has closed."""
+        """Waits for room and adds an item. Returns False if the other side has closed."""
         with self._changed:
             clock = time.perf_counter()
             while len(self._items) >= self._size and not self._ended:
@@ -61,7 +61,7 @@ class Handoff(Generic[T]):
             return True
 
     def get(self) -> T:
-        """Wait for an item. Raises Ended after the last one, or the error that `end` was given."""
+        """Waits for an item and returns it. After the last one, raises the error given to `end`, or Ended."""
         with self._changed:
             clock = time.perf_counter()
             while not self._items and not self._ended:
@@ -76,14 +76,14 @@ class Handoff(Generic[T]):
             raise error or Ended
 
     def end(self, error: Exception | None = None) -> None:
-        """Nothing more will be put: what is there can still be got, then `error` is raised, once, or Ended."""
+        """Called by the producer. `get` returns the remaining items, then raises `error` (once) or Ended."""
         with self._changed:
-            if not self._ended:  # after `close` nobody wants to know
+            if not self._ended:  # after `close`, errors are ignored
                 self._ended, self._error = True, error
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Nothing more will be got: drop what is there and wake whoever waits."""
+        """Called by the consumer. Drops all items and wakes all waiting threads."""
         with self._changed:
             self._items.clear()
             self._held = 0

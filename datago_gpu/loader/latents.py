@@ -1,4 +1,4 @@
-"""Latents of a batch: arrays as they were saved, on the loader's device, or plain bytes."""
+"""Builds the latents of a batch: arrays as they were saved, on the loader's device, or plain bytes."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from datago_gpu.feeder.npy import as_array
 __all__ = ["Latents"]
 
 _NUMBERS = "biufc"
-"""Kinds of dtype that a device can hold. Others, such as the "|V2" that numpy makes of bfloat16, stay on the host."""
+"""Dtype kinds that a GPU can hold. Other kinds, such as "|V2" (numpy's dtype for bfloat16), stay on the host."""
 _HOST_ONLY = "gG"
-"""Characters of the dtypes of 16 bytes a number, which no GPU knows: `numpy.longdouble` and its complex kin."""
+"""Dtype characters of `numpy.longdouble` and `numpy.clongdouble` (16 bytes and more), which no GPU supports."""
 
 
 class Latents:
-    """One name's payloads of a batch, copied out of the arena when it is made."""
+    """Holds the latents of one name for a batch. The constructor copies the payloads out of the arena."""
 
     def __init__(self, column: wire.PartColumn, memory: mmap.mmap, placer: Placer) -> None:
         self.name, self.rows = column.name, column.rows
@@ -40,7 +40,11 @@ class Latents:
             self._singles = [_Single(each, placer) for each in arrays]
 
     def of(self, kept: list[int]) -> Any:
-        """For the samples kept: one array (N, ...) if all have one of the same shape; else a list, None for none."""
+        """Returns the latents of the samples kept.
+
+        They are one array (N, ...) if all samples have one and the shapes agree; else a list, with None where a sample
+        has none.
+        """
         source, target = moves(self.rows, kept)
         if self._stacked is None:
             return arranged(self._placer, [each.finished() for each in self._singles], source, target, len(kept))
@@ -51,7 +55,7 @@ class Latents:
 
 
 class _Single:
-    """A latent that does not go with the others into one array."""
+    """A latent that cannot be stacked with the others into one array."""
 
     def __init__(self, value: NDArray[Any] | bytes, placer: Placer) -> None:
         self._placer = placer
@@ -63,7 +67,7 @@ class _Single:
 
 
 def _array(view: memoryview, form: wire.ArrayForm | None) -> NDArray[Any] | bytes:
-    """What a payload is. An array of numbers is a view; `begin` copies it. Anything else is copied here."""
+    """Returns a payload as an array or bytes. Numeric arrays are views (`begin` copies them); all else is a copy."""
     if form is None:
         return bytes(view)
     array = as_array(view, form)

@@ -1,4 +1,4 @@
-"""Joins the parts: settings, feeder process, decoder thread, and the trainer that iterates."""
+"""`Loader`: connects the settings, the feeder process, the decoding thread and the trainer that iterates."""
 
 from __future__ import annotations
 
@@ -34,16 +34,17 @@ __all__ = ["Loader"]
 log = logging.getLogger("datago_gpu")
 
 CLOSE_S = 0.8
-"""A second with KILL_S of the feeder. A decoder may take longer with a picture: its thread then ends by itself."""
+"""Together with the feeder's KILL_S this keeps close() below one second. If an image is still being decoded then, the
+thread finishes in the background."""
 
 _Begun: TypeAlias = "tuple[Batch, list[Number], int]"
-"""A batch, the numbers of its samples, and how many of them were handed out one by one."""
+"""A batch, the numbers of its samples, and how many of them `samples()` has yielded."""
 
 R = TypeVar("R")
 
 
 def _raising_ours(method: Callable[[Loader], R]) -> Callable[[Loader], R]:
-    """Have a method raise errors of ours alone: a foreign one becomes the cause of a DatagoError."""
+    """Makes a method raise only DatagoError: any other error becomes the cause of one."""
 
     @wraps(method)
     def call(self: Loader) -> R:
@@ -58,21 +59,21 @@ def _raising_ours(method: Callable[[Loader], R]) -> Callable[[Loader], R]:
 
 
 class Loader:
-    """Streams batches. Starts to load when it is made; iterate over it once, then close it, or use it in a `with`.
+    """Streams batches. Loading starts in the constructor. Iterate once, then close the loader, or use it in a `with`.
 
     config: a LoaderConfig, a dict, JSON text, or the path of a JSON or YAML file.
     device: "auto" or None (a GPU if there is one), "cuda", "cuda:1", "cpu", the index of a GPU, or a torch.device.
     backend: "auto" or None, "dali", or "pillow" (CPU only).
-    state: a `state_dict` to go on from, as with `load_state_dict`, without starting twice.
-    on_change: what to do where the data has changed since a state was saved: "refuse" raises ConfigError, with what has
-        changed, in place of the first batch; "accept" warns and goes on with what is there.
+    state: a `state_dict` to resume from, as with `load_state_dict`, but without starting twice.
+    on_change: what to do if the data has changed since the state was saved. "refuse": the first batch raises
+        ConfigError, which names the change. "accept": the loader warns and continues with the data as it is now.
 
-    It is its own iterator: when a `for` over batches or over `samples()` is left early, the next one goes on where it
-    stopped. Batches may be taken from any thread, by one at a time. Leaving bad samples out is not an error: see
-    `stats`.
+    A loader is its own iterator: after a `for` over batches or over `samples()` is left early, the next `for` continues
+    where it stopped. Any thread may call next(), one at a time. Bad samples are skipped, not raised; `stats` counts
+    them.
 
-    Raises ConfigError at once where the settings cannot work; while iterating SourceError, FeederError and
-    TooManyErrors, each after all that was loaded before has been handed out.
+    Raises ConfigError at once if the settings cannot work. Iterating raises SourceError, FeederError or TooManyErrors,
+    each after everything loaded before it has been delivered.
 
     >>> config = {
     ...     "source_type": "file",
@@ -101,7 +102,7 @@ class Loader:
         self._on_change = checked_on_change(on_change)
         self.config = LoaderConfig.load(config).settled()
         self.backend: Backend = choose(device, backend)
-        """Which back end decodes, on which device, and why."""
+        """The back end that decodes, its device, and why it was chosen."""
         self._taking = threading.Lock()
         self._begun: _Begun | None = None
         self._process = os.getpid()
@@ -112,7 +113,7 @@ class Loader:
 
     @_raising_ours
     def __next__(self) -> Batch:
-        """The next batch; where `samples` was left in the middle of one, the rest of that."""
+        """Returns the next batch, or the rest of the batch in which `samples` was left."""
         self._refuse_other_processes()
         with self._taking:
             batch, numbers, taken = self._at_hand()
@@ -121,10 +122,10 @@ class Loader:
             return batch[taken:] if taken else batch
 
     def samples(self) -> Iterator[Sample]:
-        """The samples one by one. `state_dict` then counts those yielded, also in the middle of a batch.
+        """Yields the samples one by one. `state_dict` counts the samples yielded, also in the middle of a batch.
 
-        When the iterator is left early, the next `samples()` or `for batch in loader` goes on behind the last sample
-        that was yielded: the rest of its batch comes first, as a shorter batch.
+        If the iterator is left early, the next `samples()` or `for batch in loader` continues after the last sample
+        yielded: the rest of its batch is returned first, as a shorter batch.
         """
         while True:
             self._refuse_other_processes()
@@ -133,10 +134,10 @@ class Loader:
             except StopIteration:
                 return
             yield sample
-            del sample  # while the next one is waited for, it would keep its batch
+            del sample  # otherwise the sample keeps its batch alive while we wait for the next one
 
     def stats(self) -> Stats:
-        """Counts so far, and where the time went."""
+        """Returns the counts so far, and the time that each stage waited."""
         worker, seconds = self._worker, max((self._ended_at or time.perf_counter()) - self._began_at, 1e-9)
         stages = [
             Stage(name, count.items, count.items / seconds, count.waited_input_s / seconds,
@@ -156,44 +157,44 @@ class Loader:
         )  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the stream stands, in plain values for JSON: what was handed out is done, the rest is to come.
+        """Returns the position of the stream, in plain values for JSON. Every sample delivered so far counts as done.
 
-        With server-side random draws (`random_method` "server") only the number of samples can be kept.
+        With server-side random draws (`random_method` "server") only the number of samples can be saved.
         """
         return state_of(self.config, self._progress.resume())
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a `state_dict`, of this loader or one with the same source, seed, rank and world size.
+        """Resumes from a `state_dict` of this loader, or of one with the same source, seed, rank and world size.
 
-        Samples that were handed out before are not loaded again. Raises ConfigError where the state is of another
-        order of samples, or no state at all. Whether the data is still the same is known when it has been listed:
-        where it is not, the first batch raises ConfigError, unless `on_change` is "accept".
+        Samples that were delivered before are not loaded again. Raises ConfigError if the state belongs to another
+        order of samples, or is not a state. Changed data is only noticed when the source has been listed: then the
+        first batch raises ConfigError, unless `on_change` is "accept".
         """
         resume = resume_from(self.config, state, self._on_change)
         self.close()
         self._start(resume)
 
     def close(self) -> None:
-        """Stop loading and give everything back. May be called more than once, from any state and thread.
+        """Stops loading and frees all resources. May be called more than once, in any state and on any thread.
 
-        Batches that were handed out stay valid. Iterating further ends at once.
+        Batches that were delivered stay valid. Further iteration ends at once.
         """
         self._stop()
         self._begun = None
 
     @property
     def feeder_pid(self) -> int:
-        """Process id of the feeder, to watch its memory or its threads."""
+        """Process id of the feeder, for example to monitor its memory or its threads."""
         return self._worker.pids[0]
 
     @property
     def download_pids(self) -> list[int]:
-        """Process ids of those that download for it: `http_config.download_processes`."""
+        """Process ids of the download processes (`http_config.download_processes`)."""
         return self._worker.pids[1:]
 
     @property
     def is_closing(self) -> bool:
-        """After `close`: whether its thread is still busy with a picture. It ends by itself."""
+        """After `close`: whether the decoding thread is still busy with an image. The thread ends by itself."""
         return self._worker.is_alive()
 
     def __enter__(self) -> Self:
@@ -228,7 +229,7 @@ class Loader:
         except BaseException as error:
             feeder.close()
             feeder.dispose()
-            if isinstance(error, RuntimeError):  # there are too many threads already
+            if isinstance(error, RuntimeError):  # the process has too many threads already
                 raise unexpected("the start of the decoding thread", error) from error
             raise
         self._stop = weakref.finalize(self, _stop, self._worker, self._process)
@@ -237,7 +238,10 @@ class Loader:
         raise DatagoError("a Loader cannot be sent to another process: make it in the one that iterates over it")
 
     def _refuse_other_processes(self) -> None:
-        """Before any lock: in a fork, a lock that another thread held stays locked for ever."""
+        """Raises DatagoError in a forked process.
+
+        Call this before taking any lock: in a fork, a lock that another thread held stays locked for ever.
+        """
         if os.getpid() != self._process:
             raise DatagoError("this Loader was made in another process: make it in the one that iterates over it")
 
@@ -250,7 +254,7 @@ class Loader:
             return batch[taken]
 
     def _at_hand(self) -> _Begun:
-        """The batch that `samples` has begun, else the next one. Raises StopIteration at the end."""
+        """Returns the batch that `samples` has begun, else the next one. Raises StopIteration at the end."""
         if self._begun is not None and self._stop.alive:
             return self._begun
         ready = self._next_ready()
@@ -258,7 +262,7 @@ class Loader:
         return ready.batch, ready.numbers, 0
 
     def _next_ready(self) -> Ready:
-        """The next item with a batch in it. Raises StopIteration at the end."""
+        """Returns the next item that has a batch. Raises StopIteration at the end."""
         while True:
             ready = self._get()
             if ready.mark is not None:
@@ -278,12 +282,12 @@ class Loader:
             return self._ready.get()
         except Ended:
             self._ended_at = self._ended_at or time.perf_counter()
-            if self._stop.alive:  # else `close` has ended it
+            if self._stop.alive:  # otherwise `close` ended the queue
                 self._check_failures(final=True)
             raise StopIteration from None
         except DatagoError:
             self._ended_at = time.perf_counter()
-            self.close()  # one error is enough: the check at the end may not add another
+            self.close()  # after one error, the check at the end must not raise another
             raise
 
     def _check_failures(self, *, final: bool) -> None:
@@ -296,7 +300,7 @@ class Loader:
 
 
 def _stop(worker: Worker, process: int) -> None:
-    if os.getpid() != process:  # a fork shares the feeder's socket, and must not shut it down
+    if os.getpid() != process:  # a forked process shares the feeder's socket and must not shut it down
         return
     worker.stop()
     if worker is not threading.current_thread():
@@ -304,10 +308,10 @@ def _stop(worker: Worker, process: int) -> None:
 
 
 def _maker(backend: Backend, config: LoaderConfig) -> Callable[[], Assembly]:
-    """Imports what decodes, and numpy with it, and returns what makes the Assembly. Raises ConfigError.
+    """Imports the decoder and numpy, and returns a function that makes the Assembly. Raises ConfigError.
 
-    To be called once the feeder starts, which takes as long; and on the trainer's thread, since a fork in the middle of
-    an import on another one gets half a module.
+    Call this while the feeder starts, which takes as long as the imports. Call it on the trainer's thread: a process
+    forked while another thread imports a module gets half of that module.
     """
     from datago_gpu.decode.decoders import load_decoder, make_decoder, make_placer
     from datago_gpu.decode.threads import pillow_threads

@@ -1,4 +1,4 @@
-"""How far a stream has been delivered, in few enough words to be kept with a checkpoint."""
+"""Records how far a stream has been delivered, compactly enough for a checkpoint."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ __all__ = ["Progress"]
 
 
 class Progress:
-    """Notes what was delivered or skipped; `resume` says how to get the rest, each sample once, in the same order.
+    """Records the samples delivered or skipped. From `resume` a stream returns all others once, in the same order.
 
-    Samples arrive nearly in order, so it keeps the highest index and the holes below it: those are the samples that
-    wait in batches that are not full.
+    Samples arrive nearly in order, so this class keeps the highest index and the holes below that index. The holes are
+    samples that wait in batches that are not full.
     """
 
     def __init__(self, resume: Resume) -> None:
         self.epoch = resume.position.epoch
-        """The one that is under way."""
+        """The current epoch."""
         self._at = resume.position
         self._highest = resume.position.index - 1
         self._leftovers = Leftovers(resume.carried)
         self._listed, self._accepts_change = resume.listed, resume.accepts_change
         self._holes: set[int] = set()
         self.delivered = resume.delivered
-        """Samples, over all epochs."""
+        """Samples delivered, over all epochs."""
         for first, last in resume.done:
             self._note(range(first, last + 1))
 
     def begin(self, mark: Mark) -> None:
-        """What is noted next comes with this mark, which holds once all of it is noted."""
+        """Starts a batch with this mark: once its samples are recorded, all before `mark.resume_at` are done."""
         epoch = mark.resume_at.epoch
         if epoch != self.epoch:
             self.epoch, self._highest = epoch, -1
@@ -41,7 +41,7 @@ class Progress:
         self._at, self._listed = mark.resume_at, mark.listed
 
     def skipped(self, skips: Iterable[Skipped]) -> None:
-        """These samples will not come. Skips at the end of an epoch may be told of in the next, where they are void."""
+        """Records skipped samples. Those from the end of an epoch can be reported during the next one."""
         for each in skips:
             if each.epoch < self.epoch:
                 self._leftovers.discard(each.epoch, each.index)
@@ -49,7 +49,7 @@ class Progress:
                 self._note([each.index])
 
     def deliver(self, numbers: Sequence[Number]) -> None:
-        """These samples have been handed to the user."""
+        """Records samples delivered to the user."""
         self.delivered += len(numbers)
         if self._leftovers:
             earlier = [number for number in numbers if isinstance(number, tuple)]
@@ -58,9 +58,9 @@ class Progress:
         self._note(number for number in numbers if isinstance(number, int))
 
     def resume(self) -> Resume:
-        """Where to go on from."""
+        """Returns where to resume."""
         first_hole = min(self._holes, default=self._highest + 1)
-        # A sample that is missing before the feeder's own mark was sent, and is only half handed out.
+        # If a hole lies before the feeder's position, its batch was only partly consumed: resume from the hole.
         position = self._at if first_hole >= self._at.index else Position(self.epoch, first_hole)
         done = list(self._done(position.index))
         carried = self._leftovers.carried()

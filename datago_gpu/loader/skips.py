@@ -1,4 +1,4 @@
-"""Counts and lists the samples that are not delivered, and says when there are too many."""
+"""Counts and lists the samples that are skipped, and raises TooManyErrors when there are too many."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from datago_gpu.sources.base import Flaw, Skipped
 __all__ = ["Failures"]
 
 SHARE_FROM = 100
-"""Samples seen before a share of them says anything."""
+"""Number of samples from which on a share of bad ones is checked."""
 
 KEPT = 10
 
@@ -25,12 +25,12 @@ log = logging.getLogger("datago_gpu")
 
 
 class Failures:
-    """The budget that `max_failures` sets: a count, a share, or None for no bound.
+    """Counts skipped samples against `max_failures`: a number, a share, or None for no limit.
 
-    A share counts a lost shard as the samples that it held.
+    For a share, a lost shard counts as the number of samples that it held.
 
-    file: where each is listed as well, if anywhere; see `SkippedFile`.
-    delivered_before: samples that the run had delivered when its state was saved. With any, the rest may all be bad.
+    file: also lists each skipped sample in this file; see `SkippedFile`.
+    delivered_before: samples delivered before the state was saved. If there are any, all others may be bad.
     """
 
     def __init__(self, allowed: float | None, file: str | None = None, *, delivered_before: int = 0) -> None:
@@ -39,12 +39,12 @@ class Failures:
         self._last: deque[DecodeError] = deque(maxlen=KEPT)
         self.by_reason: Counter[str] = Counter()
         self.flaws_by_reason: Counter[str] = Counter()
-        """Of samples that are delivered all the same."""
+        """Reason -> number of samples delivered with this flaw."""
         self._lost = 0
-        """Samples, where a shard that was lost counts as those that it held."""
+        """Samples skipped, with a lost shard counted as the samples that it held."""
 
     def add(self, skipped: Iterable[Skipped]) -> None:
-        """Count, list, and log: the first of each reason as a warning, the others at debug level."""
+        """Counts, lists and logs skips. The first of each reason is logged as a warning, the others at debug level."""
         skipped = list(skipped)
         if self._file and skipped:
             self._file.write(skipped)
@@ -57,16 +57,16 @@ class Failures:
             self._last.append(error)
 
     def note(self, flaws: Iterable[Flaw]) -> None:
-        """Count and log samples that are delivered without something, as `add` does skipped ones."""
+        """Counts and logs samples that are delivered with a flaw, as `add` does for skipped ones."""
         for each in flaws:
             level = logging.DEBUG if self.flaws_by_reason[each.reason] else logging.WARNING
             log.log(level, "delivered with a flaw: %s", DecodeError(each.id, each.where, each.reason, each.detail))
             self.flaws_by_reason[each.reason] += 1
 
     def check(self, delivered: int, *, final: bool = False, fruitless: bool = False) -> None:
-        """Raise TooManyErrors if the budget is spent.
+        """Raises TooManyErrors if more samples are bad than allowed.
 
-        final: no more samples come. fruitless: they end early, since the last passes over the source brought none.
+        final: the stream has ended. fruitless: it ended early because the last passes over the source had no sample.
         """
         share = isinstance(self._allowed, float)
         bad = self._lost if share else self.by_reason.total()
@@ -84,11 +84,12 @@ class Failures:
 
 
 class SkippedFile:
-    """One JSON line for each skipped sample, behind those that the file has. Raises ConfigError where it cannot write.
+    """Appends one JSON line for each skipped sample to a file. Raises ConfigError if the file cannot be written.
 
-    It is open only while it is written, with a single call: several ranks may share it, and no crash loses a line.
+    The file is open only during a write, which is a single call. So several ranks may share a file, and no line is lost
+    in a crash.
 
-    path: absolute, since the trainer may go to another folder.
+    path: absolute, because the trainer may change its working directory.
     """
 
     def __init__(self, path: str) -> None:
@@ -100,7 +101,7 @@ class SkippedFile:
             raise ConfigError(f"skipped_file {path!r} cannot be written: {error}") from error
 
     def write(self, skipped: list[Skipped]) -> None:
-        """Add these. Where that fails, the run goes on: there is a warning, once, and the next ones are tried again."""
+        """Appends these samples. If that fails, logs a warning (once) and the run continues; later writes try again."""
         lines = "".join(printable_json(msgspec.json.encode(_entry(each)).decode()) + "\n" for each in skipped).encode()
         try:
             self._append(b"\n" + lines if self._cut else lines)
@@ -110,13 +111,13 @@ class SkippedFile:
             self._warned = True
 
     def _append(self, lines: bytes) -> None:
-        # Not blocking, for who names a pipe.
+        # Not blocking, in case the path is a pipe.
         file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, 0o666)
         try:
             while lines:
                 written = os.write(file, lines)
                 lines = lines[written:]
-                self._cut = bool(lines)  # the disk is full in the middle: the next write says so
+                self._cut = bool(lines)  # a partial write: the disk is full, and the next write raises
         finally:
             os.close(file)
 

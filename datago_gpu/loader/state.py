@@ -1,11 +1,11 @@
-"""What `state_dict` gives: where a stream stands, in plain values, and which order of samples that belongs to.
+"""Writes and reads the states of `state_dict`: the position of a stream, and the order of samples that it belongs to.
 
-The order holds a digest of the listing, as far as the stream has used it: where the data lies elsewhere under the same
-names, it is the same data, and where it has changed, the feeder finds out. A state without a digest, of an older
-package, says where the data lies in its place.
+The order includes a digest of the listing, as far as the stream has used the listing. So the data may move to another
+place under the same names, and the feeder notices changed data. A state of an older version of this package has no
+digest, and contains the place of the data instead.
 
-Version 2 says of the order only what differs from the defaults and makes a difference. Version 1 said all settings of
-the source; a state of either may lack settings that are younger than itself, which then have their defaults.
+Version 2 stores only settings that affect the order and differ from their defaults. Version 1 stored all settings of
+the source. A state may lack settings that were added later; those have their defaults.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from datago_gpu.sources.base import ListingDigest, Position
 __all__ = ["OnChange", "checked_on_change", "resume_from", "state_of"]
 
 OnChange = Literal["refuse", "accept"]
-"""What to do with a state whose data has changed since."""
+"""What to do if the data has changed since the state was saved."""
 
 STATE_VERSION = 2
 READ_VERSIONS = (1, 2)
 _KEPT = ("position", "done", "delivered")
-"""Of where a stream stands."""
+"""Fields of `Resume` that a state contains."""
 
 _NEVER = frozenset(
     (
@@ -41,8 +41,9 @@ _NEVER = frozenset(
         *("optional_masks", "optional_latents", "datago_form"),
     )
 )
-"""Settings of a source that are secret, that are told apart from it, or that change no order. What a sample has to have
-is among them, but for the filters of a Dataroom: a sample that is skipped for it keeps its number."""
+"""Source settings left out of the state: secrets, rank and world_size (stored separately), and those that do not affect
+the order. Parts that a sample must have do not affect it, since a skipped sample keeps its number. Filters of a
+Dataroom do."""
 
 _IN_A_SHUFFLE = frozenset(
     (
@@ -50,17 +51,17 @@ _IN_A_SHUFFLE = frozenset(
         *("buffer_mb", "reference_image_type", "masks", "additional_images", "latents", "optional"),
     )
 )
-"""Those that matter to a shuffle only. Of shards it holds as many samples as fit into `buffer_mb`."""
+"""Settings that affect only a shuffled order. A shuffle of shards holds as many samples as fit into `buffer_mb`."""
 
 _PLACES = frozenset(("root_path", "url"))
-"""Where the data lies. With a digest of what is there, it may lie anywhere."""
+"""Settings that say where the data is. They may differ if the state has a digest of the listing."""
 
 _LONGEST = 200
-"""Letters of a value in a message."""
+"""Maximum number of characters of a value in a message."""
 
 
 def state_of(config: LoaderConfig, resume: Resume) -> dict[str, Any]:
-    """The state of a stream with these settings that stands there. Fit for JSON."""
+    """Returns the state of a stream with these settings at the position `resume`, in plain values for JSON."""
     order = _order_of(config)
     if resume.listed is not None:
         order["listing"] = msgspec.to_builtins(resume.listed)
@@ -70,17 +71,17 @@ def state_of(config: LoaderConfig, resume: Resume) -> dict[str, Any]:
 
 
 def checked_on_change(given: str) -> OnChange:
-    """The value of the argument. Raises ConfigError where it has no such value."""
+    """Returns the argument, checked. Raises ConfigError for any other value."""
     if given not in get_args(OnChange):
         raise ConfigError(f"on_change must be 'refuse' or 'accept', got {given!r}")
     return "accept" if given == "accept" else "refuse"
 
 
 def resume_from(config: LoaderConfig, state: dict[str, Any], on_change: OnChange = "refuse") -> Resume:
-    """Where a stream with these settings goes on.
+    """Returns where a stream with these settings resumes.
 
-    Raises ConfigError where the state is of another order of samples, naming what differs, or no state at all. Whether
-    the data is the same shows when it is listed.
+    Raises ConfigError if the state belongs to another order of samples (the message names the differences) or is not a
+    state. Changed data is noticed later, when the source is listed.
     """
     try:
         version, order, resume = state["version"], state["order"], msgspec.convert(state["resume"], Resume)
@@ -106,12 +107,12 @@ def resume_from(config: LoaderConfig, state: dict[str, Any], on_change: OnChange
 
 
 def _has_nothing_done(resume: Resume) -> bool:
-    """Whether an epoch is still to begin and nothing waits of an earlier one, so that its samples may be any."""
+    """Returns whether the state is at the start of an epoch with nothing left of earlier ones: any data fits then."""
     return resume.position == Position(resume.position.epoch) and not (resume.done or resume.carried)
 
 
 def _order_of(config: LoaderConfig) -> dict[str, Any]:
-    """What the order of samples depends on."""
+    """Returns the settings on which the order of samples depends."""
     rank, world_size = config.rank_and_world_size()
     source = msgspec.to_builtins(config.source_config)
     if "url" in source:
@@ -121,9 +122,9 @@ def _order_of(config: LoaderConfig) -> dict[str, Any]:
 
 
 def _normal(config: LoaderConfig, order: Mapping[str, Any]) -> dict[str, Any]:
-    """An order less what is as by default, or makes no difference; paths and addresses in one form.
+    """Normalises an order: leaves out defaults and settings without effect, and normalises paths and addresses.
 
-    config: says where relative paths begin.
+    config: resolves relative paths.
     """
     given = order["source_config"]
     source_type = order.get("source_type") or _type_of(given)
@@ -145,13 +146,13 @@ def _normal(config: LoaderConfig, order: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _type_of(source: Mapping[str, Any]) -> str:
-    """Version 1 says it by its settings alone."""
+    """Infers the source type from the settings: states of version 1 do not store the type."""
     return "file" if "root_path" in source else "webdataset" if "url" in source else "db"
 
 
 def _one_form(config: LoaderConfig, name: str, value: Any, separator: str | None) -> Any:
     if name == "duplicate_state" and isinstance(value, int):
-        return max(0, value)  # which filter nothing
+        return max(0, value)  # no negative value filters anything
     if not isinstance(value, str):
         return value
     if name == "root_path":
@@ -164,7 +165,7 @@ def _one_form(config: LoaderConfig, name: str, value: Any, separator: str | None
 
 
 def _address(config: LoaderConfig, text: str) -> str:
-    """A path, @FILE or address; braces in front may hold paths of any kind, and are left alone."""
+    """Normalises a path, @FILE or address. Text that starts with a brace may hold any paths and stays unchanged."""
     if text.startswith("@"):
         return "@" + _address(config, text[1:])
     if text.startswith("{") or ("://" in text and not text.lower().startswith(FILE_SCHEME)):
@@ -176,7 +177,7 @@ def _address(config: LoaderConfig, text: str) -> str:
 
 
 def _differences(theirs: dict[str, Any], ours: dict[str, Any], but: frozenset[str]) -> list[str]:
-    """theirs: of the state. ours: of the loader. but: what may differ."""
+    """Lists the differences between two orders. theirs: of the state. ours: of the loader. but: what may differ."""
     if theirs["source_type"] != ours["source_type"]:
         return [_told("source_type", theirs["source_type"], ours["source_type"])]
     defaults = {field.name: field.default for field in fields_of(SOURCES[ours["source_type"]])}
@@ -184,7 +185,7 @@ def _differences(theirs: dict[str, Any], ours: dict[str, Any], but: frozenset[st
     names = sorted({*chain(*sources)} - but)
     pairs = {name: [source.get(name, defaults.get(name)) for source in sources] for name in names}
     different = [name for name, (of_state, of_loader) in pairs.items() if of_state != of_loader]
-    if "random_sampling" in different:  # then what is said of a shuffle belongs to one of them only
+    if "random_sampling" in different:  # then shuffle settings matter to only one of the two
         different = [name for name in different if name not in _IN_A_SHUFFLE]
     found = [_told(f"source_config.{name}", *pairs[name]) for name in different]
     both = [name for name in ("seed", "rank", "world_size") if name in theirs and name in ours]

@@ -1,4 +1,4 @@
-"""What a run has counted: a snapshot to print, log or compare."""
+"""Statistics of a run: a snapshot to print, log or compare."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["Stage", "Stats"]
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One stage of the flow. Shares are of the time since the start, 0 to 1."""
+    """Statistics of one stage of the pipeline. Shares are fractions of the time since the start, from 0 to 1."""
 
     name: str
     items: int
@@ -18,49 +18,49 @@ class Stage:
     per_s: float
     """Samples a second."""
     waited_input: float
-    """Share of the time for which it waited for the stage before it."""
+    """Share of the time that the stage waited for its input, from the stage before it."""
     waited_output: float
-    """Share of the time for which it waited for the stage behind it."""
+    """Share of the time that the stage waited for its output to be taken, by the stage after it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """Counts since the loader was made or its state was loaded."""
+    """Counts since the loader was created, or since its state was loaded."""
 
     delivered: int
-    """Samples handed out."""
+    """Samples delivered to the trainer."""
     skipped: dict[str, int]
-    """Reason -> samples that were not."""
+    """Reason -> number of samples skipped."""
     bytes: int
     """Encoded bytes of the samples that reached the decoder."""
     seconds: float
-    """From the start to now, or to the end of the stream."""
+    """Seconds from the start to now, or to the end of the stream."""
     stages: tuple[Stage, ...]
-    """In the order of the flow: fetch, pack, decode, trainer."""
+    """The stages in pipeline order: fetch, pack, decode, trainer."""
     feeder_cores: float
-    """CPU time of the feeder process by the time since the start: it has one core, and near 1 it can do no more. What
-    others download for it does not count."""
+    """CPU use of the feeder process, in cores. The feeder has one core: near 1.0 it is the bottleneck. Download
+    processes are not included."""
     flawed: dict[str, int] = field(default_factory=dict)
-    """Reason -> samples that were handed out without something: "bad-attributes", without attributes, as theirs cannot
-    be read; "further-images", with the first of several images in a shard of which none was asked for by name.
-    `max_failures` does not count them."""
+    """Reason -> number of samples delivered incomplete. "bad-attributes": the attributes could not be read and are
+    empty. "further-images": the sample of a shard has several images, none was requested by name, and the first was
+    delivered. `max_failures` does not count these samples."""
     rescued: int = 0
-    """Samples of which the decoder refused a picture that Pillow decoded. Each costs its batch some time."""
+    """Samples with an image that DALI refused and Pillow decoded. Each of them delays its batch."""
 
     passed_over: dict[str, int] = field(default_factory=dict)
-    """Kind -> files of the listing that are no samples: "hidden" (a hidden folder counts as one), "extension" (those of
-    other endings) and "link". Known once the listing is complete; all ranks list the same files."""
+    """Kind -> number of listed files that are not samples: "hidden" (a hidden folder counts once), "extension" (other
+    file extensions) and "link". Known once the listing is complete; all ranks list the same files."""
 
     dropped: int = 0
-    """Samples that were left out at the end of the run, since their batches are not full and `drop_last` is true."""
+    """Samples left out at the end of the run, because their batches are not full and `drop_last` is true."""
 
     @property
     def slowest(self) -> str:
-        """The stage that others wait for: it waited least itself."""
+        """Returns the name of the bottleneck: the stage that waited least."""
         return min(self.stages, key=lambda stage: stage.waited_input + stage.waited_output).name
 
     def __str__(self) -> str:
-        """A table to print: what came, a line for each stage, and which stage is the slowest."""
+        """Returns a table to print: totals, one line for each stage, and the slowest stage."""
         rows = [["stage", "samples", "samples/s", "waited for input", "waited for output"]]
         for stage in self.stages:
             waits = (f"{share:.0%}" for share in (stage.waited_input, stage.waited_output))
@@ -78,5 +78,5 @@ class Stats:
         return "\n".join([f"{came}, {self.bytes / 1e6:,.1f} MB encoded, skipped: {skipped}{flawed}", *table, took])
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """Returns plain values, for JSON."""
         return {**asdict(self), "stages": [asdict(stage) for stage in self.stages], "slowest": self.slowest}

@@ -1,4 +1,4 @@
-"""Keeps the stream going where its feeder process dies: another one goes on from there, once a run."""
+"""Restarts a feeder process that dies, at most once in a run. The new feeder continues where the old one stopped."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _Key = tuple[int, int, str]
 
 
 class Supervisor:
-    """The feeder of a run, whichever it is by now, and what has been received of it. Its methods are those of a Feeder.
+    """Wraps the current feeder of a run and records what was received from it. Has the methods of a Feeder.
 
-    `receive`, `waiting`, `report` and `restart` are for one thread; `close` may be called from any, at any time.
+    `receive`, `waiting`, `report` and `restart` are for one thread; any thread may call `close` at any time.
     """
 
     def __init__(self, config: LoaderConfig, resume: wire.Resume) -> None:
@@ -32,23 +32,24 @@ class Supervisor:
         self._feeder = Feeder(config, resume)
         self._received = Progress(resume)
         self._told: set[_Key] = set()
-        """Skips told of that no position accounts for: of an epoch without a batch yet, or of a folder."""
+        """Reported skips that no resume position covers (unreadable folders, or an epoch that has no batch yet). Kept
+        so that they are not reported twice."""
         self._begun = self._closed = False
         self._first_death: FeederError | None = None
         self._counts = self._counted_before = wire.Counts()
 
     @property
     def pids(self) -> list[int]:
-        """Process ids: of the feeder, then of those that download for it."""
+        """Process ids of the feeder and then of its download processes."""
         return self._feeder.pids
 
     @property
     def memory(self) -> mmap.mmap:
-        """What the batches of this feeder lie in."""
+        """The shared memory that holds the batches of the current feeder."""
         return self._feeder.memory
 
     def receive(self) -> wire.FromFeeder:
-        """Wait for the next message. Raises FeederError if the feeder is gone, FeederClosed after `close`."""
+        """Waits for the next message. Raises FeederError if the feeder died, FeederClosed after `close`."""
         message = self._feeder.receive()
         self._begun = True
         if isinstance(message, wire.Notice):
@@ -57,7 +58,7 @@ class Supervisor:
             self._received.begin(message.mark)
             self._received.deliver(message.indices)
         skipped = self._first_told(message.skipped)
-        if isinstance(message, wire.EncodedBatch):  # the first batch of an epoch tells of the end of the one before
+        if isinstance(message, wire.EncodedBatch):  # an epoch's first batch carries the last skips of the epoch before
             self._told = {key for key in self._told if key[0] >= message.epoch}
         if isinstance(message, wire.Failed):
             return msgspec.structs.replace(message, skipped=skipped)
@@ -65,19 +66,19 @@ class Supervisor:
         return msgspec.structs.replace(message, skipped=skipped, counts=self._counts)
 
     def waiting(self) -> bool:
-        """Whether there is something to receive now."""
+        """Returns whether a message can be received now."""
         return self._feeder.waiting()
 
     def report(self, number: int, failures: int) -> None:
-        """Give the memory of a batch back to the feeder."""
+        """Returns the memory of a batch to the feeder."""
         self._received.delivered -= failures
         self._feeder.report(number, failures)
 
     def restart(self, death: FeederError) -> None:
-        """Go on with another feeder. All batches that were received must have been reported: their memory goes.
+        """Starts another feeder. All received batches must have been reported before: their memory is freed.
 
-        Raises FeederError where that is of no use: one has died before in this run, it never got going, or its samples
-        are the server's own draws, which nobody can repeat.
+        Raises FeederError if a restart cannot help: a feeder has died before in this run, the feeder never started to
+        work, or the samples are random draws of the server, which cannot be repeated.
         """
         if self._first_death:
             raise FeederError(f"{death}\nIt had been started again once in this run, after: {self._first_death}")
@@ -91,20 +92,20 @@ class Supervisor:
             self._feeder = Feeder(self._config, self._received.resume())
         except FeederError as problem:
             raise FeederError(f"{death}\nNo other could take its place: {problem}") from problem
-        if self._closed:  # meanwhile, and it closed the old one
+        if self._closed:  # `close` ran meanwhile and closed the old feeder
             self._feeder.close()
 
     def close(self) -> None:
-        """End the feeder, at once, and wake `receive`."""
+        """Ends the feeder at once and wakes `receive`."""
         self._closed = True
         self._feeder.close()
 
     def dispose(self) -> None:
-        """After `close`, from the thread that receives: let go of descriptors."""
+        """Closes the file descriptors. Call it after `close`, on the thread that receives."""
         self._feeder.dispose()
 
     def _first_told(self, skipped: list[Skipped]) -> list[Skipped]:
-        """Those that the feeder before this one has not told of already."""
+        """Returns the skips that the previous feeder has not reported already."""
         new = [skip for skip in skipped if _key(skip) not in self._told]
         self._received.skipped(new)
         self._told |= {_key(skip) for skip in new if skip.index < 0 or skip.epoch > self._received.epoch}
