@@ -1,6 +1,6 @@
-"""The DALI back end, on a GPU or on the CPU: keeps batches under way. A bad image costs itself only.
+"""The DALI back end, on a GPU or on the CPU: manages the batches under way. A bad image does not affect its batch.
 
-The graph is in pipeline.py. Giving GPU memory to the trainer is the part of device.py and parking.py.
+The graph is in pipeline.py. device.py and parking.py hand GPU memory to the trainer.
 """
 
 from __future__ import annotations
@@ -30,10 +30,11 @@ __all__ = ["DaliDecoder"]
 class DaliDecoder:
     """Decodes on a GPU, or with the same graph on the CPU. See `Decoder` for the contract.
 
-    image, decode: the settings. batch_size: the most images that a batch may hold.
-    device_id: which GPU; None is the CPU.
+    image, decode: the settings. batch_size: the maximum number of images in a batch.
+    device_id: index of the GPU; None is the CPU.
     mask: "nearest" or "lanczos" for masks, which have one channel; "" for images.
-    Raises DatagoError where DALI cannot be set up. Make it on the thread that uses it, whose current GPU it sets.
+    Raises DatagoError if DALI cannot be set up. Create the decoder on the thread that uses it: the constructor sets the
+    current GPU of that thread.
     """
 
     def __init__(
@@ -96,14 +97,14 @@ class DaliDecoder:
         return job
 
     def _second_chance(self, job: _Job, refused: dict[int, str]) -> None:
-        """Has Pillow decode what DALI refuses."""
+        """Decodes the images that DALI refuses with Pillow."""
         job.images, failures = with_pixels(job.images, refused, self._setup.decode.max_pixels, mask=self._setup.mask)
         job.refused |= refused
         job.failures |= failures
         job.kept = [index for index in job.kept if index not in failures]
 
     def _outputs(self, job: _Job) -> Any:
-        """The images of the oldest iteration, a TensorList. None where none of them could be decoded."""
+        """Returns the images of the oldest iteration, a TensorList. None if none of them could be decoded."""
         try:
             return self._pipeline.outputs()
         except Refused as refusal:
@@ -111,12 +112,12 @@ class DaliDecoder:
         return self._rescue(job, message, suspect)
 
     def _rescue(self, job: _Job, message: str, suspect: int | None) -> Any:
-        """Decode a batch again, its bad images by Pillow or not at all, and what was behind it again too.
+        """Decodes a batch again, its bad images with Pillow if possible. The batches behind it are restarted as well.
 
-        suspect: which of the images given to DALI it named; it names the first one only. Should DALI refuse a batch
-        again, all of it goes to Pillow.
+        suspect: index of the image that DALI named, among those given to DALI. DALI names the first bad image only. If
+        DALI refuses the batch again, Pillow decodes all of its images.
         """
-        give_memory_back()  # what the threads of the pipeline that is gone had freed, and would pile up
+        give_memory_back()  # return memory freed by the old pipeline's threads; it would pile up in their arenas
         bad = set() if suspect is None else {suspect}
         bad.update(undecodable([job.images.payloads[index] for index in job.kept], self._setup.threads))
         for suspects in ([job.kept[at] for at in sorted(bad)] or job.kept, job.kept):
@@ -131,7 +132,7 @@ class DaliDecoder:
         raise DatagoError(f"DALI refuses {len(job.kept)} images that Pillow has decoded: {message}")
 
     def _start_again(self, job: _Job) -> None:
-        self._pipeline.close()  # the old one's memory goes back first
+        self._pipeline.close()  # first free the memory of the old pipeline
         self._pipeline = DaliPipeline(self._setup)
         for waiting in (job, *self._under_way):
             if waiting.kept:
@@ -154,7 +155,7 @@ class _Job:
 
     images: EncodedImages
     kept: list[int]
-    """Indices of the images that were given to DALI, in order. None were if it is empty."""
+    """Indices of the images that were given to DALI, in order. If empty, DALI got nothing of this batch."""
     failures: dict[int, str] = field(default_factory=dict)
     refused: dict[int, str] = field(default_factory=dict)
-    """Index -> what DALI said, of those that Pillow decoded or tried to."""
+    """Index -> DALI's error, for each image that went to Pillow instead."""

@@ -1,4 +1,4 @@
-"""Makes the decoder that `decode.select` has chosen, and imports what it needs."""
+"""Makes the decoder that `decode.select` has chosen, and imports its libraries."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from datago_gpu.imaging.labels import holds_labels
 __all__ = ["load_decoder", "make_decoder", "make_placer"]
 
 _GPU_DECODING_BYTES = 8 * 1024**3
-"""Of its own memory, what DALI may take on a GPU for the pixels of whole images, where no setting says otherwise."""
+"""GPU memory that DALI may use for the pixels of whole images, if no setting limits it."""
 
 
 def load_decoder(backend: Backend) -> None:
-    """Import what the decoder chosen needs. Raises ConfigError where that fails."""
+    """Imports the libraries of the chosen decoder. Raises ConfigError if that fails."""
     if backend.name == "pillow":
         import datago_gpu.decode.pillow
 
@@ -43,9 +43,9 @@ def make_decoder(
     mask: bool = False,
     memory: Allowance | None = None,
 ) -> Decoder:
-    """Make the decoder chosen, for images or for masks. Call it on the thread that uses it.
+    """Makes the chosen decoder, for images or for masks. Call this on the thread that uses the decoder.
 
-    batch_size: the most images a batch may hold. memory: what several decoders share.
+    batch_size: the maximum number of images in a batch. memory: the memory limit that several decoders share.
     """
     load_decoder(backend)
     mask_filter = image.mask_interpolation if mask else ""
@@ -96,5 +96,5 @@ def _dali(backend: Backend, image: ImageConfig, decode: DecodeConfig, batch_size
 
 
 def make_placer(backend: Backend) -> Placer:
-    """What brings other arrays to the device. Call it on the thread that uses it."""
+    """Makes the placer, which copies other arrays to the device. Call this on the thread that uses the placer."""
     return HostPlacer() if backend.device_id is None else GpuPlacer(backend.device_id)

@@ -1,8 +1,8 @@
 """Hands pixels in GPU memory over to the trainer: by DLPack, or by `__cuda_array_interface__`.
 
-The decoder waits for a batch before it hands the batch out, so that any stream can read it at once. What becomes of the
-memory when the trainer drops the batch is the part of parking.py. cupy stands between DALI and the frameworks, because
-its arrays tell when they are dropped.
+The decoder waits until a batch is complete before returning it, so any stream can read the batch at once. parking.py
+handles the memory after the trainer drops the batch. cupy stands between DALI and the frameworks, because a cupy array
+can notify us when it is dropped.
 """
 
 from __future__ import annotations
@@ -17,19 +17,20 @@ from datago_gpu.decode.parking import LEGACY_STREAM, Lease, Parking, on_device, 
 __all__ = ["DeviceArray", "lend", "lend_array", "lend_list", "on_host", "read_at_once"]
 
 _CPU, _CUDA = 1, 2
-"""Kinds of devices, by the numbers of DLPack."""
+"""DLPack's numbers for device types."""
 
 _NO_ORDER = -1
-"""Asks DLPack for no order between streams."""
+"""Stream value that asks DLPack not to synchronise streams."""
 
 
 class DeviceArray:
-    """Pixels in GPU memory: what `Batch.image` is on a GPU. Give it to `torch.from_dlpack`, `cupy.from_dlpack`, ...
+    """Pixels in GPU memory: the type of `Batch.image` on a GPU. Pass it to `torch.from_dlpack`, `cupy.from_dlpack`, ...
 
-    Complete, and readable on any stream without waiting. The memory belongs to the decoder. It is valid for as long as
-    this object or anything made from it lives, and for the work that was queued by then on a default stream and on the
-    streams that it was exported to (the current stream, for all frameworks). Where that stream is not known, it is
-    valid for all work that was queued on the GPU by then. The guide says more under "Memory and streams".
+    The pixels are complete and can be read on any stream without waiting. The memory belongs to the decoder. It stays
+    valid while this object or anything made from it lives. After that, it stays valid for work that is already queued
+    on a default stream and on the streams that the array was exported to (with all frameworks, the current stream). If
+    that stream is unknown, it stays valid for all work already queued on the GPU. See "Memory and streams" in the
+    guide.
     """
 
     __slots__ = ("_array", "_lease")
@@ -39,18 +40,18 @@ class DeviceArray:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(N, H, W, 3) or (N, 3, H, W) for a batch, without N for an image."""
+        """(N, H, W, 3) or (N, 3, H, W) for a batch; without N for an image."""
         return tuple(self._array.shape)
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """uint8, float16 or float32; of masks uint8, uint16 or int32."""
+        """uint8, float16 or float32; for masks uint8, uint16 or int32."""
         dtype: np.dtype[Any] = self._array.dtype
         return dtype
 
     @property
     def device(self) -> str:
-        """Such as "cuda:0"."""
+        """Name of the device, such as "cuda:0"."""
         return f"cuda:{self._lease.parking.device_id}"
 
     def __len__(self) -> int:
@@ -80,7 +81,7 @@ class DeviceArray:
 
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
-        self._lease.exported_to(None)  # nothing tells on which stream it will be read
+        self._lease.exported_to(None)  # the reading stream is unknown
         with on_device(self._lease.parking.device_id):
             return {**self._array.__cuda_array_interface__, "stream": None}
 
@@ -94,11 +95,11 @@ class DeviceArray:
             return host
 
     def read_at_once(self) -> Any:
-        """Returns what to read the pixels by, for somebody who has read them when this object is dropped."""
+        """Returns an array over the pixels, for a reader that finishes before this object is dropped."""
         return self._array
 
     def _copied(self, stream: int | None) -> Any:
-        """Returns a copy, made on cupy's current stream, for work on `stream`, which has to wait for it."""
+        """Returns a copy, made on cupy's current stream. `stream` must wait for the copy before it reads."""
         self._lease.exported_to(require_cupy().cuda.get_current_stream().ptr or LEGACY_STREAM)
         copied = self._array.copy()
         lease = Lease(self._lease.parking, copied)
@@ -107,28 +108,28 @@ class DeviceArray:
 
 
 def on_host(array: Any) -> NDArray[Any]:
-    """Returns an array of a batch as one of numpy's: copied from a GPU, itself on the CPU."""
+    """Returns an array of a batch as a numpy array: a copy if it is on a GPU, the array itself if on the CPU."""
     return array.on_host() if isinstance(array, DeviceArray) else np.asarray(array)
 
 
 def read_at_once(array: Any) -> Any:
-    """Returns what to read an array of a batch by, for somebody who has read it when the batch is dropped."""
+    """Returns an array over the same memory, for a reader that finishes before the batch is dropped."""
     return array.read_at_once() if isinstance(array, DeviceArray) else array
 
 
 def lend(parking: Parking, tensor: Any) -> DeviceArray:
-    """Makes an array for the trainer of a DALI tensor on the GPU whose content is complete. Copies nothing."""
+    """Wraps a complete DALI tensor on the GPU as an array for the trainer, without a copy."""
     return _lent(Lease(parking, tensor), tensor, _dtype(tensor))
 
 
 def lend_list(parking: Parking, tensors: Any) -> list[DeviceArray]:
-    """Does the same for each tensor of a DALI TensorList. Their memory goes back when the last of them is dropped."""
+    """Wraps each tensor of a DALI TensorList, like `lend`. Their memory is freed when the last one is dropped."""
     lease, singles = Lease(parking, tensors), list(tensors)
     return [_lent(lease, tensor, _dtype(singles[0])) for tensor in singles]
 
 
 def lend_array(parking: Parking, array: Any) -> DeviceArray:
-    """Does the same for an array of cupy's, contiguous, whose content is complete or ordered otherwise."""
+    """Wraps a contiguous cupy array, like `lend`. Its content must be complete, or ordered by other means."""
     lease = Lease(parking, array)
     return DeviceArray(_view(lease, array.data.ptr, array.shape, array.dtype), lease)
 
@@ -151,7 +152,7 @@ def _dtype(tensor: Any) -> np.dtype[Any]:
 
 
 def _reader(stream: int | None) -> int | None:
-    """Which stream will read, of what a consumer passes to `__dlpack__`. None where it does not say."""
-    if stream is None or stream == 0:  # None is the legacy stream; 0, which is not allowed, as well
+    """Returns the stream that will read, from the consumer's argument of `__dlpack__`. None if unknown."""
+    if stream is None or stream == 0:  # None means the legacy stream; 0, though not allowed, too
         return LEGACY_STREAM
     return stream if stream > 0 else None

@@ -1,4 +1,4 @@
-"""The second chance of images that DALI refuses: Pillow decodes them, and DALI gets the pixels."""
+"""The fallback for images that DALI refuses: Pillow decodes them, and DALI gets their pixels."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ __all__ = ["with_pixels"]
 def with_pixels(
     images: EncodedImages, refused: Mapping[int, str], max_pixels: int, *, mask: str = ""
 ) -> tuple[EncodedImages, dict[int, str]]:
-    """Put PPMs in place of some images of a batch, already cut to its target.
+    """Replaces the refused images of a batch by PPMs, cropped and scaled to the batch's target.
 
-    refused: index in the batch -> what DALI said. max_pixels: images with more are not decoded. mask: see `render`.
-    Returns the batch, a new one if anything has changed, and the failures: index -> what DALI and Pillow say.
+    refused: index in the batch -> DALI's error. max_pixels: images with more are not decoded. mask: see `render`.
+    Returns the batch (a new one if anything has changed) and the failures: index -> the errors of DALI and Pillow.
     """
     failures: dict[int, str] = {}
     if not refused:

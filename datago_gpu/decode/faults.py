@@ -1,7 +1,7 @@
-"""What an error of DALI is about: an image, memory, or the GPU. DALI raises RuntimeError for nearly all of them.
+"""Classifies DALI's errors: about an image, memory, or the GPU. DALI raises RuntimeError for nearly all of them.
 
-Only what nvImageCodec or DALI says about an image counts as about an image. All else ends the run: where memory runs
-out, no image is to blame, and Pillow in DALI's place would hide why everything has become slow.
+Only errors in which nvImageCodec or DALI names an image count as about an image. All others end the run: if memory runs
+out, no image is to blame, and a fallback to Pillow would hide why everything has become slow.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from datago_gpu.errors import DatagoError
 __all__ = ["Refused", "Setup", "fault", "words"]
 
 _IMAGE = re.compile(r"Failed to decode sample #(\d+)|nvImageCodec failure: '#(?:3|4|13|14|17|19)'")
-"""Of one image: it cannot be decoded, or its header cannot be read. The numbers are nvImageCodec's, of its statuses."""
+"""Errors about one image: it cannot be decoded, or its header cannot be read. The numbers are nvImageCodec statuses."""
 _MEMORY = re.compile(
     r"out[ _]of[ _]memory|bad_alloc|allocat(?:e \d|ion failed)|MemoryAllocation|nvImageCodec failure: '#(?:5|15)'",
     re.IGNORECASE,
@@ -24,9 +24,9 @@ _GPU = re.compile(r"(?i:cuda|nvjpeg|nvimagecodec)|\bcu[A-Z]")
 
 
 class Refused(Exception):
-    """DALI says that it cannot decode an image of a batch.
+    """Raised when DALI reports that it cannot decode an image of a batch.
 
-    suspect: which of the images that the batch was started with; None where DALI does not say.
+    suspect: index of the image among those that were given to DALI; None if DALI does not say.
     """
 
     def __init__(self, message: str, suspect: int | None) -> None:
@@ -36,21 +36,21 @@ class Refused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What a pipeline is made for."""
+    """The settings of a pipeline."""
 
     image: ImageConfig
     decode: DecodeConfig
     batch_size: int
-    """The most images of a batch."""
+    """Maximum number of images in a batch."""
     device_id: int | None
-    """Which GPU; None is the CPU."""
+    """Index of the GPU; None is the CPU."""
     mask: str
     """"nearest" or "lanczos" for masks; "" for images."""
     threads: int
 
 
 def fault(error: Exception, doing: str, setup: Setup) -> Refused | DatagoError:
-    """Returns what to raise for an error of DALI's.
+    """Returns the exception to raise for an error of DALI.
 
     doing: what failed, such as "decode a batch of 3 images".
     """
@@ -69,7 +69,7 @@ def fault(error: Exception, doing: str, setup: Setup) -> Refused | DatagoError:
 
 
 def words(error: Exception) -> str:
-    """What DALI said, without the trace through the graph around it, and the number of a sample tried alone."""
+    """Returns DALI's message without the graph trace around it, and without the number of a sample tried alone."""
     text = re.sub(r"\s*Current pipeline object is no longer valid\.\s*| sample #\d+ :", "", str(error))
     return " ".join(text.rpartition("encountered:")[2].split()) or type(error).__name__
 

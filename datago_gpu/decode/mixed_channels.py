@@ -1,4 +1,4 @@
-"""Two decoders for one batch: what the first one cannot keep as it is (channels, depth) goes to the second."""
+"""Splits a batch between two decoders: images whose channels or bit depth the first cannot keep go to the second."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ __all__ = ["SplitDecoder"]
 @dataclass(slots=True)
 class _Job:
     first: list[int]
-    """Which images of the batch went to the first decoder."""
+    """Indices of the images that went to the first decoder."""
     second: list[int]
-    """Which ones went to the second. What is nowhere has failed."""
+    """Indices of the images that went to the second decoder. Images in neither list have failed."""
     failures: dict[int, str]
 
 
 class SplitDecoder:
-    """See `Decoder`.
+    """A `Decoder` that gives each image to one of two others.
 
-    is_first: whether the first decoder takes a payload; else the second does, whose arrays `placer` brings to the
-        device. May raise Undecodable.
-    make_second: is called when the first payload for it comes.
+    is_first: returns whether the first decoder gets a payload, else the second does. May raise Undecodable.
+    make_second: makes the second decoder. Called when its first payload arrives.
+    placer: copies the arrays of the second decoder to the device.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class SplitDecoder:
         self._placer.close()
 
     def _placed(self, image: Any) -> Any:
-        """A batch, or a list, with its arrays on the device."""
+        """Copies the arrays of a batch, or of a list, to the device."""
         if isinstance(image, list):
             return [self._placed(each) for each in image]
         if not isinstance(image, np.ndarray):
@@ -94,9 +94,9 @@ class SplitDecoder:
         return self._placer.finish(self._placer.begin([image]))[0]
 
     def _joined(self, pieces: list[tuple[Any, list[int]]]) -> Any:
-        """Batches, or lists, of some of the images each -> one of all, in order; None where there are none.
+        """Joins the (images, rows) of both decoders into one array or list, in batch order. None if there are none.
 
-        Batches of two dtypes are rare, and joined on the host: on a GPU, cupy would have to compile a kernel for it.
+        Arrays are joined on the host: two dtypes in a batch are rare, and on a GPU cupy would have to compile a kernel.
         """
         if len(pieces) < 2:
             return self._placed(pieces[0][0]) if pieces else None

@@ -1,4 +1,4 @@
-"""What nvImageCodec, which decodes within DALI, says of single payloads: DALI itself judges whole batches only."""
+"""Checks single payloads with nvImageCodec, DALI's decoder: DALI itself only accepts or refuses whole batches."""
 
 from __future__ import annotations
 
@@ -12,31 +12,32 @@ __all__ = ["header_problem", "undecodable"]
 
 
 def header_problem(payload: bytes | NDArray[np.uint8], high: int, wide: int) -> str | None:
-    """What DALI's own reader says against a header, in 3 us. It must not get to read such a one itself: DALI 2.4.0
-    fails the iteration, and after a few of them in large batches the process dies of a segmentation fault.
+    """Returns why DALI's reader would refuse a header, or None. Takes 3 us.
 
+    A refused header must not reach DALI: DALI 2.4.0 fails the iteration, and after a few failures in large batches the
+    process dies of a segmentation fault.
     high, wide: the size that the feeder found, as displayed.
     """
     try:
         stream = nvimgcodec.CodeStream(payload)
-        height, width = stream.height, stream.width  # without the questions it reads nothing
-    except Exception as error:  # of any kind DALI's makers chose
+        height, width = stream.height, stream.width  # CodeStream reads the header only when asked for the size
+    except Exception as error:  # nvImageCodec may raise any type
         return " ".join(str(error).split()) or type(error).__name__
-    # Of two contradicting headers the feeder may have read one and DALI the other, which is not bounded by max_pixels.
+    # With two contradicting headers, the feeder may read one and DALI the other, which max_pixels does not limit.
     return None if (height, width) in ((high, wide), (wide, high)) else f"{height} x {width} to DALI"
 
 
 def undecodable(payloads: Sequence[NDArray[np.uint8]], threads: int) -> list[int]:
-    """Which of some payloads with good headers cannot be decoded, by their indices. Decodes them all, on the CPU.
+    """Returns the indices of the payloads, all with good headers, that cannot be decoded. Decodes all on the CPU.
 
-    An image that all of a GPU's decoders refuse is refused by the CPU's as well: it is the last one that they try. A
-    decoder is made each time, which takes a millisecond: it is needed for bad batches only, and would keep threads and
-    memory in between.
+    On a GPU, nvImageCodec tries its CPU decoder last, so an image that all GPU decoders refuse is refused here as well.
+    Each call makes a decoder, which takes a millisecond: it is needed for bad batches only, and a kept decoder would
+    hold threads and memory.
     """
     decoder = nvimgcodec.Decoder(
         device_id=nvimgcodec.NVIMGCODEC_DEVICE_CPU_ONLY,
-        max_num_cpu_threads=max(1, threads - 1),  # it warns of more than one fewer than there are CPUs
-        backends=[nvimgcodec.Backend(nvimgcodec.CPU_ONLY)],  # else it asks for a GPU
+        max_num_cpu_threads=max(1, threads - 1),  # it warns if there are more than CPUs - 1
+        backends=[nvimgcodec.Backend(nvimgcodec.CPU_ONLY)],  # otherwise it needs a GPU
     )
     decoded = decoder.decode([nvimgcodec.CodeStream(payload) for payload in payloads])
     return [index for index, image in enumerate(decoded) if image is None]

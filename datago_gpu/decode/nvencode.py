@@ -13,18 +13,18 @@ __all__ = ["EncodingDecoder"]
 
 
 class EncodingDecoder:
-    """A decoder whose images are encoded again: `DecodedImages.image` is a list of bytes. See `Decoder`.
+    """A `Decoder` that encodes its images again: `DecodedImages.image` is a list of bytes.
 
-    inner: gives images as HWC, uint8, contiguous, on the GPU `device_id`; None is the CPU.
+    inner: returns images as HWC, uint8, contiguous, on the GPU `device_id`; None is the CPU.
     """
 
     def __init__(self, inner: Decoder, image: ImageConfig, decode: DecodeConfig, device_id: int | None) -> None:
         self._inner, self.depth = inner, inner.depth
         self._codec = image.encode_format
         device = nvimgcodec.NVIMGCODEC_DEVICE_CPU_ONLY if device_id is None else device_id
-        kinds = [nvimgcodec.Backend(nvimgcodec.CPU_ONLY)] if device_id is None else None  # else it asks for a GPU
+        kinds = [nvimgcodec.Backend(nvimgcodec.CPU_ONLY)] if device_id is None else None  # otherwise it needs a GPU
         count = decoding_threads(decode) if device_id is None else gpu_threads(decode)
-        threads = max(1, count - 1)  # it warns of more than one fewer than there are CPUs
+        threads = max(1, count - 1)  # it warns if there are more than CPUs - 1
         self._encoder = nvimgcodec.Encoder(device_id=device, max_num_cpu_threads=threads, backends=kinds)
         self._params = None  # PNG has no quality to choose
         if self._codec == "jpeg":

@@ -1,4 +1,4 @@
-"""Writes pixels in the form in which they are delivered: layout, dtype and normalisation, on the CPU with numpy."""
+"""Converts pixels to the output format: layout, dtype and normalisation, on the CPU with numpy."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ __all__ = ["Form", "unnormalised"]
 
 
 def unnormalised(image: ImageConfig) -> ImageConfig:
-    """The settings for pixels that are numbers of their own, as those of masks."""
+    """Returns the settings without normalisation, as uint8, for masks."""
     return msgspec.structs.replace(image, dtype="uint8", mean=None, std=None)
 
 
 class Form:
-    """Writes 8-bit images as the settings ask for them: RGB, `(x / 255 - mean) / std` where the dtype is floating.
+    """Converts 8-bit RGB images to the format that the settings name. Floating dtypes are `(x / 255 - mean) / std`.
 
-    mask: one channel of numbers instead, which stay as they are: uint8, or int32 where `mask_dtype` says so.
+    mask: for masks, which have one channel and keep their numbers: uint8, or int32 if `mask_dtype` says so.
     """
 
     def __init__(self, image: ImageConfig, *, mask: bool = False) -> None:
@@ -38,15 +38,15 @@ class Form:
         self._halves = (levels * self._scale[:, None] + self._shift[:, None]).astype(np.float16)
 
     def empty(self, height: int, width: int, *batch: int, least: DTypeLike = np.uint8) -> NDArray[Any]:
-        """Memory for images of this size: (*batch, H, W, C) or (*batch, C, H, W).
+        """Allocates memory for images of this size: (*batch, H, W, C) or (*batch, C, H, W).
 
-        least: of masks, what their numbers need at the least.
+        least: the smallest dtype that holds the numbers of the masks.
         """
         shape = (self._channels, height, width) if self.channels_first else (height, width, self._channels)
         return np.empty((*batch, *shape), np.result_type(self.dtype, least))
 
     def write(self, pixels: NDArray[Any], out: NDArray[Any]) -> None:
-        """Put one image (H, W, C) into memory from `empty`: uint8, or a mask of any dtype."""
+        """Writes one image (H, W, C), uint8 or a mask of any dtype, into memory from `empty`."""
         if self._keeps and not self.channels_first:
             out[:] = pixels
             return
@@ -61,6 +61,6 @@ class Form:
             np.multiply(levels, self._scale[index], out=plane)
             plane += self._shift[index]
         else:
-            # numpy rounds to float16 so slowly that a table of the 256 levels is 6 times as quick. For float32 it is
-            # the multiplication that is quicker, twice where channels come first.
+            # numpy rounds to float16 so slowly that a table of the 256 levels is 6 times as fast. For float32 the
+            # multiplication is faster: twice as fast if channels come first.
             np.take(self._halves[index], levels, out=plane, mode="clip")

@@ -26,10 +26,10 @@ LEGACY_STREAM, PER_THREAD_STREAM = 1, 2
 """Handles that CUDA gives to its two default streams; DLPack uses the same numbers."""
 
 _SUCCESS, _NOT_READY = 0, 600
-"""What cudaEventQuery returns of an event that has passed, and of one that has not."""
+"""What cudaEventQuery returns for an event that has passed, and for one that has not."""
 
 _KEPT_FOR_EVER: list[_Parked] = []
-"""Memory that somebody may still read when its decoder is closed, because CUDA fails or captures a graph."""
+"""Memory that may still be read although its decoder is closed, because CUDA fails or captures a graph."""
 
 
 def require_cupy() -> Any:
@@ -64,9 +64,10 @@ def on_device(device_id: int) -> Iterator[None]:
 
 
 class Parking:
-    """The memory of dropped batches of one decoder.
+    """Holds the memory of dropped batches of one decoder.
 
-    Batches may be dropped on any thread. All else is for the thread that makes the object; its current GPU is set.
+    Batches may be dropped on any thread. All other methods are for the thread that creates the object; the constructor
+    sets the current GPU of that thread.
     """
 
     def __init__(self, device_id: int) -> None:
@@ -87,9 +88,9 @@ class Parking:
         streams: for each stream that may still read, its handle and the object that owns it. None: not known.
         """
         parked = _Parked(self._cupy, memory, streams)
-        self._parked.append(parked)  # first of all: whatever fails below, the memory is kept
+        self._parked.append(parked)  # first, so that the memory is kept if something fails below
         with suppress(Exception), on_device(self.device_id):
-            parked.record()  # here and now: later on, more would be queued, and be waited for
+            parked.record()  # at once: later, the events would also cover newer work
         if self._closed.is_set():
             self.close()  # no decoder is left to sweep
 
@@ -104,9 +105,9 @@ class Parking:
         self._settle(wait=True, rest=_KEPT_FOR_EVER)
 
     def _settle(self, *, wait: bool, rest: deque[_Parked] | list[_Parked]) -> None:
-        """Gives back what it can of all that is parked now. What is left goes to `rest`."""
+        """Gives back as much of the parked memory as possible. The others go to `rest`."""
         parked: list[_Parked] = []
-        with suppress(IndexError):  # batches are dropped meanwhile, and others may close
+        with suppress(IndexError):  # other threads drop batches or close meanwhile
             while True:
                 parked.append(self._parked.popleft())
         try:
@@ -118,16 +119,16 @@ class Parking:
     def _give_back(self, parked: list[_Parked], *, wait: bool) -> None:
         for each in parked:
             if each.has_passed(wait=wait):
-                each.memory = None  # before the streams, on which its owner may order what it does with it
+                each.memory = None  # before the streams, which the memory's owner may still use
         unknown = [each for each in parked if each.memory is not None and not each.is_known]
         if unknown:
-            self._cupy.cuda.runtime.deviceSynchronize()  # where that fails, the next sweep tries again
+            self._cupy.cuda.runtime.deviceSynchronize()  # if it fails, the next sweep tries again
             for each in unknown:
                 each.memory = None
 
 
 class Lease:
-    """Held by every array over the memory of one batch. When the last of them is gone, the memory is parked."""
+    """Shared by all arrays over the memory of one batch. When the last array is gone, the memory is parked."""
 
     def __init__(self, parking: Parking, memory: Any) -> None:
         self.parking = parking
@@ -140,8 +141,8 @@ class Lease:
 
         stream: its handle. None: a stream that is not known.
         """
-        # The legacy stream waits for those of all threads, so that its event covers them. An event on the stream
-        # "per thread" would be one on the stream of the thread that drops the batch.
+        # The legacy stream waits for the per-thread streams of all threads, so its event covers them. An event on the
+        # handle PER_THREAD_STREAM would be recorded on the stream of the thread that drops the batch.
         if stream in (LEGACY_STREAM, PER_THREAD_STREAM):
             return
         owner = None
@@ -158,7 +159,7 @@ class Lease:
 
 
 class _Parked:
-    """The memory of one batch, and what has to pass before it may be used again."""
+    """The memory of one batch, and the events that must pass before the memory may be used again."""
 
     __slots__ = ("_cupy", "_events", "_streams", "memory")
 
@@ -169,7 +170,7 @@ class _Parked:
 
     @property
     def is_known(self) -> bool:
-        """Whether events will tell when the memory is free; else all of the GPU has to be waited for."""
+        """Whether events show when the memory is free. Otherwise the whole GPU must be waited for."""
         return self._streams is not None
 
     def record(self) -> None:
@@ -189,7 +190,7 @@ class _Parked:
             self._streams = None
 
     def has_passed(self, *, wait: bool) -> bool:
-        """Whether nothing reads the memory any more, as far as events can tell. wait: wait until it is so."""
+        """Returns whether the events show that nothing reads the memory any more. wait: wait for the events."""
         if self._events is None:
             self.record()
         if self._streams is None or self._events is None:
@@ -209,7 +210,7 @@ class _Parked:
 
 
 def _owner(stream: int, device_id: int) -> Any:
-    """Finds the object that keeps a stream alive: the consumer's current stream. None where nobody knows."""
+    """Finds the object that keeps a stream alive: the consumer's current stream. None if unknown."""
     current = require_cupy().cuda.get_current_stream(device_id)
     if current.ptr == stream and isinstance(current, require_cupy().cuda.Stream):
         return current

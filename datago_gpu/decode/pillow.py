@@ -1,6 +1,7 @@
-"""The back end for machines without a GPU: Pillow decodes, cykooz-resizer cuts and scales, on a pool of threads.
+"""The CPU back end: Pillow decodes, and cykooz-resizer crops and scales, on a pool of threads.
 
-imaging/pixels.py renders one image, output_format.py writes it into the batch. Here are the batches and threads.
+This module manages batches and threads. imaging/pixels.py renders one image; output_format.py writes the image into the
+batch.
 """
 
 from __future__ import annotations
@@ -31,15 +32,16 @@ from datago_gpu.units import MiB
 __all__ = ["PillowDecoder"]
 
 _SMALL_SHARE = 8
-"""What all threads together take for small images, at the most, as a share of the memory: it is not counted."""
+"""Small images are not counted against the memory if all threads together need less than 1/8 of it."""
 
 
 class PillowDecoder:
     """Decodes on a pool of threads. See `Decoder` for the contract.
 
-    mask: "nearest" or "lanczos" for masks, which have one channel; "" for images. own: images, and masks as well, keep
-    their channels and their depth. Masks that the feeder has decoded to numbers (see labels.py) are taken as they are.
-    memory: what it shares with other decoders.
+    mask: "nearest" or "lanczos" for masks, which have one channel; "" for images.
+    own: images and masks keep their own channels and bit depth. Masks that the feeder has decoded to numbers (see
+        labels.py) are used as they are.
+    memory: the memory limit shared with other decoders.
     """
 
     def __init__(
@@ -58,9 +60,9 @@ class PillowDecoder:
         self._threads = Threads(self._count, "datago_gpu-pillow")
         self._closed = threading.Event()
         self._under_way: deque[_Job] = deque()
-        # glibc hands freed memory back to the kernel above a threshold, which it raises to the largest piece that it
-        # saw freed, up to 32 MiB. Without this, images of a megapixel have all their pages faulted in anew, and take
-        # up to twice the time. The pages of this piece are never touched.
+        # glibc returns freed blocks above a threshold to the kernel, and raises the threshold to the largest block
+        # freed so far, up to 32 MiB. Without this line, images of a megapixel fault in all their pages again and take
+        # up to twice the time. The pages of this array are never touched.
         np.empty(31 * MiB, np.uint8)
 
     def submit(self, images: EncodedImages) -> None:
@@ -70,13 +72,13 @@ class PillowDecoder:
             raise RuntimeError(f"{self.depth} batches are under way: collect one first")
         workers = min(self._count, len(images))
         job = _Job(images, self._work, self._closed, workers, counts=self._are_large(images))
-        # One call a thread, not one an image: threads take the next image by themselves, and go on to the next batch
-        # while the last images of this one are still with others.
+        # One call per thread, not per image: each thread takes the next image by itself, and continues with the next
+        # batch while other threads finish the last images of this one.
         self._threads.call(job.work, workers)
         self._under_way.append(job)
 
     def _are_large(self, images: EncodedImages) -> bool:
-        """Whether what they take has to be counted. To do so for each small image would cost 5 us of its 300."""
+        """Returns whether the memory of these images must be counted. For a small image counting costs 5 us of 300."""
         pixels = int(images.sizes.astype(np.int64).prod(axis=1).max())
         return pixels * MOST_A_PIXEL * self._count > self._memory.capacity // _SMALL_SHARE
 
@@ -92,7 +94,7 @@ class PillowDecoder:
 
 
 class _Work:
-    """What is to be done with each image. Used from many threads at once."""
+    """Decodes single images as the settings say. Safe on many threads at once."""
 
     def __init__(self, image: ImageConfig, decode: DecodeConfig, mask: str, own: bool, memory: Allowance) -> None:
         self._decode, self._mask, self._own, self._memory = decode, mask, own, memory
@@ -101,14 +103,14 @@ class _Work:
         self._dense = not (own or image.mixed_buckets or self._encoder)
 
     def batch(self, images: EncodedImages) -> NDArray[Any] | None:
-        """Memory for all of them, where they go into one array."""
+        """Allocates one array for all images of a batch, or returns None if they do not go into one array."""
         if not (images.target and self._dense):
             return None
         least = widest_dtype(images.payloads) if self._mask else np.uint8
         return self._form.empty(*images.target, len(images), least=least)
 
     def room(self, images: EncodedImages, index: int) -> AbstractContextManager[None]:
-        """A block in which there is memory for one image."""
+        """Returns a context manager that holds the memory needed to decode one image."""
         payload, (height, width) = images.payloads[index].data, images.sizes[index].tolist()
         target = images.target_of(index)
         draft = target is not None and self._decode.draft and not self._mask
@@ -117,7 +119,7 @@ class _Work:
         return self._memory.take(needed)
 
     def __call__(self, images: EncodedImages, index: int, out: NDArray[Any] | None) -> NDArray[Any] | bytes:
-        """One image, in memory of its own or in `out`. Raises Undecodable."""
+        """Decodes one image, into `out` or into new memory. Raises Undecodable."""
         region = images.regions[index].tolist()
         orientation, target = int(images.orientations[index]), images.target_of(index)
         payload, max_pixels = images.payloads[index].data, self._decode.max_pixels
@@ -142,16 +144,16 @@ class _Work:
 
 
 class _Job:
-    """One batch. Its images are taken one by one by the threads that call `work`, which are `workers`.
+    """A batch under way. `workers` threads call `work`; each takes one image after the other.
 
-    counts: what each image takes is counted.
+    counts: whether the memory of each image is counted.
     """
 
     def __init__(
         self, images: EncodedImages, work: _Work, closed: threading.Event, workers: int, *, counts: bool
     ) -> None:
         self._images, self._work, self._closed, self._counts = images, work, closed, counts
-        self._next = itertools.count()  # next() of it is atomic
+        self._next = itertools.count()  # next() on it is atomic
         self._left, self._last = itertools.count(1), workers
         self._done = threading.Event()
         self._problem: BaseException | None = None

@@ -1,9 +1,9 @@
-"""One pipeline of DALI's: encoded images in, pixels out, first in, first out. The only file that imports DALI.
+"""One DALI pipeline: encoded images in, pixels out, first in, first out. The only file that imports DALI.
 
-The same graph serves GPU and CPU. On a GPU nvJPEG decodes whole images there (a decoder fused with a crop crashes on
-Hopper in nvImageCodec 0.9), then each image's region is resized. DALI turns the pixels upright. The feeder sees to it
-that DALI reads the orientation by which sizes and regions, which are in displayed coordinates, were made. Turning them
-in this graph instead would cost every image a pass over its pixels.
+GPU and CPU use the same graph. On a GPU, nvJPEG decodes whole images (a decoder fused with a crop crashes on Hopper in
+nvImageCodec 0.9), then each image's region is resized. DALI turns the pixels upright. Sizes and regions are in
+displayed coordinates; the feeder ensures that DALI reads the same orientation from which they were computed. Turning
+the pixels in this graph instead would cost an additional pass over every image.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ _FILTERS = {"lanczos": types.INTERP_LANCZOS3, "nearest": types.INTERP_NN}
 _DTYPES = {"uint8": types.UINT8, "float16": types.FLOAT16, "float32": types.FLOAT}
 
 _STREAMS: dict[int, Any] = {}
-"""GPU -> the stream on which outputs are waited for. Never destroyed: DALI gives their memory back on it."""
+"""GPU -> the stream on which we wait for outputs. Never destroyed, because DALI frees the outputs on this stream."""
 
 
 class DaliPipeline:
-    """For one thread. After an error of DALI's, or `close`, it is of no more use: RuntimeError.
+    """Wraps a DALI pipeline, for one thread. After a DALI error or `close`, all methods raise RuntimeError.
 
-    Raises DatagoError where DALI cannot be set up.
+    Raises DatagoError if DALI cannot be set up.
     """
 
     def __init__(self, setup: Setup) -> None:
@@ -42,19 +42,19 @@ class DaliPipeline:
             self._pipeline = define(setup)
             self._pipeline.build()
             return
-        except Exception as error:  # of any kind; it is about the installation or the device
+        except Exception as error:  # of any type; the cause is the installation or the device
             problem = self._failed(error, "be set up")
         raise problem
 
     def start(self, images: EncodedImages, rows: list[int]) -> None:
-        """Begins with some images of a batch. Their memory must stay as it is until `outputs` has returned them.
+        """Starts to decode some images of a batch. Their memory must not change until `outputs` has returned them.
 
         Raises DatagoError.
         """
         self._valid()
         try:
             payloads = images.payloads if len(rows) == len(images) else [images.payloads[row] for row in rows]
-            # What DALI would make of the arrays one by one, it gets ready-made: that takes half the time.
+            # DALI would convert the arrays to tensors one by one; converting them here takes half the time.
             single = list(map(tensors.TensorCPU, payloads))
             listed = tensors.TensorListCPU(single, "", False)
             self._valid().feed_input("payloads", listed)
@@ -62,14 +62,14 @@ class DaliPipeline:
                 self._valid().feed_input("views", tensors.TensorListCPU(_views(images, rows)))
             self._valid().schedule_run()
             return
-        except Exception as error:  # of whatever kind DALI chose: a batch cannot be fed in part
+        except Exception as error:  # of any type: part of the batch may have been fed
             problem = self._failed(error, f"take a batch of {len(rows)} images")
         raise problem
 
     def outputs(self) -> Any:
-        """Waits for the images that were started first: a TensorList, complete.
+        """Waits for the oldest images under way and returns a complete TensorList.
 
-        Raises Refused where DALI says that an image cannot be decoded, else DatagoError.
+        Raises Refused if DALI reports that an image cannot be decoded; DatagoError for any other error.
         """
         self._valid()
         try:
@@ -85,28 +85,28 @@ class DaliPipeline:
         raise problem
 
     def close(self) -> None:
-        """Waits for what is under way, since DALI cannot be interrupted, and gives threads and memory back."""
+        """Frees threads and memory. Waits for all work under way, because DALI cannot be interrupted."""
         self._pipeline = None
 
     def _valid(self) -> Pipeline:
-        """Returns the pipeline, which is not to be kept in a variable: the traceback of an error would keep it, too."""
+        """Returns the pipeline. Do not keep it in a variable: the traceback of an error would keep it alive."""
         if self._pipeline is None:
             raise RuntimeError("the decoder is closed, or has failed")
         return self._pipeline
 
     def _failed(self, error: Exception, doing: str) -> Exception:
-        """Lets go of a pipeline that has failed: it is no longer valid, says DALI. Returns what to raise.
+        """Drops the pipeline after an error (DALI calls it "no longer valid") and returns the exception to raise.
 
-        That is to be raised when DALI's own error, whose traceback would keep the pipeline and its threads, is gone.
+        Raise it outside of the `except` block: the traceback of DALI's error keeps the pipeline and its threads alive.
         """
         self._pipeline = None
         return fault(error, doing, self._setup)
 
 
 def define(setup: Setup) -> Pipeline:
-    """Defines the pipeline, without building it: that is where a GPU is first wanted."""
-    # With depth 1 each feed starts with its schedule_run, no priming, and as many may be under way as are fed: the
-    # executor bounds neither. One decode and one resize run at a time, so that batches overlap between the two.
+    """Defines the pipeline without building it. Only building needs a GPU."""
+    # With depth 1 each batch starts with its schedule_run, without priming, and any number of batches may be under way:
+    # the executor does not limit them. One decode and one resize run at a time, so consecutive batches overlap.
     pipeline = Pipeline(
         batch_size=setup.batch_size,
         num_threads=setup.threads,
@@ -120,9 +120,9 @@ def define(setup: Setup) -> Pipeline:
 
 
 def _views(images: EncodedImages, rows: list[int]) -> NDArray[np.float32]:
-    """(N, 6): top, left, bottom, right of what is to be seen of each image, and the height and width it is scaled to.
+    """Returns (N, 6): top, left, bottom, right of each image's region, and the height and width it is scaled to.
 
-    One array in place of three: each feed takes longer than the few numbers in it.
+    This is one array instead of three, because the cost of a feed exceeds that of its few numbers.
     """
     regions, sizes, target = images.regions, images.sizes, images.target if images.targets is None else images.targets
     if len(rows) < len(images):
@@ -130,7 +130,7 @@ def _views(images: EncodedImages, rows: list[int]) -> NDArray[np.float32]:
         target = target if images.targets is None else images.targets[rows]
     views = np.empty((len(rows), 6), np.float32)
     views[:, :2] = regions[:, :2]
-    # Rounding may have put the far edges a hair outside.
+    # Rounding may have put the far edges slightly outside.
     np.minimum(regions[:, :2] + regions[:, 2:], sizes, out=views[:, 2:4], casting="unsafe")
     views[:, 4:] = target
     return views
@@ -150,7 +150,7 @@ def _graph(setup: Setup) -> Any:
 
 
 def _resized(pixels: Any, interpolation: Any) -> Any:
-    """Each image's region scaled to the batch's size: LANCZOS3 with antialiasing is as Pillow's LANCZOS."""
+    """Scales each image's region to its target. LANCZOS3 with antialiasing equals Pillow's LANCZOS."""
     views = fn.external_source(name="views", dtype=types.FLOAT, ndim=1, no_copy=True)
     return fn.resize(
         pixels,
@@ -189,7 +189,7 @@ def _stream(device_id: int) -> Any:
 
 
 def _wait(stream: Any) -> None:
-    """Waits for all work on a stream, asleep. `outputs()` without a stream would keep a core busy meanwhile."""
+    """Sleeps until all work on a stream is done. `outputs()` without a stream would keep a core busy."""
     cuda = require_cupy().cuda
     event = cuda.Event(block=True, disable_timing=True)
     cuda.runtime.eventRecord(event.ptr, stream.ptr)

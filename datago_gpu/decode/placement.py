@@ -1,6 +1,6 @@
-"""Arrays that need no decoding: brought to the loader's device, and the rows of decoded ones put in order.
+"""Copies arrays that need no decoding to the loader's device, and reorders the rows of arrays there.
 
-`begin` starts a copy, `finish` waits for it: in between, images decode.
+`begin` starts a copy and `finish` waits for the copy. Images are decoded in between.
 """
 
 from __future__ import annotations
@@ -18,31 +18,31 @@ __all__ = ["GpuPlacer", "HostPlacer", "Placer", "arranged", "moves", "runs"]
 
 
 class Placer(Protocol):
-    """Knows a device. Used from one thread."""
+    """Copies and joins arrays on one device. For one thread."""
 
     def begin(self, rows: Sequence[NDArray[Any]]) -> Any:
-        """Start to copy arrays of numbers of one shape and dtype to the device. They may be written again at once."""
+        """Starts to copy numeric arrays of one shape and dtype to the device. The caller may overwrite them at once."""
         ...
 
     def finish(self, begun: Any) -> Any:
-        """What `begin` returned -> one array on the device, (len(rows), ...): complete, readable on any stream."""
+        """Waits for a copy that `begin` returned. Returns one array (len(rows), ...), readable on any stream."""
         ...
 
     def rows(self, array: Any, source: list[int], target: list[int], count: int) -> Any:
-        """A new array of `count` rows: of `array`, row source[i] at target[i], and zeros elsewhere."""
+        """Returns a new array of `count` rows: row source[i] of `array` at target[i], and zeros elsewhere."""
         ...
 
     def joined(self, arrays: Sequence[Any]) -> Any:
-        """A new array of the rows of several, one behind the other."""
+        """Returns a new array with the rows of all arrays, in order."""
         ...
 
     def close(self) -> None:
-        """Give back what nobody reads any more. Arrays handed out stay valid."""
+        """Frees the memory that nobody reads any more. Arrays already returned stay valid."""
         ...
 
 
 class HostPlacer:
-    """The CPU: numpy."""
+    """The placer for the CPU, with numpy."""
 
     def begin(self, rows: Sequence[NDArray[Any]]) -> NDArray[Any]:
         return np.stack(rows)
@@ -63,11 +63,11 @@ class HostPlacer:
 
 
 class GpuPlacer:
-    """A GPU: copies from pinned memory, on a stream of their own. Nothing here has to be compiled by cupy."""
+    """The placer for a GPU: copies from pinned memory on its own stream. Uses nothing that cupy must compile."""
 
     def __init__(self, device_id: int) -> None:
         self._cupy = require_cupy()
-        self._parking = Parking(device_id)  # makes the GPU this thread's
+        self._parking = Parking(device_id)  # sets the current GPU of this thread
         self._stream = self._cupy.cuda.Stream(non_blocking=True)
 
     def begin(self, rows: Sequence[NDArray[Any]]) -> Any:
@@ -79,7 +79,7 @@ class GpuPlacer:
         with self._stream:
             device = cupy.empty(shape, dtype)
             device.set(pinned, stream=self._stream)
-        return device, pinned  # which must live until the copy is done
+        return device, pinned  # `pinned` must live until the copy is done
 
     def finish(self, begun: Any) -> DeviceArray:
         device, _pinned = begun
@@ -110,7 +110,7 @@ class GpuPlacer:
         self._parking.close()
 
     def _lent(self, device: Any) -> DeviceArray:
-        copied = self._cupy.cuda.Event(block=True, disable_timing=True)  # one that does not keep a core busy
+        copied = self._cupy.cuda.Event(block=True, disable_timing=True)  # block=True sleeps instead of polling
         self._cupy.cuda.runtime.eventRecord(copied.ptr, self._stream.ptr)
         copied.synchronize()
         self._parking.sweep()
@@ -118,7 +118,7 @@ class GpuPlacer:
 
 
 def runs(source: Sequence[int], target: Sequence[int]) -> list[tuple[int, int, int]]:
-    """Splits a move of rows into moves of neighbours: (first row, where it goes, how many rows)."""
+    """Groups a move of rows into moves of consecutive rows: (first source row, first target row, number of rows)."""
     found: list[tuple[int, int, int]] = []
     for here, there in zip(source, target, strict=True):
         if found and (here - found[-1][0], there - found[-1][1]) == (found[-1][2], found[-1][2]):
@@ -129,16 +129,16 @@ def runs(source: Sequence[int], target: Sequence[int]) -> list[tuple[int, int, i
 
 
 def moves(rows: Sequence[int], kept: Sequence[int]) -> tuple[list[int], list[int]]:
-    """`source` and `target` for `arranged`: what belongs to the samples `rows` goes to their places among `kept`."""
+    """Returns `source` and `target` for `arranged`. rows: the sample of each row. kept: the samples of the result."""
     places = {row: place for place, row in enumerate(kept)}
     source = [here for here, row in enumerate(rows) if row in places]
     return source, [places[rows[here]] for here in source]
 
 
 def arranged(placer: Placer, array: Any, source: list[int], target: list[int], count: int) -> Any:
-    """Rows of an array, or entries of a list, put in order; the array itself where that changes nothing.
+    """Moves rows of an array, or entries of a list, from `source` to `target`. Returns `array` if nothing changes.
 
-    Where a list has no entry there is None, where an array has no row there are zeros.
+    Missing entries of a list are None; missing rows of an array are zeros.
     """
     if len(array) == count and source == target == list(range(count)):
         return array

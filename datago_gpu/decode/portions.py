@@ -1,4 +1,4 @@
-"""Batches of large images, decoded a portion at a time: DALI holds the pixels of all images that it is given."""
+"""Decodes batches of large images in portions, because DALI holds the pixels of all images of a batch at once."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from datago_gpu.decode.placement import Placer
 __all__ = ["PortionedDecoder"]
 
 _DECODED = 3
-"""Bytes a pixel of an image that DALI has decoded."""
+"""Bytes per pixel of a decoded image in DALI."""
 _DECODING = 9
-"""Bytes a pixel that each of its threads takes beside that. Measured for PNG, WebP and JPEG, also progressive ones."""
+"""Additional bytes per pixel that each DALI thread uses. Measured for PNG, WebP and JPEG (also progressive)."""
 
 
 class PortionedDecoder:
-    """See `Decoder`. Gives each batch to another decoder, in portions that take at most `memory` bytes to decode.
+    """A `Decoder` that passes each batch to `inner` in portions that need at most `memory` bytes to decode.
 
-    An image that takes more is a portion of its own. threads: of the other decoder. make_placer: is called when arrays
-    have to be joined for the first time.
+    An image that needs more is a portion of its own. threads: the number of threads of `inner`. make_placer: is called
+    when arrays must be joined for the first time.
     """
 
     def __init__(self, inner: Decoder, memory: int, threads: int, make_placer: Callable[[], Placer]) -> None:
@@ -69,7 +69,7 @@ class PortionedDecoder:
         return self._placer.joined(arrays)
 
     def _start(self) -> None:
-        """Give as many portions to the other decoder as there is memory for, and one in any case."""
+        """Submits as many portions to the inner decoder as fit into memory, and always at least one."""
         while self._waiting and len(self._under_way) < self._inner.depth:
             held = sum(portion.cost for portion in self._under_way)
             if held and held + self._waiting[0].cost > self._memory:
@@ -79,7 +79,7 @@ class PortionedDecoder:
             self._under_way.append(portion)
 
     def _split(self, images: EncodedImages) -> list[tuple[int, int, int]]:
-        """The portions of a batch: first image, the one behind the last, and what they take."""
+        """Splits a batch into portions: (first image, end, bytes needed)."""
         pixels: list[int] = [height * width for height, width in images.sizes.tolist()]
         whole = self._cost(sum(pixels), max(pixels), len(pixels))
         if whole <= self._memory:  # nearly every batch, and far quicker than the loop below
@@ -98,12 +98,12 @@ class PortionedDecoder:
         return portions
 
     def _cost(self, pixels: int, largest: int, count: int) -> int:
-        """The bytes that DALI takes for `count` images of `pixels` in all, the largest of which has `largest`."""
+        """Returns the bytes that DALI needs for `count` images with `pixels` in total and `largest` in the largest."""
         return _DECODED * pixels + _DECODING * largest * min(count, self._threads)
 
 
 class _Job:
-    """A batch. portions: those that have not been decoded yet."""
+    """A batch under way. portions: how many of its portions are not decoded yet."""
 
     def __init__(self) -> None:
         self.portions = 0
@@ -130,7 +130,7 @@ class _Job:
 
 
 class _Portion:
-    """Some images of a batch, from number `begin` on. cost: bytes that they take while they are decoded."""
+    """Consecutive images of a batch, starting at index `begin`. cost: bytes needed to decode them."""
 
     __slots__ = ("begin", "cost", "images", "job")
 

@@ -1,7 +1,7 @@
-"""Chooses the decoder once, before anything starts, and keeps the reason.
+"""Chooses the back end once, before anything starts, and records the reason.
 
-Looks at the driver (libcuda, through ctypes) and at what is installed, without importing any of that: `decode.decoders`
-does, and takes 0.1 s for Pillow and numpy, 0.4 s and more for DALI and cupy.
+This module checks the driver (libcuda, through ctypes) and the installed packages without importing them.
+`decode.decoders` imports them, which takes 0.1 s for Pillow and numpy, 0.4 s and more for DALI and cupy.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _WITHOUT_DOCSTRINGS = (
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """What decodes, where, and why."""
+    """The chosen back end, its device, and the reason for the choice."""
 
     name: Literal["dali", "pillow"]
     device: str
@@ -39,12 +39,12 @@ class Backend:
 
 
 def choose(device: object = "auto", backend: str | None = "auto") -> Backend:
-    """Decide what decodes.
+    """Chooses the back end and the device.
 
     device: "auto", "cuda", "cuda:INDEX" or "cpu"; also the INDEX alone, a torch.device, or None for "auto". "auto" and
-    "cuda" take the GPU that LOCAL_RANK names, else the first.
+    "cuda" use the GPU that LOCAL_RANK names, else the first.
     backend: "auto" (also None), "dali" or "pillow". "auto" is DALI on a GPU and Pillow on the CPU.
-    Raises ConfigError where that cannot work, saying what is missing and how to get it.
+    Raises ConfigError if the combination cannot work; the message says what is missing and how to install it.
     """
     device, backend = _named(device), backend or "auto"
     if backend not in ("auto", "dali", "pillow"):
@@ -59,7 +59,7 @@ def choose(device: object = "auto", backend: str | None = "auto") -> Backend:
 
 
 def _named(device: object) -> str:
-    """The device as text. Raises ConfigError where that is none of ours."""
+    """Returns the device as text. Raises ConfigError for an unknown device."""
     if device is None:
         return "auto"
     is_number = isinstance(device, SupportsIndex) and not isinstance(device, bool)
@@ -96,7 +96,7 @@ def _on_gpu(device: str, backend: str) -> Backend:
 
 
 def _index(device: str, count: int) -> tuple[int, str]:
-    """Which of `count` GPUs, and why."""
+    """Returns the index of the GPU to use, of `count`, and the reason."""
     _, _, wanted = device.partition(":")
     if wanted:
         if int(wanted) >= count:
@@ -115,12 +115,12 @@ def _without_docstrings() -> bool:
 def _installed(name: str) -> bool:
     try:
         return find_spec(name) is not None
-    except ModuleNotFoundError:  # of the package around it
+    except ModuleNotFoundError:  # the parent package is missing
         return False
 
 
 def gpus() -> tuple[int, str]:
-    """How many GPUs the driver offers, and if none, why."""
+    """Returns the number of GPUs that the driver reports, and if there are none, the reason."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:

@@ -1,4 +1,4 @@
-"""The memory that decoding may take at once: counted before it is taken, on any number of threads."""
+"""Limits the memory that decoding threads use at once. Each thread reserves memory before it allocates."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from datago_gpu.units import MiB
 __all__ = ["KEPT", "Allowance", "taken"]
 
 KEPT = 64 * MiB
-"""Bytes that the heap of a thread keeps when they are freed. From there on, what was taken goes back to the system at
-once, which costs 2 ms of several hundred."""
+"""Bytes of freed memory that a thread's heap may keep. Larger reservations are returned to the system after use, which
+takes 2 ms of several hundred."""
 
 
 class Allowance:
-    """Bytes that several threads share. What is larger than all of them is had alone.
+    """A memory limit that several threads share. A request above the limit waits until it can run alone.
 
-    threads: how many have a heap of their own. What these keep when it is given back is no more than the capacity.
+    threads: number of threads with their own heap. Together their heaps keep at most `capacity` bytes of freed memory.
     """
 
     def __init__(self, capacity: int, threads: int = 1) -> None:
@@ -31,7 +31,7 @@ class Allowance:
 
     @contextmanager
     def take(self, size: int) -> Iterator[None]:
-        """Hold so many bytes for a block, once there is room for them: first come, first served."""
+        """Waits for room and reserves `size` bytes for the `with` block. First come, first served."""
         with self._changed:
             if self._waiting or not self._fits(size):
                 self._wait(size)
@@ -58,5 +58,5 @@ class Allowance:
 
 
 def taken(memory: Allowance | None, size: int) -> AbstractContextManager[None]:
-    """A block that holds so many bytes; None counts nothing."""
+    """Returns a context manager that reserves `size` bytes. If `memory` is None, nothing is counted."""
     return nullcontext() if memory is None else memory.take(size)

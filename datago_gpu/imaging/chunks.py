@@ -17,13 +17,13 @@ _RAW_PROFILE = b"Raw profile type exif\0"
 
 _MOST = 1000
 _USUAL_BYTES = 4096
-"""Encoders write pixels in chunks of at least that many bytes. Millions of tiny ones would hold up the feeder."""
+"""Encoders write pixels in chunks of at least this many bytes. Millions of tiny chunks would block the feeder."""
 
 
 def png_chunks(payload: bytes | memoryview) -> Iterator[tuple[bytes, int, int]]:
-    """Yield the name of each chunk up to IEND, and where its data begins and ends.
+    """Yields the name of each chunk up to IEND, and where its data begins and ends.
 
-    Stops before IEND where there are too many chunks. Raises struct.error where the payload ends early.
+    Stops before IEND if there are too many chunks. Raises struct.error if the payload ends early.
     """
     at = 8
     for _ in range(_MOST + len(payload) // _USUAL_BYTES):
@@ -35,12 +35,12 @@ def png_chunks(payload: bytes | memoryview) -> Iterator[tuple[bytes, int, int]]:
 
 
 def tells_turns(name: bytes, data: bytes) -> bool:
-    """Whether a chunk is of a kind that tells whether the picture is to be turned."""
+    """Returns whether a chunk is of a type that can contain an orientation."""
     return name == b"eXIf" or (name in _TEXTS and data.startswith((_XMP, _RAW_PROFILE)))
 
 
 def may_turn(name: bytes, data: bytes) -> bool:
-    """Whether a chunk may say that the picture is to be turned. What is compressed is not looked into."""
+    """Returns whether a chunk may contain an orientation other than upright. Compressed chunks count as yes."""
     if not tells_turns(name, data):
         return False
     if name != b"eXIf" and data.startswith(_XMP):
@@ -50,7 +50,7 @@ def may_turn(name: bytes, data: bytes) -> bool:
 
 
 def may_turn_late(payload: bytes) -> bool:
-    """Whether a chunk behind the pixels may say that the picture is to be turned."""
+    """Returns whether a chunk after the pixels may contain an orientation other than upright."""
     name, late = b"", False
     try:
         for name, begin, end in png_chunks(payload):

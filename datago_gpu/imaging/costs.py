@@ -1,7 +1,7 @@
-"""How much memory it takes to decode a picture with Pillow, by its first bytes and its size.
+"""Estimates the memory that Pillow needs to decode an image, from the first bytes and the size of the image.
 
-Bytes a pixel, rounded up from the peaks that were measured for 65 kinds of files of 30 megapixels (Pillow 13.0): they
-hold what the reader works in, the picture, its copies while it is converted, scaled and turned, and what comes out.
+The numbers are bytes per pixel, rounded up from peaks measured for 65 kinds of files of 30 megapixels (Pillow 13.0).
+They include the reader's working memory, the image, its copies during conversion, scaling and turning, and the result.
 """
 
 from __future__ import annotations
@@ -11,27 +11,27 @@ import re
 __all__ = ["MOST_A_PIXEL", "decoding_bytes"]
 
 _SMALL = 4 * 1024 * 1024
-"""Pixels of a JPEG up to which it is not looked for further scans."""
+"""JPEGs of up to this many pixels are not searched for the progressive marker."""
 _PROGRESSIVE = re.compile(rb"\xff\xc2")
-"""The marker, which does not occur among a JPEG's pixels."""
+"""The frame marker of a progressive JPEG. It cannot occur in the encoded pixels."""
 _COEFFICIENTS = 8
-"""Of a progressive JPEG, in all of its pixels, however small it is decoded."""
+"""Additional bytes per pixel of a progressive JPEG, for all of its pixels, even if it is decoded at a smaller size."""
 
 _JPEG, _JPEG_WHOLE = 13, 15
 _PNG, _PNG_WHOLE, _PNG_ALPHA, _PNG_DEEP = 9, 15, 15, 25
 _PPM, _OTHERS = 16, 25
 _OWN_DEEP = 33
-"""Of pictures that keep more than 8 bits a channel."""
+"""For images that keep more than 8 bits per channel."""
 MOST_A_PIXEL = _OWN_DEEP
 
 
 def decoding_bytes(
     payload: bytes | memoryview, height: int, width: int, *, divisor: int = 1, whole: bool = False, own: bool = False
 ) -> int:
-    """About the most bytes that are taken at once, its own copies included.
+    """Returns the approximate peak memory in bytes, including copies of the payload.
 
-    divisor: what a JPEG is divided by while it is decoded. whole: the picture is not scaled. own: it keeps its channels
-    and its depth.
+    divisor: the factor by which the JPEG decoder reduces the image. whole: the image is not scaled.
+    own: the image keeps its own channels and bit depth.
     """
     pixels = height * width
     return int(pixels * _bytes_a_pixel(payload, pixels, divisor, whole=whole, own=own)) + 2 * len(payload)

@@ -1,4 +1,4 @@
-"""Pixels of more than 8 bits a channel. Pillow has no modes for them but for gray: they are pieced together here."""
+"""Decodes pixels of more than 8 bits per channel. Pillow has such modes only for gray; this module adds colours."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _HIGHEST = 65535
 
 
 def is_deep(image: ImageFile.ImageFile) -> bool:
-    """Whether it has more than 8 bits a channel. Reads no pixels: to be asked before they are loaded.
+    """Returns whether an image has more than 8 bits per channel. Call this before the pixels are loaded.
 
-    Pillow opens colours of 16 bits in modes of 8, so the stored form is asked.
+    Pillow opens 16-bit colours in 8-bit modes, so this function checks the stored form.
     """
     if image.mode.startswith("I"):
         return True
@@ -32,7 +32,7 @@ def is_deep(image: ImageFile.ImageFile) -> bool:
 
 
 def deep_pixels(image: ImageFile.ImageFile) -> NDArray[np.uint16]:
-    """Decode a deep image, not loaded yet: (H, W, C) with 1 (gray), 2, 3 or 4 channels (with alpha), 0 to 65535."""
+    """Decodes a deep image that is not loaded yet: (H, W, C) with C = 1 (gray), 2, 3 or 4 (with alpha), 0 to 65535."""
     transparent = image.info.get("transparency")
     pixels = _gray(image) if image.mode.startswith("I") else _colours(image)
     if transparent is None:
@@ -42,7 +42,7 @@ def deep_pixels(image: ImageFile.ImageFile) -> NDArray[np.uint16]:
 
 
 def gray_levels(image: Image.Image) -> NDArray[np.uint16]:
-    """(H, W), 0 to 65535: of a gray image of 12, 16 or 32 bits."""
+    """Returns the levels (H, W), 0 to 65535, of a gray image of 12, 16 or 32 bits."""
     numbers = np.asarray(image)
     if numbers.dtype != np.uint16:
         numbers = numbers.clip(0, _HIGHEST).astype(np.uint16)
@@ -52,23 +52,23 @@ def gray_levels(image: Image.Image) -> NDArray[np.uint16]:
 
 
 def label_numbers(image: ImageFile.ImageFile) -> NDArray[Any] | None:
-    """Decode a deep gray image, not loaded yet, to its numbers as stored: (H, W), uint16, or int32 for 32 bits.
+    """Decodes a deep gray image that is not loaded yet to its stored numbers: (H, W), uint16, or int32 for 32 bits.
 
-    A transparent level and an alpha channel are left out. None for colours, which are no labels.
+    A transparent level and an alpha channel are ignored. Returns None for colours, which are not labels.
     """
     if not image.mode.startswith("I"):
         stored = str(image.tile[0].args) if image.format == "PNG" else ""
         return deep_pixels(image)[:, :, 0] if stored.startswith("LA") else None
     maximum = _maximum(image) if image.format == "PPM" else _HIGHEST
     numbers = np.asarray(image)
-    if maximum != _HIGHEST:  # Pillow scaled them
+    if maximum != _HIGHEST:  # Pillow scaled the numbers
         numbers = (numbers.astype(np.int64) * maximum + _HIGHEST // 2) // _HIGHEST
     is_short = image.mode != "I" or image.format == "PPM"
     return numbers.astype(np.uint16 if is_short else np.int32)
 
 
 def _maximum(image: ImageFile.ImageFile) -> int:
-    """The highest level of a PPM or PGM that is not loaded yet, or a plain guess at it."""
+    """Returns the highest level of a PPM or PGM that is not loaded yet, guessed from the mode if Pillow hides it."""
     args = image.tile[0].args
     return int(args[-1]) if isinstance(args, tuple) else _HIGHEST if args == "I;16B" else 255
 
@@ -85,16 +85,16 @@ def _colours(image: ImageFile.ImageFile) -> NDArray[np.uint16]:
     if image.format == "PPM":
         return _side_by_side(image)
     if str(image.tile[0].args).startswith("LA"):
-        # Four bytes, as RGBA has: nothing is lost.
+        # Read as RGBA, which also has four bytes per pixel: nothing is lost.
         whole = _loaded(image, "RGBA", "RGBA").astype(np.uint16)
         return np.left_shift(whole[:, :, 0::2], 8, dtype=np.uint16) | whole[:, :, 1::2]
     return _two_passes(image, "BL")
 
 
 def _two_passes(image: ImageFile.ImageFile, order: str) -> NDArray[np.uint16]:
-    """Ask Pillow for the upper bytes, then for the lower.
+    """Decodes the upper bytes with Pillow, then the lower bytes.
 
-    order: names of Pillow's, of what takes the first byte of each pair ("B") and the second ("L"): upper one first.
+    order: Pillow's letters for the first ("B") and the second ("L") byte of each pair, upper byte first.
     """
     assert isinstance(image.fp, io.BytesIO)
     again = type(image)(io.BytesIO(image.fp.getvalue()))
@@ -106,13 +106,13 @@ def _two_passes(image: ImageFile.ImageFile, order: str) -> NDArray[np.uint16]:
 
 
 def _byte_order(image: Tiff) -> str:
-    """For `_two_passes`. libtiff gives numbers in the machine's byte order."""
+    """Returns `order` for `_two_passes`. libtiff returns numbers in the machine's byte order."""
     little = sys.byteorder == "little" if image.use_load_libtiff else image.tag_v2.prefix == b"II"
     return "LB" if little else "BL"
 
 
 def _side_by_side(image: ImageFile.ImageFile) -> NDArray[np.uint16]:
-    """A PPM read as a PGM that is three times as wide."""
+    """Reads a PPM as a PGM that is three times as wide."""
     (width, height), tile = image.size, image.tile[0]
     image._mode, image._size = "I", (3 * width, height)  # noqa: SLF001 - readers set them themselves
     image.tile = [tile._replace(extents=(0, 0, 3 * width, height))]

@@ -1,8 +1,8 @@
-"""Reads the orientation of a picture, the way Pillow's `ImageOps.exif_transpose` does, from EXIF or else from XMP.
+"""Reads the orientation of an image from EXIF, else from XMP, like Pillow's `ImageOps.exif_transpose`.
 
-This is the only reader of orientations. DALI has a reader of its own, which takes damaged EXIF otherwise, and which
-writes outside of its memory where a file has two EXIF segments. So DALI gets EXIF in the plain form only, which all
-readers take alike. The feeder puts `exif_segment` in place of anything else.
+All orientations are read here. DALI's own reader interprets damaged EXIF differently, and writes outside of its memory
+if a file has two EXIF segments. So DALI only gets EXIF in a plain form that all readers interpret alike. The feeder
+replaces any other EXIF by an `exif_segment`.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ _ORIENTATION = 0x0112
 _SHORT = 3
 
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}
-"""Type of a value -> bytes of one: TIFF 6.0, section 2."""
+"""Type of a value -> bytes per value: TIFF 6.0, section 2."""
 _ALSO_IN_PILLOW = {13: 4, 16: 8}
 _NUMBERS = {3: "H", 4: "I", 5: "II", 6: "b", 8: "h", 9: "i", 10: "ii", 11: "f", 12: "d", 13: "I", 16: "Q"}
-"""Type of a value -> its layout. Bytes and text are no numbers to Pillow."""
+"""Type of a value -> its layout. Pillow does not treat bytes and text as numbers."""
 
 _DALI_READS = {
     **dict.fromkeys((0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x8298), (2, 0)),
@@ -31,8 +31,8 @@ _DALI_READS = {
     0x0211: (5, 3),
     0x0214: (5, 6),
 }
-"""Tag -> type, and least number of values, that DALI's reader takes for granted. Where it does not find them in the
-block, it drops the whole block, the orientation with it."""
+"""Tag -> type and minimum number of values that DALI's reader expects. If a tag differs, DALI drops the whole block,
+including the orientation."""
 
 _Tag = tuple[Layout, Layout, Layout]
 
@@ -44,7 +44,7 @@ def _layouts(order: str) -> _Tag:
 _LITTLE, _BIG = _layouts("<"), _layouts(">")
 _PLAIN_ORDERS = {b"II*\0": _LITTLE, b"MM\0*": _BIG}
 _ORDERS = {**_PLAIN_ORDERS, b"MM*\0": _BIG, b"II\0*": _LITTLE, b"MM\0+": _BIG}
-"""First bytes -> byte order, as Pillow takes them; it also knows a form, II+, in which it then finds nothing."""
+"""First bytes -> byte order, as in Pillow. Pillow also accepts II+, but then finds nothing."""
 
 _PREFIX = re.compile(rb"^(?:Exif\0\0){1,2}")
 _XMP_NAME = b"tiff:Orientation"
@@ -52,10 +52,11 @@ _XMP = re.compile(_XMP_NAME + rb'(?:="|>)([0-9])')
 
 
 def plain_orientation(tiff: bytes) -> int | None:
-    """The orientation, 1 to 8, in a block of EXIF that all readers take alike. 0: the block names none.
+    """Reads the orientation from an EXIF block of the plain form, which all readers interpret alike.
 
-    tiff: the block behind "Exif", 0, 0. None: the block is not of the plain form. That is the form of an undamaged
-    file: all values lie inside the block, and the orientation is there at most once.
+    The plain form is that of an undamaged file: all values lie inside the block, and the orientation occurs at most
+    once. Returns 1 to 8; 0 if the block has no orientation; None if the block is not of the plain form.
+    tiff: the block after "Exif", 0, 0.
     """
     layouts = _PLAIN_ORDERS.get(tiff[:4])
     if layouts is None:
@@ -86,16 +87,16 @@ def plain_orientation(tiff: bytes) -> int | None:
 
 
 def orientation(exif: bytes | None, xmp: bytes | str | None = None) -> int:
-    """The orientation, 1 to 8, of any EXIF block; 1 where it cannot be read. XMP counts where EXIF names none.
+    """Returns the orientation, 1 to 8, of any EXIF block; 1 if unreadable. XMP is used if EXIF has no orientation.
 
-    exif: with or without "Exif", 0, 0 before it. The bytes of several segments follow one another, as in Pillow.
+    exif: with or without a leading "Exif", 0, 0. Several segments are concatenated, as in Pillow.
     """
     value = None
     tiff = _PREFIX.sub(b"", exif or b"")
     if tiff:
         layouts = _ORDERS.get(tiff[:4])
         if layouts is None or len(tiff) < 8:
-            return 1  # here Pillow gives up, and does not ask XMP
+            return 1  # here Pillow gives up and does not read XMP
         value = _value(tiff, layouts)
     if value is None:
         value = xmp_orientation(xmp)
@@ -103,7 +104,7 @@ def orientation(exif: bytes | None, xmp: bytes | str | None = None) -> int:
 
 
 def _value(tiff: bytes, layouts: _Tag) -> float | None:
-    """The value of the tag as Pillow finds it. None: the tag is missing; 0: it is no number."""
+    """Returns the value of the orientation tag as Pillow reads it. None: the tag is missing; 0: not a number."""
     short, word, entry = layouts
     known, total = set(), 0
     try:
@@ -130,7 +131,7 @@ def _value(tiff: bytes, layouts: _Tag) -> float | None:
 
 
 def _number(data: bytes, kind: int, little: bool) -> float:
-    """The first number of a value. Of a rational one only whole numbers are of interest."""
+    """Returns the first number of a value; for a rational number that is not whole, 0."""
     if kind not in _NUMBERS:
         return 0
     numbers = struct.unpack_from(("<" if little else ">") + _NUMBERS[kind], data)
@@ -141,18 +142,18 @@ def _number(data: bytes, kind: int, little: bool) -> float:
 
 
 def xmp_orientation(xmp: bytes | str | None) -> int:
-    """The first orientation in XMP, whatever it says; 0 where there is none."""
+    """Returns the first orientation in XMP, not checked; 0 if there is none."""
     if not xmp:
         return 0
     data = xmp.encode(errors="replace") if isinstance(xmp, str) else xmp
-    if _XMP_NAME not in data:  # a good deal quicker than the expression
+    if _XMP_NAME not in data:  # much faster than the regular expression
         return 0
     match = _XMP.search(data)
     return int(match[1]) if match else 0
 
 
 def exif_segment(orientation: int) -> bytes:
-    """A segment of a JPEG that says the orientation and nothing else, in the plain form. Empty for 1."""
+    """Makes a JPEG segment in the plain form that contains only the orientation. Empty for orientation 1."""
     if orientation == 1:
         return b""
     tiff = b"MM\0*" + struct.pack(">IHHHIHHI", 8, 1, _ORIENTATION, _SHORT, 1, orientation, 0, 0)

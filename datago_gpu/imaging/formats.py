@@ -1,8 +1,8 @@
-"""Opens a payload with one of Pillow's readers: header first, and pixels only where there are not too many.
+"""Opens a payload with one of Pillow's readers: the header first, and pixels only if there are not too many.
 
-Every format that Pillow decodes by itself, within the process, is taken. Left out are EPS, for which it starts
-Ghostscript, and IPTC, which opens what is inside as any format, EPS among them; FITS, which Pillow 12 unpacks without a
-bound; and those for which it has a header reader only (BUFR, GRIB, HDF5, MPEG, WMF).
+Every format that Pillow decodes by itself, within the process, is supported. Excluded are EPS, for which Pillow starts
+Ghostscript; IPTC, which opens its content as any format, including EPS; FITS, which Pillow 12 unpacks without a limit;
+and formats for which Pillow only reads headers (BUFR, GRIB, HDF5, MPEG, WMF).
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ __all__ = ["Undecodable", "exif_orientation", "open_image"]
 
 
 class Undecodable(Exception):
-    """The payload is no image that can be shown.
+    """Raised if a payload cannot be decoded as an image.
 
-    reason: "empty", "unknown-format", "too-many-pixels" or "undecodable". detail: what was found, or what Pillow said.
-    The text is for a sample that is counted as "undecodable", and does not say that word again.
+    reason: "empty", "unknown-format", "too-many-pixels" or "undecodable". detail: what was found, or Pillow's message.
+    The text describes a sample that is counted as "undecodable", so it does not repeat that word.
     """
 
     def __init__(self, reason: str, detail: str) -> None:
@@ -45,14 +45,14 @@ class Undecodable(Exception):
 
 
 class _Jpeg(JpegImagePlugin.JpegImageFile):
-    """Without the search for a resolution in EXIF, which is of no use here and warns where EXIF is broken."""
+    """Pillow's reader without the search for a resolution in EXIF, which is useless here and warns on broken EXIF."""
 
     def _read_dpi_from_exif(self) -> None:
         pass
 
 
 class _Bmp(BmpImagePlugin.BmpImageFile):
-    """A picture whose alpha is zero throughout is opaque: many programs leave the fourth byte of each pixel at zero."""
+    """Pillow's reader, but an image with alpha 0 everywhere is opaque: many programs leave the fourth byte at 0."""
 
     def load_end(self) -> None:
         super().load_end()
@@ -71,25 +71,25 @@ _COMMON: dict[str, type[ImageFile.ImageFile]] = {
     "JPEG2000": Jpeg2KImagePlugin.Jpeg2KImageFile,
     "AVIF": AvifImagePlugin.AvifImageFile,
 }
-"""Their first bytes tell them for certain."""
+"""Formats that the first bytes identify for certain."""
 
 _TIDIED = {"JPEG": without_short_segments, "PNG": essential}
-"""What makes a payload one that Pillow does not refuse for what says nothing about its pixels."""
+"""Functions that remove metadata for which Pillow would refuse an image."""
 
 _RARE = (
     "BLP", "DIB", "CUR", "PCX", "DCX", "DDS", "FLI", "FTEX", "GBR", "ICNS", "ICO", "MCIDAS", "MSP", "PIXAR", "PSD",
     "QOI", "SGI", "SUN", "XBM", "XPM", "XVTHUMB", "IM", "IMT", "PCD", "SPIDER", "TGA",
 )  # fmt: skip
-"""Tried one after the other; those that have no sign of their own in the first bytes (IM and on) last."""
+"""Formats that are tried one after the other. Those without a signature in the first bytes (from IM on) are last."""
 
 _NOT_THIS_FORMAT = (SyntaxError, IndexError, TypeError, struct.error)
-"""What readers raise where a payload is of another format, says Image.open."""
+"""What readers raise if a payload is of another format, according to Image.open."""
 
 
 def open_image(payload: bytes | memoryview, max_pixels: int) -> ImageFile.ImageFile:
-    """Read the header of an image; its pixels are decoded by `load()`.
+    """Reads the header of an image; `load()` decodes the pixels.
 
-    Image.open would do, but for the formats named above, and for its limit on pixels: a global of Pillow's, which warns
+    Image.open is not used because it opens the excluded formats, and because its pixel limit is a global that warns
     before it raises. Raises Undecodable, and anything that Pillow's readers raise.
     """
     if not payload:
@@ -131,17 +131,17 @@ def _rare(payload: bytes | memoryview) -> ImageFile.ImageFile | None:
 
 
 def exif_orientation(image: ImageFile.ImageFile) -> int:
-    """The orientation, 1 to 8, as `ImageOps.exif_transpose` takes it.
+    """Returns the orientation, 1 to 8, as `ImageOps.exif_transpose` reads it.
 
-    Where a PNG tells it behind its pixels, it counts once they are loaded.
+    If a PNG has the orientation after its pixels, it is found only once the pixels are loaded.
     """
     if image.format == "TIFF":
-        return 1  # its reader turns the pixels itself
+        return 1  # Pillow's TIFF reader turns the pixels itself
     info = image.info
     exif, xmp = info.get("exif"), info.get("XML:com.adobe.xmp") or info.get("xmp")
     if exif is None and (profile := info.get("Raw profile type exif")):
         try:
             exif = bytes.fromhex("".join(profile.split("\n")[3:]))
-        except (ValueError, TypeError, AttributeError):  # metadata: broken, it costs the orientation, not the picture
+        except (ValueError, TypeError, AttributeError):  # broken metadata costs the orientation, not the image
             return 1
     return orientation(exif, xmp)

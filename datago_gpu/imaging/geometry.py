@@ -19,7 +19,7 @@ Region = tuple[float, float, float, float]
 
 
 def bucket_sizes(size: int, ratio: int, min_aspect: float, max_aspect: float) -> list[tuple[int, int]]:
-    """All (height, width) of about `size` x `size` pixels whose sides are multiples of `ratio`, widest last.
+    """Returns all (height, width) of about `size` x `size` pixels whose sides are multiples of `ratio`, widest last.
 
     With p = size // ratio patches a side: for every patch width from ceil(p*sqrt(min_aspect)) to
     floor(p*sqrt(max_aspect)) the height is floor(p*p / width), and likewise for every patch height. Of the sizes
@@ -36,9 +36,9 @@ def bucket_sizes(size: int, ratio: int, min_aspect: float, max_aspect: float) ->
 
 
 class BucketTable:
-    """Finds the bucket of an image. Raises ValueError where the range of aspect ratios holds no bucket.
+    """Finds the bucket of an image. Raises ValueError if the range of aspect ratios contains no bucket.
 
-    The ratios compared are the ones rounded to three decimals, as in datago.
+    As in datago, the buckets' aspect ratios are rounded to three decimals before they are compared.
     """
 
     def __init__(self, size: int, ratio: int, min_aspect: float, max_aspect: float) -> None:
@@ -50,7 +50,7 @@ class BucketTable:
         self._aspects = [round(width / height, 3) for height, width in self.sizes]
 
     def nearest(self, height: int, width: int) -> tuple[int, int]:
-        """The (height, width) of the bucket nearest in aspect ratio to an image; a tie goes to the wider one."""
+        """Returns the (height, width) of the bucket with the nearest aspect ratio; in a tie, the wider bucket."""
         aspect = width / height
         after = bisect_left(self._aspects, aspect)
         if after == 0:
@@ -62,9 +62,9 @@ class BucketTable:
 
 
 def cover_region(height: int, width: int, target: Size) -> Region:
-    """(top, left, height, width) of the centred region of an image that fills `target` (height, width) when scaled.
+    """Returns the centred region (top, left, height, width) of an image that fills `target` (height, width) if scaled.
 
-    In pixels of the image, not rounded, never outside it.
+    The region is in pixels of the image, not rounded, and never outside the image.
     """
     scale = max(target[0] / height, target[1] / width)
     high, wide = min(target[0] / scale, float(height)), min(target[1] / scale, float(width))
@@ -72,5 +72,5 @@ def cover_region(height: int, width: int, target: Size) -> Region:
 
 
 def whole(height: int, width: int) -> Region:
-    """The region that is all of an image."""
+    """Returns the region that covers the whole image."""
     return 0.0, 0.0, float(height), float(width)

@@ -1,10 +1,10 @@
 """Reads the header of an encoded image without decoding it: about 4 us for a JPEG.
 
-Knows JPEG, PNG and WebP, the formats that decoders get as they are. A library that reads headers (Pillow) takes ten
-times as long, which at thousands of samples a second on the feeder's one thread is the difference between keeping up
-and not; and it does not tell what we need: whether the end is there, how many components, arithmetic coding.
+Supports JPEG, PNG and WebP, the formats that decoders get unchanged. Pillow takes ten times as long to read a header,
+too long for thousands of samples per second on the feeder's one thread. It also does not report what we need: whether
+the end marker is there, the number of components, arithmetic coding.
 
-Anything unusual (alpha, 16 bits, CMYK, no end marker, another format) is `plain=False`: Pillow decides about it.
+Anything unusual (alpha, 16 bits, CMYK, no end marker, another format) is `plain=False`: Pillow must check the image.
 """
 
 from __future__ import annotations
@@ -34,25 +34,25 @@ _EXIF = b"Exif\0\0"
 _XMP = b"http://ns.adobe.com/xap/1.0/\0"
 
 _MOST_SEGMENTS = 1000
-"""A large colour profile takes 255. A payload of nothing else would hold up the feeder's loop for seconds."""
+"""A large colour profile takes 255 segments. A payload of nothing but segments would block the feeder for seconds."""
 
 _LARGEST = 2**31 - 1
-"""Pixels of a side of a PNG, by its specification. DALI takes more for a negative number."""
+"""Maximum height and width of a PNG, by its specification. DALI reads larger values as negative numbers."""
 
 _Span = tuple[int, int]
 
 
 class Header(Struct, frozen=True):
-    """What a header says. Sizes are as stored, in pixels, before `orientation`."""
+    """The content of a header. Sizes are in pixels as stored, before `orientation` is applied."""
 
     height: int
     width: int
     orientation: int = 1
     """EXIF orientation, 1 to 8; 1 is upright."""
     plain: bool = True
-    """The decoders take the payload, once `tidy` has been at it. Otherwise Pillow has to look at it."""
+    """True if decoders accept the payload after `tidy`. Otherwise Pillow must check the image."""
     odd_exif: tuple[_Span, ...] = ()
-    """What to take out of a JPEG from which DALI might read another orientation: where each segment begins and ends."""
+    """(begin, end) of JPEG segments from which DALI might read another orientation. `tidy` removes them."""
 
     @property
     def upright_size(self) -> tuple[int, int]:
@@ -60,7 +60,7 @@ class Header(Struct, frozen=True):
         return (self.width, self.height) if self.orientation > 4 else (self.height, self.width)
 
     def tidy(self, payload: bytes) -> bytes:
-        """The payload, or a copy of it with one plain EXIF segment in place of the odd ones."""
+        """Returns the payload, or a copy with one plain EXIF segment in place of the odd ones."""
         if not self.odd_exif:
             return payload
         source, at = memoryview(payload), self.odd_exif[0][0]
@@ -75,7 +75,7 @@ _UNKNOWN = Header(0, 0, plain=False)
 
 
 def read_header(payload: bytes) -> Header:
-    """Look at an encoded image. Where the format is not known or the header is broken, all but `plain` is empty."""
+    """Reads the header of an encoded image. For an unknown format or a broken header, the sizes are 0."""
     try:
         if payload.startswith(b"\xff\xd8"):
             return _jpeg(payload)
@@ -89,7 +89,7 @@ def read_header(payload: bytes) -> Header:
 
 
 def _jpeg(payload: bytes) -> Header:
-    """Segments up to the first scan: ITU-T T.81, annex B."""
+    """Reads the segments up to the first scan: ITU-T T.81, annex B."""
     at, kind, height, width, common = 2, 0, 0, 0, False
     exifs: list[_Span] = []
     xmps: list[_Span] = []
@@ -120,7 +120,7 @@ def _jpeg(payload: bytes) -> Header:
 
 
 def _jpeg_orientation(payload: bytes, exifs: list[_Span], xmps: list[_Span]) -> tuple[int, tuple[_Span, ...]]:
-    """The orientation, and `Header.odd_exif`."""
+    """Returns the orientation and `Header.odd_exif`."""
     if not exifs and not xmps:
         return 1, ()
     plain = None if exifs else 0
@@ -129,18 +129,18 @@ def _jpeg_orientation(payload: bytes, exifs: list[_Span], xmps: list[_Span]) -> 
         plain = plain_orientation(payload[begin + 10 : end])
     if plain:
         return plain, ()
-    # As Pillow has it, of several segments of XMP the last one counts, and those of EXIF are one block.
+    # As in Pillow, the last of several XMP segments counts, and several EXIF segments form one block.
     xmp = payload[xmps[-1][0] + 4 + len(_XMP) : xmps[-1][1]] if xmps else b""
     exif = b"".join(payload[begin + 10 : end] for begin, end in exifs)
     turned = orientation(_EXIF + exif, xmp)
     if plain == 0 and turned == 1:
         return 1, ()
-    # An empty piece of the file stands for EXIF that is not there.
+    # If there is no EXIF, an empty span marks the place for a new segment.
     return turned, tuple(exifs) or ((xmps[0][0], xmps[0][0]),)
 
 
 def _png(payload: bytes) -> Header:
-    """IHDR, and whether another chunk, before or behind the pixels, changes how they look."""
+    """Reads IHDR, and checks whether another chunk, before or after the pixels, changes how they look."""
     if payload[8:16] != b"\0\0\0\x0dIHDR":
         return _UNKNOWN
     width, height, depth, colour = _IHDR.unpack_from(payload, 16)
@@ -159,7 +159,7 @@ def _shows_as_stored(payload: bytes) -> bool:
 
 
 def _webp(payload: bytes) -> Header:
-    """The first chunk: RFC 9649, sections 2.5 to 2.7. Alpha, animation, EXIF and XMP that turns are left to Pillow."""
+    """Reads the first chunk: RFC 9649, sections 2.5 to 2.7. Alpha, animation and orientations are left to Pillow."""
     kind = payload[12:16]
     whole = int.from_bytes(payload[4:8], "little") + 8 <= len(payload)
     if kind == b"VP8 ":

@@ -1,7 +1,7 @@
-"""The quick way for colour JPEGs, nearly all of what is loaded: libjpeg-turbo by simplejpeg, three bytes a pixel.
+"""The fast path for colour JPEGs, the most common images: simplejpeg (libjpeg-turbo), with three bytes per pixel.
 
-Pillow gives the very same pixels, by the same library, but takes 40 us more of Python for each image, and keeps a
-fourth byte for each pixel, which is written, scaled and taken out again. Whatever is unusual is left to it.
+Pillow returns the same pixels with the same library. But Pillow spends 40 us more in Python per image, and stores a
+fourth byte per pixel that must be written, scaled and removed again. Unusual JPEGs are left to Pillow.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from datago_gpu.imaging.scaling import scale_array, shrinkage
 
 try:
     import simplejpeg
-except ImportError:  # there is no wheel for this platform: Pillow decodes all, a tenth slower
+except ImportError:  # no wheel for this platform: Pillow decodes everything, 10% slower
     simplejpeg = None
 
 __all__ = ["render_jpeg"]
@@ -28,9 +28,10 @@ _COLOURS = ("YCbCr", "RGB")
 def render_jpeg(
     payload: memoryview, region: Region, orientation: int, target: Size | None, *, draft: bool, max_pixels: int
 ) -> NDArray[np.uint8] | None:
-    """Pixels (H, W, 3) as `pixels.render` gives them, contiguous, maybe read-only. None: Pillow has to look at it.
+    """Returns the same pixels as `pixels.render`: (H, W, 3), contiguous, maybe read-only. None if Pillow must decode.
 
-    That is so for what is no JPEG, gray, CMYK, above `max_pixels`, or damaged in the least. Safe on any thread.
+    That is the case for other formats and for JPEGs that are gray, CMYK, above `max_pixels` or damaged in any way. Safe
+    on any thread.
     """
     if simplejpeg is None or bytes(payload[:2]) != b"\xff\xd8":
         return None
@@ -48,7 +49,7 @@ def render_jpeg(
         pixels = simplejpeg.decode_jpeg(payload, "RGB", **least)
     except MemoryError:
         raise
-    except Exception:  # simplejpeg raises ValueError for what libjpeg warns of, and KeyError for 4:4:1
+    except Exception:  # simplejpeg raises ValueError for libjpeg's warnings, KeyError for 4:4:1
         return None
     scaled: NDArray[Any] = scale_array(pixels, box, divisor, size)
     return np.ascontiguousarray(upright_array(scaled, orientation))

@@ -1,6 +1,7 @@
-"""Masks of more than 8 bits on their way from the feeder to the decoder: numbers as they are, cut and scaled already.
+"""The payload format of masks with more than 8 bits, from the feeder to the decoder: numbers, cropped and scaled.
 
-No picture format holds all of them, and DALI would scale 16 bits to 8. A payload is a head of 16 bytes and the pixels.
+No image format holds all of these masks, and DALI would scale 16 bits to 8. A payload is a header of 16 bytes, then the
+pixels.
 """
 
 from __future__ import annotations
@@ -18,22 +19,22 @@ _LENGTH = 16
 
 
 def pack_labels(numbers: NDArray[Any]) -> bytes:
-    """Make the payload of a mask: (H, W), uint16 or int32."""
+    """Makes the payload of a mask (H, W), uint16 or int32."""
     return f"labels {numbers.dtype.name:8}\n".encode() + numbers.tobytes()
 
 
 def holds_labels(payload: NDArray[np.uint8]) -> bool:
-    """Whether a payload comes from `pack_labels`."""
+    """Returns whether a payload was made by `pack_labels`."""
     return payload[:_LENGTH].tobytes() in _HEADS
 
 
 def unpack_labels(payload: NDArray[np.uint8], height: int, width: int) -> NDArray[Any] | None:
-    """The numbers (H, W, 1) of a payload, a view of it; None for any other payload."""
+    """Returns the numbers (H, W, 1) of a payload as a view; None for any other payload."""
     dtype = _HEADS.get(payload[:_LENGTH].tobytes())
     return None if dtype is None else payload[_LENGTH:].view(dtype).reshape(height, width, 1)
 
 
 def widest_dtype(payloads: Sequence[NDArray[np.uint8]]) -> np.dtype[Any]:
-    """What holds the masks of all payloads: uint8, or uint16 or int32 where one of them needs that."""
+    """Returns the dtype that holds the masks of all payloads: uint8, or uint16 or int32 if one of them needs it."""
     found = {_HEADS.get(payload[:_LENGTH].tobytes(), np.dtype(np.uint8)) for payload in payloads}
     return np.result_type(np.uint8, *found)

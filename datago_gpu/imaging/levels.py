@@ -1,4 +1,4 @@
-"""What is made of the pixels of one image: a picture of 8 bits, RGB or gray, or a mask."""
+"""Converts the pixels of one image to 8 bits: RGB or gray, or a mask."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from datago_gpu.imaging.deep import deep_pixels, gray_levels, is_deep
 __all__ = ["mask_levels", "picture_levels"]
 
 _GRAY = (128, 128, 128, 255)
-"""What shows through transparent pixels, as in datago."""
+"""Background of transparent pixels, as in datago."""
 _STRIP_PIXELS = 256 * 1024
 
 
 def picture_levels(image: ImageFile.ImageFile) -> Image.Image:
-    """Decode an image, not loaded yet, to RGB of 8 bits, or to L for gray, which scales in a third of the time."""
+    """Decodes an image that is not loaded yet to 8-bit RGB, or to L if gray, which scales in a third of the time."""
     if "transparency" in image.info and is_deep(image):
-        return _over_gray(_upper_bits(deep_pixels(image)))  # Pillow compares pixels of 8 bits with a level of 16
+        # Pillow would compare 8-bit pixels with the 16-bit transparent level.
+        return _over_gray(_upper_bits(deep_pixels(image)))
     image.load()
     if image.mode in ("RGB", "L") and "transparency" not in image.info:
         return image
@@ -26,18 +27,18 @@ def picture_levels(image: ImageFile.ImageFile) -> Image.Image:
         return _over_gray(image)
     if image.mode.startswith("I"):
         return _upper_bits(gray_levels(image)[:, :, None])
-    # Floating-point pixels have no range that is agreed on: they are taken as levels, and clipped, as Pillow does it.
+    # Floating-point pixels have no agreed range: they are used as levels from 0 to 255 and clipped, as in Pillow.
     return image.convert("L" if image.mode in ("1", "F") else "RGB")
 
 
 def mask_levels(image: ImageFile.ImageFile) -> Image.Image:
-    """Decode a mask to mode L: the numbers of a coloured palette (class labels), else the brightness in 8 bits."""
+    """Decodes a mask to mode L: the indices of a coloured palette (class labels), else the brightness in 8 bits."""
     image.load()
     if image.mode == "P" and not _has_gray_palette(image):
         return Image.frombytes("L", image.size, image.tobytes())
     if image.mode.startswith("I"):
         return _upper_bits(gray_levels(image)[:, :, None])
-    if image.mode == "La":  # Pillow divides by alpha on the way to LA only
+    if image.mode == "La":  # Pillow divides by alpha only when it converts to LA
         return image.convert("LA").convert("L")
     return image if image.mode == "L" else image.convert("L")
 
@@ -48,7 +49,7 @@ def _has_gray_palette(image: Image.Image) -> bool:
 
 
 def _over_gray(image: Image.Image) -> Image.Image:
-    """In strips: a large picture at once would take 16 bytes a pixel, not 8."""
+    """Blends an image over gray, in strips: a large image at once would need 16 bytes per pixel, not 8."""
     width, height = image.size
     rows = max(1, _STRIP_PIXELS // width)
     if rows >= height:
@@ -65,7 +66,7 @@ def _blended(image: Image.Image) -> Image.Image:
 
 
 def _upper_bits(pixels: NDArray[np.uint16]) -> Image.Image:
-    """Pixels (H, W, C) of 16 bits as a picture of 8. Gray is rounded; colours keep the upper byte, as in Pillow."""
+    """Converts 16-bit pixels (H, W, C) to 8 bits. Gray is rounded; colours keep the upper byte, as in Pillow."""
     if pixels.shape[2] >= 3:
         return Image.fromarray((pixels >> 8).astype(np.uint8))
     wide = pixels.astype(np.uint32)

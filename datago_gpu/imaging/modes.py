@@ -1,4 +1,4 @@
-"""The channels and depth that an image has by itself, as datago tells them."""
+"""Finds the channels that an image has by itself, by datago's rules."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ __all__ = ["as_own", "own_mode"]
 
 
 def own_mode(image: ImageFile.ImageFile) -> str:
-    """ "L", "LA", "RGB" or "RGBA": what the image is delivered as. Reads no pixels.
+    """Returns the mode in which the image is delivered: "L", "LA", "RGB" or "RGBA". Reads no pixels.
 
-    Palettes are what they stand for; a GIF has an alpha channel in any case. CMYK and other spaces become RGB.
+    Palettes are resolved to their colours. A GIF always has an alpha channel. CMYK and other colour spaces become RGB.
     """
     if image.format == "GIF":
         return "RGBA"
@@ -23,7 +23,7 @@ def own_mode(image: ImageFile.ImageFile) -> str:
 
 
 def as_own(image: Image.Image) -> Image.Image:
-    """Decode an image of 8 bits, and convert it to its own mode."""
+    """Decodes an 8-bit image and converts it to its own mode (see `own_mode`)."""
     assert isinstance(image, ImageFile.ImageFile)
     mode = own_mode(image)  # before loading, which may change it
     image.load()

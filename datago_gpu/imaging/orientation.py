@@ -1,4 +1,4 @@
-"""EXIF orientation: where a region lies in the pixels as stored, and how they are turned to be displayed."""
+"""Applies EXIF orientations: maps regions to the stored pixels, and turns pixels upright."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _FLIPPED = {2: (False, True), 3: (True, True), 4: (True, False), 6: (False, True), 7: (True, True), 8: (True, False)}
-"""EXIF orientation -> whether the displayed picture runs against the stored one, vertically and horizontally."""
+"""EXIF orientation -> whether the displayed image is reversed against the stored one, (vertically, horizontally)."""
 
 
 def stored_box(region: Region, orientation: int, stored: Size) -> Region:
-    """A region of the picture as displayed in the coordinates of the pixels as stored, (height, width) in all."""
+    """Converts a region from displayed to stored coordinates. stored: (height, width) of the image as stored."""
     top, left, height, width = map(float, region)
     displayed = stored if orientation < 5 else (stored[1], stored[0])
     upside_down, mirrored = _FLIPPED.get(orientation, (False, False))
@@ -37,12 +37,12 @@ def stored_box(region: Region, orientation: int, stored: Size) -> Region:
 
 
 def upright_image(image: Image.Image, orientation: int) -> Image.Image:
-    """A picture as it is to be displayed."""
+    """Returns the image as it must be displayed."""
     return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
 
 
 def upright_array(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
-    """The same for an array (H, W, C), of which it is a view."""
+    """Does the same for an array (H, W, C). Returns a view."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.swapaxes(0, 1)
     if orientation in (2, 3, 6, 7):

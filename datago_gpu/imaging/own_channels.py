@@ -1,4 +1,4 @@
-"""Images with the channels and the depth that they have by themselves, upright, cut and scaled."""
+"""Renders images with their own channels and bit depth: upright, cropped and scaled."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["header_of_own", "is_rgb8", "render_own"]
 
 
 def is_rgb8(payload: bytes | memoryview, max_pixels: int) -> bool:
-    """Whether an image is RGB with 8 bits by itself. Raises Undecodable."""
+    """Returns whether the image itself is 8-bit RGB. Raises Undecodable."""
     with translated_errors():
         return _is_rgb8(open_image(payload, max_pixels))
 
@@ -35,9 +35,9 @@ def _is_rgb8(image: ImageFile.ImageFile) -> bool:
 def header_of_own(
     payload: bytes, max_pixels: int, memory: Allowance | None = None
 ) -> tuple[tuple[int, int], int] | None:
-    """(height, width) as displayed and EXIF orientation of an image that is not RGB with 8 bits; None for one that is.
+    """Returns (height, width) as displayed, and EXIF orientation, of an image that is not 8-bit RGB; else None.
 
-    Reads pixels of few images only, for which it takes of the memory. Raises Undecodable.
+    Decodes the pixels of a few kinds of images only, and reserves memory for them. Raises Undecodable.
     """
     with translated_errors():
         image = open_image(payload, max_pixels)
@@ -45,15 +45,15 @@ def header_of_own(
             return None
         if image.format == "TIFF" or (image.format == "PNG" and may_turn_late(payload)):
             with taken(memory, decoding_bytes(payload, image.height, image.width, own=True)):
-                image.load()  # turns a TIFF, and reads what stands behind the pixels of a PNG
+                image.load()  # turns a TIFF, and reads the chunks after the pixels of a PNG
                 header = _header(image)
-                del image  # its pixels
+                del image  # frees the pixels
             return header
         return _header(image)
 
 
 def _header(image: ImageFile.ImageFile) -> tuple[Size, int]:
-    """(height, width) as displayed, and EXIF orientation."""
+    """Returns (height, width) as displayed, and EXIF orientation."""
     orientation = exif_orientation(image)
     return (image.height, image.width) if orientation < 5 else (image.width, image.height), orientation
 
@@ -61,17 +61,17 @@ def _header(image: ImageFile.ImageFile) -> tuple[Size, int]:
 def render_own(
     payload: memoryview, region: Region, orientation: int, target: Size | None, *, draft: bool, max_pixels: int
 ) -> NDArray[Any]:
-    """Decode one image, upright: `region` scaled to `target`, or all of it where `target` is None.
+    """Decodes one image, upright: `region` scaled to `target`, or the whole image if `target` is None.
 
-    (H, W, C) with C = 1 (gray), 2, 3 or 4 (with alpha), uint8, or uint16 for an image of 16 bits a channel. See
-    `pixels.render` for the rest. Raises Undecodable. Safe on any thread.
+    Returns (H, W, C) with C = 1 (gray), 2, 3 or 4 (with alpha), uint8, or uint16 for an image of 16 bits per channel.
+    See `pixels.render` for the arguments. Raises Undecodable. Safe on any thread.
     """
     with translated_errors():
         image = open_image(payload, max_pixels)
         if is_deep(image):
             return _show_deep(deep_pixels(image), region, orientation, target)
         picture = show(image, region, orientation, target, draft=draft, own=True)
-        # A copy that can be written, three times as quick as np.array(picture), which goes through pieces of 64 KiB.
+        # A writable copy, three times as fast as np.array(picture), which copies in pieces of 64 KiB.
         flat = np.frombuffer(bytearray(picture.tobytes()), np.uint8)
         return flat.reshape(picture.height, picture.width, -1)
 
@@ -80,4 +80,4 @@ def _show_deep(pixels: NDArray[np.uint16], region: Region, orientation: int, tar
     if target is not None:
         box = stored_box(region, orientation, (pixels.shape[0], pixels.shape[1]))
         pixels = scale_array(pixels, box, 1, target if orientation < 5 else (target[1], target[0]))
-    return upright_array(pixels, orientation).copy()  # which can be written
+    return upright_array(pixels, orientation).copy()  # a writable array

@@ -1,7 +1,7 @@
-"""One encoded image -> upright RGB pixels of one region, with Pillow and cykooz-resizer.
+"""Renders one region of one encoded image as upright RGB pixels, with Pillow and cykooz-resizer.
 
-The Pillow back end uses it for every image; the feeder uses `to_ppm` for the payloads that DALI cannot decode, or would
-render otherwise than we promise. It knows nothing of batches, threads or DALI.
+The Pillow back end uses this module for every image. The feeder uses `to_ppm` for payloads that DALI cannot decode, or
+would render differently from our specification. This module knows nothing about batches, threads or DALI.
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ __all__ = [
 ]
 
 View = Callable[[int, int], tuple[Region, Size | None]]
-"""(height, width) of an image as displayed -> what is to be seen, and the size to scale that to; None: its own size."""
+"""(height, width) of an image as displayed -> the region to show, and the size to scale it to (None: not scaled)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Converted:
-    """An image as decoders take it, and what was taken from it."""
+    """An image converted to a payload for the decoders, and the region that it shows."""
 
     payload: bytes
-    """A binary PPM: upright, RGB, 8 bits. Or the numbers of a deep mask: see labels.py."""
+    """A binary PPM (upright, RGB, 8 bits), or the numbers of a deep mask (see labels.py)."""
     size: tuple[int, int]
-    """Height and width of the payload's picture."""
+    """Height and width of the image in the payload."""
     original_size: tuple[int, int]
     """Height and width of the whole image as displayed."""
     crop: Region
@@ -58,7 +58,7 @@ class Converted:
 
 
 def ppm_bytes(payload: bytes, max_pixels: int) -> int:
-    """What `to_ppm` makes of a whole image, by its header; 0 where it makes nothing of it."""
+    """Returns the number of bytes of `to_ppm` for a whole image, from its header; 0 if it cannot be decoded."""
     try:
         with translated_errors():
             image = open_image(payload, max_pixels)
@@ -76,12 +76,12 @@ def to_ppm(
     deep: bool = False,
     memory: Allowance | None = None,
 ) -> Converted:
-    """Decode any image that Pillow knows to a PPM; what is transparent shows mid-gray.
+    """Decodes any image that Pillow supports to a PPM. Transparent pixels become mid-gray.
 
-    max_pixels: of the header; images with more are not decoded.
+    max_pixels: images with more pixels, according to the header, are not decoded.
     mask: "nearest" or "lanczos" for a mask, which becomes gray.
-    deep: a gray mask of more than 8 bits keeps its numbers, and is scaled by "nearest".
-    memory: what decoding may take; None: what it wants.
+    deep: a gray mask of more than 8 bits keeps its numbers, and is scaled with "nearest".
+    memory: the memory limit for decoding; None: no limit.
     Raises Undecodable. Safe on any thread.
     """
     with translated_errors():
@@ -89,12 +89,12 @@ def to_ppm(
         whole = view(image.height, image.width)[1] is None
         with taken(memory, decoding_bytes(payload, image.height, image.width, whole=whole)):
             converted = _converted(image, view, mask, deep=deep)
-            del image  # its pixels
+            del image  # frees the pixels
         return converted
 
 
 def _converted(image: ImageFile.ImageFile, view: View, mask: str, *, deep: bool) -> Converted:
-    # Pixels before EXIF: where Pillow fails within getexif(), as of a PNG, the next load() returns what there is.
+    # Pixels before EXIF: if Pillow fails within getexif(), for example on a PNG, the next load() returns partial data.
     numbers = label_numbers(image) if deep and is_deep(image) else None
     if numbers is not None:
         return _as_labels(numbers, exif_orientation(image), view)
@@ -111,7 +111,7 @@ def _converted(image: ImageFile.ImageFile, view: View, mask: str, *, deep: bool)
 
 
 def _as_labels(numbers: NDArray[Any], orientation: int, view: View) -> Converted:
-    """numbers: (H, W) as stored."""
+    """Converts a deep mask. numbers: (H, W) as stored."""
     stored = (numbers.shape[0], numbers.shape[1])
     size = _displayed(stored, orientation)
     region, target = view(*size)
@@ -124,12 +124,12 @@ def _as_labels(numbers: NDArray[Any], orientation: int, view: View) -> Converted
 
 
 def _displayed(stored: Size, orientation: int) -> Size:
-    """A size (height, width) as stored -> as displayed, or the other way round."""
+    """Converts a size (height, width) from stored to displayed, or from displayed to stored."""
     return stored if orientation < 5 else (stored[1], stored[0])
 
 
 def as_ppm(image: Image.Image) -> bytes:
-    """An image, RGB or gray, as a binary PPM."""
+    """Returns an image, RGB or gray, as a binary PPM."""
     return b"P6\n%d %d\n255\n" % image.size + _rgb(image).tobytes()
 
 
@@ -143,12 +143,12 @@ def render(
     max_pixels: int,
     mask: str = "",
 ) -> Image.Image:
-    """Decode one image, upright: `region` scaled to `target`, or all of it where `target` is None.
+    """Decodes one image, upright: `region` scaled to `target`, or the whole image if `target` is None.
 
-    In mode RGB; or in mode L with `mask`, which is then the filter: "nearest" or "lanczos".
+    Returns mode RGB; or mode L with `mask`, which names the filter: "nearest" or "lanczos".
 
-    orientation: the EXIF orientation, 1 to 8; the image's own is not read again.
-    draft: decode a JPEG at 1/2, 1/4 or 1/8 where the region shrinks at least as much.
+    orientation: the EXIF orientation, 1 to 8; it is not read from the image again.
+    draft: decode a JPEG at 1/2, 1/4 or 1/8 of its size if the region shrinks at least as much.
     Raises Undecodable. Safe on any thread.
     """
     with translated_errors():
@@ -165,9 +165,9 @@ def render_array(
     max_pixels: int,
     mask: str = "",
 ) -> NDArray[np.uint8]:
-    """What `render` shows as an array (H, W, 3), or (H, W, 1) for a mask: contiguous, maybe read-only.
+    """Returns the result of `render` as an array (H, W, 3), or (H, W, 1) for a mask: contiguous, maybe read-only.
 
-    The quicker of the two. Raises Undecodable. Safe on any thread.
+    This is faster than `render`. Raises Undecodable. Safe on any thread.
     """
     if not mask:
         with translated_errors():
@@ -175,16 +175,16 @@ def render_array(
         if pixels is not None:
             return pixels
     picture = render(payload, region, orientation, target, draft=draft, max_pixels=max_pixels, mask=mask)
-    # Pillow keeps 4 bytes a pixel; numpy drops the fourth ten times as slowly as tobytes().
+    # Pillow stores 4 bytes per pixel; numpy is ten times as slow as tobytes() at removing the fourth.
     return np.frombuffer(picture.tobytes(), np.uint8).reshape(picture.height, picture.width, -1)
 
 
 @contextmanager
 def translated_errors() -> Iterator[None]:
-    """The one place where Pillow's exceptions become ours.
+    """Converts all of Pillow's exceptions to Undecodable. No other place does this.
 
     Pillow's readers raise nearly anything on a hostile file: OSError, SyntaxError, struct.error, KeyError, ...
-    A lack of memory is not the image's fault: MemoryError passes.
+    MemoryError passes unchanged, because a lack of memory is not the image's fault.
     """
     try:
         yield
@@ -204,9 +204,9 @@ def show(
     mask: str = "",
     own: bool = False,
 ) -> Image.Image:
-    """The region, cut and scaled as it is stored and turned upright when it is small.
+    """Crops and scales the region as stored, then turns it upright, when it is small.
 
-    own: in the image's own mode, of 8 bits; else RGB, or gray for a mask.
+    own: return the image in its own 8-bit mode; else RGB, or gray for a mask.
     """
     levels = mask_levels if mask else as_own if own else picture_levels
     finish = _same if mask or own else _rgb
@@ -219,7 +219,7 @@ def show(
 
 
 def _draft(image: ImageFile.ImageFile, box: Region, size: Size) -> int:
-    """Have a JPEG decoded smaller where the box is at least twice `size` in both directions; the divisor used."""
+    """Makes Pillow reduce a JPEG if the box is at least twice `size` in both directions. Returns the divisor."""
     divisor = shrinkage(box, size)
     if divisor > 1:
         image.draft(None, (image.width // divisor, image.height // divisor))

@@ -1,4 +1,4 @@
-"""PNG for Pillow: without the chunks that say nothing about the pixels, which Pillow is strict about."""
+"""Prepares PNGs for Pillow: removes chunks that do not affect the pixels, because Pillow refuses images over them."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ _ANCILLARY = 0x20
 """Bit of the first letter of a chunk's name: PNG specification, section 5.4."""
 _COLOUR_TYPE = 25
 _SHORTEST_TRNS = {0: 2, 2: 6}
-"""Colour type -> bytes that a tRNS chunk needs at the least."""
+"""Colour type -> minimum number of bytes of a tRNS chunk."""
 _MOST_KEPT = 16
-"""Ancillary chunks; one of each kind is usual. Pillow unpacks 1 MiB of a text, and refuses a picture with 64 MiB."""
+"""Maximum number of ancillary chunks kept; one of each type is usual. Pillow unpacks up to 1 MiB of each text, and
+refuses an image with 64 MiB of them."""
 _LEVELS = {"L;2": 3, "L;4": 15}
 
 
 def essential(payload: bytes | memoryview) -> bytes | memoryview:
-    """Leave out the chunks of a PNG that do not change how it looks, and those that are damaged.
+    """Removes the chunks of a PNG that do not change how it looks, and ancillary chunks that are damaged.
 
-    Pillow refuses a picture whose text is too long, whose checksum of a profile is wrong, or whose resolution is cut
-    short. Decoders that are in wide use pass over such chunks. What stays: the critical chunks as they are, tRNS
-    (transparency), and what tells the orientation, where Pillow can take it and its checksum is right.
+    Pillow refuses an image if a text is too long, the checksum of a profile is wrong, or the resolution is truncated.
+    Widely used decoders ignore such chunks. Kept are all critical chunks, and tRNS (transparency) and orientation
+    chunks that Pillow can read and whose checksum is right.
     """
     view, pieces, kept, left = memoryview(payload), [], 0, _MOST_KEPT
     try:
@@ -39,12 +40,12 @@ def essential(payload: bytes | memoryview) -> bytes | memoryview:
                 pieces.append(view[kept : begin - 8])
                 kept = end + 4
     except struct.error:
-        pass  # it ends early: Pillow refuses it
+        pass  # the payload ends early: Pillow refuses it
     return b"".join((*pieces, view[kept:])) if pieces else payload
 
 
 def _counts(view: memoryview, name: bytes, begin: int, end: int) -> bool:
-    """Whether an ancillary chunk is to be kept."""
+    """Returns whether to keep an ancillary chunk."""
     data = bytes(view[begin:end])
     if name == b"tRNS":
         fits = len(data) >= _SHORTEST_TRNS.get(view[_COLOUR_TYPE], 0)
@@ -54,7 +55,7 @@ def _counts(view: memoryview, name: bytes, begin: int, end: int) -> bool:
 
 
 def _unpacks(name: bytes, data: bytes) -> bool:
-    """Whether Pillow takes a chunk that tells the orientation: one that is compressed may be too long, or odd."""
+    """Returns whether Pillow can read an orientation chunk: a compressed one may be too long or broken."""
     _, _, rest = data.partition(b"\0")
     if name == b"zTXt":
         method, packed = rest[:1], rest[1:]
@@ -71,11 +72,11 @@ def _unpacks(name: bytes, data: bytes) -> bool:
 
 
 class Png(PngImagePlugin.PngImageFile):
-    """Pillow's reader, which takes the transparent level of gray as stored, and the pixels scaled to 8 bits."""
+    """Pillow's reader with a fix for gray: it scales pixels to 8 bits, but leaves the transparent level as stored."""
 
     def _open(self) -> None:
         super()._open()
         level = self.info.get("transparency")
         if self.mode == "L" and isinstance(level, int):
             highest = _LEVELS.get(str(self.tile[0].args), 255)
-            self.info["transparency"] = (level & highest) * 255 // highest  # higher bits are to be ignored
+            self.info["transparency"] = (level & highest) * 255 // highest  # higher bits must be ignored

@@ -1,4 +1,4 @@
-"""Cuts and scales pixels in one pass: the one file that calls cykooz-resizer. Safe on any thread."""
+"""Crops and scales pixels in one pass. The only file that calls cykooz-resizer. Safe on any thread."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ _of_thread = threading.local()
 
 
 def shrinkage(box: Region, size: Size) -> int:
-    """At what divisor (8, 4, 2 or 1) a JPEG may be decoded whose `box` is then scaled to `size`: without enlarging."""
+    """Returns by how much (8, 4, 2 or 1) a JPEG may be reduced when decoded, so that `box` still covers `size`."""
     shrink = min(box[2] / size[0], box[3] / size[1])
     return next((divisor for divisor in (8, 4, 2) if shrink >= divisor), 1)
 
 
 def scale_image(image: Image.Image, box: Region, divisor: int, size: Size, name: str) -> Image.Image:
-    """Cut a box (in pixels before the division by `divisor`) and scale it to `size`. name: "lanczos" or "nearest"."""
+    """Crops a box (in pixels before division by `divisor`) and scales it to `size`. name: "lanczos" or "nearest"."""
     options = _options(box, divisor, (image.height, image.width), size, name)
     if options is None:
         return image
-    if image.mode == "LA":  # which the resizer does not know
+    if image.mode == "LA":  # the resizer does not support LA
         return scale_image(image.convert("RGBA"), box, divisor, size, name).convert("LA")
     result = Image.new(image.mode, (size[1], size[0]))
     _resizer().resize_pil(image, result, options)
@@ -47,10 +47,9 @@ def scale_image(image: Image.Image, box: Region, divisor: int, size: Size, name:
 
 
 def scale_array(pixels: NDArray[Any], box: Region, divisor: int, size: Size, name: str = "lanczos") -> NDArray[Any]:
-    """The same for an array (H, W, C): uint8 with C = 3, uint16, or int32 with C = 1. The result may be read-only.
+    """Does the same for an array (H, W, C): uint8 with C = 3, uint16, or int32 with C = 1. The result may be read-only.
 
-    All of it is copied to the resizer, which looks beyond the edges of the box; leaving out the rest saves next to
-    nothing.
+    The whole array is copied to the resizer, which reads pixels outside of the box. Copying less saves almost nothing.
     """
     height, width, channels = pixels.shape
     alpha = channels in (2, 4)
@@ -66,9 +65,9 @@ def scale_array(pixels: NDArray[Any], box: Region, divisor: int, size: Size, nam
 def _options(
     box: Region, divisor: int, within: Size, size: Size, name: str, *, alpha: bool = False
 ) -> ResizeOptions | None:
-    """None where nothing is to be cut or scaled."""
+    """Returns the options of the resizer, or None if nothing is to be cropped or scaled."""
     top, left = max(box[0] / divisor, 0.0), max(box[1] / divisor, 0.0)
-    # Rounding may have put the far edges a hair outside.
+    # Rounding may have put the far edges slightly outside.
     high, wide = min(box[2] / divisor, within[0] - top), min(box[3] / divisor, within[1] - left)
     if (top, left, high, wide) == (0.0, 0.0, *size) and within == size:
         return None
@@ -76,7 +75,7 @@ def _options(
 
 
 def _resizer() -> Resizer:
-    """This thread's own: a Resizer keeps working memory and refuses to be used by two threads at once."""
+    """Returns this thread's Resizer. A Resizer keeps working memory and cannot be used by two threads at once."""
     if not hasattr(_of_thread, "resizer"):
         _of_thread.resizer = Resizer()
     resizer: Resizer = _of_thread.resizer

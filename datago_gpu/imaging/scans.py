@@ -1,4 +1,4 @@
-"""Counts the scans of a JPEG. A progressive JPEG may have any number of them, and needs hardly any bytes for each."""
+"""Counts the scans of a JPEG. A progressive JPEG may have any number of scans, each of only a few bytes."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ import re
 __all__ = ["MOST_SCANS", "count_scans"]
 
 MOST_SCANS = 100
-"""Usual are about ten. Each is a pass over all pixels, 38 ms for 98 megapixels: 64 MB of them would take five hours."""
+"""About ten are usual. Each is a pass over all pixels, 38 ms for 98 megapixels: 64 MB of scans would take 5 hours."""
 
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
-"""The next marker, as libjpeg finds it. Before 00 (pixels), D0 to D7 (within a scan) and FF (filling) FF is none."""
+"""The next marker, as libjpeg finds it. FF is no marker before 00 (pixels), D0 to D7 (within a scan) and FF (fill)."""
 
 _END, _SCAN = 0xD9, 0xDA
 _FIRST_WITH_LENGTH = 0xC0
 _MOST_MARKERS = 10_000
-"""A payload of tiny segments only, 64 MB of them, would take eight seconds to walk through."""
+"""A payload of 64 MB that has only tiny segments would take eight seconds."""
 
 
 def count_scans(payload: bytes | memoryview) -> int:
-    """Count the scans of a JPEG.
+    """Counts the scans of a JPEG.
 
-    The result is exact where it is above MOST_SCANS; below, it may be too high by what looks like a scan in a colour
-    profile, a preview or the bytes behind the picture.
+    A result above MOST_SCANS is exact. A lower result may be too high, because bytes that look like a scan may occur in
+    a colour profile, in a preview or after the image.
     """
     import numpy as np  # only progressive JPEGs need numpy: importing it above would delay the start of the feeder
 
@@ -32,10 +32,10 @@ def count_scans(payload: bytes | memoryview) -> int:
 
 
 def _walk(payload: bytes | memoryview, most: int) -> int:
-    """Count the scans from marker to marker, past the content of segments, up to the end of the picture.
+    """Counts the scans from marker to marker up to the end of the image, and skips the content of segments.
 
-    most: the result where the payload has too many markers. Never less than what libjpeg would decode: a marker that
-    has no length there is not believed to have one.
+    most: the result if the payload has too many markers. The result is never less than the number of scans that libjpeg
+    would decode: no length is read after markers that have none for libjpeg.
     """
     at, scans = 2, 0
     for _ in range(_MOST_MARKERS):

@@ -1,4 +1,4 @@
-"""JPEG for Pillow: without the application segments that are shorter than Pillow takes for granted."""
+"""Prepares JPEGs for Pillow: removes application segments that are shorter than Pillow expects."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ _APPLICATION = range(0xE0, 0xF0)
 _SCAN = 0xDA
 _MOST = 1000
 _LEAST = {(0xE0, b"JFIF"): 7, (0xE2, b"ICC_PROFILE\0"): 14, (0xEE, b"Adobe"): 7}
-"""Marker and first bytes of a segment -> bytes that Pillow reads of it. libjpeg passes over a shorter one."""
+"""Marker and first bytes of a segment -> number of bytes that Pillow reads. libjpeg ignores shorter segments."""
 
 
 def without_short_segments(payload: bytes | memoryview) -> bytes | memoryview:
-    """Leave out the application segments of a JPEG for which Pillow would refuse the picture."""
+    """Removes the application segments of a JPEG for which Pillow would refuse the image."""
     view, pieces, at, kept = memoryview(payload), [], 2, 0
     for _ in range(_MOST):
         if at + 4 > len(view):
@@ -32,5 +32,5 @@ def without_short_segments(payload: bytes | memoryview) -> bytes | memoryview:
 
 
 def _is_short(marker: int, data: bytes) -> bool:
-    """data: of the segment, the first 14 bytes."""
+    """Returns whether Pillow would read beyond a segment. data: the first 14 bytes of the segment."""
     return any(marker == of and data.startswith(sign) and len(data) < least for (of, sign), least in _LEAST.items())

@@ -1,4 +1,4 @@
-"""TIFF for Pillow, with what it gets wrong or refuses of more than 8 bits a channel."""
+"""A TIFF reader that corrects Pillow's errors for more than 8 bits per channel."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _BLACK_IS_ZERO, _SEPARATE, _UNSIGNED, _SIGNED, _ASSOCIATED = 1, 2, 1, 2, 1
 
 
 class Tiff(TiffImagePlugin.TiffImageFile):
-    """Pillow's reader, which
+    """Pillow's reader, with these errors corrected. Pillow
 
-    - shows gray of 16 bits as a negative where white is zero (little-endian), or refuses it (big-endian);
-    - reads planes of 16 bits as if they had 8, which shows noise;
-    - refuses whole numbers of 32 bits that are big-endian and without a sign, and swaps the bytes of compressed ones.
+    - shows 16-bit gray as a negative if white is zero (little-endian), or refuses it (big-endian);
+    - reads 16-bit planes as if they had 8 bits, which shows noise;
+    - refuses big-endian unsigned 32-bit integers, and swaps the bytes of compressed ones.
     """
 
     def _setup(self) -> None:
@@ -43,12 +43,12 @@ class Tiff(TiffImagePlugin.TiffImageFile):
         if bits == (32,) and kind == (_UNSIGNED,) and tags.prefix == TiffImagePlugin.MM:
             tags[_FORMAT] = (_SIGNED,)
         super()._setup()
-        if self.use_load_libtiff:  # which gives numbers in the machine's own byte order
+        if self.use_load_libtiff:  # libtiff returns numbers in the machine's byte order
             self.tile = [tile._replace(args=_native(tile.args)) for tile in self.tile]
 
     @property
     def bits(self) -> int:
-        """Bits of the first channel."""
+        """Number of bits of the first channel."""
         return int(self.tag_v2.get(_BITS, (1,))[0])
 
     @property
@@ -58,7 +58,7 @@ class Tiff(TiffImagePlugin.TiffImageFile):
 
     @property
     def has_planes(self) -> bool:
-        """Whether the channels lie apart, with 16 bits each."""
+        """Whether the channels are stored in separate planes of 16 bits each."""
         return self.bits == 16 and self.tag_v2.get(_PLANAR, 1) == _SEPARATE and len(self.getbands()) > 1
 
     def load(self) -> Any:
@@ -78,7 +78,7 @@ class Tiff(TiffImagePlugin.TiffImageFile):
             self._mode, self.im = inverted.mode, inverted.im
 
     def planes(self) -> NDArray[np.uint16]:
-        """(H, W, C), upright: each plane read as a gray picture, by a directory of its own behind the payload."""
+        """Returns (H, W, C), upright. Each plane is read as a gray image, with a new directory after the payload."""
         assert isinstance(self.fp, io.BytesIO)
         payload = memoryview(self.fp.getvalue())
         found = [_gray(payload, self.tag_v2, number) for number in range(len(self.getbands()))]
@@ -86,14 +86,14 @@ class Tiff(TiffImagePlugin.TiffImageFile):
 
 
 def divided(pixels: NDArray[np.uint16]) -> NDArray[np.uint16]:
-    """Pixels (H, W, C) whose colours were multiplied by alpha, the last channel, without that."""
+    """Undoes the multiplication of colours by alpha. pixels: (H, W, C); the last channel is alpha."""
     alpha = pixels[:, :, -1:].astype(np.int64)
     colours = pixels[:, :, :-1].astype(np.int64) * 65535 // np.maximum(alpha, 1)
     return np.concatenate([colours.clip(0, 65535), alpha], axis=2).astype(np.uint16)
 
 
 def _gray(payload: memoryview, tags: ImageFileDirectory_v2, number: int) -> NDArray[np.uint16]:
-    """One plane of 16 bits."""
+    """Reads one 16-bit plane."""
     entries: dict[int, tuple[int, ...]] = {tag: (int(tags[tag]),) for tag in _OF_ALL_PLANES if tag in tags}
     for tag in _OF_EACH_PLANE:
         if tag in tags:
@@ -109,7 +109,7 @@ def _gray(payload: memoryview, tags: ImageFileDirectory_v2, number: int) -> NDAr
 
 
 def _directory(entries: dict[int, tuple[int, ...]], order: str, offset: int) -> bytes:
-    """A directory at `offset` of a file, all of its values as words: TIFF 6.0, section 2."""
+    """Makes a directory at `offset` of a file, with all values as 32-bit words: TIFF 6.0, section 2."""
     words, values = struct.Struct(f"{order}HHII"), b""
     behind = offset + 2 + 12 * len(entries) + 4
     result = struct.pack(f"{order}H", len(entries))
@@ -122,7 +122,7 @@ def _directory(entries: dict[int, tuple[int, ...]], order: str, offset: int) -> 
 
 
 def _native(args: Any) -> Any:
-    """What a tile tells Pillow's decoder, with signed numbers in the machine's byte order."""
+    """Returns the decoder arguments of a tile, with signed numbers in the machine's byte order."""
     stored, *rest = args
     if stored in ("I;16BS", "I;32BS"):
         stored = stored[:4] + ("S" if sys.byteorder == "little" else "BS")
