@@ -9,9 +9,10 @@ import os
 
 from msgspec import Struct
 
-from datago_gpu.config.loader import DataroomSource, DecodeConfig, LoaderConfig
+from datago_gpu.config.decoding import DecodeConfig
+from datago_gpu.config.loader import LoaderConfig
 from datago_gpu.config.shards import WebDatasetSource
-from datago_gpu.config.sources import names_in
+from datago_gpu.config.sources import DataroomSource, names_in
 from datago_gpu.units import MiB
 
 __all__ = ["Limits", "bytes_a_pixel", "decoding_memory", "files_of_a_sample", "wants_latents"]

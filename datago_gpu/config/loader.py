@@ -24,17 +24,7 @@ from datago_gpu.config.sources import DataroomSource, FileSource
 from datago_gpu.errors import ConfigError
 from datago_gpu.redact import redacted
 
-__all__ = [
-    "SOURCES",
-    "ConfigLike",
-    "DataroomSource",
-    "DecodeConfig",
-    "FileSource",
-    "HttpConfig",
-    "ImageConfig",
-    "LoaderConfig",
-    "WebDatasetSource",
-]
+__all__ = ["SOURCES", "ConfigLike", "LoaderConfig"]
 
 ConfigLike: TypeAlias = "LoaderConfig | Mapping[str, Any] | str | bytes | os.PathLike[str]"
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from datago_gpu.config import DataroomSource, LoaderConfig, WebDatasetSource
 from datago_gpu.config.limits import Limits, bytes_a_pixel, files_of_a_sample, wants_latents
-from datago_gpu.config.loader import DataroomSource, LoaderConfig
-from datago_gpu.config.shards import WebDatasetSource
 from datago_gpu.decode.threads import pillow_threads
 from datago_gpu.imaging.allowance import KEPT
 from datago_gpu.units import MiB
