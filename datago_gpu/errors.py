@@ -1,13 +1,13 @@
-"""Every error this package raises on purpose.
+"""All errors that this package raises on purpose.
 
     DatagoError
       ConfigError      the settings cannot work; raised before anything starts
-      SourceError      the origin failed for good: says which URL or path, and what was tried
-      FeederError      the feeder process died: carries its last words
-      DecodeError      one sample is bad: says its id, where it came from and why
-      TooManyErrors    more samples were bad than `max_failures` allows: carries the last ones
+      SourceError      the source failed permanently; names the URL or path, and what was tried
+      FeederError      the feeder process died; contains its last output
+      DecodeError      one sample is bad; names its id, its origin and the reason
+      TooManyErrors    more samples were bad than `max_failures` allows; contains the last ones
 
-A bad sample does not raise: it is counted in `Loader.stats()`. `DecodeError` is what such a sample is described by.
+A bad sample does not raise: it is skipped and counted in `Loader.stats()`. A `DecodeError` describes such a sample.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ class ConfigError(DatagoError):
 
 
 class SourceError(DatagoError):
-    """The origin of the samples failed for good. Names the URL or path and what was tried."""
+    """The source of the samples failed permanently. Names the URL or path and what was tried."""
 
 
 class FeederError(DatagoError):
-    """The feeder process ended unasked, or cannot be started. Carries the last lines that it wrote."""
+    """The feeder process ended unexpectedly, or cannot be started. Contains the last lines that it wrote."""
 
 
 class DecodeError(DatagoError):
@@ -52,7 +52,7 @@ class DecodeError(DatagoError):
 
 
 class TooManyErrors(DatagoError):
-    """More samples were bad than `max_failures` allows. `last` holds the latest of them, oldest first."""
+    """More samples were bad than `max_failures` allows. `last` holds the most recent ones, oldest first."""
 
     def __init__(self, message: str, last: Sequence[DecodeError] = ()) -> None:
         super().__init__("\n  ".join([message, *map(str, last)]))

@@ -1,4 +1,4 @@
-"""Runs coroutines on the quickest event loop that there is here, and lets no error of a task or a thread get lost."""
+"""Runs coroutines on the fastest event loop available, and makes sure that no error of a task or thread is lost."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ T = TypeVar("T")
 
 
 class Abrupt(Exception):
-    """Stands for an error that asyncio cannot carry from where it arose to where it is awaited, which is its cause.
+    """Wraps an error that asyncio cannot pass on to the code that awaits the task. The error becomes the cause.
 
-    Such are a library's panic, its attempt to end the process, and a cancellation that nobody asked for. asyncio ends
-    the event loop for some of them, ends a task quietly for others, and refuses StopIteration.
+    Examples are a library's panic, a library's attempt to end the process, and a cancellation that nobody requested.
+    asyncio ends the event loop for some of these errors, ends a task silently for others, and refuses StopIteration.
     """
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
-    """Run it to its end. uvloop's loop takes two thirds of the time of asyncio's own."""
+    """Runs a coroutine to its end. uvloop takes two thirds of the time of asyncio's own loop."""
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(main)
 
 
 def as_exception(error: BaseException) -> Exception:
-    """The error itself, or an Abrupt in its place."""
+    """Returns the error itself, or an Abrupt if asyncio cannot pass it on."""
     if isinstance(error, Exception) and not isinstance(error, StopIteration | StopAsyncIteration):
         return error
     abrupt = Abrupt(f"{type(error).__name__}: {error}")
@@ -47,7 +47,7 @@ def as_exception(error: BaseException) -> Exception:
 
 
 def is_ending(error: BaseException) -> bool:
-    """Whether the running task was told to end, and this is how it learns of that."""
+    """Returns whether the error only tells the running task to end."""
     if isinstance(error, GeneratorExit):
         return True
     task = asyncio.current_task()
@@ -55,7 +55,7 @@ def is_ending(error: BaseException) -> bool:
 
 
 async def guarded(work: Awaitable[T]) -> T:
-    """What `work` gives. Raises an Exception in place of what is none, unless the task is told to end."""
+    """Awaits `work` and returns its result. Raises every error as an Exception, unless the task is told to end."""
     try:
         return await work
     except BaseException as error:
@@ -65,14 +65,14 @@ async def guarded(work: Awaitable[T]) -> T:
 
 
 def started(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-    """Start a task. It raises an Exception in place of what is none."""
+    """Starts a task that raises every error as an Exception."""
     task = asyncio.create_task(guarded(work))
-    task.add_done_callback(lambda _: work.close())  # a task that is cancelled at once has not begun to await it
+    task.add_done_callback(lambda _: work.close())  # a task that is cancelled at once has not begun to await `work`
     return task
 
 
 async def call_in_thread(executor: Executor | None, work: Callable[..., T], *arguments: Any) -> T:
-    """What `work` gives when a thread calls it. Raises an Exception in place of what is none."""
+    """Calls `work` on a thread and returns its result. Raises every error as an Exception."""
     return await asyncio.get_running_loop().run_in_executor(executor, _called, work, *arguments)
 
 
@@ -86,7 +86,7 @@ def _called(work: Callable[..., T], *arguments: Any) -> T:
 
 
 def watched(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-    """Start a task that nobody awaits. The loop is told at once when it fails: see `catch_lost_errors`."""
+    """Starts a task that nobody awaits. If it fails, the loop's handler is called at once: see `catch_lost_errors`."""
     task = started(work)
     task.add_done_callback(_tell_of_failure)
     return task
@@ -100,7 +100,7 @@ def _tell_of_failure(task: asyncio.Task[Any]) -> None:
 
 
 def catch_lost_errors(end: Callable[[BaseException], None]) -> None:
-    """Have `end` called with each error of a watched task, and of a callback of ours, on the running loop."""
+    """Makes the running loop call `end` with each error of a watched task or of a callback of this package."""
 
     def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
@@ -113,7 +113,7 @@ def catch_lost_errors(end: Callable[[BaseException], None]) -> None:
 
 
 def _is_ours(error: BaseException) -> bool:
-    """Whether it came out of a function of this package."""
+    """Returns whether the error passed through a function of this package."""
     frames = traceback.walk_tb(error.__traceback__)
     return any(frame.f_globals.get("__name__", "").startswith("datago_gpu.") for frame, _ in frames)
 
@@ -121,7 +121,7 @@ def _is_ours(error: BaseException) -> bool:
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     try:
         import uvloop
-    except ImportError:  # there is none for this platform
+    except ImportError:  # uvloop does not support this platform
         return None
     factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
     return factory

@@ -1,4 +1,4 @@
-"""Memory that was freed goes back to the system: glibc keeps 64 MiB of it for each thread, and what lies in between."""
+"""Returns freed memory to the system: glibc otherwise keeps up to 64 MiB per thread, and gaps between used blocks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["give_memory_back"]
 
 
 def give_memory_back() -> None:
-    """Takes some 2 ms. Other C libraries know no such call."""
+    """Returns freed memory to the system, in about 2 ms. Does nothing with C libraries other than glibc."""
     trim = _trim()
     if trim:
         trim(0)

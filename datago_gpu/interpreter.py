@@ -1,4 +1,4 @@
-"""Starts modules in a Python of their own that imports what this one imports, however this one came by it."""
+"""Builds command lines that run a module in a new Python process with the same import path as this process."""
 
 from __future__ import annotations
 
@@ -13,27 +13,28 @@ __all__ = ["WANTED", "command"]
 WANTED = f"set sys.executable to a Python {sys.version_info[0]}.{sys.version_info[1]} that can import datago_gpu"
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(datago_gpu.__file__)))
-"""Where this package lies, also where it was found by a path relative to a folder that the program has left."""
+"""Absolute path of the folder that holds this package: a relative entry of sys.path fails once the program has changed
+its working folder."""
 
 _PROGRAM = (
     "import sys; end = 3 + int(sys.argv[2]); sys.path[:] = sys.argv[end:]; del sys.argv[end:], sys.argv[2]; "
     "import runpy; runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
 )
-"""Arguments: the module, how many arguments it gets, those, and then sys.path. Not PYTHONPATH: that stands before the
-standard library, and processes that the new one starts would inherit it."""
+"""Arguments: the module, the number of its arguments, its arguments, and then sys.path. PYTHONPATH is not used: Python
+searches it before the standard library, and further child processes would inherit it."""
 
 
 def command(module: str, *arguments: str) -> list[str]:
-    """A command line that runs `python -m module`, with the modules of this process to import from.
+    """Returns a command line that runs `python -m module` with the import path of this process.
 
-    Raises FeederError where no Python is known to run it with.
+    Raises FeederError if no Python executable is known.
     """
     given = [str(len(arguments)), *arguments]
     return [_executable(), *_flags(), "-P", "-c", _PROGRAM, module, *given, *_search_path()]
 
 
 def _executable() -> str:
-    """sys.executable; where that is none, what multiprocessing was told to use (`set_executable`)."""
+    """Returns sys.executable; if it is not a Python, the one given to multiprocessing's `set_executable`."""
     spawn = sys.modules.get("multiprocessing.spawn")
     for given in (sys.executable, spawn.get_executable() if spawn else None):
         path = os.fsdecode(given) if given else ""
@@ -43,12 +44,12 @@ def _executable() -> str:
 
 
 def _is_this_program(path: str) -> bool:
-    """Whether it is a frozen program, as of PyInstaller: it is no Python, and would start itself, again and again."""
+    """Returns whether `path` is this frozen program (PyInstaller). It is no Python and would start itself for ever."""
     return bool(getattr(sys, "frozen", False)) and os.path.samefile(path, "/proc/self/exe")
 
 
 def _flags() -> list[str]:
-    """Those of this Python that say what the environment and the site packages may change."""
+    """Returns the flags of this Python about the environment, site packages and text encoding."""
     flags = {"-E": sys.flags.ignore_environment, "-s": sys.flags.no_user_site, "-S": sys.flags.no_site}
     encoding = [f"-Xutf8={sys.flags.utf8_mode}"] if "utf8" in getattr(sys, "_xoptions", {}) else []
     if sys.getfilesystemencoding() == "ascii":  # the locale C, with PYTHONUTF8=0: names are UTF-8 all the same
@@ -57,10 +58,10 @@ def _flags() -> list[str]:
 
 
 def _search_path() -> list[str]:
-    """sys.path as absolute paths, the standard library first, this package last where it would not be found.
+    """Returns sys.path as absolute paths, with the standard library first and this package last if it is missing.
 
-    First, since a backport in site-packages, or a file beside the user's script, may have the name of a standard module
-    that this process imported before, and the new one has not.
+    The standard library is first because a backport in site-packages, or a file next to the user's script, may have the
+    name of a standard module that this process has imported already, but the new process has not.
     """
     paths = list(dict.fromkeys(path for entry in sys.path if (path := _absolute(entry))))
     standard = [path for path in paths if _is_standard(path)]
@@ -68,11 +69,11 @@ def _search_path() -> list[str]:
 
 
 def _absolute(entry: object) -> str:
-    """The entry of sys.path as an absolute path; empty for one that Python passes over."""
+    """Returns an entry of sys.path as an absolute path; empty if Python ignores the entry."""
     try:
         path = os.path.abspath(entry) if isinstance(entry, str) and "\0" not in entry else ""
         os.fsencode(path)
-    except (FileNotFoundError, UnicodeEncodeError):  # the working folder is gone; a path that no function takes here
+    except (FileNotFoundError, UnicodeEncodeError):  # no working folder; a path that cannot be encoded
         return ""
     return path
 

@@ -1,7 +1,7 @@
-"""datago's two APIs on top of Loader: change the import, and samples come as they did, from a GPU if there is one.
+"""datago's two APIs on top of Loader: change the import and get the same samples, decoded on a GPU if there is one.
 
-`from datago_gpu.compat import DatagoClient` is datago 2026.10; `from datago_gpu.compat import datago` is its first,
-Go-backed API (`datago.GetClient(...)`).
+`from datago_gpu.compat import DatagoClient` is the API of datago 2026.10. `from datago_gpu.compat import datago` is
+datago's first, Go-backed API (`datago.GetClient(...)`).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Imports what is asked for. A client needs neither numpy nor PIL before its feeder has been started."""
+    """Imports a name on first use: a client does not need numpy and PIL before its feeder has been started."""
     if name == "datago":
         return import_module("datago_gpu.compat.datago")
     if name not in _HOMES:

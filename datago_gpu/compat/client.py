@@ -1,4 +1,4 @@
-"""DatagoClient, as in datago 2026.10."""
+"""`DatagoClient`, with the API of datago 2026.10."""
 
 from __future__ import annotations
 
@@ -19,19 +19,20 @@ if TYPE_CHECKING:
 __all__ = ["DatagoClient", "live_cleanup_threads"]
 
 GPU_BATCH = 32
-"""On a GPU a launch costs more than an image."""
+"""Batch size on a GPU, where the launch of a batch costs more than one image."""
 
 _stopped: weakref.WeakSet[Stream] = weakref.WeakSet()
 
 
 class DatagoClient:
-    """Hands out samples one by one, from the first `get_sample` or `start` on.
+    """Returns samples one by one. Loading begins at the first `get_sample` or `start`.
 
-    str_config: datago's JSON. An invalid one is logged, and yields no samples. device, backend: as of Loader.
+    str_config: datago's JSON. An invalid config is logged, and the client returns no samples. device, backend: as for
+        Loader.
 
-    `get_sample` may be called from several threads; each sample goes to one of them. Reads after the end, or after
-    `stop`, return None; an explicit `start` begins the next pass. `stop` may be called from any thread and from a
-    signal's handler, and takes a second at the most.
+    `get_sample` may be called from several threads; each sample goes to one of them. After the end, or after `stop`,
+    `get_sample` returns None; an explicit `start` begins the next pass. `stop` may be called from any thread and from a
+    signal handler, and takes at most one second.
     """
 
     def __init__(self, str_config: str, *, device: str = "auto", backend: str = "auto") -> None:
@@ -40,13 +41,13 @@ class DatagoClient:
         initialize_logging("warn")
         self._device, self._backend = device, backend
         self._config = _checked(str_config, device, backend)
-        self._starting = threading.RLock()  # a signal's handler may find its own thread starting
+        self._starting = threading.RLock()  # a signal handler may interrupt `start` on its own thread
         self._stream: Stream | None = None
         self._begun = False
         self._stops = self._passes = 0
 
     def start(self) -> None:
-        """Begin to load: the first pass, or another one after the end or `stop`. Does nothing while one is running."""
+        """Starts the first pass, or another one after the end or `stop`. Does nothing while a pass is running."""
         with self._starting:
             if self._config is None or (self._stream is not None and not self._stream.ended):
                 return
@@ -58,27 +59,27 @@ class DatagoClient:
                 return
             self._stream = stream
             self._passes += 1
-            if self._stops != stops:  # by a handler, in the meantime
+            if self._stops != stops:  # a signal handler called `stop` meanwhile
                 stream.close()
 
     def get_sample(self) -> Sample | None:
-        """The next sample, or None."""
+        """Returns the next sample, or None."""
         given = self._next()
         if given is None or self._config is None:
             return None
-        from datago_gpu.compat.sample import of_client  # with PIL and numpy, which the Stream has imported by now
+        from datago_gpu.compat.sample import of_client  # imports PIL and numpy, like the Stream before
 
         return of_client(given, self._config)
 
     def get_sample_auto_convert(self) -> dict[str, Any] | None:
-        """The next sample as a dict, its images as PIL pictures, or None."""
+        """Returns the next sample as a dict with PIL images, or None."""
         from datago_gpu.compat.sample import as_dict
 
         sample = self.get_sample()
         return None if sample is None else as_dict(sample)
 
     def stop(self) -> None:
-        """Stop loading, and wake whoever waits for a sample. May be called repeatedly."""
+        """Stops loading and wakes all threads that wait for a sample. May be called repeatedly."""
         self._begun, self._stops = True, self._stops + 1
         if self._stream is not None:
             _stopped.add(self._stream)
@@ -93,12 +94,12 @@ class DatagoClient:
         return None if stream is None else stream.next()
 
     def __del__(self) -> None:
-        if hasattr(self, "_stops"):  # else it was never made
+        if hasattr(self, "_stops"):  # otherwise __init__ failed
             self.stop()
 
 
 def live_cleanup_threads() -> int:
-    """Threads that are still busy with a picture although their client was stopped. They end by themselves."""
+    """Returns the number of threads that still decode an image although their client was stopped. They end alone."""
     return sum(stream.is_closing for stream in list(_stopped) if stream.ended)
 
 

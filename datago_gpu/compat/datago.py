@@ -1,6 +1,6 @@
-"""datago's first, Go-backed API: `GetClient(...)`, `Start`, `GetSample`, `Stop`, and names in capitals.
+"""datago's first, Go-backed API: `GetClient(...)`, `Start`, `GetSample`, `Stop`, with capitalised names.
 
-Images are RGB with 8 bits. Encoded, they are JPEGs of quality 95, and masks PNGs.
+Images are 8-bit RGB. If encoded, images are JPEGs of quality 95 and masks are PNGs.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ __all__ = [
 ]
 
 _ALL = 2**62
-"""Samples: the first API had no limit."""
+"""Number of samples that stands for "no limit", because the first API had none."""
 
 
 class ImagePayload:
-    """An image. Data: its bytes; Channels is -1 where those are a JPEG or PNG, and 0 for no image."""
+    """An image. Data: its bytes. Channels: -1 if Data is a JPEG or PNG, 0 if there is no image."""
 
     def __init__(self, raw: payload.RawImage) -> None:
         self._raw = raw
@@ -45,11 +45,11 @@ class ImagePayload:
 
     @property
     def DataPtr(self) -> int:  # noqa: N802 - datago's name
-        """Where `Data` lies in memory, for as long as the payload lives; 0 for no image."""
+        """The address of `Data` in memory, valid while the payload lives; 0 for no image."""
         return _address(self.Data)
 
     def cuda(self) -> Any:
-        """The pixels on the GPU, not copied. Raises DatagoError where they are not there."""
+        """Returns the pixels on the GPU, without a copy. Raises DatagoError if they are not on a GPU."""
         return self._raw.cuda()
 
 
@@ -66,17 +66,17 @@ class LatentPayload:
 
     @property
     def Len(self) -> int:  # noqa: N802 - datago's name
-        """Bytes of `Data`."""
+        """The number of bytes of `Data`."""
         return self._raw.len
 
     @property
     def DataPtr(self) -> int:  # noqa: N802 - datago's name
-        """Where `Data` lies in memory, for as long as the payload lives."""
+        """The address of `Data` in memory, valid while the payload lives."""
         return _address(self.Data)
 
 
 class Sample:
-    """One sample; an empty one, whose ID is "", says that there are no more."""
+    """One sample. An empty sample, with the ID "", marks the end."""
 
     def __init__(self, given: sample.Sample | None = None) -> None:
         given = given or sample.Sample("", "", "{}", 0, payload.ImagePayload(payload.RawImage()))
@@ -95,26 +95,26 @@ class Sample:
 
 
 class _Client:
-    """What `GetClient` returns."""
+    """The client that `GetClient` returns."""
 
     def __init__(self, config: dict[str, Any], device: str, backend: str) -> None:
         self._client = DatagoClient(json.dumps(config), device=device, backend=backend)
         self._started = False
 
     def Start(self) -> None:  # noqa: N802 - datago's name
-        """Begin to load."""
+        """Starts to load."""
         self._started = True
         self._client.start()
 
     def GetSample(self) -> Sample:  # noqa: N802 - datago's name
-        """The next sample. An empty one at the end, and, with a warning, where the client was not started."""
+        """Returns the next sample; an empty one at the end, or (with a warning) if the client was not started."""
         if not self._started:
             warnings.warn("the client is not started: call Start() before GetSample()", RuntimeWarning, stacklevel=2)
             return Sample()
         return Sample(self._client.get_sample())
 
     def Stop(self) -> None:  # noqa: N802 - datago's name
-        """Stop loading. `Start` begins anew."""
+        """Stops loading. `Start` begins again."""
         self._started = False
         self._client.stop()
 
@@ -147,10 +147,10 @@ def GetClient(  # noqa: N802 - datago's name
     device: str = "auto",
     backend: str = "auto",
 ) -> _Client:
-    """A client for the Dataroom that DATAROOM_API_URL and DATAROOM_API_KEY name. It loads from `Start` on.
+    """Makes a client for the Dataroom that DATAROOM_API_URL and DATAROOM_API_KEY name. `Start` begins to load.
 
-    The settings are those of `source_config` and `image_config`; `source` is `sources`, and `downloads_concurrency`
-    the payloads in flight. device, backend: as of Loader.
+    The settings are those of `source_config` and `image_config`. `source` is the setting `sources`, and
+    `downloads_concurrency` is the number of concurrent downloads. device, backend: as for Loader.
     """
     filters = {
         "sources": source, "has_attributes": has_attributes, "lacks_attributes": lacks_attributes,

@@ -1,4 +1,4 @@
-"""A client as an iterable dataset, by itself or in torch's DataLoader."""
+"""An iterable dataset over a client, for use alone or in torch's DataLoader."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ __all__ = ["DatagoIterDataset"]
 
 
 class DatagoIterDataset:
-    """Yields samples. Each loop over it is one pass.
+    """Yields samples. Each loop over the dataset is one pass.
 
-    return_python_types: as dicts with PIL pictures, else as samples of datago's.
+    return_python_types: yield dicts with PIL images; else datago's samples.
 
-    In a DataLoader it wants `batch_size=None` (or a `collate_fn` for a list of samples) and `num_workers=0`: the client
-    loads in parallel itself. Batches of tensors come from `datago_gpu.torch.LoaderDataset`.
+    A DataLoader needs `batch_size=None` (or a `collate_fn` for a list of samples) and `num_workers=0`, because the
+    client itself loads in parallel. For batches of tensors use `datago_gpu.torch.LoaderDataset`.
     """
 
     def __init__(self, datago_config: Mapping[str, Any], return_python_types: bool = True) -> None:
@@ -35,14 +35,14 @@ class DatagoIterDataset:
         self._ended = False
 
     def __iter__(self) -> Self:
-        """Begins the next pass where one has ended. Raises ConfigError in a worker process of a DataLoader."""
+        """Begins the next pass if one has ended. Raises ConfigError in a worker process of a DataLoader."""
         data = sys.modules.get("torch.utils.data")
         if data is not None and data.get_worker_info() is not None:
             raise ConfigError(
                 "num_workers must be 0 in a DataLoader of a DatagoIterDataset: it loads in a process of its own already"
             )
         if self._ended:
-            self.client.stop()  # it may not have noticed: this counts by itself
+            self.client.stop()  # the client may not have ended: this class counts samples itself
             self.client.start()
             self._ended, self.count = False, 0
         return self
@@ -60,8 +60,7 @@ class DatagoIterDataset:
         return sample
 
     def __getitem__(self, index: object) -> NoReturn:
-        """Raises TypeError, which says what to do: a DataLoader that does not know the class asks for samples by
-        number."""
+        """Raises TypeError that says what to do: a DataLoader that does not know this class indexes samples."""
         raise TypeError(
             "a DatagoIterDataset is iterated over, not indexed: for sample in dataset. For a DataLoader, import torch "
             "before the dataset is made, and take DataLoader(dataset, batch_size=None); or take batches of tensors "
@@ -70,7 +69,7 @@ class DatagoIterDataset:
 
 
 def _tell_torch() -> None:
-    """Have a DataLoader take the dataset for an IterableDataset, where the program uses torch; it need not be there."""
+    """Registers the class as an IterableDataset for DataLoaders, if the program uses torch. torch is optional."""
     data = sys.modules.get("torch.utils.data")
     if data is not None:
         data.IterableDataset.register(DatagoIterDataset)

@@ -1,4 +1,4 @@
-"""datago's log levels, and its RUST_LOG, for Python's logging."""
+"""Applies datago's log levels and its RUST_LOG variable to Python's logging."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _once = threading.Lock()  # taken for ever by the first call
 
 
 def initialize_logging(log_level: str | None = None) -> bool:
-    """Set what the logger `datago_gpu` says: RUST_LOG if that is set, else `log_level`, else errors.
+    """Sets the level of the logger `datago_gpu`: RUST_LOG if set, else `log_level`, else errors only.
 
-    It writes to stderr where the program has no logging of its own. False where this had been done before; making a
-    client does it as well, with "warn".
+    Adds a handler for stderr if the program has not configured logging. Returns False if called before; creating a
+    client calls this function with "warn".
     """
     if not _once.acquire(blocking=False):
         return False
@@ -39,7 +39,10 @@ def initialize_logging(log_level: str | None = None) -> bool:
 
 
 def _level(text: str) -> int:
-    """Of "info", or of directives such as "warn,datago=debug,hyper=off": those for datago, else the one for all."""
+    """Parses a level such as "info", or directives such as "warn,datago=debug,hyper=off".
+
+    Directives for datago win over the general one.
+    """
     found = logging.ERROR
     named = False
     for directive in text.lower().split(","):

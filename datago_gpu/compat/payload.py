@@ -1,6 +1,6 @@
-"""What a sample holds, as datago names it: images that act as PIL pictures, and latents as bytes.
+"""The payloads of a sample, with datago's names: images that act as PIL images, and latents as bytes.
 
-Nothing is copied before it is asked for: on a GPU, pixels stay there until `data`, PIL or numpy want them.
+Copies are made on first use only: pixels stay on the GPU until `data`, PIL or numpy need them.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ __all__ = ["ImagePayload", "LatentPayload", "RawImage"]
 
 
 class RawImage:
-    """The values of an image: what `ImagePayload.get_payload()` returns. datago calls it ImagePayload, too.
+    """The values of an image, which `ImagePayload.get_payload()` returns. datago calls this class ImagePayload, too.
 
     pixels: an array (H, W, C) on the loader's device, bytes of a PNG or JPEG, or None for no image.
-    original_size: (height, width) of the picture before it was cut and scaled; None for one that was not.
+    original_size: (height, width) of the image before it was cropped and scaled; None if it was not.
     """
 
     def __init__(self, pixels: Any = None, original_size: tuple[int, int] | None = None) -> None:
@@ -41,7 +41,7 @@ class RawImage:
 
     @property
     def data(self) -> bytes:
-        """Rows of pixels (16 bits in the machine's byte order), or the PNG or JPEG. From a GPU the first use copies."""
+        """Rows of pixels (16 bits in the machine's byte order), or the PNG or JPEG. Copied from a GPU on first use."""
         if self._data is None:
             self._data = on_host(self._pixels).tobytes()
         return self._data
@@ -52,9 +52,9 @@ class RawImage:
         self._pixels = None
 
     def cuda(self) -> Any:
-        """The pixels where they are: (H, W, C) on the GPU, not copied, for `torch.from_dlpack` and its like.
+        """Returns the pixels (H, W, C) on the GPU, without a copy, for `torch.from_dlpack` and similar functions.
 
-        Raises DatagoError where they are not on a GPU.
+        Raises DatagoError if they are not on a GPU.
         """
         if isinstance(self._pixels, DeviceArray):
             return self._pixels
@@ -62,7 +62,7 @@ class RawImage:
         raise DatagoError(f"the pixels are {where}; to_numpy_array() and to_pil_image() give them there")
 
     def to_numpy_array(self) -> NDArray[Any]:
-        """(H, W, C), uint8, or uint16 for 16 bits a channel, int32 for labels of 32. An encoded image is decoded."""
+        """Returns (H, W, C): uint8, uint16 for 16 bits per channel, or int32 for 32-bit labels. Decodes if encoded."""
         if self.is_encoded:
             pixels = np.asarray(Image.open(io.BytesIO(self.data)))
             return pixels if pixels.ndim == 3 else pixels[:, :, None]
@@ -72,8 +72,8 @@ class RawImage:
         return np.frombuffer(self.data, dtype).reshape(self.height, self.width, self.channels)
 
     def to_pil_image(self) -> Image.Image:
-        """A picture in mode L, LA, RGB or RGBA; gray of 16 bits in I;16. PIL has no colours of 16 bits: their upper
-        8 are shown."""
+        """Returns a PIL image in mode L, LA, RGB or RGBA; 16-bit gray in I;16. PIL has no 16-bit colours: only the
+        upper 8 bits are kept."""
         if self.is_encoded:
             return Image.open(io.BytesIO(self.data))
         pixels = self.to_numpy_array()
@@ -87,7 +87,7 @@ class RawImage:
 
 
 class ImagePayload:
-    """An image that acts as its PIL picture: every attribute that it has not itself is the picture's."""
+    """An image that acts as its PIL image: all other attributes are those of the PIL image."""
 
     __slots__ = ("_inner",)
 
@@ -98,7 +98,7 @@ class ImagePayload:
         return self._inner.to_pil_image()
 
     def get_payload(self) -> RawImage:
-        """Its values."""
+        """Returns the values of the image."""
         return self._inner
 
     def to_pil_image(self) -> Image.Image:
@@ -114,7 +114,7 @@ class ImagePayload:
         return self._inner.cuda()
 
     def __getattr__(self, name: str) -> Any:
-        if name == "_inner":  # not made yet, as while it is unpickled
+        if name == "_inner":  # not initialised yet, for example during unpickling
             raise AttributeError(name)
         return getattr(self._inner.to_pil_image(), name)
 
@@ -123,7 +123,7 @@ class ImagePayload:
 
 
 class LatentPayload:
-    """A latent as a file: its bytes, and how many there are."""
+    """A latent as a file: its bytes and their number."""
 
     def __init__(self, value: Any) -> None:
         self._value = value
@@ -131,7 +131,7 @@ class LatentPayload:
 
     @property
     def data(self) -> bytes:
-        """The bytes. An array is a npy file, written when it is first asked for."""
+        """The bytes. An array is converted to an npy file on first use."""
         if self._data is None:
             file = io.BytesIO()
             np.save(file, on_host(self._value), allow_pickle=False)
@@ -140,11 +140,11 @@ class LatentPayload:
 
     @property
     def len(self) -> int:
-        """Of `data`."""
+        """The number of bytes of `data`."""
         return len(self.data)
 
     def cuda(self) -> Any:
-        """The array where it is, on the GPU. Raises DatagoError where it is not on one."""
+        """Returns the array on the GPU, without a copy. Raises DatagoError if it is not on a GPU."""
         if isinstance(self._value, DeviceArray):
             return self._value
         raise DatagoError("the latent is in host memory: data holds its bytes")

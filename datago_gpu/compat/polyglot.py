@@ -1,4 +1,4 @@
-"""Turns the raw payloads of datago's first API into numpy arrays and PIL pictures, as its `polyglot.py` did."""
+"""Converts the raw payloads of datago's first API to numpy arrays and PIL images, like datago's `polyglot.py`."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ __all__ = ["go_array_to_numpy", "go_array_to_pil_image", "uint8_array_to_numpy"]
 
 
 def uint8_array_to_numpy(go_array: Any) -> NDArray[np.uint8]:
-    """An image payload -> (H, W, C), or its bytes where it is encoded (Channels is -1). Empty for no image."""
+    """Converts an image payload to (H, W, C), or to its bytes if encoded (Channels is -1). Empty for no image."""
     flat = np.frombuffer(go_array.Data, np.uint8)
     return flat.reshape(go_array.Height, go_array.Width, go_array.Channels) if go_array.Channels > 0 else flat
 
 
 def go_array_to_numpy(go_array: Any) -> NDArray[Any] | None:
-    """A latent payload -> the array in it; None where there is none, or no npy file."""
+    """Converts a latent payload to an array; None if it is empty or not an npy file."""
     try:
         array: NDArray[Any] = np.load(io.BytesIO(go_array.Data), allow_pickle=False)
     except (ValueError, EOFError):
@@ -28,7 +28,7 @@ def go_array_to_numpy(go_array: Any) -> NDArray[Any] | None:
 
 
 def go_array_to_pil_image(go_array: Any) -> Image.Image | NDArray[np.uint8] | None:
-    """An image payload -> a picture; the bytes as an array where it is encoded; None for no image."""
+    """Converts an image payload to a PIL image; to an array of its bytes if encoded; None for no image."""
     if not go_array.Data:
         return None
     pixels = uint8_array_to_numpy(go_array)

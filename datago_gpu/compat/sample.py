@@ -1,4 +1,4 @@
-"""A sample as datago hands it out."""
+"""`Sample`, a sample as datago returns it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Sample:
 
 
 def of_client(given: batch.Sample, config: LoaderConfig) -> Sample:
-    """A sample of a loader as a client of datago's expects it."""
+    """Converts a sample of a loader to the form that datago's clients expect."""
     source, name = config.source_config, given.id
     origin, state, further = given.source, given.duplicate_state or 0, given.additional_images
     if isinstance(source, FileSource):
@@ -49,9 +49,9 @@ def of_client(given: batch.Sample, config: LoaderConfig) -> Sample:
         state = given.duplicate_state if asked_for and given.duplicate_state is not None else -1
     elif isinstance(source, WebDatasetSource) and source.datago_form:
         name = os.path.basename(given.id)
-        if source.key_dots == "last":  # datago calls a further image by its file in the shard
+        if source.key_dots == "last":  # datago names an additional image by its file in the shard
             further = {f"{given.id}.{ending}": pixels for ending, pixels in further.items()}
-    # Of a part that was cropped it is not known: it shows the same as the image.
+    # The original size of a cropped part is unknown. It shows the same region as the image, so use the image's size.
     cropped = given.original_size if config.image_config.crop_and_resize else None
     return Sample(
         id=name,
@@ -68,7 +68,7 @@ def of_client(given: batch.Sample, config: LoaderConfig) -> Sample:
 
 
 def as_dict(sample: Sample) -> dict[str, Any]:
-    """The same with Python's own types: PIL pictures, and each attribute as JSON text. None for no image."""
+    """Converts a sample to Python types: PIL images (None for no image), and each attribute as JSON text."""
     return {
         "id": sample.id,
         "source": sample.source,

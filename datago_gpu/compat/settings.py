@@ -1,4 +1,4 @@
-"""datago's JSON as settings of ours: its rules and defaults where they differ, its unknown keys left out."""
+"""Converts datago's JSON to our settings: with datago's rules and defaults, and without its unknown keys."""
 
 from __future__ import annotations
 
@@ -16,20 +16,18 @@ from datago_gpu.errors import ConfigError
 __all__ = ["BATCH", "for_pass", "loader_config"]
 
 BATCH = 8
-"""Samples that travel together. Larger ones are quicker on a GPU, smaller ones bring the first sample sooner."""
+"""Batch size. Larger batches are faster on a GPU; smaller batches return the first sample sooner."""
 
 _SEEDS = 2**63
 _PICTURES = ("jpeg", "jpg", "png")
-"""Endings of the pictures that datago reads from shards."""
+"""Extensions of the images that datago reads from shards."""
 _OF_PARTS = {"key_dots", "masks", "additional_images", "latents", "optional"}
 _OF_BATCHES = ("layout", "dtype", "mean", "std")
-"""Settings of ours for arrays that go to a model; here a payload is what datago's is."""
+"""Our settings for arrays that go to a model. They are ignored here, because payloads are like datago's."""
 
 
 def loader_config(text: str, batch_size: int = BATCH) -> LoaderConfig:
-    """The settings for a client's JSON text. Raises ConfigError where datago calls a config invalid, and where it
-    panics.
-    """
+    """Converts a client's JSON text to settings. Raises ConfigError if datago would call it invalid, or would panic."""
     given = _object(_parsed(text), "the config")
     source_type = given.get("source_type", "db")
     if source_type not in SOURCES:
@@ -45,13 +43,13 @@ def loader_config(text: str, batch_size: int = BATCH) -> LoaderConfig:
         "http_config": _http(given.get("http_config")),
         "batch_size": min(batch_size, limit, buffered),
         "epochs": 1,
-        "seed": given.get("seed", random.getrandbits(32)),  # datago shuffles anew in each run
+        "seed": given.get("seed", random.getrandbits(32)),  # in datago, each run is shuffled differently
     }
     return LoaderConfig.load(settings)
 
 
 def for_pass(config: LoaderConfig, number: int) -> LoaderConfig:
-    """The settings for that pass of a client, from 0: each is shuffled anew."""
+    """Returns the settings for a pass of a client, counted from 0. Each pass is shuffled differently."""
     return msgspec.structs.replace(config, seed=(config.seed + number) % _SEEDS)
 
 
@@ -59,12 +57,12 @@ def _source(given: dict[str, Any], source_type: str) -> dict[str, Any]:
     rank, world_size = (given.get(name, default) for name, default in (("rank", 0), ("world_size", 1)))
     if world_size == 0:
         raise ConfigError("source_config.world_size must be at least 1, got 0")
-    # Not from the environment's RANK and WORLD_SIZE, which datago does not look at.
+    # datago ignores the environment variables RANK and WORLD_SIZE.
     settings = _known(given, SOURCES[source_type], "source_config.") | {"rank": rank, "world_size": world_size}
     if source_type == "db":
         settings.setdefault("require_images", False)
         settings.setdefault("random_method", "server")
-    else:  # as in datago: the ranks, whose seeds are their own, share what is listed, and shuffle after that
+    else:  # as in datago: ranks have different seeds, so they split the listing before they shuffle
         settings.setdefault("rank_split", "listed")
     if source_type == "file":
         settings.setdefault("hidden", True)
@@ -72,8 +70,8 @@ def _source(given: dict[str, Any], source_type: str) -> dict[str, Any]:
 
 
 def _shards(given: dict[str, Any]) -> dict[str, Any]:
-    """What makes the samples of shards those of datago: a key ends at the last dot, and the pictures of a sample that
-    are not its image are further images. Where the config names parts, which is ours, its own rules hold for those.
+    """Adds the settings that make shards behave as in datago: a key ends at the last dot, and other images of a sample
+    are additional images. If the config names parts (an extension of ours), our own rules apply.
     """
     settings = {"reference_image_type": "jpg", "datago_form": True} | given
     reference = str(settings["reference_image_type"]).strip().lower().removeprefix(".")
@@ -100,7 +98,7 @@ def _image(given: Any) -> dict[str, Any]:
 
 
 def _decode(given: Any) -> dict[str, Any]:
-    """With DATAGO_MAX_TASKS for the number of threads."""
+    """Converts the decoding settings. DATAGO_MAX_TASKS sets the number of threads."""
     settings = dict(_object(given or {}, "decode_config"))
     tasks = os.environ.get("DATAGO_MAX_TASKS", "")
     if tasks.isdecimal():
@@ -109,7 +107,7 @@ def _decode(given: Any) -> dict[str, Any]:
 
 
 def _http(given: Any) -> dict[str, Any]:
-    """With DATAGO_MAX_RETRIES for the number of tries."""
+    """Converts the HTTP settings. DATAGO_MAX_RETRIES sets the number of tries."""
     settings = dict(_object(given or {}, "http_config"))
     retries = os.environ.get("DATAGO_MAX_RETRIES", "")
     if retries.isdecimal():
@@ -138,7 +136,7 @@ def _count(given: Mapping[str, Any], name: str) -> int:
 
 
 def _known(given: Mapping[str, Any], kind: type[msgspec.Struct], place: str) -> dict[str, Any]:
-    """Those keys that there are. datago ignores the others; so does this, but it says so at debug level."""
+    """Returns the known keys. Like datago, ignores the others, but logs them at debug level."""
     for name in given:
         if name not in kind.__struct_fields__:
             log.debug("datago's config: %s%s is not known, and ignored", place, name)

@@ -1,4 +1,4 @@
-"""One pass of a client: a loader, whose batches are handed out sample by sample to any number of threads."""
+"""One pass of a client: a loader whose samples are returned one by one to any number of threads."""
 
 from __future__ import annotations
 
@@ -17,36 +17,36 @@ __all__ = ["Stream"]
 
 
 class Stream:
-    """Begins to load when it is made. Raises ConfigError or FeederError where that cannot be."""
+    """One pass. Loading starts in the constructor, which raises ConfigError or FeederError if it cannot start."""
 
     def __init__(self, config: LoaderConfig, device: str, backend: str) -> None:
         self._loader = Loader(config, device, backend)
-        self._waiting: deque[Sample] = deque()  # of the batch that was taken last; its own methods are atomic
+        self._waiting: deque[Sample] = deque()  # rest of the last batch; the methods of a deque are atomic
         self.ended = self._closed = False
 
     @property
     def is_closing(self) -> bool:
-        """After `close`: whether a thread is still busy."""
+        """After `close`: whether the decoding thread is still busy."""
         return self._loader.is_closing
 
     def next(self) -> Sample | None:
-        """The next sample; None at the end, after an error, which is logged, and after `close`.
+        """Returns the next sample; None at the end, after an error (which is logged), and after `close`.
 
-        From any thread. No lock is held while it waits but the loader's own, which `close` does not need: a signal's
-        handler may call that while this thread waits.
+        Safe on any thread. While waiting, this method holds only the loader's lock, which `close` does not need. So a
+        signal handler may call `close` while this thread waits.
         """
         while not self.ended:
             try:
                 return self._waiting.popleft()
             except IndexError:
                 self._fetch()
-        try:  # another thread may have met the end while this one had a batch
+        try:  # another thread may have reached the end while this one got a batch
             return None if self._closed else self._waiting.popleft()
         except IndexError:
             return None
 
     def close(self) -> None:
-        """End it within a second, from any thread or signal handler, and wake whoever waits."""
+        """Ends the pass within a second and wakes all waiting threads. Safe on any thread and in signal handlers."""
         self.ended = self._closed = True
         self._loader.close()
         self._waiting.clear()
