@@ -1,4 +1,4 @@
-"""The command line: parses, calls, prints. Each command lives in a module of its own, loaded when it is asked for."""
+"""The command line: parses, calls, prints. Each command has its own module, which is imported when it is used."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _commands() -> None:
 def main() -> None:
     """Entry point. Exit status: 0 done, 2 an expected error (one line on stderr), 130 interrupted."""
     try:
-        if sys.getfilesystemencoding() == "ascii":  # then names that are not ASCII could be neither opened nor printed
+        if sys.getfilesystemencoding() == "ascii":  # otherwise non-ASCII names cannot be opened or printed
             line = command("datago_gpu.cli", *sys.argv[1:])
             os.execv(line[0], line)
         _commands.main(standalone_mode=False)

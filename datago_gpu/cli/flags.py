@@ -1,4 +1,4 @@
-"""The flags that stand for settings, made from the settings themselves, so that none is ever missing."""
+"""Makes the flags for settings from the settings' definitions, so that no flag is missing."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ NOT_FLAGS = {
     "storage_options",
     "proxy",
 }
-"""A key on a command line is seen by every user of the machine: it comes by the environment or the JSON file."""
+"""No flag for keys: every user of the machine sees a command line. Keys come from the environment or the JSON file."""
 
 
 class Setting(click.Option):
@@ -60,16 +60,16 @@ class Setting(click.Option):
 
     @property
     def separator(self) -> str | None:
-        """What stands between several names, where the setting takes those."""
+        """The separator between several names, if the setting accepts several."""
         return separator_of(self.wanted)
 
     def value(self, given: str | bool) -> Any:
-        """What the words of the command line mean, by the type of the setting. A config refuses what means nothing."""
+        """Converts the text of a command line to the setting's type. The config refuses invalid values."""
         return given if isinstance(given, bool) else _value(given, list(members(self.wanted)))
 
 
 def setting_flags() -> list[click.Parameter]:
-    """A flag for each setting, for `click.command(params=...)`."""
+    """Returns a flag for each setting, for `click.command(params=...)`."""
     made: dict[str, Setting] = {}
     for section, kind in _BY_PLACE:
         for field in msgspec.structs.fields(kind):
@@ -80,12 +80,12 @@ def setting_flags() -> list[click.Parameter]:
 
 
 def setting_of(flags: Mapping[Any, Setting], section: str, field: msgspec.structs.FieldInfo) -> Setting | None:
-    """The flag that sets a field; None where there is none."""
+    """Returns the flag that sets a field; None if there is none."""
     return next((flag for flag in flags.values() if flag.path == (section, field.name)), None)
 
 
 def given_config(ctx: click.Context, file: Path | None) -> dict[str, Any]:
-    """The settings of a file and of the flags; flags win. Raises UsageError where neither says what to load."""
+    """Merges the settings of a file and of the flags; flags win. Raises UsageError if neither says what to load."""
     config: dict[str, Any] = {}
     if file:
         config = msgspec.to_builtins(LoaderConfig.load(file))
@@ -107,7 +107,7 @@ def given_config(ctx: click.Context, file: Path | None) -> dict[str, Any]:
 
 
 def members(wanted: Any) -> Iterator[Any]:
-    """The types, and the words, that a setting takes."""
+    """Yields the types and the literal words that a setting accepts."""
     origin, arguments = get_origin(wanted), get_args(wanted)
     if origin is Annotated:
         yield from members(arguments[0])
@@ -121,7 +121,7 @@ def members(wanted: Any) -> Iterator[Any]:
 
 
 def _value(text: str, members: list[Any]) -> Any:
-    """Text where the setting takes any text; else one of its words, or numbers and lists as JSON has them."""
+    """Returns text if the setting accepts any text; else one of its words, or a number or list parsed as JSON."""
     if str in members or text in members:
         return text
     if NoneType in members and text.lower() in ("null", "none"):

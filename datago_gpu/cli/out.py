@@ -1,4 +1,4 @@
-"""The file that a command writes: looked at before the work begins, so that nothing is done in vain."""
+"""Checks the output file of a command before the work begins, and writes it at the end."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["check_out", "write_out"]
 
 
 def check_out(path: Path, *endings: str) -> None:
-    """Raises UsageError where nothing can be written to `path`, or where its name has none of these endings."""
+    """Raises UsageError if `path` cannot be written, or if its name has none of these endings."""
     folder = path.absolute().parent
     if path.suffix.lower() not in endings:
         raise click.UsageError(f"--out must end in {' or '.join(endings)}, got {str(path)!r}")
@@ -25,7 +25,7 @@ def check_out(path: Path, *endings: str) -> None:
 
 
 def write_out(write: Callable[[Path], None], path: Path) -> None:
-    """Has `write` write the file. Raises ConfigError where that fails, as on a disk that is full."""
+    """Calls `write` to write the file. Raises ConfigError if that fails, for example on a full disk."""
     try:
         write(path)
     except OSError as error:

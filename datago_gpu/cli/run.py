@@ -18,7 +18,7 @@ __all__ = ["report", "run", "show"]
 
 
 def run(loader: Loader, each: Callable[[Batch], None] = lambda _: None) -> tuple[Stats, float]:
-    """Take all batches. The second value is the time to the first, in seconds, from now."""
+    """Takes all batches. Returns the statistics, and the seconds from the call to the first batch."""
     progress = Progress(
         SpinnerColumn(),
         BarColumn(),
@@ -40,7 +40,7 @@ def run(loader: Loader, each: Callable[[Batch], None] = lambda _: None) -> tuple
 
 
 def report(loader: Loader, stats: Stats, first_s: float) -> dict[str, Any]:
-    """The figures of a run, as plain values."""
+    """Returns the figures of a run as plain values."""
     return {
         "samples": stats.delivered,
         "skipped": stats.skipped,
@@ -60,7 +60,7 @@ def report(loader: Loader, stats: Stats, first_s: float) -> dict[str, Any]:
 
 
 def show(figures: dict[str, Any]) -> None:
-    """Print the figures as two short tables."""
+    """Prints the figures as two short tables."""
     console = Console()
     table = Table(show_header=False, box=None)
     skipped = ", ".join(f"{count} {reason}" for reason, count in figures["skipped"].items()) or "none"

@@ -64,7 +64,7 @@ def serve(
 
 
 def _start_again(key: str, root: str, options: dict[str, object]) -> NoReturn:
-    """Become the same program with the key in its environment: every user of the machine sees a command line."""
+    """Restarts the program with the key in its environment, because every user of the machine sees a command line."""
     os.environ[KEY_VARIABLE] = key
     words: list[str] = []
     for name, value in options.items():

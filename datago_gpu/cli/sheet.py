@@ -1,4 +1,4 @@
-"""A contact sheet: what came out of a loader, a row for each bucket."""
+"""Draws a contact sheet of a loader's images, with one row per bucket."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PAPER, INK, FAINT = (250, 250, 248), (30, 30, 30), (120, 120, 120)
 
 
 class ContactSheet:
-    """Collects a few images of each bucket. Wants uint8 batches of layout "HWC" with a bucket."""
+    """Collects a few images of each bucket. Needs uint8 batches of layout "HWC" with a bucket."""
 
     def __init__(self, columns: int = 9) -> None:
         self._columns = columns
@@ -29,7 +29,7 @@ class ContactSheet:
         self._counts: dict[tuple[int, int], int] = {}
 
     def add(self, batch: Batch) -> None:
-        """Look at a batch; copies what it keeps."""
+        """Copies some images of a batch."""
         assert batch.bucket is not None
         tiles = self._tiles.setdefault(batch.bucket, [])
         self._counts[batch.bucket] = self._counts.get(batch.bucket, 0) + len(batch)
@@ -37,7 +37,7 @@ class ContactSheet:
             tiles.append(_thumbnail(on_host(batch.image[index])))
 
     def save(self, path: Path) -> None:
-        """Write the sheet as PNG, widest bucket first."""
+        """Writes the sheet as PNG, widest bucket first."""
         buckets = sorted(self._tiles, key=lambda bucket: bucket[0] / bucket[1])
         rows = [(bucket, max(tile.height for tile in self._tiles[bucket])) for bucket in buckets]
         width = LABEL + max(self._row_width(bucket) for bucket in buckets) + GAP
@@ -63,7 +63,7 @@ class ContactSheet:
 
 
 def _thumbnail(pixels: Any) -> Image.Image:
-    """About the same area for each, whatever its shape."""
+    """Scales an image to about the same area as the others, whatever its shape."""
     picture = Image.fromarray(pixels)
     scale = THUMBNAIL / (picture.width * picture.height) ** 0.5
     return picture.resize((round(picture.width * scale), round(picture.height * scale)), Image.Resampling.LANCZOS)

@@ -1,8 +1,8 @@
-"""What is missing or too small on this machine, and what to do about it.
+"""Checks what is missing or too small on this machine, and says what to do about it.
 
-`machine.py` looks at limits and packages, `gpu.py` at the driver and the libraries of the GPU path, `decoding.py`
-decodes a picture, `network.py` looks for proxies, `source.py` tries the source of a config. Each check is one `Check`;
-none raises, none hangs.
+`machine.py` checks limits and packages, `gpu.py` the driver and the libraries of the GPU path, `decoding.py` decodes an
+image, `network.py` looks for proxies, and `source.py` tries the source of a config. Each check returns a `Check`; no
+check raises or hangs.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ _NOT_SETTINGS = "correct the config; the guide lists every setting"
 def examine(
     file: Path | None, *, device: str = "auto", backend: str = "auto", timeout_s: float = 20.0
 ) -> Iterator[Check]:
-    """All checks, each as soon as it is done.
+    """Runs all checks and yields each result at once.
 
-    file: a config whose settings and source are looked at too. device, backend: as for a Loader. A missing GPU is a
-    failure only where `device` asks for one, and what a GPU lacks only where it would be used. timeout_s: seconds for
-    each check that might have to wait.
+    file: a config whose settings and source are checked too. device, backend: as for a Loader. A missing GPU is a
+    failure only if `device` requires one; a problem of a GPU is a failure only if the GPU would be used. timeout_s:
+    time limit in seconds for each check that may have to wait.
     """
     config, problem = _loaded(file)
     yield from machine.checks(config)
@@ -46,7 +46,7 @@ def examine(
 
 
 def _loaded(file: Path | None) -> tuple[LoaderConfig | None, str | None]:
-    """The config, or what is wrong with it."""
+    """Loads the config. Returns (config, None), or (None, what is wrong)."""
     if file is None:
         return None, None
     try:

@@ -1,4 +1,4 @@
-"""One finding, and a way to wait for work that may hang."""
+"""`Check`, the result of one check, and `within`, which limits the time of work that may hang."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """What was looked at, what was found, and what to do where that is not right.
+    """The result of one check: its subject, what was found, and a remedy for a problem.
 
-    state: "ok"; "none" is not here and not needed; "warn" works, but worse than it could; "fail" does not work.
+    state: "ok"; "none": missing, but not needed; "warn": works, but not well; "fail": does not work.
     Control characters in `found` and `remedy`, which may quote a server or a file's name, appear as escapes.
     """
 
@@ -48,22 +48,22 @@ class Check:
         return cls(name, "fail", found, remedy)
 
     def redacted(self, hide: Callable[[str], str]) -> Check:
-        """The same with `hide` applied to its texts."""
+        """Returns a copy with `hide` applied to its texts."""
         return replace(self, found=hide(self.found), remedy=hide(self.remedy))
 
     def __str__(self) -> str:
-        """One line, whatever the texts hold."""
+        """Returns the check as one line, even if its texts have several."""
         line = f"{self.name}: {self.found}" + (f" -> {self.remedy}" if self.remedy else "")
         return " ".join(line.split())
 
 
 def mib(count: float) -> str:
-    """Bytes for people."""
+    """Formats a number of bytes for people."""
     return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
 
 
 def within(seconds: float, work: Callable[[], T]) -> T:
-    """The result of `work`, or TimeoutError. What hangs (a file system whose server is gone) is left behind."""
+    """Returns the result of `work`, or raises TimeoutError. Work that hangs (on a lost file server) is abandoned."""
     results: list[T] = []
     errors: list[BaseException] = []
 

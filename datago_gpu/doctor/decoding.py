@@ -1,6 +1,6 @@
-"""Decodes one picture with the back end that a Loader would take, and with DALI where it is installed.
+"""Decodes one image with the back end that a Loader would choose, and with DALI if it is installed.
 
-In a process of its own, trial.py: DALI may take the process with it, or not come back.
+Each trial runs in its own process (trial.py), because DALI may crash or hang.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _VIDEO = "it is in A100, A30, H100 and newer data centre GPUs; a container needs
 
 
 def checks(device: str, backend: str, timeout_s: float) -> Iterator[Check]:
-    """What a Loader would decode with; and DALI on the CPU, where it is installed and not that."""
+    """Tries the back end that a Loader would choose, and DALI on the CPU if it is installed but not chosen."""
     try:
         chosen = choose(device, backend)
     except ConfigError as error:
@@ -38,7 +38,7 @@ def checks(device: str, backend: str, timeout_s: float) -> Iterator[Check]:
 
 
 def hardware_decoder(log: str) -> Check:
-    """log: what nvImageCodec said while it decoded, at its level 3."""
+    """Checks for a hardware JPEG decoder. log: nvImageCodec's log of a decoding at level 3."""
     engines = _ENGINES.search(log)
     if engines:
         return Check.ok("hardware decoder", f"{engines[1]} JPEG engines")
@@ -50,12 +50,12 @@ def hardware_decoder(log: str) -> Check:
 def _has_dali() -> bool:
     try:
         return find_spec("nvidia.dali") is not None
-    except ModuleNotFoundError:  # of the package around it
+    except ModuleNotFoundError:  # the parent package is missing
         return False
 
 
 def _tried(backend: Backend, timeout_s: float) -> tuple[Check, str]:
-    """The check, and all that the process has written."""
+    """Decodes in a new process. Returns the check and all output of the process."""
     name = f"decoding ({backend.name})"
     environment = {**os.environ, "DALI_NVIMGCODEC_LOG_LEVEL": "3"}
     try:

@@ -1,4 +1,4 @@
-"""The NVIDIA driver, its GPUs, and the libraries of the GPU path. Nothing of CUDA is started: only asked."""
+"""Checks the NVIDIA driver, its GPUs and the libraries of the GPU path, without starting CUDA."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _KERNEL_MODULE = Path("/proc/driver/nvidia/version")
 _UNKNOWN = "unknown"
 
 _OLDEST_DRIVERS = {"nvidia-dali-cuda130": 580, "nvidia-dali-cuda120": 530}
-"""DALI's build -> the oldest driver. For CUDA 13 that is DALI's and CUDA's; for CUDA 12 DALI asks for 525.60 and
-nvImageCodec for 530.30.02, by their documentation."""
+"""DALI build -> oldest driver, by the documentation. For CUDA 13, DALI and CUDA require the same; for CUDA 12, DALI
+requires 525.60 and nvImageCodec 530.30.02."""
 
 _PACKAGES = [
     ("DALI", ["nvidia-dali-cuda120", "nvidia-dali-cuda130"]),
@@ -31,11 +31,11 @@ _NVJPEG = {
     "nvidia-nvimgcodec-cu12": ("libnvjpeg.so.12", "nvidia-nvjpeg-cu12"),
     "nvidia-nvimgcodec-cu13": ("libnvjpeg.so.13", "nvidia-nvjpeg"),
 }
-"""Build of nvImageCodec -> the library that it loads, and the package that brings the library."""
+"""nvImageCodec build -> the library that it loads, and the package that contains the library."""
 
 
 def checks(*, wanted: bool) -> Iterator[Check]:
-    """wanted: without a GPU that is a failure."""
+    """Runs the checks of this module. wanted: a missing GPU is a failure."""
     count, problem = gpus()
     if count:
         yield from _driver_and_gpus(count)
@@ -56,10 +56,10 @@ def _absent(name: str, problem: str, wanted: bool, remedy: str) -> Check:
 
 
 def _driver_and_gpus(count: int) -> Iterator[Check]:
-    """count: how many GPUs CUDA offers."""
+    """Checks the driver and its GPUs. count: the number of GPUs that CUDA reports."""
     try:
         version, cuda, found = _ask_nvml()
-    except Exception as error:  # the package is missing, or a library's own error: nothing works the worse for it
+    except Exception as error:  # NVML is missing or fails: nothing else depends on it
         yield driver_version(_version_of_the_module(), _UNKNOWN)
         remedy = "pip install nvidia-ml-py" if isinstance(error, ImportError) else "compare nvidia-smi"
         yield Check.warn("NVIDIA GPU", f"{count}, of unknown kind: {error}", remedy)
@@ -72,7 +72,7 @@ def _driver_and_gpus(count: int) -> Iterator[Check]:
 
 
 def _ask_nvml() -> tuple[str, str, list[str]]:
-    """The driver's version, the newest CUDA that it knows, and a description of each GPU of the machine."""
+    """Returns the driver's version, the newest CUDA version it supports, and a description of each GPU."""
     import pynvml
 
     pynvml.nvmlInit()
@@ -86,7 +86,7 @@ def _ask_nvml() -> tuple[str, str, list[str]]:
 
 
 def _version_of_the_module() -> str:
-    """The version of the driver's kernel module, such as "580.65.06"; "" where it cannot be read."""
+    """Returns the version of the driver's kernel module, such as "580.65.06"; "" if it cannot be read."""
     try:
         found = re.search(r"\b\d{3,}\.[\d.]+", _KERNEL_MODULE.read_text())
     except OSError:
@@ -95,7 +95,7 @@ def _version_of_the_module() -> str:
 
 
 def driver_version(version: str, cuda: str) -> Check:
-    """version: of the driver; cuda: what it reaches up to."""
+    """Checks the driver's version. cuda: the newest CUDA version that the driver supports."""
     build = next(filter(_version_of, _OLDEST_DRIVERS), "nvidia-dali-cuda120")
     oldest, major = _OLDEST_DRIVERS[build], version.partition(".")[0]
     found = f"{version or 'of unknown version'}, CUDA up to {cuda}"
@@ -108,7 +108,7 @@ def driver_version(version: str, cuda: str) -> Check:
 
 
 def _version_of(distribution: str) -> str:
-    """The version of an installed package; "" where it is not installed."""
+    """Returns the version of a package; "" if it is not installed."""
     try:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
@@ -122,7 +122,7 @@ def _package(name: str, distributions: list[str], needed: bool) -> Check:
 
 
 def nvjpeg(needed: bool) -> Iterator[Check]:
-    """The library that decodes JPEGs on a GPU, for each build of nvImageCodec that is installed."""
+    """Checks nvJPEG, which decodes JPEGs on a GPU, for each installed build of nvImageCodec."""
     for codec in filter(_version_of, _NVJPEG):
         yield _nvjpeg(*_NVJPEG[codec], needed)
 
@@ -143,7 +143,7 @@ def _nvjpeg(library: str, package: str, needed: bool) -> Check:
 
 
 def nvcuvid() -> Check:
-    """Through it the hardware JPEG decoder is reached."""
+    """Checks nvcuvid, which gives access to the hardware JPEG decoder."""
     try:
         ctypes.CDLL("libnvcuvid.so.1")
     except OSError:

@@ -1,4 +1,4 @@
-"""Python, packages, CPUs, memory and the limits of a process."""
+"""Checks Python, packages, CPUs, memory and the limits of a process."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ __all__ = ["checks"]
 
 MEMINFO = Path("/proc/meminfo")
 _NO_LIMIT = 2**60
-"""Bytes; version 1 writes a number above it for none."""
+"""Bytes. Version 1 of control groups writes a number above this one for "no limit"."""
 _SPARE_FILES = 64
-"""Beyond the downloads: the interpreter's own, libraries, the socket to the feeder, hedges."""
+"""Open files needed besides downloads: of the interpreter and libraries, the socket to the feeder, hedges."""
 
 
 def checks(config: LoaderConfig | None) -> Iterator[Check]:
-    """All of them; limits are held against `config`, else against the defaults."""
+    """Runs the checks of this module. Limits are compared with the needs of `config`, else of the defaults."""
     http = config.http_config if config else HttpConfig()
     decode = config.decode_config if config else DecodeConfig()
     needed = MemorySum.of(config or _usual(), choose().name)
@@ -55,7 +55,7 @@ def _usual() -> LoaderConfig:
 
 
 def packages() -> Check:
-    """What pyproject.toml asks for, and what is here."""
+    """Compares the installed packages with the requirements of pyproject.toml."""
     here, wrong = [], []
     try:
         asked, own = metadata.requires("datago-gpu") or [], metadata.version("datago-gpu")
@@ -92,7 +92,7 @@ def event_loop() -> Check:
 
 
 def jpeg() -> Check:
-    """Pillow's wheels have libjpeg-turbo; one that was built here may have the slow one."""
+    """Checks for libjpeg-turbo. Pillow's wheels have it; a Pillow built here may have the slow libjpeg."""
     if not features.check("jpg"):
         return Check.fail("libjpeg", "this Pillow was built without JPEG", "pip install --force-reinstall pillow")
     version = features.version("libjpeg_turbo")
@@ -103,7 +103,7 @@ def jpeg() -> Check:
 
 
 def cpus(decode: DecodeConfig, quota: float | None) -> Check:
-    """quota: CPUs that the control group allows, or None."""
+    """Checks the number of CPUs. quota: CPUs that the control group allows, or None."""
     usable = len(os.sched_getaffinity(0))
     threads = decoding_threads(decode)
     found = f"{usable} of {os.cpu_count()} may be used" + (f", for {quota:g} of their time" if quota else "")
@@ -117,7 +117,7 @@ def cpus(decode: DecodeConfig, quota: float | None) -> Check:
 
 
 def cpu_quota(groups: list[Path]) -> float | None:
-    """CPUs' worth of time that the control groups allow, of either version."""
+    """Returns the number of CPUs that the control groups (version 1 or 2) allow."""
     allowed = []
     for group in groups:
         words = _read(group / "cpu.max").split()
@@ -128,13 +128,13 @@ def cpu_quota(groups: list[Path]) -> float | None:
 
 
 def memory_limit(groups: list[Path]) -> int | None:
-    """Bytes that the control groups allow, of either version."""
+    """Returns the bytes of memory that the control groups (version 1 or 2) allow."""
     texts = [_read(group / name) for group in groups for name in ("memory.max", "memory.limit_in_bytes")]
     return min((int(text) for text in texts if text.isdecimal() and int(text) < _NO_LIMIT), default=None)
 
 
 def control_groups(membership: Path, root: Path) -> list[Path]:
-    """The folders of this process's control groups and of those around them, each of which may set a limit."""
+    """Returns the folders of this process's control groups and of their parents. Each of them may set a limit."""
     folders = [root, root / "cpu", root / "memory"]
     for line in _read(membership).splitlines():
         _, controllers, own = line.split(":", 2)
@@ -153,7 +153,7 @@ def _read(path: Path) -> str:
 
 
 def memory(needed: MemorySum, limit: int | None, meminfo: Path) -> Check:
-    """limit: bytes that the container may take."""
+    """Compares the memory needed with the memory available. limit: bytes that the container may use."""
     available = re.search(r"^MemAvailable:\s+(\d+) kB", _read(meminfo), re.MULTILINE)
     free = int(available[1]) * 1024 if available else None
     least = min((each for each in (limit, free) if each is not None), default=None)
@@ -188,7 +188,7 @@ def shared_memory() -> Check:
 
 
 def memory_lock(limit: int, *, on_gpu: bool) -> Check:
-    """limit: of RLIMIT_MEMLOCK, in bytes."""
+    """Checks the limit for locked memory. limit: RLIMIT_MEMLOCK in bytes."""
     if limit == resource.RLIM_INFINITY:
         return Check.ok("memory lock", "no limit")
     if not on_gpu:
@@ -198,7 +198,7 @@ def memory_lock(limit: int, *, on_gpu: bool) -> Check:
 
 
 def open_files(limits: tuple[int, int], downloads: int) -> Check:
-    """limits: soft and hard RLIMIT_NOFILE."""
+    """Checks the limit for open files. limits: soft and hard RLIMIT_NOFILE."""
     soft, hard = limits
     needed = 2 * downloads + _SPARE_FILES
     found = f"{'no limit' if soft == resource.RLIM_INFINITY else soft}; {downloads} concurrent_downloads"

@@ -1,4 +1,4 @@
-"""How much memory a run may take at the most, by its settings. The guide tells this sum under "Memory"."""
+"""Computes the maximum memory of a run from its settings. The guide explains this sum under "Memory"."""
 
 from __future__ import annotations
 
@@ -14,37 +14,37 @@ __all__ = ["MemorySum"]
 
 _TRAINER = {"pillow": 64 * MiB, "dali": 256 * MiB}
 _FEEDER, _DOWNLOADING = 80 * MiB, 64 * MiB
-"""Python, the modules that each process imports, and what its heap keeps."""
+"""Memory for Python, the imported modules, and freed memory that the heap keeps, per process."""
 _SHUFFLED = 256 * MiB
 _PAGES = 4
-"""The page that is handed out; the next one as it was sent, unpacked in pieces, and put together."""
+"""Copies of a page: the current page, and the next one as received, decompressed in pieces, and joined."""
 _FILE_BUFFER = MiB
 _OBJECTS = 20
-"""So much more than their JSON attributes may take as Python's objects."""
+"""Factor by which attributes can be larger as Python objects than as JSON."""
 _FURTHER_BATCHES = 2
-"""The one that the trainer has, and the one that is handed over."""
+"""The batch that the trainer uses, and the batch that is being delivered."""
 
 
 class MemorySum(Struct, frozen=True):
-    """Bytes at the most, by what takes them.
+    """Maximum bytes of memory, by purpose.
 
-    What comes on top: a single picture that needs more than `decode_config.memory_mb`, which is decoded alone; shards
-    of zstd and xz with large windows; names of files, 60 to 100 bytes each. On a GPU, decoding takes GPU memory.
+    Not included: a single image that needs more than `decode_config.memory_mb`, which is decoded alone; zstd and xz
+    shards with large windows; file names, 60 to 100 bytes each. On a GPU, decoding uses GPU memory.
     """
 
     trainer: dict[str, int]
-    """Of the process that iterates, beside what the trainer itself keeps."""
+    """Memory of the process that iterates, without batches that the trainer itself keeps."""
     feeder: dict[str, int]
     downloading: dict[str, int]
-    """Of each process that downloads."""
+    """Memory of each download process."""
     shared: dict[str, int]
-    """Of all processes together."""
+    """Memory that all processes share."""
     processes: int = 0
-    """How many download."""
+    """Number of download processes."""
 
     @classmethod
     def of(cls, config: LoaderConfig, backend: str) -> MemorySum:
-        """backend: "pillow" or "dali"."""
+        """Computes the sum for a config. backend: "pillow" or "dali"."""
         limits, processes = Limits.of(config), config.http_config.download_processes
         sample = files_of_a_sample(config) * limits.payload
         on_the_way = {"the sample that comes next": sample, "a payload that is put together": limits.payload}
@@ -71,13 +71,13 @@ class MemorySum(Struct, frozen=True):
 
     @property
     def total(self) -> int:
-        """Bytes of all processes together."""
+        """Returns the bytes of all processes together."""
         downloading = self.processes * sum(self.downloading.values())
         return downloading + sum(sum(part.values()) for part in (self.trainer, self.feeder, self.shared))
 
 
 def _decoded(config: LoaderConfig, limits: Limits) -> int:
-    """What waits for the trainer or is being decoded, and what the trainer has: pixels, latents and attributes."""
+    """Returns the bytes of pixels, latents and attributes that are being decoded, queued, or used by the trainer."""
     image, files = config.image_config, files_of_a_sample(config)
     batches = -(-config.samples_buffer_size // config.batch_size) + config.decode_config.prefetch + _FURTHER_BATCHES
     if image.crop_and_resize:

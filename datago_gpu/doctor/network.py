@@ -1,4 +1,4 @@
-"""Which hosts are asked by way of a proxy, and which directly."""
+"""Checks which hosts are accessed through a proxy, and which directly."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _OF_AZURE = "https://blob.core.windows.net"
 
 
 def proxy_check(config: LoaderConfig | None) -> Check:
-    """The proxies of the settings and of the environment, and which of them the hosts of a config are asked by."""
+    """Reports the proxies of the settings and of the environment, and which of them each host of a config uses."""
     http = config.http_config if config else HttpConfig()
     proxies = Proxies(http.proxy, trust_env=http.trust_env)
     if not proxies:
@@ -40,14 +40,14 @@ def proxy_check(config: LoaderConfig | None) -> Check:
 
 
 def way(address: str, proxies: Proxies) -> str:
-    """How a host is asked. Raises ValueError."""
+    """Describes how a host is accessed: through a proxy or directly. Raises ValueError."""
     split = urlsplit(address)
     proxy = proxies.of(split.scheme, split.hostname or "", split.port)
     return f"{split.hostname} by way of {proxy}" if proxy else f"{split.hostname} directly"
 
 
 def _addresses(config: LoaderConfig) -> Iterable[str]:
-    """One http(s) address for each host that the settings name."""
+    """Returns one http(s) address for each host that the settings name."""
     source = config.source_config
     if isinstance(source, DataroomSource):
         given = [source.api_url or os.environ.get("DATAROOM_API_URL", "")]

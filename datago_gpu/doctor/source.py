@@ -1,4 +1,4 @@
-"""Tries the source of a config: whether it is there, takes the key, and brings samples that decode, and how soon."""
+"""Tries the source of a config: whether it answers, accepts the key, returns samples that decode, and how fast."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _BAD_REQUEST, _REFUSED = 400, (401, 403)
 
 
 def checks(config: LoaderConfig, device: str, backend: str, timeout_s: float) -> Iterator[Check]:
-    """In this order: source, key (of a Dataroom), first sample, first batch. Those behind a failure are left out."""
+    """Checks source, key (of a Dataroom), first sample and first batch, in this order. Stops after a failure."""
     for check in _checks(config, device, backend, timeout_s):
         yield check.redacted(config.redacted)
 
@@ -58,7 +58,7 @@ def _checks(config: LoaderConfig, device: str, backend: str, timeout_s: float) -
 
 
 def _impatient(config: LoaderConfig, timeout_s: float) -> LoaderConfig:
-    """The same source with few tries and short waits, and without side effects."""
+    """Returns the config with few tries and short waits, and without side effects."""
     http = config.http_config
     quick: HttpConfig = msgspec.structs.replace(
         http,
@@ -96,7 +96,7 @@ def _where(config: LoaderConfig) -> str:
 
 
 async def _folder(config: LoaderConfig, source: FileSource, timeout_s: float) -> Check:
-    """All images, or as many as can be counted in half of the time."""
+    """Counts the images, or as many as possible in half of the time limit."""
     root, deadline = config.absolute(source.root_path), time.monotonic() + timeout_s / 2
     shown, images, folders = shown_with(shown_path(root), source.root_path), 0, 0
     more, passed = "", PassedOver()
@@ -118,7 +118,7 @@ async def _folder(config: LoaderConfig, source: FileSource, timeout_s: float) ->
 
 
 async def _dataroom(config: LoaderConfig, source: DataroomSource) -> list[Check]:
-    """Two lines: whether the server answers, and whether it takes the key."""
+    """Yields two checks: whether the server answers, and whether it accepts the key."""
     from datago_gpu.sources.dataroom.api import DataroomApi
     from datago_gpu.sources.http.client import HttpClient
 
@@ -147,14 +147,14 @@ async def _dataroom(config: LoaderConfig, source: DataroomSource) -> list[Check]
 
 
 def _payloads(address: str | None, config: LoaderConfig) -> Iterator[Check]:
-    """How the host that has the first payload is asked, where there is a proxy."""
+    """Reports how the host of the first payload is accessed, if there is a proxy."""
     proxies = Proxies(config.http_config.proxy, trust_env=config.http_config.trust_env)
     if proxies and address:
         yield Check.ok("proxy of payloads", way(address, proxies))
 
 
 async def _first_listed(config: LoaderConfig) -> Check:
-    """Shards or object storage: the first sample, without a shuffle, which would read far ahead."""
+    """Reads the first sample of shards or object storage, without a shuffle, which would read far ahead."""
     from datago_gpu.sources.http.client import HttpClient
 
     plain = config.with_source(random_sampling=False)
@@ -172,7 +172,7 @@ def _told(ref: SampleRef | Skipped) -> str:
 
 
 def _timed(name: str, config: LoaderConfig, device: str, backend: str, timeout_s: float) -> Check:
-    """Make a loader and take its first batch."""
+    """Makes a loader and measures the time to its first batch."""
     began = time.perf_counter()
     try:
         with Loader(config, device=device, backend=backend) as loader:

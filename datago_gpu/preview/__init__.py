@@ -1,6 +1,6 @@
-"""What a model will see: the first batches of a loader, drawn with their crops, masks and names.
+"""Shows what a model will see: the first batches of a loader, drawn with their crops, masks and names.
 
-`gather.py` loads them, `pixels.py` and `masks.py` make pictures of them, `sheet.py` and `page.py` lay them out.
+`gather.py` loads the batches, `pixels.py` and `masks.py` draw images, `sheet.py` and `page.py` lay them out.
 """
 
 from __future__ import annotations

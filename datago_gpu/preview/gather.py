@@ -1,7 +1,7 @@
-"""Loads the first batches and, in a second pass, small pictures of the originals that they were cut from.
+"""Loads the first batches and, in a second pass, small images of their originals.
 
-A Batch holds no original. The second pass runs the same settings with batches of one and buckets so fine that next to
-nothing is cut off: pictures come in the order of the source, small, and one at a time.
+A Batch does not contain the originals. The second pass uses the same settings with a batch size of one and buckets so
+fine that almost nothing is cropped: small images arrive one at a time, in the order of the source.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ _WHOLE = ImageConfig(
 )
 """Of originals: each side is cut by less than 1 in 100, up to sides of 1 : 50."""
 _UNTOLD = frozenset(("api_key", "auth_token", "storage_options", "rank", "world_size"))
-"""Settings of a source that the title leaves out."""
+"""Source settings that are not shown in the title."""
 
 
 @dataclass(slots=True)
 class Panel:
-    """One picture of a sample, and what it is."""
+    """One image of a sample, and its name."""
 
     name: str
     picture: Image.Image
@@ -46,7 +46,7 @@ class Panel:
 
 @dataclass(slots=True)
 class Shown:
-    """One sample, ready to be laid out. `panels`: the model's view, further images, the original."""
+    """One sample, ready for the layout. `panels`: the model's view, additional images, the original."""
 
     id: str
     size: tuple[int, int]
@@ -58,7 +58,7 @@ class Shown:
 
 @dataclass(slots=True)
 class ShownBatch:
-    """One batch: how many samples it has, and those of them that are shown."""
+    """One batch: the number of its samples, and the samples that are shown."""
 
     bucket: tuple[int, int] | None
     epoch: int
@@ -68,7 +68,7 @@ class ShownBatch:
 
 @dataclass(slots=True)
 class Overview:
-    """All that is shown."""
+    """Everything that the preview shows."""
 
     title: str
     backend: str
@@ -103,7 +103,7 @@ class _Gatherer:
         self._overview.batches.append(shown)
 
     def add_original(self, batch: Batch) -> None:
-        """A batch of the second pass, of one sample."""
+        """Adds a batch of the second pass, which holds one sample."""
         sample = batch[0]
         waiting = self._waiting.get((batch.epoch, sample.id, sample.original_size))
         if not waiting:

@@ -1,4 +1,4 @@
-"""Masks laid over pictures: cut-outs in a colour for each name, label maps in a colour for each label."""
+"""Draws masks over images: cut-outs in one colour per name, label maps in one colour per label."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ _NEARLY = 12
 
 
 def colour_of(number: int) -> Colour:
-    """The colour of the mask so numbered."""
+    """Returns the colour of a mask, given its number."""
     return _COLOURS[number % len(_COLOURS)]
 
 
 def kind_of_mask(levels: Iterable[NDArray[Any]]) -> MaskKind:
-    """Tell what the masks of one name are, by the values in all of them.
+    """Decides from the values in all masks of one name whether they are cut-outs or label maps.
 
-    A cut-out has one value beside 0, or shades of it: many values, or mostly the highest ones. Few values of which the
-    highest are not the most are numbers of labels.
+    A cut-out has one value besides 0, or shades: many values, or mostly the highest values. A label map has few values,
+    mostly lower ones.
     """
     counts: Counter[int] = Counter()
     highest = 255

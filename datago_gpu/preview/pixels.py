@@ -63,9 +63,9 @@ def shrunk(picture: Image.Image, area: int, longest: int) -> Image.Image:
 
 
 def outlined(picture: Image.Image, shown: Region, crop: Region) -> Image.Image:
-    """The picture with a frame around the crop, and less light outside it.
+    """Draws a frame around the crop, and darkens everything outside.
 
-    shown: the part of the original that the picture shows. crop: the one to frame; both in pixels of the original.
+    shown: the region of the original that `picture` shows. crop: the region to frame. Both in pixels of the original.
     """
     down, across = picture.height / shown[2], picture.width / shown[3]
     top, left = (crop[0] - shown[0]) * down, (crop[1] - shown[1]) * across
@@ -79,6 +79,6 @@ def outlined(picture: Image.Image, shown: Region, crop: Region) -> Image.Image:
 
 
 def _span(begin: float, end: float, length: int) -> tuple[int, int]:
-    """In whole pixels, at least one, inside."""
+    """Rounds a span to whole pixels: at least one, within 0 to `length`."""
     first = min(max(0, round(begin)), length - 1)
     return first, min(max(first + 1, round(end)), length)

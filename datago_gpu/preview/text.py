@@ -1,4 +1,4 @@
-"""Words about a sample, fit to be printed: whatever was in its attributes, on one line and of bounded length."""
+"""Makes texts of a sample printable: on one line and of limited length, whatever the attributes contain."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ _LONGEST = 2000
 
 
 def plain(text: str) -> str:
-    """On one line, without control characters and halves of surrogate pairs, which no font and no UTF-8 has."""
+    """Puts text on one line and removes control characters and lone surrogates, which no font or UTF-8 supports."""
     kept = (" " if unicodedata.category(letter) in _CONTROLS else letter for letter in text[:_LONGEST])
     return " ".join("".join(kept).split())
 
 
 def shortened(text: str, length: int) -> str:
-    """Not more letters than `length`, cut at the end."""
+    """Shortens a text to `length` characters, at the end."""
     return text if len(text) <= length else text[: length - 1].rstrip() + "…"
 
 
 def middle_cut(text: str, length: int) -> str:
-    """Not more letters than `length`, cut in the middle: names differ at their ends."""
+    """Shortens a text to `length` characters, in the middle, because names differ at their ends."""
     if len(text) <= length:
         return text
     head = (length - 1) // 2
@@ -32,7 +32,7 @@ def middle_cut(text: str, length: int) -> str:
 
 
 def caption_of(attributes: dict[str, Any]) -> str:
-    """The first attribute that is named as captions are; else one whose name has such a word in it; else nothing."""
+    """Returns the first attribute with a usual name for captions; else one whose name contains one; else ""."""
     known = [name for word in _CAPTIONS for name in attributes if name.lower() == word]
     alike = [name for name in attributes if any(word in name.lower() for word in ("caption", "description", "text"))]
     for name in known + alike:

@@ -1,4 +1,4 @@
-"""What both layouts say about batches and samples."""
+"""Texts about batches and samples that both layouts use."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SIZES_NOTE = "sizes are width x height in pixels"
 
 
 def heading(batch: ShownBatch) -> tuple[str, str]:
-    """Its size, and the rest. Sizes are as SIZES_NOTE says, the way people write them; `Batch.bucket` is (H, W)."""
+    """Returns the size of a batch (width x height; `Batch.bucket` is (H, W)), and a note with the other facts."""
     name = f"{batch.bucket[1]} x {batch.bucket[0]}" if batch.bucket else "own sizes"
     shown = "" if len(batch.samples) == batch.count else f", {len(batch.samples)} of them shown"
     epoch = f", epoch {batch.epoch}" if batch.epoch else ""
