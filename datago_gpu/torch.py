@@ -8,6 +8,7 @@ Trainer(max_epochs=3).fit(model, train_dataloaders=dataset)          # or in Lig
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import fields
@@ -29,6 +30,8 @@ from datago_gpu.loader.state import checked_on_change, resume_from, state_of
 from datago_gpu.sources.base import Position
 
 __all__ = ["Bucket", "LoaderDataset", "TensorBatch", "as_tensors"]
+
+_log = logging.getLogger("datago_gpu")
 
 _PLAIN = frozenset(("ids", "sources", "attributes", "tags", "duplicate_states"))
 """Fields that hold no arrays. `as_tensors` does not search them, because they can be large."""
@@ -67,6 +70,10 @@ class LoaderDataset(IterableDataset):  # type: ignore[misc]  # torch need not be
 
     Tensors share the batch's memory, on the CPU and on a GPU. Rank and world size are taken from `source_config`, else
     from torch.distributed if it is initialised, else from the environment variables RANK and WORLD_SIZE.
+
+    Ranks may yield different numbers of batches, and a training step that waits for all ranks then hangs. A warning
+    says so once, if torch.distributed is initialised. `epochs` None with `limit` and `drop_last` gives each rank the same
+    number of samples, in full batches.
 
     The dataset has no length: the number of batches depends on the shapes of the images. A DataLoader needs
     `batch_size=None` and `num_workers=0`, because the dataset already loads in its own process. The Loader is closed
@@ -111,6 +118,7 @@ class LoaderDataset(IterableDataset):  # type: ignore[misc]  # torch need not be
         """Where the next pass begins."""
         self._state: dict[str, Any] | None = None
         """State of the current pass, or of a pass that was left early."""
+        self._warned = False
 
     def __iter__(self) -> Iterator[Any]:
         worker = get_worker_info()
@@ -146,6 +154,7 @@ class LoaderDataset(IterableDataset):  # type: ignore[misc]  # torch need not be
 
     def _pass(self) -> Iterator[Any]:
         config, begin = self._config(), self._next
+        self._warn_of_uneven_ranks(config)
         epoch = begin.position.epoch
         state = state_of(config, begin)
         # `epochs` is the end of the range of passes, not their number: a Loader that resumes at pass 4 has done four.
@@ -172,14 +181,29 @@ class LoaderDataset(IterableDataset):  # type: ignore[misc]  # torch need not be
         tensors = as_tensors(batch)
         return tensors if self.transform is None else self.transform(tensors)
 
+    def _warn_of_uneven_ranks(self, config: LoaderConfig) -> None:
+        even = config.epochs is None and config.limit is not None and config.drop_last
+        if self._warned or even or not _is_distributed() or config.rank_and_world_size()[1] == 1:
+            return
+        self._warned = True
+        _log.warning(
+            "ranks may yield different numbers of batches, since samples and shapes differ: a step that waits for all "
+            "ranks (DDP, all_reduce) then hangs at the end of a pass. Set epochs to None, limit to the samples of each "
+            "rank and pass (a multiple of batch_size), and drop_last to true; or use torch's Join"
+        )
+
     def _config(self) -> LoaderConfig:
         """Returns the settings with this process's rank and world size."""
         source = self.config.source_config
-        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        if not _is_distributed():
             return self.config
         rank = torch.distributed.get_rank() if source.rank is None else source.rank
         world_size = torch.distributed.get_world_size() if source.world_size is None else source.world_size
         return self.config.with_source(rank=rank, world_size=world_size)
+
+
+def _is_distributed() -> bool:
+    return bool(torch.distributed.is_available() and torch.distributed.is_initialized())
 
 
 def as_tensors(batch: Batch) -> TensorBatch:

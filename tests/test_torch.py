@@ -284,24 +284,26 @@ def test_it_can_be_sent_to_another_process_in_the_middle_of_a_pass(config: Loade
 
 
 RANK = """
-import json, sys
+import json, logging, sys
 import torch.distributed as dist
 from datago_gpu.torch import LoaderDataset
 rank, store, settings = int(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
 dataset = LoaderDataset(settings, device="cpu", backend="pillow")
 dist.init_process_group("gloo", init_method="file://" + store, rank=rank, world_size=2)
-print(json.dumps([name for batch in dataset for name in batch["ids"]]))
+logging.basicConfig(format="%(message)s")
+passes = [[batch["ids"] for batch in dataset] for _ in range(2)]
+print(json.dumps(passes))
 dist.destroy_process_group()
 """
 
 
-@pytest.mark.timeout(120)
-def test_ranks_come_from_torch_distributed(config: LoaderConfig, tmp_path_factory: pytest.TempPathFactory) -> None:
-    store, settings = str(tmp_path_factory.mktemp("store") / "store"), msgspec.json.encode(config).decode()
+def run_ranks(config: LoaderConfig, store: Path) -> tuple[list[list[list[list[str]]]], list[str]]:
+    """Has two ranks iterate twice. Returns their passes, each a list of batches of ids, and what each has logged."""
+    settings = msgspec.json.encode(config).decode()
     environment = {**os.environ, "WORLD_SIZE": "5", "GLOO_SOCKET_IFNAME": "lo"}  # what is initialised comes first
     ranks = [
         subprocess.Popen(
-            [sys.executable, "-c", RANK, str(rank), store, settings],
+            [sys.executable, "-c", RANK, str(rank), str(store), settings],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -310,15 +312,36 @@ def test_ranks_come_from_torch_distributed(config: LoaderConfig, tmp_path_factor
         for rank in range(2)
     ]
     try:
-        printed = [rank.communicate(timeout=50) for rank in ranks]
+        printed = [rank.communicate(timeout=100) for rank in ranks]
     finally:
         for rank in ranks:
             rank.kill()
             rank.wait()
     assert [rank.returncode for rank in ranks] == [0, 0], printed
-    first, second = (json.loads(out) for out, _ in printed)
+    return [json.loads(out) for out, _ in printed], [errors for _, errors in printed]
+
+
+@pytest.mark.timeout(200)
+def test_ranks_come_from_torch_distributed(config: LoaderConfig, tmp_path_factory: pytest.TempPathFactory) -> None:
+    passes, logged = run_ranks(config, tmp_path_factory.mktemp("store") / "store")
+    first, second = ([name for batch in rank[0] for name in batch] for rank in passes)
     assert sorted(first + second) == [f"{number:04}.jpg" for number in range(COUNT)]
     assert abs(len(first) - len(second)) == 1
+    assert [log.count("ranks may yield different numbers of batches") for log in logged] == [1, 1]
+
+
+@pytest.mark.timeout(200)
+def test_ranks_with_a_limit_yield_as_many_batches(
+    config: LoaderConfig, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """The way that the warning names. One rank has fewer samples than the limit, and takes some of them twice."""
+    limit = 2 * config.batch_size
+    even = msgspec.structs.replace(config, epochs=None, limit=limit, drop_last=True)
+    passes, logged = run_ranks(even, tmp_path_factory.mktemp("store") / "store")
+    assert [[[len(batch) for batch in batches] for batches in rank] for rank in passes] == 2 * [
+        2 * [2 * [config.batch_size]]
+    ]
+    assert not any("different numbers" in log for log in logged)
 
 
 @pytest.mark.filterwarnings("ignore:'set_vital' is deprecated:UserWarning")  # torchdata's call
