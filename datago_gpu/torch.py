@@ -72,8 +72,8 @@ class LoaderDataset(IterableDataset):  # type: ignore[misc]  # torch need not be
     from torch.distributed if it is initialised, else from the environment variables RANK and WORLD_SIZE.
 
     Ranks may yield different numbers of batches, and a training step that waits for all ranks then hangs. A warning
-    says so once, if torch.distributed is initialised. `epochs` None with `limit` and `drop_last` gives each rank the same
-    number of samples, in full batches.
+    says so once, if torch.distributed is initialised. `epochs` None with `limit` and `drop_last` gives each rank the
+    same number of samples, in full batches.
 
     The dataset has no length: the number of batches depends on the shapes of the images. A DataLoader needs
     `batch_size=None` and `num_workers=0`, because the dataset already loads in its own process. The Loader is closed
