@@ -56,7 +56,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for. The feeder process imports this package too, and needs neither Loader nor numpy."""
+    """Imports a name on first use: the feeder process imports this package too, but needs neither Loader nor numpy."""
     if name == "__version__":
         return _version()
     if name not in __all__:
@@ -69,7 +69,7 @@ def __dir__() -> list[str]:
 
 
 def _version() -> str:
-    """That of the package as it is installed; "0" where only its files are there."""
+    """Returns the version of the installed package; "0" if the package is not installed."""
     from importlib import metadata
 
     try:

@@ -54,7 +54,7 @@ def demo(out: Path, samples: int, device: str, backend: str) -> None:
 
 
 def _cut_all(folder: Path, samples: int) -> None:
-    """Different parts of the photographs, in the shapes of all buckets, each with a caption beside it."""
+    """Writes different parts of the photographs, in the shapes of all buckets, each with a caption file."""
     rng = random.Random(0)
     paths = sorted(Path(datago_gpu.__file__).parent.joinpath("photos").glob("*.[jp][pn]g"))
     photos = [ImageOps.exif_transpose(Image.open(path)) for path in paths]
@@ -79,7 +79,7 @@ def _cut(photo: Image.Image, shape: float, rng: random.Random) -> Image.Image:
 
 
 def _plant_broken(folder: Path) -> None:
-    """What a loader meets in the wild: a file cut short, an empty one is not even listed, and an error page."""
+    """Writes broken files like those of real data sets: truncated, or with zeros in place of pixels."""
     whole = next(folder.glob("*-otters.jpg")).read_bytes()
     folder.joinpath("broken-cut.jpg").write_bytes(whole[: len(whole) // 2])
     folder.joinpath("broken-noise.jpg").write_bytes(whole[:700] + bytes(2000))

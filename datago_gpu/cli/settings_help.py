@@ -14,15 +14,15 @@ from datago_gpu.cli.flags import SECTIONS, Setting, members, setting_of
 __all__ = ["SettingsCommand"]
 
 _LINE = 112
-"""Letters, where the terminal has room for so many."""
+"""Maximum number of characters in a line of the help."""
 _TYPES: dict[Any, str] = {int: "INTEGER", float: "NUMBER", str: "TEXT", tuple: "R,G,B"}
 
 
 class SettingsCommand(click.Command):
-    """A command whose `--help` tells its settings in sections. A flag that several sources share stands at each."""
+    """A command whose `--help` lists its settings in sections. A flag that several sources share is listed for each."""
 
     def get_help(self, ctx: click.Context) -> str:
-        """Returns the help, as wide as the terminal up to _LINE letters."""
+        """Returns the help, as wide as the terminal, but at most _LINE characters."""
         ctx.max_content_width = _LINE
         return super().get_help(ctx)
 
@@ -40,7 +40,7 @@ class SettingsCommand(click.Command):
 
 
 def _usage(flag: Setting) -> str:
-    """The flag, and what it takes."""
+    """Returns the flag and the values it accepts."""
     if flag.is_flag:
         return f"{flag.opts[0]} / {flag.secondary_opts[0]}"
     kinds = [_TYPES.get(each, str(each)) for each in members(flag.wanted) if each not in (NoneType, "")]
@@ -48,7 +48,7 @@ def _usage(flag: Setting) -> str:
 
 
 def _told(text: str, field: msgspec.structs.FieldInfo) -> str:
-    """What the setting means, and its default where the text does not say that."""
+    """Returns the meaning of a setting, with its default if there is one."""
     text = text[:1].upper() + text[1:]
     if field.required or field.default in (None, ""):
         return text
@@ -57,7 +57,7 @@ def _told(text: str, field: msgspec.structs.FieldInfo) -> str:
 
 
 def _texts(kind: type[msgspec.Struct]) -> dict[str, str]:
-    """Setting -> its text, from the class's own documentation."""
+    """Returns setting -> text, from the docstring of the class."""
     texts: dict[str, str] = {}
     for name, line in _described_lines(kind):
         texts[name] = f"{texts[name]} {line}" if name in texts else line
@@ -70,7 +70,7 @@ def _described_lines(kind: type[msgspec.Struct]) -> Iterator[tuple[str, str]]:
     for line in (kind.__doc__ or "").partition("Attributes:")[2].splitlines():
         text = line.strip()
         indent = len(line) - len(line.lstrip())
-        if text and indent < 8:  # what stands behind the list
+        if text and indent < 8:  # the text after the list
             return
         if indent == 8:
             name, _, text = text.partition(": ")

@@ -1,4 +1,4 @@
-"""Decodes one picture and prints how that went: `python -m datago_gpu.doctor.trial DEVICE BACKEND`."""
+"""Decodes one image and prints the result: `python -m datago_gpu.doctor.trial DEVICE BACKEND`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SIDE = 64
 
 
 def _decode(backend: Backend) -> str:
-    """Decode a JPEG of known colour, and say so. Raises DatagoError."""
+    """Decodes a JPEG of known colour and returns a report. Raises DatagoError."""
     file = io.BytesIO()
     Image.new("RGB", (_SIDE, _SIDE), (200, 100, 50)).save(file, "JPEG", quality=95)
     size = np.array([[_SIDE, _SIDE]], np.int32)

@@ -1,1 +1,1 @@
-"""One picture on the CPU: what the feeder and the decoders both have to know of it."""
+"""Functions for single images on the CPU, used by both the feeder and the decoders."""

@@ -80,7 +80,7 @@ class Worker(threading.Thread):
         super().__init__(name="datago-decode", daemon=True)
         self._feeder, self._make_assembly, self._ready = feeder, make_assembly, ready
         self._skips_behind: list[Skipped] = []
-        """What the feeder has skipped behind the last batch that it sent. The batches under way come before that."""
+        """Skips that the feeder reported after its last batch. Batches under way are delivered before these skips."""
         self.counts = wire.Counts()
         self.decoded = self.bytes = self.rescued = 0
         self._pixels = 0

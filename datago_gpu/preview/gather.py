@@ -27,11 +27,11 @@ from datago_gpu.preview.text import caption_of, plain
 __all__ = ["Overview", "Panel", "Shown", "ShownBatch", "gather"]
 
 AREA, LONGEST = 200 * 200, 420
-"""Of a picture on the sheet, in pixels."""
+"""Size of an image on the sheet, in pixels."""
 _WHOLE = ImageConfig(
     crop_and_resize=True, default_image_size=256, downsampling_ratio=1, min_aspect_ratio=0.02, max_aspect_ratio=50
 )
-"""Of originals: each side is cut by less than 1 in 100, up to sides of 1 : 50."""
+"""Settings for originals: each side is cropped by less than 1%, up to aspect ratios of 1:50."""
 _UNTOLD = frozenset(("api_key", "auth_token", "storage_options", "rank", "world_size"))
 """Source settings that are not shown in the title."""
 
@@ -155,9 +155,9 @@ def gather(
     backend: str = "auto",
     progress: Callable[[str], None] = lambda _: None,
 ) -> Overview:
-    """Load the first `batches`, and of each the first `samples`. Memory: small pictures of those.
+    """Loads the first `batches`, and keeps small images of the first `samples` of each.
 
-    progress: told what is being done. Raises what a Loader raises, and DatagoError where no batch came.
+    progress: called with a text for each step. Raises what a Loader raises, and DatagoError if there is no batch.
     """
     config = LoaderConfig.load(config).anchored()
     if not getattr(config.source_config, "require_images", True):
@@ -182,7 +182,7 @@ def gather(
 
 
 def _title(config: LoaderConfig) -> str:
-    """Where the samples come from, and what was set beside that: "photos, shuffled"."""
+    """Returns a title: the place of the samples and the other source settings, such as "photos, shuffled"."""
     given = {name: value for name, value in config.source_config.__rich_repr__() if name not in _UNTOLD}
     words = [str(given.pop(name)) for name in ("root_path", "url", "api_url") if name in given] or ["a Dataroom"]
     if given.pop("random_sampling", False):
@@ -191,7 +191,7 @@ def _title(config: LoaderConfig) -> str:
 
 
 def _add_originals(config: LoaderConfig, gatherer: _Gatherer, fetched: int) -> None:
-    """fetched: samples that the first pass has loaded, among which are those of its batches."""
+    """Adds the originals in a second pass. fetched: number of samples that the first pass has loaded."""
     changes: dict[str, Any] = {
         "image_config": _WHOLE,
         "batch_size": 1,

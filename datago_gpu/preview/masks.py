@@ -50,9 +50,9 @@ def kind_of_mask(levels: Iterable[NDArray[Any]]) -> MaskKind:
 
 
 def overlaid(picture: Image.Image, levels: NDArray[Any], kind: MaskKind, colour: Colour) -> Image.Image:
-    """Draw a mask of any size and dtype over the picture, stretched."""
+    """Draws a mask of any size and dtype over an image. The mask is stretched to the size of the image."""
     if kind == "labels":
-        numbers = np.where(levels == 0, 0, (levels - 1) % 255 + 1).astype(np.uint8)  # colours come again after 255
+        numbers = np.where(levels == 0, 0, (levels - 1) % 255 + 1).astype(np.uint8)  # colours repeat after 255
         values = np.asarray(Image.fromarray(numbers).resize(picture.size, Image.Resampling.NEAREST))
         return _blended(picture, _LABELS[values], (values > 0).astype(np.float32) * np.float32(_OPACITY))
     highest = max(1, int(levels.max()))
@@ -66,14 +66,14 @@ def overlaid(picture: Image.Image, levels: NDArray[Any], kind: MaskKind, colour:
 
 
 def _blended(picture: Image.Image, colour: NDArray[np.float32], opacity: NDArray[np.float32]) -> Image.Image:
-    """colour: (3,) or (H, W, 3). opacity: (H, W), 0 to 1."""
+    """Blends a colour over an image. colour: (3,) or (H, W, 3). opacity: (H, W), 0 to 1."""
     share = opacity[..., None]
     mixed = np.asarray(picture, np.float32) * (1 - share) + colour * share
     return Image.fromarray(mixed.round().clip(0, 255).astype(np.uint8))
 
 
 def _label_colours() -> NDArray[np.float32]:
-    """(256, 3): hues a golden angle apart, so that neighbouring numbers differ."""
+    """Returns (256, 3) colours, with hues a golden angle apart, so that consecutive numbers differ."""
     hues = [colorsys.hsv_to_rgb(number * 0.618034 % 1, 0.9 - 0.25 * (number % 2), 1.0) for number in range(256)]
     return np.array(hues, np.float32) * 255
 

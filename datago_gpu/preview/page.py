@@ -1,4 +1,4 @@
-"""The preview as one HTML page, with everything in it: no scripts, nothing loaded from elsewhere."""
+"""Writes the preview as one self-contained HTML page: without scripts and external resources."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ img { display: block; max-width: 100%; height: auto }
 
 
 def write_page(overview: Overview, path: Path) -> None:
-    """Write HTML. Raises OSError where it cannot be written."""
+    """Writes the HTML file. Raises OSError if it cannot be written."""
     with path.open("w", encoding="utf-8") as file:
         file.writelines(_page(overview))
 

@@ -1,4 +1,4 @@
-"""Arrays as a loader delivers them -> pictures to look at, and crops drawn on originals."""
+"""Converts the arrays of a loader to images to look at, and draws crops on originals."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ __all__ = ["displayed", "mask_levels", "outlined", "shrunk"]
 
 CROP_INK = (255, 64, 64)
 _SHADE = 0.45
-"""What is left of the light outside the crop."""
+"""Brightness factor outside the crop."""
 
 
 def displayed(array: Any, image: ImageConfig) -> Image.Image:
-    """One image of a batch as an RGB picture: encoding, layout and normalisation undone."""
+    """Converts one image of a batch to an RGB image: undoes encoding, layout and normalisation."""
     if isinstance(array, bytes):
         return _rgb(Image.open(io.BytesIO(array)))
     pixels = on_host(array)
@@ -37,7 +37,7 @@ def displayed(array: Any, image: ImageConfig) -> Image.Image:
 
 
 def _rgb(picture: Image.Image) -> Image.Image:
-    """What is transparent shows gray, as where batches are RGB."""
+    """Converts an image to RGB. Transparent pixels become gray, as in RGB batches."""
     if picture.mode.startswith("I"):
         picture = Image.fromarray((np.asarray(picture) >> 8).clip(0, 255).astype(np.uint8))
     if not picture.has_transparency_data:
@@ -47,7 +47,7 @@ def _rgb(picture: Image.Image) -> Image.Image:
 
 
 def mask_levels(array: Any, image: ImageConfig) -> NDArray[Any]:
-    """One mask of a batch: (H, W), of its own dtype."""
+    """Returns one mask of a batch as (H, W), with its dtype unchanged."""
     if isinstance(array, bytes):
         picture = Image.open(io.BytesIO(array))
         return np.asarray(picture if picture.mode.startswith("I") else picture.convert("L"))
@@ -56,7 +56,7 @@ def mask_levels(array: Any, image: ImageConfig) -> NDArray[Any]:
 
 
 def shrunk(picture: Image.Image, area: int, longest: int) -> Image.Image:
-    """About `area` pixels, with no side above `longest`, whatever the shape. Small ones are enlarged too."""
+    """Scales an image to about `area` pixels, with no side above `longest`. Small images are enlarged."""
     scale = min((area / (picture.width * picture.height)) ** 0.5, longest / max(picture.size))
     size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
     return picture.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)

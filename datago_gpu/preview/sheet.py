@@ -1,4 +1,4 @@
-"""The preview as one picture: a section for each batch, cards in rows."""
+"""Draws the preview as one image: a section for each batch, with cards in rows."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ LINE = 17
 CAPTION_LINES = 2
 TALLEST = 60_000
 _LONGEST = 400
-"""Letters of a line that are looked at: more fit nowhere."""
+"""Maximum number of characters of a line that are measured: no line has room for more."""
 _FONTS = ("NotoSans-Regular.ttf", "DejaVuSans.ttf", "LiberationSans-Regular.ttf")
 PAPER, CARD, INK, FAINT, RULE = (244, 243, 240), (255, 255, 255), (28, 28, 30), (118, 118, 122), (214, 212, 207)
 
 
 def write_sheet(overview: Overview, path: Path) -> None:
-    """Write a PNG. Raises ConfigError where it would be too tall, OSError where it cannot be written."""
+    """Writes a PNG. Raises ConfigError if it would be too tall, OSError if it cannot be written."""
     rows = [(batch, _rows(batch.samples)) for batch in overview.batches]
     top = _header_height(overview)
     height = top + GAP + sum(_section_height(cards) for _, cards in rows)
@@ -52,7 +52,7 @@ Row = list[Shown]
 
 
 def _rows(samples: list[Shown]) -> list[Row]:
-    """As many cards a row as there is room for, at least one."""
+    """Arranges cards in rows, with as many cards per row as fit, and at least one."""
     rows: list[Row] = []
     room = 0
     for sample in samples:
@@ -66,7 +66,7 @@ def _rows(samples: list[Shown]) -> list[Row]:
 
 
 def _card_size(sample: Shown) -> tuple[int, int]:
-    """(width, height). One too wide for the sheet is cut at its edge."""
+    """Returns the (width, height) of a card. A card that is too wide is cut at the edge of the sheet."""
     pictures = sum(panel.picture.width for panel in sample.panels) + BETWEEN * (len(sample.panels) - 1)
     tallest = max(panel.picture.height for panel in sample.panels)
     width = min(max(pictures, NARROWEST) + 2 * INSET, WIDTH - 2 * GAP)
@@ -142,7 +142,7 @@ def _draw_card(
 
 @cache
 def _caption_lines(caption: str, room: int) -> list[str]:
-    """The caption, wrapped at words, its end cut off."""
+    """Wraps a caption at words and cuts off its end."""
     words, lines = shortened(caption, _LONGEST).split(), [""]
     for at, word in enumerate(words):
         longer = f"{lines[-1]} {word}".strip()
@@ -157,7 +157,7 @@ def _caption_lines(caption: str, room: int) -> list[str]:
 
 
 def _fitting(text: str, size: int, room: float, cut: Callable[[str, int], str] = shortened) -> str:
-    """As much of the text as there is room for."""
+    """Shortens a text until it fits into `room`."""
     text = cut(text, _LONGEST)
     if _font(size).getlength(text) <= room:
         return text
@@ -167,7 +167,7 @@ def _fitting(text: str, size: int, room: float, cut: Callable[[str, int], str] =
 
 @cache
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Pillow's own font has little beyond ASCII: it is for machines without another."""
+    """Returns a font. Pillow's own font, which has little beyond ASCII, is used only if there is no other."""
     for name in _FONTS:
         try:
             return ImageFont.truetype(name, size)
