@@ -66,7 +66,8 @@ class Loose:
         if error != "" and self._is_spent(bad, at_the_end=False):
             return
         if self._carries and error != "SourceError":  # which batches are begun, and so when it ends, is not promised
-            self._check_all_came()
+            if not self._is_limit_reached():
+                self._check_all_came()
             assert error in ("", None) or bad
             return
         ends = self._end()
