@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
@@ -142,3 +143,51 @@ def test_what_has_a_weight_waits_for_room_or_for_nothing_else_to_be_there(beside
     assert not waiting.done()
     queue.close()
     assert waiting.result(WAIT_S) is False
+
+
+class BeforeWaiting(threading.Condition):
+    """Calls a signal handler in the last moment before a thread waits, as Python may."""
+
+    def __init__(self, handler: Callable[[], None]) -> None:
+        super().__init__()
+        self.handler = handler
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.handler()
+        return super().wait(timeout)
+
+
+class BeforeTaking(deque[tuple[int, int]]):
+    """Calls a signal handler when a thread has seen an item and has not taken it yet."""
+
+    handler: Callable[[], None]
+
+    def __bool__(self) -> bool:
+        there = len(self) > 0
+        if there:
+            self.handler()
+        return there
+
+
+def test_a_signal_handler_that_closes_the_queue_ends_the_get_that_it_interrupts(beside: Beside) -> None:
+    queue: Handoff[int] = Handoff(3)
+    queue._changed = BeforeWaiting(queue.close)
+    with pytest.raises(Ended):
+        beside(queue.get).result(WAIT_S)
+
+
+def test_a_signal_handler_may_close_the_queue_before_an_item_is_taken(beside: Beside) -> None:
+    queue: Handoff[int] = Handoff(3)
+    queue._items = items = BeforeTaking([(1, 0)])
+    items.handler = queue.close
+    with pytest.raises(Ended):
+        beside(queue.get).result(WAIT_S)
+
+
+def test_closing_within_no_get_starts_no_thread() -> None:
+    queue: Handoff[int] = Handoff(3)
+    before = threading.active_count()
+    queue.put(1)
+    queue.get()
+    queue.close()
+    assert threading.active_count() == before

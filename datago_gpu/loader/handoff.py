@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from contextlib import suppress
 from typing import Generic, TypeVar
 
 __all__ = ["Ended", "Handoff"]
@@ -19,7 +20,8 @@ class Ended(Exception):
 class Handoff(Generic[T]):
     """Holds at most `size` items, with a total weight of about `capacity`.
 
-    After the end, items that were put before it can still be got.
+    After the end, items that were put before it can still be got. `close` may be called from a signal handler that
+    interrupts `get` on the same thread.
     """
 
     def __init__(self, size: int, capacity: int = 0) -> None:
@@ -28,6 +30,8 @@ class Handoff(Generic[T]):
         self._changed = threading.Condition()
         self._ended = False
         self._error: Exception | None = None
+        self._getting: set[int] = set()
+        """Threads inside `get`."""
         self.waited_put_s = self.waited_get_s = 0.0
 
     def wait(self, weight: int) -> bool:
@@ -63,17 +67,11 @@ class Handoff(Generic[T]):
     def get(self) -> T:
         """Waits for an item and returns it. After the last one, raises the error given to `end`, or Ended."""
         with self._changed:
-            clock = time.perf_counter()
-            while not self._items and not self._ended:
-                self._changed.wait()
-            self.waited_get_s += time.perf_counter() - clock
-            if self._items:
-                item, weight = self._items.popleft()
-                self._held -= weight
-                self._changed.notify_all()
-                return item
-            error, self._error = self._error, None
-            raise error or Ended
+            self._getting.add(threading.get_ident())
+            try:
+                return self._got()
+            finally:
+                self._getting.discard(threading.get_ident())
 
     def end(self, error: Exception | None = None) -> None:
         """Called by the producer. `get` returns the remaining items, then raises `error` (once) or Ended."""
@@ -88,6 +86,27 @@ class Handoff(Generic[T]):
             self._items.clear()
             self._held = 0
             self._ended, self._error = True, None
+            self._changed.notify_all()
+            if threading.get_ident() in self._getting:
+                # A signal handler, perhaps just before `get` starts to wait, where it misses this call. Another thread
+                # gets the lock only once `get` waits.
+                threading.Thread(target=self._notify, name="datago-wake", daemon=True).start()
+
+    def _got(self) -> T:
+        clock = time.perf_counter()
+        while not self._items and not self._ended:
+            self._changed.wait()
+        self.waited_get_s += time.perf_counter() - clock
+        with suppress(IndexError):  # a signal handler may close the queue between two steps
+            item, weight = self._items.popleft()
+            self._held -= weight
+            self._changed.notify_all()
+            return item
+        error, self._error = self._error, None
+        raise error or Ended
+
+    def _notify(self) -> None:
+        with self._changed:
             self._changed.notify_all()
 
     def __len__(self) -> int:
