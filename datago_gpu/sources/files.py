@@ -42,6 +42,7 @@ class Files:
         self._passed_over = PassedOver()
         self._is_noted = bool(self._rank)  # one rank reports it for all
         self._below = len(os.fsencode(os.path.join(self._root, "")))
+        """Bytes of a path before its part below the root."""
         what = f"images below {self._shown}"
         self._walked, self._whole = Walked(what), Whole(what)
         self.tally: Tally = self._whole if self._shuffled else self._walked
@@ -63,7 +64,7 @@ class Files:
                 if folder.unreadable:
                     yield folder.unreadable
                 for path in folder.images:
-                    self._walked.add(self._name(path))
+                    self._walked.add(os.fsencode(path)[self._below :])
                     index, other_rank = divmod(position - self._rank, self._world_size)
                     if not other_rank and index >= start:
                         yield self._ref(index, path)
@@ -77,8 +78,9 @@ class Files:
                 async for folder in folders:
                     if folder.unreadable:
                         yield folder.unreadable
-                    listing.extend(folder.images)
-                    self._whole.extend([self._name(path) for path in folder.images])
+                    paths = list(map(os.fsencode, folder.images))
+                    listing.extend(paths)
+                    self._whole.extend([path[self._below :] for path in paths])
             self._whole.end()
             self._listing = listing
         mine = await call_in_thread(None, self._shuffle.share, len(self._listing), start.epoch)
@@ -100,10 +102,6 @@ class Files:
             self._is_noted = True
             noted(passed, self._root, self._shown)
 
-    def _name(self, path: str) -> bytes:
-        """Returns the path below the root, as bytes."""
-        return os.fsencode(path)[self._below :]
-
     def _ref(self, index: int, path: str) -> SampleRef:
         return SampleRef(index, utf8_text(os.path.relpath(path, self._root)), source="filesystem", path=path)
 
@@ -122,9 +120,10 @@ class Listing:
         self._text = bytearray()
         self._ends = array("Q")
 
-    def extend(self, paths: list[str]) -> None:
+    def extend(self, paths: list[bytes]) -> None:
+        """Adds paths, encoded by `os.fsencode`."""
         for path in paths:
-            self._text += os.fsencode(path)
+            self._text += path
             self._ends.append(len(self._text))
 
     def __len__(self) -> int:

@@ -36,7 +36,7 @@ class PassedOver:
     def __init__(self) -> None:
         self.counts: dict[str, int] = {}
         self.surprising = False
-        """Returns whether a file that may be an image was left out."""
+        """Whether a file that may be an image was left out."""
         self._examples: dict[str, str] = {}
 
     def add(self, kind: Kind, path: str) -> None:

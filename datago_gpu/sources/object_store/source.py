@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
@@ -78,7 +79,7 @@ class Bucket:
             listing = Listing()
             async with aclosing(self._pages("")) as pages:
                 async for keys in pages:
-                    listing.extend(keys)
+                    listing.extend(list(map(os.fsencode, keys)))
                     self._whole.extend([self._name(key).encode() for key in keys])
             if not len(listing):
                 raise self._no_images()
