@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import builtins
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from moto.server import ThreadedMotoServer
 
 from datago_gpu import Loader, SourceError
 from datago_gpu.sources.base import Position, SampleRef
@@ -20,8 +17,9 @@ from datago_gpu.sources.object_store.s3_listing import is_odd, odd_key_of
 from tests.images import add_picture, file_config
 from tests.needs import needs
 from tests.servers import Answer, MisbehavingServer, Request
+from tests.sources.moto_s3 import s3_server
 from tests.sources.shards import keys, tar_bytes
-from tests.sources.test_store import KEY, SECRET, files, options
+from tests.sources.test_store import files, options
 
 GOOD = ["p/!.jpg", "p/0.jpg", "p/A/1.jpg", "p/a/-1.jpg", "p/a/0.jpg", "p/a/1.jpg", "p/b.jpg", "p/c/1.jpg", "p/z.jpg"]
 ODD = ["p/a//x.jpg", "p/./x.jpg", "p/c/../x.jpg", "p/d\x01b.jpg", "p//y.jpg"]
@@ -35,24 +33,14 @@ def picture(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 @pytest.fixture(scope="module")
 def s3(picture: bytes) -> Iterator[str]:
     """The endpoint of an S3 server with good and odd keys."""
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    endpoint = f"http://{host}:{port}"
-    client = boto3.client(
-        "s3", endpoint_url=endpoint, aws_access_key_id=KEY, aws_secret_access_key=SECRET, region_name="us-east-1"
-    )
-    client.create_bucket(Bucket="odd")
-    for name in (*GOOD, *ODD):
-        client.put_object(Bucket="odd", Key=name, Body=picture)
-    for number, name in enumerate(["s/0.tar", "s/1.tar", "s/a//2.tar", "s/b/3.tar"]):
-        client.put_object(Bucket="odd", Key=name, Body=tar_bytes([(f"{number}.jpg", picture)]))
-    for name in ("s/._0.tar", "s/.trash/0.tar"):
-        client.put_object(Bucket="odd", Key=name, Body=b"no shard")
-    client.close()
-    yield endpoint
-    server.stop()
+    pictures = [(name, picture) for name in (*GOOD, *ODD)]
+    shards = [
+        (name, tar_bytes([(f"{number}.jpg", picture)]))
+        for number, name in enumerate(["s/0.tar", "s/1.tar", "s/a//2.tar", "s/b/3.tar"])
+    ]
+    others = [(name, b"no shard") for name in ("s/._0.tar", "s/.trash/0.tar")]
+    with s3_server("odd", [*pictures, *shards, *others]) as endpoint:
+        yield endpoint
 
 
 @pytest.fixture(autouse=True)

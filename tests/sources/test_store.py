@@ -5,15 +5,12 @@ from __future__ import annotations
 import asyncio
 import builtins
 import io
-import logging
 import socket
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 from PIL import Image
 
 from datago_gpu import Loader
@@ -25,33 +22,19 @@ from datago_gpu.sources.http.failure import HttpFailure
 from datago_gpu.sources.object_store.client import Stores
 from tests.images import file_config
 from tests.servers import Answer, MisbehavingServer, Request
+from tests.sources.moto_s3 import KEY, SECRET, s3_client, s3_server
 from tests.sources.shards import keys, listed, pictures, tar_bytes
 
-KEY, SECRET = "AKIAEXAMPLE", "wJalrXUtnFEMIsecret"
 QUICK = HttpConfig(max_tries=3, max_backoff_s=0.02, stall_timeout_s=2, total_timeout_s=5)
 
 
 @pytest.fixture(scope="module")
 def s3() -> Iterator[str]:
     """The endpoint of an S3 server with a bucket of shards and pictures."""
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    endpoint = f"http://{host}:{port}"
-    client = boto3.client(
-        "s3", endpoint_url=endpoint, aws_access_key_id=KEY, aws_secret_access_key=SECRET, region_name="us-east-1"
-    )
-    client.create_bucket(Bucket="mine")
-    for number in range(3):
-        data = tar_bytes(pictures(number * 10, number * 10 + 10))
-        client.put_object(Bucket="mine", Key=f"train/a-{number}.tar", Body=data)
-    client.put_object(Bucket="mine", Key="big.tar", Body=tar_bytes(pictures(0, 30, size=500_000)))
-    for name in NAMES:
-        client.put_object(Bucket="mine", Key=name, Body=name.encode())
-    client.close()
-    yield endpoint
-    server.stop()
+    shards = [(f"train/a-{number}.tar", tar_bytes(pictures(number * 10, number * 10 + 10))) for number in range(3)]
+    big = ("big.tar", tar_bytes(pictures(0, 30, size=500_000)))
+    with s3_server("mine", [*shards, big, *((name, name.encode()) for name in NAMES)]) as endpoint:
+        yield endpoint
 
 
 NAMES = [
@@ -189,9 +172,7 @@ def test_ranks_and_starts_in_a_bucket(s3: str, shuffled: bool) -> None:
 
 def test_a_place_in_a_bucket_is_one_in_a_copy_of_it(s3: str) -> None:
     """And a cursor that an older package wrote is one in the same bucket."""
-    client = boto3.client(
-        "s3", endpoint_url=s3, aws_access_key_id=KEY, aws_secret_access_key=SECRET, region_name="us-east-1"
-    )
+    client = s3_client(s3)
     for name in NAMES[:5]:
         client.put_object(Bucket="mine", Key=f"zz/copy/{name}", Body=b"x")
     client.close()
@@ -354,9 +335,7 @@ def test_the_options_of_a_folder_are_shown_in_no_text() -> None:
 
 
 def test_a_folder_in_a_bucket_goes_through_the_loader(s3: str) -> None:
-    client = boto3.client(
-        "s3", endpoint_url=s3, aws_access_key_id=KEY, aws_secret_access_key=SECRET, region_name="us-east-1"
-    )
+    client = s3_client(s3)
     for number in range(10):
         file = io.BytesIO()
         Image.new("RGB", (60, 40), (number * 20, 0, 0)).save(file, "PNG")
