@@ -7,6 +7,8 @@ import logging
 import os
 import shutil
 import signal
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -149,25 +151,30 @@ def test_load_state_dict_holds_to_the_data_as_well(root: Path) -> None:
         assert sum(len(batch) for batch in loader) == COUNT + 1 - len(seen)
 
 
-def test_a_dataset_of_torch_takes_it_the_same_way(root: Path) -> None:
-    dataset_type = needs("datago_gpu.torch").LoaderDataset
+def after_an_addition(root: Path, make: Callable[..., Any]) -> Any:
+    """Takes a batch, adds a picture, and loads the state twice. `make` makes a data set or what loads one, by keywords.
 
-    def dataset(**more: Any) -> Any:
-        return dataset_type(settings(root), device="cpu", backend="pillow", **more)
-
-    first = dataset()
+    Returns the one that accepts the change, after the rest of its pass. The other one has refused the change.
+    """
+    first = make()
     stream = iter(first)
     next(stream)
     state = first.state_dict()
-    stream.close()
+    del stream  # ends the pass
     add_picture(root / "zz.jpg")
-    other = dataset()
+    other = make()
     other.load_state_dict(state)
     with pytest.raises(ConfigError, match="the data has changed"):
         next(iter(other))
-    third = dataset(on_change="accept")
+    third = make(on_change="accept")
     third.load_state_dict(state)
     assert sum(len(batch["ids"]) for batch in third) == COUNT + 1 - 4
+    return third
+
+
+def test_a_dataset_of_torch_takes_it_the_same_way(root: Path) -> None:
+    dataset_type = needs("datago_gpu.torch").LoaderDataset
+    third = after_an_addition(root, partial(dataset_type, settings(root), device="cpu", backend="pillow"))
     assert sum(len(batch["ids"]) for batch in third) == COUNT + 1, "the next pass has all that is there"
 
 
@@ -179,18 +186,7 @@ def test_torchdata_s_loader_takes_it_the_same_way(root: Path) -> None:
         dataset = dataset_type(settings(root), device="cpu", backend="pillow", **more)
         return stateful.StatefulDataLoader(dataset, batch_size=None)
 
-    first = loader()
-    stream = iter(first)
-    next(stream)
-    state = first.state_dict()
-    add_picture(root / "zz.jpg")
-    other = loader()
-    other.load_state_dict(state)
-    with pytest.raises(ConfigError, match="the data has changed"):
-        next(iter(other))
-    third = loader(on_change="accept")
-    third.load_state_dict(state)
-    assert sum(len(batch["ids"]) for batch in third) == COUNT + 1 - 4
+    after_an_addition(root, loader)
 
 
 def test_a_new_pass_of_torch_s_takes_the_data_as_it_is(root: Path) -> None:

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-__all__ = ["Turned", "turned"]
+__all__ = ["STORED", "Turned", "turned"]
 
-_UNDO = {
+STORED = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -20,6 +20,7 @@ _UNDO = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_270,
 }
+"""EXIF orientation -> how an upright picture is turned to be stored with it. TIFF 6.0, tag Orientation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,6 @@ def turned(height: int = 480, width: int = 640) -> Turned:
 def _jpeg(shown: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
     image, exif, file = Image.fromarray(shown), Image.Exif(), io.BytesIO()
     exif[0x0112] = orientation
-    stored = image.transpose(_UNDO[orientation]) if orientation in _UNDO else image
+    stored = image.transpose(STORED[orientation]) if orientation in STORED else image
     stored.save(file, "JPEG", quality=95, subsampling="4:2:0", exif=exif)
     return np.frombuffer(file.getvalue(), np.uint8)

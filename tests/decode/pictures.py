@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from benchmarks.gpu.turned import STORED
 from datago_gpu.decode.base import DecodedImages, Decoder, EncodedImages
 from datago_gpu.imaging.geometry import Region, cover_region, whole
 
@@ -37,18 +38,9 @@ def encode(image: Pixels | Image.Image, kind: str = "PNG", **options: Any) -> by
 
 def oriented_jpeg(shown: Pixels, orientation: int) -> bytes:
     """A JPEG that is to be displayed as `shown`, stored as a camera held that way stores it."""
-    undo = {
-        2: Image.Transpose.FLIP_LEFT_RIGHT,
-        3: Image.Transpose.ROTATE_180,
-        4: Image.Transpose.FLIP_TOP_BOTTOM,
-        5: Image.Transpose.TRANSPOSE,
-        6: Image.Transpose.ROTATE_90,
-        7: Image.Transpose.TRANSVERSE,
-        8: Image.Transpose.ROTATE_270,
-    }
     image = Image.fromarray(shown)
-    if orientation in undo:
-        image = image.transpose(undo[orientation])
+    if orientation in STORED:
+        image = image.transpose(STORED[orientation])
     exif = Image.Exif()
     exif[0x0112] = orientation
     return encode(image, "JPEG", quality=95, subsampling=0, exif=exif)
