@@ -1,4 +1,4 @@
-"""What all settings records share: they are frozen, and checked when they are made."""
+"""The base of all settings records: they are frozen, and checked when they are made."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ Names = Annotated[str, Meta(extra={"separator": ","})]
 
 
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A record of settings: making one with a wrong value raises ConfigError, as reading it from JSON does."""
+    """A record of settings. Wrong values raise ConfigError, in the constructor as in JSON."""
 
     place: ClassVar[str] = ""
-    """Where the settings stand in the config, for messages."""
+    """The section of the config that holds the settings, for messages."""
 
     def __post_init__(self) -> None:
         for field in fields_of(type(self)):
@@ -56,11 +56,11 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             raise ConfigError(problem)
 
     def __hash__(self) -> int:
-        """Of all values, also of those that are dicts."""
+        """Hashes all values, including dicts."""
         return hash(msgspec.json.encode(self))
 
     def _check(self, name: str, wanted: Any) -> None:
-        """Put the value into the form that the field has, and hold it to the field's rules."""
+        """Converts the value to the field's form and checks it against the field's rules."""
         given = getattr(self, name)
         records = [kind for kind in (get_args(wanted) or (wanted,)) if isinstance(kind, type(Settings))]
         if records:
@@ -81,22 +81,22 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         msgspec.structs.force_setattr(self, name, value)
 
     def _record(self, name: str, given: Any, kinds: list[type[Settings]]) -> Settings:
-        """The record that a section stands for, for records that hold others. kinds: those that it may be of."""
+        """Returns the record for a section. For records that hold others. kinds: the allowed types."""
         raise NotImplementedError
 
     def _problem(self) -> str | None:
-        """What is wrong with the values taken together, or None."""
+        """Returns what is wrong with the combination of values, or None."""
         return None
 
 
 @cache
 def fields_of(kind: type[Struct]) -> tuple[FieldInfo, ...]:
-    """The fields of a record. msgspec looks them up anew each time, which takes longer than to check them."""
+    """Returns the fields of a record. Cached, since msgspec needs longer to look them up than to check them."""
     return msgspec.structs.fields(kind)
 
 
 def plain(value: Any) -> Any:
-    """The value as JSON has it: a path, a date, a number of numpy's or a mapping in its plain form."""
+    """Returns a value in the form of JSON: converts paths, dates, numpy numbers and mappings."""
     if value is None or type(value) in (bool, int, float, str) or isinstance(value, Struct):
         return value
     if isinstance(value, os.PathLike):
@@ -119,13 +119,13 @@ def plain(value: Any) -> Any:
 
 
 def named_key(key: object) -> str:
-    """A key for a message, which may be printed anywhere."""
+    """Returns a key in printable form, for a message."""
     text = str(key)
     return text if text.isprintable() else ascii(text)
 
 
 def shown(name: str, value: Any) -> str:
-    """A value as it may be shown."""
+    """Returns a value in a form that may be shown."""
     if name in ("api_url", "url"):
         if not isinstance(value, str):
             return f"a {type(value).__name__}"  # it may hold a password
@@ -134,7 +134,7 @@ def shown(name: str, value: Any) -> str:
 
 
 def told(settings: Settings, **shown: Any) -> list[tuple[str, Any]]:
-    """Name and value of what was set, with the values of `shown` in place of those that may not be."""
+    """Returns name and value of each setting that differs from its default. `shown` replaces secret values."""
     fields = fields_of(type(settings))
     values = {field.name: getattr(settings, field.name) for field in fields}
     changed = [field.name for field in fields if values[field.name] not in (field.default, {})]
@@ -142,20 +142,20 @@ def told(settings: Settings, **shown: Any) -> list[tuple[str, Any]]:
 
 
 def without_secrets(text: str, secrets: Iterable[str]) -> str:
-    """`text` with *** for each of them, should it be there."""
+    """Returns `text` with *** in place of each secret."""
     for secret in secrets:
         text = redacted(text, secret)
     return text
 
 
 def separator_of(wanted: Any) -> str | None:
-    """What stands between the names in a field that holds several, such as `Names`."""
+    """Returns the separator of a field that holds several names, such as `Names`."""
     given = (meta.extra for meta in get_args(wanted)[1:] if isinstance(meta, Meta) and meta.extra)
     return next((extra["separator"] for extra in given), None)
 
 
 def _joined(where: str, value: Any, wanted: Any) -> Any:
-    """One text of a list of names, for a field that takes both."""
+    """Joins a list of names to one text, for a field that accepts both."""
     separator = separator_of(wanted)
     if separator is None or not isinstance(value, list) or not all(isinstance(each, str) for each in value):
         return value
@@ -166,7 +166,7 @@ def _joined(where: str, value: Any, wanted: Any) -> Any:
 
 
 def _untellable(value: Any) -> str | None:
-    """Why the feeder process, which gets the settings as JSON, could not be told this value."""
+    """Returns why a value cannot be sent to the feeder process as JSON, or None."""
     if isinstance(value, float) and not math.isfinite(value):
         return "must be a finite number"
     if isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
@@ -177,14 +177,14 @@ def _untellable(value: Any) -> str | None:
 
 
 def _described(wanted: Any) -> str:
-    """What a field takes, in words that go behind "must be"."""
+    """Returns what a field accepts, in words that follow "must be"."""
     kinds = sorted(_kinds(wanted, ()), key=lambda kind: (kind == "None", kind.startswith("'")))
     *others, last = dict.fromkeys(kinds)
     return f"{', '.join(others)} or {last}" if others else last
 
 
 def _kinds(wanted: Any, rules: tuple[Meta, ...]) -> Iterator[str]:
-    """Yields what a field takes, one after the other."""
+    """Yields each kind of value that a field accepts, in words."""
     origin, arguments = get_origin(wanted), get_args(wanted)
     if origin is Annotated:
         yield from _kinds(arguments[0], tuple(each for each in arguments[1:] if isinstance(each, Meta)))
@@ -204,7 +204,7 @@ def _kinds(wanted: Any, rules: tuple[Meta, ...]) -> Iterator[str]:
 
 
 def _bounds(rules: tuple[Meta, ...]) -> str:
-    """What a number has to keep, in words. The largest that fits into 64 bits is no bound that anybody meets."""
+    """Returns the bounds of a number, in words. The largest 64-bit number does not count as a bound."""
     for rule in rules:
         least, most = rule.ge, rule.le if rule.le != _LARGEST else None
         if least is not None and most is not None:

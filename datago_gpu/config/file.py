@@ -1,4 +1,4 @@
-"""Reads a config from text or from a file: JSON, or YAML where PyYAML is installed. Errors say in which line."""
+"""Reads a config from text or from a file: JSON, or YAML if PyYAML is installed. Errors name the line."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _NOT_JSON = {"//": "JSON has no comments", "/*": "JSON has no comments", "#": "J
 
 
 class Document:
-    """What a text or a file holds. file: its path as it was given; empty for a text."""
+    """Holds the content of a text or a file. file: the given path; "" for a text."""
 
     def __init__(self, values: Any, file: str = "", text: str = "") -> None:
         self._values, self._file, self._text = values, file, text
 
     def checked(self, make: Callable[[Any], T]) -> T:
-        """What `make` makes of the values. Its ConfigErrors get the name of the file, and the line of their key."""
+        """Returns `make` of the values. Adds the file's name, and the line of the key, to its ConfigErrors."""
         try:
             return make(self._values)
         except ConfigError as error:
@@ -40,7 +40,7 @@ class Document:
             raise ConfigError(f"{self._file}{self._line_of(str(error))}: {error}") from error.__cause__
 
     def _line_of(self, message: str) -> str:
-        """Where the key stands that a message begins with, if only one place has a key of that name."""
+        """Returns the place of the key at the start of a message, if only one place has a key of that name."""
         key = _KEY_OF_A_MESSAGE.match(message)
         name = re.escape(key[1]) if key else "$"
         places = list(re.finditer(rf"""(?m)(?:"{name}"|^\s*{name}|[{{,]\s*{name})\s*:""", self._text))
@@ -48,7 +48,7 @@ class Document:
 
 
 def read_config(config: str | bytes | os.PathLike[str]) -> Document:
-    """Parse JSON text, or the file of a path; a str that ends like a config file is a path. Raises ConfigError."""
+    """Parses JSON text, or the file at a path. A str that ends like a config file is a path. Raises ConfigError."""
     if isinstance(config, bytes):
         return Document(_json(_decoded(config, "the config"), "the config"))
     if isinstance(config, os.PathLike) or config.strip().lower().endswith(_ENDINGS):
@@ -68,7 +68,7 @@ def _file(name: str) -> Document:
 
 
 def _decoded(content: bytes, name: str) -> str:
-    """The text, with or without a byte order mark."""
+    """Decodes a text, with or without a byte order mark."""
     try:
         return content.removeprefix(codecs.BOM_UTF8).decode()
     except UnicodeDecodeError as error:
@@ -88,7 +88,7 @@ def _json(text: str, name: str) -> Any:
 
 
 def _json_problem(text: str, error: Exception) -> tuple[str, str]:
-    """Where a mistake is, and which. The words are those of Python's parser, which knows lines and quotes no text."""
+    """Returns place and kind of a mistake, in the words of Python's parser, which knows lines and quotes nothing."""
     import json  # here, since the feeder process needs it for nothing else
 
     try:

@@ -1,4 +1,4 @@
-"""Which files are images, and which are hidden, by their names: in folders, object storage, shards and `serve`."""
+"""Decides by names which files are images and which are hidden: in folders, object storage, shards and `serve`."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ EXTENSIONS = (
     *(".im", ".msp", ".pcd", ".pcx", ".psd", ".pxr", ".qoi", ".ras", ".rgb", ".rgba", ".sgi", ".vda", ".vst", ".xbm"),
     ".xpm",
 )
-"""Of the formats that are decoded: all that Pillow knows of them. The usual ones come first, which are found sooner."""
+"""All extensions that Pillow knows for the formats that are decoded. The usual ones come first, to be found sooner."""
 
 _USUAL = 9
-"""Of them, that a message names."""
+"""The number of extensions that a message names."""
 
 _KEPT_BY_SYSTEMS = frozenset(("__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information"))
-"""Folders of copies, thumbnails or deleted files, as macOS, network storage and Windows keep them; in lower case."""
+"""Folders that macOS, network storage and Windows make for copies, thumbnails and deleted files; in lower case."""
 _THEIR_FIRST_LETTERS = frozenset("_@#$sS")
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or a folder of this name is hidden: the name begins with a dot, or a system keeps such folders."""
+    """Returns whether a file or folder is hidden: its name begins with a dot, or is one of `_KEPT_BY_SYSTEMS`."""
     first = name[:1]
     if first == ".":
         return name not in (".", "..")
@@ -33,27 +33,27 @@ def is_hidden(name: str) -> bool:
 
 
 def hidden_part(parts: Iterable[str]) -> str:
-    """The first hidden name of a path; empty where no name is hidden."""
+    """Returns the first hidden name of a path; "" if no name is hidden."""
     return next(filter(is_hidden, parts), "")
 
 
 class Selection(NamedTuple):
-    """Which files of a folder are its images."""
+    """Selects the images among the files of a folder."""
 
     extensions: tuple[str, ...] = EXTENSIONS
-    """What their names end in, in lower case."""
+    """The extensions of images, in lower case."""
     hidden: bool = False
     """Whether hidden files and folders are taken as well."""
     follow_links: bool = True
     """Whether symbolic links are followed."""
 
     def takes(self, name: str) -> bool:
-        """Whether a file of this name is an image, by its ending."""
+        """Returns whether a file is an image, by its extension."""
         return name.lower().endswith(self.extensions)
 
     @property
     def told(self) -> str:
-        """The endings in words; of the default only the usual ones."""
+        """Returns the extensions in words; for the default, only the usual ones."""
         if self.extensions == EXTENSIONS:
             usual = ", ".join(extension[1:] for extension in EXTENSIONS[:_USUAL])
             return f"{usual} and {len(EXTENSIONS) - _USUAL} rarer endings"

@@ -24,11 +24,11 @@ _NAME = re.compile(r"(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 
 
 class ForbiddenHost(Exception):
-    """The policy refuses a host. The text names the host and says why."""
+    """Raised if the policy refuses a host. The text names the host and the reason."""
 
 
 class HostPolicy:
-    """Says yes or no to a host, by its name and by the addresses that the name resolves to.
+    """Allows or refuses hosts, by name and by the addresses that the name resolves to.
 
     allow, deny: comma-separated names ("example.org"), names with all names below them ("*.example.org"), addresses and
     networks ("10.0.0.0/8"). Without `allow` every host is allowed, but for `deny` and for link-local addresses, where
@@ -42,7 +42,7 @@ class HostPolicy:
         self._everything = not (self._allowed_names or self._allowed_networks)
 
     def check(self, host: str, *, by_proxy: bool = False) -> None:
-        """Look at the host of an address. Raises ForbiddenHost. A name is looked at again when it is resolved.
+        """Checks the host of an address. Raises ForbiddenHost. A name is checked again when it is resolved.
 
         by_proxy: the name is resolved by a proxy, so that nothing here sees where it leads. Then a name has to be
         allowed by itself, and a number that a proxy may take for an address ("0x7f000001") is one.
@@ -57,7 +57,7 @@ class HostPolicy:
             raise ForbiddenHost(f"{host} is not in http_config.allow_hosts{why}")
 
     def permitted(self, host: str, addresses: Iterable[str]) -> list[str]:
-        """Those of the addresses of `host` that may be asked. Raises ForbiddenHost where none may be."""
+        """Returns the permitted addresses of `host`. Raises ForbiddenHost if there are none."""
         by_name = self._everything or _matches(host, self._allowed_names)
         found, refused = [], ""
         for text in addresses:
@@ -71,7 +71,7 @@ class HostPolicy:
         return found
 
     def _refusal(self, text: str, *, by_name: bool) -> str:
-        """Why an address may not be asked; empty where it may be."""
+        """Returns why an address is refused; "" if it is permitted."""
         address = address_of(text)
         if address is None:
             return "not an IP address"
@@ -101,7 +101,7 @@ def _parsed(entries: str) -> tuple[list[str], list[Network]]:
 
 
 def ascii_name(name: str) -> str:
-    """A name as addresses have it: without a dot at its end, letters beyond ASCII encoded."""
+    """Returns a name in the form that addresses use: without a final dot, and with non-ASCII letters encoded."""
     name = name.rstrip(".")
     try:
         return name if name.isascii() else name.encode("idna").decode("ascii")
@@ -115,7 +115,7 @@ def _matches(host: str, names: list[str]) -> bool:
 
 
 def address_of(host: str) -> Address | None:
-    """The address that `host` is; None for a name. An IPv4 address inside an IPv6 one counts as itself."""
+    """Parses `host` as an address; None if it is a name. An IPv4 address inside an IPv6 address counts as IPv4."""
     try:
         address = ip_address(host.strip("[]").partition("%")[0])
     except ValueError:
@@ -129,7 +129,7 @@ def address_of(host: str) -> Address | None:
 
 
 def _number_as_address(host: str) -> str | None:
-    """The IPv4 address that a resolver may see in numbers, such as "2130706433", "0x7f.1" or "0177.0.0.1"."""
+    """Parses numbers that a resolver takes for an IPv4 address, such as "2130706433", "0x7f.1" or "0177.0.0.1"."""
     if not _LIKE_A_NUMBER.fullmatch(host.rstrip(".")):
         return None
     try:

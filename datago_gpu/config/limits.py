@@ -1,4 +1,4 @@
-"""The bounds that several parts of the program share. All are computed here, once, from the settings.
+"""Computes the bounds that several parts of the program share, once, from the settings.
 
 A part that checks a bound and a part that relies on the bound both read it from the same `Limits`.
 """
@@ -18,7 +18,7 @@ from datago_gpu.units import MiB
 __all__ = ["Limits", "bytes_a_pixel", "decoding_memory", "files_of_a_sample", "wants_latents"]
 
 _FOUR_CHANNELS_OF_16_BITS, _LABEL = 8, 4
-"""Bytes a pixel. A label has up to 32 bits."""
+"""Bytes per pixel. A label has up to 32 bits."""
 
 _LEAST_DECODING_MB, _DECODING_MB_A_THREAD = 1024, 256
 
@@ -29,14 +29,14 @@ _BATCHES_BETWEEN = 2
 
 
 def decoding_memory(decode: DecodeConfig) -> int:
-    """Bytes: see `DecodeConfig.memory_mb`."""
+    """Returns the memory for decoding, in bytes: see `DecodeConfig.memory_mb`."""
     if decode.memory_mb is not None:
         return decode.memory_mb * MiB
     return max(_LEAST_DECODING_MB, _DECODING_MB_A_THREAD * (decode.threads or len(os.sched_getaffinity(0)))) * MiB
 
 
 def files_of_a_sample(config: LoaderConfig) -> int:
-    """How many payloads a sample may have: its image, and what was asked for beside it."""
+    """Returns how many payloads a sample may have: its image, and the requested masks, images and latents."""
     source = config.source_config
     if isinstance(source, WebDatasetSource):
         return 1 + len(source.parts)
@@ -47,7 +47,7 @@ def files_of_a_sample(config: LoaderConfig) -> int:
 
 
 def wants_latents(config: LoaderConfig) -> bool:
-    """Whether a sample may have latents, which come as large as they were saved."""
+    """Returns whether a sample may have latents, which keep their saved size."""
     source = config.source_config
     if isinstance(source, WebDatasetSource):
         return "latent" in source.parts.values()
@@ -55,7 +55,7 @@ def wants_latents(config: LoaderConfig) -> bool:
 
 
 def bytes_a_pixel(config: LoaderConfig) -> int:
-    """Of the widest pixels that may come out."""
+    """Returns the bytes of the widest pixel that the settings can deliver."""
     image = config.image_config
     if not image.image_to_rgb8:
         return _FOUR_CHANNELS_OF_16_BITS
@@ -67,36 +67,36 @@ class Limits(Struct, frozen=True, kw_only=True):
     """All sizes are in bytes."""
 
     payload: int
-    """Of one payload as it is downloaded or read."""
+    """One payload as it is downloaded or read."""
     picture: int
-    """Of the pixels of one picture that the feeder decodes itself."""
+    """The pixels of one picture that the feeder decodes itself."""
     sample: int
-    """Of all payloads of one sample together, as they lie in the arena. A batch may consist of one such sample."""
+    """All payloads of one sample, as they lie in the arena. A batch may consist of one such sample."""
     batch: int
-    """Of a batch of two samples and more: half of the arena, so that one batch is decoded while another is written."""
+    """A batch of two or more samples: half of the arena, so that one batch is decoded while another is written."""
     words: int
-    """Of attributes, as JSON, and tags of such a batch. As Python's objects attributes may take 20 times as much."""
+    """Attributes, as JSON, and tags of such a batch. As Python objects, attributes may take 20 times as much."""
     arena: int
-    """Of the memory that the feeder and the trainer share."""
+    """The memory that the feeder and the trainer share."""
     held: int
-    """Of the samples in batches that are not full yet."""
+    """The samples in batches that are not full yet."""
     ahead: int
-    """Of the samples that are fetched ahead of the grouping."""
+    """The samples that are fetched ahead of the grouping."""
     samples_ahead: int
     """How many samples may be fetched ahead of the grouping."""
     batches_under_way: int
     """How many batches may have been sent to the trainer and not been decoded yet."""
 
     decoding: int
-    """Of what pictures take while they are decoded, in one process."""
+    """The memory that pictures take while they are decoded, in one process."""
 
     pixels: int
-    """How many pixels the decoded samples may have that wait for the trainer, where images keep their sizes. One batch
-    may wait in any case, which has no more, or one sample."""
+    """If images keep their sizes: the most pixels in decoded samples that wait for the trainer. One batch may always
+    wait; it has no more pixels than this, or one sample."""
 
     @classmethod
     def of(cls, config: LoaderConfig) -> Limits:
-        """The bounds that these settings mean."""
+        """Computes the bounds for these settings."""
         arena = config.arena_mb * MiB
         return cls(
             payload=config.http_config.max_payload_mb * MiB,

@@ -1,4 +1,4 @@
-"""What a text of the settings means as a local path: `~`, variables of the environment, file:// addresses."""
+"""Turns texts of the settings into local paths: `~`, environment variables, file:// addresses."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _VARIABLE = re.compile(r"\$(?:(\w+)|\{([^}]*)\})", re.ASCII)
 
 
 def plain_path(text: str, base: str) -> str:
-    """The path that a text means; relative ones stay relative to the folder `base`.
+    """Returns the path that a text means. A relative path stays relative to the folder `base`.
 
-    A path that exists as it stands means itself. Else %XX of a file:// address are decoded, `~` and `~user` become
-    home folders, and `$NAME` and `${NAME}` the values of the environment; an unknown user or name stays as it is.
+    A path that exists is returned unchanged. Otherwise %XX of a file:// address is decoded, `~` and `~user` become home
+    folders, and `$NAME` and `${NAME}` become the values of the environment. An unknown user or name stays unchanged.
     """
     path = text
     if path[: len(FILE_SCHEME)].lower() == FILE_SCHEME:
@@ -33,7 +33,7 @@ def _exists(path: str, base: str) -> bool:
 
 
 def true_text(text: str) -> str:
-    """The text that a name has in UTF-8, where this process has read its bytes in a locale without UTF-8, such as C."""
+    """Returns a name as UTF-8 text, if this process has read the name in a locale without UTF-8, such as C."""
     if text.isascii():
         return text
     try:
@@ -43,7 +43,7 @@ def true_text(text: str) -> str:
 
 
 def openable(path: str) -> str:
-    """A path as the functions of this process take it, where its locale does not know UTF-8."""
+    """Returns a path in the form that functions of this process accept, also in a locale without UTF-8."""
     try:
         os.fsencode(path)
     except UnicodeEncodeError:
@@ -52,9 +52,9 @@ def openable(path: str) -> str:
 
 
 def shown_with(shown: str, given: str) -> str:
-    """A path for messages, with what was given for it where that holds `~`, a variable or an address.
+    """Returns a path for messages. If the given text holds `~`, a variable or an address, the text is added.
 
-    shown: the path as it may be shown.
+    shown: the path in printable form.
     """
     if given[: len(FILE_SCHEME)].lower() != FILE_SCHEME and not given.startswith("~") and "$" not in given:
         return shown

@@ -25,14 +25,16 @@ _ALWAYS_DIRECT = (
     *("localhost", "127.0.0.0/8", "::1/128"),
     *("169.254.0.0/16", "fe80::/10", "fd00:ec2::254/128", "metadata.google.internal"),
 )
-"""This machine, and where clouds keep its credentials: a proxy would look for both at its own place."""
+"""Addresses of this machine and of its credentials in a cloud. A proxy would resolve both to its own machine."""
 _MOST_HOSTS = 10_000
-"""Whose way is kept in mind: a listing may name any number."""
+"""The most hosts whose proxies are cached, since a listing may name any number of hosts."""
 _EVERYTHING = ("*", "0.0.0.0/0", "::/0")
 
 
 class Proxy(Struct, frozen=True):
-    """address: such as `http://proxy.example:3128`, without name and password. place: the setting that names it.
+    """Describes a proxy.
+
+    address: such as `http://proxy.example:3128`, without name and password. place: the setting that names the proxy.
 
     login: the value of the header Proxy-Authorization; "" for none. given: the address with its secrets.
     """
@@ -53,19 +55,19 @@ class Proxy(Struct, frozen=True):
 
     @property
     def secrets(self) -> list[str]:
-        """What may be shown nowhere."""
+        """Returns the texts that must not be shown."""
         password = urlsplit(self.given).password or ""
         return [each for each in (self.login.removeprefix("Basic "), password, unquote(password)) if each]
 
     @property
     def endpoint(self) -> tuple[str, int]:
-        """Host and port."""
+        """Returns host and port."""
         split = urlsplit(self.address)
         return split.hostname or "", split.port or _PORTS[split.scheme]
 
     @property
     def way_out(self) -> str:
-        """What may be done where this proxy is not the right one, in words."""
+        """Returns what the user can do if this proxy is wrong, in words."""
         if self.place == OPTION:
             return f"correct {self.place}, or name the host in proxy_excludes to ask it directly"
         off = "leave it empty" if self.place == SETTING else "set http_config.trust_env to false"
@@ -73,9 +75,9 @@ class Proxy(Struct, frozen=True):
 
 
 def parsed_proxy(text: str, place: str) -> Proxy:
-    """The proxy that an address means: `http://NAME:PASSWORD@HOST:PORT`, of which only the host is needed.
+    """Parses the address of a proxy: `http://NAME:PASSWORD@HOST:PORT`, where only the host is required.
 
-    place: the setting or the variable that holds it. Raises ValueError, whose text does not hold the password.
+    place: the setting or variable that holds the address. Raises ValueError, whose text does not contain the password.
     """
     given = text.strip()
     given = given if "://" in given else f"http://{given}"
@@ -102,11 +104,11 @@ def parsed_proxy(text: str, place: str) -> Proxy:
 
 
 class Direct:
-    """Which hosts are asked directly: those that NO_PROXY names, and loopback and link-local addresses.
+    """Decides which hosts are asked directly: those in NO_PROXY, and loopback and link-local addresses.
 
-    An entry is a name ("example.org" and ".example.org" stand for the host and all below it), an address, a network
-    ("10.0.0.0/8"), one of them with a port ("example.org:8080"), or "*" for every host. Names are not resolved, so that
-    an address or a network is no match for a name that leads there.
+    An entry is a name ("example.org" and ".example.org" match the host and its subdomains), an address, a network
+    ("10.0.0.0/8"), any of these with a port ("example.org:8080"), or "*" for every host. Names are not resolved: an
+    address or a network does not match a name that resolves to it.
     """
 
     def __init__(self, text: str = "") -> None:
@@ -132,7 +134,7 @@ class Direct:
                 self._names.append((name, port))
 
     def has(self, host: str, port: int) -> bool:
-        """Whether a host, as an address has it, is asked directly on this port."""
+        """Returns whether a host, as written in an address, is asked directly on this port."""
         if self.everything:
             return True
         address = address_of(host)
@@ -144,7 +146,7 @@ class Direct:
         )
 
     def listed(self, port: int) -> list[str]:
-        """The same as a list of names and networks, for requests to this port."""
+        """Returns the names and networks that are asked directly on this port."""
         if self.everything:
             return list(_EVERYTHING)
         names = [each for each, wanted in self._names if port == (wanted or port)]
@@ -152,12 +154,12 @@ class Direct:
 
 
 class Proxies:
-    """The proxies of one process. The environment is read when this is made, and not again.
+    """Holds the proxies of one process. Reads the environment once, when the object is made.
 
-    proxy: the setting `http_config.proxy`, or that of another `place`, for http and https. It goes before the
-    environment. trust_env: whether HTTP_PROXY, HTTPS_PROXY and ALL_PROXY count, and NO_PROXY; in lower case they go
-    first, as in curl. False without any proxy. Raises ValueError where `proxy` cannot be used; a variable that cannot
-    is told by `of`.
+    proxy: the setting `http_config.proxy`, or the setting named by `place`, for http and https. It overrides the
+    environment. trust_env: whether HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY count; lower-case spellings take
+    precedence, as in curl. The object is false if there is no proxy. Raises ValueError if `proxy` is invalid. If a
+    variable is invalid, `of` raises ValueError.
     """
 
     def __init__(
@@ -191,7 +193,7 @@ class Proxies:
         return bool(self._of_scheme)
 
     def of(self, scheme: str, host: str, port: int | None) -> Proxy | None:
-        """The proxy for a host; None where it is asked directly. Raises ValueError where it cannot be used."""
+        """Returns the proxy for a host, or None if the host is asked directly. Raises ValueError if it is invalid."""
         key = (scheme, host, port or _PORTS[scheme])
         if key not in self._found:
             if len(self._found) >= _MOST_HOSTS:
@@ -201,7 +203,7 @@ class Proxies:
         return self._found[key]
 
     def of_scheme(self, scheme: str) -> Proxy | None:
-        """The proxy for hosts that are not asked directly. Raises ValueError where it cannot be used."""
+        """Returns the proxy for hosts that are not asked directly. Raises ValueError if it is invalid."""
         found = self._of_scheme.get(scheme)
         if isinstance(found, str):
             raise ValueError(found)
@@ -209,13 +211,13 @@ class Proxies:
 
     @property
     def all(self) -> list[Proxy]:
-        """Those that can be used."""
+        """Returns the valid proxies."""
         return [each for each in self._of_scheme.values() if isinstance(each, Proxy)]
 
     def client_options(self, scheme: str, host: str, port: int | None) -> dict[str, str]:
-        """The same for a client that reads the environment by itself, as options of obstore.
+        """Returns the same decision as options of obstore, which would otherwise read the environment by itself.
 
-        host: that of the endpoint, "" where it is not known. Raises ValueError where a proxy is needed that is none.
+        host: the host of the endpoint, "" if unknown. Raises ValueError if a proxy is needed and invalid.
         """
         try:
             proxy = self.of_scheme(scheme)
@@ -225,21 +227,21 @@ class Proxies:
             proxy = None
         if proxy is not None:
             return {"proxy_url": proxy.given, "proxy_excludes": ",".join(self.direct.listed(port or _PORTS[scheme]))}
-        if self._of_scheme or self._left_out:  # it must not find what the environment has
+        if self._of_scheme or self._left_out:  # obstore must not use the environment
             return {"proxy_url": "http://127.0.0.1:9", "proxy_excludes": ",".join(_EVERYTHING)}
         return {}
 
 
 def _named(environment: Mapping[str, str], scheme: str) -> tuple[str, str]:
-    """The name of the variable that has the proxy for a scheme, and its value; ("", "") for none."""
+    """Returns name and value of the variable with the proxy for a scheme; ("", "") if there is none."""
     name, value = _variable(environment, f"{scheme}_proxy")
-    if name == "HTTP_PROXY" and "REQUEST_METHOD" in environment:  # of a CGI program: a header of its client's request
+    if name == "HTTP_PROXY" and "REQUEST_METHOD" in environment:  # in a CGI program a client's header sets it
         name, value = "", ""
     return (name, value) if name else _variable(environment, "all_proxy")
 
 
 def _variable(environment: Mapping[str, str], name: str) -> tuple[str, str]:
-    """A variable's name as it is spelled in the environment, and its value: in lower case before upper case."""
+    """Returns a variable's name as spelled in the environment, and its value. Lower case comes first."""
     for spelled in (name, name.upper()):
         if spelled in environment:
             return spelled, environment[spelled].strip()
