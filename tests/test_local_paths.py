@@ -111,6 +111,18 @@ def test_errors_show_what_was_given_and_what_it_means(home: Path) -> None:
         ids("webdataset", url="~/shards/1*.tar")
 
 
+def test_a_path_with_nul_is_refused(home: Path) -> None:
+    (home / "list.txt").write_text(f"{home}/a.tar\n{home}/b\0.tar\n")
+    for source_type, key, path in [
+        ("file", "root_path", f"{home}/a\0b"),
+        ("file", "root_path", f"file://{home}/a%00b"),
+        ("webdataset", "url", f"{home}/\0/*.tar"),
+        ("webdataset", "url", f"@{home}/list.txt"),
+    ]:
+        with pytest.raises(ConfigError, match=r"^'.*\\x00.*' is no path: it holds the character NUL"):
+            ids(source_type, **{key: path})
+
+
 def test_a_home_that_nobody_knows_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HOME")
     monkeypatch.setattr(pwd, "getpwuid", lambda _: {}["no such uid"])

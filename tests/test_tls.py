@@ -83,6 +83,20 @@ def test_a_listing_that_cannot_prove_who_it_is_never_sees_the_key(
     assert server.requests == []
 
 
+@pytest.mark.parametrize(("content", "why"), [(None, "No such file or directory"), ("-", "it holds no certificate")])
+def test_a_file_of_authorities_that_cannot_be_used_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server_of: ServerOf, content: str | None, why: str
+) -> None:
+    if content:
+        (tmp_path / "my.pem").write_text(content)
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "my.pem"))
+    server = server_of(trustme.CA())
+    listing, _ = dataroom(server, server)
+    with pytest.raises(SourceError) as caught:
+        loaded(config(listing))
+    assert f"issuer certificate; SSL_CERT_FILE is '{tmp_path}/my.pem', which cannot be used: {why}" in str(caught.value)
+
+
 def test_payloads_of_a_server_that_cannot_prove_who_it_is_end_the_run(
     authority: trustme.CA, server_of: ServerOf
 ) -> None:

@@ -195,6 +195,8 @@ class LoaderConfig(Settings, frozen=True, kw_only=True):
         """
         base = _anchor("") if self.base_folder is None else self.base_folder
         path = plain_path(path, base)
+        if "\0" in path:
+            raise ConfigError(f"{path!r} is no path: it holds the character NUL (\\x00, %00 in a file:// address)")
         if not base and not os.path.isabs(path):
             raise ConfigError(
                 f"{path!r} is relative, and the working folder is gone, or its name is not UTF-8 text: "

@@ -12,7 +12,7 @@ import trustme
 
 from datago_gpu.config import HttpConfig
 from datago_gpu.config.proxies import Proxies
-from datago_gpu.errors import SourceError
+from datago_gpu.errors import ConfigError, SourceError
 from datago_gpu.sources.http.failure import HttpFailure
 from datago_gpu.sources.object_store.client import Stores
 from datago_gpu.sources.object_store.errors import meaning_of
@@ -116,6 +116,8 @@ def test_a_store_that_cannot_be_reached_or_trusted(tmp_path: Path, monkeypatch: 
         failure = failing(server.url)
         assert failure.reason == "tls"
         assert "certificate of the store does not prove who it is: SSL_CERT_FILE names" in failure.detail
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path))
+        assert f"SSL_CERT_FILE is '{tmp_path}', which cannot be used: " in failing(server.url).detail
         authority.cert_pem.write_to_path(tmp_path / "ca.pem")
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
         assert failing(server.url).status == 404
@@ -168,6 +170,28 @@ def test_a_user_without_a_home_has_no_files_with_credentials(monkeypatch: pytest
         with pytest.raises(HttpFailure) as caught:
             asyncio.run(main())
         assert caught.value.reason in ("no-credentials", "http-403")
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ("no file of that kind", "ConfigParseError"),
+        (f"[other]\naws_access_key_id = {KEYS['access_key_id']}\n", "ProfileNotFound"),
+        (f"[mine]\naws_access_key_id = {KEYS['access_key_id']}\n", "PartialCredentialsError"),
+    ],
+)
+def test_files_of_the_aws_command_line_that_hold_no_credentials_are_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: str, why: str
+) -> None:
+    (tmp_path / "credentials").write_text(content)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    monkeypatch.setenv("AWS_PROFILE", "mine")
+    with pytest.raises(ConfigError) as caught:
+        store_options("s3://mine", {}, HttpConfig(), Proxies(environment={}))
+    assert f"no AWS credentials in {tmp_path}/credentials ({why}): correct the files and AWS_PROFILE" in str(
+        caught.value
+    )
+    assert KEYS["access_key_id"] not in str(caught.value)
 
 
 def test_files_that_this_user_may_not_look_at_are_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -205,6 +205,11 @@ def test_the_shards_come_in_the_order_of_their_list(tmp_path: Path) -> None:
     ("url", "words"),
     [
         ("{root}/none-*.tar", "matches nothing"),
+        (
+            "{root}/none/*.tar",
+            "cannot list the shards in '{root}/none': No such file or directory; check source_config",
+        ),
+        ("{root}/empty.tar/[0-9]/*.tar", "cannot list the shards in '{root}/empty.tar': Not a directory; check"),
         ("{root}/{{000..", "braces"),
         ("@{root}/nowhere", "No such file or directory; check source_config.url"),
         ("pipe:cat {root}/000.tar", "commands are not run"),
@@ -223,6 +228,30 @@ def test_what_names_no_shard_is_a_source_error(tmp_path: Path, url: str, words: 
     with pytest.raises(SourceError) as caught:
         listed(url.format(root=tmp_path))
     assert words.replace("{root}", str(tmp_path)) in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["{folder}", "{folder}/", "file://{folder}", "{folder}/*.tar", "{folder}/a/../*/*.tar"])
+def test_a_folder_that_may_not_be_listed_is_a_source_error(unreadable: Path, url: str) -> None:
+    with pytest.raises(SourceError) as caught:
+        expanded(url.format(folder=unreadable), os.path.abspath)
+    assert str(caught.value).startswith(f"cannot list the shards in '{unreadable}")
+    assert str(caught.value).endswith("': Permission denied; check source_config.url")
+
+
+@pytest.fixture
+def unreadable() -> Iterator[Path]:
+    """A folder that this process may not list, even if the process belongs to root."""
+    user = os.geteuid()
+    with tempfile.TemporaryDirectory() as parent:
+        Path(parent).chmod(0o755)
+        folder = Path(parent, "closed")
+        folder.mkdir(mode=0)
+        try:
+            if user == 0:
+                os.seteuid(65534)
+            yield folder
+        finally:
+            os.seteuid(user)
 
 
 def test_hf_addresses_are_those_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
@@ -12,13 +13,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DOWN_AFTER",
-    "TRUST_HINT",
     "WORTH_RETRYING",
     "HttpFailure",
     "Try",
     "Unreadable",
     "means_down",
     "refusal_of_proxy",
+    "trust_hint",
 ]
 
 DOWN_AFTER = 16
@@ -27,7 +28,6 @@ DOWN_AFTER = 16
 Try = tuple[float, int]
 """The time of a failed try, in seconds of the loop's clock, and a number that identifies its URL."""
 
-TRUST_HINT = "SSL_CERT_FILE names a file of the authorities to trust, such as those of your own network"
 WORTH_RETRYING = frozenset((408, 425, 429))
 """Statuses below 500 after which another try may help."""
 
@@ -97,6 +97,20 @@ class Unreadable(Exception):
 def means_down(row: Collection[Try]) -> bool:
     """Returns whether a server is down that has answered no request since the first of these failed tries."""
     return len(row) >= DOWN_AFTER and len({url for _, url in row}) > 1
+
+
+def trust_hint() -> str:
+    """Returns what the user can do if a certificate is of an authority that is not trusted here, in words."""
+    import ssl  # for this message only
+
+    file = os.environ.get("SSL_CERT_FILE")
+    if file:
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(file)
+        except OSError as error:
+            why = "it holds no certificate" if isinstance(error, ssl.SSLError) else error.strerror
+            return f"SSL_CERT_FILE is {file!r}, which cannot be used: {why}"
+    return "SSL_CERT_FILE names a file of the authorities to trust, such as those of your own network"
 
 
 def refusal_of_proxy(status: int, words: str, host: str, proxy: Proxy, offered: Sequence[str] = ()) -> HttpFailure:

@@ -9,7 +9,7 @@ import aiohttp
 from yarl import URL
 
 from datago_gpu.config.proxies import Proxy
-from datago_gpu.sources.http.failure import TRUST_HINT, WORTH_RETRYING, HttpFailure, refusal_of_proxy
+from datago_gpu.sources.http.failure import WORTH_RETRYING, HttpFailure, refusal_of_proxy, trust_hint
 from datago_gpu.sources.http.retry_after import retry_after_s
 
 __all__ = ["meaning_of", "refusal_of"]
@@ -109,7 +109,7 @@ def _why_not_proved(error: aiohttp.ClientConnectorCertificateError) -> str:
     """Returns OpenSSL's reason, and what the user can do."""
     problem = error.certificate_error
     reason = getattr(problem, "verify_message", "").rstrip(".")
-    hint = TRUST_HINT if getattr(problem, "verify_code", 0) in _UNKNOWN_AUTHORITY else ""
+    hint = trust_hint() if getattr(problem, "verify_code", 0) in _UNKNOWN_AUTHORITY else ""
     return "; ".join(filter(None, (reason, hint)))
 
 

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from datago_gpu.config.host_policy import address_of
 from datago_gpu.config.proxies import Proxies, Proxy
 from datago_gpu.redact import without_query
-from datago_gpu.sources.http.failure import TRUST_HINT, HttpFailure, refusal_of_proxy
+from datago_gpu.sources.http.failure import HttpFailure, refusal_of_proxy, trust_hint
 
 __all__ = ["failure_of", "meaning_of", "other_region", "proxy_of"]
 
@@ -25,7 +25,7 @@ _RIGHT_REGION = re.compile(r"<Region>([a-z0-9-]{1,32})</Region>|expecting '([a-z
 # A pattern in the text, reason, detail; the first match counts.
 _BROKEN: tuple[tuple[str, str, str], ...] = (
     ("BadScheme", "bad-url", "the endpoint begins with http://, which the option allow_http forbids"),
-    ("UnknownIssuer", "tls", f"the certificate of the {{who}} does not prove who it is: {TRUST_HINT}"),
+    ("UnknownIssuer", "tls", "the certificate of the {who} does not prove who it is: {trust}"),
     ("invalid peer certificate", "tls", "the certificate of the {who} does not prove who it is"),
     ("InvalidContentType", "tls", "no connection by TLS; if the {who} speaks http only, use http://"),
     ("dns error", "connection", "the name of the {who} is not known"),
@@ -80,7 +80,7 @@ def _broken(url: str, text: str, proxy: Proxy | None) -> HttpFailure:
     """Returns the failure for a request without an answer."""
     _, reason, detail = next(row for row in _BROKEN if row[0] in text)
     of_proxy = proxy is not None and ("ConnectFailed" in text or "ConnectError" in text)
-    detail = detail.format(who=f"proxy {proxy}" if of_proxy else "store")
+    detail = detail.format(who=f"proxy {proxy}" if of_proxy else "store", trust=trust_hint() if reason == "tls" else "")
     if of_proxy and proxy:
         detail += f"; {proxy.way_out}"
     elif proxy:

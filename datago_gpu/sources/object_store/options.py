@@ -14,6 +14,7 @@ from datago_gpu.config import HttpConfig
 from datago_gpu.config.proxies import OPTION, Proxies
 from datago_gpu.config.sources import ENDPOINT_HINT, is_endpoint
 from datago_gpu.errors import ConfigError
+from datago_gpu.redact import printable
 
 __all__ = ["endpoint_of", "plain_name", "proxies_of", "store_options"]
 
@@ -68,10 +69,8 @@ def store_options(root: str, options: Mapping[str, str], limits: HttpConfig, pro
     arguments: dict[str, Any] = {"client_options": client | given, "retry_config": retries}
     if store:
         arguments["config"] = store
-    if root.startswith("s3://") and _wants_profile(options):
-        from obstore.auth.boto3 import Boto3CredentialProvider
-
-        arguments["credential_provider"] = Boto3CredentialProvider()
+    if root.startswith("s3://") and (files := _profile_files(options)):
+        arguments["credential_provider"] = _credentials_in(files)
     return arguments
 
 
@@ -108,14 +107,29 @@ def endpoint_of(address: str, options: Mapping[str, str]) -> str:
     return ""
 
 
-def _wants_profile(options: Mapping[str, str]) -> bool:
-    """Returns whether S3's keys must be read from the AWS command line's files, which obstore does not read."""
+def _profile_files(options: Mapping[str, str]) -> list[str]:
+    """Returns the AWS command line's files, which obstore does not read, if S3's keys must be read from them."""
     given = {name.lower().removeprefix("aws_") for name in options}
     if given & {"access_key_id", "skip_signature"} or os.environ.get("AWS_ACCESS_KEY_ID"):
-        return False
-    files = [os.environ.get("AWS_SHARED_CREDENTIALS_FILE"), os.environ.get("AWS_CONFIG_FILE")]
-    # os.path: returns False for a process without a home, or with an unreadable one.
-    known = [file for file in files if file] or [
+        return []
+    named = [os.environ.get("AWS_SHARED_CREDENTIALS_FILE"), os.environ.get("AWS_CONFIG_FILE")]
+    known = [file for file in named if file] or [
         os.path.expanduser(f"~/.aws/{name}") for name in ("credentials", "config")
     ]
-    return find_spec("boto3") is not None and any(map(os.path.exists, known))
+    # os.path: returns False for a process without a home, or with an unreadable one.
+    return [file for file in known if os.path.exists(file)] if find_spec("boto3") is not None else []
+
+
+def _credentials_in(files: list[str]) -> Any:
+    """Returns obstore's provider of the credentials in these files. Raises ConfigError if the files hold none."""
+    from botocore.exceptions import BotoCoreError
+    from obstore.auth.boto3 import Boto3CredentialProvider
+
+    try:
+        return Boto3CredentialProvider()
+    except (BotoCoreError, OSError, ValueError) as error:
+        raise ConfigError(
+            f"no AWS credentials in {' and '.join(map(printable, files))} ({type(error).__name__}): correct the files "
+            "and AWS_PROFILE, give keys in storage_options or the environment, or ask a public bucket with "
+            'storage_options {"skip_signature": "true"}'
+        ) from None

@@ -16,12 +16,14 @@ from datago_gpu.errors import ConfigError, SourceError
 from datago_gpu.redact import without_query
 from datago_gpu.sources.base import utf8_text
 from datago_gpu.sources.http.origins import origin_of, problem_of
+from datago_gpu.sources.local import exhausted
 from datago_gpu.sources.object_store.client import is_stored
 
 __all__ = ["ENDINGS", "MOST_SHARDS", "expanded", "has_wildcard", "http_origin", "is_http", "is_remote", "is_shard"]
 
 ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 MOST_SHARDS = 1_000_000
+_WILDCARD = re.compile(r"[*?\[]")
 _RANGE = re.compile(r"\{(-?\d{1,18})\.\.(-?\d{1,18})")
 
 
@@ -49,7 +51,8 @@ def _lines(path: str) -> Iterator[str]:
             lines = [line.strip() for line in file]
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise SourceError(f"cannot read the list of shards {path!r}: {reason}; check source_config.url") from None
+        shown = utf8_text(path)
+        raise SourceError(f"cannot read the list of shards {shown!r}: {reason}; check source_config.url") from None
     return (line for line in lines if line and not line.startswith("#"))
 
 
@@ -103,15 +106,27 @@ def _braces(text: str) -> list[str]:
 def _paths(path: str, absolute: Callable[[str], str]) -> list[str]:
     place = absolute(path)
     if os.path.isdir(place) and not path.endswith(ENDINGS):
-        found = sorted(each.path for each in os.scandir(place) if is_shard(each.name) and not is_hidden(each.name))
+        names = (name for name in _names_in(place) if is_shard(name) and not is_hidden(name))
+        found = [os.path.join(place, name) for name in names]
     elif glob.has_magic(path) and not os.path.exists(place):
         # Relative to the folder, not joined with it: the folder's own name may contain wildcards.
-        found = sorted(glob.glob(path, root_dir=None if os.path.isabs(path) else absolute(""), recursive=True))
+        found = glob.glob(path, root_dir=None if os.path.isabs(path) else absolute(""), recursive=True)
+        if not found:  # glob ignores a folder that cannot be read
+            _names_in(absolute(os.path.dirname(_WILDCARD.split(path, 1)[0])))
     else:
         return [place]
     if not found:
         raise SourceError(f"no shards: {utf8_text(place)!r} in source_config.url matches nothing")
-    return [absolute(each) for each in found]
+    return [absolute(each) for each in sorted(found)]
+
+
+def _names_in(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError as error:
+        raise exhausted(error.errno) or SourceError(
+            f"cannot list the shards in {utf8_text(folder)!r}: {error.strerror}; check source_config.url"
+        ) from error
 
 
 def _on_hub(address: str) -> str:
