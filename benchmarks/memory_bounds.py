@@ -24,7 +24,7 @@ from memory_cases import CASES, Case
 
 from datago_gpu import LoaderConfig
 from datago_gpu.doctor.memory import MemorySum
-from tests.servers import MisbehavingServer
+from tests.support.servers import MisbehavingServer
 
 MiB = 1024 * 1024
 LOOK_S = 0.004

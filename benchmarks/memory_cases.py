@@ -10,7 +10,7 @@ from typing import Any
 
 from memory_material import MiB, encoded, large_jpeg, pictures, shards, small_jpeg, squeezed_shards
 
-from tests.servers import Answer, MisbehavingServer, Request, json_answer
+from tests.support.servers import Answer, MisbehavingServer, Request, json_answer
 
 __all__ = ["CASES", "Case"]
 

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # the servers of the tests
 
 from soak_catalog import Item, catalog
 
-from tests.servers import Answer, MisbehavingServer, Request, json_answer
+from tests.support.servers import Answer, MisbehavingServer, Request, json_answer
 
 ETAG = {"ETag": '"a"'}
 FAULTS: dict[str, tuple[float, Callable[[Answer, random.Random], Answer]]] = {

@@ -60,7 +60,7 @@ def serve(count: int, share: float, late_s: float) -> None:
     """The server's process: prints its address; the words "0" and "1" on stdin turn stragglers off and on."""
     import uvloop
 
-    from tests.servers import Answer, MisbehavingServer, Request, json_answer
+    from tests.support.servers import Answer, MisbehavingServer, Request, json_answer
 
     uvloop.install()
     rng, on, body = random.Random(0), False, padded_jpeg(40_000)

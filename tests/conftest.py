@@ -10,7 +10,9 @@ from contextlib import contextmanager
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests import generators
+from datago_gpu.decode.select import Backend, choose
+from tests.support import generators
+from tests.support.gpus import usable
 
 # No deadline: a slow machine is not a bug. Fixtures that only make a folder or clear the environment may be shared by
 # the examples of a property.
@@ -24,6 +26,13 @@ def _no_ambient_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     names = ["RANK", "WORLD_SIZE", "DATAROOM_API_URL", "DATAROOM_API_KEY"]
     for name in (*names, *(name for name in os.environ if name.lower().endswith("_proxy"))):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(params=["pillow-cpu", "dali-cpu", pytest.param("dali-cuda", marks=pytest.mark.cuda)])
+def backend(request: pytest.FixtureRequest) -> Backend:
+    """Each decoder on each device."""
+    name, _, where = request.param.partition("-")
+    return choose(usable(where), name)
 
 
 LONGEST = ("test_benchmarks.py", "test_soak.py", "test_report.py", "test_torch.py", "test_processes.py")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.needs import needs
+from tests.support.needs import needs
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "datago_gpu"
@@ -46,6 +46,18 @@ def test_each_file_that_a_hint_of_pytest_names_is_there() -> None:
     for page in PAGES:
         for name in re.findall(r"pytest (tests/[\w/]+\.py)", read(page)):
             assert (ROOT / name).exists(), name
+
+
+@pytest.mark.parametrize("page", sorted(path.name for path in (ROOT / "docs").glob("*.md")))
+def test_each_test_that_a_document_names_is_there(page: str) -> None:
+    there = {path.relative_to(ROOT).as_posix() for path in (ROOT / "tests").rglob("test_*.py")}
+    for name in re.findall(r"`((?:[\w/]+/)?test_\w+\.py)`", read(f"docs/{page}")):
+        assert any(path.endswith(f"/{name}") or path == name for path in there), name
+
+
+def test_each_folder_of_the_package_has_one_of_tests() -> None:
+    rooms = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert {room for room in rooms if not any((ROOT / "tests" / room).glob("test_*.py"))} == set()
 
 
 def test_the_map_names_every_folder_of_the_package() -> None:

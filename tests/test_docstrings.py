@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import datago_gpu
-from tests.needs import needs
+from tests.support.needs import needs
 
 PHOTOS = Path(datago_gpu.__file__).parent / "photos"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.images import add_pictures
+from tests.support.images import add_pictures
 
 HOOK = """
 import os, sys

@@ -16,7 +16,7 @@ import pytest
 import datago_gpu
 from datago_gpu import FeederError, Loader
 from datago_gpu.interpreter import command
-from tests.images import SHAPES, add_pictures, file_config
+from tests.support.images import SHAPES, add_pictures, file_config
 
 PACKAGE = Path(datago_gpu.__file__).parent
 SITE = [path for path in sys.path if path.endswith("site-packages")]

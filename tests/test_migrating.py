@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from datago_gpu import LoaderConfig
-from tests.images import SHAPES, add_pictures
-from tests.needs import needs
+from tests.support.images import SHAPES, add_pictures
+from tests.support.needs import needs
 
 PAGE = (Path(__file__).parent.parent / "docs" / "migrating.md").read_text()
 OURS = [block for block in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL) if block.count("from datago_gpu")]

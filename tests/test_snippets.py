@@ -14,8 +14,8 @@ from PIL import Image
 
 from datago_gpu import Loader, LoaderConfig
 from datago_gpu.server import DataroomServer
-from tests.images import SHAPES, add_pictures
-from tests.needs import needs
+from tests.support.images import SHAPES, add_pictures
+from tests.support.needs import needs
 
 ROOT = Path(__file__).parent.parent
 ADDRESS = "https://github.com/datago-gpu/datago-gpu/blob/main/"

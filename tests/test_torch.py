@@ -18,8 +18,8 @@ import psutil
 import pytest
 
 from datago_gpu import Batch, ConfigError, Loader, LoaderConfig, SourceError
-from tests.images import SHAPES, add_pictures, file_config
-from tests.needs import needs
+from tests.support.images import SHAPES, add_pictures, file_config
+from tests.support.needs import needs
 
 torch = needs("torch")
 

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from datago_gpu.server import DataroomServer
-from tests.decode.pictures import encode, picture
-from tests.decode.test_native import png16
+from tests.imaging.test_own_channels import png16
+from tests.support.pictures import encode, picture
 
 RGB = np.asarray(Image.fromarray(picture(15, 20)).resize((80, 60), Image.Resampling.BICUBIC))
 """Soft, since datago scales to whole pixels before it cuts: what it shows is up to half a pixel off."""

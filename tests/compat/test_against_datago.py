@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from datago_gpu.server import DataroomServer
-from tests.images import add_pictures
-from tests.needs import needs
+from tests.support.images import add_pictures
+from tests.support.needs import needs
 
 needs("datago")
 

@@ -23,10 +23,10 @@ from PIL import Image
 from datago_gpu import DatagoError
 from datago_gpu.compat import DatagoClient, DatagoIterDataset, ImagePayload, live_cleanup_threads, logs
 from datago_gpu.server import DataroomServer
-from tests.decode.pictures import on_host
-from tests.gpus import usable
-from tests.images import add_pictures
-from tests.servers import Answer, MisbehavingServer
+from tests.support.gpus import usable
+from tests.support.images import add_pictures
+from tests.support.pictures import on_host
+from tests.support.servers import Answer, MisbehavingServer
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from PIL import Image
 
 from datago_gpu.compat import DatagoIterDataset
 from datago_gpu.errors import ConfigError
-from tests.images import add_pictures
-from tests.needs import needs
+from tests.support.images import add_pictures
+from tests.support.needs import needs
 
 
 @pytest.fixture

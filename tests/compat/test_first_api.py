@@ -11,7 +11,7 @@ from PIL import Image
 
 from datago_gpu.compat import datago
 from datago_gpu.server import DataroomServer
-from tests.decode.pictures import difference, picture
+from tests.support.pictures import difference, picture
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ import pytest
 from datago_gpu.compat import DatagoClient
 from tests.compat.conftest import RGB, add_shard
 from tests.compat.test_against_datago import CROP, assert_same_picture, both
-from tests.decode.pictures import encode
-from tests.needs import needs
-from tests.servers import Answer, MisbehavingServer
+from tests.support.needs import needs
+from tests.support.pictures import encode
+from tests.support.servers import Answer, MisbehavingServer
 
 WITH_IMAGES = {"a0", "a1", "b0", "b1", "b2", "end", "photo.v1", "photo.v2"}
 EMPTY = {"b0.mask", "b1.mask", "b2.mask"}

@@ -10,8 +10,8 @@ import pytest
 from datago_gpu.config import DecodeConfig, ImageConfig
 from datago_gpu.decode.base import Decoder
 from datago_gpu.decode.decoders import make_decoder
-from datago_gpu.decode.select import Backend, choose
-from tests.gpus import usable
+from datago_gpu.decode.select import Backend
+from tests.support.gpus import usable
 
 MakeDecoder = Callable[..., Decoder]
 
@@ -20,13 +20,6 @@ MakeDecoder = Callable[..., Decoder]
 def device(request: pytest.FixtureRequest) -> str:
     """Where DALI decodes. Without a GPU, "cuda" skips, and fails under DATAGO_GPU_REQUIRE_CUDA=1."""
     return usable(request.param)
-
-
-@pytest.fixture(params=["pillow-cpu", "dali-cpu", pytest.param("dali-cuda", marks=pytest.mark.cuda)])
-def backend(request: pytest.FixtureRequest) -> Backend:
-    """Each decoder on each device."""
-    name, _, where = request.param.partition("-")
-    return choose(usable(where), name)
 
 
 @pytest.fixture

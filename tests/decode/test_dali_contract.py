@@ -8,7 +8,7 @@ import pytest
 from nvidia.dali import tensors, types
 from nvidia.dali.pipeline import Pipeline
 
-from tests.needs import needs
+from tests.support.needs import needs
 
 
 @pytest.mark.parametrize("name", ["as_tensor", "__getitem__", "__len__"])

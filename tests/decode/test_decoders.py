@@ -13,7 +13,7 @@ from PIL import Image
 
 from datago_gpu.decode.select import Backend
 from tests.decode.conftest import MakeDecoder
-from tests.decode.pictures import batch, decode, difference, encode, on_host, oriented_jpeg, picture, pictures
+from tests.support.pictures import batch, decode, difference, encode, on_host, oriented_jpeg, picture, pictures
 
 TRUNCATED = encode(picture(64, 64), "JPEG")[:700]
 BAD = [b"", b"<html></html>", TRUNCATED, encode(picture(64, 64))[:300]]

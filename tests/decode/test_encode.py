@@ -15,7 +15,7 @@ from datago_gpu.config import DecodeConfig, ImageConfig
 from datago_gpu.decode.decoders import make_decoder
 from datago_gpu.decode.encode import Encoder
 from datago_gpu.decode.select import Backend
-from tests.decode.pictures import batch, decode, difference, encode, picture
+from tests.support.pictures import batch, decode, difference, encode, picture
 
 
 def opened(data: bytes) -> Image.Image:

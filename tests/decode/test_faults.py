@@ -16,7 +16,7 @@ from datago_gpu.decode.device import DeviceArray
 from datago_gpu.decode.faults import Refused, Setup, fault, words
 from datago_gpu.errors import DatagoError
 from tests.decode.fakecuda import FakeGpu, FakeStream, Memory, install
-from tests.decode.pictures import batch, encode, picture
+from tests.support.pictures import batch, encode, picture
 
 JPEG = encode(picture(40, 64), "JPEG")
 TRACE = """Critical error in pipeline:

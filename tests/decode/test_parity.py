@@ -25,7 +25,7 @@ from datago_gpu.decode.base import Decoder
 from datago_gpu.decode.decoders import make_decoder
 from datago_gpu.decode.pillow import PillowDecoder
 from datago_gpu.decode.select import choose
-from tests.decode.pictures import batch, decode, difference, encode, picture
+from tests.support.pictures import batch, decode, difference, encode, picture
 
 PHOTOS = Path(datago_gpu.__file__).parent / "photos"
 CROP = ImageConfig(crop_and_resize=True)

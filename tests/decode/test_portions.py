@@ -15,8 +15,8 @@ from datago_gpu.decode.decoders import make_decoder
 from datago_gpu.decode.placement import HostPlacer
 from datago_gpu.decode.portions import PortionedDecoder
 from datago_gpu.decode.select import choose
-from tests.bounds import peak_of
-from tests.decode.test_allowance import SMALL, batch, png
+from tests.imaging.test_allowance import SMALL, batch, png
+from tests.support.bounds import peak_of
 
 
 class Recorder:

@@ -11,7 +11,7 @@ from datago_gpu.decode.decoders import make_decoder
 from datago_gpu.decode.portions import PortionedDecoder
 from datago_gpu.decode.select import Backend, choose
 from datago_gpu.errors import ConfigError
-from tests.needs import needs
+from tests.support.needs import needs
 
 NO_DRIVER = "no CUDA driver (libcuda.so.1 not found)"
 

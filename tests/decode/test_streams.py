@@ -12,9 +12,9 @@ import pytest
 from datago_gpu.decode.base import Decoder
 from datago_gpu.decode.select import choose
 from tests.decode.conftest import MakeDecoder
-from tests.decode.pictures import decode, on_host, pictures
-from tests.gpus import usable
-from tests.needs import needs
+from tests.support.gpus import usable
+from tests.support.needs import needs
+from tests.support.pictures import decode, on_host, pictures
 
 pytestmark = pytest.mark.cuda
 

@@ -14,8 +14,8 @@ from random import Random
 
 from PIL import Image
 
-from tests.images import SHAPES
 from tests.model import Item, Piece
+from tests.support.images import SHAPES
 
 __all__ = ["BAD_NOTE", "Beside", "Picture", "drawn_pictures"]
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from datago_gpu import Batch, Loader, LoaderConfig, Sample
 from datago_gpu.compat import DatagoClient
-from tests.needs import needs
+from tests.support.needs import needs
 
 __all__ = ["WAYS", "Got", "GotBatch", "State", "Way"]
 

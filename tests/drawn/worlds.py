@@ -11,8 +11,8 @@ from pathlib import Path
 from datago_gpu.server import DataroomServer
 from tests.drawn.pictures import BAD_NOTE, Picture, drawn_pictures
 from tests.model import Item, Lost, Shard
-from tests.servers import Answer, MisbehavingServer
-from tests.sources.shards import tar_bytes
+from tests.support.servers import Answer, MisbehavingServer
+from tests.support.shards import tar_bytes
 
 __all__ = ["BREAKS", "WORLDS", "Broken", "World"]
 

@@ -19,8 +19,8 @@ from datago_gpu.feeder.admit import Admission
 from datago_gpu.feeder.grouper import Admitted
 from datago_gpu.imaging.geometry import cover_region
 from datago_gpu.sources.base import SampleRef, Skipped
-from tests.decode.pictures import encode, oriented_jpeg, picture
-from tests.images import file_config
+from tests.support.images import file_config
+from tests.support.pictures import encode, oriented_jpeg, picture
 
 REF = SampleRef(7, "an id", path="/images/7.jpg")
 SHOWN = picture(60, 90)

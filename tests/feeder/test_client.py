@@ -23,8 +23,8 @@ from datago_gpu.feeder.arena import aligned
 from datago_gpu.feeder.client import Feeder, FeederClosed
 from datago_gpu.feeder.spawn import LAST_WORDS_BYTES
 from datago_gpu.feeder.wire import Resume
-from tests.images import SHAPES, add_pictures, file_config
-from tests.servers import Answer, MisbehavingServer
+from tests.support.images import SHAPES, add_pictures, file_config
+from tests.support.servers import Answer, MisbehavingServer
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 
@@ -247,7 +247,7 @@ TRAINER = """
 import os, sys, signal
 from datago_gpu.feeder.client import Feeder
 from datago_gpu.feeder.wire import Resume
-from tests.images import file_config
+from tests.support.images import file_config
 
 feeder = Feeder(file_config(sys.argv[1], limit=1), Resume())
 feeder.receive()

@@ -25,8 +25,8 @@ from datago_gpu.feeder.download import process as download_process
 from datago_gpu.feeder.wire import Resume
 from datago_gpu.sources.http.deadlines import Watch
 from tests.feeder.test_process import SHUFFLED, dataroom, feeder, files, shards, shards_over_http, taken
-from tests.servers import Answer, MisbehavingServer
-from tests.sources.shards import shard_config
+from tests.support.servers import Answer, MisbehavingServer
+from tests.support.shards import shard_config
 
 WAIT_S = 20
 

@@ -24,8 +24,8 @@ from datago_gpu.sources.base import SampleRef, Skipped
 from datago_gpu.sources.http.client import HttpClient
 from datago_gpu.sources.http.hedge import Hedged
 from datago_gpu.sources.local import read_whole
-from tests.images import add_picture, file_config
-from tests.servers import Answer, MisbehavingServer
+from tests.support.images import add_picture, file_config
+from tests.support.servers import Answer, MisbehavingServer
 
 WAIT_S = 10
 

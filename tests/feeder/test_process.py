@@ -24,9 +24,9 @@ from datago_gpu.feeder import process, wire
 from datago_gpu.feeder.wire import Resume
 from datago_gpu.sources.base import Position
 from datago_gpu.units import MiB
-from tests.images import add_picture, add_pictures, file_config
-from tests.servers import Answer, MisbehavingServer, json_answer
-from tests.sources.shards import shard_config, tar_bytes
+from tests.support.images import add_picture, add_pictures, file_config
+from tests.support.servers import Answer, MisbehavingServer, json_answer
+from tests.support.shards import shard_config, tar_bytes
 
 WAIT_S = 20
 COUNT = 20

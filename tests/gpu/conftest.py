@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.gpus import usable
+from tests.support.gpus import usable
 
 ROOT = Path(__file__).parents[2]
 Report = dict[str, Any]

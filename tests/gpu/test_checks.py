@@ -16,7 +16,7 @@ from benchmarks.gpu.graph import bare_pipeline, decode_all, on_host
 from benchmarks.gpu.pixels import Difference
 from benchmarks.gpu.ram import RamBatch, batches, decoded, encoded, pump, read, timed
 from datago_gpu.decode.base import DecodedImages
-from tests.decode.pictures import on_host as as_numpy
+from tests.support.pictures import on_host as as_numpy
 
 PHOTOS = Path(datago_gpu.__file__).parent / "photos"
 TARGET = (64, 96)

@@ -3,7 +3,8 @@
 The real thing lists, fetches, groups and decodes at the same time in two processes, and no timing may show in what
 comes out. This model has no timing. It takes a data set and the settings. It says which batches come, in which order
 and with which samples, which samples are skipped and why, and what is still to come after a state was saved anywhere.
-The test (tests/test_model.py) draws settings, data sets and ways to use a loader, and holds the loader to the model.
+The test (tests/end_to_end/test_model.py) draws settings, data sets and ways to use a loader, and compares the loader
+with the model.
 
 The promise, in the order in which a sample meets it, with the module that has it:
 

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 import pytest
 
 from datago_gpu.server import DataroomServer
-from tests.needs import needs
 from tests.server.conftest import KEY, add_image
+from tests.support.needs import needs
 
 needs("datago")
 

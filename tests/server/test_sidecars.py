@@ -15,7 +15,7 @@ import datago_gpu
 from datago_gpu import Loader
 from datago_gpu.cli.serve import serve
 from datago_gpu.server import DataroomServer
-from tests.images import add_picture
+from tests.support.images import add_picture
 
 GUIDE = Path(datago_gpu.__file__).parent.parent / "docs" / "guide.md"
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.servers import MisbehavingServer
-from tests.sources.listing import Listing, names
+from tests.support.listing import Listing, names
+from tests.support.servers import MisbehavingServer
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from datago_gpu.errors import SourceError
 from datago_gpu.sources.base import Position, SampleRef, Skipped
 from datago_gpu.sources.files import Files
 from datago_gpu.sources.permutation import permutation
-from tests.images import file_config
+from tests.support.images import file_config
 
 
 def touch(root: Path, *names: str) -> None:

@@ -26,10 +26,10 @@ from datago_gpu.sources.http.failure import Unreadable
 from datago_gpu.sources.http.inflate import inflate
 from datago_gpu.sources.webdataset import shard_reader as opened
 from datago_gpu.sources.webdataset import tar
-from tests.bounds import MiB, run_bounded
-from tests.servers import Answer, MisbehavingServer, Request, json_answer
-from tests.sources.listing import Listing, collect, config_for, ids, names
-from tests.sources.shards import listed, tar_bytes
+from tests.support.bounds import MiB, run_bounded
+from tests.support.listing import Listing, collect, config_for, ids, names
+from tests.support.servers import Answer, MisbehavingServer, Request, json_answer
+from tests.support.shards import listed, tar_bytes
 
 EMPTY_MEMBER = gzip.compress(b"", mtime=0)
 

@@ -19,7 +19,7 @@ from datago_gpu import Loader, SourceError
 from datago_gpu.doctor.source import checks
 from datago_gpu.sources.base import Position, SampleRef
 from datago_gpu.sources.files import Files
-from tests.images import add_picture, file_config
+from tests.support.images import add_picture, file_config
 
 
 def touch(root: Path, *names: str) -> None:

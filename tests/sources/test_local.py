@@ -19,9 +19,9 @@ from datago_gpu import DatagoError, Loader
 from datago_gpu.config import HttpConfig
 from datago_gpu.sources import local
 from datago_gpu.sources.local import Patience, PatientFile
-from tests.images import add_picture, add_pictures, file_config
-from tests.servers import Answer, MisbehavingServer, json_answer
-from tests.sources.shards import tar_bytes
+from tests.support.images import add_picture, add_pictures, file_config
+from tests.support.servers import Answer, MisbehavingServer, json_answer
+from tests.support.shards import tar_bytes
 
 TRANSIENT = [errno.EIO, errno.ESTALE, errno.EAGAIN, errno.ETIMEDOUT, errno.ENOTCONN]
 HASTY = HttpConfig(max_tries=4, max_backoff_s=0.001)

@@ -20,7 +20,7 @@ from datago_gpu.imaging import formats
 from datago_gpu.sources.base import Position
 from datago_gpu.sources.files import Files
 from datago_gpu.sources.passed_over import PassedOver
-from tests.images import add_picture, file_config
+from tests.support.images import add_picture, file_config
 
 HIDDEN = (".ipynb_checkpoints/1-checkpoint.jpg", ".Trash-1000/files/old.jpg", "a/.thumbnails/1.png", "a/._1.jpg")
 KEPT_BY_SYSTEMS = ("__MACOSX/1.jpg", "a/@eaDir/1.jpg/SYNOPHOTO_THUMB_M.jpg", "$RECYCLE.BIN/2.jpg", "#recycle/3.jpg")

@@ -18,8 +18,8 @@ from datago_gpu.server import DataroomServer
 from datago_gpu.sources import open_source
 from datago_gpu.sources.base import Position, SampleRef
 from datago_gpu.sources.http.client import HttpClient
-from tests.images import add_picture
-from tests.sources.shards import write_shards
+from tests.support.images import add_picture
+from tests.support.shards import write_shards
 
 COUNTS = [4, 1, 7, 3, 5]
 """Samples of each shard; in a folder and in a Dataroom, pictures of each subfolder."""

@@ -23,10 +23,10 @@ from datago_gpu.sources.http.client import HttpClient
 from datago_gpu.sources.tally import Passed, Walked, Whole, held_until_known
 from datago_gpu.sources.webdataset.shard_list import Shard
 from datago_gpu.sources.webdataset.shard_names import names_of
-from tests.images import file_config
-from tests.servers import Answer, MisbehavingServer
-from tests.sources.listing import Listing, config_for
-from tests.sources.shards import shard_config, write_shards
+from tests.support.images import file_config
+from tests.support.listing import Listing, config_for
+from tests.support.servers import Answer, MisbehavingServer
+from tests.support.shards import shard_config, write_shards
 
 SETTINGS = [{}, {"random_sampling": True}, {"rank": 1, "world_size": 2}]
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PYTHONS = ("python3.11", "python3.12", "python3.13", "python3.14")
-SUITE = ("tests/wheel/installed.py", "tests/servers.py")
+SUITE = ("tests/wheel/installed.py", "tests/support/servers.py")
 IN_SDIST = {"pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "Makefile", "tests/conftest.py", "docs/guide.md"}
 IN_WHEEL = {"datago_gpu/py.typed", "datago_gpu/photos/CREDITS.md", "datago_gpu/feeder/__main__.py"}
 

@@ -18,7 +18,7 @@ from benchmarks.gpu.context import Context
 from benchmarks.gpu.findings import Findings, NotHere
 
 ROOT = Path(__file__).resolve().parents[3]
-WHERE = ("tests/decode", "tests/test_aligned.py")
+WHERE = ("tests/decode", "tests/imaging", "tests/end_to_end/test_aligned.py")
 MOST_FAILURES = 15
 TEXT = 1500
 """Characters of what a failed test says, its last ones."""
