@@ -16,6 +16,8 @@ from collections.abc import Callable, Mapping
 from typing import Self
 from urllib.parse import urlsplit
 
+from tests.connections import Connections
+
 _GONE = (ConnectionError, asyncio.IncompleteReadError, OSError)
 
 
@@ -64,25 +66,14 @@ class ForwardProxy:
 
     async def _main(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        tasks: set[asyncio.Task[None]] = set()
-
-        def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            self.connections += 1
-            task = asyncio.ensure_future(self._serve(reader, writer))
-            tasks.add(task)
-            task.add_done_callback(tasks.discard)
-
-        server = await asyncio.start_server(connected, "127.0.0.1", 0, ssl=self._tls)
-        port = server.sockets[0].getsockname()[1]
-        self.url = f"{'https' if self._tls else 'http'}://127.0.0.1:{port}"
+        connections = Connections(self._serve, "127.0.0.1", tls=self._tls)
+        self.url = f"{'https' if self._tls else 'http'}://127.0.0.1:{connections.port}"
         self._listening.set()
         await self._stop.wait()
-        server.close()
-        for task in list(tasks):
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await connections.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
         try:
             while await self._request(reader, writer):
                 pass

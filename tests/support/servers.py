@@ -24,6 +24,8 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 from urllib.parse import parse_qsl, urlsplit
 
+from tests.connections import Connections
+
 _BLOCK = 64 * 1024
 _GONE = (ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverrunError)
 
@@ -90,7 +92,6 @@ class MisbehavingServer:
         self.closed_by_client = threading.Event()
         """Set whenever a client has gone away in the middle of an answer."""
         self._wanted_port = port
-        self._open: set[asyncio.StreamWriter] = set()
         self._answers: dict[str, Callable[[Request], Answer]] = {}
         self._listening = threading.Event()
         self._thread = threading.Thread(target=self._run, name="misbehaving-server", daemon=True)
@@ -128,35 +129,17 @@ class MisbehavingServer:
 
     async def _main(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        tasks: set[asyncio.Task[None]] = set()
-
-        def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            self.connections += 1
-            self._open.add(writer)  # here: a task that is cancelled before it starts would leave it open
-            task = asyncio.ensure_future(self._serve(reader, writer, self.connections))
-            tasks.add(task)
-            task.add_done_callback(tasks.discard)
-
-        server = await asyncio.start_server(connected, self.host, self._wanted_port, ssl=self._tls)
-        self.port = server.sockets[0].getsockname()[1]
+        connections = Connections(self._serve, self.host, self._wanted_port, tls=self._tls)
+        self.port = connections.port
         self.url = f"{'https' if self._tls else 'http'}://{self.host}:{self.port}"
         self._listening.set()
         await self._stop.wait()
-        server.close()
-        accepting = asyncio.all_tasks() - tasks - {asyncio.current_task()}
-        if accepting:
-            await asyncio.wait(accepting, timeout=5)
-        for _ in range(5):  # connections that are being accepted right now come through in so many turns
-            await asyncio.sleep(0)
-        for task in list(tasks):
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        for writer in self._open:
-            writer.transport.abort()
-        await asyncio.gather(*(writer.wait_closed() for writer in self._open), return_exceptions=True)
+        await connections.close()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, number: int) -> None:
-        with contextlib.suppress(*_GONE), contextlib.closing(writer):
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        number = self.connections
+        with contextlib.suppress(*_GONE):
             while (request := await _read_request(reader, number)) is not None:
                 self.requests.append(request)
                 self.asked.set()
@@ -168,9 +151,6 @@ class MisbehavingServer:
                     break
                 if not stays_open or request.headers.get("connection", "").lower() == "close":
                     break
-        with contextlib.suppress(ConnectionError):
-            await writer.wait_closed()
-        self._open.discard(writer)
 
     async def _send(
         self, answer: Answer, request: Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter

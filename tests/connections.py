@@ -1,0 +1,75 @@
+"""The connections of a test's own TCP server: one task for each, and all of them closed at the end.
+
+asyncio.start_server is not used, because it leaves a connection open that is accepted while the server is closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from collections.abc import Awaitable, Callable
+
+Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+class Connections:
+    """Calls `serve` in a task of its own for each connection, and closes the connection when the task ends.
+
+    Use it in the event loop that is running.
+    """
+
+    def __init__(self, serve: Serve, host: str, port: int = 0, *, tls: ssl.SSLContext | None = None) -> None:
+        self._serve, self._tls = serve, tls
+        self._loop = asyncio.get_running_loop()
+        self._open: dict[asyncio.Task[None], socket.socket] = {}
+        self._listening = socket.create_server((host, port), backlog=100)
+        self._listening.setblocking(False)
+        self.port: int = self._listening.getsockname()[1]
+        self._loop.add_reader(self._listening, self._accept)
+
+    async def close(self) -> None:
+        """Accepts no further connections, cancels all tasks and closes all connections."""
+        self._loop.remove_reader(self._listening)
+        self._listening.close()
+        tasks, connections = list(self._open), list(self._open.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for task, connection in zip(tasks, connections, strict=True):
+            if self._open.pop(task, None):  # the task was cancelled before it began
+                connection.close()
+        async with asyncio.timeout(5):
+            # A transport closes its socket one turn of the loop later.
+            while any(connection.fileno() >= 0 for connection in connections):  # noqa: ASYNC110
+                await asyncio.sleep(0)
+
+    def _accept(self) -> None:
+        try:
+            connection, _ = self._listening.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return
+        connection.setblocking(False)
+        task = self._loop.create_task(self._run(connection))
+        self._open[task] = connection
+
+    async def _run(self, connection: socket.socket) -> None:
+        me = asyncio.current_task()
+        assert me is not None
+        try:
+            reader = asyncio.StreamReader()
+            protocol = asyncio.StreamReaderProtocol(reader)
+            with contextlib.suppress(OSError):  # ssl.SSLError is one
+                transport, _ = await self._loop.connect_accepted_socket(lambda: protocol, connection, ssl=self._tls)
+                await self._talk(reader, asyncio.StreamWriter(transport, protocol, reader, self._loop))
+        finally:
+            del self._open[me]
+
+    async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await self._serve(reader, writer)
+            writer.close()
+            await writer.wait_closed()
+        finally:
+            writer.transport.abort()
