@@ -84,7 +84,7 @@ $(VENV)/.bench: $(BIN)/python pyproject.toml
 	@touch $@
 
 bench: $(VENV)/.bench
-	$(BIN)/python benchmarks/run.py --out results/bench $(BENCH)
+	$(BIN)/python -m benchmarks.run --out results/bench $(BENCH)
 
 bench-peers:
 	$(PYTHON) -m venv .venv-bench
@@ -98,10 +98,10 @@ DEVICE ?= cuda
 LIMIT_S ?= 360
 
 gpu-report: $(if $(RUN),,$(VENV)/.run-$(or $(CUDA),cuda12))
-	$(or $(RUN),$(BIN)/python) -m benchmarks.gpu.report --out $(OUT) --device $(DEVICE) --seconds $(LIMIT_S)
+	$(or $(RUN),$(BIN)/python) -m tools.gpu_report.report --out $(OUT) --device $(DEVICE) --seconds $(LIMIT_S)
 
 gpu-probe: $(if $(RUN),,$(VENV)/.run-$(or $(CUDA),cuda12))
-	$(or $(RUN),$(BIN)/python) benchmarks/gpu/probe.py --out $(OUT)
+	$(or $(RUN),$(BIN)/python) tools/gpu_report/probe.py --out $(OUT)
 
 # With Docker, else as root with buildah and debootstrap. CHECK="--scale 1 --runs 3" for more than a quick look.
 docker-check:

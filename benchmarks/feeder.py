@@ -1,6 +1,6 @@
 """The feeder alone against a bare HTTP client: what listing, checking, bucketing and packing cost on top of it.
 
-    python benchmarks/feeder.py [--runs 3]      (needs nginx on the PATH or in /usr/sbin)
+    python -m benchmarks.feeder [--runs 3]      (needs nginx on the PATH or in /usr/sbin)
 
 nginx on loopback serves JPEGs padded to 40 and 400 KB, and pages of a Dataroom that name them. The bare client is
 aiohttp with uvloop, reading bodies and dropping them. Ours is the feeder process with its reader giving the memory back
@@ -15,9 +15,10 @@ import shutil
 from functools import partial
 from pathlib import Path
 
-from common import Contest, contestant, machine, material_folder, parser
 from PIL import Image
-from suite.servers import free_port, nginx
+
+from benchmarks.common import Contest, contestant, machine, material_folder, parser
+from benchmarks.suite.servers import free_port, nginx
 
 OURS = """
 import sys, time

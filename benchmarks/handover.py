@@ -1,6 +1,6 @@
 """What the trainer's process pays in Python for a sample: the thread that hands batches over, and the taking of them.
 
-    python benchmarks/handover.py [--batch-size 64] [--backend dali] [--runs 5]
+    python -m benchmarks.handover [--batch-size 64] [--backend dali] [--runs 5]
 
 The feeder's messages lie ready in memory, so that nothing is waited for. The pictures are small. The figures are CPU
 time of the one thread that receives, submits, collects and hands over, for each sample and by kind; decoders are on
@@ -19,10 +19,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from common import machine, parser
 from msgspec import msgpack
 from PIL import Image
 
+from benchmarks.common import machine, parser
 from datago_gpu.config import LoaderConfig
 from datago_gpu.decode.decoders import make_decoder, make_placer
 from datago_gpu.decode.select import choose

@@ -1,7 +1,7 @@
 """Photographs to measure with, cut from the ones that ship with the package (or from a folder of your own).
 
-    python benchmarks/material.py OUT --count 500 --pixels 500px
-    python benchmarks/material.py OUT --count 100 --pixels 2.5mp --photos ~/large_photographs
+    python -m benchmarks.material OUT --count 500 --pixels 500px
+    python -m benchmarks.material OUT --count 100 --pixels 2.5mp --photos ~/large_photographs
 
 "500px" pictures have a long side of 500 pixels; "1mp", "2.5mp" and "8mp" about so many megapixels. Each is a different
 cut, mirrored or not, of a photograph that is at least as large (8mp: enlarged, unless --photos has large ones), saved

@@ -1,8 +1,8 @@
 """Is it faster than what you use today? datago_gpu beside its peers, on this machine, the same work for everybody.
 
     make bench                                                      all of it, about half an hour on 2 cores
-    python benchmarks/run.py --only local shards --runs 5           a part; the report keeps what was measured before
-    python benchmarks/run.py --python ~/env/bin/python              an interpreter that has further peers (torch, ...)
+    python -m benchmarks.run --only local shards --runs 5           a part; the report keeps what was measured before
+    python -m benchmarks.run --python ~/env/bin/python              an interpreter that has further peers (torch, ...)
 
 The same files, page cache warm, square pictures of the same size, dense batches of 32 in memory; runs in alternating
 order, median and range. The clock runs from making the loader to the last pixel, with imports done. Contestants are in
@@ -24,16 +24,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from common import Contest, contestant, machine, material_folder, parser
-from feeder import BARE, PROCESSES, lay_out
-from feeder import OURS as FEEDER
-from suite import idle, plots
-from suite.distance import HERE, NotHere, Route, own_core, relay, route
-from suite.figures import Figures, Table
-from suite.peers import LIMITS, OURS, PEERS, VARIANTS, Peer, find, run
-from suite.report import into_docs, markdown
-from suite.servers import dataroom, free_port, nginx
-from suite.workloads import (
+from benchmarks.common import Contest, contestant, machine, material_folder, parser
+from benchmarks.feeder import BARE, PROCESSES, lay_out
+from benchmarks.feeder import OURS as FEEDER
+from benchmarks.suite import idle, plots
+from benchmarks.suite.distance import HERE, NotHere, Route, own_core, relay, route
+from benchmarks.suite.figures import Figures, Table
+from benchmarks.suite.peers import LIMITS, OURS, PEERS, VARIANTS, Peer, find, run
+from benchmarks.suite.report import into_docs, markdown
+from benchmarks.suite.servers import dataroom, free_port, nginx
+from benchmarks.suite.workloads import (
     DATAROOM,
     DISTANCES,
     LOCAL,

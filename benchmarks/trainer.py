@@ -1,6 +1,6 @@
 """Does a loader slow down the Python loop beside it? A training step alone, and next to a loader that streams.
 
-    python benchmarks/trainer.py [--backend dali] [--concurrent 64]
+    python -m benchmarks.trainer [--backend dali] [--concurrent 64]
 
 The step makes 300 small calls that release and take the GIL (as launching GPU kernels does) and some Python between
 them. The loader streams from a Dataroom server in a process of its own, at a rate held below what one core can do, so
@@ -19,9 +19,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from common import machine, material_folder, parser
-from material import make
-
+from benchmarks.common import machine, material_folder, parser
+from benchmarks.material import make
 from datago_gpu import Loader
 
 CALLS = 300

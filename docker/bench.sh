@@ -14,8 +14,8 @@ datago-gpu bench --device "$device" --crop-and-resize --default-image-size 224 -
 test -s "$results/server-$device.json"  # sh knows of no failure inside a pipe
 
 if [ "$device" = cpu ]; then
-    python benchmarks/run.py --only local shards dataroom --runs "${BENCH_RUNS:-3}" --scale "${BENCH_SCALE:-1}" \
+    python -m benchmarks.run --only local shards dataroom --runs "${BENCH_RUNS:-3}" --scale "${BENCH_SCALE:-1}" \
         --material /tmp/material --out "$results/peers"
 else
-    python -m benchmarks.gpu.report --device "$device" --out "$results/gpu"
+    python -m tools.gpu_report.report --device "$device" --out "$results/gpu"
 fi

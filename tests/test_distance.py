@@ -7,12 +7,10 @@ import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+from benchmarks.suite.distance import NotHere, route
 
 ECHO = """
 import socket, sys
@@ -41,17 +39,7 @@ print(json.dumps(seconds))
 """
 
 
-@pytest.fixture(autouse=True)
-def _benchmarks_on_the_path(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    yield
-    for name in [name for name in sys.modules if name.partition(".")[0] == "suite"]:
-        del sys.modules[name]
-
-
 def test_a_way_holds_packets_back_and_loses_some() -> None:
-    from suite.distance import NotHere, route
-
     try:
         with route(30, 0.2) as way:
             echo = [*way.server, sys.executable, "-c", ECHO, way.host]

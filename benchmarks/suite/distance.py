@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from suite.wire import FAR_ADDRESS, MTU
+from benchmarks.suite.wire import FAR_ADDRESS, MTU
 
 __all__ = ["HERE", "NotHere", "Route", "own_core", "relay", "route"]
 

@@ -8,8 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from benchmarks.suite.workloads import SMALL_BUFFER_MB
 from datago_gpu import Loader
-from suite.workloads import SMALL_BUFFER_MB
 
 __all__ = ["PAUSE_S", "measure", "shards", "sources"]
 

@@ -6,8 +6,8 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from suite.figures import Figures, Table
-from suite.peers import OURS
+from benchmarks.suite.figures import Figures, Table
+from benchmarks.suite.peers import OURS
 
 __all__ = ["draw"]
 

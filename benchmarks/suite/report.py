@@ -6,9 +6,9 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from suite.figures import Figures, Table
-from suite.idle import PAUSE_S
-from suite.peers import OURS
+from benchmarks.suite.figures import Figures, Table
+from benchmarks.suite.idle import PAUSE_S
+from benchmarks.suite.peers import OURS
 
 __all__ = ["into_docs", "markdown"]
 

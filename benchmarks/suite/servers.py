@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from suite.distance import HERE, NotHere, Route
+from benchmarks.suite.distance import HERE, NotHere, Route
 
 __all__ = ["dataroom", "free_port", "nginx"]
 

@@ -9,8 +9,9 @@ import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from material import make
 from PIL import Image
+
+from benchmarks.material import make
 
 __all__ = [
     "DATAROOM",

@@ -18,10 +18,11 @@ from PIL import Image
 
 from datago_gpu import Loader
 from datago_gpu.batch import Sample
+from tests.long import corpus
 from tests.support.images import file_config
 from tests.support.pictures import Pixels, difference, encode, oriented_jpeg, picture
 
-CORPUS = Path(__file__).parents[2] / "benchmarks" / "corpus.py"
+ROOT = Path(__file__).parents[2]
 SHOWN = picture(40, 64)
 RGB = Image.fromarray(SHOWN)
 GRAY = np.full((40, 64, 3), 128, np.uint8)
@@ -202,28 +203,16 @@ def test_odd_files_and_mutations_of_good_ones_cost_themselves_only(tmp_path: Pat
     images.mkdir(parents=True)
     for name, (payload, _, _) in FILES.items():
         (images / name).write_bytes(payload)
-    command = [sys.executable, str(CORPUS), "--pillow-source", str(tmp_path / "source"), "--mutations", "450"]
-    result = subprocess.run(
-        [*command, "--backend", backend, "--seed", "7", "--material", str(tmp_path), "--hang-s", "40"],
-        capture_output=True,
-        text=True,
-        timeout=110,
-        check=False,
-    )
+    options = ["--pillow-source", str(tmp_path / "source"), "--material", str(tmp_path), "--backend", backend]
+    options += ["--mutations", "450", "--seed", "7", "--hang-s", "40"]
+    command = [sys.executable, "-m", "tests.long.corpus", *options]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     assert result.stdout.count("passes") == 2
     assert f"Pillow's tests, {backend}: {len(FILES)} files, {len(FILES)} delivered" in result.stdout
 
 
-@pytest.fixture
-def corpus(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(CORPUS.parent))
-    import corpus
-
-    return corpus
-
-
-def test_the_gates_fail_where_they_should(corpus: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_gates_fail_where_they_should() -> None:
     files = {"00-bad.jpg": True, "00-good-a.jpg": True, "01-good-a.jpg": True, "02-good-a.jpg": True}
     fine = dict.fromkeys(files, 1)
 

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from benchmarks.exif_blocks import XMP_NAME, block, exif_segment, good_blocks, segment
 from datago_gpu.decode.base import EncodedImages
 from datago_gpu.decode.decoders import make_decoder
 from datago_gpu.decode.select import choose
@@ -20,6 +19,7 @@ from datago_gpu.feeder.admit import Admission
 from datago_gpu.feeder.grouper import Admitted
 from datago_gpu.imaging.header import read_header
 from datago_gpu.sources.base import SampleRef
+from tests.long.exif_blocks import XMP_NAME, block, exif_segment, good_blocks, segment
 from tests.support.images import file_config
 from tests.support.pictures import encode, picture
 

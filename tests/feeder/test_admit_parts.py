@@ -6,9 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.exif_blocks import exif_segment, good_blocks
 from datago_gpu.feeder.admit_parts import Frame, PartAdmission
 from datago_gpu.sources.base import Part
+from tests.long.exif_blocks import exif_segment, good_blocks
 from tests.support.images import file_config
 from tests.support.pictures import encode, picture
 

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 import datago_gpu
-from benchmarks.gpu.arrays import Arrays
-from benchmarks.gpu.bad import bad_images
-from benchmarks.gpu.checks.hazard import CORRUPT, Stress
-from benchmarks.gpu.context import Context
-from benchmarks.gpu.graph import bare_pipeline, decode_all, on_host
-from benchmarks.gpu.pixels import Difference
-from benchmarks.gpu.ram import RamBatch, batches, decoded, encoded, pump, read, timed
 from datago_gpu.decode.base import DecodedImages
 from tests.support.pictures import on_host as as_numpy
+from tools.gpu_report.arrays import Arrays
+from tools.gpu_report.bad import bad_images
+from tools.gpu_report.checks.hazard import CORRUPT, Stress
+from tools.gpu_report.context import Context
+from tools.gpu_report.graph import bare_pipeline, decode_all, on_host
+from tools.gpu_report.pixels import Difference
+from tools.gpu_report.ram import RamBatch, batches, decoded, encoded, pump, read, timed
 
 PHOTOS = Path(datago_gpu.__file__).parent / "photos"
 TARGET = (64, 96)

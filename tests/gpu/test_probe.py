@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.gpu import probe
 from tests.gpu.conftest import ROOT
+from tools.gpu_report import probe
 
 CARRIED = {"nvidia", "cykooz_resizer", "msgspec", "simplejpeg", "braceexpand"}
 """What docs/gpu/README.md says has to be brought to a machine that has torch and cupy."""
@@ -21,7 +21,7 @@ THERE = {"numpy", "PIL", "aiohttp", "uvloop", "yarl", "click", "rich", "cupy", "
 
 def test_the_probe_answers_all_on_any_machine_and_leaves_it_in_a_file(tmp_path: Path) -> None:
     """From elsewhere, and without this project on the path."""
-    command = [sys.executable, str(ROOT / "benchmarks/gpu/probe.py"), "--out", str(tmp_path / "out")]
+    command = [sys.executable, str(ROOT / "tools/gpu_report/probe.py"), "--out", str(tmp_path / "out")]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=50, check=False)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
@@ -50,10 +50,10 @@ def imported(file: Path) -> Iterator[str]:
             yield node.module.partition(".")[0]
 
 
-@pytest.mark.parametrize("folder", ["benchmarks/gpu", "datago_gpu"])
+@pytest.mark.parametrize("folder", ["tools/gpu_report", "datago_gpu"])
 def test_the_report_imports_nothing_that_the_machine_lacks(folder: str) -> None:
     """A package that is missing there would cost the flight its first minutes."""
-    ours = {"benchmarks", "datago_gpu"} | set(sys.stdlib_module_names)
+    ours = {"benchmarks", "tools", "datago_gpu"} | set(sys.stdlib_module_names)
     for file in (ROOT / folder).rglob("*.py"):
         strange = set(imported(file)) - ours - CARRIED - THERE
         assert not strange, file

@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
-from benchmarks.gpu import findings, report, writing
-from benchmarks.gpu.findings import Finding, Findings, NotHere
-from benchmarks.gpu.plan import CHECKS, TOTAL_S
 from tests.gpu.conftest import ROOT
+from tools.gpu_report import findings, report, writing
+from tools.gpu_report.findings import Finding, Findings, NotHere
+from tools.gpu_report.plan import CHECKS, TOTAL_S
 
 Ran = tuple[dict[str, Any], str, int]
 # They share one run, which the first of them waits for, whichever that is.
@@ -216,7 +216,7 @@ def test_what_the_first_flight_runs_takes_six_minutes_and_destroys_last() -> Non
 
 @contextmanager
 def running(out: Path, *checks: str) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-m", "benchmarks.gpu.report", "--small", "--device", "cpu", "--out", str(out)]
+    command = [sys.executable, "-m", "tools.gpu_report.report", "--small", "--device", "cpu", "--out", str(out)]
     process = subprocess.Popen([*command, "--only", *checks], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:
         yield process
@@ -242,7 +242,7 @@ def of_this_report(out: Path) -> list[int]:
                 command = (entry / "cmdline").read_bytes()
             except OSError:  # gone meanwhile
                 continue
-            if b"benchmarks.gpu.check" in command and str(out).encode() in command:
+            if b"tools.gpu_report.check" in command and str(out).encode() in command:
                 found.append(int(entry.name))
     return found
 
@@ -263,7 +263,7 @@ def test_a_report_that_is_killed_keeps_the_check_that_was_done_and_ends_the_one_
     assert select.select([ended], [], [], 30)[0], "the check outlives its report"
     os.close(ended)
 
-    again = [sys.executable, "-m", "benchmarks.gpu.report", "--rewrite", "--out", str(tmp_path)]
+    again = [sys.executable, "-m", "tools.gpu_report.report", "--rewrite", "--out", str(tmp_path)]
     done = subprocess.run(again, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stderr
     checks = {each["name"]: each for each in json.loads((tmp_path / "report.json").read_text())["checks"]}
@@ -291,9 +291,9 @@ def test_behind_it(): pass
 RUN_TESTS = """
 import sys
 from pathlib import Path
-from benchmarks.gpu.checks import tests
-from benchmarks.gpu.context import Context
-from benchmarks.gpu.findings import Findings
+from tools.gpu_report.checks import tests
+from tools.gpu_report.context import Context
+from tools.gpu_report.findings import Findings
 tests.WHERE = (sys.argv[1],)
 tests.run(Context("cpu", Path("."), 60.0), Findings(Path(sys.argv[2]), "tests", sys.argv[3:]))
 """

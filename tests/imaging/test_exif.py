@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from benchmarks.exif_blocks import block, damaged, good_blocks
 from datago_gpu.imaging.exif import exif_segment, orientation, plain_orientation, xmp_orientation
+from tests.long.exif_blocks import block, damaged, good_blocks
 
 SHORT = 3
 

@@ -6,8 +6,8 @@ from itertools import islice
 
 import pytest
 
-from benchmarks.headers import disagreements, mutants
 from datago_gpu.imaging.header import read_header
+from tests.long.headers import disagreements, mutants
 from tests.support.pictures import encode, picture
 
 PIXELS = picture(40, 64)
@@ -17,7 +17,7 @@ PNG = encode(PIXELS)
 
 @pytest.mark.parametrize("seed", range(4))
 def test_dali_parses_every_header_that_the_feeder_lets_pass(seed: int) -> None:
-    """DALI 2.4 may die of one that it cannot parse. `benchmarks/headers.py` looks at as many as one has time for."""
+    """DALI 2.4 may die of one that it cannot parse. `tests/long/headers.py` looks at as many as one has time for."""
     passed = 0
     for payload, problem in disagreements(islice(mutants(seed), 20_000)):
         assert problem is None, payload

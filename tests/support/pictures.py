@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from benchmarks.gpu.turned import STORED
 from datago_gpu.decode.base import DecodedImages, Decoder, EncodedImages
 from datago_gpu.imaging.geometry import Region, cover_region, whole
+from tools.gpu_report.turned import STORED
 
 Pixels = NDArray[np.uint8]
 

@@ -1,0 +1,182 @@
+"""The cases of memory_bounds.py: what a hostile source sends, with which settings, and what comes on top of the sum."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.long.memory_material import MiB, encoded, large_jpeg, pictures, shards, small_jpeg, squeezed_shards
+from tests.support.servers import Answer, MisbehavingServer, Request, json_answer
+
+__all__ = ["CASES", "Case"]
+
+KEY = "0123456789abcdef0123456789abcdef01234567"
+Source = Callable[[Path, MisbehavingServer], dict[str, Any]]
+"""Makes what is needed in a folder and on a server; returns the settings of the source."""
+
+
+@dataclass
+class Case:
+    """settings: beside the source's. trainer_mb, feeder_mb: what comes on top of the sum, see why."""
+
+    source: Source
+    settings: dict[str, Any] = field(default_factory=dict)
+    backend: str = "pillow"
+    trainer_mb: int = 0
+    feeder_mb: int = 0
+    why: str = ""
+
+
+def folder(name: str, count: int, mode: str, side: int, form: str, **options: Any) -> Source:
+    def made(root: Path, _: MisbehavingServer) -> dict[str, Any]:
+        path = pictures(root / name, count, form.lower(), lambda: encoded(mode, side, form, **options))
+        return {"source_type": "file", "source_config": {"root_path": str(path)}}
+
+    return made
+
+
+def shard_folder(name: str, count: int, samples: int, make: Callable[[], dict[str, bytes]], **source: Any) -> Source:
+    def made(root: Path, _: MisbehavingServer) -> dict[str, Any]:
+        url = str(shards(root / name, count, samples, make))
+        return {"source_type": "webdataset", "source_config": {"url": url, "buffer_mb": 64, **source}}
+
+    return made
+
+
+def squeezed(form: str, **source: Any) -> Source:
+    def made(root: Path, _: MisbehavingServer) -> dict[str, Any]:
+        url = str(squeezed_shards(root / form, 8, form))
+        return {"source_type": "webdataset", "source_config": {"url": url, "buffer_mb": 64, **source}}
+
+    return made
+
+
+def dataroom(server: MisbehavingServer, entries: list[dict[str, Any]], page_size: int, **more: Any) -> dict[str, Any]:
+    def page(request: Request) -> Answer:
+        begin = int(request.parameters.get("cursor", 0))
+        end = begin + page_size
+        following = f"{server.url}/api/images/?cursor={end}" if end < len(entries) else None
+        return json_answer({"next": following, "results": entries[begin:end]})
+
+    server.route("/api/images/", page)
+    address = {"api_url": server.url + "/api/", "api_key": KEY, "check_count": False, "page_size": page_size}
+    return {"source_type": "db", "source_config": {**address, **more}}
+
+
+def payloads(make: Callable[[], bytes], count: int, **answer: Any) -> Source:
+    def made(_: Path, server: MisbehavingServer) -> dict[str, Any]:
+        server.script("/p", Answer(200, make(), **answer))
+        entries = [{"id": f"{number:05}", "image_direct_url": server.url + "/p"} for number in range(count)]
+        return dataroom(server, entries, 100)
+
+    return made
+
+
+def pages(attribute: Any, **source: Any) -> Source:
+    """600 entries with such an attribute, 60 on a page."""
+
+    def made(_: Path, server: MisbehavingServer) -> dict[str, Any]:
+        server.script("/p", Answer(200, small_jpeg()))
+        entry = {"image_direct_url": server.url + "/p", "attributes": {"a": attribute}}
+        return dataroom(server, [{"id": f"{number:05}", **entry} for number in range(600)], 60, **source)
+
+    return made
+
+
+def bomb() -> bytes:
+    """64 KB that unpack to 63 MiB."""
+    return gzip.compress(small_jpeg() + bytes(63 * MiB))
+
+
+def large_sample() -> dict[str, bytes]:
+    return {"jpg": large_jpeg(30 * MiB)}
+
+
+def masked(mode: str) -> Callable[[], dict[str, bytes]]:
+    return lambda: {"jpg": small_jpeg(), "mask.png": encoded(mode, 6000, "PNG", compress_level=1)}
+
+
+SMALL = {"crop_and_resize": True, "default_image_size": 224, "downsampling_ratio": 16}
+LOW = {
+    "prefetch_memory_mb": 128,
+    "bucket_memory_mb": 128,
+    "arena_mb": 128,
+    "batch_size": 8,
+    "samples_buffer_size": 8,
+    "decode_config": {"memory_mb": 64},
+    "image_config": SMALL,
+}
+MASKS = {**LOW, "decode_config": {"memory_mb": 400}}
+LISTS = {**LOW, "samples_buffer_mb": 60, "decode_config": {"memory_mb": 250}}
+SIDE = 9990
+FAST = {"compress_level": 1}
+TALL = 1427 - 1024
+"""What a picture of 9,990 x 9,990 with alpha takes beyond the default of memory_mb: 15 bytes a pixel."""
+DEEP = 2379 - 1024
+"""The same with 16 bits: 25."""
+DALI = 1142 - 1024
+"""The same for DALI on the CPU: 12."""
+
+CASES = {
+    "ordinary pictures": Case(folder("ordinary", 90, "RGB", 600, "JPEG"), {"image_config": SMALL}),
+    "400 payloads of 64 KB that unpack to 63 MiB": Case(
+        payloads(bomb, 400, headers={"Content-Encoding": "gzip"}), {"image_config": SMALL}
+    ),
+    "60 payloads of 60 MiB": Case(payloads(lambda: large_jpeg(60 * MiB), 60), LOW),
+    "the same, of no length": Case(payloads(lambda: large_jpeg(60 * MiB), 60, chunked=True), LOW),
+    "the same, with 2 processes that download": Case(
+        payloads(lambda: large_jpeg(60 * MiB), 60), {**LOW, "http_config": {"download_processes": 2}}
+    ),
+    "200 payloads of 20 MiB, defaults": Case(payloads(lambda: large_jpeg(20 * MiB), 200), {"image_config": SMALL}),
+    "pages of 60 MiB": Case(pages("x" * (MiB - 1000)), LOW),
+    "pages of 60 MiB, shuffled": Case(pages("x" * (MiB - 1000), random_sampling=True), LOW),
+    "attributes of 170,000 words": Case(pages(["ab"] * 170_000), LOW),
+    "8 shards of zstd, windows of 128 MiB": Case(
+        squeezed("zst"), LOW, feeder_mb=64 + 128 + 128, why="8 small windows, one wide one, and one ahead"
+    ),
+    "the same, interleave 8": Case(
+        squeezed("zst", interleave=8), LOW, feeder_mb=64 + 8 * 128, why="8 small windows, and 8 wide ones"
+    ),
+    "8 shards of xz, the same": Case(
+        squeezed("xz"), LOW, feeder_mb=64 + 128 + 128, why="8 small windows, one wide one, and one ahead"
+    ),
+    "40 shards, samples of 30 MiB": Case(shard_folder("large", 40, 4, large_sample), LOW),
+    "the same, interleave 8 ": Case(shard_folder("large", 40, 4, large_sample, interleave=8), LOW),
+    "the same, shuffled": Case(shard_folder("large", 40, 4, large_sample, random_sampling=True), LOW),
+    "masks of 36 MP": Case(shard_folder("masks", 2, 12, masked("L"), masks="mask.png"), MASKS),
+    "masks of 36 MP, 16 bits": Case(
+        shard_folder("masks16", 2, 12, masked("I;16"), masks="mask.png"),
+        MASKS,
+        feeder_mb=858 - 400,
+        why="one mask is decoded alone",
+    ),
+    "masks of 36 MP, DALI": Case(shard_folder("masks", 2, 12, masked("L"), masks="mask.png"), MASKS, "dali", 400, 0,
+                                 "images and masks have memory_mb each"),
+}  # fmt: skip
+for backend, alone in (("pillow", 0), ("dali", DALI)):
+    large = {"settings": {"image_config": SMALL}, "backend": backend, "trainer_mb": alone}
+    large["why"] = "one picture is decoded alone" if alone else ""
+    feeder = {**large, "why": "one picture is decoded alone"}
+    CASES |= {
+        f"6 PNG of 100 MP, {backend}": Case(folder("png", 6, "RGB", SIDE, "PNG", **FAST), **large),
+        f"6 PNG of 100 MP, alpha, {backend}": Case(
+            folder("png-alpha", 6, "RGBA", SIDE, "PNG", **FAST), **feeder, feeder_mb=TALL
+        ),
+        f"6 PNG of 100 MP, 16 bits, {backend}": Case(
+            folder("png-deep", 6, "I;16", SIDE, "PNG", **FAST), **feeder, feeder_mb=DEEP
+        ),
+        f"4 progressive JPEG of 100 MP, {backend}": Case(
+            folder("progressive", 4, "RGB", SIDE, "JPEG", quality=30, progressive=True), **large
+        ),
+        f"24 PNG of 2,500 x 2,500 as lists, {backend}": Case(
+            folder("lists", 24, "RGB", 2500, "PNG", **FAST), {**LISTS, "image_config": {}}, backend
+        ),
+        f"the same, 16 bits kept, {backend}": Case(
+            folder("lists-deep", 24, "I;16", 2500, "PNG", **FAST),
+            {**LISTS, "image_config": {"image_to_rgb8": False}},
+            backend,
+        ),
+    }

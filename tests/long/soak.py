@@ -1,0 +1,355 @@
+"""Faults of every kind at once, for as long as wanted: is anything lost, doubled, leaked, or does anything hang?
+
+    python -m tests.long.soak [--seconds 1200] [--backend pillow] [--seed 0]
+
+A listing and its files, on two ports of a process of their own, answer with 500, 502, 503, 504 and 429, drop,
+reset and stall connections, cut bodies short, lie about lengths, answer late, and give short, empty and broken pages.
+6% of the samples are bad for good, in a known way. One loader streams masks, latents and embeddings epoch after epoch
+for the whole time; beside it others come and go: listed or shuffled, with processes that download for the feeder or
+without, stopped and continued (SIGSTOP), one of their processes killed, closed in the middle and resumed from their
+state. Each must deliver the very batches, to the pixel, that came without any fault, and skip the very samples that are
+bad, for the known reasons.
+
+Gates: all of that, no wait above --hang seconds, `close` within --close, memory within --growth of what it was, and
+descriptors and threads as they were. One that fails is named, and the exit status is 1 (3 for a hang). libpng, within
+DALI, writes to stderr what it thinks of each damaged PNG.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.common import machine, parser
+from datago_gpu import Batch, Loader
+from tests.long.soak_catalog import Item, catalog
+from tests.long.soak_watch import Watch, growth
+
+KEY = "0123456789abcdef0123456789abcdef01234567"
+VARIANTS: dict[str, dict[str, Any]] = {
+    "listed": {},
+    "shuffled": {"random_sampling": True, "shuffle_buffer": 300},
+    "with parts": {"has_masks": "seg", "optional_latents": "vae", "require_embeddings": True},
+}
+LONG = "with parts"
+"""The variant that streams all the time."""
+EPOCHS = 2
+"""The most that one of the others takes."""
+DOWNLOADS = 32
+WARM_S = 30.0
+"""Seconds before memory is compared; a fifth of a shorter soak."""
+
+Row = tuple[tuple[int, int] | None, tuple[str, ...], int]
+
+
+class Soak:
+    """What a soak finds. backend: "pillow" or "dali". processes: how many download for the long run."""
+
+    def __init__(
+        self, url: str, items: list[Item], backend: str, processes: int, seed: int, folder: Path, watch: Watch
+    ) -> None:
+        self.url, self.items, self.backend, self.processes, self.seed, self.folder, self.watch = (
+            url, items, backend, processes, seed, folder, watch,
+        )  # fmt: skip
+        self.rng = random.Random(seed)
+        self.problems: list[str] = []
+        self.counts: Counter[str] = Counter()
+        self.closes_s: list[float] = []
+        self.expected: dict[str, list[list[Row]]] = {}
+        """Variant -> what its first epochs bring."""
+        self.stopping = threading.Event()
+        self.warm_s = WARM_S
+        self._numbers = itertools.count()
+
+    def config(self, variant: str, processes: int = 0, **more: Any) -> dict[str, Any]:
+        return {
+            "source_config": {"api_url": self.url, "api_key": KEY, "page_size": 200, **VARIANTS[variant]},
+            "image_config": {"crop_and_resize": True, "default_image_size": 64, "downsampling_ratio": 16},
+            "http_config": {
+                "concurrent_downloads": DOWNLOADS, "max_backoff_s": 0.1, "max_tries": 14, "max_payload_mb": 4,
+                "stall_timeout_s": 1.0, "total_timeout_s": 20.0, "download_processes": processes,
+            },
+            "batch_size": 16, "prefetch_buffer_size": 512, "samples_buffer_size": 32, "arena_mb": 32,
+            "seed": 7, "skipped_file": str(self.folder / f"skipped-{next(self._numbers)}.jsonl"),
+            **more,
+        }  # fmt: skip
+
+    def load(self, config: dict[str, Any]) -> Loader:
+        return Loader(config, device="cpu", backend=self.backend)
+
+    def problem(self, text: str) -> None:
+        """Note it, and say so at once."""
+        self.problems.append(text)
+        print(f"  WRONG: {text}", flush=True)
+
+    def undisturbed(self, variant: str) -> None:
+        """What is delivered while nothing goes wrong, held against the samples; all else is held against it."""
+        config = self.config(variant, epochs=EPOCHS)
+        epochs: list[list[Row]] = [[] for _ in range(EPOCHS)]
+        with self.load(config) as loader:
+            for batch in loader:
+                epochs[batch.epoch].append(row_of(batch))
+        self.expected[variant] = epochs
+        good = [item.id for item in self.items if not self.reason(item, variant)]
+        for rows in epochs:
+            if sorted(name for _, ids, _ in rows for name in ids) != good:
+                self.problem(f"{variant}: not every good sample exactly once without any fault")
+            for bucket in {bucket for bucket, _, _ in rows} if variant != "shuffled" else ():
+                inside = [name for at, ids, _ in rows if at == bucket for name in ids]
+                if inside != sorted(inside):
+                    self.problem(f"{variant}: bucket {bucket} is not in the order of the listing")
+        self.check_skips(config, variant, EPOCHS, exactly=True)
+
+    @staticmethod
+    def reason(item: Item, variant: str) -> str:
+        return item.parts_reason if variant == "with parts" else item.reason
+
+    def check_skips(self, config: dict[str, Any], variant: str, epochs: int, *, exactly: bool) -> None:
+        """Those of the first `epochs` epochs. exactly: none twice (a run that was resumed may tell of one again)."""
+        file = Path(config["skipped_file"])
+        lines = [json.loads(line) for line in file.read_text().splitlines()]
+        file.unlink()
+        found = Counter((line["epoch"], line["id"], line["reason"]) for line in lines if line["epoch"] < epochs)
+        wanted = {(epoch, item.id, self.reason(item, variant))
+                  for epoch in range(epochs) for item in self.items if self.reason(item, variant)}  # fmt: skip
+        self.counts["skipped"] += len(found)
+        if found.keys() != wanted:
+            odd = sorted(found.keys() ^ wanted)
+            self.problem(f"{variant}: {len(odd)} skips differ from the samples that are bad, such as {odd[:3]}")
+        if exactly and any(count > 1 for count in found.values()):
+            self.problem(f"{variant}: skipped twice: {[key for key, count in found.items() if count > 1][:3]}")
+
+    def check(self, stream: str, batch: Batch, at: int, expected: Row) -> bool:
+        """Hold batch number `at` of a stream against what is expected."""
+        self.counts[f"samples of the {stream}"] += len(batch)
+        if (row := row_of(batch)) == expected:
+            return True
+        self.problem(f"{stream}: batch {at}, of epoch {batch.epoch}, is {row}, not {expected}")
+        return False
+
+    def long_run(self) -> None:
+        """One loader, all the time, in a thread of its own."""
+        config, whole = self.config(LONG, self.processes, epochs=None), self.expected[LONG][0]
+        began, at, rng = time.monotonic(), 0, random.Random(self.seed + 1)
+        with self.load(config) as loader:
+            for at, batch in enumerate(loader):
+                self.watch.progress("long run")
+                if self.stopping.is_set() or not self.check("long run", batch, at, whole[at % len(whole)]):
+                    break
+                if at % 50 == 0 and time.monotonic() - began > self.warm_s:
+                    self.watch.note("feeder", loader.feeder_pid)
+                    for pid in loader.download_pids:
+                        self.watch.note("download", pid)
+                if rng.random() < 0.001:
+                    self.pause(loader)
+        self.watch.pause("long run")
+        self.counts["epochs of the long run"] = at // len(whole)
+        self.check_skips(config, LONG, at // len(whole), exactly=True)
+
+    def short_run(self) -> None:
+        """One loader for an epoch or two, with what may happen to it."""
+        variant, epochs = self.rng.choice(list(VARIANTS)), self.rng.randint(1, EPOCHS)
+        expected = [row for rows in self.expected[variant][:epochs] for row in rows]
+        config = self.config(variant, self.rng.randint(0, 2), epochs=epochs)
+        kill_at, close_at = (self.rng.randrange(2 * len(expected)) for _ in range(2))
+        loader, at = self.load(config), 0
+        self.watch.progress("short run")
+        try:
+            while (batch := next(loader, None)) is not None:
+                self.watch.progress("short run")
+                if at == len(expected) or not self.check("short runs", batch, at, expected[at]):
+                    break
+                at += 1
+                if at == kill_at:
+                    victim = self.rng.choice([loader.feeder_pid, *loader.download_pids])
+                    self.counts[
+                        "feeders killed" if victim == loader.feeder_pid else "downloading processes killed"
+                    ] += 1
+                    send(victim, signal.SIGKILL)
+                elif self.rng.random() < 0.003:
+                    self.pause(loader)
+                if at == close_at:
+                    loader = self.resumed(config, loader)
+        finally:
+            self.watch.pause("short run")
+            self.close(loader)
+        self.counts["short runs"] += 1
+        if at != len(expected) or batch is not None:
+            self.problem(f"{variant}: ended at batch {at} of {len(expected)}")
+        self.check_skips(config, variant, epochs, exactly=close_at >= len(expected))
+
+    def resumed(self, config: dict[str, Any], loader: Loader) -> Loader:
+        """Another loader that goes on from the state of this one, as JSON has it."""
+        self.counts["resumed"] += 1
+        state = json.loads(json.dumps(loader.state_dict()))
+        self.close(loader)
+        other = self.load(config)
+        other.load_state_dict(state)
+        return other
+
+    def close(self, loader: Loader) -> None:
+        clock = time.monotonic()
+        loader.close()
+        self.closes_s.append(time.monotonic() - clock)
+
+    def pause(self, loader: Loader) -> None:
+        """Stop a feeder, and let it go on a little later."""
+        self.counts["feeders stopped"] += 1
+        pid = loader.feeder_pid
+        send(pid, signal.SIGSTOP)
+        later = threading.Timer(self.rng.uniform(0.05, 1.5), send, [pid, signal.SIGCONT])
+        later.daemon = True
+        later.start()
+
+    def run(self, seconds: float) -> None:
+        """Both kinds of runs until the time is over."""
+        end, long = time.monotonic() + seconds, threading.Thread(target=self._guarded, args=[self.long_run])
+        self.warm_s = min(WARM_S, seconds / 5)
+        warm = time.monotonic() + self.warm_s
+        long.start()
+        try:
+            while time.monotonic() < end and not self.problems:
+                self._guarded(self.short_run)
+                if time.monotonic() > warm:
+                    # While a refused batch is decoded anew, the long run's pipeline and its threads are gone.
+                    self.watch.note("trainer", os.getpid(), moments=10)
+        finally:
+            self.stopping.set()
+            long.join()
+
+    def _guarded(self, run: Callable[[], None]) -> None:
+        try:
+            run()
+        except Exception as error:  # told with the others
+            self.problem(f"{run.__name__}: {type(error).__name__}: {error}")
+
+
+def send(pid: int, number: signal.Signals) -> None:
+    """Send a signal to a feeder, which may have ended by now."""
+    with suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def row_of(batch: Batch) -> Row:
+    """What a batch holds, in short."""
+    arrays = [batch.image, batch.embeddings, *batch.masks.values()]
+    for latents in batch.latents.values():
+        arrays += latents if isinstance(latents, list) else [latents]
+    sums = [zlib.crc32(np.ascontiguousarray(array)) for array in arrays if array is not None]
+    return batch.bucket, tuple(batch.ids), zlib.crc32(repr((sums, batch.attributes)).encode())
+
+
+@contextmanager
+def servers(count: int, seed: int) -> Iterator[tuple[str, Any]]:
+    """The API's address, and a function that turns faults on and off and returns what has been counted."""
+    command = [sys.executable, "-m", "tests.long.soak_server", str(count), str(seed)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        incoming, outgoing = process.stdin, process.stdout
+
+        def faults(word: str) -> Counter[str]:
+            incoming.write(word + "\n")
+            incoming.flush()
+            return Counter(json.loads(outgoing.readline()))
+
+        try:
+            yield outgoing.readline().strip(), faults
+        finally:
+            process.stdin.close()
+
+
+def verdict(soak: Soak, watch: Watch, hang_s: float, close_s: float, leeway: float) -> list[tuple[str, str, bool]]:
+    """Gate, figure, whether it holds. leeway: by which memory may have grown from the first quarter to the last."""
+    longest, samples = max(watch.longest_s.values(), default=0.0), samples_of(soak)
+    close = max(soak.closes_s, default=0.0)  # none where the soak stopped at its first fault
+    rows = [
+        ("samples as without faults", f"{samples:,}, {len(soak.problems)} wrong", not soak.problems),
+        ("longest wait for a batch", f"{longest:.1f} s", longest < hang_s),
+        ("longest close", f"{close:.2f} s", close < close_s),
+    ]
+    for who, figures in watch.memory.items():
+        if len(figures) < 4:
+            continue  # too short a run to compare
+        first, last = growth(figures)
+        told = f"{first:.1f} -> {last:.1f} MiB ({last / first - 1:+.1%})"
+        rows.append((f"{who}: memory", told, last < first * (1 + leeway)))
+    for what, table in (("descriptors", watch.descriptors), ("threads", watch.threads)):
+        for who, numbers in table.items():
+            if len(numbers) >= 4:
+                first, last = growth(numbers)
+                # A feeder's are its connections, and threads as they are needed: settings bound them.
+                holds = last <= first + 2 if who == "trainer" else max(numbers) < 3 * DOWNLOADS
+                rows.append((f"{who}: {what}", f"{first:g} -> {last:g}, at most {max(numbers)}", holds))
+    return rows
+
+
+def main() -> int:
+    options = parser(__doc__ or "", runs=1)
+    options.add_argument("--seconds", type=float, default=1200)
+    options.add_argument("--backend", default="pillow", choices=("dali", "pillow"))
+    options.add_argument("--download-processes", type=int, default=1, help="of the long run; others have up to 2")
+    options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--count", type=int, default=1500, help="samples of an epoch")
+    options.add_argument("--hang", type=float, default=60, help="seconds without a batch that count as a hang")
+    options.add_argument("--close", type=float, default=1.5, help="seconds that `close` may take; the cores are shared")
+    options.add_argument("--growth", type=float, default=0.1, help="of memory, first to last quarter of the time")
+    args = options.parse_args()
+    logging.getLogger("datago_gpu").setLevel(logging.ERROR)
+    print(machine())
+    watch = Watch(args.hang)
+    with tempfile.TemporaryDirectory() as folder, servers(args.count, args.seed) as (url, faults):
+        items = catalog(args.count, args.seed)
+        soak = Soak(url, items, args.backend, args.download_processes, args.seed, Path(folder), watch)
+        for variant in VARIANTS:
+            soak.undisturbed(variant)
+        soak.counts.clear()
+        watch.start()
+        before, clock = faults("on"), time.monotonic()
+        soak.run(args.seconds)
+        seconds = time.monotonic() - clock
+        served = faults("off") - before
+        watch.stop()
+    rows = verdict(soak, watch, args.hang, args.close, args.growth)
+    requests = served.pop("requests")
+    print(f"\nsoak, {args.backend}, {seconds:.0f} s, {samples_of(soak) / seconds:,.0f} samples/s")
+    for name, count in soak.counts.items():
+        print(f"  {name:34} {count:10,}")
+    print(f"  {'requests':34} {requests:10,}\n  {'faults':34} {served.total():10,}   ({told(served)})")
+    for gate, figure, holds in rows:
+        print(f"  {gate:34} {figure}{'' if holds else '   FAILED'}")
+    if args.json:
+        figures = {"machine": machine(), "seconds": seconds, "counts": soak.counts, "requests": requests,
+                   "faults": served, "gates": rows, "problems": soak.problems,
+                   "memory_mb": watch.memory}  # fmt: skip
+        args.json.write_text(json.dumps(figures, indent=1))
+    return 0 if all(holds for *_, holds in rows) else 1
+
+
+def samples_of(soak: Soak) -> int:
+    return sum(count for name, count in soak.counts.items() if name.startswith("samples"))
+
+
+def told(counts: Counter[str]) -> str:
+    return ", ".join(f"{count:,} {name}" for name, count in counts.most_common())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
