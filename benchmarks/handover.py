@@ -33,6 +33,7 @@ from datago_gpu.feeder.grouper import Admitted
 from datago_gpu.feeder.message import Layout
 from datago_gpu.loader.assembly import Assembly
 from datago_gpu.sources.base import Position, SampleRef
+from datago_gpu.sources.sample_info import SampleInfo
 
 BATCHES = 200
 """Of each run; the first ones warm up and do not count."""
@@ -72,8 +73,9 @@ def messages(config: LoaderConfig, memory: mmap.mmap) -> list[bytes]:
     for number in range(config.decode_config.prefetch + 1):
         batch = []
         for index in range(config.batch_size):
-            ref = SampleRef(index, f"{index:020d}", "synthetic", path=f"/data/pictures/{index:09d}.jpg",
-                            attributes=json.dumps(ATTRIBUTES).encode(), tags=["outdoor", "photo"])  # fmt: skip
+            attributes = json.dumps(ATTRIBUTES).encode()
+            info = SampleInfo(f"{index:020d}", "synthetic", attributes=attributes, tags=["outdoor", "photo"])
+            ref = SampleRef(index, info, path=f"/data/pictures/{index:09d}.jpg")
             admitted = admission.quick(ref, jpeg)
             assert isinstance(admitted, Admitted)
             batch.append(admitted)

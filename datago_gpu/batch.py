@@ -14,7 +14,17 @@ from datago_gpu.arrays import Array
 
 # Fields are `Array | Any`, a convention of typeshed: the settings decide whether a field is an array, a list, bytes or
 # None. Editors complete for the usual case (Array), and type checkers do not require checks for the others.
-__all__ = ["Batch", "Sample"]
+__all__ = ["COLUMNS", "Batch", "Sample"]
+
+COLUMNS = {
+    "id": "ids",
+    "source": "sources",
+    "attributes": "attributes",
+    "tags": "tags",
+    "embedding": "embeddings",
+    "duplicate_state": "duplicate_states",
+}
+"""Each field of a sample's record, which a `Sample` has too -> the field of a Batch that holds the N values."""
 
 
 @dataclass(slots=True, eq=False)
@@ -125,18 +135,13 @@ class Batch:
     def _sample(self, index: int) -> Sample:
         top, left, height, width = map(float, self.crops[index])
         return Sample(
-            id=self.ids[index],
-            source=self.sources[index],
-            image=None if self.image is None else self.image[index],
+            image=_at(self.image, index),
             original_size=(int(self.original_sizes[index, 0]), int(self.original_sizes[index, 1])),
             crop=(top, left, height, width),
-            attributes=self.attributes[index],
-            tags=self.tags[index],
-            embedding=None if self.embeddings is None else self.embeddings[index],
-            duplicate_state=self.duplicate_states[index],
             masks=self._of_sample(self.masks, index),
             additional_images=self._of_sample(self.additional_images, index),
             latents=self._of_sample(self.latents, index),
+            **{name: _at(getattr(self, column), index) for name, column in COLUMNS.items()},
         )
 
     def _of_sample(self, named: dict[str, Any], index: int) -> dict[str, Any]:
@@ -150,19 +155,14 @@ class Batch:
 
         return replace(
             self,
-            ids=self.ids[rows],
-            sources=self.sources[rows],
-            image=None if self.image is None else self.image[rows],
+            image=_at(self.image, rows),
             original_sizes=self.original_sizes[rows],
             crops=self.crops[rows],
-            attributes=self.attributes[rows],
-            tags=self.tags[rows],
-            embeddings=None if self.embeddings is None else self.embeddings[rows],
-            duplicate_states=self.duplicate_states[rows],
             masks=cut_named(self.masks),
             additional_images=cut_named(self.additional_images),
             latents=cut_named(self.latents),
             present=present,
+            **{column: _at(getattr(self, column), rows) for column in COLUMNS.values()},
         )
 
     def __iter__(self) -> Iterator[Sample]:
@@ -170,6 +170,10 @@ class Batch:
 
     def __repr__(self) -> str:
         return f"Batch({len(self)} samples, image={describe(self.image)}, bucket={self.bucket}, epoch={self.epoch})"
+
+
+def _at(values: Any, rows: int | slice) -> Any:
+    return None if values is None else values[rows]
 
 
 def describe(image: Any) -> str:

@@ -21,7 +21,7 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 from torch.utils.data._utils.collate import default_collate_fn_map
 
-from datago_gpu.batch import Batch
+from datago_gpu.batch import COLUMNS, Batch
 from datago_gpu.config import ConfigLike, LoaderConfig
 from datago_gpu.errors import ConfigError
 from datago_gpu.feeder.wire import Resume
@@ -33,7 +33,7 @@ __all__ = ["Bucket", "LoaderDataset", "TensorBatch", "as_tensors"]
 
 _log = logging.getLogger("datago_gpu")
 
-_PLAIN = frozenset(("ids", "sources", "attributes", "tags", "duplicate_states"))
+_PLAIN = frozenset(COLUMNS.values()) - {"embeddings"}
 """Fields that hold no arrays. `as_tensors` does not search them, because they can be large."""
 
 

@@ -11,7 +11,7 @@ from msgspec import Struct
 from datago_gpu.feeder.admit_parts import AdmittedPart
 from datago_gpu.feeder.arena import aligned
 from datago_gpu.imaging.geometry import Region
-from datago_gpu.sources.base import SampleRef, words_bytes
+from datago_gpu.sources.base import SampleRef
 
 __all__ = ["Admitted", "Grouper"]
 
@@ -47,7 +47,7 @@ class Admitted(Struct):
     @property
     def bytes(self) -> int:
         """Returns the bytes of memory that the sample takes: its payloads and its attributes, which may be as large."""
-        return self.arena_bytes + len(self.ref.attributes)
+        return self.arena_bytes + len(self.ref.info.attributes)
 
     @property
     def pixels(self) -> int:
@@ -101,7 +101,7 @@ class Grouper:
         batch = self._open.setdefault(bucket, [])
         batch.append(sample)
         self._bytes[bucket] = self._bytes.get(bucket, 0) + size
-        self._words[bucket] += words_bytes(sample.ref)
+        self._words[bucket] += sample.ref.info.words_bytes
         self._held += size
         if sample.bucket is None:
             self._pixels += sample.pixels
@@ -119,7 +119,7 @@ class Grouper:
         """Returns whether the sample fits into the batch of that bucket."""
         if self._bytes[bucket] + sample.bytes > self._batch_bytes:
             return False
-        if self._words[bucket] + words_bytes(sample.ref) > self._most_words:
+        if self._words[bucket] + sample.ref.info.words_bytes > self._most_words:
             return False
         whole = self._batch_pixels is not None and sample.bucket is None
         return not (whole and self._pixels + sample.pixels > (self._batch_pixels or 0))

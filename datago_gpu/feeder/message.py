@@ -11,6 +11,7 @@ from datago_gpu.feeder.admit_parts import AdmittedPart
 from datago_gpu.feeder.arena import aligned
 from datago_gpu.feeder.grouper import Admitted
 from datago_gpu.sources.base import Skipped
+from datago_gpu.sources.sample_info import columns_of
 
 __all__ = ["Layout"]
 
@@ -42,7 +43,6 @@ class Layout:
         """Returns the message that announces the batch once its payloads lie in the arena from `offset` on."""
         batch = self._batch
         refs = [sample.ref for sample in batch]
-        embeddings = [ref.embedding for ref in refs if ref.embedding is not None]
         buckets = [sample.bucket for sample in batch if sample.bucket is not None]
         differ = len(set(buckets)) > 1
         return wire.EncodedBatch(
@@ -53,15 +53,10 @@ class Layout:
             offset=offset,
             lengths=[len(sample.payload) for sample in batch],
             indices=[ref.index if ref.epoch == epoch else (ref.epoch, ref.index) for ref in refs],
-            ids=[ref.id for ref in refs],
+            infos=columns_of([ref.info for ref in refs]),
             wheres=[ref.where for ref in refs],
-            sources=[ref.source for ref in refs],
-            attributes=[ref.attributes for ref in refs],
             flaws={row: ref.flaws for row, ref in enumerate(refs) if ref.flaws},
-            tags=[ref.tags for ref in refs],
-            duplicate_states=[ref.duplicate_state for ref in refs],
             parts=self._columns(offset) if self._parts else [],
-            embeddings=_packed("f", embeddings) if len(embeddings) == len(refs) else b"",
             sizes=_packed("i", [sample.size for sample in batch]),
             original_sizes=_packed("i", [sample.original_size for sample in batch]),
             regions=_packed("f", [sample.region for sample in batch]),

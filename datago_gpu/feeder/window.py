@@ -15,7 +15,7 @@ from datago_gpu.eventloop import as_exception, is_ending, watched
 from datago_gpu.feeder.grouper import Admitted
 from datago_gpu.feeder.line import Line
 from datago_gpu.feeder.prefetch_budget import FREE_BYTES, Budget, Claim
-from datago_gpu.sources.base import Refs, SampleRef, Skipped, words_bytes
+from datago_gpu.sources.base import Refs, SampleRef, Skipped
 from datago_gpu.units import MiB
 
 __all__ = ["Outcome", "Waits", "Window", "Work", "sizes_of"]
@@ -225,7 +225,7 @@ class Window:
 
 def sizes_of(outcomes: list[Outcome]) -> list[int]:
     """Returns the bytes of each admitted sample, including its attributes and tags."""
-    return [each.arena_bytes + words_bytes(each.ref) for each in outcomes if isinstance(each, Admitted)]
+    return [each.arena_bytes + each.ref.info.words_bytes for each in outcomes if isinstance(each, Admitted)]
 
 
 def _known_bytes(refs: list[SampleRef]) -> tuple[int, int]:
@@ -233,7 +233,7 @@ def _known_bytes(refs: list[SampleRef]) -> tuple[int, int]:
     unknown size."""
     held = granted = 0
     for ref in refs:
-        held += words_bytes(ref)
+        held += ref.info.words_bytes
         if ref.payload is None:
             granted += FREE_BYTES
         else:

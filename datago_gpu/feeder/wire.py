@@ -7,7 +7,7 @@ arena.
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from msgspec import Struct, msgpack
 
@@ -186,18 +186,12 @@ class EncodedBatch(Struct, frozen=True, tag="batch", kw_only=True):
     """Bytes of each image's payload. The first begins at `offset` of the arena, each at a multiple of ALIGNMENT. All
     are 0 if there are no images."""
     indices: list[Number]
-    ids: list[str]
+    infos: dict[str, list[Any]]
+    """The samples' records: name of each field of `SampleInfo` -> its N values."""
     wheres: list[str]
-    sources: list[str]
-    attributes: list[bytes]
-    """A JSON object for each sample."""
     flaws: dict[int, dict[str, str]]
     """Row of a sample -> reason of the flaw -> its description."""
-    tags: list[list[str]]
-    duplicate_states: list[int | None]
     parts: list[PartColumn]
-    embeddings: bytes
-    """float32 (N, D), or empty."""
     sizes: bytes
     """int32 (N, 2)."""
     original_sizes: bytes
@@ -215,6 +209,11 @@ class EncodedBatch(Struct, frozen=True, tag="batch", kw_only=True):
     mark: Mark
     skipped: list[Skipped]
     counts: Counts
+
+    @property
+    def ids(self) -> list[str]:
+        """Returns the samples' ids."""
+        return self.infos["id"]
 
 
 class SkippedOnly(Struct, frozen=True, tag="skipped"):

@@ -16,13 +16,12 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from datago_gpu.batch import Batch
+from datago_gpu.batch import COLUMNS, Batch
 from datago_gpu.decode.base import DecodedImages, Decoder, EncodedImages
 from datago_gpu.decode.placement import Placer, arranged, moves
 from datago_gpu.feeder import wire
 from datago_gpu.feeder.arena import aligned
 from datago_gpu.loader.latents import Latents
-from datago_gpu.sources.base import BAD_ATTRIBUTES
 
 __all__ = ["Assembled", "Assembly"]
 
@@ -42,8 +41,6 @@ class Assembled:
     """Index of each other sample -> the decoder's error."""
     rescued: dict[int, str] = field(default_factory=dict)
     """Index of each sample with an image that DALI refused and Pillow decoded -> DALI's error."""
-    flaws: dict[int, dict[str, str]] = field(default_factory=dict)
-    """Index of a sample in `batch` -> reason -> what is wrong with it."""
 
 
 @dataclass(slots=True)
@@ -85,9 +82,9 @@ class Assembly:
                 job.latents.append(Latents(column, memory, self._placer))
             else:
                 self._decoder(column).submit(_pictures(column, message.bucket, buckets, memory))
-        if message.embeddings:
-            rows = np.frombuffer(message.embeddings, np.float32).reshape(len(message.ids), -1)
-            job.embeddings = self._placer.begin([rows])
+        embeddings = message.infos["embedding"]
+        if all(embeddings):
+            job.embeddings = self._placer.begin([np.frombuffer(each, np.float32) for each in embeddings])
         self._under_way.append(job)
 
     def collect(self) -> Assembled:
@@ -107,7 +104,7 @@ class Assembly:
         kept = [at for at in range(count) if at not in failures] if failures else list(range(count))
         if not kept:
             return Assembled(message, None, kept, failures)
-        batch, flaws = _described(message, kept)
+        batch = _described(message, kept)
         if images.image is not None:
             batch.image = self._arranged(images, list(range(count)), kept)
         for column, decoded in pictures:
@@ -119,10 +116,10 @@ class Assembly:
             batch.present[latents.name] = np.isin(kept, latents.rows)
         self._note_absent(batch)
         if job.embeddings is not None:
-            embeddings = self._placer.finish(job.embeddings)[0]
+            embeddings = self._placer.finish(job.embeddings)
             batch.embeddings = arranged(self._placer, embeddings, kept, list(range(len(kept))), len(kept))
         rescued = {at: problem for at, problem in rescued.items() if at not in failures}
-        return Assembled(message, batch, kept, dict(sorted(failures.items())), rescued, flaws)
+        return Assembled(message, batch, kept, dict(sorted(failures.items())), rescued)
 
     def close(self) -> None:
         """Drops everything under way. Batches already delivered stay valid."""
@@ -192,43 +189,26 @@ def _encoded(
     )
 
 
-def _described(message: wire.EncodedBatch, kept: list[int]) -> tuple[Batch, dict[int, dict[str, str]]]:
-    """Returns a Batch of the samples kept, without payloads, and the flaws: row -> reason -> what is wrong."""
+def _described(message: wire.EncodedBatch, kept: list[int]) -> Batch:
+    """Returns a Batch of the samples kept, with their records and without payloads."""
     sizes = np.frombuffer(message.original_sizes, np.int32).reshape(-1, 2)
     crops = np.frombuffer(message.crops, np.float32).reshape(-1, 4)
-    flaws = {row: dict(found) for row, found in message.flaws.items() if row in kept}
-    batch = Batch(
-        ids=_of(message.ids, kept),
-        sources=_of(message.sources, kept),
+    columns: dict[str, Any] = {COLUMNS[name]: _of(values, kept) for name, values in message.infos.items()}
+    columns["attributes"] = _objects(columns["attributes"])
+    columns["embeddings"] = None
+    return Batch(
         image=None,
         original_sizes=sizes.copy() if len(kept) == len(sizes) else sizes[kept],
         crops=crops.copy() if len(kept) == len(crops) else crops[kept],
         bucket=message.bucket,
-        attributes=_attributes(_of(message.attributes, kept), kept, flaws),
-        tags=_of(message.tags, kept),
-        duplicate_states=_of(message.duplicate_states, kept),
         epoch=message.epoch,
+        **columns,
     )
-    return batch, flaws
 
 
-def _attributes(texts: list[bytes], rows: list[int], flaws: dict[int, dict[str, str]]) -> list[dict[str, Any]]:
-    """Decodes the attributes of the samples at these rows. Unreadable ones become empty and are added to `flaws`.
-
-    The feeder has decoded the attributes before, but the nesting depth that can be decoded depends on the call stack.
-    """
-    try:  # one call for all of them: JSON objects in an array
-        return cast(list[dict[str, Any]], msgspec.json.decode(b"[" + b",".join(texts) + b"]"))
-    except RecursionError:
-        pass
-    found: list[dict[str, Any]] = []
-    for row, text in zip(rows, texts, strict=True):
-        try:
-            found.append(msgspec.json.decode(text))
-        except RecursionError as error:
-            flaws.setdefault(row, {})[BAD_ATTRIBUTES] = str(error)
-            found.append({})
-    return found
+def _objects(texts: list[bytes]) -> list[dict[str, Any]]:
+    """Decodes JSON objects, all in one call. The feeder has checked each: see `sources.attributes`."""
+    return cast(list[dict[str, Any]], msgspec.json.decode(b"[" + b",".join(texts) + b"]"))
 
 
 def _of(values: list[_Value], kept: list[int]) -> list[_Value]:

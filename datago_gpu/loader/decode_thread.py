@@ -204,7 +204,8 @@ class Worker(threading.Thread):
         numbers = message.indices if whole else [message.indices[at] for at in assembled.kept]
         flaws = [
             Flaw(message.ids[at], message.wheres[at], reason, problem)
-            for at, found in assembled.flaws.items()
+            for at, found in message.flaws.items()
+            if at not in failures
             for reason, problem in found.items()
         ]
         ready = Ready(assembled.batch, numbers, message.mark, skipped, flaws)

@@ -13,9 +13,12 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["NO_ATTRIBUTES", "checked", "encoded", "lenient"]
+__all__ = ["DEEPEST", "NO_ATTRIBUTES", "checked", "encoded", "lenient"]
 
 NO_ATTRIBUTES = b"{}"
+DEEPEST = 500
+"""The most levels of objects and lists. Python decodes about 1,000 levels, less the calls under way: how many these are
+differs from the feeder to the trainer, so that this limit, not the stack, decides."""
 _UNREADABLE = (msgspec.MsgspecError, ValueError, TypeError, OverflowError, RecursionError)
 _LONGEST_PROBLEM = 200
 
@@ -27,7 +30,7 @@ class _OutOfRange:
 def checked(text: bytes) -> tuple[bytes, str]:
     """Returns the attributes to pass on and "", or empty attributes and what is wrong with the given ones.
 
-    text: a JSON object, or null for none. `msgspec.json.decode` can decode the returned attributes without an error.
+    text: a JSON object, or null for none. The trainer can decode the returned attributes without an error.
     """
     if text in (NO_ATTRIBUTES, b"null"):
         return NO_ATTRIBUTES, ""
@@ -37,7 +40,22 @@ def checked(text: bytes) -> tuple[bytes, str]:
         return NO_ATTRIBUTES, f"{error or type(error).__name__}"[:_LONGEST_PROBLEM]
     if not isinstance(value, dict):
         return NO_ATTRIBUTES, f"they are no JSON object, but of Python's type {type(value).__name__}"
+    if text.count(b"{") + text.count(b"[") > DEEPEST and _is_deeper(value, DEEPEST):
+        return NO_ATTRIBUTES, f"they are nested more than {DEEPEST} levels deep"
     return text, ""
+
+
+def _is_deeper(value: dict[str, Any], most: int) -> bool:
+    """Returns whether objects and lists are nested more than `most` levels deep."""
+    level: list[Any] = [value]
+    for _ in range(most):
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, dict | list)
+        ]
+    return bool(level)
 
 
 def lenient(text: bytes) -> Any:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Literal, Protocol
 
 from msgspec import Struct
 
 from datago_gpu.redact import printable
+from datago_gpu.sources.sample_info import SampleInfo
 
 __all__ = [
     "BAD_ATTRIBUTES",
@@ -25,7 +26,6 @@ __all__ = [
     "sample_bytes",
     "shown_path",
     "utf8_text",
-    "words_bytes",
 ]
 
 
@@ -63,12 +63,11 @@ class Part(Struct):
 
 
 class SampleRef(Struct):
-    """Describes one sample to load: its identity and where its payloads lie. Holds no pixels."""
+    """Describes one sample to load: its record, and where its payloads lie. Holds no pixels."""
 
     index: int
     """The sample's number in this rank's order of the epoch, from 0."""
-    id: str
-    source: str = ""
+    info: SampleInfo
     path: str = ""
     """The absolute path of the image's file; or empty, and then `url` is set."""
     url: str = ""
@@ -77,19 +76,19 @@ class SampleRef(Struct):
     where the bytes came from."""
     parts: list[Part] = []
     """The other payloads that were asked for and exist."""
-    attributes: bytes = b"{}"
-    """A JSON object, as `attributes.checked` returns it."""
     flaws: dict[str, str] = {}
     """Reason -> what is wrong with the sample, which is delivered nevertheless; see `Flaw`."""
-    tags: list[str] = []
-    embedding: Sequence[float] | None = None
-    duplicate_state: int | None = None
     cursor: str = ""
     """Where the source can restart its listing to find this sample, in a form private to the source; or empty."""
     epoch: int = 0
     """The epoch that `index` belongs to; the feeder sets it."""
     renew: Callable[[str], Awaitable[str]] | None = None
     """Asks the origin for a new address of the part of that name, or with "" of the image, if addresses expire."""
+
+    @property
+    def id(self) -> str:
+        """Returns the sample's id, for messages."""
+        return self.info.id
 
     @property
     def has_image(self) -> bool:
@@ -123,13 +122,8 @@ def sample_bytes(sample: SampleRef | Skipped) -> int:
     if isinstance(sample, Skipped):
         return _OVERHEAD_BYTES
     parts = sum(len(part.payload or b"") for part in sample.parts)
-    numbers = _NUMBER_BYTES * len(sample.embedding or ())
-    return _OVERHEAD_BYTES + len(sample.payload or b"") + parts + words_bytes(sample) + numbers
-
-
-def words_bytes(sample: SampleRef) -> int:
-    """Returns about how many bytes of memory the attributes and tags of a sample take."""
-    return len(sample.attributes) + sum(_TAG_BYTES + len(tag) for tag in sample.tags)
+    info = sample.info.words_bytes + len(sample.info.embedding)
+    return _OVERHEAD_BYTES + len(sample.payload or b"") + parts + info
 
 
 BAD_ATTRIBUTES = "bad-attributes"
@@ -157,7 +151,7 @@ class Position(Struct, frozen=True):
     """The `cursor` of the sample at `index`; if empty, the source lists from the beginning and counts up to `index`."""
 
 
-_OVERHEAD_BYTES, _TAG_BYTES, _NUMBER_BYTES = 1000, 60, 4
+_OVERHEAD_BYTES = 1000
 
 Refs = AsyncGenerator[SampleRef | Skipped, None]
 """A running listing. Code that iterates over a listing must close it with `contextlib.aclosing`, which ends its

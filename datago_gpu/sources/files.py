@@ -17,6 +17,7 @@ from datago_gpu.sources.folders import Listed, walk
 from datago_gpu.sources.local import Patience
 from datago_gpu.sources.passed_over import PassedOver, noted
 from datago_gpu.sources.permutation import Shuffle
+from datago_gpu.sources.sample_info import SampleInfo
 from datago_gpu.sources.tally import Walked, Whole
 
 __all__ = ["Files", "Listing", "no_images"]
@@ -103,7 +104,8 @@ class Files:
             noted(passed, self._root, self._shown)
 
     def _ref(self, index: int, path: str) -> SampleRef:
-        return SampleRef(index, utf8_text(os.path.relpath(path, self._root)), source="filesystem", path=path)
+        name = utf8_text(os.path.relpath(path, self._root))
+        return SampleRef(index, SampleInfo(name, source="filesystem"), path=path)
 
 
 def no_images(root: str, shown: str, selection: Selection, passed: PassedOver) -> SourceError:

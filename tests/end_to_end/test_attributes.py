@@ -13,8 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datago_gpu import Loader, TooManyErrors
-from datago_gpu.loader.assembly import _attributes
-from datago_gpu.sources.attributes import checked
+from datago_gpu.sources.attributes import DEEPEST, checked
 from datago_gpu.sources.base import SampleRef
 from datago_gpu.sources.dataroom.pages import Entry, _entry
 from tests.support.images import add_picture, file_config
@@ -32,6 +31,7 @@ BAD = {
     "a list": b"[1, 2]",
     "a text": b'"x"',
     "a number": b"7",
+    "nested too deeply": b'{"a": ' + b"[" * 600 + b"]" * 600 + b"}",
 }
 """Of a listing, each valid enough to be a part of a page."""
 NOT_JSON = {
@@ -46,7 +46,7 @@ GOOD = {
     "letters": ('{"caption": "café ☕"}'.encode(), {"caption": "café ☕"}),
     "NaN": (b'{"a": NaN, "b": [Infinity, 1]}', {"a": None, "b": [None, 1]}),
     "a number of 128 bits": (b'{"a": %d}' % 2**128, {"a": 2**128}),
-    "nested": (b'{"a": ' + b"[" * 300 + b"]" * 300 + b"}", None),
+    "nested": (b'{"a": ' + b"[" * 499 + b"]" * 499 + b"}", None),
 }
 
 
@@ -95,7 +95,7 @@ def test_good_ones_come_as_they_are(tmp_path: Path, kind: str) -> None:
         (sample,) = listed(tmp_path / "a.tar")
         assert isinstance(sample, SampleRef)
         assert sample.flaws == {}
-        assert expected is None or msgspec.json.decode(sample.attributes) == expected
+        assert expected is None or msgspec.json.decode(sample.info.attributes) == expected
 
 
 @pytest.mark.parametrize("kind", BAD)
@@ -105,18 +105,21 @@ def test_bad_ones_are_empty_and_told_of(kind: str) -> None:
     assert problem
 
 
-def test_what_the_trainer_alone_cannot_read_is_a_flaw_as_well() -> None:
-    """Its stack may be deeper than the feeder's was."""
-    text = b'{"a": ' + b"[" * 900 + b"]" * 900 + b"}"
-    problems: dict[int, dict[str, str]] = {}
-    assert _attributes([text, b"{}"], [0, 1], problems) == [msgspec.json.decode(text), {}]
-    assert problems == {}
+@given(st.integers(DEEPEST - 2, DEEPEST + 2), st.booleans())
+def test_how_deeply_they_may_be_nested_is_decided_once(levels: int, objects: bool) -> None:
+    """The trainer's stack may be deeper than the feeder's was: what it can decode must not depend on that."""
+    begin, end = (b'{"a": ', b"}") if objects else (b"[", b"]")
+    text = b'{"a": ' + begin * (levels - 1) + b"0" + end * (levels - 1) + b"}"
+    attributes, problem = checked(text)
+    if levels > DEEPEST:
+        assert (attributes, problem) == (b"{}", f"they are nested more than {DEEPEST} levels deep")
+    else:
+        assert (attributes, problem) == (text, "")
 
-    def deeper(levels: int) -> list[dict[str, Any]]:
-        return deeper(levels - 1) if levels else _attributes([b'{"b": 1}', text], [2, 3], problems)
 
-    assert deeper(200) == [{"b": 1}, {}]
-    assert "recursion" in problems[3]["bad-attributes"]
+def test_brackets_are_no_levels() -> None:
+    text = json.dumps({"a": "[{" * DEEPEST, "b": [[]] * DEEPEST}).encode()
+    assert checked(text) == (text, "")
 
 
 def dataroom(root: Path, server: MisbehavingServer, texts: list[bytes]) -> dict[str, Any]:
@@ -145,7 +148,7 @@ def test_the_pictures_of_bad_ones_are_delivered_and_counted_apart(
     bad = [text for kind, text in BAD.items() if kind not in ("a list", "a text", "a number")]
     if make is shards:
         bad += NOT_JSON.values()
-    good = b'{"caption": "here"}'
+    good = b'{"caption": "here", "a": ' + b"[" * (DEEPEST - 1) + b"]" * (DEEPEST - 1) + b"}"
     texts = [each for text in bad for each in (good, text)]
     with MisbehavingServer() as server, caplog.at_level(logging.DEBUG, "datago_gpu"):
         like = file_config(tmp_path)

@@ -19,6 +19,7 @@ from datago_gpu.feeder.admit import Admission
 from datago_gpu.feeder.grouper import Admitted
 from datago_gpu.imaging.header import read_header
 from datago_gpu.sources.base import SampleRef
+from datago_gpu.sources.sample_info import SampleInfo
 from tests.long.exif_blocks import XMP_NAME, block, exif_segment, good_blocks, segment
 from tests.support.images import file_config
 from tests.support.pictures import encode, picture
@@ -122,7 +123,7 @@ def shown(payloads: list[bytes], backend: str, *, rgb8: bool) -> list[Any]:
     config = file_config("/", image={"crop_and_resize": False, "image_to_rgb8": rgb8}, batch_size=len(payloads))
     admission, admitted = Admission(config), []
     for payload in payloads:
-        ref = SampleRef(0, "")
+        ref = SampleRef(0, SampleInfo(""))
         outcome = admission.quick(ref, payload) or admission.thorough(ref, payload)
         assert isinstance(outcome, Admitted), outcome
         admitted.append(outcome)

@@ -19,10 +19,11 @@ from datago_gpu.feeder.admit import Admission
 from datago_gpu.feeder.grouper import Admitted
 from datago_gpu.imaging.geometry import cover_region
 from datago_gpu.sources.base import SampleRef, Skipped
+from datago_gpu.sources.sample_info import SampleInfo
 from tests.support.images import file_config
 from tests.support.pictures import encode, oriented_jpeg, picture
 
-REF = SampleRef(7, "an id", path="/images/7.jpg")
+REF = SampleRef(7, SampleInfo("an id"), path="/images/7.jpg")
 SHOWN = picture(60, 90)
 RGB = Image.fromarray(SHOWN)
 BUCKET = (48, 80)

@@ -24,6 +24,7 @@ from datago_gpu.sources.base import SampleRef, Skipped
 from datago_gpu.sources.http.client import HttpClient
 from datago_gpu.sources.http.hedge import Hedged
 from datago_gpu.sources.local import read_whole
+from datago_gpu.sources.sample_info import SampleInfo
 from tests.support.images import add_picture, file_config
 from tests.support.servers import Answer, MisbehavingServer
 
@@ -76,9 +77,10 @@ class Stream:
     async def refs(self) -> AsyncIterator[SampleRef | Skipped]:
         for index in range(self.count):
             self.listed += 1
-            yield (
-                Skipped(index, str(index), "", "by the source") if index in self.skips else SampleRef(index, str(index))
-            )
+            if index in self.skips:
+                yield Skipped(index, str(index), "", "by the source")
+            else:
+                yield SampleRef(index, SampleInfo(str(index)))
         if self.error:
             raise self.error
 
@@ -362,7 +364,7 @@ def fetch(*refs: SampleRef, **more: Any) -> list[Outcome]:
 
 def test_files_are_read_whole_and_admitted(tmp_path: Path) -> None:
     paths = [add_picture(tmp_path / name, color=number) for number, name in enumerate(("a.jpg", "b.png", "c.webp"))]
-    outcomes = fetch(*(SampleRef(index, path.name, path=str(path)) for index, path in enumerate(paths)))
+    outcomes = fetch(*(SampleRef(index, SampleInfo(path.name), path=str(path)) for index, path in enumerate(paths)))
     assert [each.payload for each in outcomes if isinstance(each, Admitted)] == [path.read_bytes() for path in paths]
 
 
@@ -389,7 +391,9 @@ def test_what_goes_wrong_with_a_file_is_a_skip_in_its_place(tmp_path: Path) -> N
     (tmp_path / "folder.jpg").mkdir()
     (tmp_path / "text.jpg").write_text("no image")
     names = ["good.jpg", "gone.jpg", "empty.jpg", "large.jpg", "folder.jpg", "text.jpg", "good.jpg"]
-    outcomes = fetch(*(SampleRef(index, name, path=str(tmp_path / name)) for index, name in enumerate(names)))
+    outcomes = fetch(
+        *(SampleRef(index, SampleInfo(name), path=str(tmp_path / name)) for index, name in enumerate(names))
+    )
     assert isinstance(outcomes[0], Admitted)
     assert isinstance(outcomes[-1], Admitted)
     assert outcomes[-1].payload == good.read_bytes()
@@ -405,7 +409,7 @@ def test_what_goes_wrong_with_a_file_is_a_skip_in_its_place(tmp_path: Path) -> N
 def test_a_file_whose_name_is_not_utf_8_is_read(tmp_path: Path) -> None:
     path = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.jpg")
     add_picture(Path(path))
-    assert isinstance(fetch(SampleRef(0, "x", path=path))[0], Admitted)
+    assert isinstance(fetch(SampleRef(0, SampleInfo("x"), path=path))[0], Admitted)
 
 
 def test_closing_does_not_wait_for_a_file_that_hangs(tmp_path: Path) -> None:
@@ -417,7 +421,7 @@ def test_closing_does_not_wait_for_a_file_that_hangs(tmp_path: Path) -> None:
         async with HttpClient(config.http_config) as http:
             fetcher = Fetcher(config, Hedged(http, config.http_config))
             task = asyncio.create_task(
-                fetcher([SampleRef(0, "x", path=str(tmp_path / "hangs.jpg"))], Budget(2**40).claim())
+                fetcher([SampleRef(0, SampleInfo("x"), path=str(tmp_path / "hangs.jpg"))], Budget(2**40).claim())
             )
             await settle()
             assert not task.done()
@@ -443,7 +447,7 @@ def test_a_download_is_admitted_and_a_refused_one_is_a_skip(tmp_path: Path) -> N
             (server.script("/large.jpg", Answer(200, bytes(2**20 + 1))), "too-large"),
             (server.script("/gone.jpg", Answer(404)), "http-404"),
         ]:
-            (result,) = fetch(SampleRef(0, "x", url=url + "?signature=secret"), http={"max_tries": 1})
+            (result,) = fetch(SampleRef(0, SampleInfo("x"), url=url + "?signature=secret"), http={"max_tries": 1})
             assert (result.reason if isinstance(result, Skipped) else None) == reason
             assert "secret" not in repr(result.where if isinstance(result, Skipped) else result.ref.where)
 
@@ -460,7 +464,7 @@ def test_an_expired_address_is_renewed_once(tmp_path: Path) -> None:
                 renewals.append(to)
                 return to
 
-            return SampleRef(0, "x", url=old, renew=renew)
+            return SampleRef(0, SampleInfo("x"), url=old, renew=renew)
 
         (renewed,) = fetch(ref(new))
         assert isinstance(renewed, Admitted)

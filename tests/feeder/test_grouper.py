@@ -10,6 +10,7 @@ from datago_gpu.feeder.arena import ALIGNMENT
 from datago_gpu.feeder.grouper import Admitted, Grouper
 from datago_gpu.feeder.message import Layout
 from datago_gpu.sources.base import SampleRef
+from datago_gpu.sources.sample_info import SampleInfo
 
 BUCKETS = [(64, 64), (48, 80), (80, 48), None]
 
@@ -17,7 +18,7 @@ BUCKETS = [(64, 64), (48, 80), (80, 48), None]
 def sample(index: int, bucket: tuple[int, int] | None, size: int = ALIGNMENT, parts: tuple[int, ...] = ()) -> Admitted:
     """One whose image has so many bytes, and each of its latents."""
     region = (0.0, 0.0, 8.0, 8.0)
-    ref = SampleRef(index, str(index), attributes=b"")
+    ref = SampleRef(index, SampleInfo(str(index), attributes=b""))
     latents = [AdmittedPart(str(number), "latent", bytes(length)) for number, length in enumerate(parts)]
     return Admitted(ref, bytes(size), (8, 8), 1, region, (8, 8), region, bucket, latents)
 
@@ -105,7 +106,7 @@ def test_a_batch_of_images_of_their_own_sizes_has_no_more_pixels_than_allowed(
 def test_attributes_count_where_samples_are_held() -> None:
     grouper = Grouper(10, batch_bytes=10 * A, held_bytes=10**9)
     large = sample(0, (64, 64))
-    large.ref.attributes = bytes(10 * A)
+    large.ref.info = SampleInfo("", attributes=bytes(10 * A))
     list(grouper.add(large))
     assert list(map(indices, grouper.add(sample(1, (64, 64))))) == [[0]]
 
@@ -115,8 +116,8 @@ def test_a_batch_holds_attributes_and_tags_up_to_a_limit() -> None:
     found: list[list[int]] = []
     for index, size in enumerate((60, 40, 1, 200, 3, 30)):
         each = sample(index, (64, 64))
-        each.ref.attributes = bytes(size)
-        each.ref.tags = ["a tag"] if index == 5 else []
+        tags = ["a tag"] if index == 5 else []
+        each.ref.info = SampleInfo("", attributes=bytes(size), tags=tags)
         found += map(indices, grouper.add(each))
     assert [*found, *map(indices, grouper.flush())] == [[0, 1], [2], [3], [4, 5]]
 

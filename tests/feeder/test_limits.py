@@ -21,6 +21,7 @@ from datago_gpu.feeder.arena import aligned
 from datago_gpu.feeder.pack import Packer
 from datago_gpu.feeder.wire import Counts, Mark, Report, Resume
 from datago_gpu.sources.base import Part, Position, Refs, SampleRef, Tally
+from datago_gpu.sources.sample_info import SampleInfo
 from datago_gpu.units import MiB
 from tests.feeder.test_grouper import sample
 from tests.feeder.test_pipeline import QUICK, names_of, stream
@@ -50,7 +51,7 @@ class Heavy:
     async def refs(self, start: Position) -> Refs:
         for index, sizes in enumerate(self.sizes):
             parts = [Part(str(number), "latent", payload=bytes(size)) for number, size in enumerate(sizes)]
-            yield SampleRef(index, str(index), path=f"/{index}", payload=self.image, parts=parts)
+            yield SampleRef(index, SampleInfo(str(index)), path=f"/{index}", payload=self.image, parts=parts)
 
     def fits(self, index: int) -> bool:
         return aligned(len(self.image)) + sum(map(aligned, self.sizes[index])) <= 2 * MiB

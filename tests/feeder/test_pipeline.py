@@ -36,6 +36,7 @@ from datago_gpu.sources.base import Position, Refs, SampleRef, Skipped, Source, 
 from datago_gpu.sources.files import Files
 from datago_gpu.sources.http.client import HttpClient
 from datago_gpu.sources.permutation import permutation
+from datago_gpu.sources.sample_info import SampleInfo
 from datago_gpu.units import MiB
 from tests.support.images import SHAPES, add_picture, file_config
 
@@ -435,7 +436,7 @@ class Listing:
     async def refs(self, start: Position) -> Refs:
         for index, name in enumerate(self.names):
             if index >= start.index:
-                yield SampleRef(index, name, path=str(self.root / name), cursor=f"at {index}")
+                yield SampleRef(index, SampleInfo(name), path=str(self.root / name), cursor=f"at {index}")
         if self.error:
             raise self.error
 

@@ -18,6 +18,7 @@ from datago_gpu import Loader
 from datago_gpu.feeder.prefetch_budget import FREE_BYTES, Budget, Claim
 from datago_gpu.feeder.window import Outcome, Waits, Window
 from datago_gpu.sources.base import SampleRef, Skipped
+from datago_gpu.sources.sample_info import SampleInfo
 from tests.feeder.test_fetch import Stream, admitted, index_of
 from tests.support.bounds import MiB
 from tests.support.listing import KEY, Listing, names
@@ -43,7 +44,7 @@ def test_nothing_passes_the_budget_but_what_comes_next_and_nothing_hangs(
     stalls: turns of the loop for which each result is kept waiting, as by a trainer that takes its time.
     """
     budgets: list[Budget] = []
-    largest = max(sum(parts) for parts in sizes) + FREE_BYTES + len(SampleRef(0, "").attributes)
+    largest = max(sum(parts) for parts in sizes) + FREE_BYTES + len(SampleInfo("").attributes)
 
     async def work(refs: list[SampleRef], claim: Claim) -> list[Outcome]:
         (ref,) = refs

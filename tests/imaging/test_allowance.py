@@ -24,6 +24,7 @@ from datago_gpu.feeder.admit import Admission
 from datago_gpu.imaging.allowance import Allowance
 from datago_gpu.imaging.costs import decoding_bytes
 from datago_gpu.sources.base import SampleRef
+from datago_gpu.sources.sample_info import SampleInfo
 from tests.support.bounds import MiB, peak_of
 
 
@@ -248,7 +249,7 @@ def admit_eight(memory_mb: int) -> None:
     config = {"source_type": "file", "source_config": {"root_path": "/"}, "image_config": SMALL}
     admission = Admission(LoaderConfig.load(config), Allowance(memory_mb * MiB))
     with ThreadPoolExecutor(4) as pool:
-        refs = [SampleRef(number, str(number)) for number in range(8)]
+        refs = [SampleRef(number, SampleInfo(str(number))) for number in range(8)]
         found = list(pool.map(lambda ref: admission.thorough(ref, payload), refs))
     assert all(each.size == (32, 32) for each in found)  # type: ignore[union-attr]
 

@@ -13,6 +13,7 @@ from datago_gpu.feeder.grouper import Admitted, Grouper
 from datago_gpu.feeder.wire import Mark, Resume
 from datago_gpu.loader.progress import Progress
 from datago_gpu.sources.base import Position, SampleRef, Skipped
+from datago_gpu.sources.sample_info import SampleInfo
 
 BAD = -1
 """A stream is a list of bucket numbers; this one stands for a sample that is skipped."""
@@ -47,7 +48,9 @@ def batches_of(stream: list[int], indices: list[int], batch_size: int) -> Iterat
         outstanding[newest] = None
         region = (0.0, 0.0, 1.0, 1.0)
         bucket = (stream[newest], 1)
-        for batch in grouper.add(Admitted(SampleRef(newest, ""), b"x", (1, 1), 1, region, (1, 1), region, bucket)):
+        for batch in grouper.add(
+            Admitted(SampleRef(newest, SampleInfo("")), b"x", (1, 1), 1, region, (1, 1), region, bucket)
+        ):
             yield tell(batch)
     for batch in grouper.flush():
         yield tell(batch)

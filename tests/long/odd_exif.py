@@ -32,6 +32,7 @@ from datago_gpu.feeder.admit import Admission
 from datago_gpu.feeder.grouper import Admitted
 from datago_gpu.imaging.orientation import upright_image
 from datago_gpu.sources.base import SampleRef
+from datago_gpu.sources.sample_info import SampleInfo
 from tests.long.exif_blocks import odd_files
 
 BATCH = 64
@@ -67,7 +68,7 @@ class Backend:
         )
 
     def admit(self, payload: bytes) -> Admitted:
-        ref = SampleRef(0, "", path="odd.jpg")
+        ref = SampleRef(0, SampleInfo(""), path="odd.jpg")
         outcome = self._admission.quick(ref, payload) or self._admission.thorough(ref, payload)
         assert isinstance(outcome, Admitted), outcome
         return outcome

@@ -17,6 +17,7 @@ from datago_gpu.errors import SourceError
 from datago_gpu.sources.base import Position, SampleRef, Skipped
 from datago_gpu.sources.files import Files
 from datago_gpu.sources.permutation import permutation
+from datago_gpu.sources.sample_info import SampleInfo
 from tests.support.images import file_config
 
 
@@ -59,8 +60,8 @@ def test_references_are_numbered_and_hold_absolute_paths(tmp_path: Path, monkeyp
     touch(tmp_path / "images", "a.jpg", "b/c.jpg")
     monkeypatch.chdir(tmp_path)
     first, second = listed(Path("images"))
-    assert first == SampleRef(0, "a.jpg", source="filesystem", path=str(tmp_path / "images/a.jpg"))
-    assert second == SampleRef(1, "b/c.jpg", source="filesystem", path=str(tmp_path / "images/b/c.jpg"))
+    assert first == SampleRef(0, SampleInfo("a.jpg", source="filesystem"), path=str(tmp_path / "images/a.jpg"))
+    assert second == SampleRef(1, SampleInfo("b/c.jpg", source="filesystem"), path=str(tmp_path / "images/b/c.jpg"))
 
 
 def test_images_are_known_by_their_extension_in_any_case(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datago_gpu.sources.base import SampleRef, Skipped, sample_bytes
+from datago_gpu.sources.sample_info import SampleInfo
 from datago_gpu.sources.shuffle import SplitMix64, shuffled
 
 
@@ -49,7 +50,7 @@ def test_the_order_does_not_depend_on_a_bound_that_is_not_reached() -> None:
 
 
 def test_attributes_tags_and_numbers_count() -> None:
-    few = SampleRef(0, "a")
-    many = SampleRef(0, "a", attributes=b"x" * 5000, tags=["y" * 100] * 10, embedding=[0.0] * 1000)
+    few = SampleRef(0, SampleInfo("a"))
+    many = SampleRef(0, SampleInfo("a", attributes=b"x" * 5000, tags=["y" * 100] * 10, embedding=bytes(4000)))
     assert sample_bytes(many) - sample_bytes(few) >= 5000 - 2 + 1000 + 4000
     assert sample_bytes(Skipped(0, "a", "", "empty")) > 0

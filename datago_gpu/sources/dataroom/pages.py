@@ -74,9 +74,9 @@ class Entry(Struct):
 
     id: Annotated[str, Meta(min_length=1)]
     source: str | None = None
-    image_direct_url: str | None = None
     attributes: Raw = Raw(b"null")
     tags: Raw = Raw(b"null")
+    image_direct_url: str | None = None
     duplicate_state: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
     coca_embedding: Raw = Raw(b"null")
     latents: Raw = Raw(b"null")

@@ -34,6 +34,7 @@ from datago_gpu.sources.dataroom.pages import ENTRIES_THAT_VOTE, AnyEntry, Entry
 from datago_gpu.sources.dataroom.parts import Lacking, Wanted
 from datago_gpu.sources.dataroom.random_pages import Draws
 from datago_gpu.sources.http.client import HttpClient, without_query
+from datago_gpu.sources.sample_info import SampleInfo
 from datago_gpu.sources.shuffle import SplitMix64, shuffled
 from datago_gpu.sources.tally import Passed, Walked
 from datago_gpu.units import MiB
@@ -181,12 +182,11 @@ class Dataroom:
 
     def _shape(self) -> dict[str, str]:
         """Returns the parameters that select the fields of a page: only the fields that are used."""
-        fields = ["id", "source", "attributes", "tags", "image_direct_url", "duplicate_state"]
-        if self._source.require_embeddings:
-            fields.append("coca_embedding")
         latents = self._wanted.parameters()
-        if latents:
-            fields.append("latents")
+        unused = set() if self._source.require_embeddings else {"coca_embedding"}
+        if not latents:
+            unused.add("latents")
+        fields = [name for name in Entry.__struct_fields__ if name not in unused]
         return {"fields": ",".join(fields), "page_size": str(self._source.page_size), **latents}
 
     def _ref(self, entry: AnyEntry, index: int, cursor: str) -> SampleRef | Skipped:
@@ -207,17 +207,20 @@ class Dataroom:
         except Lacking as problem:
             return Skipped(index, entry.id, without_query(url), problem.reason, problem.detail)
         attributes, unread = entry.checked_attributes()
-        return SampleRef(
-            index,
+        info = SampleInfo(
             entry.id,
             source=entry.source or "",
-            url=url,
-            parts=parts,
             attributes=attributes,
-            flaws={BAD_ATTRIBUTES: unread} if unread else {},
             tags=details.tags,
             embedding=embedding,
             duplicate_state=entry.duplicate_state,
+        )
+        return SampleRef(
+            index,
+            info,
+            url=url,
+            parts=parts,
+            flaws={BAD_ATTRIBUTES: unread} if unread else {},
             cursor=cursor,
             renew=partial(self._api.renewed, entry.id),
         )
@@ -233,16 +236,16 @@ class Dataroom:
             address = self._api.address("images/", {**_WITH_EMBEDDING, **self._source.filters(), **asked})
             self._dimensions = usual_dimensions((await self._api.page(address)).results)
 
-    def _embedding(self, found: list[float]) -> array[float] | None:
+    def _embedding(self, found: list[float]) -> bytes:
         """Returns the embedding of an entry, if wanted. All in a batch have one length: another raises Lacking."""
         if not self._source.require_embeddings:
-            return None
+            return b""
         if not found:
             raise Lacking("no-embedding", "")
         self._dimensions = self._dimensions or len(found)
         if len(found) != self._dimensions:
             raise Lacking("bad-entry", f"an embedding of {len(found)} numbers, others have {self._dimensions}")
-        return array("f", found)  # as a list, it takes eight times the memory
+        return array("f", found).tobytes()  # as a list, it takes eight times the memory
 
 
 def _renumbered(sample: SampleRef | Skipped, index: int) -> SampleRef | Skipped:

@@ -19,6 +19,7 @@ from datago_gpu.sources.object_store.client import MOST_STORED_PAGES, Stores
 from datago_gpu.sources.object_store.s3_listing import ODD_KEY
 from datago_gpu.sources.passed_over import PassedOver, noted
 from datago_gpu.sources.permutation import Shuffle
+from datago_gpu.sources.sample_info import SampleInfo
 from datago_gpu.sources.tally import Passed, Walked, Whole
 
 __all__ = ["Bucket"]
@@ -135,7 +136,7 @@ class Bucket:
         return place.name if place.digest is None or not place.before else self._prefix + place.name
 
     def _ref(self, index: int, key: str, cursor: str) -> SampleRef:
-        return SampleRef(index, self._name(key), source="filesystem", url=self._bucket + key, cursor=cursor)
+        return SampleRef(index, SampleInfo(self._name(key), source="filesystem"), url=self._bucket + key, cursor=cursor)
 
     def _shown(self) -> str:
         return without_query(self._root)

@@ -24,6 +24,7 @@ from datago_gpu.sources.base import (
     shown_path,
     utf8_text,
 )
+from datago_gpu.sources.sample_info import SampleInfo
 from datago_gpu.sources.webdataset.shard_attributes import attributes_of
 from datago_gpu.sources.webdataset.tar import BadShard
 
@@ -216,12 +217,10 @@ class Collector:
         attributes, problem_of_attributes = attributes_of(self._attributes, as_text=self._as_text)
         return SampleRef(
             0,
-            key,
-            source=self._source,
+            SampleInfo(key, source=self._source, attributes=attributes),
             path=where,
             payload=self._image[1],
             parts=parts,
-            attributes=attributes,
             flaws=self._flaws(problem_of_attributes),
         )
 

@@ -51,7 +51,8 @@ def listed(server: DataroomServer, start: Position = Position(), **source: Any) 
 def test_the_whole_gallery_is_listed_in_order(server: DataroomServer, page_size: int) -> None:
     refs = listed(server, page_size=page_size)
     assert ids(refs) == names(COUNT)
-    assert (refs[4].source, json.loads(refs[4].attributes), refs[4].tags) == ("camera-1", {"views": 4}, ["t"])
+    info = refs[4].info
+    assert (info.source, json.loads(info.attributes), info.tags) == ("camera-1", {"views": 4}, ["t"])
 
 
 @pytest.mark.parametrize("world_size", [2, 5, 12, 20, 48, 50])
@@ -67,7 +68,7 @@ def test_filters_and_embeddings_reach_the_server(server: DataroomServer) -> None
     refs = listed(server, require_embeddings=True, min_aspect_ratio=3.0)
     odd = [n % 2 for n in range(COUNT) if 40 + n >= 90]
     assert [isinstance(ref, SampleRef) for ref in refs] == [bool(each) for each in odd]
-    assert all(len(ref.embedding) == 768 for ref in refs if isinstance(ref, SampleRef))
+    assert all(len(ref.info.embedding) == 4 * 768 for ref in refs if isinstance(ref, SampleRef))
 
 
 def test_a_walk_resumes_in_the_middle(server: DataroomServer) -> None:

@@ -17,6 +17,7 @@ from datago_gpu.config import HttpConfig
 from datago_gpu.errors import SourceError
 from datago_gpu.sources.base import Position, SampleRef, Skipped
 from datago_gpu.sources.dataroom.pages import NotAPage, OddEntry, read_page
+from datago_gpu.sources.sample_info import SampleInfo
 from tests.support.listing import HASTY, KEY, Listing, collect, config_for, ids, names, with_results
 from tests.support.servers import Answer, MisbehavingServer, Request, json_answer
 
@@ -290,7 +291,7 @@ def test_an_odd_entry_costs_itself_only(listing: Listing, change: dict[str, Any]
     odd = found[13]
     if reason is None:
         assert isinstance(odd, SampleRef)
-        assert json.loads(odd.attributes) is not None
+        assert json.loads(odd.info.attributes) is not None
     else:
         assert isinstance(odd, Skipped)
         assert odd.reason == reason
@@ -310,7 +311,7 @@ def test_what_may_be_absent_has_a_default(listing: Listing) -> None:
     listing.entries = {"a": {"id": "a", "image_direct_url": "/media/a.jpg"}}
     (ref,) = collect(config_for(listing.api_url))
     assert isinstance(ref, SampleRef)
-    assert (ref.source, ref.attributes, ref.tags, ref.duplicate_state) == ("", b"{}", [], None)
+    assert ref.info == SampleInfo(ref.id)
     assert ref.url == f"{listing.server.url}/media/a.jpg"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from array import array
 from contextlib import aclosing
 from typing import Any
 
@@ -20,6 +21,7 @@ from datago_gpu.sources.dataroom.pages import Page
 from datago_gpu.sources.dataroom.random_pages import key_of, prefixes_for
 from datago_gpu.sources.dataroom.source import Dataroom, Share
 from datago_gpu.sources.http.client import HttpClient
+from datago_gpu.sources.sample_info import SampleInfo
 from datago_gpu.sources.shuffle import SplitMix64
 from tests.support.listing import KEY, Listing, collect, config_for, ids, names
 from tests.support.servers import MisbehavingServer, json_answer
@@ -44,10 +46,9 @@ def test_a_sample_says_all_that_is_known(listing: Listing) -> None:
     listing.entries["im-00000"].update(duplicate_state=2, attributes={"caption": "é", "n": None}, tags=["a", "b"])
     ref = collect(config_for(listing.api_url))[0]
     assert isinstance(ref, SampleRef)
-    assert (ref.id, ref.source, ref.tags, ref.duplicate_state) == ("im-00000", "camera", ["a", "b"], 2)
-    assert ref.attributes == b'{"caption": "\\u00e9", "n": null}'
+    attributes = b'{"caption": "\\u00e9", "n": null}'
+    assert ref.info == SampleInfo("im-00000", "camera", attributes, tags=["a", "b"], duplicate_state=2)
     assert ref.url == "https://files.example/im-00000.jpg?sig=abc"
-    assert ref.embedding is None
 
 
 def test_only_what_is_needed_is_asked_for(listing: Listing) -> None:
@@ -96,7 +97,7 @@ def test_embeddings_come_where_they_are_required(listing: Listing) -> None:
     found = collect(config_for(listing.api_url, require_embeddings=True))
     assert [each.reason for each in found if isinstance(each, Skipped)] == ["no-embedding"] * 52
     assert isinstance(found[1], SampleRef)
-    assert list(found[1].embedding or ()) == [0.5, -1.0]
+    assert found[1].info.embedding == array("f", [0.5, -1.0]).tobytes()
     assert pages_asked(listing.server)[0]["fields"].endswith(",coca_embedding")
 
 

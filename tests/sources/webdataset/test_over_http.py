@@ -376,7 +376,7 @@ def test_a_body_without_a_length_is_fine(server: MisbehavingServer) -> None:
     data = tar_bytes([("a.jpg", b"x"), ("a.json", b'{"width": 5}')])
     (sample,) = listed(server.script("/a.tar", Answer(200, data, chunked=True)))
     assert isinstance(sample, SampleRef)
-    assert json.loads(sample.attributes) == {"width": 5}
+    assert json.loads(sample.info.attributes) == {"width": 5}
 
 
 def test_all_samples_come_that_a_broken_download_has_brought_whole() -> None:

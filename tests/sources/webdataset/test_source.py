@@ -39,7 +39,7 @@ def one(path: Path, *files: tuple[str, bytes], **more: Any) -> SampleRef | Skipp
 def attributes(path: Path, *files: tuple[str, bytes]) -> Any:
     sample = one(path, ("a.jpg", b"x"), *files)
     assert isinstance(sample, SampleRef), sample
-    return json.loads(sample.attributes)
+    return json.loads(sample.info.attributes)
 
 
 def their_samples(path: Path) -> Iterator[dict[str, Any]]:
@@ -75,8 +75,8 @@ def test_samples_are_those_of_the_package_webdataset(tmp_path: Path, form: str) 
         assert [part.payload for part in our.parts] == [their["mask.png"], their["vec.npy"]]
         assert [(part.name, part.kind) for part in our.parts] == [("mask", "mask"), ("vec.npy", "latent")]
         expected = {"number": number, "name": "caf\xe9", "txt": "a caption", "cls": number}
-        assert json.loads(our.attributes) == expected
-        assert (our.index, our.source, our.cursor) == (number, "webdataset", "0:0")
+        assert json.loads(our.info.attributes) == expected
+        assert (our.index, our.info.source, our.cursor) == (number, "webdataset", "0:0")
         assert our.where == f"{path}!{our.id}.JPG"
 
 
@@ -156,8 +156,8 @@ def test_bad_json_costs_the_attributes_of_its_sample(tmp_path: Path, content: by
     bad, good = listed(path)
     assert isinstance(bad, SampleRef)
     assert isinstance(good, SampleRef)
-    assert (bad.id, bad.attributes, list(bad.flaws)) == ("a", b"{}", ["bad-attributes"])
-    assert (good.id, good.attributes, good.flaws) == ("b", b"{}", {})
+    assert (bad.id, bad.info.attributes, list(bad.flaws)) == ("a", b"{}", ["bad-attributes"])
+    assert (good.id, good.info.attributes, good.flaws) == ("b", b"{}", {})
 
 
 def test_what_is_too_large_is_passed_over_and_costs_only_its_sample(tmp_path: Path) -> None:

@@ -1,0 +1,47 @@
+"""`SampleInfo`, the record of a sample: all that a source tells the user about it besides its payloads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from msgspec import Struct
+
+from datago_gpu.sources.attributes import NO_ATTRIBUTES
+
+__all__ = ["SampleInfo", "columns_of"]
+
+_TAG_BYTES = 60
+"""Bytes of memory that Python needs for a tag besides its letters."""
+
+
+class SampleInfo(Struct, frozen=True):
+    """Describes one sample. The source makes and checks the record, and later stages carry it as it is to the Batch.
+
+    To add a field: add it here, with types that MessagePack has (and count it in `words_bytes` if it may be long); fill
+    it in the sources; show it in `Batch`, `Sample` and `COLUMNS` of batch.py. All stages between take it along.
+    """
+
+    id: str
+    source: str = ""
+    attributes: bytes = NO_ATTRIBUTES
+    """A JSON object that `attributes.checked` has returned: the trainer can decode it."""
+    tags: list[str] = []
+    embedding: bytes = b""
+    """float32 (D,), in the machine's byte order; empty if the sample has none. The source sees to one D for all."""
+    duplicate_state: int | None = None
+
+    @property
+    def words_bytes(self) -> int:
+        """Returns about how many bytes of memory the texts take: attributes and tags."""
+        if not self.tags:
+            return len(self.attributes)
+        return len(self.attributes) + sum(_TAG_BYTES + len(tag) for tag in self.tags)
+
+
+def columns_of(infos: Sequence[SampleInfo]) -> dict[str, list[Any]]:
+    """Returns the form in which records are sent: name of each field -> its values, in the order of the records.
+
+    Columns, not records, because a Batch holds columns: the trainer then makes no object per sample.
+    """
+    return {name: [getattr(info, name) for info in infos] for name in infos[0].__struct_fields__}
