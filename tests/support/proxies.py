@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from typing import Self
 from urllib.parse import urlsplit
 
-from tests.connections import Connections
+from tests.support.connections import Connections
 
 _GONE = (ConnectionError, asyncio.IncompleteReadError, OSError)
 

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 from urllib.parse import parse_qsl, urlsplit
 
-from tests.connections import Connections
+from tests.support.connections import Connections
 
 _BLOCK = 64 * 1024
 _GONE = (ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverrunError)

@@ -11,6 +11,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +20,18 @@ from tools.gpu_report.findings import Findings, NotHere
 
 ROOT = Path(__file__).resolve().parents[3]
 WHERE = ("tests/decode", "tests/imaging", "tests/end_to_end/test_aligned.py")
+NEEDED = ("pytest", "hypothesis", "psutil", "pytest_timeout")
+"""Without one of them pytest finds no test, and does not say why in the report."""
 MOST_FAILURES = 15
 TEXT = 1500
 """Characters of what a failed test says, its last ones."""
 
 
 def run(context: Context, findings: Findings) -> None:
-    try:
-        import pytest
-    except ImportError as error:
-        raise NotHere(f"pytest cannot be imported: {error}") from error
+    if absent := [name for name in NEEDED if find_spec(name) is None]:
+        raise NotHere(f"the tests need {', '.join(absent)}, which cannot be imported")
+    import pytest
+
     told = Told(context, findings)
     with tempfile.TemporaryDirectory() as folder, _required(context):
         options = ["-m", "cuda", "-q", "--tb=short", f"--maxfail={MOST_FAILURES}", f"--basetemp={folder}/tests"]
