@@ -19,10 +19,11 @@ _MOST_MARKERS = 10_000
 
 
 def count_scans(payload: bytes | memoryview) -> int:
-    """Counts the scans of a JPEG.
+    """Counts the scans of a JPEG. The result is never lower than the number of scans that libjpeg would decode.
 
-    A result above MOST_SCANS is exact. A lower result may be too high, because bytes that look like a scan may occur in
-    a colour profile, in a preview or after the image.
+    A result up to MOST_SCANS may be too high, because bytes that look like a scan may occur in a colour profile, in a
+    preview or after the image. A result above MOST_SCANS is counted from marker to marker. Only if the payload has more
+    than 10,000 markers is such a result an upper bound, too.
     """
     import numpy as np  # only progressive JPEGs need numpy: importing it above would delay the start of the feeder
 
@@ -34,8 +35,8 @@ def count_scans(payload: bytes | memoryview) -> int:
 def _walk(payload: bytes | memoryview, most: int) -> int:
     """Counts the scans from marker to marker up to the end of the image, and skips the content of segments.
 
-    most: the result if the payload has too many markers. The result is never less than the number of scans that libjpeg
-    would decode: no length is read after markers that have none for libjpeg.
+    most: an upper bound, returned if the payload has more than 10,000 markers. Any other result is never lower than the
+    number of scans that libjpeg would decode: no length is read after markers that have none for libjpeg.
     """
     at, scans = 2, 0
     for _ in range(_MOST_MARKERS):
