@@ -194,7 +194,7 @@ class Fetcher:
     @staticmethod
     def _lost(ref: SampleRef, failure: HttpFailure, what: str = "") -> Skipped:
         if failure.down:
-            raise SourceError(f"{failure}; nor does its server answer any other request") from failure
+            raise SourceError(f"{failure}; {failure.verdict}") from failure
         return Skipped(ref.index, ref.id, ref.where, failure.reason, what + failure.detail)
 
     @staticmethod

@@ -18,7 +18,7 @@ from datago_gpu import Loader, LoaderConfig, SourceError
 from datago_gpu.config import HttpConfig
 from datago_gpu.doctor import network, source
 from datago_gpu.sources.http.client import HttpClient
-from datago_gpu.sources.http.failure import HttpFailure
+from datago_gpu.sources.http.failure import DOWN_AFTER, HttpFailure
 from datago_gpu.sources.object_store.client import Stores
 from tests.end_to_end.test_bad_network import BODY, COUNT, HASTY, Store, config, mischief
 from tests.support.listing import KEY, Listing, names
@@ -308,6 +308,42 @@ def test_a_run_whose_proxy_is_gone_ends_and_names_it(
     ):
         list(loader)
     assert not re.search(f"{PASSWORD}|signature", f"{caught.value} {caplog.text}")
+
+
+@pytest.mark.parametrize("processes", [0, 2], ids=["by the feeder", "by two processes"])
+def test_a_proxy_that_is_gone_is_down_whatever_the_hosts(dataroom: tuple[Listing, Store], processes: int) -> None:
+    """Each payload lies on a host of its own, so that no host has many failures."""
+    listing, _ = dataroom
+    for number, entry in enumerate(listing.entries.values()):
+        entry["image_direct_url"] = f"http://host-{number}.invalid/a.jpg?signature=abc"
+    settings = config(listing, http={"max_tries": 2, "proxy": "http://127.0.0.1:9", "download_processes": processes})
+    settings["max_refused_in_a_row"] = None
+    with (
+        Loader(settings, device="cpu", backend="pillow") as loader,
+        pytest.raises(SourceError, match=r"nor is any other request answered by way of this proxy$"),
+    ):
+        list(loader)
+    assert sum(loader.stats().skipped.values()) < COUNT // 2
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_an_answer_by_way_of_a_proxy_shows_that_it_is_up(tls: Tls, scheme: str) -> None:
+    """Hosts that do not answer are no fault of the proxy, and a host that answers ends its row of failed tries."""
+    with MisbehavingServer(tls=tls(HOST) if scheme == "https" else None) as server, ForwardProxy() as proxy:
+        server.script("/a", Answer(200, b"body"))
+        proxy.hosts[HOST] = server.port
+
+        async def main() -> list[bool]:
+            down = []
+            async with HttpClient(HttpConfig(**QUICK | {"max_tries": 1}, proxy=proxy.url)) as client:
+                for number in range(2 * DOWN_AFTER):
+                    with pytest.raises(HttpFailure) as caught:
+                        await client.get(f"{scheme}://host-{number}.invalid/a", max_bytes=100)
+                    down.append(caught.value.down)
+                assert (await client.get(f"{scheme}://{HOST}/a", max_bytes=100)).body == b"body"
+            return down
+
+        assert not any(asyncio.run(main()))
 
 
 def part_of(body: bytes) -> Callable[[Request], Answer]:

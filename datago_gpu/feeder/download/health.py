@@ -14,8 +14,8 @@ __all__ = ["Doubts"]
 class Doubts:
     """Holds failures that may be the server's fault, until that can be decided.
 
-    Any answer of the server shows that it is up; enough failed tries since its last answer show that it is down, as in
-    HttpClient. `settle` is called when no more reports can come.
+    A proxy counts as a server. Any answer of the server shows that it is up; enough failed tries since its last answer
+    show that it is down, as in HttpClient. `settle` is called when no more reports can come.
     """
 
     def __init__(self) -> None:

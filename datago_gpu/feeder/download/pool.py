@@ -27,6 +27,9 @@ __all__ = ["Crew"]
 
 log = logging.getLogger("datago_gpu")
 
+_PROXY = "proxy"
+"""Stands for the server if a proxy cannot be reached. Any payload may have come by way of that proxy."""
+
 
 class Crew:
     """Downloads payloads as a Hedged client does, through processes that each get a share of the requests.
@@ -138,11 +141,13 @@ class _Member:
             self._taken.append(order)
             server, future, _ = self._open.pop(order)
             self._doubts.answered(server, now)
+            self._doubts.answered(_PROXY, now)
             if not future.done():  # a cancelled future is done
                 future.set_result(self._memory[offset : offset + size])
         for order, failure in results.failed:
             server, future, _ = self._open.pop(order)
-            self._doubts.failed(server, now, self._number, future, as_exception(failure))
+            error = as_exception(failure)
+            self._doubts.failed(_PROXY if error.proxy else server, now, self._number, future, error)
         for order, size in results.asking:
             task = watched(self._ask(order, size))
             self._asking.add(task)

@@ -44,6 +44,7 @@ class Failure(Struct, frozen=True, array_like=True):
     text: str
     url: str
     tries: int
+    proxy: str
     row: list[Try]
 
 
@@ -60,11 +61,13 @@ class Results(Struct, frozen=True, array_like=True):
 
 def as_failure(error: HttpFailure) -> Failure:
     """Returns the message for a failure."""
-    return Failure(error.reason, error.detail, error.status, error.text, error.url, error.tries, list(error.row))
+    return Failure(
+        error.reason, error.detail, error.status, error.text, error.url, error.tries, error.proxy, list(error.row)
+    )
 
 
 def as_exception(failure: Failure) -> HttpFailure:
     """Returns the failure of a message, without whether the server is down: no process can decide that alone."""
     error = HttpFailure(failure.reason, failure.detail, status=failure.status, text=failure.text)
-    error.url, error.tries, error.row = failure.url, failure.tries, failure.row
+    error.url, error.tries, error.proxy, error.row = failure.url, failure.tries, failure.proxy, failure.row
     return error

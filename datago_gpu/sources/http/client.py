@@ -16,7 +16,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections import deque
 from collections.abc import Awaitable, Callable, Container, Coroutine, Mapping
 from functools import partial
 from typing import Any, NoReturn, Self, TypeVar
@@ -33,9 +32,10 @@ from datago_gpu.redact import without_query, word
 from datago_gpu.sources.base import Need
 from datago_gpu.sources.http.body import Body
 from datago_gpu.sources.http.deadlines import Connector, Watch, Watchman
-from datago_gpu.sources.http.failure import DOWN_AFTER, HttpFailure, Try, Unreadable, means_down
+from datago_gpu.sources.http.failure import HttpFailure, Unreadable
 from datago_gpu.sources.http.retry_after import ComeBack
 from datago_gpu.sources.http.routes import Routes
+from datago_gpu.sources.http.servers import Servers
 from datago_gpu.sources.http.streamed import Flow
 from datago_gpu.sources.http.transport import meaning_of, refusal_of
 from datago_gpu.sources.local import exhausted
@@ -52,8 +52,6 @@ _ERROR_TEXT_BYTES = 16 * 1024
 _DNS_TTL_S = 10
 _HEADER_BYTES = 64 * 1024
 """The most bytes of one header line: some servers send policies and addresses of tens of KiB."""
-_MOST_HOSTS = 10_000
-"""The most hosts remembered as having answered: a listing may name any number."""
 _SPARE_CONNECTIONS = 4
 """Connections besides those for payloads and their hedges, so that pages of a listing do not queue behind them."""
 
@@ -87,11 +85,9 @@ class HttpClient:
         self.counters = Counters()
         self.pausing: set[asyncio.Task[Any] | None] = set()
         """Tasks that wait before a retry, or for memory."""
-        self._failed_in_a_row: dict[str, deque[Try]] = {}
         self._config = config
         self._routes = Routes(config)
-        self._answered: set[str] = set()
-        """Servers that have answered at least once."""
+        self._servers = Servers(self._routes)
         self._loop = asyncio.get_running_loop()
         self._come_back = ComeBack(config.max_retry_after_s, self._loop)
         self._connector = Connector(
@@ -181,7 +177,7 @@ class HttpClient:
                 raise out_of_files
             # Raised outside `except`, so that its context is no foreign exception with a whole URL or a header.
             failure.url, failure.tries = failure.url or without_query(url), tries
-            self._put_in_a_row(target, failure)
+            self._servers.failed(target, failure)
             wait_s = self._wait_s(tries)
             if failure.retry_after_s and told_s < self._config.max_retry_after_s:
                 self._come_back.note(target.raw_authority, failure.retry_after_s, failure.reason)
@@ -197,13 +193,6 @@ class HttpClient:
         if seconds:
             await self._pause(seconds)
         return seconds
-
-    def _put_in_a_row(self, url: URL, failure: HttpFailure) -> None:
-        """Records whether a failure is one of many in a row, for which the server is to blame, not one payload."""
-        if failure.of_server:
-            row = self._failed_in_a_row.setdefault(url.raw_authority, deque(maxlen=DOWN_AFTER))
-            row.append((self._loop.time(), hash(url)))
-            failure.row, failure.down = tuple(row), means_down(row)
 
     async def _pause(self, seconds: float) -> None:
         task = asyncio.current_task(self._loop)
@@ -275,10 +264,7 @@ class HttpClient:
             watch.url = url
             response = await self._session.get(url, allow_redirects=False, **self._routes.options(url, headers))
             watch.progress()
-            if len(self._answered) < _MOST_HOSTS:
-                self._answered.add(url.raw_authority)
-            if self._failed_in_a_row and response.status < 500:
-                self._failed_in_a_row.pop(url.raw_authority, None)
+            self._servers.answered(url, response.status)
             if response.status not in _REDIRECTS:
                 return response, url
             try:
@@ -344,7 +330,7 @@ class HttpClient:
             url,
             self._routes.proxy(url),
             connect_timeout_s=self._config.connect_timeout_s,
-            answered=url.raw_authority in self._answered,
+            answered=self._servers.has_answered(url),
         )
 
     def _wait_s(self, tries: int) -> float:

@@ -40,9 +40,10 @@ class HttpFailure(Exception):
     url: without query. reason: a short fixed word: "http-404" (any status), "timeout", "connection", "cut-short",
     "too-large", "redirect", "bad-url", "forbidden-host", "tls", "protocol", "proxy", "no-credentials", "encoding" or
     "closed". detail: in words, with control characters escaped. status: of the answer, or 0 without one. tries:
-    requests made for the URL. text: the beginning of an error's body, as sent. row: the latest consecutive failed tries
-    on this server, since its last answer. down: whether these are enough to treat the server as down. via: which proxy
-    may have answered instead of the server, for the end of a message.
+    requests made for the URL. text: the beginning of an error's body, as sent. proxy: the address of the proxy that
+    cannot be reached, if that is the failure. row: the latest consecutive failed tries on this server, or by way of
+    this proxy, since its last answer. down: whether these are enough to treat the server, or the proxy, as down. via:
+    which proxy may have answered instead of the server, for the end of a message.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class HttpFailure(Exception):
         super().__init__(reason)
         self.url = ""
         self.tries = 1
-        self.via = ""
+        self.via = self.proxy = ""
         self.row: Collection[Try] = ()
         self.down = False
         self.reason, self.detail, self.status, self.text = reason, printable(detail), status, text
@@ -79,6 +80,13 @@ class HttpFailure(Exception):
 
     def __repr__(self) -> str:
         return f"HttpFailure({str(self)!r})"
+
+    @property
+    def verdict(self) -> str:
+        """Returns why the run ends if `down`, for the end of a message."""
+        if self.proxy:
+            return "nor is any other request answered by way of this proxy"
+        return "nor does its server answer any other request"
 
     @property
     def of_server(self) -> bool:

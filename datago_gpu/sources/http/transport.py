@@ -70,7 +70,9 @@ def meaning_of(
         shown += f", by way of the proxy {proxy}"
     elif url.scheme == "http":
         shown += _tls_hint(error, reason, answered=answered)
-    return HttpFailure(reason, shown, transient=transient)
+    failure = HttpFailure(reason, shown, transient=transient)
+    failure.proxy = proxy.address if of_proxy and proxy else ""
+    return failure
 
 
 def refusal_of(response: aiohttp.ClientResponse, text: str, proxy: Proxy | None) -> HttpFailure:

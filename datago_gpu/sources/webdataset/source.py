@@ -185,7 +185,7 @@ class WebDataset:
         where = self._source.redacted(shown_path(shard.shown))
         detail = self._source.redacted(detail)
         if isinstance(error, HttpFailure) and error.down:
-            raise SourceError(f"{where}: {detail or reason}; nor does its server answer any other request")
+            raise SourceError(f"{where}: {detail or reason}; {error.verdict}")
         return Skipped(-1, "", where, reason, detail, count=max(1, missing))
 
     def _refuse(self, shards: list[Shard], lost: Exception | None) -> NoReturn:
