@@ -8,6 +8,7 @@
       TooManyErrors    more samples were bad than `max_failures` allows; contains the last ones
 
 A bad sample does not raise: it is skipped and counted in `Loader.stats()`. A `DecodeError` describes such a sample.
+Inside the package, `Rejected` says why.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Sequence
 
 from datago_gpu.redact import printable
 
-__all__ = ["ConfigError", "DatagoError", "DecodeError", "FeederError", "SourceError", "TooManyErrors"]
+__all__ = ["ConfigError", "DatagoError", "DecodeError", "FeederError", "Rejected", "SourceError", "TooManyErrors"]
 
 
 class DatagoError(Exception):
@@ -49,6 +50,19 @@ class DecodeError(DatagoError):
         where, detail = printable(where), printable(detail)
         super().__init__(f"sample {id!r} ({where}): {reason}" + (f": {detail}" if detail else ""))
         self.id, self.where, self.reason, self.detail = id, where, reason, detail
+
+
+class Rejected(Exception):
+    """One payload, or one entry of a listing, cannot be used. Internal: the sample is skipped for this reason.
+
+    reason: a short fixed word, such as "too-many-pixels". detail: what was found. The text describes a sample that is
+    counted by its reason, so it leaves out the reason "undecodable" if there is a detail.
+    """
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        said = [] if reason == "undecodable" and detail else [reason]
+        super().__init__(": ".join([*said, *([detail] if detail else [])]))
+        self.reason, self.detail = reason, detail
 
 
 class TooManyErrors(DatagoError):

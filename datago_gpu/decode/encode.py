@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from datago_gpu.config import ImageConfig
-from datago_gpu.imaging.formats import Undecodable
+from datago_gpu.errors import Rejected
 
 __all__ = ["Encoder"]
 
@@ -30,7 +30,7 @@ class Encoder:
         self._quality = image.jpeg_quality
 
     def __call__(self, pixels: NDArray[Any]) -> bytes:
-        """Encodes pixels (H, W, C): uint8, uint16 or int32. Raises Undecodable if int32 values exceed 16 bits.
+        """Encodes pixels (H, W, C): uint8, uint16 or int32. Raises Rejected if int32 values exceed 16 bits.
 
         Only gray PNGs keep 16 bits, because Pillow cannot write 16-bit colour.
         """
@@ -57,5 +57,5 @@ class Encoder:
 def _shortened(numbers: NDArray[np.int32]) -> NDArray[np.uint16]:
     lowest, highest = int(numbers.min()), int(numbers.max())
     if lowest < 0 or highest > 65535:
-        raise Undecodable("undecodable", f"a PNG holds labels from 0 to 65535, and this mask has {lowest} to {highest}")
+        raise Rejected("undecodable", f"a PNG holds labels from 0 to 65535, and this mask has {lowest} to {highest}")
     return numbers.astype(np.uint16)

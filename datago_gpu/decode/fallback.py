@@ -8,7 +8,8 @@ from dataclasses import replace
 import numpy as np
 
 from datago_gpu.decode.base import EncodedImages
-from datago_gpu.imaging.pixels import Undecodable, as_ppm, render
+from datago_gpu.errors import Rejected
+from datago_gpu.imaging.pixels import as_ppm, render
 
 __all__ = ["with_pixels"]
 
@@ -36,7 +37,7 @@ def with_pixels(
         orientation, target = int(images.orientations[index]), images.target_of(index)
         try:
             pixels = render(payload, region, orientation, target, draft=False, max_pixels=max_pixels, mask=mask)
-        except Undecodable as final:
+        except Rejected as final:
             failures[index] = f"DALI says {problem}; Pillow says {final.detail or final.reason}"
             continue
         changed.payloads[index] = np.frombuffer(as_ppm(pixels), np.uint8)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from datago_gpu.decode.base import DecodedImages, Decoder, EncodedImages
 from datago_gpu.decode.device import on_host
 from datago_gpu.decode.placement import Placer
-from datago_gpu.imaging.formats import Undecodable
+from datago_gpu.errors import Rejected
 
 __all__ = ["SplitDecoder"]
 
@@ -30,7 +30,7 @@ class _Job:
 class SplitDecoder:
     """A `Decoder` that gives each image to one of two others.
 
-    is_first: returns whether the first decoder gets a payload, else the second does. May raise Undecodable.
+    is_first: returns whether the first decoder gets a payload, else the second does. May raise Rejected.
     make_second: makes the second decoder. Called when its first payload arrives.
     placer: copies the arrays of the second decoder to the device.
     """
@@ -52,7 +52,7 @@ class SplitDecoder:
         for index, payload in enumerate(images.payloads):
             try:
                 (job.first if self._is_first(payload) else job.second).append(index)
-            except Undecodable as problem:
+            except Rejected as problem:
                 job.failures[index] = str(problem)
         if job.first:
             self._first.submit(images.subset(job.first))

@@ -21,11 +21,12 @@ from datago_gpu.decode.base import DecodedImages, EncodedImages
 from datago_gpu.decode.encode import Encoder
 from datago_gpu.decode.output_format import Form
 from datago_gpu.decode.threads import Threads, pillow_threads
+from datago_gpu.errors import Rejected
 from datago_gpu.imaging.allowance import Allowance
 from datago_gpu.imaging.costs import MOST_A_PIXEL, decoding_bytes
 from datago_gpu.imaging.labels import unpack_labels, widest_dtype
 from datago_gpu.imaging.own_channels import render_own
-from datago_gpu.imaging.pixels import Undecodable, render_array
+from datago_gpu.imaging.pixels import render_array
 from datago_gpu.imaging.scaling import shrinkage
 from datago_gpu.units import MiB
 
@@ -119,7 +120,7 @@ class _Work:
         return self._memory.take(needed)
 
     def __call__(self, images: EncodedImages, index: int, out: NDArray[Any] | None) -> NDArray[Any] | bytes:
-        """Decodes one image, into `out` or into new memory. Raises Undecodable."""
+        """Decodes one image, into `out` or into new memory. Raises Rejected."""
         region = images.regions[index].tolist()
         orientation, target = int(images.orientations[index]), images.target_of(index)
         payload, max_pixels = images.payloads[index].data, self._decode.max_pixels
@@ -179,7 +180,7 @@ class _Job:
         try:
             out = None if self._batch is None else self._batch[index]
             self._singles[index] = self._work(self._images, index, out)
-        except Undecodable as problem:
+        except Rejected as problem:
             self._failures[index] = str(problem)
 
     def result(self) -> DecodedImages:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datago_gpu.config import LoaderConfig
 from datago_gpu.config.limits import Limits
+from datago_gpu.errors import Rejected
 from datago_gpu.feeder.grouper import Admitted
 from datago_gpu.imaging.allowance import Allowance
 from datago_gpu.imaging.geometry import Region, Size, cover_region, whole
@@ -59,13 +60,13 @@ class Admission:
 
         Images that must keep channels other than RGB's are returned as they are: a PPM has no room for those channels.
         """
-        from datago_gpu.imaging.pixels import Undecodable, to_ppm  # most streams never need it
+        from datago_gpu.imaging.pixels import to_ppm  # most streams never need it
 
         try:
             if self._own and (own := self._as_it_is(ref, payload)):
                 return own
             converted = to_ppm(payload, self._view, self._max_pixels, memory=self._memory)
-        except Undecodable as problem:
+        except Rejected as problem:
             return Skipped(ref.index, ref.id, ref.where, problem.reason, problem.detail)
         if len(converted.payload) > self._max_bytes:
             detail = f"{len(converted.payload)} bytes of pixels do not fit into half of arena_mb"
@@ -75,7 +76,7 @@ class Admission:
         return Admitted(ref, converted.payload, size, 1, whole(*size), seen, converted.crop, bucket)
 
     def _as_it_is(self, ref: SampleRef, payload: bytes) -> Admitted | None:
-        """Returns None for an image that is RGB with 8 bits anyway. Raises Undecodable."""
+        """Returns None for an image that is RGB with 8 bits anyway. Raises Rejected."""
         from datago_gpu.imaging.own_channels import header_of_own
 
         header = header_of_own(payload, self._max_pixels, self._memory)

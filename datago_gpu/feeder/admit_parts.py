@@ -9,25 +9,18 @@ from msgspec import Struct
 
 from datago_gpu.config import LoaderConfig
 from datago_gpu.config.limits import Limits
+from datago_gpu.errors import Rejected
 from datago_gpu.feeder.wire import ArrayForm
 from datago_gpu.imaging.allowance import Allowance
 from datago_gpu.imaging.geometry import Region, Size, whole
 from datago_gpu.imaging.header import read_header
 from datago_gpu.sources.base import Part
 
-__all__ = ["AdmittedPart", "Frame", "PartAdmission", "Unfit"]
+__all__ = ["AdmittedPart", "Frame", "PartAdmission"]
 
 _NPY = b"\x93NUMPY"
 _PALETTE = b"\x03"
 """Colour type of a PNG, at byte 25: PNG specification, section 11.2.1."""
-
-
-class Unfit(Exception):
-    """Says that a payload cannot be used. reason: a short fixed word, as the reason of a skip."""
-
-    def __init__(self, reason: str, detail: str = "") -> None:
-        super().__init__(f"{reason}: {detail}" if detail else reason)
-        self.reason, self.detail = reason, detail
 
 
 class AdmittedPart(Struct):
@@ -79,7 +72,7 @@ class Frame(Struct, frozen=True):
 class PartAdmission:
     """Decides whether the parts of an image can be used. Many threads may call it at once.
 
-    `quick` and `thorough` raise Unfit. memory: limits the memory that decoding may take; None: no limit.
+    `quick` and `thorough` raise Rejected. memory: limits the memory that decoding may take; None: no limit.
     """
 
     def __init__(self, config: LoaderConfig, memory: Allowance | None = None) -> None:
@@ -93,12 +86,12 @@ class PartAdmission:
     def quick(self, part: Part, payload: bytes, frame: Frame) -> AdmittedPart | None:
         """Decides by the header. Returns None where `thorough` must decide."""
         if not payload:
-            raise Unfit("empty")
+            raise Rejected("empty")
         if part.kind == "latent":
             return _latent(part.name, payload)
         header = read_header(payload)
         if header.width * header.height > self._max_pixels:
-            raise Unfit("too-many-pixels", f"{header.height} x {header.width}, allowed are {self._max_pixels}")
+            raise Rejected("too-many-pixels", f"{header.height} x {header.width}, allowed are {self._max_pixels}")
         labels = part.kind == "mask" and payload.startswith(b"\x89PNG") and payload[25:26] == _PALETTE
         if not header.plain or labels:
             return None
@@ -116,19 +109,16 @@ class PartAdmission:
 
     def thorough(self, part: Part, payload: bytes, frame: Frame) -> AdmittedPart:
         """Decodes the picture with Pillow, already cut to the bucket. Takes as long as decoding does."""
-        from datago_gpu.imaging.pixels import Undecodable, to_ppm  # most streams never need it
+        from datago_gpu.imaging.pixels import to_ppm  # most streams never need it
 
-        try:
-            if self._keeps(part) and (header := self._header_of_own(payload)):
-                size, orientation = header
-                return AdmittedPart(part.name, part.kind, payload, size, orientation, frame.of(*size))
-            mask = self._mask if part.kind == "mask" and not self._keeps(part) else ""
-            deep = bool(mask) and self._deep
-            converted = to_ppm(payload, frame.view, self._max_pixels, mask=mask, deep=deep, memory=self._memory)
-        except Undecodable as problem:
-            raise Unfit(problem.reason, problem.detail) from problem
+        if self._keeps(part) and (header := self._header_of_own(payload)):
+            size, orientation = header
+            return AdmittedPart(part.name, part.kind, payload, size, orientation, frame.of(*size))
+        mask = self._mask if part.kind == "mask" and not self._keeps(part) else ""
+        deep = bool(mask) and self._deep
+        converted = to_ppm(payload, frame.view, self._max_pixels, mask=mask, deep=deep, memory=self._memory)
         if len(converted.payload) > self._max_bytes:
-            raise Unfit("too-large", f"{len(converted.payload)} bytes of pixels do not fit into half of arena_mb")
+            raise Rejected("too-large", f"{len(converted.payload)} bytes of pixels do not fit into half of arena_mb")
         return AdmittedPart(part.name, part.kind, converted.payload, converted.size, 1, whole(*converted.size))
 
     def _keeps(self, part: Part) -> bool:
@@ -150,5 +140,5 @@ def _latent(name: str, payload: bytes) -> AdmittedPart:
     try:
         form, offset = read_form(payload)
     except BadArray as problem:
-        raise Unfit("undecodable", f"not a npy file: {problem}") from None
+        raise Rejected("undecodable", f"not a npy file: {problem}") from None
     return AdmittedPart(name, "latent", payload, array=form, offset=offset)

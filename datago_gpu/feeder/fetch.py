@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 
 from datago_gpu.config import LoaderConfig
 from datago_gpu.config.limits import Limits
-from datago_gpu.errors import SourceError
+from datago_gpu.errors import Rejected, SourceError
 from datago_gpu.eventloop import call_in_thread
 from datago_gpu.feeder.admit import Admission, without_image
-from datago_gpu.feeder.admit_parts import AdmittedPart, Frame, PartAdmission, Unfit
+from datago_gpu.feeder.admit_parts import AdmittedPart, Frame, PartAdmission
 from datago_gpu.feeder.grouper import Admitted
 from datago_gpu.feeder.payload_client import Remote
 from datago_gpu.feeder.prefetch_budget import FREE_BYTES, Claim
@@ -142,8 +142,9 @@ class Fetcher:
             except HttpFailure as failure:
                 if not (part.optional and failure.status in GONE):
                     return self._lost(ref, failure, f"{part.kind} {part.name!r}: ")
-            except Unfit as problem:
-                return Skipped(ref.index, ref.id, ref.where, problem.reason, f"{part.kind} {part.name!r}: {problem}")
+            except Rejected as problem:
+                words = (f"{part.kind} {part.name!r}", problem.reason, problem.detail)
+                return Skipped(ref.index, ref.id, ref.where, problem.reason, ": ".join(filter(None, words)))
             if sample.arena_bytes > self._limits.sample:
                 return self._too_large(ref, sample.arena_bytes, " of all its payloads together, above arena_mb")
         return sample

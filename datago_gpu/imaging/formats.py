@@ -22,26 +22,14 @@ from PIL import (
     WebPImagePlugin,
 )
 
+from datago_gpu.errors import Rejected
 from datago_gpu.imaging.exif import orientation
 from datago_gpu.imaging.png import Png, essential
 from datago_gpu.imaging.scans import MOST_SCANS, count_scans
 from datago_gpu.imaging.segments import without_short_segments
 from datago_gpu.imaging.tiff import Tiff
 
-__all__ = ["Undecodable", "exif_orientation", "open_image"]
-
-
-class Undecodable(Exception):
-    """Raised if a payload cannot be decoded as an image.
-
-    reason: "empty", "unknown-format", "too-many-pixels" or "undecodable". detail: what was found, or Pillow's message.
-    The text describes a sample that is counted as "undecodable", so it does not repeat that word.
-    """
-
-    def __init__(self, reason: str, detail: str) -> None:
-        said = [] if reason == "undecodable" and detail else [reason]
-        super().__init__(": ".join([*said, *([detail] if detail else [])]))
-        self.reason, self.detail = reason, detail
+__all__ = ["exif_orientation", "open_image"]
 
 
 class _Jpeg(JpegImagePlugin.JpegImageFile):
@@ -90,15 +78,15 @@ def open_image(payload: bytes | memoryview, max_pixels: int) -> ImageFile.ImageF
     """Reads the header of an image; `load()` decodes the pixels.
 
     Image.open is not used because it opens the excluded formats, and because its pixel limit is a global that warns
-    before it raises. Raises Undecodable, and anything that Pillow's readers raise.
+    before it raises. Raises Rejected, and anything that Pillow's readers raise.
     """
     if not payload:
-        raise Undecodable("empty", "")
+        raise Rejected("empty")
     image = _common(payload) or _rare(payload)
     if image is None:
-        raise Undecodable("unknown-format", f"begins with {bytes(payload[:16])!r}")
+        raise Rejected("unknown-format", f"begins with {bytes(payload[:16])!r}")
     if image.width * image.height > max_pixels:
-        raise Undecodable("too-many-pixels", f"{image.height} x {image.width}, allowed are {max_pixels} in all")
+        raise Rejected("too-many-pixels", f"{image.height} x {image.width}, allowed are {max_pixels} in all")
     return image
 
 
@@ -110,7 +98,7 @@ def _common(payload: bytes | memoryview) -> ImageFile.ImageFile | None:
             tidied = _TIDIED[name](payload) if name in _TIDIED else payload
             image = opener(io.BytesIO(tidied))
             if image.info.get("progressive") and (scans := count_scans(payload)) > MOST_SCANS:
-                raise Undecodable("undecodable", f"{scans} scans in a progressive JPEG, allowed are {MOST_SCANS}")
+                raise Rejected("undecodable", f"{scans} scans in a progressive JPEG, allowed are {MOST_SCANS}")
             return image
     return None
 

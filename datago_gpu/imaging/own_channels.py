@@ -23,7 +23,7 @@ __all__ = ["header_of_own", "is_rgb8", "render_own"]
 
 
 def is_rgb8(payload: bytes | memoryview, max_pixels: int) -> bool:
-    """Returns whether the image itself is 8-bit RGB. Raises Undecodable."""
+    """Returns whether the image itself is 8-bit RGB. Raises Rejected."""
     with translated_errors():
         return _is_rgb8(open_image(payload, max_pixels))
 
@@ -37,7 +37,7 @@ def header_of_own(
 ) -> tuple[tuple[int, int], int] | None:
     """Returns (height, width) as displayed, and EXIF orientation, of an image that is not 8-bit RGB; else None.
 
-    Decodes the pixels of a few kinds of images only, and reserves memory for them. Raises Undecodable.
+    Decodes the pixels of a few kinds of images only, and reserves memory for them. Raises Rejected.
     """
     with translated_errors():
         image = open_image(payload, max_pixels)
@@ -64,7 +64,7 @@ def render_own(
     """Decodes one image, upright: `region` scaled to `target`, or the whole image if `target` is None.
 
     Returns (H, W, C) with C = 1 (gray), 2, 3 or 4 (with alpha), uint8, or uint16 for an image of 16 bits per channel.
-    See `pixels.render` for the arguments. Raises Undecodable. Safe on any thread.
+    See `pixels.render` for the arguments. Raises Rejected. Safe on any thread.
     """
     with translated_errors():
         image = open_image(payload, max_pixels)

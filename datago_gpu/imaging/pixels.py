@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
+from datago_gpu.errors import Rejected
 from datago_gpu.imaging.allowance import Allowance, taken
 from datago_gpu.imaging.costs import decoding_bytes
 from datago_gpu.imaging.deep import is_deep, label_numbers
-from datago_gpu.imaging.formats import Undecodable, exif_orientation, open_image
+from datago_gpu.imaging.formats import exif_orientation, open_image
 from datago_gpu.imaging.geometry import Region, Size
 from datago_gpu.imaging.jpeg import render_jpeg
 from datago_gpu.imaging.labels import pack_labels
@@ -29,7 +30,6 @@ from datago_gpu.imaging.scaling import scale_array, scale_image, shrinkage
 
 __all__ = [
     "Converted",
-    "Undecodable",
     "as_ppm",
     "ppm_bytes",
     "render",
@@ -63,7 +63,7 @@ def ppm_bytes(payload: bytes, max_pixels: int) -> int:
         with translated_errors():
             image = open_image(payload, max_pixels)
             return 3 * image.height * image.width
-    except Undecodable:
+    except Rejected:
         return 0
 
 
@@ -82,7 +82,7 @@ def to_ppm(
     mask: "nearest" or "lanczos" for a mask, which becomes gray.
     deep: a gray mask of more than 8 bits keeps its numbers, and is scaled with "nearest".
     memory: the memory limit for decoding; None: no limit.
-    Raises Undecodable. Safe on any thread.
+    Raises Rejected. Safe on any thread.
     """
     with translated_errors():
         image = open_image(payload, max_pixels)
@@ -149,7 +149,7 @@ def render(
 
     orientation: the EXIF orientation, 1 to 8; it is not read from the image again.
     draft: decode a JPEG at 1/2, 1/4 or 1/8 of its size if the region shrinks at least as much.
-    Raises Undecodable. Safe on any thread.
+    Raises Rejected. Safe on any thread.
     """
     with translated_errors():
         return show(open_image(payload, max_pixels), region, orientation, target, draft=draft, mask=mask)
@@ -167,7 +167,7 @@ def render_array(
 ) -> NDArray[np.uint8]:
     """Returns the result of `render` as an array (H, W, 3), or (H, W, 1) for a mask: contiguous, maybe read-only.
 
-    This is faster than `render`. Raises Undecodable. Safe on any thread.
+    This is faster than `render`. Raises Rejected. Safe on any thread.
     """
     if not mask:
         with translated_errors():
@@ -181,17 +181,17 @@ def render_array(
 
 @contextmanager
 def translated_errors() -> Iterator[None]:
-    """Converts all of Pillow's exceptions to Undecodable. No other place does this.
+    """Converts all of Pillow's exceptions to Rejected. No other place does this.
 
     Pillow's readers raise nearly anything on a hostile file: OSError, SyntaxError, struct.error, KeyError, ...
     MemoryError passes unchanged, because a lack of memory is not the image's fault.
     """
     try:
         yield
-    except (Undecodable, MemoryError):
+    except (Rejected, MemoryError):
         raise
     except Exception as error:
-        raise Undecodable("undecodable", f"{type(error).__name__}: {error}") from error
+        raise Rejected("undecodable", f"{type(error).__name__}: {error}") from error
 
 
 def show(

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datago_gpu import Loader
-from datago_gpu.imaging.formats import Undecodable
+from datago_gpu.errors import Rejected
 from datago_gpu.imaging.geometry import Region, Size, whole
 from datago_gpu.imaging.pixels import to_ppm
 from tests.support.images import file_config
@@ -103,6 +103,6 @@ def test_a_damaged_file_is_shown_or_refused(
     for mask in ("", "nearest"):
         try:
             converted = to_ppm(damaged, small, 1 << 21, mask=mask, deep=bool(mask))
-        except Undecodable:
+        except Rejected:
             continue
         assert converted.size == (16, 24)

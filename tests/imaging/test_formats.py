@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from datago_gpu.imaging.formats import Undecodable, open_image
+from datago_gpu.errors import Rejected
+from datago_gpu.imaging.formats import open_image
 from datago_gpu.imaging.header import read_header
 from datago_gpu.imaging.pixels import Converted, to_ppm
 from datago_gpu.imaging.scans import MOST_SCANS, count_scans
@@ -56,7 +57,7 @@ def test_no_program_is_started_for_a_payload(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(subprocess, "Popen", refuse)
     eps = encode(RGB, "EPS")
     for payload in (eps, eps[eps.index(b"%%") :], b"\x1c\x03\x0a\x00\x02\x01\x00" + eps):
-        with pytest.raises(Undecodable, match="unknown-format"):
+        with pytest.raises(Rejected, match="unknown-format"):
             convert(payload)
 
 
@@ -66,14 +67,14 @@ def test_no_program_is_started_for_a_payload(monkeypatch: pytest.MonkeyPatch) ->
 def test_random_bytes_are_refused_or_opened_and_raise_nothing_else(payload: bytes, prefix: bytes) -> None:
     try:
         height, width = convert(prefix + payload, 1_000_000).size
-    except Undecodable:
+    except Rejected:
         return
     assert 0 < height * width <= 1_000_000
 
 
 def test_a_rare_format_is_refused_by_its_header_too() -> None:
     bomb = encode(RGB, "TGA")[:12] + b"\xff\xff\xff\xff" + encode(RGB, "TGA")[16:]
-    with pytest.raises(Undecodable, match="too-many-pixels: 65535 x 65535"):
+    with pytest.raises(Rejected, match="too-many-pixels: 65535 x 65535"):
         open_image(bomb, LIMIT)
 
 
@@ -92,7 +93,7 @@ def test_a_progressive_jpeg_of_endless_scans_is_refused() -> None:
     assert convert(most).size == (32, 32)
     assert not read_header(repeated(MOST_SCANS)).plain
     message = f"{MOST_SCANS + usual} scans in a progressive JPEG, allowed are {MOST_SCANS}"
-    with pytest.raises(Undecodable, match=message):
+    with pytest.raises(Rejected, match=message):
         convert(repeated(MOST_SCANS))
 
 

@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from datago_gpu.errors import Rejected
 from datago_gpu.imaging import jpeg
 from datago_gpu.imaging.geometry import Region, Size, cover_region, whole
 from datago_gpu.imaging.jpeg import render_jpeg
-from datago_gpu.imaging.pixels import Undecodable, render, render_array
+from datago_gpu.imaging.pixels import render, render_array
 from tests.support.pictures import encode, oriented_jpeg, picture
 
 LIMIT = 10_000_000
@@ -116,7 +117,7 @@ def test_a_picture_with_too_many_pixels_is_not_decoded() -> None:
     view = memoryview(JPEG)
     assert render_jpeg(view, whole(61, 93), 1, (8, 8), draft=True, max_pixels=61 * 93) is not None
     assert render_jpeg(view, whole(61, 93), 1, (8, 8), draft=True, max_pixels=61 * 93 - 1) is None
-    with pytest.raises(Undecodable, match="61 x 93, allowed are 5672 in all"):
+    with pytest.raises(Rejected, match="61 x 93, allowed are 5672 in all"):
         render_array(view, whole(61, 93), 1, (8, 8), draft=True, max_pixels=61 * 93 - 1)
 
 
@@ -124,7 +125,7 @@ def test_a_picture_with_too_many_pixels_is_not_decoded() -> None:
 def test_a_region_outside_costs_the_picture(kind: str) -> None:
     """As where two headers contradict each other, and the feeder has read the other one."""
     payload = memoryview(encode(picture(61, 93), kind))
-    with pytest.raises(Undecodable) as caught:
+    with pytest.raises(Rejected) as caught:
         render_array(payload, (200.0, 300.0, 40.0, 50.0), 1, (20, 30), draft=True, max_pixels=LIMIT)
     assert caught.value.reason == "undecodable"
 

@@ -16,9 +16,9 @@ from PIL import Image
 
 from datago_gpu import Loader
 from datago_gpu.decode.select import Backend
+from datago_gpu.errors import Rejected
 from datago_gpu.imaging.geometry import cover_region, whole
 from datago_gpu.imaging.own_channels import header_of_own, render_own
-from datago_gpu.imaging.pixels import Undecodable
 from tests.support.made.png import png
 from tests.support.pictures import difference, encode, on_host, picture
 
@@ -109,12 +109,12 @@ def test_transparent_pixels_do_not_bleed() -> None:
     "payload", [b"", b"no image", encode(np.dstack([RGB, ALPHA]))[:60], png16(RGB.astype("u2"))[:200]]
 )
 def test_what_is_no_image_is_undecodable(payload: bytes) -> None:
-    with pytest.raises(Undecodable):
+    with pytest.raises(Rejected):
         own(payload)
 
 
 def test_pixels_are_bounded_by_the_header() -> None:
-    with pytest.raises(Undecodable, match="too-many-pixels"):
+    with pytest.raises(Rejected, match="too-many-pixels"):
         header_of_own(encode(np.dstack([RGB, ALPHA])), 100)
 
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from datago_gpu.errors import Rejected
 from datago_gpu.imaging.geometry import cover_region, whole
-from datago_gpu.imaging.pixels import Undecodable, render, to_ppm
+from datago_gpu.imaging.pixels import render, to_ppm
 from tests.support.pictures import Pixels, difference, encode, oriented_jpeg, picture, uncut
 
 LIMIT = 100_000_000
@@ -128,7 +129,7 @@ def test_the_covering_region_is_cut_to_the_target_as_the_decoder_does_it() -> No
     ],
 )
 def test_what_is_no_image_says_why(payload: bytes, reason: str) -> None:
-    with pytest.raises(Undecodable) as caught:
+    with pytest.raises(Rejected) as caught:
         to_ppm(payload, uncut, LIMIT)
     assert caught.value.reason == reason
 
@@ -136,7 +137,7 @@ def test_what_is_no_image_says_why(payload: bytes, reason: str) -> None:
 def test_pixels_are_limited_by_the_header_and_by_nothing_of_pillows() -> None:
     # 95 megapixels: Pillow itself warns from 89 on.
     payload = encode(Image.new("1", (10_000, 9_500)))
-    with pytest.raises(Undecodable, match="9500 x 10000, allowed are 90000000"):
+    with pytest.raises(Rejected, match="9500 x 10000, allowed are 90000000"):
         to_ppm(payload, uncut, 90_000_000)
     assert to_ppm(payload, lambda height, width: (whole(height, width), (8, 16)), LIMIT).size == (
         8,

@@ -22,7 +22,7 @@ from datago_gpu.sources.barren import MOST_PAGES
 from datago_gpu.sources.base import SampleRef, Skipped
 from datago_gpu.sources.dataroom.pages import NotAPage, OddEntry, read_page
 from datago_gpu.sources.dataroom.pieces import NotJson, TooMany, cut
-from datago_gpu.sources.http.failure import Unreadable
+from datago_gpu.sources.http.failure import HttpFailure
 from datago_gpu.sources.http.inflate import inflate
 from datago_gpu.sources.webdataset import shard_reader as opened
 from datago_gpu.sources.webdataset import tar
@@ -42,7 +42,7 @@ def failure_of(blocks: list[bytes], most: int) -> str:
     async def work() -> str:
         try:
             await inflate(blocks, most)
-        except Unreadable as problem:
+        except HttpFailure as problem:
             return problem.reason
         return ""
 
@@ -56,7 +56,7 @@ def test_members_come_out_whole_however_they_are_cut(members: list[bytes], size:
     blocks = blocks_of(b"".join(map(pack, members)), size)
     assert asyncio.run(inflate(blocks, len(content))) == content
     if content:
-        with pytest.raises(Unreadable, match="more than"):
+        with pytest.raises(HttpFailure, match="more than"):
             asyncio.run(inflate(blocks, len(content) - 1))
 
 
@@ -64,9 +64,9 @@ def test_members_come_out_whole_however_they_are_cut(members: list[bytes], size:
 def test_a_body_cut_or_damaged_is_told(content: bytes, data: st.DataObject) -> None:
     packed = gzip.compress(content)
     end = data.draw(st.integers(1, len(packed) - 1))
-    with pytest.raises(Unreadable, match="ends early"):
+    with pytest.raises(HttpFailure, match="ends early"):
         asyncio.run(inflate([packed[:end]], 10**6))
-    with pytest.raises(Unreadable, match="damaged"):
+    with pytest.raises(HttpFailure, match="damaged"):
         asyncio.run(inflate([packed, b"no member"], 10**6))
 
 

@@ -5,19 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from datago_gpu.config.sources import DataroomSource, kind_of, names_in
+from datago_gpu.errors import Rejected
 from datago_gpu.redact import without_query
 from datago_gpu.sources.base import Part
 from datago_gpu.sources.dataroom.pages import Latent
 
-__all__ = ["Lacking", "Wanted"]
-
-
-class Lacking(Exception):
-    """Says that a sample lacks a required part. reason: a short fixed word, as the reason of a skip."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(f"{reason}: {detail}")
-        self.reason, self.detail = reason, detail
+__all__ = ["Wanted"]
 
 
 class Wanted:
@@ -36,7 +29,7 @@ class Wanted:
         return {"return_latents": ",".join(names)} if names else {}
 
     def parts(self, latents: list[Latent], address: Callable[[str], str | None]) -> list[Part]:
-        """Returns the wanted parts among the latents of an entry, in the order of the settings. Raises Lacking.
+        """Returns the wanted parts among the latents of an entry, in the order of the settings. Raises Rejected.
 
         address: converts a file's address as the server names it into one that can be requested, or None.
         """
@@ -54,11 +47,11 @@ class Wanted:
         if kind != "latent" and not self._images:
             return None  # there is no image to align it with: the name is only a filter
         if latent is None:
-            raise Lacking(f"no-{kind}", f"{name!r} is not in the listing")
+            raise Rejected(f"no-{kind}", f"{name!r} is not in the listing")
         url = address(latent.file_direct_url) if latent.file_direct_url else None
         if url is not None:
             return Part(name, kind, url=url, optional=optional)
         if optional:
             return None
-        raise Lacking("bad-url" if latent.file_direct_url else "no-url", f"{kind} {name!r}"
+        raise Rejected("bad-url" if latent.file_direct_url else "no-url", f"{kind} {name!r}"
                       + (f": {without_query(latent.file_direct_url)}" if latent.file_direct_url else ""))  # fmt: skip

@@ -16,7 +16,7 @@ from functools import partial
 from msgspec import Struct, structs
 
 from datago_gpu.config import DataroomSource, LoaderConfig
-from datago_gpu.errors import SourceError
+from datago_gpu.errors import Rejected, SourceError
 from datago_gpu.redact import shown_address
 from datago_gpu.sources.barren import Barren
 from datago_gpu.sources.base import (
@@ -31,7 +31,7 @@ from datago_gpu.sources.base import (
 from datago_gpu.sources.dataroom.api import DataroomApi
 from datago_gpu.sources.dataroom.listing import Walk
 from datago_gpu.sources.dataroom.pages import ENTRIES_THAT_VOTE, AnyEntry, Entry, OddEntry, usual_dimensions
-from datago_gpu.sources.dataroom.parts import Lacking, Wanted
+from datago_gpu.sources.dataroom.parts import Wanted
 from datago_gpu.sources.dataroom.random_pages import Draws
 from datago_gpu.sources.http.client import HttpClient, without_query
 from datago_gpu.sources.sample_info import SampleInfo
@@ -204,7 +204,7 @@ class Dataroom:
             parts = self._wanted.parts(details.latents, self._api.payload_address)
         except ValueError as problem:
             return Skipped(index, entry.id, without_query(url), "bad-entry", str(problem))
-        except Lacking as problem:
+        except Rejected as problem:
             return Skipped(index, entry.id, without_query(url), problem.reason, problem.detail)
         attributes, unread = entry.checked_attributes()
         info = SampleInfo(
@@ -237,14 +237,14 @@ class Dataroom:
             self._dimensions = usual_dimensions((await self._api.page(address)).results)
 
     def _embedding(self, found: list[float]) -> bytes:
-        """Returns the embedding of an entry, if wanted. All in a batch have one length: another raises Lacking."""
+        """Returns the embedding of an entry, if wanted. All in a batch have one length: another raises Rejected."""
         if not self._source.require_embeddings:
             return b""
         if not found:
-            raise Lacking("no-embedding", "")
+            raise Rejected("no-embedding")
         self._dimensions = self._dimensions or len(found)
         if len(found) != self._dimensions:
-            raise Lacking("bad-entry", f"an embedding of {len(found)} numbers, others have {self._dimensions}")
+            raise Rejected("bad-entry", f"an embedding of {len(found)} numbers, others have {self._dimensions}")
         return array("f", found).tobytes()  # as a list, it takes eight times the memory
 
 

@@ -10,7 +10,7 @@ from aiohttp import ClientResponse, StreamReader
 
 from datago_gpu.redact import word
 from datago_gpu.sources.base import Need
-from datago_gpu.sources.http.failure import Unreadable
+from datago_gpu.sources.http.failure import HttpFailure
 from datago_gpu.sources.http.inflate import inflate, joined
 
 __all__ = ["Body", "asking_for_rest", "next_piece", "size_of_rest"]
@@ -54,7 +54,7 @@ class Body:
         return headers if asking is None else asking
 
     def begin(self, response: ClientResponse) -> int:
-        """Reads an answer's headers. Returns the number of bytes that are already there. Raises Unreadable."""
+        """Reads an answer's headers. Returns the number of bytes that are already there. Raises HttpFailure."""
         headers = response.headers
         if response.status == 206:
             self._continue(headers)
@@ -64,20 +64,20 @@ class Body:
             self._total = response.content_length
             self._encoding = headers.get("Content-Encoding", "")
         if self._total is not None and self._total > self._max_bytes:
-            raise Unreadable("too-large", f"a body of {self._total} bytes, {self._max_bytes} are allowed")
+            raise HttpFailure("too-large", f"a body of {self._total} bytes, {self._max_bytes} are allowed")
         if self._encoding and self._encoding.lower() not in (_PLAIN | _COMPRESSED if self.compressed else _PLAIN):
-            raise Unreadable("encoding", f"compressed as {word(self._encoding)!r}, which was not asked for")
+            raise HttpFailure("encoding", f"compressed as {word(self._encoding)!r}, which was not asked for")
         return self.size
 
     def _continue(self, headers: Mapping[str, str]) -> None:
         try:
             self._total = size_of_rest(headers, self._headers, self.size, self._total)
-        except Unreadable:
+        except HttpFailure:
             self.restart()
             raise
 
     async def read(self, content: StreamReader, progress: Callable[[], None], need: Need | None = None) -> None:
-        """Reads the body and calls `progress` for each piece. Raises Unreadable, or the error of the transport.
+        """Reads the body and calls `progress` for each piece. Raises HttpFailure, or the error of the transport.
 
         need: called before memory is allocated.
         """
@@ -89,18 +89,18 @@ class Body:
             blocks.append(block)
             self.size += len(block)
             if self.size > self._max_bytes:
-                raise Unreadable("too-large", f"a body of more than the {self._max_bytes} bytes that are allowed")
+                raise HttpFailure("too-large", f"a body of more than the {self._max_bytes} bytes that are allowed")
             if need and self.size > self._granted:
                 await self._ask(need, min(2 * self.size, self._max_bytes))
         if self._total is not None and self.size != self._total:
-            raise Unreadable("cut-short", f"{self.size} of {self._total} bytes came", transient=True)
+            raise HttpFailure("cut-short", f"{self.size} of {self._total} bytes came", transient=True)
 
     async def _ask(self, need: Need, size: int) -> None:
         await need(size)
         self._granted = size
 
     async def whole(self) -> bytes:
-        """Returns the whole body, decompressed. Raises Unreadable."""
+        """Returns the whole body, decompressed. Raises HttpFailure."""
         if self._encoding.lower() not in _COMPRESSED:
             return await joined(self._blocks)
         blocks = self._blocks[:]
@@ -144,13 +144,13 @@ def size_of_rest(headers: Mapping[str, str], begun: Mapping[str, str], size: int
     """Returns the size of the whole body by the headers of a partial answer, or None if unknown.
 
     Checks that the partial answer is the requested one: from byte `size` on, of the body that came with the headers
-    `begun`, and `total` bytes long where that is known. Raises Unreadable.
+    `begun`, and `total` bytes long where that is known. Raises HttpFailure.
     """
     match = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
     same = headers.get("ETag", "") in ("", begun.get("ETag", ""))
     whole = int(match[3]) if match and match[3] != "*" else None
     if not (size and same and match and int(match[1]) == size and total in (None, whole)):
-        raise Unreadable("cut-short", "the server sent another part than the one asked for", transient=True)
+        raise HttpFailure("cut-short", "the server sent another part than the one asked for", transient=True)
     return whole
 
 

@@ -32,7 +32,7 @@ from datago_gpu.redact import without_query, word
 from datago_gpu.sources.base import Need
 from datago_gpu.sources.http.body import Body
 from datago_gpu.sources.http.deadlines import Connector, Watch, Watchman
-from datago_gpu.sources.http.failure import HttpFailure, Unreadable
+from datago_gpu.sources.http.failure import HttpFailure
 from datago_gpu.sources.http.retry_after import ComeBack
 from datago_gpu.sources.http.routes import Routes
 from datago_gpu.sources.http.servers import Servers
@@ -166,13 +166,12 @@ class HttpClient:
                     return await attempt(target, watch)
                 failure = HttpFailure("timeout", watch.expired + self._routes.told(watch.url), transient=True)
             except HttpFailure as known:
-                failure = known
+                failure = known.with_traceback(None)  # it would keep the body alive, in a cycle with this frame
             except ForbiddenHost as refusal:
                 failure = HttpFailure("forbidden-host", str(refusal))
-            except Unreadable as problem:
-                failure = HttpFailure(problem.reason, str(problem), transient=problem.transient)
             except (aiohttp.ClientError, OSError, ValueError, RuntimeError) as error:
                 failure, out_of_files = self._translated(error, watch.url), exhausted(getattr(error, "errno", None))
+                error.__traceback__ = None  # as above: aiohttp's reader keeps its error
             if out_of_files:
                 raise out_of_files
             # Raised outside `except`, so that its context is no foreign exception with a whole URL or a header.

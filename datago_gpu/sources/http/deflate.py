@@ -6,7 +6,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Awaitable, Callable
 
-from datago_gpu.sources.http.failure import Unreadable
+from datago_gpu.sources.http.failure import HttpFailure
 
 __all__ = ["Deflated"]
 
@@ -26,7 +26,7 @@ class Deflated:
         self._stream: zlib._Decompress | None = None
 
     async def __call__(self, block: bytes) -> None:
-        """Decompresses one block. Raises Unreadable, and errors of the sink."""
+        """Decompresses one block. Raises HttpFailure, and errors of the sink."""
         if self._stream is None:
             self._head = block = self._head + block
             if len(block) < 2:
@@ -38,15 +38,15 @@ class Deflated:
             except zlib.error:
                 piece = None
             if piece is None:  # raised outside `except`, so that no foreign error is its context
-                raise Unreadable("encoding", "the compressed body (deflate) is damaged")
+                raise HttpFailure("encoding", "the compressed body (deflate) is damaged")
             block = self._stream.unconsumed_tail
             if piece:
                 await self._sink(piece)
 
     def end(self) -> None:
-        """Ends the body. Raises Unreadable if the compressed data is incomplete."""
+        """Ends the body. Raises HttpFailure if the compressed data is incomplete."""
         if self._stream is None or not self._stream.eof:
-            raise Unreadable("cut-short", "the compressed body (deflate) ends early")
+            raise HttpFailure("cut-short", "the compressed body (deflate) ends early")
 
 
 def _is_zlib(head: bytes) -> bool:

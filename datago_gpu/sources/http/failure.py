@@ -16,7 +16,6 @@ __all__ = [
     "WORTH_RETRYING",
     "HttpFailure",
     "Try",
-    "Unreadable",
     "means_down",
     "refusal_of_proxy",
     "trust_hint",
@@ -92,14 +91,6 @@ class HttpFailure(Exception):
     def of_server(self) -> bool:
         """Returns whether the server, not this URL, may be to blame."""
         return self.reason in _SERVER_IS_SILENT or self.status >= 500
-
-
-class Unreadable(Exception):
-    """Says that an answer's body cannot be used. reason: a short fixed word. transient: whether a retry may help."""
-
-    def __init__(self, reason: str, detail: str, *, transient: bool = False) -> None:
-        super().__init__(detail)
-        self.reason, self.transient = reason, transient
 
 
 def means_down(row: Collection[Try]) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from datago_gpu.eventloop import call_in_thread
 from datago_gpu.heap import give_memory_back
-from datago_gpu.sources.http.failure import Unreadable
+from datago_gpu.sources.http.failure import HttpFailure
 
 __all__ = ["inflate", "joined"]
 
@@ -30,7 +30,7 @@ _one_at_a_time = threading.Lock()
 
 
 async def inflate(blocks: Sequence[bytes], most: int) -> bytes:
-    """Returns the decompressed body, at most `most` bytes. Raises Unreadable.
+    """Returns the decompressed body, at most `most` bytes. Raises HttpFailure.
 
     The event loop keeps running meanwhile; a cancelled task waits for one slice at most.
     """
@@ -75,7 +75,7 @@ def _advance(calls: Iterator[bytes], pieces: list[bytes], most_calls: int, most_
 
 
 def _calls(blocks: Sequence[bytes], most: int) -> Iterator[bytes]:
-    """Yields the output of each call of the decompressor. Raises Unreadable."""
+    """Yields the output of each call of the decompressor. Raises HttpFailure."""
     member, room, given = None, most, _FIRST_BYTES
     for block in blocks:
         view, at = memoryview(block), 0
@@ -86,12 +86,12 @@ def _calls(blocks: Sequence[bytes], most: int) -> Iterator[bytes]:
             piece, used, more = _call(member, view[at : at + given])
             at, given, room = at + used, min(2 * given, _MOST_BYTES), room - len(piece)
             if room < 0:
-                raise Unreadable("too-large", f"a body of more than {most} bytes when decompressed")
+                raise HttpFailure("too-large", f"a body of more than {most} bytes when decompressed")
             if member.eof:
                 member = None
             yield piece
     if member is not None:
-        raise Unreadable("cut-short", "the compressed body ends early", transient=True)
+        raise HttpFailure("cut-short", "the compressed body ends early", transient=True)
 
 
 def _call(member: zlib._Decompress, given: memoryview) -> tuple[bytes, int, bool]:
@@ -101,6 +101,6 @@ def _call(member: zlib._Decompress, given: memoryview) -> tuple[bytes, int, bool
     except zlib.error:
         piece = None
     if piece is None:  # raised outside `except`, so that no foreign error is its context
-        raise Unreadable("encoding", "the compressed body is damaged", transient=True)
+        raise HttpFailure("encoding", "the compressed body is damaged", transient=True)
     left = len(member.unused_data) if member.eof else len(member.unconsumed_tail)
     return piece, len(given) - left, len(piece) == _CALL_BYTES and not member.eof

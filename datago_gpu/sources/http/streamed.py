@@ -10,7 +10,7 @@ from datago_gpu.redact import word
 from datago_gpu.sources.http.body import asking_for_rest, next_piece, size_of_rest
 from datago_gpu.sources.http.deadlines import Watch
 from datago_gpu.sources.http.deflate import Deflated
-from datago_gpu.sources.http.failure import Unreadable
+from datago_gpu.sources.http.failure import HttpFailure
 
 __all__ = ["Flow"]
 
@@ -52,7 +52,7 @@ class Flow:
         return headers if asking is None else asking
 
     def begin(self, response: ClientResponse) -> None:
-        """Reads an answer's headers. Raises Unreadable."""
+        """Reads an answer's headers. Raises HttpFailure."""
         if response.status == 206:
             self._continue(response.headers)
         else:
@@ -61,7 +61,7 @@ class Flow:
     def _continue(self, headers: Mapping[str, str]) -> None:
         try:
             self._total = size_of_rest(headers, self._headers, self.size, self._total)
-        except Unreadable:
+        except HttpFailure:
             self.restart()
             raise
         self._repeated = 0
@@ -73,22 +73,22 @@ class Flow:
             known = [name for name in ("ETag", "Last-Modified") if name in self._headers]
             same = total == self._total and all(headers.get(name) == self._headers[name] for name in known)
             if not same or (total is None and not known):
-                raise Unreadable("changed", f"the body broke off after {self.size} bytes, and is another one now")
+                raise HttpFailure("changed", f"the body broke off after {self.size} bytes, and is another one now")
         if not self.size:
             self._take_encoding(headers.get("Content-Encoding", ""))
         self._headers, self._total, self._repeated = headers, total, self.size
 
     def _take_encoding(self, given: str) -> None:
-        """Raises Unreadable if a body has an encoding that was not requested and cannot be decoded."""
+        """Raises HttpFailure if a body has an encoding that was not requested and cannot be decoded."""
         encodings = [each.strip().lower() for each in given.split(",")]
         self._deflated = Deflated(self._given_sink) if encodings == ["deflate"] else None
         self._sink = self._deflated or self._given_sink
         if self._deflated is None and not _SEEN_BY_THEIR_BYTES.issuperset(encodings):
-            raise Unreadable("encoding", f"compressed as {word(given)!r} (Content-Encoding), which was not asked for: "
+            raise HttpFailure("encoding", f"compressed as {word(given)!r} (Content-Encoding), which was not asked for: "
                              "gzip, deflate and zstd are undone; have the server send it as it is")  # fmt: skip
 
     async def read(self, content: StreamReader, watch: Watch) -> None:
-        """Passes the body on to its end. Raises Unreadable, or errors of the transport or the sink."""
+        """Passes the body on to its end. Raises HttpFailure, or errors of the transport or the sink."""
         while block := await next_piece(content):
             watch.progress()
             if self._repeated:
@@ -102,6 +102,6 @@ class Flow:
                 watch.paused = False
         if self._repeated or (self._total is not None and self.size != self._total):
             detail = f"{self.size - self._repeated} of {self._total} bytes came"
-            raise Unreadable("cut-short", detail, transient=self._total is None or self.size < self._total)
+            raise HttpFailure("cut-short", detail, transient=self._total is None or self.size < self._total)
         if self._deflated is not None:
             self._deflated.end()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import gzip
 import socket
 import ssl
@@ -24,7 +25,7 @@ from aiohttp.base_protocol import BaseProtocol
 from datago_gpu.config import DataroomSource, HttpConfig
 from datago_gpu.errors import ConfigError, SourceError
 from datago_gpu.sources.dataroom.api import api_address
-from datago_gpu.sources.http.body import next_piece
+from datago_gpu.sources.http.body import Body, next_piece
 from datago_gpu.sources.http.client import Counters, HttpClient, Response, without_query
 from datago_gpu.sources.http.failure import HttpFailure
 from datago_gpu.sources.http.origins import origin_of, problem_of
@@ -320,6 +321,33 @@ def test_a_body_cut_again_and_again_still_comes_whole(server: MisbehavingServer)
 def test_a_body_reset_half_way_comes_whole(server: MisbehavingServer) -> None:
     url = server.script("/a", Answer(200, BODY, TAG, ranges=True, reset_after=60_000), Answer(200, BODY, TAG))
     assert get(url).body == BODY
+
+
+@pytest.mark.parametrize(
+    "failed",
+    [
+        Answer(503),
+        Answer(206, BODY[:9], {"Content-Range": "bytes 7-15/900"}),
+        Answer(200, BODY, cut_after=6000),
+        Answer(200, BODY, reset_after=60_000),
+    ],
+    ids=["503", "another part", "cut", "reset"],
+)
+def test_a_try_that_failed_keeps_no_body_alive(server: MisbehavingServer, failed: Answer) -> None:
+    """In a cycle with its failure, the body would be in memory until the next collection of garbage."""
+    url = server.script("/a", failed, Answer(200, BODY, TAG))
+
+    async def work(client: HttpClient) -> list[Body]:
+        assert (await client.get(url, max_bytes=1 << 20)).body == BODY
+        return [each for each in gc.get_objects() if isinstance(each, Body)]
+
+    gc.collect()
+    gc.disable()
+    try:
+        assert using(work) == []
+    finally:
+        gc.enable()
+    assert server.count("/a") == 2
 
 
 @pytest.mark.parametrize("headers", [{}, {"ETag": 'W/"one"'}, {**TAG, "Accept-Ranges": "none"}])

@@ -12,7 +12,8 @@ import numpy as np
 
 from datago_gpu import Loader
 from datago_gpu.decode.base import Decoder, EncodedImages
-from datago_gpu.imaging.pixels import Undecodable, render
+from datago_gpu.errors import Rejected
+from datago_gpu.imaging.pixels import render
 from tools.gpu_report.arrays import Arrays
 from tools.gpu_report.bad import Bad, bad_images
 from tools.gpu_report.context import Context
@@ -188,7 +189,7 @@ def _as_pillow(bad: Bad, pixels: np.ndarray) -> bool:
     target = (pixels.shape[0], pixels.shape[1])
     try:
         shown = render(memoryview(bad.payload), region, 1, target, draft=False, max_pixels=10**8)
-    except Undecodable:
+    except Rejected:
         return False
     difference = Difference()
     difference.add(pixels, np.asarray(shown))
