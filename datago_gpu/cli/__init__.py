@@ -47,7 +47,10 @@ def _commands() -> None:
 
 
 def main() -> None:
-    """Entry point. Exit status: 0 done, 2 an expected error (one line on stderr), 130 interrupted."""
+    """Entry point. Exit status: 0 done, 2 an expected error (one line on stderr), 130 interrupted.
+
+    Python may end an interrupted process by SIGINT instead, which shells show as 130, too.
+    """
     try:
         if sys.getfilesystemencoding() == "ascii":  # otherwise non-ASCII names cannot be opened or printed
             line = command("datago_gpu.cli", *sys.argv[1:])

@@ -117,7 +117,8 @@ def test_ctrl_c_ends_at_once_and_takes_the_feeder_along() -> None:
             _, errors = process.communicate(timeout=10)
         finally:
             process.kill()
-    assert process.returncode == 130
+    # A shell shows 130 for both. Python ends by the signal if the interrupt arrives in an exec(), as of dataclasses.
+    assert process.returncode in (130, -signal.SIGINT)
     assert b"Traceback" not in errors
     assert psutil.wait_procs(feeders, timeout=10)[1] == []
 
