@@ -128,8 +128,8 @@ class Batch:
             return self._sample(operator.index(index))
         except TypeError:
             raise TypeError(
-                f"a Batch is indexed by a whole number or a slice, got {type(index).__name__}: "
-                "for some of its samples take [batch[i] for i in indices]"
+                f"the index of a Batch must be a whole number or a slice, got {type(index).__name__}: "
+                "for a list of indices, use [batch[i] for i in indices]"
             ) from None
 
     def _sample(self, index: int) -> Sample:

@@ -40,7 +40,7 @@ def _executable() -> str:
         path = os.fsdecode(given) if given else ""
         if os.path.isfile(path) and os.access(path, os.X_OK) and not _is_this_program(path):
             return path
-    raise FeederError(f"no Python to start a process with: sys.executable is {sys.executable!r}; {WANTED}")
+    raise FeederError(f"no Python was found to start a process with: sys.executable is {sys.executable!r}; {WANTED}")
 
 
 def _is_this_program(path: str) -> bool:

@@ -105,8 +105,8 @@ class LoaderDataset(IterableDataset):  # type: ignore[misc]  # torch need not be
         self.config = LoaderConfig.load(config).anchored()
         if self.config.epochs not in (1, None):
             raise ConfigError(
-                f"epochs is {self.config.epochs}: a LoaderDataset makes one pass each time it is iterated over; "
-                "leave epochs out and iterate as often, as in Trainer(max_epochs=...)"
+                f"epochs is {self.config.epochs}, but a LoaderDataset makes one pass for each iteration: "
+                "leave epochs out and iterate several times, as Trainer(max_epochs=...) does"
             )
         if taken_ahead < 0:
             raise ConfigError(f"taken_ahead must be 0 or more, got {taken_ahead}")
@@ -124,8 +124,8 @@ class LoaderDataset(IterableDataset):  # type: ignore[misc]  # torch need not be
         worker = get_worker_info()
         if worker is not None:
             raise ConfigError(
-                f"num_workers is {worker.num_workers}, and must be 0 in a DataLoader of a LoaderDataset: it loads in a "
-                "process of its own and decodes outside the GIL already"
+                f"num_workers must be 0 in a DataLoader of a LoaderDataset, got {worker.num_workers}: the dataset "
+                "already loads in its own process and decodes outside the GIL"
             )
         return self._pass()
 

@@ -124,5 +124,7 @@ def test_a_number_beyond_the_batch_is_an_index_error(index: int) -> None:
 
 @pytest.mark.parametrize("index", [[0, 1], (0, 1), "0", 1.0, None, np.array([True] * N)], ids=str)
 def test_other_indices_are_a_type_error_that_says_what_to_do(index: Any) -> None:
-    with pytest.raises(TypeError, match=r"a Batch is indexed by a whole number or a slice, got .*batch\[i\] for i in"):
+    with pytest.raises(
+        TypeError, match=r"the index of a Batch must be a whole number or a slice, got .*batch\[i\] for i in"
+    ):
         batch_of("array")[index]

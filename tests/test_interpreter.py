@@ -152,7 +152,7 @@ def test_without_an_interpreter_the_error_says_what_to_set(
         Loader(file_config(root), device="cpu")
     version = ".".join(map(str, sys.version_info[:2]))
     assert str(caught.value) == (
-        f"no Python to start a process with: sys.executable is {given!r}; "
+        f"no Python was found to start a process with: sys.executable is {given!r}; "
         f"set sys.executable to a Python {version} that can import datago_gpu"
     )
 
@@ -172,7 +172,7 @@ def test_a_program_that_is_no_python_is_named(root: Path, no_other: pytest.Monke
 def test_a_frozen_program_does_not_start_itself(root: Path, no_other: pytest.MonkeyPatch) -> None:
     no_other.setattr(sys, "frozen", True, raising=False)
     no_other.setattr(sys, "executable", os.path.realpath("/proc/self/exe"))
-    with pytest.raises(FeederError, match="no Python to start a process with"):
+    with pytest.raises(FeederError, match="no Python was found to start a process with"):
         Loader(file_config(root), device="cpu")
 
 

@@ -14,10 +14,10 @@ from datago_gpu.interpreter import command
 __all__ = ["main"]
 
 COMMANDS = {
-    "demo": "Stream the photographs that ship with the package, and show what came out.",
-    "bench": "Time a loader with any settings.",
-    "preview": "Draw what a model will see: the first batches, their crops and masks.",
-    "doctor": "Look for what is missing or too small here, and say what to do about it.",
+    "demo": "Stream the photographs that ship with the package, and draw the result.",
+    "bench": "Measure the speed of a loader with any settings.",
+    "preview": "Draw what a model will see: the first batches, with crops and masks.",
+    "doctor": "Report what is missing or too small on this machine, and what to do about it.",
     "serve": "Serve a folder of images as a Dataroom server does.",
 }
 

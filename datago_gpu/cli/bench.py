@@ -23,7 +23,7 @@ __all__ = ["bench"]
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, as the last line.")
 @click.pass_context
 def bench(ctx: click.Context, /, config: Path | None, device: str, backend: str, as_json: bool, **_: Any) -> None:
-    """Time a loader with the settings of a JSON file CONFIG, of flags, or both (flags win).
+    """Measure a loader with the settings of a file CONFIG (JSON or YAML), of flags, or both (flags win).
 
     \b
     datago-gpu bench --root-path ~/photos --crop-and-resize --batch-size 64 --limit 5000

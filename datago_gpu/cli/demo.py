@@ -26,23 +26,24 @@ MOST_PIXELS = 700_000
 
 @click.command()
 @click.option("--out", default="demo.png", show_default=True, type=click.Path(dir_okay=False, path_type=Path),
-              help="The picture to write, a .png.")  # fmt: skip
-@click.option("--samples", default=400, show_default=True, type=click.IntRange(16), help="Pictures to cut and stream.")
+              help="Path of the PNG to write.")  # fmt: skip
+@click.option("--samples", default=400, show_default=True, type=click.IntRange(16), help="Number of pictures.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option("--backend", default="auto", show_default=True, help="auto (DALI on a GPU, else Pillow), dali or pillow.")
 def demo(out: Path, samples: int, device: str, backend: str) -> None:
-    """Stream the photographs that ship with the package, and show what came out.
+    """Stream the photographs that ship with the package, and draw the result.
 
-    Cuts pictures of all shapes out of them, serves those as a Dataroom on this machine, plants three broken ones, loads
-    everything over HTTP, prints what each stage did, and writes a contact sheet with a row for each bucket.
+    Cuts pictures of all shapes from the photographs, adds three broken files, serves them as a Dataroom on this
+    machine, loads everything over HTTP, prints figures of each stage, and writes a contact sheet with a row for each
+    bucket.
     """
     check_out(out, ".png")
     with tempfile.TemporaryDirectory(prefix="datago-demo-") as folder:
-        click.echo(f"Cutting {samples} pictures from the photographs that ship ...")
+        click.echo(f"Cutting {samples} pictures from the photographs ...")
         _cut_all(Path(folder), samples)
         _plant_broken(Path(folder))
         with DataroomServer(folder) as server:
-            click.echo(f"Serving them, and 3 that are broken on purpose, at {server.url}")
+            click.echo(f"Serving them, and 3 broken files, at {server.url}")
             source = DataroomSource(api_url=server.url, api_key=server.key, page_size=100)
             config = LoaderConfig(source_type="db", source_config=source, image_config=IMAGES, batch_size=16)
             sheet = ContactSheet()
@@ -50,7 +51,7 @@ def demo(out: Path, samples: int, device: str, backend: str) -> None:
                 figures = report(loader, *run(loader, sheet.add))
     show(figures)
     write_out(sheet.save, out)
-    click.echo(f"Wrote {out}: look at it.")
+    click.echo(f"Wrote {out}.")
 
 
 def _cut_all(folder: Path, samples: int) -> None:

@@ -20,15 +20,15 @@ _MARKS = {"ok": "ok", "none": "-", "warn": "warn", "fail": "FAIL"}
 
 @click.command()
 @click.argument("config", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N; cuda asks for a GPU.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N; cuda requires a GPU.")
 @click.option("--backend", default="auto", show_default=True, type=click.Choice(["auto", "dali", "pillow"]))
 @click.option("--timeout", "timeout_s", default=20.0, show_default=True, type=click.FloatRange(min=1, max=3600),
-              help="Seconds for each check that has to wait.")  # fmt: skip
+              help="Time limit in seconds for each check that may have to wait.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def doctor(config: Path | None, device: str, backend: str, timeout_s: float, as_json: bool) -> None:
-    """Look at this machine, and with a JSON file CONFIG at its settings and source; say what to do where needed.
+    """Check this machine and, with a file CONFIG (JSON or YAML), its settings and source. Say how to solve problems.
 
-    A machine without a GPU is fine unless --device asks for one. Exit status: 0 nothing failed, 1 something did.
+    A missing GPU is no failure unless --device requires one. Exit status: 1 if a check failed, else 0.
     """
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
         raise click.UsageError(f"--device must be auto, cpu, cuda or cuda:N, got {device!r}")

@@ -98,8 +98,8 @@ def given_config(ctx: click.Context, file: Path | None) -> dict[str, Any]:
         source = config.get("source_config", {})
         if not source and not os.environ.get("DATAROOM_API_URL"):
             raise click.UsageError(
-                "nothing says what to load: name a folder (--root-path ~/photos), shards "
-                "(--url 'train-{000..127}.tar'), a Dataroom (--api-url, or DATAROOM_API_URL), or the file of a config"
+                "no source is given: name a folder (--root-path ~/photos), shards (--url 'train-{000..127}.tar'), "
+                "a Dataroom (--api-url, or DATAROOM_API_URL), or a config file"
             )
         config["source_type"] = "file" if "root_path" in source else "webdataset" if "url" in source else "db"
     config.setdefault("source_config", {})

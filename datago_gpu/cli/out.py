@@ -19,9 +19,9 @@ def check_out(path: Path, *endings: str) -> None:
     if path.suffix.lower() not in endings:
         raise click.UsageError(f"--out must end in {' or '.join(endings)}, got {str(path)!r}")
     if not folder.is_dir():
-        raise click.UsageError(f"--out: there is no folder {str(folder)!r}")
+        raise click.UsageError(f"--out: the folder {str(folder)!r} does not exist")
     if not os.access(path if path.exists() else folder, os.W_OK):
-        raise click.UsageError(f"--out: {str(path)!r} cannot be written here: no permission")
+        raise click.UsageError(f"--out: no permission to write {str(path)!r}")
 
 
 def write_out(write: Callable[[Path], None], path: Path) -> None:

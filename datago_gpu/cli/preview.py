@@ -23,9 +23,17 @@ _WRITERS: dict[str, Callable[[Overview, Path], None]] = {".png": write_sheet, ".
 @click.command(cls=SettingsCommand, params=setting_flags())
 @click.argument("config", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--out", default="preview.png", show_default=True, type=click.Path(dir_okay=False, path_type=Path),
-              help="A .png, or an .html with everything in it.")  # fmt: skip
-@click.option("--batches", default=4, show_default=True, type=click.IntRange(1, 1000), help="Batches to load.")
-@click.option("--samples", default=12, show_default=True, type=click.IntRange(1, 4096), help="Shown of each batch.")
+              help="Path of the .png or self-contained .html to write.")  # fmt: skip
+@click.option(
+    "--batches", default=4, show_default=True, type=click.IntRange(1, 1000), help="Number of batches to load."
+)
+@click.option(
+    "--samples",
+    default=12,
+    show_default=True,
+    type=click.IntRange(1, 4096),
+    help="Number of samples to show of each batch.",
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option("--backend", default="auto", show_default=True, help="auto, dali or pillow.")
 @click.pass_context
@@ -40,10 +48,10 @@ def preview(
     backend: str,
     **_: Any,
 ) -> None:
-    """Draw the first batches that a loader brings with the settings of a JSON file CONFIG, of flags, or both.
+    """Draw the first batches of a loader with the settings of a file CONFIG (JSON or YAML), of flags, or both.
 
-    For each sample: what the model sees, with masks laid over it and further images beside it; the original with the
-    crop framed; id, size, caption and tags. The source is read twice as far as these batches go.
+    Shows for each sample: what the model sees, with masks drawn over it and additional images beside it; the original
+    with a frame around the crop; id, size, caption and tags. The samples are loaded twice.
 
     \b
     datago-gpu preview config.json --out preview.html
@@ -58,4 +66,4 @@ def preview(
         status.update(f"writing {out.name}")
         write_out(partial(_WRITERS[out.suffix.lower()], overview), out)
     shown = sum(len(batch.samples) for batch in overview.batches)
-    click.echo(f"Wrote {out}: {shown} samples of {len(overview.batches)} batches. Look at it.")
+    click.echo(f"Wrote {out}: {shown} samples of {len(overview.batches)} batches.")

@@ -26,18 +26,20 @@ KEY_VARIABLE = "DATAROOM_API_KEY"
 )
 @click.option(
     "--key",
-    help="The token that clients must send. Default: DATAROOM_API_KEY of the environment, else a new one, which is "
-    "printed. The program starts itself again to take it off the list of processes.",
+    help="The token that clients must send. Default: the environment variable DATAROOM_API_KEY, else a new token, "
+    "which is printed. With --key the program restarts itself, to keep the token out of the list of processes.",
 )
-@click.option("--url-ttl", default=86400.0, show_default=True, help="Seconds that the URL of an image file is valid.")
-@click.option("--hidden", is_flag=True, help="Serve hidden images as well: in `.ipynb_checkpoints`, `._x.jpg`, ...")
+@click.option(
+    "--url-ttl", default=86400.0, show_default=True, help="How long the URL of an image file is valid, in seconds."
+)
+@click.option("--hidden", is_flag=True, help="Also serve hidden images: `._x.jpg`, those in `.ipynb_checkpoints`, ...")
 def serve(
     root: str, host: str, port: int, payload_port: int | None, key: str | None, url_ttl: float, hidden: bool
 ) -> None:
     """Serve the images below the folder ROOT with the HTTP API of a Dataroom.
 
     Beside NAME.jpg, an optional NAME.json may hold id, source, attributes, tags, duplicate_state, datasets,
-    coca_embedding and latents. The latents are the files that go with the image, by paths from NAME.json on:
+    coca_embedding and latents. The latents are further files of the image, with paths relative to NAME.json:
 
     \b
       {"attributes": {"caption": "a cat"}, "tags": ["indoor"],
@@ -45,7 +47,7 @@ def serve(
                    {"latent_type": "image_depth", "file": "depth/cat.jpg"},
                    {"latent_type": "vae", "file": "vae/cat.npy"}]}
 
-    New, changed and removed files are noticed while it runs; ROOT is never written to.
+    The server notices new, changed and removed files. It never writes to ROOT.
 
     The first line printed ends with the API's URL. Ctrl-C stops the server.
     """
@@ -77,7 +79,7 @@ def _start_again(key: str, root: str, options: dict[str, object]) -> NoReturn:
 def _announce(server: DataroomServer, *, tell_key: bool) -> None:
     click.echo(f"Serving {len(server):,} images of {server.root} at {server.url}")
     click.echo(f"Image files from {server.payload_url}")
-    click.echo("Clients find it with:")
+    click.echo("Settings for clients:")
     click.echo(f"  export DATAROOM_API_URL={server.url}")
-    click.echo(f"  export {KEY_VARIABLE}={server.key}" if tell_key else f"and the {KEY_VARIABLE} that was set here.")
-    click.echo("Ctrl-C stops it.")
+    click.echo(f"  export {KEY_VARIABLE}={server.key}" if tell_key else f"  and {KEY_VARIABLE}, as it is set here")
+    click.echo("Press Ctrl-C to stop the server.")

@@ -11,7 +11,7 @@ import msgspec
 
 from datago_gpu.cli.flags import SECTIONS, Setting, members, setting_of
 
-__all__ = ["SettingsCommand"]
+__all__ = ["SettingsCommand", "setting_texts"]
 
 _LINE = 112
 """Maximum number of characters in a line of the help."""
@@ -33,7 +33,7 @@ class SettingsCommand(click.Command):
         with formatter.section("Options"):
             formatter.write_dl([record for record in own if record and record[1]])
         for title, section, kind in SECTIONS:
-            texts, fields = _texts(kind), msgspec.structs.fields(kind)
+            texts, fields = setting_texts(kind), msgspec.structs.fields(kind)
             given = [(flag, field) for field in fields if (flag := setting_of(flags, section, field))]
             with formatter.section(title):
                 formatter.write_dl([(_usage(flag), _told(texts[field.name], field)) for flag, field in given])
@@ -56,7 +56,7 @@ def _told(text: str, field: msgspec.structs.FieldInfo) -> str:
     return f"{text} [default: {shown}]"
 
 
-def _texts(kind: type[msgspec.Struct]) -> dict[str, str]:
+def setting_texts(kind: type[msgspec.Struct]) -> dict[str, str]:
     """Returns setting -> text, from the docstring of the class."""
     texts: dict[str, str] = {}
     for name, line in _described_lines(kind):

@@ -39,7 +39,7 @@ class DatagoIterDataset:
         data = sys.modules.get("torch.utils.data")
         if data is not None and data.get_worker_info() is not None:
             raise ConfigError(
-                "num_workers must be 0 in a DataLoader of a DatagoIterDataset: it loads in a process of its own already"
+                "num_workers must be 0 in a DataLoader of a DatagoIterDataset, which already loads in its own process"
             )
         if self._ended:
             self.client.stop()  # the client may not have ended: this class counts samples itself
@@ -62,9 +62,9 @@ class DatagoIterDataset:
     def __getitem__(self, index: object) -> NoReturn:
         """Raises TypeError that says what to do: a DataLoader that does not know this class indexes samples."""
         raise TypeError(
-            "a DatagoIterDataset is iterated over, not indexed: for sample in dataset. For a DataLoader, import torch "
-            "before the dataset is made, and take DataLoader(dataset, batch_size=None); or take batches of tensors "
-            "from datago_gpu.torch.LoaderDataset(config)"
+            "a DatagoIterDataset cannot be indexed: iterate over it (for sample in dataset). For a DataLoader, import "
+            "torch before the dataset is created, and use DataLoader(dataset, batch_size=None). For batches of "
+            "tensors, use datago_gpu.torch.LoaderDataset(config)"
         )
 
 

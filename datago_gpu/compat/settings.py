@@ -139,5 +139,5 @@ def _known(given: Mapping[str, Any], kind: type[msgspec.Struct], place: str) -> 
     """Returns the known keys. Like datago, ignores the others, but logs them at debug level."""
     for name in given:
         if name not in kind.__struct_fields__:
-            log.debug("datago's config: %s%s is not known, and ignored", place, name)
+            log.debug("ignored the unknown key %s%s of datago's config", place, name)
     return {name: value for name, value in given.items() if name in kind.__struct_fields__}

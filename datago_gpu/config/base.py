@@ -70,7 +70,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             value = true_text(value) if isinstance(value, str) else value
             problem = _untellable(value)
             if problem:
-                hint = " (for a folder with another name, give a symbolic link to it)" if name == "root_path" else ""
+                hint = (
+                    " (if the name of a folder is not UTF-8, use a symbolic link to it)" if name == "root_path" else ""
+                )
                 raise ConfigError(f"{self.place}{name} {problem}{hint}, got {shown(name, value)}")
             try:
                 value = msgspec.convert(value, wanted)  # a list becomes a tuple
@@ -161,7 +163,7 @@ def _joined(where: str, value: Any, wanted: Any) -> Any:
         return value
     for each in value:
         if separator == "," and separator in each:
-            raise ConfigError(f"{where}: {each!r} holds a comma, which separates names")
+            raise ConfigError(f"{where}: {each!r} contains a comma, and commas separate names")
     return separator.join(value)
 
 

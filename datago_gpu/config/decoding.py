@@ -15,20 +15,20 @@ class DecodeConfig(Settings, frozen=True, kw_only=True):
     """How payloads become pixels.
 
     Attributes:
-        threads: decoding threads; default: the CPUs this process may use, with Pillow one more. On a GPU the default is
-            this process's share of the CPUs (`LOCAL_WORLD_SIZE`), up to 16, and half as many for masks: each takes 16
-            MiB of the GPU and of pinned memory.
-        prefetch: batches inside the decoder at once, so that one decodes while the next is prepared.
-        max_pixels: images with more pixels are skipped, by their header.
-        memory_mb: MiB that pictures may take while they are decoded, in the trainer and in the feeder each: of large
-            ones, fewer are decoded at the same time. A picture that needs more than that is decoded alone. Default: 256
-            for each CPU that this process may use, or for each of `threads`, and at least 1024. With DALI it holds for
-            images, masks and further images each; on a GPU it is GPU memory, and the default is 8192.
-        hw_decoder_load: share of the JPEGs that the GPU's hardware decoder takes, 0 to 1; default: DALI's own.
-            0.0 turns the hardware decoder off.
-        fancy_upsampling: true smooths 4:2:0 chroma on the GPU as libjpeg does on the CPU, for equal pixels.
-        draft: true lets the Pillow back end decode JPEGs at 1/2, 1/4 or 1/8 where they shrink at least as much. It is
-            up to 3 times quicker, and slightly softer than a full decode.
+        threads: number of decoding threads. Default: the number of CPUs that this process may use, plus one with
+            Pillow. On a GPU: this process's share of the CPUs (`LOCAL_WORLD_SIZE`), at most 16, and half as many for
+            masks, because each thread takes 16 MiB of GPU memory and of pinned memory.
+        prefetch: number of batches that are decoded at the same time.
+        max_pixels: images with more pixels, according to their header, are skipped.
+        memory_mb: memory limit in MiB for decoding, for the trainer and for the feeder each. If images are large, fewer
+            are decoded at the same time; an image that needs more is decoded alone. Default: 256 for each of `threads`,
+            else for each CPU that this process may use, and at least 1024. With DALI the limit applies to images, masks
+            and additional images separately; on a GPU it limits GPU memory, and the default is 8192.
+        hw_decoder_load: share of the JPEGs that the GPU's hardware decoder decodes, 0 to 1. 0.0 turns the hardware
+            decoder off. Default: that of DALI.
+        fancy_upsampling: true makes the GPU smooth 4:2:0 chroma as libjpeg does on the CPU, for equal pixels.
+        draft: true lets Pillow decode JPEGs at 1/2, 1/4 or 1/8 of their size if they shrink at least as much. This is
+            up to 3 times as fast, and slightly softer.
     """
 
     place: ClassVar[str] = "decode_config."

@@ -21,7 +21,7 @@ _YAML = (".yaml", ".yml")
 _ENDINGS = (".json", *_YAML)
 _KEY_OF_A_MESSAGE = re.compile(r"(?:unknown key )?(?:\w+\.)?(\w+)")
 _NOT_JSON = {"//": "JSON has no comments", "/*": "JSON has no comments", "#": "JSON has no comments",
-             "'": "JSON wants double quotes"}  # fmt: skip
+             "'": "JSON needs double quotes"}  # fmt: skip
 
 
 class Document:
@@ -73,7 +73,7 @@ def _decoded(content: bytes, name: str) -> str:
         return content.removeprefix(codecs.BOM_UTF8).decode()
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise ConfigError(f"{name}, line {line}: not UTF-8 text: save it as UTF-8") from None
+        raise ConfigError(f"{name}, line {line}: the text is not UTF-8: save it as UTF-8") from None
 
 
 def _json(text: str, name: str) -> Any:
@@ -83,7 +83,7 @@ def _json(text: str, name: str) -> Any:
         raise ConfigError(f"{name} is not UTF-8 text") from None
     except (msgspec.DecodeError, RecursionError) as error:
         where, problem = _json_problem(text, error)
-    hint = " (for a file pass its path as a pathlib.Path)" if name == "the config" and _is_file(text) else ""
+    hint = " (to load a file, pass its path as a pathlib.Path)" if name == "the config" and _is_file(text) else ""
     raise ConfigError(f"{name}{where}: not JSON: {problem}{hint}")
 
 
@@ -106,7 +106,7 @@ def _yaml(text: str, name: str) -> Any:
     try:
         import yaml  # type: ignore[import-untyped]
     except ImportError:
-        raise ConfigError(f"{name} is YAML, which needs PyYAML: pip install pyyaml, or write JSON") from None
+        raise ConfigError(f"{name} is YAML, which needs PyYAML: pip install pyyaml, or use JSON") from None
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:

@@ -56,5 +56,5 @@ class Selection(NamedTuple):
         """Returns the extensions in words; for the default, only the usual ones."""
         if self.extensions == EXTENSIONS:
             usual = ", ".join(extension[1:] for extension in EXTENSIONS[:_USUAL])
-            return f"{usual} and {len(EXTENSIONS) - _USUAL} rarer endings"
+            return f"{usual} and {len(EXTENSIONS) - _USUAL} rarer extensions"
         return ", ".join(extension[1:] for extension in self.extensions)

@@ -53,7 +53,7 @@ class HostPolicy:
         elif _matches(host, self._denied_names):
             raise ForbiddenHost(f"{host} is in http_config.deny_hosts")
         elif not (self._everything or (self._allowed_networks and not by_proxy) or _matches(host, self._allowed_names)):
-            why = ", and where it leads is known to the proxy only" if by_proxy and self._allowed_networks else ""
+            why = "; only the proxy knows its address" if by_proxy and self._allowed_networks else ""
             raise ForbiddenHost(f"{host} is not in http_config.allow_hosts{why}")
 
     def permitted(self, host: str, addresses: Iterable[str]) -> list[str]:
@@ -63,7 +63,7 @@ class HostPolicy:
         for text in addresses:
             refusal = self._refusal(text, by_name=by_name)
             if refusal:
-                refused = refused or (f"{host}: {refusal}" if text == host else f"{host} is at {text}: {refusal}")
+                refused = refused or (f"{host}: {refusal}" if text == host else f"{host} resolves to {text}: {refusal}")
             else:
                 found.append(text)
         if refused and not found:
@@ -76,12 +76,12 @@ class HostPolicy:
         if address is None:
             return "not an IP address"
         if within(address, self._denied_networks):
-            return "it is in http_config.deny_hosts"
+            return "the address is in http_config.deny_hosts"
         if within(address, self._allowed_networks):
             return ""
         if within(address, _REFUSED_BY_DEFAULT):
-            return "link-local addresses are refused unless http_config.allow_hosts names them"
-        return "" if by_name else "it is not in http_config.allow_hosts"
+            return "link-local addresses are refused unless http_config.allow_hosts lists them"
+        return "" if by_name else "the address is not in http_config.allow_hosts"
 
 
 def _parsed(entries: str) -> tuple[list[str], list[Network]]:
@@ -94,8 +94,8 @@ def _parsed(entries: str) -> tuple[list[str], list[Network]]:
             pass
         name = ascii_name(entry)
         if not _NAME.fullmatch(name) or name.replace(".", "").isdigit():
-            raise ValueError(f"{entry!r} is neither a host's name, such as 'example.org' or '*.example.org', nor an "
-                             "address or a network, such as '10.0.0.0/8'")  # fmt: skip
+            raise ValueError(f"{entry!r} is not a host name, such as 'example.org' or '*.example.org', nor an "
+                             "address or network, such as '10.0.0.0/8'")  # fmt: skip
         names.append(name)
     return names, networks
 

@@ -20,31 +20,34 @@ class HttpConfig(Settings, frozen=True, kw_only=True):
     """How long requests may take and how often they are tried.
 
     Attributes:
-        concurrent_downloads: payloads in flight at once. Also the number of threads that read local files, up to 32.
-        download_processes: further processes that download the payloads of a Dataroom, each a share of them; the order
-            stays the same. 0: the feeder does it itself, which is enough for some 8,000 small payloads a second.
-        connect_timeout_s: to make a connection.
-        stall_timeout_s: between two pieces of an answer.
-        total_timeout_s: for one try of one request.
-        max_tries: tries of one request, the first included, with jittered exponential waits between them.
-        max_backoff_s: the longest of those waits.
-        max_retry_after_s: the longest that one request waits, in all, because the server said when to come back
-            (Retry-After). Such waits are no tries.
-        hedge_share: extra requests, as a share of all, for payloads that take much longer than the others: the first
-            answer wins. 0 makes none.
-        max_payload_mb: MiB; a larger payload is skipped, and not read further.
-        max_page_mb: MiB, before and after decompression; a larger page of the listing is a SourceError.
-        allow_hosts: the only hosts that may be asked, comma-separated or a list: names ("example.org", "*.example.org"
-            for all names below it), addresses and networks ("10.0.0.0/8"). "" allows every host but those of
-            `deny_hosts` and link-local addresses, where clouds keep credentials; those are allowed only by an entry
-            here.
-        deny_hosts: hosts that are never asked, in the same form. A host is looked at by its name and by the addresses
-            that it resolves to, also behind a redirect. By way of a proxy, which resolves names by itself, by its name
-            alone.
-        trust_env: true uses the proxies that the environment names, as most programs do: HTTP_PROXY, HTTPS_PROXY,
-            ALL_PROXY, and NO_PROXY for hosts that are asked directly. Loopback addresses always are.
-        proxy: the proxy for http, https and object storage, before those of the environment, such as
-            "http://proxy.example:3128" or "http://NAME:PASSWORD@proxy.example:3128". NO_PROXY holds for it, too.
+        concurrent_downloads: number of payloads downloaded at the same time. Also the number of threads that read local
+            files, up to 32.
+        download_processes: number of additional processes that download the payloads of a Dataroom. The order stays the
+            same. 0: the feeder process downloads, which is enough for about 8,000 small payloads per second.
+        connect_timeout_s: time limit for connecting, in seconds.
+        stall_timeout_s: time limit between two parts of a response, in seconds.
+        total_timeout_s: time limit for one try of a request, in seconds.
+        max_tries: number of tries for one request, including the first, with exponential backoff and jitter between
+            them.
+        max_backoff_s: longest wait between two tries, in seconds.
+        max_retry_after_s: longest total wait of one request because the server asked for a pause (Retry-After), in
+            seconds. Such waits do not count as tries.
+        hedge_share: additional requests, as a share of all requests, for payloads that take much longer than others:
+            the first response wins. 0 turns this off.
+        max_payload_mb: maximum size of a payload, in MiB. Larger ones are skipped, and not downloaded further.
+        max_page_mb: maximum size of a page of the listing, in MiB, before and after decompression. A larger page is a
+            SourceError.
+        allow_hosts: the only hosts that may be accessed, comma-separated or a list: names (`example.org`, or
+            `*.example.org` for all names below it), addresses and networks (`10.0.0.0/8`). "": every host except those
+            in `deny_hosts` and link-local addresses, where clouds keep credentials. Link-local addresses are only
+            accessed if an entry here allows them.
+        deny_hosts: hosts that are never accessed, in the form of `allow_hosts`. A host is checked by its name and by
+            the addresses that the name resolves to, also after a redirect. Through a proxy, which resolves names
+            itself, a host is checked by its name only.
+        trust_env: true uses the proxies of the environment: HTTP_PROXY, HTTPS_PROXY and ALL_PROXY, and NO_PROXY for
+            hosts that are accessed directly. Loopback addresses are always accessed directly.
+        proxy: proxy for http, https and object storage: `http://HOST:PORT` or `http://NAME:PASSWORD@HOST:PORT`.
+            Overrides the proxies of the environment. NO_PROXY applies to it, too.
     """
 
     place: ClassVar[str] = "http_config."

@@ -18,30 +18,32 @@ class ImageConfig(Settings, frozen=True, kw_only=True):
     """What is made of each image.
 
     Attributes:
-        crop_and_resize: true scales every image to cover the aspect-ratio bucket nearest to it and cuts its centre, so
-            that batches are dense. False leaves sizes alone: `Batch.image` is then a list.
-        default_image_size: pixels; buckets hold about its square.
-        downsampling_ratio: pixels; sides of buckets are multiples of it.
+        crop_and_resize: true scales each image to cover the bucket with the nearest aspect ratio, and crops it at the
+            centre; all images of a batch then form one array. False keeps the sizes of the images: `Batch.image` is a
+            list.
+        default_image_size: side length of the square bucket, in pixels. All buckets have about the same area.
+        downsampling_ratio: the sides of all buckets are multiples of this number of pixels.
         min_aspect_ratio: width / height of the narrowest bucket.
         max_aspect_ratio: width / height of the widest bucket.
-        layout: "HWC" or "CHW", the order of axes of one image.
-        dtype: "uint8" (0 to 255), or "float16", "float32": values are then in [0, 1], before `mean` and `std`.
-        mean: three numbers (R, G, B) in units of [0, 1], as torchvision has them: x becomes (x - mean) / std. Needs a
-            floating dtype.
-        std: three numbers (R, G, B) in units of [0, 1], by which x - mean is divided. Needs a floating dtype.
-        mask_interpolation: "nearest" keeps the values of masks (labels); "lanczos" scales them as datago does.
-        mask_dtype: of masks with "nearest". "auto" keeps every label: uint8, but uint16 for gray of 16 bits and int32
-            for gray of 32; a batch has the widest dtype that one of its masks needs. "int32": always int32, for a dtype
-            that never changes. "uint8": always uint8; 16 bits are scaled to 8, as brightness.
-        image_to_rgb8: true makes all images RGB with 8 bits a channel. False leaves them their own channels and depth:
-            (H, W, C) with 1 (gray), 2, 3 or 4 (with alpha), uint8 or uint16; `Batch.image` is then a list. Those that
-            are not RGB are decoded on the CPU. Masks keep theirs as well where `mask_interpolation` is "lanczos".
-        mixed_buckets: true fills batches in the source's order, whatever the buckets of the images: the first comes
-            sooner. `Batch.image` is then a list, and `bucket` None where they differ.
-        pre_encode_images: true gives each image as bytes, encoded again: `Batch.image` is a list of N bytes, as are
-            masks and further images. nvJPEG encodes on a GPU, Pillow on the CPU.
-        encode_format: "png" or "jpeg", of encoded images. Masks are PNG in any case.
-        jpeg_quality: 1 to 100.
+        layout: order of the axes of an image: "HWC" or "CHW".
+        dtype: "uint8" (0 to 255), or "float16" or "float32" ([0, 1] before `mean` and `std` are applied).
+        mean: three numbers (R, G, B) in units of [0, 1], as in torchvision: x becomes (x - mean) / std. Needs a
+            floating-point `dtype`.
+        std: three numbers (R, G, B) in units of [0, 1], by which x - mean is divided. Needs a floating-point `dtype`.
+        mask_interpolation: "nearest" keeps the values of masks (labels). "lanczos" interpolates, as datago does.
+        mask_dtype: dtype of masks with "nearest". "auto" keeps every label: uint8, uint16 for 16-bit gray, int32 for
+            32-bit gray; a batch has the widest dtype that one of its masks needs. "int32": always int32. "uint8":
+            always uint8; 16-bit gray is scaled to 8 bits, as brightness.
+        image_to_rgb8: true converts all images to RGB with 8 bits per channel. False keeps their own channels and bit
+            depth: (H, W, C) with C = 1 (gray), 2, 3 or 4 (with alpha), uint8 or uint16; `Batch.image` is then a list.
+            Images other than RGB are then decoded on the CPU. Masks keep their channels as well if `mask_interpolation`
+            is "lanczos".
+        mixed_buckets: true fills batches in the source's order, with images of different buckets: the first batch
+            arrives sooner. `Batch.image` is then a list, and `Batch.bucket` is None if sizes differ.
+        pre_encode_images: true encodes images again after cropping: `Batch.image` is a list of N bytes, and so are
+            masks and additional images. Images are encoded with nvJPEG on a GPU and with Pillow on the CPU.
+        encode_format: format of images that are encoded again: "png" or "jpeg". Masks are always PNG.
+        jpeg_quality: quality of JPEGs that are encoded again, 1 to 100.
     """
 
     place: ClassVar[str] = "image_config."
@@ -78,16 +80,16 @@ class ImageConfig(Settings, frozen=True, kw_only=True):
         if (self.layout, self.dtype) == ("HWC", "uint8") or (self.image_to_rgb8 and not self.pre_encode_images):
             return None
         cause = "pre_encode_images encodes" if self.pre_encode_images else "image_to_rgb8 false keeps"
-        return (f"image_config.{cause} images as they are stored: it goes with layout 'HWC' and dtype 'uint8', "
+        return (f"image_config.{cause} images as they are stored: set layout to 'HWC' and dtype to 'uint8', "
                 f"got {self.layout!r} and {self.dtype!r}")  # fmt: skip
 
     def _normalisation_problem(self) -> str | None:
         if self.dtype == "uint8" and (self.mean or self.std):
             return "image_config.mean and std need dtype 'float16' or 'float32', got 'uint8'"
         if self.mean and not all(-1 <= value <= 1 for value in self.mean):
-            return f"image_config.mean is in units of [0, 1], got {self.mean}: divide by 255"
+            return f"image_config.mean must be in units of [0, 1], got {self.mean}: divide by 255"
         if self.std and not all(0 < value <= 1 for value in self.std):
-            return f"image_config.std is in units of [0, 1] and above 0, got {self.std}"
+            return f"image_config.std must be above 0, in units of [0, 1], got {self.std}"
         return None
 
     def _mask_problem(self) -> str | None:
@@ -95,9 +97,9 @@ class ImageConfig(Settings, frozen=True, kw_only=True):
             return None
         if self.mask_interpolation != "nearest":
             return ("image_config.mask_dtype 'int32' is for labels, which mask_interpolation "
-                    f"{self.mask_interpolation!r} would blend: set it to 'nearest'")  # fmt: skip
+                    f"{self.mask_interpolation!r} would blend: set mask_interpolation to 'nearest'")  # fmt: skip
         if self.pre_encode_images:
-            return "image_config.mask_dtype 'int32' does not go with pre_encode_images: a PNG holds 16 bits at the most"
+            return "image_config.mask_dtype 'int32' cannot be used with pre_encode_images: a PNG holds at most 16 bits"
         return None
 
     def buckets(self) -> BucketTable:

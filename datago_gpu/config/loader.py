@@ -34,41 +34,46 @@ class LoaderConfig(Settings, frozen=True, kw_only=True):
 
     Attributes:
         source_type: "file" for a folder of images, "db" for a Dataroom server, "webdataset" for tar shards.
-        source_config: the FileSource, DataroomSource or WebDatasetSource that goes with it, or a dict of its settings.
-        image_config: what is made of each image: see ImageConfig.
-        http_config: how long requests may take and how often they are tried: see HttpConfig.
-        decode_config: how payloads become pixels: see DecodeConfig.
-        batch_size: samples a batch. All samples of a batch share a bucket; at the end of an epoch the batches that
-            are not full are delivered short, unless `drop_last`.
-        limit: samples to deliver at the most, over all epochs; None for no limit. Exact.
-        epochs: passes over the source; None goes on for ever.
-        seed: for shuffling. The order depends on the listing, the seed, the epoch, rank and world size alone; of
-            shards on `interleave` too.
-        drop_last: leave out the batches that are not full at the end of the run. Between two epochs of one run, their
-            samples wait for those of the next epoch; `stats().dropped` counts what is left out in the end.
-        ordered: true delivers in the source's order whatever the network does. False takes payloads as they arrive.
-            Each epoch still brings each sample once, before the next epoch begins, and a state goes on without loss.
-            What comes in shards keeps its order, but for pictures that Pillow alone can decode.
-        samples_buffer_size: decoded samples waiting for the trainer; rounded up to whole batches.
-        samples_buffer_mb: MiB that they and those being decoded may take where images keep their sizes
-            (`crop_and_resize` false); a batch that would take more goes out short.
-        prefetch_buffer_size: samples being fetched or waiting for their turn, ahead of the bucketing.
-        prefetch_memory_mb: MiB that they may take, those that are on their way included: fewer large ones are fetched
-            ahead, by the usual size of those before them, and where they are larger than usual they wait. The one whose
-            turn is next never waits.
-        bucket_memory_mb: MiB of encoded images held in batches that are not full yet. Beyond it the fullest batch goes
-            out short. The order is not affected by timing.
-        arena_mb: MiB of shared memory between the feeder process and this one.
-        max_failures: bad samples after which the run ends with TooManyErrors: a count (int), or a share of the samples
-            (float below 1, looked at from the 100th sample on, and at the end). None skips and counts them only;
-            a run in which every sample was bad is an error in any case, as is one whose last passes over the source
-            brought only bad ones. A run that goes on from a state counts as one with the run before.
-        max_refused_in_a_row: samples in a row that cannot be had (refused, missing, unreadable), with no other between,
-            after which the run ends with SourceError: the source is at fault then. A third as many shards count the
-            same, and a quarter of it at the end of the listing. None: any number.
-        skipped_file: a file to which every skipped sample is added as a line of JSON: id, reason, detail, where, epoch.
-        base_folder: where relative paths begin: those of `root_path`, `url`, the lines of an @FILE, and `skipped_file`.
-            Default: the working folder at the time when the Loader or LoaderDataset is made.
+        source_config: the settings of the source: a FileSource, DataroomSource or WebDatasetSource, as `source_type`
+            requires, or a dict.
+        image_config: what is made of each image: an ImageConfig or a dict.
+        http_config: how long requests may take and how often they are retried: an HttpConfig or a dict.
+        decode_config: how encoded images become pixels: a DecodeConfig or a dict.
+        batch_size: number of samples in a batch. All samples of a batch share a bucket. At the end of an epoch, batches
+            that are not full are delivered short, unless `drop_last` is true.
+        limit: maximum number of samples to deliver, over all epochs. None: no limit.
+        epochs: number of passes over the source. None: no end.
+        seed: seed of all shuffles. The order depends only on the listing, the seed, the epoch, `rank` and `world_size`,
+            and for shards also on `interleave`.
+        drop_last: true leaves out the batches that are not full at the end of the run. Between two epochs of a run,
+            their samples wait for samples of the next epoch. `stats().dropped` counts the samples left out.
+        ordered: true delivers samples in the source's order, whatever the network does. False delivers payloads as they
+            arrive: each epoch still contains each sample once and ends before the next epoch begins, and a state
+            resumes without loss. Samples of shards keep their order, except for images that only Pillow can decode.
+        samples_buffer_size: number of decoded samples that may wait for the trainer, rounded up to whole batches.
+        samples_buffer_mb: memory limit in MiB for samples that are being decoded or wait for the trainer. Used only if
+            images keep their sizes (`crop_and_resize` is false). A batch that would exceed the limit is delivered
+            short.
+        prefetch_buffer_size: number of samples that may be downloading, or downloaded and waiting to be put into a
+            batch.
+        prefetch_memory_mb: memory limit in MiB for prefetched samples, including those that are downloading. If images
+            are large, fewer are prefetched, estimated from the sizes of recent samples; samples larger than estimated
+            wait. The sample that is next in order never waits.
+        bucket_memory_mb: memory limit in MiB for encoded images in batches that are not full yet. Above the limit, the
+            fullest batch is delivered short. This does not depend on timing.
+        arena_mb: size in MiB of the memory that the feeder process and the trainer's process share. At least twice
+            `http_config.max_payload_mb`.
+        max_failures: number of bad samples above which the run ends with TooManyErrors: a count (int), or a share of
+            all samples (float below 1), checked from the 100th sample on and at the end. None: no limit; bad samples
+            are skipped and counted. In every case, TooManyErrors is raised if all samples of a run are bad, or all
+            samples of its last epochs. A run that resumes from a state counts as one run with the earlier one.
+        max_refused_in_a_row: number of consecutive samples that cannot be loaded (refused, missing or unreadable) after
+            which the run ends with SourceError, because then the source is at fault. For shards the number is a third
+            of this, and at the end of the listing a quarter. None: no limit.
+        skipped_file: file to which each skipped sample is appended as one line of JSON with the keys id, reason,
+            detail, where and epoch.
+        base_folder: folder for relative paths in `root_path`, `url`, the lines of an @FILE, and `skipped_file`.
+            Default: the working folder when the Loader or LoaderDataset is made.
 
     >>> config = LoaderConfig(
     ...     source_type="file",
@@ -150,16 +155,16 @@ class LoaderConfig(Settings, frozen=True, kw_only=True):
     def _problem(self) -> str | None:
         wanted = SOURCES[self.source_type]
         if not isinstance(self.source_config, wanted):
-            return (f"source_type {self.source_type!r} goes with a {wanted.__name__}, "
+            return (f"source_type {self.source_type!r} needs a {wanted.__name__}, "
                     f"got a {type(self.source_config).__name__}")  # fmt: skip
         if self.http_config.max_payload_mb * 2 > self.arena_mb:
             return (f"arena_mb ({self.arena_mb}) must be at least twice http_config.max_payload_mb "
-                    f"({self.http_config.max_payload_mb}): raise the one or lower the other")  # fmt: skip
+                    f"({self.http_config.max_payload_mb}): raise arena_mb or lower max_payload_mb")  # fmt: skip
         if self.http_config.download_processes and self.source_type != "db":
-            return ("http_config.download_processes is for the single payloads of a Dataroom (source_type 'db'): with "
-                    f"source_type {self.source_type!r} leave it at 0")  # fmt: skip
+            return ("http_config.download_processes works only for a Dataroom (source_type 'db'): set it to 0 with "
+                    f"source_type {self.source_type!r}")  # fmt: skip
         if self.draws_from_server and self.limit is None:
-            return "source_config.random_method 'server' never ends by itself: set limit"
+            return "source_config.random_method 'server' draws samples without end: set limit"
         rank, world_size = self.rank_and_world_size()
         if rank >= world_size:
             return f"rank ({rank}) must be below world_size ({world_size}); ranks count from 0"
@@ -196,11 +201,13 @@ class LoaderConfig(Settings, frozen=True, kw_only=True):
         base = _anchor("") if self.base_folder is None else self.base_folder
         path = plain_path(path, base)
         if "\0" in path:
-            raise ConfigError(f"{path!r} is no path: it holds the character NUL (\\x00, %00 in a file:// address)")
+            raise ConfigError(
+                f"{path!r} is not a path: it contains the character NUL (\\x00, %00 in a file:// address)"
+            )
         if not base and not os.path.isabs(path):
             raise ConfigError(
-                f"{path!r} is relative, and the working folder is gone, or its name is not UTF-8 text: "
-                "give an absolute path, or set base_folder"
+                f"{path!r} is relative, and the working folder was removed, or its name is not UTF-8 text: "
+                "use an absolute path, or set base_folder"
             )
         return os.path.normpath(os.path.join(base, path))
 
@@ -233,16 +240,16 @@ def _refuse_unknown_keys(given: Mapping[Any, Any], kind: type[Struct], where: st
             import difflib  # for this message only: it would delay the start of the feeder
 
             near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
-            hint = f"did you mean {where}{near[0]}?" if near else f"known are {', '.join(known)}"
+            hint = f"did you mean {where}{near[0]}?" if near else f"the known keys are {', '.join(known)}"
             raise ConfigError(f"unknown key {where}{named_key(key)}; {_home(key) or hint}")
 
 
 def _home(key: object) -> str:
     """Where a key belongs that stands in the wrong place, in words; empty for one that is known nowhere."""
     if key in ("device", "backend"):
-        return f"it is no setting but an argument: Loader(config, {key}=...), or --{key} of a command"
+        return f"it is an argument, not a setting: Loader(config, {key}=...), or the flag --{key}"
     if key in LoaderConfig.__struct_fields__:
-        return f"{key} belongs at the top"
+        return f"{key} belongs at the top level"
     for name, kind in _SECTIONS.items():
         if key in kind.__struct_fields__:
             return f"it belongs in {name}"
@@ -269,5 +276,5 @@ def _from_environment(name: str, default: int) -> int:
     except ValueError:
         value = -1
     if value < default:
-        raise ConfigError(f"the environment's {name} must be a whole number of at least {default}, got {text!r}")
+        raise ConfigError(f"the environment variable {name} must be a whole number of at least {default}, got {text!r}")
     return value

@@ -69,9 +69,9 @@ class Proxy(Struct, frozen=True):
     def way_out(self) -> str:
         """Returns what the user can do if this proxy is wrong, in words."""
         if self.place == OPTION:
-            return f"correct {self.place}, or name the host in proxy_excludes to ask it directly"
+            return f"correct {self.place}, or add the host to proxy_excludes to access it directly"
         off = "leave it empty" if self.place == SETTING else "set http_config.trust_env to false"
-        return f"correct {self.place} or {off}, or name the host in NO_PROXY to ask it directly"
+        return f"correct {self.place} or {off}, or add the host to NO_PROXY to access it directly"
 
 
 def parsed_proxy(text: str, place: str) -> Proxy:
@@ -83,18 +83,18 @@ def parsed_proxy(text: str, place: str) -> Proxy:
     given = given if "://" in given else f"http://{given}"
     try:
         split = urlsplit(given)
-        host, port, problem = split.hostname, split.port, "it names no host"
+        host, port, problem = split.hostname, split.port, "the host is missing"
     except ValueError:
-        host, port, problem = None, None, "its host or port cannot be read"
+        host, port, problem = None, None, "the host or the port is not valid"
     else:
         if split.scheme not in _PORTS:
-            host, problem = None, f"{split.scheme}:// proxies are not known, only http:// and https://"
+            host, problem = None, f"{split.scheme}:// proxies are not supported, only http:// and https://"
         elif host and not host.isprintable():
-            host, problem = None, "its host holds characters that no host has"
+            host, problem = None, "the host contains characters that are not allowed"
         elif "@" in split.path + split.query + split.fragment:  # what stands before is a part of the password
-            host, problem = None, "in a password, / and ? and # are written as %2F, %3F and %23"
+            host, problem = None, "write / and ? and # in a password as %2F, %3F and %23"
     if not host:
-        raise ValueError(f"{place} names no proxy that can be used: {problem}; http://HOST:PORT is what it should be")
+        raise ValueError(f"{place} is not a valid proxy: {problem}; the form is http://HOST:PORT")
     login = ""
     if split.username is not None:
         proof = f"{unquote(split.username)}:{unquote(split.password or '')}"

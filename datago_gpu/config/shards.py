@@ -24,34 +24,40 @@ class WebDatasetSource(Settings, frozen=True, kw_only=True):
     """Samples in tar shards, as the WebDataset convention has them: files that share a key, one behind the other.
 
     Attributes:
-        url: the shards: local paths (also with *, ?, `~` and `$NAME`, or a folder), http(s), s3, gs, az or hf
-            addresses, with brace lists such as `train-{000000..001281}.tar`; several are separated by `::`, or a list.
-            `@FILE` stands for the lines of a local file. An address that does not end like a shard is asked for a
-            listing: a prefix of a bucket, or JSON over http(s).
-        auth_token: sent as `Authorization: Bearer` to the http(s) origins that `url` names, and to no other.
-        reference_image_type: which file of a sample is its image: its name behind the key, with or without the last
-            extension ("png", "image.png", "image"). "" takes the first image.
-        key_dots: which dot of a file's name ends the key of its sample: "first", as webdataset has it, or "last", for
-            names such as `photo.v1.02.jpg`, where each image is a sample of its own.
-        datago_form: true gives `attributes` and `sources` as datago does: every JSON, text and class file as its text,
-            under its ending, and the address of the shard. `datago_gpu.compat` sets it.
-        masks: further files of a sample to load as masks, named in the same way, comma-separated or a list.
-        additional_images: further files to load as images, in the same way.
-        latents: further files to load as arrays or bytes, in the same way.
-        optional: those masks, further images and latents that a sample may lack; without any other it is skipped.
-        random_sampling: true shuffles the shards, and their samples through a buffer; each epoch differs.
-        shuffle_buffer: samples, with their payloads, held to draw from; fewer where they take more than `buffer_mb`.
-        concurrent_downloads: shards that arrive at once. What has arrived is handed out one shard after the other.
-        interleave: shards whose samples take turns. 1 hands out one shard after the other. With more, all of their
-            connections bring what is needed next, and batches are mixed: for large shards from afar.
-        buffer_mb: MiB that may wait in memory for their turn. While half of it is free, a shard that has arrived makes
-            room for a further one.
-        storage_options: for s3, gs and az: options of obstore such as {"endpoint": "http://localhost:9000"}; others
-            come from the environment.
-        rank: which share this process takes, as for files: whole shards where there is one for each rank, else single
-            samples.
-        world_size: how many processes share the shards, as for files.
-        rank_split: as for files, of shards. With "listed" and fewer shards than ranks, only samples are shuffled.
+        url: the shards: local paths or folders (with `*`, `?`, `~` and `$NAME`), or addresses (http, https, s3, gs, az,
+            hf). Lists in braces are expanded: `train-{000000..001281}.tar`. Several entries are separated by `::` or
+            given as a list. `@FILE` stands for the lines of a local file. An address that does not end like a shard is
+            listed: a prefix of object storage, or a JSON listing over http(s).
+        auth_token: token sent as `Authorization: Bearer` to the http(s) origins in `url`, to no other origin, and not
+            after a redirect to another origin.
+        reference_image_type: which file of a sample is its image: the part of the file name after the key, with or
+            without the last extension ("png", "image.png", "image"). "": the first image.
+        key_dots: which dot of a file name ends the key of the sample. "first": as in webdataset. "last": for names such
+            as `photo.v1.02.jpg`, where each image is its own sample.
+        datago_form: true returns `attributes` and `sources` as datago does: the text of each JSON, text and class file
+            under its extension, and the address of the shard. Set by `datago_gpu.compat`.
+        masks: files of a sample to load as masks: the part of the file name after the key, comma-separated or a list.
+        additional_images: files of a sample to load as additional images, named as in `masks`.
+        latents: files of a sample to load as arrays or bytes, named as in `masks`.
+        optional: names from `masks`, `additional_images` and `latents` that a sample may lack. Samples without one of
+            the other names are skipped.
+        random_sampling: true shuffles the shards, and then their samples through a buffer. Each epoch has another
+            order.
+        shuffle_buffer: number of samples, with their payloads, in the shuffle buffer. Fewer if they take more than
+            `buffer_mb`.
+        concurrent_downloads: number of shards that are downloaded at the same time. Samples are delivered shard by
+            shard, unless `interleave` is above 1.
+        interleave: number of shards from which samples are taken in turn. 1: one shard after the other. Use more for
+            large remote shards: all connections then download what is needed next, and batches are mixed.
+        buffer_mb: memory limit in MiB for data downloaded before it is needed. While less than half is used, another
+            shard is opened when one is complete.
+        storage_options: options of obstore for s3, gs and az, such as `{"endpoint": "http://localhost:9000"}`. Other
+            options are read from the environment.
+        rank: the share of the shards that this process loads, as for files. If there are fewer shards than processes,
+            single samples are shared.
+        world_size: number of processes that share the shards, as for files.
+        rank_split: what the ranks share in a shuffle, as for files. With "listed" and fewer shards than processes, only
+            samples are shuffled.
     """
 
     place: ClassVar[str] = "source_config."
@@ -79,18 +85,18 @@ class WebDatasetSource(Settings, frozen=True, kw_only=True):
             return "source_config.url is empty: name the shards, such as '/data/train-{0000..0127}.tar'"
         token = self.auth_token.strip()
         if not (token.isascii() and token.isprintable() and " " not in token):
-            return "source_config.auth_token holds blanks or characters that no token has"
+            return "source_config.auth_token contains spaces or characters that are not allowed in a token"
         if self.interleave > self.concurrent_downloads:
             return (f"source_config.interleave ({self.interleave}) must be at most concurrent_downloads "
-                    f"({self.concurrent_downloads}): raise the one or lower the other")  # fmt: skip
+                    f"({self.concurrent_downloads}): raise concurrent_downloads or lower interleave")  # fmt: skip
         names = part_names(self.masks) + part_names(self.additional_images) + part_names(self.latents)
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            return f"source_config: {', '.join(map(repr, twice))} is asked for twice among masks, images and latents"
+            return f"source_config: {', '.join(map(repr, twice))} occurs twice in masks, additional_images and latents"
         unknown = [name for name in part_names(self.optional) if name not in names]
         if unknown:
             return (f"source_config.optional names {', '.join(map(repr, unknown))}, "
-                    "which is not among masks, additional_images and latents")  # fmt: skip
+                    "which is not in masks, additional_images or latents")  # fmt: skip
         return endpoint_problem(self.storage_options)
 
     @property

@@ -68,24 +68,27 @@ class FileSource(Settings, frozen=True, kw_only=True):
     """A folder of images, walked with its subfolders in the order of their names.
 
     Attributes:
-        root_path: the folder, in which `~`, `$NAME` and `${NAME}` mean what they mean in a shell, also as a file://
-            address; or a prefix in object storage, such as `s3://bucket/photos`, in the store's own order.
-        random_sampling: true shuffles: each epoch is a full permutation that depends on `seed` and the epoch alone.
-            The whole listing is read first (seconds for a million files).
-        storage_options: for s3, gs and az: options of obstore such as {"endpoint": "http://localhost:9000"}; others
-            come from the environment.
-        extensions: what the names of images end in, comma-separated or a list, such as "jpg,png"; in any case. "" means
-            the endings of all formats that are decoded. Files of other endings, or of none, are passed over.
-        hidden: true takes hidden files and folders as well: those whose name begins with a dot (`.ipynb_checkpoints`,
-            `.Trash`, `._x.jpg`), and `__MACOSX`, `@eaDir`, `#recycle`, `$RECYCLE.BIN`. The root itself may be hidden.
-        follow_links: true follows symbolic links to images and to folders; each real folder is listed once, so that
-            circles of links end. False passes links over. The root may be a link in any case.
-        rank: which share of the samples this process takes: those numbered rank, rank + world_size, ... in the order
-            that all ranks have in common. Default: the environment's RANK, else 0.
-        world_size: how many processes share the samples. Default: the environment's WORLD_SIZE, else 1.
-        rank_split: what the ranks share in a shuffle. "shuffled": the order of the epoch, so that a rank gets other
-            samples in each epoch; all ranks need the same `seed`. "listed": the listing; a rank shuffles the same
-            samples in every epoch, and may have a `seed` of its own.
+        root_path: a local folder, or a prefix in object storage such as `s3://bucket/photos`. Local paths may contain
+            `~`, `$NAME` and `${NAME}`, as in a shell, or be a `file://` address. A local folder is listed with its
+            subfolders in the order of their names, object storage in the order of the store.
+        random_sampling: true shuffles: each epoch is a full permutation that depends only on `seed` and the epoch. The
+            whole listing is read first, which takes seconds for a million files.
+        storage_options: options of obstore for s3, gs and az, such as `{"endpoint": "http://localhost:9000"}`. Other
+            options are read from the environment.
+        extensions: file name extensions of images, comma-separated or a list, such as `"jpg,png"`; upper and lower case
+            are equal. "" means the extensions of all supported formats. Files with other extensions, or with none, are
+            ignored.
+        hidden: true includes hidden files and folders: names that begin with a dot (`.ipynb_checkpoints`, `.Trash`,
+            `._x.jpg`), and `__MACOSX`, `@eaDir`, `#recycle` and `$RECYCLE.BIN`. `root_path` itself may be hidden in any
+            case.
+        follow_links: true follows symbolic links to images and folders; each real folder is listed only once, so
+            circular links end. False ignores links. `root_path` itself may be a link in any case.
+        rank: the share of the samples that this process loads: those with the numbers rank, rank + world_size, ... in
+            the order that all ranks share. Default: the environment variable RANK, else 0.
+        world_size: number of processes that share the samples. Default: the environment variable WORLD_SIZE, else 1.
+        rank_split: what the ranks share in a shuffle. "shuffled": the shuffled order of each epoch, so a rank gets
+            different samples in each epoch; all ranks need the same `seed`. "listed": the listing, so a rank shuffles
+            the same samples in each epoch; ranks may have different seeds.
     """
 
     place: ClassVar[str] = "source_config."
@@ -102,13 +105,13 @@ class FileSource(Settings, frozen=True, kw_only=True):
     def _problem(self) -> str | None:
         odd = [name for name in names_in(self.extensions) if not _EXTENSION.fullmatch(name)]
         if odd:
-            return f"source_config.extensions: {odd[0]!r} is no ending of a file's name, as 'jpg' and '.png' are"
+            return f"source_config.extensions: {odd[0]!r} is not a file name extension, such as 'jpg' or '.png'"
         if not self.root_path:
-            return "source_config.root_path is empty: name a folder of images"
+            return "source_config.root_path is empty: set it to a folder of images"
         scheme, slashes, _ = self.root_path.partition("://")
         if slashes and f"{scheme.lower()}://" not in (FILE_SCHEME, *STORE_SCHEMES):
-            return (f"source_config.root_path begins with {scheme}://, which holds no folder: "
-                    f"a local folder or {', '.join(STORE_SCHEMES)} do")  # fmt: skip
+            return (f"source_config.root_path begins with {scheme}://, which is not supported: "
+                    f"use a local folder, or {', '.join(STORE_SCHEMES)}")  # fmt: skip
         return endpoint_problem(self.storage_options)
 
     @property
@@ -181,56 +184,60 @@ class DataroomSource(Settings, frozen=True, kw_only=True):
     A filter left empty is not sent. Several names are comma-separated text, as on the server, or a list.
 
     Attributes:
-        sources: images of these origins only. "" means all.
-        sources_ne: no images of these origins.
-        tags: images that have any of these tags.
-        tags_all: images that have all of these tags.
-        tags_ne: images that have none of these tags.
-        tags_ne_all: no images that have all of these tags together.
-        tags_empty: "true" for images without a tag, "false" for those with one.
-        datasets: images that are in any of these datasets, each named `slug/version`.
-        datasets_all: images that are in all of these datasets.
-        datasets_ne: images that are in none of these datasets.
-        datasets_ne_all: no images that are in all of these datasets together.
-        datasets_empty: "true" for images that are in no dataset, "false" for those that are in one.
-        has_attributes: images that have all of these attributes.
-        lacks_attributes: images that have none of these attributes.
-        has_masks: images that have all of these masks. They are loaded: `Batch.masks`.
-        lacks_masks: images that have none of these masks.
-        has_latents: images that have all of these latents. They are loaded: `Batch.latents`, and those whose name holds
-            "image" and not "latent_", as in datago, `Batch.additional_images`.
-        lacks_latents: images that have none of these latents.
-        optional_masks: masks that are loaded where an image has them. They filter nothing.
-        optional_latents: latents that are loaded where an image has them. They filter nothing.
-        attributes: `name:value` or `name__comparator:value` pairs, comma-separated, all of which must hold.
-        min_short_edge: images whose shorter side has at least so many pixels; 0 for any.
-        max_short_edge: images whose shorter side has at most so many pixels; 0 for any.
-        min_pixel_count: images of at least so many pixels, width times height; 0 for any.
-        max_pixel_count: images of at most so many pixels; 0 for any.
-        min_aspect_ratio: images of at least this width / height; 0 for any.
-        max_aspect_ratio: images of at most this width / height; 0 for any.
-        aspect_ratio_fraction: images of this shape, such as "4:3".
-        duplicate_state: as in datago, 0 or less filters nothing; 1 originals, 2 duplicates; also "unprocessed".
-        embedding_empty: "true" for images without an embedding, "false" for those with one.
-        created_after: images that were created after this time, as ISO 8601 writes it: "2024-05-01".
-        created_before: images that were created before this time.
-        updated_after: images that were changed after this time.
-        updated_before: images that were changed before this time.
-        require_images: false loads no images, only what else is asked for; `Batch.image` is then None.
-        require_embeddings: ask for `coca_embedding` as well; a sample without one is skipped, as is one
-            whose embedding has another length than most of the first hundred that pass the filters.
-        page_size: samples a request, 1 to 2000.
-        random_sampling: true shuffles. See `random_method`.
-        random_method: "shuffle": a walk in the server's order through a buffer of `shuffle_buffer` samples that are
-            drawn from with `seed`; every sample once an epoch, reproducible. "server": the server's own random pages,
-            drawn again and again without repeats until `limit` (which it needs) or until draws bring nothing new.
-        shuffle_buffer: samples (names, addresses and attributes, not payloads) held to draw from; fewer where they
-            take more than 256 MiB.
-        check_count: compare the walk with the server's own count, since a short page can be a time-out of the server.
-        api_url: the server, up to and with `/api/`. Default: the environment's DATAROOM_API_URL.
-        api_key: 40 hex digits. Default: the environment's DATAROOM_API_KEY. Sent to the origin of `api_url` only.
-        rank: which share of the images this process takes, as for files.
-        world_size: how many processes share the images, as for files.
+        sources: only images from any of these sources. "": all.
+        sources_ne: no images from these sources.
+        tags: only images with at least one of these tags.
+        tags_all: only images with all of these tags.
+        tags_ne: no images with any of these tags.
+        tags_ne_all: no images with all of these tags together.
+        tags_empty: "true": only images without tags. "false": only images with tags.
+        datasets: only images in at least one of these datasets, each named `slug/version`.
+        datasets_all: only images in all of these datasets.
+        datasets_ne: no images in any of these datasets.
+        datasets_ne_all: no images in all of these datasets together.
+        datasets_empty: "true": only images in no dataset. "false": only images in a dataset.
+        has_attributes: only images with all of these attributes.
+        lacks_attributes: only images with none of these attributes.
+        has_masks: only images with all of these masks. The masks are loaded: `Batch.masks`.
+        lacks_masks: only images with none of these masks.
+        has_latents: only images with all of these latents. The latents are loaded: `Batch.latents`; as in datago, those
+            with "image" and without "latent_" in their names: `Batch.additional_images`.
+        lacks_latents: only images with none of these latents.
+        optional_masks: masks that are loaded if an image has them. Not a filter.
+        optional_latents: latents that are loaded if an image has them. Not a filter.
+        attributes: `name:value` or `name__comparator:value` conditions, comma-separated. All of them must hold.
+        min_short_edge: minimum length of the shorter side, in pixels. 0: no minimum.
+        max_short_edge: maximum length of the shorter side, in pixels. 0: no maximum.
+        min_pixel_count: minimum number of pixels, width times height. 0: no minimum.
+        max_pixel_count: maximum number of pixels, width times height. 0: no maximum.
+        min_aspect_ratio: minimum of width / height. 0: no minimum.
+        max_aspect_ratio: maximum of width / height. 0: no maximum.
+        aspect_ratio_fraction: aspect ratio as a fraction, such as "4:3".
+        duplicate_state: 1: only originals. 2: only duplicates. "unprocessed": only images that were not checked for
+            duplicates. 0 or -1: all images, as in datago.
+        embedding_empty: "true": only images without an embedding. "false": only images with one.
+        created_after: only images created after this time, in ISO 8601: "2024-05-01".
+        created_before: only images created before this time.
+        updated_after: only images changed after this time.
+        updated_before: only images changed before this time.
+        require_images: false loads everything else, but no images: `Batch.image` is None.
+        require_embeddings: true loads `coca_embedding`: `Batch.embeddings`. A sample without an embedding is skipped
+            (`bad-entry`). So is a sample whose embedding has another length than most of the first hundred samples.
+        page_size: number of samples in one request, 1 to 2000.
+        random_sampling: true shuffles, as `random_method` says.
+        random_method: "shuffle": reads the listing in the server's order through a buffer of `shuffle_buffer` samples
+            and draws from the buffer with `seed`; each epoch contains every sample once and is reproducible. "server":
+            requests random pages and leaves out repeated samples, until `limit` (required) or until no new samples
+            arrive.
+        shuffle_buffer: number of samples in the shuffle buffer: names, addresses and attributes, without payloads.
+            Fewer if they take more than 256 MiB.
+        check_count: true compares the length of the listing with the server's own count, because a timeout in the
+            server can end the listing early.
+        api_url: address of the server, up to and including `/api/`. Default: the environment variable DATAROOM_API_URL.
+        api_key: API key: 40 hexadecimal digits. Default: the environment variable DATAROOM_API_KEY. Sent only to the
+            origin of `api_url`.
+        rank: the share of the images that this process loads, as for files.
+        world_size: number of processes that share the images, as for files.
     """
 
     place: ClassVar[str] = "source_config."

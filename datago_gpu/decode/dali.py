@@ -88,7 +88,7 @@ class DaliDecoder:
         job, most, refused = _Job(images, []), self._setup.decode.max_pixels, {}
         for index, (height, width) in enumerate(images.sizes.tolist()):
             if height * width > most:
-                job.failures[index] = f"too-many-pixels: {height} x {width}, allowed are {most} in all"
+                job.failures[index] = f"too-many-pixels: {height} x {width}, at most {most} pixels are allowed"
                 continue
             job.kept.append(index)
             if problem := header_problem(images.payloads[index], height, width):

@@ -57,5 +57,5 @@ class Encoder:
 def _shortened(numbers: NDArray[np.int32]) -> NDArray[np.uint16]:
     lowest, highest = int(numbers.min()), int(numbers.max())
     if lowest < 0 or highest > 65535:
-        raise Rejected("undecodable", f"a PNG holds labels from 0 to 65535, and this mask has {lowest} to {highest}")
+        raise Rejected("undecodable", f"a PNG holds labels from 0 to 65535, but this mask has {lowest} to {highest}")
     return numbers.astype(np.uint16)

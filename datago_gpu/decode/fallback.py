@@ -38,7 +38,7 @@ def with_pixels(
         try:
             pixels = render(payload, region, orientation, target, draft=False, max_pixels=max_pixels, mask=mask)
         except Rejected as final:
-            failures[index] = f"DALI says {problem}; Pillow says {final.detail or final.reason}"
+            failures[index] = f"DALI: {problem}; Pillow: {final.detail or final.reason}"
             continue
         changed.payloads[index] = np.frombuffer(as_ppm(pixels), np.uint8)
         changed.sizes[index] = pixels.height, pixels.width

@@ -61,9 +61,9 @@ def fault(error: Exception, doing: str, setup: Setup) -> Refused | DatagoError:
         return DatagoError(f"memory ran out{_where(setup)}: DALI could not {doing} ({said}). {_less_memory(setup)}")
     if setup.device_id is not None and _GPU.search(said):
         return DatagoError(
-            f"CUDA failed{_where(setup)}: DALI could not {doing} ({said}). No image is to blame. An error in a kernel "
-            "of the trainer's shows here as well: CUDA_LAUNCH_BLOCKING=1 shows where it comes from, and dmesg whether "
-            "the GPU itself has failed (Xid)"
+            f"CUDA failed{_where(setup)}: DALI could not {doing} ({said}). This is not the fault of an image. An error "
+            "in a kernel of the trainer is reported here as well: CUDA_LAUNCH_BLOCKING=1 shows where it happens, and "
+            "dmesg shows whether the GPU itself has failed (Xid)"
         )
     return DatagoError(f"DALI could not {doing}: {said}")
 
@@ -80,14 +80,14 @@ def _where(setup: Setup) -> str:
 
 def _less_memory(setup: Setup) -> str:
     advice = (
-        f"DALI decodes whole images before it resizes them. Have fewer at once: batch_size (now {setup.batch_size}), "
-        f"decode_config.prefetch (now {setup.decode.prefetch}, the batches that decode at once); or smaller ones: "
-        f"image_config.default_image_size (now {setup.image.default_image_size}), decode_config.max_pixels (now "
-        f"{setup.decode.max_pixels}, above which images are skipped)"
+        "DALI decodes whole images before it resizes them. Decode fewer at once: lower batch_size (now "
+        f"{setup.batch_size}) or decode_config.prefetch (now {setup.decode.prefetch}, batches that decode at once). Or "
+        f"decode smaller ones: lower image_config.default_image_size (now {setup.image.default_image_size}) or "
+        f"decode_config.max_pixels (now {setup.decode.max_pixels}, above which images are skipped)"
     )
     if setup.device_id is None:
         return advice
     return (
-        f"{advice}. Or leave more of the GPU to DALI: torch keeps what it has freed, and "
-        "torch.cuda.set_per_process_memory_fraction bounds its share"
+        f"{advice}. Or leave more GPU memory to DALI: torch keeps the memory that it has freed, and "
+        "torch.cuda.set_per_process_memory_fraction limits its share"
     )

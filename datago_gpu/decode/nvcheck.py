@@ -24,7 +24,7 @@ def header_problem(payload: bytes | NDArray[np.uint8], high: int, wide: int) -> 
     except Exception as error:  # nvImageCodec may raise any type
         return " ".join(str(error).split()) or type(error).__name__
     # With two contradicting headers, the feeder may read one and DALI the other, which max_pixels does not limit.
-    return None if (height, width) in ((high, wide), (wide, high)) else f"{height} x {width} to DALI"
+    return None if (height, width) in ((high, wide), (wide, high)) else f"DALI reads the size {height} x {width}"
 
 
 def undecodable(payloads: Sequence[NDArray[np.uint8]], threads: int) -> list[int]:

@@ -45,7 +45,7 @@ class EncodingDecoder:
         encoded = self._encoder.encode(sources, self._codec, params=self._params)
         total = len(decoded.image) + len(decoded.failures)
         rows = [row for row in range(total) if row not in decoded.failures]
-        refused = {row: "it cannot be encoded again" for row, stream in zip(rows, encoded, strict=True)
+        refused = {row: "the image could not be encoded again" for row, stream in zip(rows, encoded, strict=True)
                    if stream is None}  # fmt: skip
         kept = [bytes(stream) for stream in encoded if stream is not None]
         return DecodedImages(kept or None, dict(sorted((decoded.failures | refused).items())), decoded.rescued)

@@ -38,7 +38,7 @@ def require_cupy() -> Any:
         import cupy
     except ImportError as error:
         raise ConfigError(
-            "batches on the GPU are handed over with cupy, which cannot be imported "
+            "batches on the GPU need cupy, which cannot be imported "
             f"({error}): pip install 'datago_gpu[cuda12]', or [cuda13] for CUDA 13"
         ) from error
     return cupy

@@ -22,7 +22,7 @@ __all__ = ["INSTALL", "Backend", "choose", "gpus"]
 INSTALL = "pip install 'datago_gpu[cuda12]' (or [cuda13] for CUDA 13)"
 
 _WITHOUT_DOCSTRINGS = (
-    "DALI needs docstrings, which this Python leaves out: start it without -OO (-O works) and PYTHONOPTIMIZE=2"
+    "DALI needs docstrings, which this Python leaves out: start Python without -OO (-O works) and PYTHONOPTIMIZE=2"
 )
 
 
@@ -52,9 +52,9 @@ def choose(device: object = "auto", backend: str | None = "auto") -> Backend:
     if backend == "pillow":
         if device.startswith("cuda"):
             raise ConfigError(f"backend 'pillow' decodes on the CPU only, got device {device!r}: use backend 'dali'")
-        return Backend("pillow", "cpu", reason="backend='pillow' was asked for")
+        return Backend("pillow", "cpu", reason="backend='pillow' was requested")
     if device == "cpu":
-        return _on_cpu(backend, "device='cpu' was asked for")
+        return _on_cpu(backend, "device='cpu' was requested")
     return _on_gpu(device, backend)
 
 
@@ -76,7 +76,7 @@ def _on_cpu(backend: str, why: str) -> Backend:
         raise ConfigError(f"backend 'dali' cannot be used: {_WITHOUT_DOCSTRINGS}, or use backend 'pillow'")
     if not _installed("nvidia.dali"):
         raise ConfigError(f"backend 'dali' needs DALI, which is not installed: {INSTALL}")
-    return Backend("dali", "cpu", reason=f"{why}; backend='dali' was asked for")
+    return Backend("dali", "cpu", reason=f"{why}; backend='dali' was requested")
 
 
 def _on_gpu(device: str, backend: str) -> Backend:
@@ -101,7 +101,7 @@ def _index(device: str, count: int) -> tuple[int, str]:
     if wanted:
         if int(wanted) >= count:
             raise ConfigError(f"device {device!r} does not exist: there are {count} GPUs, counted from 0")
-        return int(wanted), f"device={device!r} was asked for"
+        return int(wanted), f"device={device!r} was requested"
     local_rank = os.environ.get("LOCAL_RANK", "")
     if local_rank.isdecimal():
         return int(local_rank) % count, f"LOCAL_RANK is {local_rank} and there are {count} GPUs"

@@ -19,7 +19,7 @@ from datago_gpu.interpreter import WANTED, command
 __all__ = ["checks"]
 
 _ENGINES = re.compile(r"HW decoder available num_hw_engines=\s*(\d+)")
-_VIDEO = "it is in A100, A30, H100 and newer data centre GPUs; a container needs NVIDIA_DRIVER_CAPABILITIES=...,video"
+_VIDEO = "A100, A30, H100 and newer data centre GPUs have one; a container needs NVIDIA_DRIVER_CAPABILITIES=...,video"
 
 
 def checks(device: str, backend: str, timeout_s: float) -> Iterator[Check]:
@@ -27,14 +27,14 @@ def checks(device: str, backend: str, timeout_s: float) -> Iterator[Check]:
     try:
         chosen = choose(device, backend)
     except ConfigError as error:
-        yield Check.fail("back end", str(error), "or leave --device and --backend at auto")
+        yield Check.fail("back end", str(error), "correct this, or leave out --device and --backend")
         return
     check, log = _tried(chosen, timeout_s)
     yield check
     if chosen.device_id is not None:
         yield hardware_decoder(log)
     elif chosen.name != "dali" and _has_dali():
-        yield _tried(Backend("dali", "cpu", reason="not asked for, but installed"), timeout_s)[0]
+        yield _tried(Backend("dali", "cpu", reason="installed, but not requested"), timeout_s)[0]
 
 
 def hardware_decoder(log: str) -> Check:
@@ -43,8 +43,8 @@ def hardware_decoder(log: str) -> Check:
     if engines:
         return Check.ok("hardware decoder", f"{engines[1]} JPEG engines")
     if "HW decoder not supported" in log:
-        return Check.warn("hardware decoder", "not supported here: CUDA decodes JPEGs, slower", _VIDEO)
-    return Check.warn("hardware decoder", "nvImageCodec did not say whether there is one", _VIDEO)
+        return Check.warn("hardware decoder", "not supported here: CUDA decodes JPEGs instead, which is slower", _VIDEO)
+    return Check.warn("hardware decoder", "nvImageCodec did not report whether there is one", _VIDEO)
 
 
 def _has_dali() -> bool:
@@ -70,9 +70,9 @@ def _tried(backend: Backend, timeout_s: float) -> tuple[Check, str]:
             arguments, env=environment, capture_output=True, text=True, timeout=max(timeout_s, 10.0), check=False
         )
     except subprocess.TimeoutExpired:
-        return Check.fail(name, f"a picture was not decoded within {timeout_s:g} s", "look at dmesg and nvidia-smi"), ""
+        return Check.fail(name, f"an image was not decoded within {timeout_s:g} s", "check dmesg and nvidia-smi"), ""
     log = done.stdout + done.stderr
     last = (done.stdout if done.returncode == 0 else done.stderr or done.stdout).strip().rpartition("\n")[2]
     if done.returncode:
-        return Check.fail(name, f"exit code {done.returncode}: {last or 'no words'}", remedy), log
+        return Check.fail(name, f"exit code {done.returncode}: {last or 'no output'}", remedy), log
     return Check.ok(name, f"on {backend.device} ({backend.reason}): {last}"), log

@@ -51,8 +51,8 @@ def checks(*, wanted: bool) -> Iterator[Check]:
 
 def _absent(name: str, problem: str, wanted: bool, remedy: str) -> Check:
     if wanted:
-        return Check.fail(name, f"not here: {problem}", remedy)
-    return Check.none(name, f"not here ({problem}): the CPU is used")
+        return Check.fail(name, f"missing: {problem}", remedy)
+    return Check.none(name, f"missing ({problem}): the CPU is used")
 
 
 def _driver_and_gpus(count: int) -> Iterator[Check]:
@@ -61,14 +61,14 @@ def _driver_and_gpus(count: int) -> Iterator[Check]:
         version, cuda, found = _ask_nvml()
     except Exception as error:  # NVML is missing or fails: nothing else depends on it
         yield driver_version(_version_of_the_module(), _UNKNOWN)
-        remedy = "pip install nvidia-ml-py" if isinstance(error, ImportError) else "compare nvidia-smi"
-        yield Check.warn("NVIDIA GPU", f"{count}, of unknown kind: {error}", remedy)
+        remedy = "pip install nvidia-ml-py" if isinstance(error, ImportError) else "check nvidia-smi"
+        yield Check.warn("NVIDIA GPU", f"{count}, of an unknown model: {error}", remedy)
         return
     yield driver_version(version, cuda)
     for index, gpu in enumerate(found):
         yield Check.ok(f"GPU {index}", gpu)
     if count != len(found):
-        yield Check.ok("CUDA", f"{count} of {len(found)} GPUs are visible to it")
+        yield Check.ok("CUDA", f"CUDA sees {count} of {len(found)} GPUs")
 
 
 def _ask_nvml() -> tuple[str, str, list[str]]:
@@ -100,7 +100,7 @@ def driver_version(version: str, cuda: str) -> Check:
     oldest, major = _OLDEST_DRIVERS[build], version.partition(".")[0]
     found = f"{version or 'of unknown version'}, CUDA up to {cuda}"
     if not major.isdecimal():
-        return Check.warn("NVIDIA driver", found, f"compare nvidia-smi: {build} needs {oldest} or newer")
+        return Check.warn("NVIDIA driver", found, f"check nvidia-smi: {build} needs {oldest} or newer")
     if int(major) < oldest:
         other = ", or use datago_gpu[cuda12]" if build == "nvidia-dali-cuda130" else ""
         return Check.fail("NVIDIA driver", found, f"install {oldest} or newer, which {build} needs{other}")

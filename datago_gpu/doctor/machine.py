@@ -87,17 +87,19 @@ def event_loop() -> Check:
     try:
         import uvloop
     except ImportError as error:
-        return Check.warn("uvloop", f"not here ({error}): asyncio's own loop is a third slower", "pip install uvloop")
+        return Check.warn(
+            "uvloop", f"missing ({error}): asyncio's own event loop is a third slower", "pip install uvloop"
+        )
     return Check.ok("uvloop", uvloop.__version__)
 
 
 def jpeg() -> Check:
     """Checks for libjpeg-turbo. Pillow's wheels have it; a Pillow built here may have the slow libjpeg."""
     if not features.check("jpg"):
-        return Check.fail("libjpeg", "this Pillow was built without JPEG", "pip install --force-reinstall pillow")
+        return Check.fail("libjpeg", "Pillow was built without JPEG support", "pip install --force-reinstall pillow")
     version = features.version("libjpeg_turbo")
     if version is None:
-        found = f"Pillow has libjpeg {features.version('jpg')}, which decodes several times as slowly"
+        found = f"Pillow uses libjpeg {features.version('jpg')}, which is several times slower than libjpeg-turbo"
         return Check.warn("libjpeg-turbo", found, "pip install --force-reinstall --only-binary :all: pillow")
     return Check.ok("libjpeg-turbo", f"{version} in Pillow {metadata.version('pillow')}")
 
@@ -112,7 +114,7 @@ def cpus(decode: DecodeConfig, quota: float | None) -> Check:
     if threads > 2 * max(1.0, allowed):
         return Check.warn("CPUs", found, f"set decode_config.threads to {max(1, round(allowed))}")
     if allowed < 2:
-        return Check.warn("CPUs", found, "give it 2: the feeder and the decoder run side by side")
+        return Check.warn("CPUs", found, "provide at least 2 CPUs: the feeder and the decoder run at the same time")
     return Check.ok("CPUs", found)
 
 
@@ -158,13 +160,12 @@ def memory(needed: MemorySum, limit: int | None, meminfo: Path) -> Check:
     free = int(available[1]) * 1024 if available else None
     least = min((each for each in (limit, free) if each is not None), default=None)
     trainer, feeder, shared = (mib(sum(part.values())) for part in (needed.trainer, needed.feeder, needed.shared))
-    found = (
-        f"the settings allow {mib(needed.total)} at the most: {trainer} here, {feeder} in the feeder, {shared} shared"
-    )
+    sizes = f"{trainer} in the trainer, {feeder} in the feeder, {shared} shared"
+    found = f"the settings allow at most {mib(needed.total)}: {sizes}"
     found += f", {mib(free)} are available" if free is not None else ""
     found += f", the container's limit is {mib(limit)}" if limit is not None else ""
     if least is not None and needed.total > least * 0.8:
-        return Check.warn("memory", found, "lower them (docs/guide.md, Memory), or give the container more")
+        return Check.warn("memory", found, "lower the settings (docs/guide.md, Memory), or provide more memory")
     return Check.ok("memory", found)
 
 
@@ -177,14 +178,14 @@ def shared_memory() -> Check:
         memory[0] = 1
         memory.close()
     except (OSError, DatagoError) as error:
-        return Check.fail("shared memory", f"none ({error})", remedy)
+        return Check.fail("shared memory", f"not available ({error})", remedy)
     if refused:
-        return Check.warn("shared memory", f"{refused}: temporary files take its place", remedy)
+        return Check.warn("shared memory", f"{refused}: temporary files are used instead", remedy)
     try:
         size = f" ({mib(shutil.disk_usage('/dev/shm').total)} here)"
     except OSError:
         size = ""
-    return Check.ok("shared memory", f"anonymous (memfd), works; the size of /dev/shm{size} does not matter")
+    return Check.ok("shared memory", f"anonymous memory (memfd) works; the size of /dev/shm{size} does not matter")
 
 
 def memory_lock(limit: int, *, on_gpu: bool) -> Check:
@@ -192,7 +193,7 @@ def memory_lock(limit: int, *, on_gpu: bool) -> Check:
     if limit == resource.RLIM_INFINITY:
         return Check.ok("memory lock", "no limit")
     if not on_gpu:
-        return Check.ok("memory lock", f"{mib(limit)}; on the CPU nothing is locked")
+        return Check.ok("memory lock", f"{mib(limit)}; decoding on the CPU locks no memory")
     return Check.warn("memory lock", f"{mib(limit)}, and transfers to GPUs and networks lock memory",
                       "ulimit -l unlimited; docker run --ulimit memlock=-1")  # fmt: skip
 

@@ -26,14 +26,16 @@ def proxy_check(config: LoaderConfig | None) -> Check:
     proxies = Proxies(http.proxy, trust_env=http.trust_env)
     if not proxies:
         others = Proxies() and not http.trust_env
-        why = "those of the environment are not used (http_config.trust_env)" if others else "none is set"
-        return Check.none("proxy", f"{why}: hosts are asked directly")
+        why = (
+            "the proxies of the environment are not used (http_config.trust_env is false)" if others else "none is set"
+        )
+        return Check.none("proxy", f"{why}: hosts are accessed directly")
     try:
         found = [way(address, proxies) for address in (_addresses(config) if config else ())]
         if not found:
             found = [f"{scheme} {proxies.of_scheme(scheme) or 'directly'}" for scheme in ("http", "https")]
     except ValueError as problem:
-        remedy = "correct it, or set http_config.trust_env to false; NO_PROXY names hosts that are asked directly"
+        remedy = "correct the proxy, or set http_config.trust_env to false; hosts in NO_PROXY are accessed directly"
         return Check.fail("proxy", str(problem), remedy)
     more = f" and {len(found) - _MOST_SHOWN} more" if len(found) > _MOST_SHOWN else ""
     return Check.ok("proxy", ", ".join(found[:_MOST_SHOWN]) + more)
@@ -43,7 +45,7 @@ def way(address: str, proxies: Proxies) -> str:
     """Describes how a host is accessed: through a proxy or directly. Raises ValueError."""
     split = urlsplit(address)
     proxy = proxies.of(split.scheme, split.hostname or "", split.port)
-    return f"{split.hostname} by way of {proxy}" if proxy else f"{split.hostname} directly"
+    return f"{split.hostname} through {proxy}" if proxy else f"{split.hostname} directly"
 
 
 def _addresses(config: LoaderConfig) -> Iterable[str]:

@@ -89,7 +89,7 @@ def _reached(config: LoaderConfig, timeout_s: float) -> Iterator[Check]:
 def _where(config: LoaderConfig) -> str:
     source = config.source_config
     if isinstance(source, DataroomSource):
-        return "check source_config.api_url (or DATAROOM_API_URL), and the network, of which the line 'proxy' tells"
+        return "check source_config.api_url (or DATAROOM_API_URL) and the network; the line 'proxy' shows the proxies"
     if isinstance(source, WebDatasetSource):
         return "check source_config.url, auth_token and the network"
     return "check source_config.root_path, and that this user may read it"
@@ -112,9 +112,7 @@ async def _folder(config: LoaderConfig, source: FileSource, timeout_s: float) ->
         told = passed.told(root)
         others = f"; passed over: {told}" if told else ""
         return Check.ok("source", f"{more}{images:,} images in {where} below {shown}{others}")
-    return Check.fail(
-        "source", str(no_images(root, shown, source.selection, passed)), "look at source_config.root_path"
-    )
+    return Check.fail("source", str(no_images(root, shown, source.selection, passed)), "check source_config.root_path")
 
 
 async def _dataroom(config: LoaderConfig, source: DataroomSource) -> list[Check]:
@@ -134,16 +132,16 @@ async def _dataroom(config: LoaderConfig, source: DataroomSource) -> list[Check]
             if status not in _REFUSED:
                 raise
             reached = Check.ok("source", f"{address} answers")
-            return [reached, Check.fail("API key", str(error), "ask who runs the server for a key")]
+            return [reached, Check.fail("API key", str(error), "ask the operator of the server for a key")]
         count = await api.count(source.filters())
-    says = "does not count them" if count is None else f"counts {count:,} images that pass the filters"
-    key = Check.ok("API key", "taken" if source.key else "none is set, and none is asked for")
+    says = "does not report how many images pass the filters" if count is None else f"{count:,} images pass the filters"
+    key = Check.ok("API key", "accepted" if source.key else "none is set, and the server requires none")
     if not page.results:
-        empty = Check.fail("source", f"{address} answers, and no image passes the filters", "loosen the filters")
+        empty = Check.fail("source", f"{address} answers, but no image passes the filters", "loosen the filters")
         return [empty, key]
     first = page.results[0]
     payload = api.payload_address(first.image_direct_url or "") if isinstance(first, Entry) else None
-    return [Check.ok("source", f"{address} answers, and {says}"), key, *_payloads(payload, config)]
+    return [Check.ok("source", f"{address} answers: {says}"), key, *_payloads(payload, config)]
 
 
 def _payloads(address: str | None, config: LoaderConfig) -> Iterator[Check]:
@@ -163,8 +161,8 @@ async def _first_listed(config: LoaderConfig) -> Check:
         async for ref in refs:
             if isinstance(ref, Skipped) and ref.index < 0:
                 return Check.fail("source", f"{ref.where}: {ref.reason} {ref.detail}", _where(config))
-            return Check.ok("source", f"{_told(ref)} came after {time.perf_counter() - began:.1f} s")
-    return Check.fail("source", "it holds no sample", _where(config))
+            return Check.ok("source", f"{_told(ref)} arrived after {time.perf_counter() - began:.1f} s")
+    return Check.fail("source", "the source contains no samples", _where(config))
 
 
 def _told(ref: SampleRef | Skipped) -> str:
@@ -185,9 +183,9 @@ def _timed(name: str, config: LoaderConfig, device: str, backend: str, timeout_s
                 timer.cancel()
             seconds, stats = time.perf_counter() - began, loader.stats()
     except DatagoError as error:
-        return Check.fail(name, str(error), "look at that sample, or at the whole source with datago-gpu preview")
+        return Check.fail(name, str(error), "check that sample, or look at the source with datago-gpu preview")
     skipped = ", ".join(f"{count} {reason}" for reason, count in stats.skipped.items())
-    skipped = f"; skipped before it: {skipped}" if skipped else ""
+    skipped = f"; skipped before: {skipped}" if skipped else ""
     if batch is not None and name == "first sample":
         height, width = batch[0].original_size
         return Check.ok(name, f"{batch.ids[0]!r}, {width} x {height} px, decoded after {seconds:.1f} s{skipped}")
@@ -195,9 +193,13 @@ def _timed(name: str, config: LoaderConfig, device: str, backend: str, timeout_s
         bucket = f" of {batch.bucket[1]} x {batch.bucket[0]}" if batch.bucket else ""
         return Check.ok(name, f"{len(batch)} samples{bucket} after {seconds:.1f} s{skipped}")
     if seconds < timeout_s:
-        return Check.fail(name, f"the source ended without one{skipped}", "with drop_last only full batches come")
+        return Check.fail(
+            name, f"the source ended before that{skipped}", "with drop_last, only full batches are delivered"
+        )
     fetched = sum(stage.items for stage in stats.stages if stage.name == "fetch")  # not there before anything came
     found = f"none within {timeout_s:g} s; {fetched} samples were loaded{skipped}"
     return Check.warn(
-        name, found, "a batch comes when a bucket is full: a smaller batch_size, fewer buckets, or more --timeout"
+        name,
+        found,
+        "a batch is complete when its bucket is full: lower batch_size, use fewer buckets, or raise --timeout",
     )

@@ -43,8 +43,8 @@ def _decode(backend: Backend) -> str:
     finally:
         decoder.close()
     if np.abs(colour - (200, 100, 50)).max() > 6:
-        raise DatagoError(f"a JPEG of colour (200, 100, 50) came out as {colour.round().tolist()}")
-    return f"a JPEG came out right, the first after {seconds * 1000:.0f} ms"
+        raise DatagoError(f"a JPEG of colour (200, 100, 50) was decoded as {colour.round().tolist()}")
+    return f"a JPEG was decoded correctly in {seconds * 1000:.0f} ms"
 
 
 if __name__ == "__main__":

@@ -91,7 +91,9 @@ class PartAdmission:
             return _latent(part.name, payload)
         header = read_header(payload)
         if header.width * header.height > self._max_pixels:
-            raise Rejected("too-many-pixels", f"{header.height} x {header.width}, allowed are {self._max_pixels}")
+            raise Rejected(
+                "too-many-pixels", f"{header.height} x {header.width}, at most {self._max_pixels} pixels are allowed"
+            )
         labels = part.kind == "mask" and payload.startswith(b"\x89PNG") and payload[25:26] == _PALETTE
         if not header.plain or labels:
             return None

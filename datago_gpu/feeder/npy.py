@@ -77,7 +77,7 @@ def _header(payload: bytes) -> tuple[str, int]:
     length = int.from_bytes(payload[8 : 8 + size], "little")
     begin, end = 8 + size, 8 + size + length
     if length > _LONGEST_HEADER or end > len(payload):
-        raise BadArray(f"a header of {length} bytes, of {len(payload)} in all; {_LONGEST_HEADER} are allowed")
+        raise BadArray(f"a header of {length} bytes, of {len(payload)} in total; at most {_LONGEST_HEADER} are allowed")
     try:
         return payload[begin:end].decode("utf-8" if version == (3, 0) else "latin-1"), end
     except UnicodeDecodeError:

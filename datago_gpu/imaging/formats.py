@@ -86,7 +86,7 @@ def open_image(payload: bytes | memoryview, max_pixels: int) -> ImageFile.ImageF
     if image is None:
         raise Rejected("unknown-format", f"begins with {bytes(payload[:16])!r}")
     if image.width * image.height > max_pixels:
-        raise Rejected("too-many-pixels", f"{image.height} x {image.width}, allowed are {max_pixels} in all")
+        raise Rejected("too-many-pixels", f"{image.height} x {image.width}, at most {max_pixels} pixels are allowed")
     return image
 
 
@@ -98,7 +98,7 @@ def _common(payload: bytes | memoryview) -> ImageFile.ImageFile | None:
             tidied = _TIDIED[name](payload) if name in _TIDIED else payload
             image = opener(io.BytesIO(tidied))
             if image.info.get("progressive") and (scans := count_scans(payload)) > MOST_SCANS:
-                raise Rejected("undecodable", f"{scans} scans in a progressive JPEG, allowed are {MOST_SCANS}")
+                raise Rejected("undecodable", f"{scans} scans in a progressive JPEG, at most {MOST_SCANS} are allowed")
             return image
     return None
 

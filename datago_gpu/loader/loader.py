@@ -235,7 +235,7 @@ class Loader:
         self._stop = weakref.finalize(self, _stop, self._worker, self._process)
 
     def __reduce__(self) -> str:
-        raise DatagoError("a Loader cannot be sent to another process: make it in the one that iterates over it")
+        raise DatagoError("a Loader cannot be sent to another process: create it in the process that iterates over it")
 
     def _refuse_other_processes(self) -> None:
         """Raises DatagoError in a forked process.
@@ -243,7 +243,9 @@ class Loader:
         Call this before taking any lock: in a fork, a lock that another thread held stays locked for ever.
         """
         if os.getpid() != self._process:
-            raise DatagoError("this Loader was made in another process: make it in the one that iterates over it")
+            raise DatagoError(
+                "this Loader was created in another process: create it in the process that iterates over it"
+            )
 
     @_raising_ours
     def _next_sample(self) -> Sample:

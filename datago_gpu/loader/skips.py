@@ -78,8 +78,8 @@ class Failures:
         if spent or (final and bad and (fruitless or not (delivered or self._delivered_before))):
             reasons = ", ".join(f"{count} {reason}" for reason, count in self.by_reason.most_common())
             allowed = "" if self._allowed is None else f"; max_failures is {self._allowed}"
-            barren = "; the last passes over the source brought no sample" if fruitless and delivered else ""
-            text = f"{bad} of {seen} samples were bad ({reasons}){allowed}{barren}; the last of them:"
+            barren = "; the last epochs had no good sample" if fruitless and delivered else ""
+            text = f"{bad} of {seen} samples were bad ({reasons}){allowed}{barren}; the last bad ones:"
             raise TooManyErrors(text, self._last)
 
 
@@ -107,7 +107,11 @@ class SkippedFile:
             self._append(b"\n" + lines if self._cut else lines)
         except OSError as error:
             if not self._warned:
-                log.warning("skipped_file %s misses samples: %s", true_text(self._path), error.strerror)
+                log.warning(
+                    "cannot write to skipped_file %s, samples are missing there: %s",
+                    true_text(self._path),
+                    error.strerror,
+                )
             self._warned = True
 
     def _append(self, lines: bytes) -> None:

@@ -89,10 +89,10 @@ def resume_from(config: LoaderConfig, state: dict[str, Any], on_change: OnChange
         raise ConfigError(f"this is not the state of a Loader: {error!r}") from error
     if version not in READ_VERSIONS:
         versions = " and ".join(map(str, READ_VERSIONS))
-        raise ConfigError(f"the state has version {version!r}, this package reads {versions}")
+        raise ConfigError(f"the state has version {version!r}, but this package reads versions {versions}")
     source = order.get("source_config") if isinstance(order, dict) else None
     if not isinstance(source, dict) or not all(isinstance(name, str) for name in source):
-        raise ConfigError("this is not the state of a Loader: its order is that of no source")
+        raise ConfigError("this is not the state of a Loader: it has no source_config")
     try:
         listed = msgspec.convert(order.get("listing"), ListingDigest | None)
     except msgspec.ValidationError as error:
@@ -102,7 +102,7 @@ def resume_from(config: LoaderConfig, state: dict[str, Any], on_change: OnChange
     theirs, ours = _normal(config, order), _normal(config, _order_of(config))
     differences = list(_differences(theirs, ours, but=_PLACES if anywhere else frozenset()))
     if differences:
-        raise ConfigError(f"the state is of another order of samples: {'; '.join(differences)}")
+        raise ConfigError(f"the state belongs to another order of samples: {'; '.join(differences)}")
     return msgspec.structs.replace(resume, listed=listed, accepts_change=accepts)
 
 

@@ -174,7 +174,9 @@ def gather(
     overview.skipped = stats.skipped
     if not overview.batches:
         skipped = ", ".join(f"{count} {reason}" for reason, count in stats.skipped.items()) or "none"
-        raise DatagoError(f"no batch came: samples skipped: {skipped}; with drop_last only full batches do")
+        raise DatagoError(
+            f"no batch was delivered; samples skipped: {skipped}; with drop_last, only full batches are delivered"
+        )
     if config.image_config.crop_and_resize:
         progress("loading the originals")
         _add_originals(config, gatherer, next(stage.items for stage in stats.stages if stage.name == "fetch"))

@@ -38,7 +38,7 @@ def write_sheet(overview: Overview, path: Path) -> None:
     top = _header_height(overview)
     height = top + GAP + sum(_section_height(cards) for _, cards in rows)
     if height > TALLEST:
-        raise ConfigError(f"a picture of {height:,} rows is too tall: show less, or write .html")
+        raise ConfigError(f"a PNG of {height:,} rows is too tall: show fewer batches or samples, or write .html")
     sheet = Image.new("RGB", (WIDTH, height), PAPER)
     pen = ImageDraw.Draw(sheet)
     _draw_header(pen, overview)

@@ -31,7 +31,7 @@ def crop_note(overview: Overview) -> str:
     if not overview.cropped:
         return "crop_and_resize is off: the model sees whole images at their own sizes"
     found = all(sample.panels[-1].name == "original" for batch in overview.batches for sample in batch.samples)
-    missing = "" if found else "; some originals did not come a second time"
+    missing = "" if found else "; some originals could not be loaded again"
     return f"the part of the original that the model sees{missing}"
 
 

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
-import msgspec
 import psutil
 import pytest
 from PIL import Image
 
 import datago_gpu
 from datago_gpu.cli.flags import SECTIONS
+from datago_gpu.cli.settings_help import setting_texts
 
 PHOTOS = Path(datago_gpu.__file__).parent / "photos"
 GUIDE = Path(datago_gpu.__file__).parent.parent / "docs" / "guide.md"
+SECTION_NAMES = {"image_config", "http_config", "decode_config"}
 
 
 def command(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -53,7 +55,7 @@ def test_demo_streams_everything_and_draws_every_bucket(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("out", "words"),
-    [("nope/x.png", "there is no folder"), ("x.txt", "must end in .png"), ("locked/x.png", "permission")],
+    [("nope/x.png", "does not exist"), ("x.txt", "must end in .png"), ("locked/x.png", "permission")],
 )
 def test_demo_looks_first_at_the_file_that_it_is_to_write(tmp_path: Path, out: str, words: str) -> None:
     (tmp_path / "locked").mkdir(mode=0o555)
@@ -123,10 +125,12 @@ def test_ctrl_c_ends_at_once_and_takes_the_feeder_along() -> None:
     assert psutil.wait_procs(feeders, timeout=10)[1] == []
 
 
-def test_the_guide_names_every_setting() -> None:
+def test_the_guide_has_the_text_of_every_setting() -> None:
+    """The tables of the guide, one for each record, repeat the docstrings."""
     if not GUIDE.exists():
         pytest.skip("docs/ is not beside the package")
-    guide = GUIDE.read_text()
-    missing = [field.name for *_, kind in SECTIONS for field in msgspec.structs.fields(kind)
-               if f"`{field.name}`" not in guide]  # fmt: skip
-    assert missing == []
+    tables = re.split(r"^### ", GUIDE.read_text().partition("## Settings\n")[2], flags=re.MULTILINE)[1:]
+    for (*_, kind), table in zip(SECTIONS, tables, strict=False):
+        rows = dict(re.findall(r"^\| `(\w+)` \| [^|]* \| (.*) \|$", table, re.MULTILINE))
+        texts = {name: text[:1].upper() + text[1:] for name, text in setting_texts(kind).items()}
+        assert rows == {name: text for name, text in texts.items() if name not in SECTION_NAMES}

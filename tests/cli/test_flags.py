@@ -163,18 +163,19 @@ def test_help_tells_each_setting_in_the_section_of_its_record(command: click.Com
     assert "--dtype uint8|float16|float32" in images
     assert "[default: 0.5]" in images
     shards = " ".join(told["WebDataset shards (source_config of source_type webdataset)"])
-    assert "Shards that arrive at once" in shards
+    assert "Number of shards that are downloaded at the same time" in shards
     assert "[default: 1000]" in shards
     room = told["A Dataroom (source_config of source_type db)"]
     assert (
-        "--has-masks NAME,NAME           Images that have all of these masks. They are loaded: `Batch.masks`." in room
+        "--has-masks NAME,NAME           Only images with all of these masks. The masks are loaded: `Batch.masks`."
+        in room
     )
-    assert "--lacks-masks NAME,NAME         Images that have none of these masks." in room
+    assert "--lacks-masks NAME,NAME         Only images with none of these masks." in room
 
 
 @pytest.mark.parametrize("kind", [kind for *_, kind in SECTIONS], ids=lambda kind: kind.__name__)
 def test_each_setting_has_a_text_of_its_own(kind: type[msgspec.Struct]) -> None:
-    texts = settings_help._texts(kind)
+    texts = settings_help.setting_texts(kind)
     assert list(texts) == [name for name in texts if name in kind.__struct_fields__]
     assert sorted(texts) == sorted(kind.__struct_fields__)
     assert len(set(texts.values())) == len(texts)

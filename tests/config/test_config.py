@@ -176,14 +176,14 @@ def test_datago_s_own_configuration_is_understood() -> None:
 
 REFUSED: list[tuple[Any, str]] = [
     (files(btach_size=1), "unknown key btach_size; did you mean batch_size?"),
-    (files(zzz=1), "unknown key zzz; known are source_type, source_config, "),
-    ({7: 1}, "unknown key 7; known are"),
+    (files(zzz=1), "unknown key zzz; the known keys are source_type, source_config, "),
+    ({7: 1}, "unknown key 7; the known keys are"),
     (files(source_config={"rootpath": "x"}), "unknown key source_config.rootpath; did you mean source_config.root_pa"),
     (files(image_config={"default_size": 1}), "unknown key image_config.default_size; did you mean image_config.def"),
     (files(http_config={"retries": 1}), "unknown key http_config.retries"),
     (files(decode_config={"thread": 1}), "unknown key decode_config.thread; did you mean decode_config.threads?"),
-    (files(backend="dali"), "unknown key backend; it is no setting but an argument: Loader(config, backend=...)"),
-    (files(decode_config={"device": "cpu"}), "unknown key decode_config.device; it is no setting but an argument: Lo"),
+    (files(backend="dali"), "unknown key backend; it is an argument, not a setting: Loader(config, backend=...)"),
+    (files(decode_config={"device": "cpu"}), "unknown key decode_config.device; it is an argument, not a setting: Lo"),
     (files(default_image_size=224), "unknown key default_image_size; it belongs in image_config"),
     (files(image_config={"batch_size": 8}), "unknown key image_config.batch_size; batch_size belongs at the top"),
     (files(page_size=10), "unknown key page_size; it belongs in the source_config of source_type 'db'"),
@@ -197,8 +197,11 @@ REFUSED: list[tuple[Any, str]] = [
     (files(source_config=[1]), "source_config must be a dict or FileSource, got list"),
     (files(image_config="big"), "image_config must be a dict or ImageConfig, got str"),
     (files(source_config={"root_path": 3}), "source_config.root_path must be text, got 3"),
-    (files(source_config={"root_path": ""}), "source_config.root_path is empty: name a folder of images"),
-    (files(source_config={"root_path": "/x\udcff"}), "source_config.root_path must be UTF-8 text (for a folder with"),
+    (files(source_config={"root_path": ""}), "source_config.root_path is empty: set it to a folder of images"),
+    (
+        files(source_config={"root_path": "/x\udcff"}),
+        "source_config.root_path must be UTF-8 text (if the name of a folder",
+    ),
     (files(source_config={"root_path": ["/x"]}), "source_config.root_path must be text, got ['/x']"),
     (files(source_config={"root_path": "/x", "a\udcff": 1}), "unknown key source_config.'a\\udcff'; "),
     (
@@ -237,7 +240,10 @@ REFUSED: list[tuple[Any, str]] = [
         "max_failures must be a whole number of at least 0, a number of at least 0 and below 1 or None, got -1",
     ),
     (files(ordered="yes"), "ordered must be true or false, got 'yes'"),
-    (files(arena_mb=100), "arena_mb (100) must be at least twice http_config.max_payload_mb (64): raise the one or lo"),
+    (
+        files(arena_mb=100),
+        "arena_mb (100) must be at least twice http_config.max_payload_mb (64): raise arena_mb or lo",
+    ),
     (files(http_config={"stall_timeout_s": 0}), "http_config.stall_timeout_s must be a number above 0, got 0"),
     (files(http_config={"max_tries": 0}), "http_config.max_tries must be a whole number of at least 1, got 0"),
     (files(http_config={"total_timeout_s": math.inf}), "http_config.total_timeout_s must be a finite number, got inf"),
@@ -274,11 +280,11 @@ REFUSED: list[tuple[Any, str]] = [
     (files(image_config={"mean": [1, 2]}), "image_config.mean must be a list of 3 numbers or None, got [1, 2]"),
     (
         files(image_config={"mean": [127, 127, 127], "dtype": "float32"}),
-        "image_config.mean is in units of [0, 1], got (127.0, 127.0, 127.0): divide by 255",
+        "image_config.mean must be in units of [0, 1], got (127.0, 127.0, 127.0): divide by 255",
     ),
     (
         files(image_config={"std": [0, 1, 1], "dtype": "float32"}),
-        "image_config.std is in units of [0, 1] and above 0, got (0.0, 1.0, 1.0)",
+        "image_config.std must be above 0, in units of [0, 1], got (0.0, 1.0, 1.0)",
     ),
     (database(duplicate_state=3), "source_config.duplicate_state must be -1 to 2 or 'unprocessed', got 3"),
     (database(api_url="dataroom.local"), "source_config.api_url must begin with http:// or https://, got 'dataroom.lo"),
@@ -287,7 +293,7 @@ REFUSED: list[tuple[Any, str]] = [
         "source_config.duplicate_state must be a whole number or 'unprocessed', got 't",
     ),
     (database(embedding_empty=True), "source_config.embedding_empty must be '', 'true' or 'false', got True"),
-    (database(tags=["a,b", "c"]), "source_config.tags: 'a,b' holds a comma, which separates names"),
+    (database(tags=["a,b", "c"]), "source_config.tags: 'a,b' contains a comma, and commas separate names"),
     (database(tags=["a", 3]), "source_config.tags must be text or a list of texts, got ['a', 3]"),
     (database(tags_empty=["true"]), "source_config.tags_empty must be text, got ['true']"),
     (database(tags_empty="maybe"), "source_config.tags_empty must be 'true' or 'false', got 'maybe'"),
@@ -298,17 +304,17 @@ REFUSED: list[tuple[Any, str]] = [
     (database(page_size=2001), "source_config.page_size must be a whole number from 1 to 2000, got 2001"),
     (
         database(random_sampling=True, random_method="server"),
-        "source_config.random_method 'server' never ends by itself: set limit",
+        "source_config.random_method 'server' draws samples without end: set limit",
     ),
     (
         {"source_type": "file", "source_config": DataroomSource()},
-        "source_type 'file' goes with a FileSource, got a DataroomSource",
+        "source_type 'file' needs a FileSource, got a DataroomSource",
     ),
     ([1], "the config must be a LoaderConfig, a dict, JSON text or the path of a JSON file, got list"),
     ("[1]", "the config must be a LoaderConfig, a dict, JSON text or the path of a JSON file, got list"),
     (3, "the config must be a LoaderConfig, a dict, JSON text or the path of a JSON file, got int"),
     ("{", "the config, line 1: not JSON: Expecting property name enclosed in double quotes"),
-    (b"\xff", "the config, line 1: not UTF-8 text: save it as UTF-8"),
+    (b"\xff", "the config, line 1: the text is not UTF-8: save it as UTF-8"),
     (Path("/no/such/config.json"), "cannot read the config '/no/such/config.json': No such file or directory"),
 ]
 
@@ -363,9 +369,9 @@ def test_settings_go_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
-        ("RANK", "one", "the environment's RANK must be a whole number of at least 0, got 'one'"),
-        ("RANK", "-1", "the environment's RANK must be a whole number of at least 0, got '-1'"),
-        ("WORLD_SIZE", "0", "the environment's WORLD_SIZE must be a whole number of at least 1, got '0'"),
+        ("RANK", "one", "the environment variable RANK must be a whole number of at least 0, got 'one'"),
+        ("RANK", "-1", "the environment variable RANK must be a whole number of at least 0, got '-1'"),
+        ("WORLD_SIZE", "0", "the environment variable WORLD_SIZE must be a whole number of at least 1, got '0'"),
         ("RANK", "1", "rank (1) must be below world_size (1); ranks count from 0"),
     ],
 )

@@ -60,7 +60,9 @@ def test_a_path_is_read_whatever_its_type(folder: Path, name: str, content: byte
 def test_a_file_of_another_name_is_read_as_json_by_its_path(folder: Path) -> None:
     (folder / "settings").write_text(json.dumps(GOOD))
     assert LoaderConfig.load(folder / "settings") == LoaderConfig.load(GOOD)
-    with pytest.raises(ConfigError, match=r"^the config, line 1: not JSON: .* \(for a file pass its path as a pathlib"):
+    with pytest.raises(
+        ConfigError, match=r"^the config, line 1: not JSON: .* \(to load a file, pass its path as a pathlib"
+    ):
         LoaderConfig.load("settings")
 
 
@@ -75,12 +77,12 @@ NOT_READ: list[tuple[str, bytes, str]] = [
     ("a.json", b"{", "a.json, line 1: not JSON: Expecting property name enclosed in double quotes"),
     ("a.json", b'{\n"x": 1,\n"y": # so\n1}', "a.json, line 3: not JSON: Expecting value; JSON has no comments"),
     ("a.json", b'{\n"x": 1,\n"y": // so\n1}', "a.json, line 3: not JSON: Expecting value; JSON has no comments"),
-    ("a.json", b"{\n\n\"x\": 'a'}", "a.json, line 3: not JSON: Expecting value; JSON wants double quotes"),
+    ("a.json", b"{\n\n\"x\": 'a'}", "a.json, line 3: not JSON: Expecting value; JSON needs double quotes"),
     ("a.json", b'{"x": 1,\n "y": \n}', "a.json, line 3: not JSON: Expecting value"),
     ("a.json", YAML.encode(), "a.json, line 1: not JSON: Expecting value; JSON has no comments"),
     ("a.json", b"[" * 100_000, "a.json: not JSON: "),
-    ("a.json", b"\xff\xfe{\0", "a.json, line 1: not UTF-8 text: save it as UTF-8"),
-    ("a.json", b'{\n"x": "\xe9"}', "a.json, line 2: not UTF-8 text: save it as UTF-8"),
+    ("a.json", b"\xff\xfe{\0", "a.json, line 1: the text is not UTF-8: save it as UTF-8"),
+    ("a.json", b'{\n"x": "\xe9"}', "a.json, line 2: the text is not UTF-8: save it as UTF-8"),
     ("a.json", b"3", "a.json: the config must be a LoaderConfig, a dict, JSON text or the path of a JSON file, got "),
     ("a.yaml", b"a: 1\nb: [1,\n", "a.yaml, line 3: not YAML: "),
     ("a.yaml", b"a: 1\n\tb: 2\n", "a.yaml, line 2: not YAML: "),
@@ -128,7 +130,7 @@ def test_yaml_without_pyyaml_says_what_to_install(folder: Path, monkeypatch: pyt
     (folder / "config.yaml").write_text(YAML)
     monkeypatch.setitem(sys.modules, "yaml", None)
     with pytest.raises(
-        ConfigError, match=r"^config.yaml is YAML, which needs PyYAML: pip install pyyaml, or write JSON$"
+        ConfigError, match=r"^config.yaml is YAML, which needs PyYAML: pip install pyyaml, or use JSON$"
     ):
         LoaderConfig.load("config.yaml")
 

@@ -53,7 +53,7 @@ def test_by_default_every_other_address_is_allowed(address: IPv4Address) -> None
 
 
 def test_a_name_is_judged_by_the_addresses_that_it_resolves_to() -> None:
-    assert f"innocent.example is at {METADATA}" in refused(HostPolicy(), "innocent.example", METADATA)
+    assert f"innocent.example resolves to {METADATA}" in refused(HostPolicy(), "innocent.example", METADATA)
     assert allowed(HostPolicy(), "two.example", METADATA, "192.0.2.1") == ["192.0.2.1"]
     assert METADATA in refused(HostPolicy(allow="innocent.example"), "innocent.example", METADATA)
     assert allowed(HostPolicy(allow="169.254.0.0/16"), "meant.example", METADATA) == [METADATA]
@@ -75,7 +75,7 @@ def test_names_and_networks_are_allowed_and_denied() -> None:
 @pytest.mark.parametrize("entries", ["http://example.org", "exa mple.org", "10.0.0.0/33", "*", "1.2.3", "a/b", "x:80"])
 def test_entries_that_mean_nothing_are_config_errors(entries: str) -> None:
     for name in ("allow_hosts", "deny_hosts"):
-        with pytest.raises(ConfigError, match=rf"http_config\.{name}: '.*' is neither a host's name"):
+        with pytest.raises(ConfigError, match=rf"http_config\.{name}: '.*' is not a host name"):
             HttpConfig(**{name: entries})  # type: ignore[arg-type]
 
 
@@ -105,7 +105,7 @@ def test_a_name_that_resolves_to_a_refused_address_is_not_connected_to(monkeypat
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (METADATA, port))]
 
     monkeypatch.setattr(socket, "getaddrinfo", lookup)
-    with pytest.raises(HttpFailure, match=f"pictures.example is at {METADATA}") as caught:
+    with pytest.raises(HttpFailure, match=f"pictures.example resolves to {METADATA}") as caught:
         ask("http://pictures.example/a.jpg", HttpConfig(max_tries=3))
     assert caught.value.tries == 1
 

@@ -119,7 +119,7 @@ def test_a_path_with_nul_is_refused(home: Path) -> None:
         ("webdataset", "url", f"{home}/\0/*.tar"),
         ("webdataset", "url", f"@{home}/list.txt"),
     ]:
-        with pytest.raises(ConfigError, match=r"^'.*\\x00.*' is no path: it holds the character NUL"):
+        with pytest.raises(ConfigError, match=r"^'.*\\x00.*' is not a path: it contains the character NUL"):
             ids(source_type, **{key: path})
 
 
@@ -130,7 +130,7 @@ def test_a_home_that_nobody_knows_is_left_as_it_is(monkeypatch: pytest.MonkeyPat
 
 
 def test_other_schemes_are_refused_as_before() -> None:
-    with pytest.raises(ConfigError, match="begins with ftp://, which holds no folder"):
+    with pytest.raises(ConfigError, match="begins with ftp://, which is not supported"):
         file_config("ftp://x/y")
 
 

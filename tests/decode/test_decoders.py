@@ -166,7 +166,7 @@ def test_too_many_pixels_are_not_decoded(backend: Backend, make: MakeDecoder) ->
     shapes = [(20, 20), (40, 40), (20, 20)]
     images = batch([encode(picture(*shape)) for shape in shapes], shapes, (16, 16))
     decoded = decode(make(backend, max_pixels=1000), images)
-    assert decoded.failures == {1: "too-many-pixels: 40 x 40, allowed are 1000 in all"}
+    assert decoded.failures == {1: "too-many-pixels: 40 x 40, at most 1000 pixels are allowed"}
     assert len(decoded.image) == 2
     assert decode(make(backend, max_pixels=100), images).image is None
 

@@ -31,8 +31,8 @@ def test_a_format_that_dali_does_not_know_is_decoded_by_pillow(dali: Decoder, cr
     payloads = [good, other, b"<html>", other, good]
     decoded = decode(dali, batch(payloads, [(40, 64)] * 5, (24, 40) if crop else None))
     assert list(decoded.failures) == [2]
-    assert decoded.failures[2].startswith("DALI says ")
-    assert decoded.failures[2].endswith("Pillow says begins with b'<html>'")
+    assert decoded.failures[2].startswith("DALI: ")
+    assert decoded.failures[2].endswith("Pillow: begins with b'<html>'")
     assert len(decoded.image) == 4
     for image in decoded.image:
         assert difference(image, decoded.image[0]).mean() <= (12 if kind == "GIF" else 2)
@@ -103,5 +103,5 @@ def test_the_limit_on_pixels_holds_for_pillow_too() -> None:
     images = batch([encode(PIXELS)] * 2, [(40, 64)] * 2, None)
     unchanged = images.payloads[:]
     changed, failures = with_pixels(images, {1: "no"}, 100)
-    assert failures == {1: "DALI says no; Pillow says 40 x 64, allowed are 100 in all"}
+    assert failures == {1: "DALI: no; Pillow: 40 x 64, at most 100 pixels are allowed"}
     assert changed.payloads == images.payloads == unchanged

@@ -73,7 +73,7 @@ def test_what_is_about_memory_names_the_settings(error: Exception, device_id: in
     assert str(problem).startswith(f"memory ran out{'' if device_id is None else ' on cuda:1'}: DALI could not decode")
     for name in ("batch_size (now 8)", "default_image_size (now ", "prefetch (now 2", "max_pixels (now 100000000"):
         assert name in str(problem)
-    assert ("torch keeps what it has freed" in str(problem)) == (device_id is not None)
+    assert ("torch keeps the memory that it has freed" in str(problem)) == (device_id is not None)
 
 
 @pytest.mark.parametrize("error", CUDA, ids=words)
@@ -81,7 +81,7 @@ def test_what_is_about_the_gpu_blames_no_image(error: Exception) -> None:
     problem = fault(error, "decode a batch", setup(1))
     assert isinstance(problem, DatagoError)
     assert str(problem).startswith("CUDA failed on cuda:1: DALI could not decode a batch (")
-    assert "No image is to blame" in str(problem)
+    assert "This is not the fault of an image" in str(problem)
 
 
 def test_anything_else_is_told_as_it_is() -> None:

@@ -33,7 +33,7 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("gpus")
 def test_a_gpu_is_taken_where_there_is_one() -> None:
     assert choose() == Backend("dali", "cuda:0", 0, "the first of 2 GPUs")
-    assert choose("cuda:1") == Backend("dali", "cuda:1", 1, "device='cuda:1' was asked for")
+    assert choose("cuda:1") == Backend("dali", "cuda:1", 1, "device='cuda:1' was requested")
 
 
 def test_a_python_without_docstrings_cannot_use_dali(gpus: pytest.MonkeyPatch) -> None:
@@ -96,7 +96,7 @@ def test_a_gpu_that_is_not_there_is_an_error() -> None:
 @pytest.mark.usefixtures("no_gpu")
 def test_without_a_gpu_auto_falls_back_and_says_why() -> None:
     assert choose() == Backend("pillow", "cpu", reason=NO_DRIVER)
-    assert choose("auto", "dali") == Backend("dali", "cpu", reason=f"{NO_DRIVER}; backend='dali' was asked for")
+    assert choose("auto", "dali") == Backend("dali", "cpu", reason=f"{NO_DRIVER}; backend='dali' was requested")
 
 
 @pytest.mark.usefixtures("no_gpu")
@@ -119,8 +119,8 @@ def test_what_is_not_installed_is_named_with_the_extra(gpus: pytest.MonkeyPatch)
 
 @pytest.mark.usefixtures("gpus")
 def test_the_cpu_and_pillow_can_be_asked_for() -> None:
-    assert choose("cpu") == Backend("pillow", "cpu", reason="device='cpu' was asked for")
-    assert choose("auto", "pillow") == Backend("pillow", "cpu", reason="backend='pillow' was asked for")
+    assert choose("cpu") == Backend("pillow", "cpu", reason="device='cpu' was requested")
+    assert choose("auto", "pillow") == Backend("pillow", "cpu", reason="backend='pillow' was requested")
     assert choose("cpu", "dali").name == "dali"
 
 

@@ -158,7 +158,7 @@ def test_a_dataroom_its_count_and_its_key(tmp_path: Path) -> None:
         filtered = of_source({"source_config": {**given, "min_short_edge": 41}})
         wrong = of_source({"source_config": {**given, "tags": "nobody"}})
     assert set(states(found).values()) == {"ok"}
-    assert "counts 3 images" in found["source"].found
+    assert "3 images pass the filters" in found["source"].found
     for bad in (refused, missing):
         assert states(bad) == {"source": "ok", "API key": "fail"}
     assert "is set" in missing["API key"].found

@@ -66,7 +66,7 @@ def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Packages:
         ),
         (CUDA_12 + CUDA_13, "570.86.10", "fail", "install 580 or newer"),
         ((), "570.86.10", "ok", ""),
-        (CUDA_12, "", "warn", "compare nvidia-smi: nvidia-dali-cuda120 needs 530 or newer"),
+        (CUDA_12, "", "warn", "check nvidia-smi: nvidia-dali-cuda120 needs 530 or newer"),
     ],
 )
 def test_the_oldest_driver_is_that_of_the_build_of_dali(
@@ -144,7 +144,7 @@ def test_driver_and_gpus_are_told_by_nvml(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_gpus_that_cuda_does_not_see_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", nvml(2))
-    assert on_a_gpu_machine(monkeypatch, 1)["CUDA"][:2] == ("ok", "1 of 2 GPUs are visible to it")
+    assert on_a_gpu_machine(monkeypatch, 1)["CUDA"][:2] == ("ok", "CUDA sees 1 of 2 GPUs")
 
 
 def test_without_nvidia_ml_py_the_driver_is_told_by_its_kernel_module(
@@ -170,5 +170,5 @@ def test_an_error_of_nvml_is_told_and_ends_nothing(monkeypatch: pytest.MonkeyPat
     broken.nvmlInit = refuse
     monkeypatch.setitem(sys.modules, "pynvml", broken)
     state, found, remedy = on_a_gpu_machine(monkeypatch, 1)["NVIDIA GPU"]
-    assert (state, remedy) == ("warn", "compare nvidia-smi")
+    assert (state, remedy) == ("warn", "check nvidia-smi")
     assert "version mismatch" in found

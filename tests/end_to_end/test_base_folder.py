@@ -179,7 +179,7 @@ def test_where_the_working_folder_cannot_be_told_paths_have_to_be_absolute(
     with (
         Loader(relative, device="cpu") as loader,
         pytest.raises(
-            ConfigError, match=r"^'../data' is relative, and the working folder is gone, or its name is not "
+            ConfigError, match=r"^'../data' is relative, and the working folder was removed, or its name is not "
         ),
     ):
         next(loader)

@@ -234,7 +234,9 @@ loader.close()
 def test_a_fork_is_refused_and_does_no_harm_to_the_loader(root: Path, how: str) -> None:
     """Its exit runs what is to be done at exit, with the sockets of the trainer in its hands."""
     first, second, child, end = finish(FORK, root, how).splitlines()
-    assert first == second == "this Loader was made in another process: make it in the one that iterates over it"
+    assert (
+        first == second == "this Loader was created in another process: create it in the process that iterates over it"
+    )
     assert (child, end) == ("child 7", "48 24 48")
 
 
@@ -282,7 +284,7 @@ def test_a_worker_process_makes_its_own_loader(root: Path, tmp_path: Path, metho
     )
     assert (done.returncode, done.stderr) == (0, "")
     refused, delivered, first, feeder, second, ours = done.stdout.splitlines()
-    assert refused == "a Loader cannot be sent to another process: make it in the one that iterates over it"
+    assert refused == "a Loader cannot be sent to another process: create it in the process that iterates over it"
     assert (delivered, first, second, ours) == ("24", "0", "0", "24")
     wait_for_end(int(feeder))
 

@@ -155,7 +155,7 @@ def test_images_that_only_a_decoder_finds_bad_end_the_run_after_one_pass(
     spoil(tmp_path, 4)
     with Loader(file_config(tmp_path, epochs=epochs), device="cpu", backend=backend) as loader:
         with pytest.raises(
-            TooManyErrors, match=r"^4 of 4 samples were bad \(4 undecodable\); the last of them"
+            TooManyErrors, match=r"^4 of 4 samples were bad \(4 undecodable\); the last bad ones"
         ) as caught:
             next(loader)
         assert all(str(each).count("undecodable") == 1 for each in caught.value.last)
@@ -178,7 +178,7 @@ def test_a_source_that_goes_bad_later_on_is_an_error_and_no_early_end(tmp_path: 
         next(loader)
         for path in tmp_path.iterdir():
             path.write_bytes(b"no image")
-        with pytest.raises(TooManyErrors, match=r"the last passes over the source brought no sample; the last of them"):
+        with pytest.raises(TooManyErrors, match=r"the last epochs had no good sample; the last bad ones"):
             list(loader)
 
 

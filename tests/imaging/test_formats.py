@@ -92,7 +92,7 @@ def test_a_progressive_jpeg_of_endless_scans_is_refused() -> None:
     assert read_header(most).plain
     assert convert(most).size == (32, 32)
     assert not read_header(repeated(MOST_SCANS)).plain
-    message = f"{MOST_SCANS + usual} scans in a progressive JPEG, allowed are {MOST_SCANS}"
+    message = f"{MOST_SCANS + usual} scans in a progressive JPEG, at most {MOST_SCANS} are allowed"
     with pytest.raises(Rejected, match=message):
         convert(repeated(MOST_SCANS))
 

@@ -89,7 +89,7 @@ def test_the_error_says_how_many_of_which_kind_and_shows_the_last_ones() -> None
         failures.check(5)
     lines = str(caught.value).splitlines()
     assert lines[0] == (
-        "15 of 20 samples were bad (12 truncated, 3 empty); max_failures is 4; the last of them:"
+        "15 of 20 samples were bad (12 truncated, 3 empty); max_failures is 4; the last bad ones:"
     )  # the most frequent first
     assert [error.id for error in caught.value.last] == [f"id{number}" for number in range(15 - KEPT, 15)]
     assert lines[-1].strip() == "sample 'id14' (/data/14.jpg): truncated: cut at 10"
@@ -130,7 +130,7 @@ def test_the_file_is_added_to_by_further_runs_and_ranks(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["nowhere/skipped.jsonl", "", "pipe", "a\0b"])
 def test_a_file_that_cannot_be_written_is_an_error_before_anything_starts(tmp_path: Path, name: str) -> None:
     os.mkfifo(tmp_path / "pipe")  # nobody reads it
-    with pytest.raises(ConfigError, match=r"skipped_file '.*' cannot be written: "):
+    with pytest.raises(ConfigError, match=r"skipped_file '.*' cannot be written: |is not a path: "):
         Loader(file_config(tmp_path, skipped_file=f"{tmp_path}/{name}"), device="cpu")
     assert not psutil.Process().children()
 
@@ -142,7 +142,7 @@ def test_a_full_disk_warns_once_and_does_not_stop_the_run(tmp_path: Path, caplog
         assert sum(map(len, loader)) == 10
         assert loader.stats().skipped == {"unknown-format": 190}
     warnings = [record.getMessage() for record in caplog.records if "skipped_file" in record.getMessage()]
-    assert warnings == ["skipped_file /dev/full misses samples: No space left on device"]
+    assert warnings == ["cannot write to skipped_file /dev/full, samples are missing there: No space left on device"]
 
 
 def test_after_a_line_that_was_cut_the_next_begins_on_its_own(tmp_path: Path) -> None:

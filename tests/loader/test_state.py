@@ -118,7 +118,7 @@ def test_a_state_from_before_a_setting_existed_is_taken(source_type: str) -> Non
 def test_a_first_state_with_other_settings_is_refused_by_the_keys_that_differ() -> None:
     state = first("webdataset", interleave=4)
     assert refusal(config_of("webdataset", url="/other.tar"), state) == (
-        "the state is of another order of samples: source_config.interleave is 4 in the state, 1 here; "
+        "the state belongs to another order of samples: source_config.interleave is 4 in the state, 1 here; "
         "source_config.url is '/data/{0..3}.tar' in the state, '/other.tar' here"
     )
 
@@ -170,7 +170,7 @@ def test_each_setting_alone_matters_or_not(source_type: str, shuffled: bool) -> 
             assert state_of(changed, RESUME) == state, field.name
         else:
             words = refusal(changed, state)
-            assert words.startswith(f"the state is of another order of samples: source_config.{field.name} is ")
+            assert words.startswith(f"the state belongs to another order of samples: source_config.{field.name} is ")
             assert words.count(" in the state, ") == 1
             if "," not in str(value):
                 assert words.endswith(f" {getattr(changed.source_config, field.name)!r} here")
@@ -190,10 +190,11 @@ def test_the_way_of_splitting_matters_to_several_ranks_only() -> None:
 def test_other_ranks_and_another_kind_of_source_are_named() -> None:
     state = state_of(config_of(rank=1, world_size=2), RESUME)
     assert refusal(config_of(), state) == (
-        "the state is of another order of samples: rank is 1 in the state, 0 here; world_size is 2 in the state, 1 here"
+        "the state belongs to another order of samples: rank is 1 in the state, 0 here; "
+        "world_size is 2 in the state, 1 here"
     )
     assert refusal(config_of("db"), state) == (
-        "the state is of another order of samples: source_type is 'file' in the state, 'db' here"
+        "the state belongs to another order of samples: source_type is 'file' in the state, 'db' here"
     )
 
 
@@ -274,13 +275,13 @@ def test_defaults_that_states_rely_on_stay_as_they_are() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"order": None}, "its order is that of no source"),
-        ({"order": {"source_config": [1]}}, "its order is that of no source"),
-        ({"order": {"source_config": {3: 4}}}, "its order is that of no source"),
+        ({"order": None}, "it has no source_config"),
+        ({"order": {"source_config": [1]}}, "it has no source_config"),
+        ({"order": {"source_config": {3: 4}}}, "it has no source_config"),
         ({"order": {"source_type": "tape", "source_config": {}}}, "source_type is 'tape' in the state, 'file' here"),
         ({"resume": 3}, "not the state of a Loader"),
-        ({"version": 3}, "version 3, this package reads 1 and 2"),
-        ({"version": [2]}, r"version \[2\], this package reads 1 and 2"),
+        ({"version": 3}, "version 3, but this package reads versions 1 and 2"),
+        ({"version": [2]}, r"version \[2\], but this package reads versions 1 and 2"),
     ],
 )
 def test_what_is_no_state_is_refused_before_anything_starts(

@@ -339,7 +339,7 @@ def test_an_expected_error_is_one_line_and_exit_code_2(arguments: list[str], wor
 
 def test_no_batch_is_an_error(pictures: Path) -> None:
     config = {"source_type": "file", "source_config": {"root_path": str(pictures)}, "batch_size": 99, "drop_last": True}
-    with pytest.raises(DatagoError, match="no batch came"):
+    with pytest.raises(DatagoError, match="no batch was delivered"):
         gather(config, batches=1, samples=1, device="cpu")
 
 

@@ -81,7 +81,7 @@ def test_extensions_say_which_files_are_taken(tmp_path: Path, given: object) -> 
 
 @pytest.mark.parametrize("given", ["jpg,*", "a/b", ".", "..jpg", "j pg"])
 def test_what_is_no_ending_is_refused(given: str) -> None:
-    with pytest.raises(ConfigError, match=r"source_config\.extensions: .* is no ending of a file's name"):
+    with pytest.raises(ConfigError, match=r"source_config\.extensions: .* is not a file name extension"):
         FileSource(root_path="x", extensions=given)
 
 

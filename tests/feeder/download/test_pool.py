@@ -192,7 +192,7 @@ def test_none_outlives_a_trainer_that_ends(server: DataroomServer, how: signal.S
 
 @pytest.mark.parametrize("source", ["file", "webdataset"])
 def test_other_sources_refuse_them(source: str) -> None:
-    with pytest.raises(ConfigError, match=r"^http_config.download_processes is for the single payloads of a Dataroom"):
+    with pytest.raises(ConfigError, match=r"^http_config.download_processes works only for a Dataroom"):
         LoaderConfig.load(
             {
                 "source_type": source,

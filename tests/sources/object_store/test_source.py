@@ -330,7 +330,7 @@ def test_the_options_of_a_folder_are_shown_in_no_text() -> None:
     )
     assert repr(config.source_config) == "FileSource(root_path='s3://mine/x', storage_options={'key': '***'})"
     assert config.redacted(f"a {SECRET}") == "a ***"
-    with pytest.raises(ConfigError, match="root_path begins with http://, which holds no folder"):
+    with pytest.raises(ConfigError, match="root_path begins with http://, which is not supported"):
         LoaderConfig.load({"source_type": "file", "source_config": {"root_path": "http://mine/x"}})
 
 

@@ -443,11 +443,14 @@ def test_the_token_and_the_storage_options_are_shown_in_no_text() -> None:
         ({"auth_token": "a b"}, "auth_token holds blanks"),
         ({"auth_token": 5}, r"auth_token must be text, got \*\*\*"),
         ({"storage_options": {"key": 5}}, "storage_options must be a dict of texts, got \\*\\*\\*"),
-        ({"masks": "a,b", "latents": "a"}, "'a' is asked for twice"),
-        ({"optional": "c"}, "optional names 'c', which is not among"),
+        ({"masks": "a,b", "latents": "a"}, "'a' occurs twice"),
+        ({"optional": "c"}, "optional names 'c', which is not in"),
         ({"shards": "a"}, "unknown key source_config.shards"),
         ({"concurrent_downloads": 0}, "concurrent_downloads"),
-        ({"interleave": 9}, r"interleave \(9\) must be at most concurrent_downloads \(8\): raise the one or lower"),
+        (
+            {"interleave": 9},
+            r"interleave \(9\) must be at most concurrent_downloads \(8\): raise concurrent_downloads or lower",
+        ),
     ],
 )
 def test_settings_that_cannot_work_are_refused(more: dict[str, Any], words: str) -> None:
