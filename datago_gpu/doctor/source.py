@@ -22,9 +22,9 @@ from datago_gpu.redact import shown_address
 from datago_gpu.sources import open_source
 from datago_gpu.sources.base import Position, SampleRef, Skipped, shown_path
 from datago_gpu.sources.dataroom.pages import Entry
-from datago_gpu.sources.files import no_images
 from datago_gpu.sources.folders import walk
 from datago_gpu.sources.http.failure import HttpFailure
+from datago_gpu.sources.images import no_images
 from datago_gpu.sources.local import Patience
 from datago_gpu.sources.passed_over import PassedOver
 

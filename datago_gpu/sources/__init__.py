@@ -16,13 +16,15 @@ __all__ = ["open_source"]
 def open_source(config: LoaderConfig, http: HttpClient | None) -> Source:
     """Returns the source that the settings name. The source does nothing until its `refs` is called."""
     if isinstance(config.source_config, FileSource):
+        from datago_gpu.sources.images import Images
+
         if config.source_config.is_stored:
-            from datago_gpu.sources.object_store.source import Bucket
+            from datago_gpu.sources.object_store.bucket import Bucket
 
-            return Bucket(config)
-        from datago_gpu.sources.files import Files
+            return Images(config, Bucket(config))
+        from datago_gpu.sources.folders import Folder
 
-        return Files(config)
+        return Images(config, Folder(config))
     assert http is not None
     if isinstance(config.source_config, WebDatasetSource):
         from datago_gpu.sources.webdataset.source import WebDataset

@@ -9,20 +9,56 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from functools import partial
 from typing import Literal, NamedTuple
 
+from datago_gpu.config import FileSource, LoaderConfig
 from datago_gpu.config.file_names import Selection, is_hidden
+from datago_gpu.config.local_paths import shown_with
 from datago_gpu.errors import SourceError
 from datago_gpu.eventloop import call_in_thread
-from datago_gpu.sources.base import Skipped, shown_path
+from datago_gpu.sources.base import SampleRef, Skipped, shown_path, utf8_text
+from datago_gpu.sources.images import Page
 from datago_gpu.sources.local import Patience
 from datago_gpu.sources.passed_over import PassedOver
+from datago_gpu.sources.sample_info import SampleInfo
 
-__all__ = ["Listed", "walk"]
+__all__ = ["Folder", "Listed", "walk"]
 
 _LEADS_NOWHERE = frozenset((errno.ELOOP, errno.EACCES, errno.ENAMETOOLONG, errno.ENOTDIR))
 """The errnos of a link that cannot be followed, besides ENOENT."""
+
+
+class Folder:
+    """A `Lister` for a local folder: its images by name, then its subfolders by name, each the same way.
+
+    A name is the path below the root, as the bytes of the file system. A sample's id is that path with "/" between
+    folders; bytes that are not UTF-8 appear as "\\xNN".
+    """
+
+    resumes = False
+
+    def __init__(self, config: LoaderConfig) -> None:
+        source = config.source_config
+        assert isinstance(source, FileSource)
+        self.root = config.absolute(source.root_path)
+        self.shown = shown_with(shown_path(self.root), source.root_path)
+        self._patience, self._selection = Patience(config.http_config), source.selection
+        self._above = os.path.join(self.root, "")
+        self._above_bytes = len(os.fsencode(self._above))
+
+    async def pages(self, after: bytes, passed: PassedOver) -> AsyncGenerator[Page, None]:  # noqa: ARG002 - see `resumes`
+        """See `Lister.pages`: yields a page for each folder. Raises SourceError if the root cannot be read."""
+        async with aclosing(walk(self.root, self.shown, self._patience, self._selection)) as folders:
+            async for folder in folders:
+                passed.join(folder.passed_over)
+                yield Page([os.fsencode(path)[self._above_bytes :] for path in folder.images], folder.unreadable)
+
+    def ref(self, index: int, name: bytes) -> SampleRef:
+        """See `Lister.ref`."""
+        below = os.fsdecode(name)
+        return SampleRef(index, SampleInfo(utf8_text(below), source="filesystem"), path=self._above + below)
 
 
 class Listed(NamedTuple):

@@ -61,9 +61,9 @@ def endless_files(root: Path, server: MisbehavingServer, **more: Any) -> LoaderC
 
 Make = Callable[..., LoaderConfig]
 PLACES: dict[str, tuple[Make, dict[str, Any]]] = {
-    "sources.files.Files.refs": (files, {}),
+    "sources.images.Images.refs": (files, {}),
     "sources.folders._entries": (files, {}),
-    "sources.permutation.Shuffle.share": (files, {"random_sampling": True}),
+    "sources.order.ShuffledShare.numbers": (files, {"random_sampling": True}),
     "feeder.fetch.Fetcher.__call__": (files, {}),
     "feeder.fetch.Fetcher._read": (files, {}),
     "feeder.admit.Admission.quick": (files, {}),

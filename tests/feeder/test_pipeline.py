@@ -32,11 +32,11 @@ from datago_gpu.feeder.prefetch_budget import Claim
 from datago_gpu.feeder.window import Outcome
 from datago_gpu.feeder.wire import Resume
 from datago_gpu.loader.progress import Progress
+from datago_gpu.sources import open_source
 from datago_gpu.sources.base import Position, Refs, SampleRef, Skipped, Source, Tally
-from datago_gpu.sources.files import Files
 from datago_gpu.sources.http.client import HttpClient
-from datago_gpu.sources.permutation import permutation
 from datago_gpu.sources.sample_info import SampleInfo
+from datago_gpu.sources.shuffle import permutation
 from datago_gpu.units import MiB
 from tests.support.images import SHAPES, add_picture, file_config
 
@@ -188,7 +188,7 @@ def stream(
         async with HttpClient(config.http_config) as http:
             fetcher = Late(config, http, Random(timing))
             try:
-                await Production(config, resume, source or Files(config), fetcher, packer).run()
+                await Production(config, resume, source or open_source(config, None), fetcher, packer).run()
             except DatagoError as error:
                 packer.fail(type(error).__name__, str(error))
             finally:

@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datago_gpu.errors import SourceError
+from datago_gpu.sources import open_source
 from datago_gpu.sources.base import Position, SampleRef, Skipped
-from datago_gpu.sources.files import Files
-from datago_gpu.sources.permutation import permutation
 from datago_gpu.sources.sample_info import SampleInfo
+from datago_gpu.sources.shuffle import permutation
 from tests.support.images import file_config
 
 
@@ -29,7 +29,7 @@ def touch(root: Path, *names: str) -> None:
 
 
 def listed(root: Path, start: Position | None = None, **more: Any) -> list[SampleRef | Skipped]:
-    source = Files(file_config(root, **more))
+    source = open_source(file_config(root, **more), None)
 
     async def read() -> list[SampleRef | Skipped]:
         return [ref async for ref in source.refs(start or Position())]
@@ -128,7 +128,7 @@ def test_a_subfolder_that_is_gone_when_it_is_its_turn_costs_itself(tmp_path: Pat
 
     async def read() -> list[SampleRef | Skipped]:
         seen: list[SampleRef | Skipped] = []
-        async for ref in Files(file_config(tmp_path)).refs(Position()):
+        async for ref in open_source(file_config(tmp_path), None).refs(Position()):
             if not seen:
                 shutil.rmtree(tmp_path / "b")
             seen.append(ref)
@@ -144,7 +144,7 @@ def test_a_folder_is_read_when_it_is_its_turn_and_not_before(tmp_path: Path) -> 
 
     async def read() -> list[str]:
         seen = []
-        async for ref in Files(file_config(tmp_path)).refs(Position()):
+        async for ref in open_source(file_config(tmp_path), None).refs(Position()):
             if not seen:
                 touch(tmp_path, "b/0.jpg")
             seen.append(ref.id)

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from datago_gpu import Loader, SourceError
 from datago_gpu.doctor.source import checks
+from datago_gpu.sources import open_source
 from datago_gpu.sources.base import Position, SampleRef
-from datago_gpu.sources.files import Files
 from tests.support.images import add_picture, file_config
 
 
@@ -35,7 +35,7 @@ def link(path: Path, target: Path | str) -> None:
 
 def refs(root: Path, **source: Any) -> list[SampleRef]:
     async def read() -> list[SampleRef]:
-        async with aclosing(Files(file_config(root, source=source)).refs(Position())) as found:
+        async with aclosing(open_source(file_config(root, source=source), None).refs(Position())) as found:
             return [ref async for ref in found if isinstance(ref, SampleRef)]
 
     return asyncio.run(read())

@@ -17,8 +17,8 @@ from datago_gpu import ConfigError, FileSource, Loader
 from datago_gpu.config.file_names import EXTENSIONS, is_hidden
 from datago_gpu.doctor.source import checks
 from datago_gpu.imaging import formats
+from datago_gpu.sources import open_source
 from datago_gpu.sources.base import Position
-from datago_gpu.sources.files import Files
 from datago_gpu.sources.passed_over import PassedOver
 from tests.support.images import add_picture, file_config
 
@@ -34,7 +34,7 @@ def touch(root: Path, *names: str) -> None:
 
 def ids(root: Path, **source: Any) -> list[str]:
     async def read() -> list[str]:
-        async with aclosing(Files(file_config(root, source=source)).refs(Position())) as refs:
+        async with aclosing(open_source(file_config(root, source=source), None).refs(Position())) as refs:
             return [ref.id async for ref in refs]
 
     return asyncio.run(read())

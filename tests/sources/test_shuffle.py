@@ -14,7 +14,7 @@ from datago_gpu.sources.sample_info import SampleInfo
 from datago_gpu.sources.shuffle import SplitMix64, shuffled
 
 
-def drawn(sizes: list[int], capacity: int, most_bytes: int) -> list[int]:
+def drawn(sizes: list[int], capacity: int, most_bytes: int, *, draws_newest: bool = False) -> list[int]:
     """The numbers of items in the order in which they come out. Checks the bounds of the buffer meanwhile."""
     taken = 0
 
@@ -26,7 +26,8 @@ def drawn(sizes: list[int], capacity: int, most_bytes: int) -> list[int]:
 
     async def main() -> list[int]:
         found: list[int] = []
-        mixed = shuffled(items(), capacity, SplitMix64(1), most_bytes=most_bytes, size_of=lambda number: sizes[number])
+        mixed = shuffled(items(), capacity, SplitMix64(1), most_bytes=most_bytes, size_of=lambda number: sizes[number],
+                         draws_newest=draws_newest)  # fmt: skip
         async with aclosing(mixed) as numbers:
             async for number in numbers:
                 found.append(number)
@@ -39,9 +40,16 @@ def drawn(sizes: list[int], capacity: int, most_bytes: int) -> list[int]:
     return asyncio.run(main())
 
 
-@given(st.lists(st.integers(0, 50), max_size=40), st.integers(1, 20), st.integers(0, 200))
-def test_all_come_once_within_the_bounds(sizes: list[int], capacity: int, most_bytes: int) -> None:
-    assert sorted(drawn(sizes, capacity, most_bytes)) == list(range(len(sizes)))
+@given(st.lists(st.integers(0, 50), max_size=40), st.integers(1, 20), st.integers(0, 200), st.booleans())
+def test_all_come_once_within_the_bounds(sizes: list[int], capacity: int, most_bytes: int, draws_newest: bool) -> None:
+    assert sorted(drawn(sizes, capacity, most_bytes, draws_newest=draws_newest)) == list(range(len(sizes)))
+
+
+def test_orders_never_change() -> None:
+    """A state of an older version must find the order that it was made with: of a Dataroom, and of shards."""
+    assert drawn([1] * 12, 4, 100) == [1, 2, 5, 3, 6, 0, 7, 8, 10, 4, 11, 9]
+    assert drawn([1] * 12, 4, 100, draws_newest=True) == [1, 3, 2, 7, 6, 0, 10, 5, 11, 4, 8, 9]
+    assert drawn([1] * 12, 8, 4) == drawn([1] * 12, 8, 4, draws_newest=True) == [1, 3, 2, 7, 6, 0, 10, 5, 11, 4, 8, 9]
 
 
 def test_the_order_does_not_depend_on_a_bound_that_is_not_reached() -> None:

@@ -13,7 +13,7 @@ from array import array
 from contextlib import aclosing
 from functools import partial
 
-from msgspec import Struct, structs
+from msgspec import Struct
 
 from datago_gpu.config import DataroomSource, LoaderConfig
 from datago_gpu.errors import Rejected, SourceError
@@ -34,6 +34,7 @@ from datago_gpu.sources.dataroom.pages import ENTRIES_THAT_VOTE, AnyEntry, Entry
 from datago_gpu.sources.dataroom.parts import Wanted
 from datago_gpu.sources.dataroom.random_pages import Draws
 from datago_gpu.sources.http.client import HttpClient, without_query
+from datago_gpu.sources.order import RankShare, numbered
 from datago_gpu.sources.sample_info import SampleInfo
 from datago_gpu.sources.shuffle import SplitMix64, shuffled
 from datago_gpu.sources.tally import Passed, Walked
@@ -51,22 +52,21 @@ _ENTRIES_A_TURN = 128
 
 
 class Share(Struct, frozen=True):
-    """Describes one rank's share: in partition number `partition` of the server's `partitions`, the entries at `offset`
-    + n * `stride`.
+    """Describes one rank's share: in partition number `partition` of the server's `partitions`, the entries of
+    `entries`.
 
     The shares of all ranks are disjoint and cover everything, whatever the world size.
     """
 
     partitions: int
     partition: int
-    stride: int
-    offset: int
+    entries: RankShare
 
     @classmethod
     def of(cls, rank: int, world_size: int) -> Share:
         partitions = math.gcd(world_size, _SHARDS)
         offset, partition = divmod(rank, partitions)
-        return cls(partitions, partition, world_size // partitions, offset)
+        return cls(partitions, partition, RankShare(offset, world_size // partitions))
 
     def parameters(self) -> dict[str, str]:
         """Returns the parameters for the server, which accepts 2 partitions or more."""
@@ -110,7 +110,6 @@ class Dataroom:
         place = Passed.parsed(start.cursor)
         position, cursor = place.before, place.cursor
         self._walked.begin(place)
-        stride, offset = self._share.stride, self._share.offset
         filters = {**self._source.filters(), **self._share.parameters()}
         page_size = self._source.page_size
         walk = Walk(self._api, filters, page_size=page_size, check=self._source.check_count)
@@ -121,8 +120,8 @@ class Dataroom:
                 usable = False
                 for entry in entries:
                     self._walked.add(entry.id.encode("utf-8", "surrogatepass"))
-                    index, elsewhere = divmod(position - offset, stride)
-                    if elsewhere or index < start.index:
+                    index = self._share.entries.index_of(position)
+                    if index is None or index < start.index:
                         usable = usable or isinstance(entry, Entry)
                     else:
                         sample = self._ref(entry, index, cursor)
@@ -142,12 +141,17 @@ class Dataroom:
         generator = SplitMix64(self._seed, start.epoch, self._rank)
         listed, index = self._listed(Position(start.epoch)), 0
         mixed = shuffled(
-            listed, self._source.shuffle_buffer, generator, most_bytes=_SHUFFLED_BYTES, size_of=sample_bytes
+            listed,
+            self._source.shuffle_buffer,
+            generator,
+            most_bytes=_SHUFFLED_BYTES,
+            size_of=sample_bytes,
+            draws_newest=False,
         )
         async with aclosing(mixed) as samples:
             async for sample in samples:
                 if index >= start.index:
-                    yield _renumbered(sample, index)
+                    yield numbered(sample, index)
                 index += 1
 
     async def _drawn(self, start: Position) -> Refs:
@@ -246,11 +250,3 @@ class Dataroom:
         if len(found) != self._dimensions:
             raise Rejected("bad-entry", f"an embedding of {len(found)} numbers, others have {self._dimensions}")
         return array("f", found).tobytes()  # as a list, it takes eight times the memory
-
-
-def _renumbered(sample: SampleRef | Skipped, index: int) -> SampleRef | Skipped:
-    """Returns the sample as number `index` of another order, in which its cursor is invalid."""
-    if isinstance(sample, SampleRef):
-        sample.index, sample.cursor = index, ""
-        return sample
-    return structs.replace(sample, index=index)

@@ -20,8 +20,6 @@ from contextlib import aclosing
 from functools import partial
 from typing import NoReturn
 
-from msgspec import structs
-
 from datago_gpu.config import LoaderConfig
 from datago_gpu.config.shards import WebDatasetSource
 from datago_gpu.errors import SourceError
@@ -31,8 +29,8 @@ from datago_gpu.sources.http.client import HttpClient
 from datago_gpu.sources.http.failure import HttpFailure
 from datago_gpu.sources.local import Patience
 from datago_gpu.sources.object_store.client import Stores, is_stored
-from datago_gpu.sources.permutation import Shuffle, permutation
-from datago_gpu.sources.shuffle import SplitMix64
+from datago_gpu.sources.order import RankShare, ShuffledShare, numbered
+from datago_gpu.sources.shuffle import SplitMix64, permutation, shuffled
 from datago_gpu.sources.tally import Whole
 from datago_gpu.sources.webdataset.budget import Outlet
 from datago_gpu.sources.webdataset.grouping import Collector
@@ -66,7 +64,7 @@ class WebDataset:
     def __init__(self, config: LoaderConfig, http: HttpClient) -> None:
         assert isinstance(config.source_config, WebDatasetSource)
         self._config, self._source, self._http = config, config.source_config, http
-        self._rank, self._world_size = config.rank_and_world_size()
+        self._share = RankShare.of(config)
         self._patience = Patience(config.http_config)
         self._usual = Usual()
         self._shards: list[Shard] | None = None
@@ -83,24 +81,32 @@ class WebDataset:
         return self._shuffled(start) if self._source.random_sampling else self._walked(start)
 
     async def _shuffled(self, start: Position) -> Refs:
-        generator = SplitMix64(self._config.seed, start.epoch, self._rank)
+        generator = SplitMix64(self._config.seed, start.epoch, self._share.rank)
         walked, index = self._walked(Position(start.epoch)), 0
-        mixed = _mixed(walked, self._source.shuffle_buffer, self._source.buffer_mb * MiB, generator)
+        mixed = shuffled(
+            walked,
+            self._source.shuffle_buffer,
+            generator,
+            most_bytes=self._source.buffer_mb * MiB,
+            size_of=sample_bytes,
+            draws_newest=True,
+            passes=_has_no_number,
+        )
         async with aclosing(mixed) as samples:
             async for sample in samples:
-                if isinstance(sample, Skipped) and sample.index < 0:
+                if _has_no_number(sample):
                     yield sample
                     continue
                 if index >= start.index:
-                    yield _numbered(sample, index, "")
+                    yield numbered(sample, index)
                 index += 1
 
     async def _walked(self, start: Position) -> Refs:
         shards = await self._listed()
-        split = len(shards) < self._world_size
+        split = len(shards) < self._share.world_size
         mine = self._shared(shards, start.epoch) if split else self._own(shards, start.epoch)
-        rank, ranks = (self._rank, self._world_size) if split else (0, 1)
-        first, index = _parsed(start.cursor)
+        rank, ranks = (self._share.rank, self._share.world_size) if split else (0, 1)
+        first, index = _place_of(start.cursor)
         lost: Exception | None = None
         seen = first > 0
         async with aclosing(self._opened(mine[first:]).turns(self._source.interleave)) as turns:
@@ -125,7 +131,7 @@ class WebDataset:
                         if _owner(number + place, len(mine), taken[place] - 1, ranks) != rank:
                             continue
                         if index >= start.index:
-                            yield _numbered(sample, index, cursor)
+                            yield numbered(sample, index, cursor)
                         index += 1
         if not seen:
             self._refuse(mine, lost)
@@ -175,9 +181,9 @@ class WebDataset:
     def _own(self, shards: list[Shard], epoch: int) -> list[Shard]:
         """Returns the shards that only this rank takes, in the order of an epoch."""
         if not self._source.random_sampling:
-            return shards[self._rank :: self._world_size]
-        shuffle = Shuffle(self._config, self._source.rank_split)
-        return [shards[number] for number in shuffle.share(len(shards), epoch)]
+            return list(self._share.taken_from(shards))
+        mine = ShuffledShare(self._config, self._source.rank_split)
+        return [shards[number] for number in mine.numbers(len(shards), epoch)]
 
     def _skipped(self, shard: Shard, error: Exception, missing: int) -> Skipped:
         """Returns the skip for a shard's rest of about `missing` samples. Raises SourceError if its server is down."""
@@ -263,35 +269,12 @@ def _told(error: Exception) -> tuple[str, str]:
     return "bad-shard", str(error)
 
 
-def _numbered(sample: SampleRef | Skipped, index: int, cursor: str) -> SampleRef | Skipped:
-    if isinstance(sample, SampleRef):
-        sample.index, sample.cursor = index, cursor
-        return sample
-    return structs.replace(sample, index=index)
+def _has_no_number(sample: SampleRef | Skipped) -> bool:
+    """Returns whether a sample stands for the lost rest of a shard."""
+    return sample.index < 0
 
 
-def _parsed(cursor: str) -> tuple[int, int]:
+def _place_of(cursor: str) -> tuple[int, int]:
     """Returns shard and index of a cursor; the beginning if there is none."""
     shard, _, index = cursor.partition(":")
     return (int(shard), int(index)) if shard.isdecimal() and index.isdecimal() else (0, 0)
-
-
-async def _mixed(walked: Refs, capacity: int, most_bytes: int, generator: SplitMix64) -> Refs:
-    """Yields every sample once, each drawn from the next `capacity`, or from as many as fit into `most_bytes`."""
-    held: list[SampleRef | Skipped] = []
-    size = 0
-    async with aclosing(walked) as samples:
-        async for sample in samples:
-            if isinstance(sample, Skipped) and sample.index < 0:
-                yield sample
-                continue
-            held.append(sample)
-            size += sample_bytes(sample)
-            while len(held) > capacity or (size > most_bytes and len(held) > 1):
-                drawn = generator.below(len(held))
-                held[drawn], held[-1] = held[-1], held[drawn]
-                size -= sample_bytes(held[-1])
-                yield held.pop()
-    generator.shuffle(held)
-    for sample in held:
-        yield sample

@@ -170,10 +170,10 @@ def test_address_and_key_come_from_the_environment_too(monkeypatch: pytest.Monke
 @given(st.integers(1, 200))
 def test_ranks_share_everything_without_overlap(world_size: int) -> None:
     shares = [Share.of(rank, world_size) for rank in range(world_size)]
-    partitions, stride = shares[0].partitions, shares[0].stride
-    assert {(share.partitions, share.stride) for share in shares} == {(partitions, stride)}
+    partitions, stride = shares[0].partitions, shares[0].entries.world_size
+    assert {(share.partitions, share.entries.world_size) for share in shares} == {(partitions, stride)}
     wanted = itertools.product(range(partitions), range(stride))
-    assert sorted((share.partition, share.offset) for share in shares) == list(wanted)
+    assert sorted((share.partition, share.entries.rank) for share in shares) == list(wanted)
     assert (stride == 1) == (world_size in (1, *EVEN))
     assert 48 % partitions == 0, "the server's partitions come out even"
 

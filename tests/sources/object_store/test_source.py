@@ -5,7 +5,11 @@ from __future__ import annotations
 import asyncio
 import builtins
 import io
+import json
+import os
 import socket
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -183,6 +187,40 @@ def test_a_place_in_a_bucket_is_one_in_a_copy_of_it(s3: str) -> None:
         assert [(each.index, each.id) for each in found] == [(each.index, each.id) for each in whole[start:]]
         older = f"{start}:{NAMES[start - 1]}" if start else ""
         assert [each.id for each in files("s3://mine/photos", s3, Position(0, start, older))] == IDS[start:]
+
+
+C_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+LISTS = """
+import asyncio, json, sys
+from datago_gpu import LoaderConfig
+from datago_gpu.sources import open_source
+from datago_gpu.sources.base import Position
+
+async def ids():
+    source = open_source(LoaderConfig.load(json.loads(sys.argv[1])), None)
+    return [[ref.id, ref.url] async for ref in source.refs(Position())]
+
+assert sys.getfilesystemencoding() == "ascii"
+print(json.dumps(asyncio.run(ids())))
+"""
+
+
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_keys_are_utf_8_whatever_the_locale_of_the_process_that_lists_them(s3: str, shuffled: bool) -> None:
+    source = {"root_path": "s3://mine/photos", "random_sampling": shuffled, "storage_options": options(s3)}
+    config = json.dumps({"source_type": "file", "source_config": source})
+    found = subprocess.run([sys.executable, "-c", LISTS, config], env={**os.environ, **C_LOCALE},
+                           stdout=subprocess.PIPE, timeout=50, check=True)  # fmt: skip
+    assert sorted(json.loads(found.stdout)) == sorted([key, f"s3://mine/photos/{key}"] for key in IDS)
+
+
+def test_a_prefix_that_begins_with_a_slash_lists_whole_keys(s3: str) -> None:
+    found = files("s3://mine//photos", s3)
+    assert [ref.id for ref in found] == NAMES[:5]
+    for start, ref in enumerate(found):
+        assert isinstance(ref, SampleRef)
+        assert ref.url == f"s3://mine/{ref.id}"
+        assert files("s3://mine//photos", s3, Position(0, start, ref.cursor)) == found[start:]
 
 
 def test_a_prefix_without_images_or_bucket_is_a_source_error(s3: str) -> None:

@@ -1,0 +1,76 @@
+"""Lists the images below a prefix in object storage, one page at a time, in the store's order: by key."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from datago_gpu.config import FileSource, LoaderConfig
+from datago_gpu.config.file_names import hidden_part
+from datago_gpu.errors import SourceError
+from datago_gpu.redact import without_query
+from datago_gpu.sources.barren import Barren
+from datago_gpu.sources.base import SampleRef
+from datago_gpu.sources.http.failure import HttpFailure
+from datago_gpu.sources.images import Page
+from datago_gpu.sources.object_store.client import MOST_STORED_PAGES, Stores
+from datago_gpu.sources.object_store.s3_listing import ODD_KEY
+from datago_gpu.sources.passed_over import PassedOver
+from datago_gpu.sources.sample_info import SampleInfo
+
+__all__ = ["Bucket"]
+
+
+class Bucket:
+    """A `Lister` for a root such as s3://bucket/photos.
+
+    A name, and a sample's id, is the key below the root. Names are UTF-8, whatever the locale.
+    """
+
+    resumes = True
+
+    def __init__(self, config: LoaderConfig) -> None:
+        source = config.source_config
+        assert isinstance(source, FileSource)
+        self._source, self._selection = source, source.selection
+        self._address = source.root_path.rstrip("/")
+        scheme, _, rest = self._address.partition("://")
+        bucket, _, prefix = rest.partition("/")
+        self._bucket = f"{scheme}://{bucket}/"
+        # The store lists "s3://bucket//photos" as "photos/": its keys then do not begin with the prefix.
+        self.root = f"{prefix}/" if prefix and not prefix.startswith("/") else ""
+        self.shown = without_query(self._address)
+        self._stores = Stores(config.http_config, source.storage_options)
+
+    async def pages(self, after: bytes, passed: PassedOver) -> AsyncGenerator[Page, None]:
+        """See `Lister.pages`. Raises SourceError if the prefix cannot be listed."""
+        key = self.root + after.decode() if after else ""
+        try:
+            barren = Barren(self.shown, MOST_STORED_PAGES)
+            async with aclosing(self._stores.listed(self._address, key)) as pages:
+                async for page in pages:
+                    names = [self._name(each.key) for each in page if self._takes(each.key, passed)]
+                    yield Page(names)
+                    barren.note(len(page), usable=bool(names))
+        except HttpFailure as failure:
+            hint = "" if failure.reason == ODD_KEY else "; check source_config.root_path and the credentials"
+            raise SourceError(self._source.redacted(f"cannot list {failure}{hint}")) from None
+
+    def ref(self, index: int, name: bytes) -> SampleRef:
+        """See `Lister.ref`."""
+        key = name.decode()
+        return SampleRef(index, SampleInfo(key, source="filesystem"), url=f"{self._bucket}{self.root}{key}")
+
+    def _name(self, key: str) -> bytes:
+        return key.removeprefix(self.root).encode()
+
+    def _takes(self, key: str, passed: PassedOver) -> bool:
+        """Returns whether a key is that of an image. Counts other keys, except folder markers."""
+        if not self._selection.takes(key):
+            if not key.endswith("/"):
+                passed.add("extension", key)
+            return False
+        if not self._selection.hidden and hidden_part(key.removeprefix(self.root).split("/")):
+            passed.add("hidden", key)
+            return False
+        return True
