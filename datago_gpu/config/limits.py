@@ -15,7 +15,17 @@ from datago_gpu.config.shards import WebDatasetSource
 from datago_gpu.config.sources import DataroomSource, names_in
 from datago_gpu.units import MiB
 
-__all__ = ["Limits", "bytes_a_pixel", "decoding_memory", "files_of_a_sample", "wants_latents"]
+__all__ = [
+    "Limits",
+    "bytes_a_pixel",
+    "cpu_share",
+    "decode_processes",
+    "decoded_batches",
+    "decoded_pixel_bytes",
+    "decoding_memory",
+    "files_of_a_sample",
+    "wants_latents",
+]
 
 _FOUR_CHANNELS_OF_16_BITS, _LABEL = 8, 4
 """Bytes per pixel. A label has up to 32 bits."""
@@ -23,6 +33,9 @@ _FOUR_CHANNELS_OF_16_BITS, _LABEL = 8, 4
 _LEAST_DECODING_MB, _DECODING_MB_A_THREAD = 1024, 256
 
 _LEAST_WORDS, _WORDS_A_SAMPLE = 4 * MiB, 32 * 1024
+
+_FURTHER_BATCHES = 2
+"""The batch that the trainer uses, and the batch that is being delivered."""
 
 _BATCHES_BETWEEN = 2
 """Batches on their way to the decoder, so that the decoder never waits for them."""
@@ -32,7 +45,19 @@ def decoding_memory(decode: DecodeConfig) -> int:
     """Returns the memory for decoding, in bytes: see `DecodeConfig.memory_mb`."""
     if decode.memory_mb is not None:
         return decode.memory_mb * MiB
-    return max(_LEAST_DECODING_MB, _DECODING_MB_A_THREAD * (decode.threads or len(os.sched_getaffinity(0)))) * MiB
+    workers = decode.threads or decode.processes or len(os.sched_getaffinity(0))
+    return max(_LEAST_DECODING_MB, _DECODING_MB_A_THREAD * workers) * MiB
+
+
+def decode_processes(decode: DecodeConfig) -> int:
+    """Returns the number of processes that decode with Pillow, 0 for threads: see `DecodeConfig.processes`."""
+    return decode.threads or cpu_share() if decode.processes is None else decode.processes
+
+
+def cpu_share() -> int:
+    """Returns the number of CPUs that this process may use, divided by the processes of its machine, and at least 1."""
+    processes = os.environ.get("LOCAL_WORLD_SIZE", "")  # set by torchrun and others, for the processes of one machine
+    return max(1, len(os.sched_getaffinity(0)) // (int(processes) if processes.isdecimal() and int(processes) else 1))
 
 
 def files_of_a_sample(config: LoaderConfig) -> int:
@@ -61,6 +86,19 @@ def bytes_a_pixel(config: LoaderConfig) -> int:
         return _FOUR_CHANNELS_OF_16_BITS
     pixel = 3 * {"uint8": 1, "float16": 2, "float32": 4}[image.dtype]
     return max(pixel, _LABEL) if files_of_a_sample(config) > 1 else pixel
+
+
+def decoded_batches(config: LoaderConfig) -> int:
+    """Returns how many batches may be in the decoder, in the queue, handed over, or with the trainer."""
+    return -(-config.samples_buffer_size // config.batch_size) + config.decode_config.prefetch + _FURTHER_BATCHES
+
+
+def decoded_pixel_bytes(config: LoaderConfig) -> int:
+    """Returns the bytes of pixels in these batches."""
+    if not config.image_config.crop_and_resize:
+        return 2 * config.samples_buffer_mb * MiB
+    pixels = decoded_batches(config) * config.batch_size * config.image_config.default_image_size**2
+    return pixels * files_of_a_sample(config) * bytes_a_pixel(config)
 
 
 class Limits(Struct, frozen=True, kw_only=True):

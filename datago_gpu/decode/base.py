@@ -2,20 +2,63 @@
 
 from __future__ import annotations
 
+import mmap
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["DecodedImages", "Decoder", "EncodedImages"]
+from datago_gpu.imaging.geometry import Region, Size
+
+__all__ = ["DecodedImages", "Decoder", "EncodedImage", "EncodedImages", "Payloads"]
+
+
+@dataclass(slots=True)
+class EncodedImage:
+    """One encoded image. See `EncodedImages`."""
+
+    payload: NDArray[np.uint8]
+    size: Size
+    region: Region
+    orientation: int
+    target: Size | None
+
+
+class Payloads(Sequence[NDArray[np.uint8]]):
+    """Payloads that lie in shared memory. Makes a view when one is asked for: decode processes need none.
+
+    offsets, lengths: where each payload begins, and its bytes.
+    """
+
+    def __init__(self, memory: mmap.mmap, offsets: list[int], lengths: list[int]) -> None:
+        self._memory, self.offsets, self.lengths = memory, offsets, lengths
+
+    @overload
+    def __getitem__(self, index: int) -> NDArray[np.uint8]: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[NDArray[np.uint8]]: ...
+
+    def __getitem__(self, index: int | slice) -> NDArray[np.uint8] | list[NDArray[np.uint8]]:
+        if isinstance(index, slice):
+            return list(self)[index]
+        return np.frombuffer(self._memory, np.uint8, self.lengths[index], self.offsets[index])
+
+    def __iter__(self) -> Iterator[NDArray[np.uint8]]:
+        whole = np.frombuffer(self._memory, np.uint8)
+        return (whole[at : at + length] for at, length in zip(self.offsets, self.lengths, strict=True))
+
+    def __len__(self) -> int:
+        return len(self.lengths)
 
 
 @dataclass(slots=True)
 class EncodedImages:
     """The encoded images of one batch. All arrays have N rows, in the order of the batch."""
 
-    payloads: list[NDArray[np.uint8]]
+    payloads: Sequence[NDArray[np.uint8]]
     """N one-dimensional views of the encoded bytes: JPEG, PNG, WebP, or PPM for images that the feeder decoded."""
     sizes: NDArray[np.int32]
     """(N, 2): height and width in pixels, as displayed (after `orientations`)."""
@@ -36,6 +79,12 @@ class EncodedImages:
         if self.targets is None:
             return self.target
         return int(self.targets[index, 0]), int(self.targets[index, 1])
+
+    def one(self, index: int) -> EncodedImage:
+        """Returns one of the images."""
+        (height, width), region = self.sizes[index].tolist(), tuple(self.regions[index].tolist())
+        orientation = int(self.orientations[index])
+        return EncodedImage(self.payloads[index], (height, width), region, orientation, self.target_of(index))
 
     def subset(self, rows: list[int]) -> EncodedImages:
         """Returns some of the images, given their indices."""

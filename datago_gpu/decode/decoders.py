@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from datago_gpu.config import DecodeConfig, ImageConfig
 from datago_gpu.config.limits import decoding_memory
 from datago_gpu.decode.base import Decoder
+from datago_gpu.decode.output_format import kind_of
 from datago_gpu.decode.placement import GpuPlacer, HostPlacer, Placer
 from datago_gpu.decode.select import INSTALL, Backend
 from datago_gpu.errors import ConfigError
@@ -48,8 +49,7 @@ def make_decoder(
     batch_size: the maximum number of images in a batch. memory: the memory limit that several decoders share.
     """
     load_decoder(backend)
-    mask_filter = image.mask_interpolation if mask else ""
-    own = not image.image_to_rgb8 and mask_filter != "nearest"
+    mask_filter, own = kind_of(image, mask=mask)
     if backend.name == "pillow" or (mask and image.pre_encode_images):
         return _pillow(image, decode, mask_filter, own, memory)
     decoder = _dali(backend, image, decode, batch_size, "" if own else mask_filter)

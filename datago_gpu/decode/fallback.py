@@ -25,9 +25,10 @@ def with_pixels(
     failures: dict[int, str] = {}
     if not refused:
         return images, failures
+    payloads = list(images.payloads)
     changed = replace(
         images,
-        payloads=images.payloads[:],
+        payloads=payloads,
         sizes=images.sizes.copy(),
         regions=images.regions.copy(),
         orientations=images.orientations.copy(),
@@ -40,7 +41,7 @@ def with_pixels(
         except Rejected as final:
             failures[index] = f"DALI: {problem}; Pillow: {final.detail or final.reason}"
             continue
-        changed.payloads[index] = np.frombuffer(as_ppm(pixels), np.uint8)
+        payloads[index] = np.frombuffer(as_ppm(pixels), np.uint8)
         changed.sizes[index] = pixels.height, pixels.width
         changed.regions[index] = 0, 0, pixels.height, pixels.width
         changed.orientations[index] = 1

@@ -10,12 +10,18 @@ from numpy.typing import DTypeLike, NDArray
 
 from datago_gpu.config import ImageConfig
 
-__all__ = ["Form", "unnormalised"]
+__all__ = ["Form", "kind_of", "unnormalised"]
 
 
 def unnormalised(image: ImageConfig) -> ImageConfig:
     """Returns the settings without normalisation, as uint8, for masks."""
     return msgspec.structs.replace(image, dtype="uint8", mean=None, std=None)
+
+
+def kind_of(image: ImageConfig, *, mask: bool) -> tuple[str, bool]:
+    """Returns the filter for masks ("" for images), and whether the images or masks keep their own channels."""
+    filter_name = image.mask_interpolation if mask else ""
+    return filter_name, not image.image_to_rgb8 and filter_name != "nearest"
 
 
 class Form:
@@ -42,8 +48,11 @@ class Form:
 
         least: the smallest dtype that holds the numbers of the masks.
         """
-        shape = (self._channels, height, width) if self.channels_first else (height, width, self._channels)
-        return np.empty((*batch, *shape), np.result_type(self.dtype, least))
+        return np.empty((*batch, *self.shape(height, width)), np.result_type(self.dtype, least))
+
+    def shape(self, height: int, width: int) -> tuple[int, int, int]:
+        """Returns the shape of an image of this size."""
+        return (self._channels, height, width) if self.channels_first else (height, width, self._channels)
 
     def write(self, pixels: NDArray[Any], out: NDArray[Any]) -> None:
         """Writes one image (H, W, C), uint8 or a mask of any dtype, into memory from `empty`."""

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from queue import SimpleQueue
 
 from datago_gpu.config import DecodeConfig
+from datago_gpu.config.limits import cpu_share
 
 __all__ = ["Threads", "decoding_threads", "gpu_threads", "pillow_threads"]
 
@@ -40,9 +41,7 @@ def gpu_threads(decode: DecodeConfig, *, mask: bool = False) -> int:
     """
     if decode.threads:
         return decode.threads
-    processes = os.environ.get("LOCAL_WORLD_SIZE", "")  # set by torchrun and others, for the processes of one machine
-    share = len(os.sched_getaffinity(0)) // (int(processes) if processes.isdecimal() and int(processes) else 1)
-    count = max(1, min(_MOST_ON_GPU, share))
+    count = min(_MOST_ON_GPU, cpu_share())
     return max(1, count // 2) if mask else count
 
 

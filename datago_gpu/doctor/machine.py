@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from PIL import features
 
 from datago_gpu.config import DecodeConfig, FileSource, HttpConfig, ImageConfig, LoaderConfig
+from datago_gpu.config.limits import decode_processes
 from datago_gpu.decode.select import choose
 from datago_gpu.decode.threads import decoding_threads, pillow_threads
 from datago_gpu.doctor.check import Check, mib
@@ -109,7 +110,9 @@ def cpus(decode: DecodeConfig, quota: float | None) -> Check:
     usable = len(os.sched_getaffinity(0))
     threads = decoding_threads(decode)
     found = f"{usable} of {os.cpu_count()} may be used" + (f", for {quota:g} of their time" if quota else "")
-    found += f"; {pillow_threads(decode)} threads decode with Pillow, {threads} with DALI"
+    processes = decode_processes(decode)
+    pillow = f"{processes} processes" if processes else f"{pillow_threads(decode)} threads"
+    found += f"; {pillow} decode with Pillow, {threads} threads with DALI"
     allowed = min(usable, quota or usable)
     if threads > 2 * max(1.0, allowed):
         return Check.warn("CPUs", found, f"set decode_config.threads to {max(1, round(allowed))}")
@@ -159,8 +162,10 @@ def memory(needed: MemorySum, limit: int | None, meminfo: Path) -> Check:
     available = re.search(r"^MemAvailable:\s+(\d+) kB", _read(meminfo), re.MULTILINE)
     free = int(available[1]) * 1024 if available else None
     least = min((each for each in (limit, free) if each is not None), default=None)
-    trainer, feeder, shared = (mib(sum(part.values())) for part in (needed.trainer, needed.feeder, needed.shared))
-    sizes = f"{trainer} in the trainer, {feeder} in the feeder, {shared} shared"
+    parts = needed.trainer, needed.feeder, needed.decoding, needed.shared
+    trainer, feeder, decoding, shared = (mib(sum(part.values())) for part in parts)
+    outside = f"{feeder} in the feeder" + (f", {decoding} in the decode processes" if needed.decoding else "")
+    sizes = f"{trainer} in the trainer, {outside}, {shared} shared"
     found = f"the settings allow at most {mib(needed.total)}: {sizes}"
     found += f", {mib(free)} are available" if free is not None else ""
     found += f", the container's limit is {mib(limit)}" if limit is not None else ""

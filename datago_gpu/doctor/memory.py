@@ -5,7 +5,14 @@ from __future__ import annotations
 from msgspec import Struct
 
 from datago_gpu.config import DataroomSource, LoaderConfig, WebDatasetSource
-from datago_gpu.config.limits import Limits, bytes_a_pixel, files_of_a_sample, wants_latents
+from datago_gpu.config.limits import (
+    Limits,
+    decode_processes,
+    decoded_batches,
+    decoded_pixel_bytes,
+    files_of_a_sample,
+    wants_latents,
+)
 from datago_gpu.decode.threads import pillow_threads
 from datago_gpu.imaging.allowance import KEPT
 from datago_gpu.units import MiB
@@ -15,14 +22,14 @@ __all__ = ["MemorySum"]
 _TRAINER = {"pillow": 64 * MiB, "dali": 256 * MiB}
 _FEEDER, _DOWNLOADING = 80 * MiB, 64 * MiB
 """Memory for Python, the imported modules, and freed memory that the heap keeps, per process."""
+_FORK_SERVER, _DECODING = 48 * MiB, 8 * MiB
+"""Memory for Python and the imported modules, and what each decode process has beside these."""
 _SHUFFLED = 256 * MiB
 _PAGES = 4
 """Copies of a page: the current page, and the next one as received, decompressed in pieces, and joined."""
 _FILE_BUFFER = MiB
 _OBJECTS = 20
 """Factor by which attributes can be larger as Python objects than as JSON."""
-_FURTHER_BATCHES = 2
-"""The batch that the trainer uses, and the batch that is being delivered."""
 
 
 class MemorySum(Struct, frozen=True):
@@ -41,21 +48,24 @@ class MemorySum(Struct, frozen=True):
     """Memory that all processes share."""
     processes: int = 0
     """Number of download processes."""
+    decoding: dict[str, int] = {}
+    """Memory of all decode processes together. The decoded batches are shared with the trainer, and counted there."""
 
     @classmethod
     def of(cls, config: LoaderConfig, backend: str) -> MemorySum:
         """Computes the sum for a config. backend: "pillow" or "dali"."""
         limits, processes = Limits.of(config), config.http_config.download_processes
+        decoders = decode_processes(config.decode_config) if backend == "pillow" else 0
         sample = files_of_a_sample(config) * limits.payload
         on_the_way = {"the sample that comes next": sample, "a payload that is put together": limits.payload}
         ahead = {"prefetch_memory_mb": limits.ahead}
         return cls(
             trainer={
                 "Python and the back end": _TRAINER[backend],
-                "decode_config.memory_mb": limits.decoding,
-                "heaps of the decoding threads": min(limits.decoding, KEPT * pillow_threads(config.decode_config)),
+                **({} if decoders else _decoding(limits, pillow_threads(config.decode_config))),
                 "decoded batches": _decoded(config, limits),
             },
+            decoding={"Python": _FORK_SERVER + decoders * _DECODING, **_decoding(limits, decoders)} if decoders else {},
             feeder={
                 "Python": _FEEDER,
                 **ahead,
@@ -73,19 +83,22 @@ class MemorySum(Struct, frozen=True):
     def total(self) -> int:
         """Returns the bytes of all processes together."""
         downloading = self.processes * sum(self.downloading.values())
-        return downloading + sum(sum(part.values()) for part in (self.trainer, self.feeder, self.shared))
+        parts = self.trainer, self.decoding, self.feeder, self.shared
+        return downloading + sum(sum(part.values()) for part in parts)
+
+
+def _decoding(limits: Limits, workers: int) -> dict[str, int]:
+    """Returns the memory of threads or processes that decode."""
+    return {
+        "decode_config.memory_mb": limits.decoding,
+        "heaps that decode": min(limits.decoding, KEPT * workers),
+    }
 
 
 def _decoded(config: LoaderConfig, limits: Limits) -> int:
     """Returns the bytes of pixels, latents and attributes that are being decoded, queued, or used by the trainer."""
-    image, files = config.image_config, files_of_a_sample(config)
-    batches = -(-config.samples_buffer_size // config.batch_size) + config.decode_config.prefetch + _FURTHER_BATCHES
-    if image.crop_and_resize:
-        pixels = batches * config.batch_size * files * image.default_image_size**2 * bytes_a_pixel(config)
-    else:
-        pixels = 2 * config.samples_buffer_mb * MiB
     latents = limits.batch if wants_latents(config) else 0
-    return pixels + batches * (latents + _OBJECTS * limits.words)
+    return decoded_pixel_bytes(config) + decoded_batches(config) * (latents + _OBJECTS * limits.words)
 
 
 def _listing(config: LoaderConfig, sample: int) -> dict[str, int]:

@@ -15,7 +15,7 @@ import os
 from datago_gpu.errors import FeederError
 from datago_gpu.units import MiB
 
-__all__ = ["ALIGNMENT", "Room", "aligned", "create", "map_memory", "unnamed_file"]
+__all__ = ["ALIGNMENT", "Room", "aligned", "create", "create_sparse", "map_memory", "unnamed_file"]
 
 log = logging.getLogger("datago_gpu")
 
@@ -48,6 +48,23 @@ def create(size: int) -> int:
         raise FeederError(_told(error, size, refused)) from error
     if refused:
         log.warning("%s: a file without a name in the folder for temporary files takes its place. %s", refused, _ALLOW)
+    return descriptor
+
+
+def create_sparse(size: int) -> int:
+    """Returns a file descriptor of `size` bytes of new shared memory, most of which is never written.
+
+    The caller owns it. Raises FeederError if memfd_create is refused, because a file on a disk would need room for all
+    bytes, and OSError if this process may not have so large a file.
+    """
+    descriptor, refused = unnamed_file("datago_gpu-pixels")
+    try:
+        if refused:
+            raise FeederError(f"{refused}. {_ALLOW}")
+        os.ftruncate(descriptor, size)
+    except BaseException:
+        os.close(descriptor)
+        raise
     return descriptor
 
 

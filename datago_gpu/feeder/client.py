@@ -13,6 +13,7 @@ from msgspec import msgpack
 from datago_gpu.config import LoaderConfig
 from datago_gpu.errors import FeederError
 from datago_gpu.feeder import wire
+from datago_gpu.feeder.decoding.pool import Pool
 from datago_gpu.feeder.spawn import Processes
 
 __all__ = ["Feeder", "FeederClosed"]
@@ -26,12 +27,12 @@ class Feeder:
     """Owns a feeder process and the memory shared with it.
 
     Only one thread may call `receive`, `waiting` and `report`. Any thread may call `close`, at any time and repeatedly.
-    Raises FeederError if no process can be started.
+    pool: for the feeder's decode processes. Raises FeederError if no process can be started.
     """
 
-    def __init__(self, config: LoaderConfig, resume: wire.Resume) -> None:
+    def __init__(self, config: LoaderConfig, resume: wire.Resume, pool: Pool | None = None) -> None:
         try:
-            self._processes = Processes(config)
+            self._processes = Processes(config, pool)
         except OSError as error:
             raise FeederError(f"the feeder process cannot be started: {error}") from error
         self._channel = self._processes.channel

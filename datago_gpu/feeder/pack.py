@@ -93,6 +93,11 @@ class Packer:
         while len(self._room):
             await self._report()
 
+    async def decoded(self) -> None:
+        """Waits until every batch that was announced has been reported, also after a failure."""
+        while self._out:
+            await self._report()
+
     async def has_decoded_since(self, epoch: int) -> bool:
         """Returns whether a sample of this epoch or later could be decoded. Waits for one, or for all reports."""
         while self._latest_good < epoch and self._out:

@@ -1,12 +1,13 @@
 """The feeder process: lists, fetches, admits and groups samples, and sends them as batches.
 
-Run by `feeder.spawn` as `python -m datago_gpu.feeder SOCKET_FD ARENA_FD PARENT_PID [SOCKET_FD MEMORY_FD]...`; not for
-use by hand. The pairs at the end lead to its download processes. The process ends when the other end of its first
-socket or the parent process is gone.
+Run by `feeder.spawn` as `python -m datago_gpu.feeder SOCKET_FD ARENA_FD PARENT_PID [SOCKET_FD MEMORY_FD]... DECODING`;
+not for use by hand. The pairs lead to its download processes. DECODING describes its decode processes (`Ends`, as
+JSON), or is empty. The process ends when the other end of its first socket or the parent process is gone.
 """
 
 from __future__ import annotations
 
+import asyncio
 import mmap
 import os
 import traceback
@@ -21,6 +22,7 @@ from datago_gpu.errors import DatagoError
 from datago_gpu.eventloop import catch_lost_errors, guarded, watched
 from datago_gpu.feeder import wire
 from datago_gpu.feeder.arena import map_memory
+from datago_gpu.feeder.decoding.fork_server import ForkServer
 from datago_gpu.feeder.fetch import Fetcher
 from datago_gpu.feeder.notices import passed_on
 from datago_gpu.feeder.pack import Packer
@@ -35,14 +37,18 @@ __all__ = ["main"]
 _Links = Sequence[tuple[int, int]]
 
 
-def main(socket_descriptor: int, arena_descriptor: int, parent: int, *links: int) -> None:
+def main(
+    socket_descriptor: int, arena_descriptor: int, parent: int, *links: int, decoding: ForkServer | None = None
+) -> None:
     """Serves the process at the other end of the socket until the stream is complete or that process is gone."""
     memory = map_memory(arena_descriptor)
-    run(_serve(socket_descriptor, memory, parent, list(zip(links[::2], links[1::2], strict=True))))
+    run(_serve(socket_descriptor, memory, parent, list(zip(links[::2], links[1::2], strict=True)), decoding))
 
 
-async def _serve(channel: int, memory: mmap.mmap, parent: int, links: _Links) -> None:
+async def _serve(channel: int, memory: mmap.mmap, parent: int, links: _Links, decoding: ForkServer | None) -> None:
     guards = [watched(leave_with(parent))]
+    if decoding:
+        asyncio.get_running_loop().add_reader(decoding.alive, _leave_with_decoding, decoding)
     reader, writer = await connected(channel)
     start = msgpack.decode(await wire.read(reader), type=wire.Start)
     config = LoaderConfig.load(start.config)
@@ -55,13 +61,17 @@ async def _serve(channel: int, memory: mmap.mmap, parent: int, links: _Links) ->
         packer.notice(wire.Notice(notice.level, printable(config.redacted(notice.text), lines=True)))
 
     catch_lost_errors(fail)
-    guards.append(watched(_leave_with_the_socket(packer)))
+    guards.append(watched(_leave_with_the_socket(packer, decoding)))
     try:
         with passed_on(start.log_level, tell):
             await guarded(_produce(config, start.resume, packer, links))
     except Exception as error:
         fail(error)
     finally:
+        if decoding:
+            await packer.decoded()
+            asyncio.get_running_loop().remove_reader(decoding.alive)
+            decoding.stop()
         for guard in guards:
             guard.cancel()
         writer.close()
@@ -90,6 +100,13 @@ async def _produce(config: LoaderConfig, resume: wire.Resume, packer: Packer, li
             fetcher.close()
 
 
-async def _leave_with_the_socket(packer: Packer) -> None:
+async def _leave_with_the_socket(packer: Packer, decoding: ForkServer | None) -> None:
     await packer.listen()
+    if decoding:
+        decoding.stop()
     os._exit(0)
+
+
+def _leave_with_decoding(decoding: ForkServer) -> None:
+    """Ends this process because a decode process has ended; the fork server has said how."""
+    os._exit(decoding.status())

@@ -9,10 +9,15 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Sequence
+
+import msgspec
 
 from datago_gpu.config import LoaderConfig
 from datago_gpu.config.limits import Limits
 from datago_gpu.feeder import arena
+from datago_gpu.feeder.decoding.plan import BY_SIGNAL
+from datago_gpu.feeder.decoding.pool import Pool
 from datago_gpu.interpreter import WANTED, command
 from datago_gpu.units import MiB
 
@@ -23,6 +28,10 @@ LAST_WORDS_BYTES = 4000
 KILL_S = 0.2
 """Seconds to wait for a killed process. It is gone in milliseconds unless it hangs in the kernel, for example on a
 dead network file system."""
+
+GENTLE_S = 0.15
+"""Seconds for a feeder to end its decode processes. If it is killed, the kernel kills them, and the process that they
+fall to has to wait for them: in a container that may be the trainer, which knows nothing of them."""
 
 EXIT_S = 1.0
 """Seconds to wait for a process that has closed its socket and is about to end."""
@@ -38,7 +47,7 @@ faults: 25 us for 40 KB, 150 us for 400 KB. It also keeps a heap per thread, ove
 
 class Processes:
     """Holds the processes of one feeder. All are children of this process, which alone can learn how each of them
-    ended.
+    ended; decode processes, if there is a pool for them, belong to the feeder.
 
     Raises OSError or FeederError if one of them cannot be started; then none is left running.
     """
@@ -52,7 +61,8 @@ class Processes:
     memory: mmap.mmap
     """Shared with the feeder."""
 
-    def __init__(self, config: LoaderConfig) -> None:
+    def __init__(self, config: LoaderConfig, pool: Pool | None = None) -> None:
+        self._is_gentle = pool is not None
         with contextlib.ExitStack() as undo, contextlib.ExitStack() as lent:
             self._last_words, _ = arena.unnamed_file("datago_gpu-stderr")
             undo.callback(os.close, self._last_words)
@@ -72,17 +82,30 @@ class Processes:
                 self._downloading.append(self._spawn("datago_gpu.feeder.download", its.fileno(), between))
                 undo.callback(_end, self._downloading[-1])
                 links += [feeders.fileno(), between]
-            self._feeder = self._spawn("datago_gpu.feeder", theirs.fileno(), memory, *links)
+            ends = pool.connect(lent) if pool else None
+            decoding = () if ends is None else (ends.tasks, ends.results, ends.memory)
+            told = "" if ends is None else msgspec.json.encode(ends).decode()
+            self._feeder = self._spawn(
+                "datago_gpu.feeder", theirs.fileno(), memory, *links, lent=decoding, last_argument=[told]
+            )
             undo.pop_all()
 
-    def _spawn(self, module: str, channel: int, memory: int, *links: int) -> subprocess.Popen[bytes]:
+    def _spawn(
+        self,
+        module: str,
+        channel: int,
+        memory: int,
+        *links: int,
+        lent: Sequence[int] = (),
+        last_argument: Sequence[str] = (),
+    ) -> subprocess.Popen[bytes]:
         """Starts a new Python, not a fork: CUDA and threads do not survive a fork. It gets its own process group, so
         that Ctrl-C reaches the trainer alone."""
-        line = command(module, *map(str, (channel, memory, os.getpid(), *links)))
+        line = command(module, *map(str, (channel, memory, os.getpid(), *links)), *last_argument)
         self._python = line[0]
         return subprocess.Popen(
             line,
-            pass_fds=(channel, memory, *links),
+            pass_fds=(channel, memory, *links, *lent),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=self._last_words,
@@ -97,15 +120,22 @@ class Processes:
 
     @property
     def killed(self) -> bool:
-        """Returns whether a signal ended one of them. Valid once the feeder has ended."""
-        return any((process.returncode or 0) < 0 for process in self._all)
+        """Returns whether a signal ended one of them, or a decode process. Valid once the feeder has ended."""
+        codes = [process.returncode or 0 for process in self._all]
+        return any(code < 0 or code > BY_SIGNAL for code in codes)
 
     def kill(self) -> None:
-        """Kills all processes at once: they own nothing that must be saved. Waits no longer than KILL_S."""
-        for process in self._all:
-            process.kill()
+        """Kills all processes at once: they own nothing that must be saved. Waits no longer than GENTLE_S and
+        KILL_S."""
+        if self._is_gentle:
+            self._feeder.terminate()
         with contextlib.suppress(OSError):
             self.channel.shutdown(socket.SHUT_RDWR)
+        if self._is_gentle:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._feeder.wait(GENTLE_S)
+        for process in self._all:
+            process.kill()
         with contextlib.suppress(subprocess.TimeoutExpired):
             for process in self._all:
                 process.wait(KILL_S)

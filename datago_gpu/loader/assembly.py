@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datago_gpu.batch import COLUMNS, Batch
-from datago_gpu.decode.base import DecodedImages, Decoder, EncodedImages
+from datago_gpu.decode.base import DecodedImages, Decoder, EncodedImages, Payloads
 from datago_gpu.decode.placement import Placer, arranged, moves
 from datago_gpu.feeder import wire
 from datago_gpu.feeder.arena import aligned
@@ -121,8 +121,16 @@ class Assembly:
         rescued = {at: problem for at, problem in rescued.items() if at not in failures}
         return Assembled(message, batch, kept, dict(sorted(failures.items())), rescued)
 
-    def close(self) -> None:
+    def abandon(self) -> None:
         """Drops everything under way. Batches already delivered stay valid."""
+        self._under_way.clear()
+        for decoder in (self._images, *self._others.values()):
+            decoder.close()
+        self._others.clear()
+        self._images = self._make_decoder(False)
+
+    def close(self) -> None:
+        """Drops everything under way and ends. Batches already delivered stay valid."""
         self._under_way.clear()
         for decoder in (self._images, *self._others.values()):
             decoder.close()
@@ -177,9 +185,8 @@ def _encoded(
     offsets: list[int],
     memory: mmap.mmap,
 ) -> EncodedImages:
-    arena = np.frombuffer(memory, np.uint8)
     return EncodedImages(
-        payloads=[arena[at : at + length] for length, at in zip(columns.lengths, offsets, strict=True)],
+        payloads=Payloads(memory, offsets, columns.lengths),
         sizes=np.frombuffer(columns.sizes, np.int32).reshape(-1, 2),
         regions=np.frombuffer(columns.regions, np.float32).reshape(-1, 4),
         orientations=np.frombuffer(columns.orientations, np.uint8),

@@ -14,6 +14,7 @@ from msgspec import structs
 from datago_gpu import errors
 from datago_gpu.feeder import wire
 from datago_gpu.feeder.client import FeederClosed
+from datago_gpu.feeder.decoding.pool import DecodersGone
 from datago_gpu.loader.handoff import Handoff
 from datago_gpu.loader.supervisor import Supervisor
 from datago_gpu.sources.base import Flaw, Skipped
@@ -123,9 +124,12 @@ class Worker(threading.Thread):
         try:
             while isinstance(ended := self._follow(assembly), errors.FeederError):
                 self._feeder.restart(ended)
+                self._skips_behind.clear()  # the new feeder reports them again
         finally:
             end = ended if isinstance(ended, wire.Ended) else wire.Ended([], wire.Counts())
-            last = Ready(None, skipped=self._take_skips(), fruitless=end.fruitless, dropped=end.dropped)
+            last = Ready(
+                None, skipped=self._feeder.first_told(self._take_skips()), fruitless=end.fruitless, dropped=end.dropped
+            )
             self._ready.put(last)
         if isinstance(ended, wire.Failed):
             raise getattr(errors, ended.kind, errors.DatagoError)(ended.message)
@@ -138,7 +142,13 @@ class Worker(threading.Thread):
         ended: _End | None = None
         while True:
             if len(assembly) and (ended or len(assembly) >= assembly.depth or not self._feeder.waiting()):
-                if not self._hand_on(assembly.collect()):
+                try:
+                    assembled = assembly.collect()
+                except DecodersGone:
+                    assembly.abandon()
+                    self._pixels = 0
+                    return self._death()
+                if not self._hand_on(assembled):
                     return None
             elif ended:
                 return ended
@@ -147,6 +157,12 @@ class Worker(threading.Thread):
                 if isinstance(message, wire.EncodedBatch) and not self._make_room(assembly, message.pixels):
                     return None
                 ended = self._take(assembly, message)
+
+    def _death(self) -> errors.FeederError:
+        """Waits for the end of a feeder whose decode processes have ended. It sends what it sent again later."""
+        while not isinstance(message := self._receive(), errors.FeederError):
+            pass
+        return message
 
     def _receive(self) -> wire.FromFeeder | errors.FeederError:
         clock = time.perf_counter()
@@ -190,12 +206,12 @@ class Worker(threading.Thread):
     def _hand_on(self, assembled: Assembled) -> bool:
         """Queues a decoded batch. Returns False if the trainer has closed."""
         message, failures = assembled.message, assembled.failures
-        self._feeder.report(message.number, len(failures))
+        told = self._feeder.report(message, len(failures))
         self._pixels -= message.pixels
         self.decoded += len(assembled.kept)
         self._note_rescued(assembled)
         self.bytes += sum(message.lengths) + sum(sum(column.lengths) for column in message.parts)
-        skipped = message.skipped + [
+        skipped = told + [
             Skipped(index, message.ids[at], message.wheres[at], UNDECODABLE, problem, epoch)
             for at, problem in failures.items()
             for epoch, index in [wire.epoch_and_index(message.indices[at], message.epoch)]

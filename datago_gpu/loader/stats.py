@@ -54,6 +54,12 @@ class Stats:
     dropped: int = 0
     """Samples left out at the end of the run, because their batches are not full and `drop_last` is true."""
 
+    decode_processes: int = 0
+    """Number of decode processes; 0 if threads of the trainer's process or DALI decode."""
+
+    decode_cores: float = 0.0
+    """CPU use of the decode processes together, in cores."""
+
     @property
     def slowest(self) -> str:
         """Returns the name of the bottleneck: the stage that waited least."""
@@ -75,6 +81,8 @@ class Stats:
         skipped += f"; rescued by Pillow: {self.rescued:,}" if self.rescued else ""
         came = f"{self.delivered:,} samples in {self.seconds:.2f} s ({self.delivered / self.seconds:,.0f} a second)"
         took = f"slowest: {self.slowest}; the feeder used {self.feeder_cores:.0%} of a core"
+        if self.decode_processes:
+            took += f", {self.decode_processes} decode processes {self.decode_cores:.0%}"
         return "\n".join([f"{came}, {self.bytes / 1e6:,.1f} MB encoded, skipped: {skipped}{flawed}", *table, took])
 
     def as_dict(self) -> dict[str, Any]:

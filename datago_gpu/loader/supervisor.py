@@ -11,6 +11,7 @@ from datago_gpu.config import LoaderConfig
 from datago_gpu.errors import FeederError
 from datago_gpu.feeder import wire
 from datago_gpu.feeder.client import Feeder
+from datago_gpu.feeder.decoding.pool import Pool
 from datago_gpu.loader.progress import Progress
 from datago_gpu.sources.base import Skipped
 
@@ -22,15 +23,21 @@ _Key = tuple[int, int, str]
 
 
 class Supervisor:
-    """Wraps the current feeder of a run and records what was received from it. Has the methods of a Feeder.
+    """Wraps the current feeder of a run and records what is done of what it sent.
 
-    `receive`, `waiting`, `report` and `restart` are for one thread; any thread may call `close` at any time.
+    pool: for the decode processes of the feeders, which die with them. The Supervisor owns the pool from now on.
+    Any thread may call `close` at any time; all other methods are for one thread.
     """
 
-    def __init__(self, config: LoaderConfig, resume: wire.Resume) -> None:
-        self._config = config
-        self._feeder = Feeder(config, resume)
-        self._received = Progress(resume)
+    def __init__(self, config: LoaderConfig, resume: wire.Resume, pool: Pool | None = None) -> None:
+        self._config, self._pool = config, pool
+        try:
+            self._feeder = Feeder(config, resume, pool)
+        except BaseException:
+            self._close_pool()
+            raise
+        self._done = Progress(resume)
+        """What `done` and `first_told` were given."""
         self._told: set[_Key] = set()
         """Reported skips that no resume position covers (unreadable folders, or an epoch that has no batch yet). Kept
         so that they are not reported twice."""
@@ -52,30 +59,31 @@ class Supervisor:
         """Waits for the next message. Raises FeederError if the feeder died, FeederClosed after `close`."""
         message = self._feeder.receive()
         self._begun = True
-        if isinstance(message, wire.Notice):
+        if isinstance(message, wire.Notice | wire.Failed):
             return message
-        if isinstance(message, wire.EncodedBatch):
-            self._received.begin(message.mark)
-            self._received.deliver(message.indices)
-        skipped = self._first_told(message.skipped)
-        if isinstance(message, wire.EncodedBatch):  # an epoch's first batch carries the last skips of the epoch before
-            self._told = {key for key in self._told if key[0] >= message.epoch}
-        if isinstance(message, wire.Failed):
-            return msgspec.structs.replace(message, skipped=skipped)
         self._counts = message.counts.plus(self._counted_before)
-        return msgspec.structs.replace(message, skipped=skipped, counts=self._counts)
+        return msgspec.structs.replace(message, counts=self._counts)
 
     def waiting(self) -> bool:
         """Returns whether a message can be received now."""
         return self._feeder.waiting()
 
-    def report(self, number: int, failures: int) -> None:
-        """Returns the memory of a batch to the feeder."""
-        self._received.delivered -= failures
-        self._feeder.report(number, failures)
+    def report(self, message: wire.EncodedBatch, failures: int) -> list[Skipped]:
+        """Records a decoded batch as done, and returns its memory to the feeder.
+
+        Returns the skips that came with the batch and that no feeder before has reported.
+        """
+        self._done.begin(message.mark)
+        self._done.deliver(message.indices)
+        self._done.delivered -= failures
+        skipped = self.first_told(message.skipped)
+        # An epoch's first batch carries the last skips of the epoch before.
+        self._told = {key for key in self._told if key[0] >= message.epoch}
+        self._feeder.report(message.number, failures)
+        return skipped
 
     def restart(self, death: FeederError) -> None:
-        """Starts another feeder. All received batches must have been reported before: their memory is freed.
+        """Starts another feeder. It sends again what was not reported as done. The memory of all batches is freed.
 
         Raises FeederError if a restart cannot help: a feeder has died before in this run, the feeder never started to
         work, or the samples are random draws of the server, which cannot be repeated.
@@ -88,8 +96,10 @@ class Supervisor:
         log.warning("%s; another one goes on from there", death)
         self._feeder.close()
         self._feeder.dispose()
+        if self._pool:
+            self._pool.wait_for_end()
         try:
-            self._feeder = Feeder(self._config, self._received.resume())
+            self._feeder = Feeder(self._config, self._done.resume(), self._pool)
         except FeederError as problem:
             raise FeederError(f"{death}\nNo other could take its place: {problem}") from problem
         if self._closed:  # `close` ran meanwhile and closed the old feeder
@@ -98,18 +108,25 @@ class Supervisor:
     def close(self) -> None:
         """Ends the feeder at once and wakes `receive`."""
         self._closed = True
+        if self._pool:
+            self._pool.wake()
         self._feeder.close()
 
     def dispose(self) -> None:
         """Closes the file descriptors. Call it after `close`, on the thread that receives."""
         self._feeder.dispose()
+        self._close_pool()
 
-    def _first_told(self, skipped: list[Skipped]) -> list[Skipped]:
-        """Returns the skips that the previous feeder has not reported already."""
+    def first_told(self, skipped: list[Skipped]) -> list[Skipped]:
+        """Records skips as done. Returns those that no feeder before has reported."""
         new = [skip for skip in skipped if _key(skip) not in self._told]
-        self._received.skipped(new)
-        self._told |= {_key(skip) for skip in new if skip.index < 0 or skip.epoch > self._received.epoch}
+        self._done.skipped(new)
+        self._told |= {_key(skip) for skip in new if skip.index < 0 or skip.epoch > self._done.epoch}
         return new
+
+    def _close_pool(self) -> None:
+        if self._pool:
+            self._pool.close()
 
 
 def _key(skip: Skipped) -> _Key:

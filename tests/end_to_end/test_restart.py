@@ -164,7 +164,7 @@ def test_stats_count_both_feeders(root: Path) -> None:
         stats = loader.stats()
         items = {stage.name: stage.items for stage in stats.stages}
     assert stats.feeder_cores * stats.seconds > before.feeder_cores * before.seconds > 0
-    assert items["pack"] == 162
+    assert items["pack"] >= 162  # decode processes die with their feeder: what they had is sent again
     assert items["decode"] == items["trainer"] == 152
     assert items["fetch"] >= 180  # what was on its way is fetched again
 

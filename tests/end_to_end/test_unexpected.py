@@ -28,7 +28,7 @@ IN_THE_DECODING_THREAD = [
     "datago_gpu.loader.assembly.Assembly.collect",
     "datago_gpu.loader.assembly.Assembly.close",
     "datago_gpu.loader.assembly._described",
-    "datago_gpu.decode.pillow.render_array",
+    "datago_gpu.decode.renderer.render_array",
     "datago_gpu.loader.supervisor.Supervisor.receive",
     "datago_gpu.loader.supervisor.Supervisor.report",
 ]

@@ -1,0 +1,118 @@
+"""Writes jobs for the decode processes into the shared memory, and reads their results."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datago_gpu.decode.base import EncodedImages, Payloads
+from datago_gpu.errors import DatagoError
+from datago_gpu.feeder.decoding.plan import TASK, Result
+from datago_gpu.feeder.decoding.pool import Pool
+from datago_gpu.feeder.decoding.shelf import Part, Shelf
+from datago_gpu.feeder.decoding.tables import Tables
+
+__all__ = ["Job", "Jobs"]
+
+_TASKS_A_PROCESS = 4
+"""A job has this many tasks for each process, so that all of them finish at about the same time."""
+_MOST_TASKS = 256
+"""The tasks of a job fit into one write to a pipe, which is atomic up to 4096 bytes."""
+
+
+@dataclass(slots=True)
+class Job:
+    """The images or masks of one batch, being decoded."""
+
+    slot: int
+    at: int
+    """Where its pixels begin in the memory."""
+    part: Part | None
+    """Where its pixels lie on the shelf; None if they lie on the slot's bench."""
+
+
+class Jobs:
+    """Starts jobs and waits for them. For one thread, and for all decoders of a pool."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool, plan = pool, pool.plan
+        self.memory = pool.memory
+        self._tables = Tables(plan, pool.memory)
+        self._shelf = Shelf(pool.memory, plan.shelf_at, plan.shelf)
+        self._free = list(range(plan.slots))
+        self._done: set[int] = set()
+        self._failures: dict[int, dict[int, str]] = {}
+
+    def start(
+        self,
+        images: EncodedImages,
+        rooms: NDArray[np.int64],
+        *,
+        mask: bool,
+        dtype: np.dtype[Any] | None,
+        lends: bool,
+    ) -> Job:
+        """Starts to decode images. The payloads must lie in the arena.
+
+        rooms: (N,), the bytes that the result of each image may take. dtype: of the one array that all images become,
+        or None. lends: whether the trainer gets arrays over the shared memory.
+        """
+        ends, slot = np.cumsum(rooms), self._free.pop()
+        size = int(ends[-1])
+        part = self._shelf.take(size) if lends else None
+        at = part.at if part else self._pool.plan.benches_at + slot * self._pool.plan.bench
+        if not part and size > self._pool.plan.bench:
+            raise ValueError(f"{size} bytes of pixels do not fit into {self._pool.plan.bench}")
+        self._write(self._tables.rows[slot, : len(images)], images)
+        rows = self.rows(slot, len(images))
+        rows["out_at"], rows["room"], rows["written"] = at + ends - rooms, rooms, 0
+        step = -(-len(images) // min(_MOST_TASKS, _TASKS_A_PROCESS * self._pool.plan.processes))
+        firsts = range(0, len(images), step)
+        head = self._tables.jobs[slot]
+        head["left"], head["dense"], head["dtype"] = len(firsts), dtype is not None, dtype.str if dtype else ""
+        self._failures[slot] = {}
+        self._pool.send(b"".join(TASK.pack(slot, mask, row, min(row + step, len(images))) for row in firsts))
+        return Job(slot, at, part)
+
+    def rows(self, slot: int, count: int) -> NDArray[Any]:
+        """Returns the rows of a job."""
+        rows: NDArray[Any] = self._tables.rows[slot, :count]
+        return rows
+
+    def wait(self, job: Job) -> dict[int, str]:
+        """Waits until a job is done. Returns the failures: row -> the decoder's error.
+
+        Raises DecodersGone if the processes have ended, DatagoError if one of them has failed unexpectedly.
+        """
+        while job.slot not in self._done:
+            self._take_in(self._pool.receive())
+        return dict(sorted(self._failures[job.slot].items()))
+
+    def end(self, job: Job, *, returns: bool) -> None:
+        """Frees the slot. returns: whether the part of the shelf goes back, too."""
+        self._done.discard(job.slot)
+        self._failures.pop(job.slot, None)
+        self._free.append(job.slot)
+        if returns and job.part:
+            job.part.give_back()
+
+    def _take_in(self, result: Result) -> None:
+        if result.problem:
+            kind, text, trace = result.problem
+            if kind == "MemoryError":
+                raise MemoryError
+            raise DatagoError(f"decoding has failed unexpectedly, with {kind}: {text}") from RuntimeError(trace)
+        self._failures[result.slot] |= result.failures
+        if result.done:
+            self._done.add(result.slot)
+
+    @staticmethod
+    def _write(rows: NDArray[Any], images: EncodedImages) -> None:
+        payloads = images.payloads
+        assert isinstance(payloads, Payloads)
+        rows["payload_at"], rows["payload_bytes"] = payloads.offsets, payloads.lengths
+        rows["size"], rows["region"], rows["orientation"] = images.sizes, images.regions, images.orientations
+        rows["target"] = (images.target or 0) if images.targets is None else images.targets

@@ -1,0 +1,116 @@
+"""The Pillow back end in decode processes. See `Decoder` for the contract."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datago_gpu.config import DecodeConfig, ImageConfig
+from datago_gpu.decode.base import DecodedImages, EncodedImages
+from datago_gpu.decode.output_format import Form, kind_of
+from datago_gpu.feeder.arena import ALIGNMENT
+from datago_gpu.feeder.decoding.jobs import Job, Jobs
+from datago_gpu.feeder.decoding.plan import ENCODED_FACTOR, ENCODED_HEAD
+from datago_gpu.imaging.labels import widest_dtype
+
+__all__ = ["ProcessDecoder"]
+
+_WIDEST_OWN = 8
+"""Bytes of a pixel of four channels of 16 bits."""
+_WIDEST_MASK = 4
+"""Bytes of a label."""
+
+
+@dataclass(slots=True)
+class _UnderWay:
+    job: Job
+    count: int
+    dense: tuple[tuple[int, ...], np.dtype[Any]] | None
+    """Shape and dtype of the array, if there is one."""
+
+
+class ProcessDecoder:
+    """Decodes images or masks in the decode processes. The pixels that it returns lie in the memory shared with them.
+
+    A batch that finds no room on the shelf, since the trainer keeps many others, is copied.
+    """
+
+    def __init__(self, jobs: Jobs, image: ImageConfig, decode: DecodeConfig, *, mask: bool) -> None:
+        self.depth = decode.prefetch
+        self._jobs, self._mask = jobs, mask
+        self._form = Form(image, mask=mask)
+        own = kind_of(image, mask=mask)[1]
+        self._encodes = image.pre_encode_images
+        self._is_dense = not (own or image.mixed_buckets or self._encodes)
+        channels, _, _ = self._form.shape(1, 1) if self._form.channels_first else reversed(self._form.shape(1, 1))
+        self._pixel_bytes = _WIDEST_OWN if own else _WIDEST_MASK if mask else channels * self._form.dtype.itemsize
+        self._under_way: deque[_UnderWay] = deque()
+
+    def submit(self, images: EncodedImages) -> None:
+        if len(self._under_way) >= self.depth:
+            raise RuntimeError(f"{self.depth} batches are under way: collect one first")
+        dense: tuple[tuple[int, ...], np.dtype[Any]] | None = None
+        if images.target and self._is_dense:
+            least = widest_dtype(images.payloads) if self._mask else np.uint8
+            shape, dtype = self._form.shape(*images.target), np.result_type(self._form.dtype, least)
+            dense = (len(images), *shape), dtype
+            rooms = np.full(len(images), int(np.prod(shape)) * dtype.itemsize)
+        else:
+            rooms = self._rooms(images)
+        job = self._jobs.start(images, rooms, mask=self._mask, dtype=dense and dense[1], lends=not self._encodes)
+        self._under_way.append(_UnderWay(job, len(images), dense))
+
+    def collect(self) -> DecodedImages:
+        if not self._under_way:
+            raise RuntimeError("no batch is under way: submit one first")
+        oldest = self._under_way[0]
+        failures = self._jobs.wait(oldest.job)
+        self._under_way.popleft()
+        good = [row for row in range(oldest.count) if row not in failures] if failures else list(range(oldest.count))
+        image = self._result(oldest, good) if good else None
+        self._jobs.end(oldest.job, returns=image is None or self._encodes)
+        return DecodedImages(image, failures)
+
+    def close(self) -> None:
+        while self._under_way:
+            self._jobs.end(self._under_way.popleft().job, returns=True)
+
+    def _rooms(self, images: EncodedImages) -> NDArray[np.int64]:
+        """Returns the bytes that the result of each image takes at the most, if each is a result of its own."""
+        target = images.targets if images.targets is not None else images.target
+        sizes = images.sizes if target is None else np.broadcast_to(np.asarray(target), (len(images), 2))
+        rooms: NDArray[np.int64] = sizes.astype(np.int64).prod(axis=1) * self._pixel_bytes
+        if self._encodes:
+            rooms = rooms * ENCODED_FACTOR + ENCODED_HEAD
+        return -(-rooms // ALIGNMENT) * ALIGNMENT
+
+    def _result(self, done: _UnderWay, good: list[int]) -> Any:
+        """Returns the pixels of the rows that are good."""
+        job, rows = done.job, self._jobs.rows(done.job.slot, done.count)
+        if self._encodes:
+            places = zip(rows["out_at"].tolist(), rows["written"].tolist(), strict=True)
+            encoded = [self._jobs.memory[at : at + size] for at, size in places]
+            return encoded if len(good) == done.count else [encoded[row] for row in good]
+        pixels = self._pixels(done)
+        if done.dense:
+            shape, dtype = done.dense
+            batch = pixels.view(dtype).reshape(shape)
+            return batch if len(good) == done.count else batch[good]
+        starts, sizes = (rows["out_at"] - job.at).tolist(), rows["written"].tolist()
+        shapes, dtypes = rows["shape"].tolist(), rows["dtype"].tolist()
+        return [
+            pixels[starts[row] : starts[row] + sizes[row]].view(dtypes[row].decode()).reshape(shapes[row])
+            for row in good
+        ]
+
+    def _pixels(self, done: _UnderWay) -> NDArray[np.uint8]:
+        """Returns the bytes of a job: the shared memory itself, or a copy."""
+        if done.job.part:
+            return done.job.part.array()
+        rows = self._jobs.rows(done.job.slot, done.count)
+        size = int(rows["out_at"][-1] + rows["room"][-1]) - done.job.at
+        return np.frombuffer(self._jobs.memory, np.uint8, size, done.job.at).copy()

@@ -1,0 +1,126 @@
+"""A decode process: takes tasks, decodes their rows one after the other, and reports each job once."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import socket
+import time
+import traceback
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+from msgspec import msgpack
+from numpy.typing import NDArray
+
+from datago_gpu.decode.base import EncodedImage
+from datago_gpu.decode.output_format import Form
+from datago_gpu.decode.renderer import Renderer, is_small
+from datago_gpu.errors import Rejected
+from datago_gpu.feeder.decoding.plan import LOCK_OF_JOBS, PROCESS, TASK, Plan, Result
+from datago_gpu.feeder.decoding.shared_allowance import SharedAllowance, locked
+from datago_gpu.feeder.decoding.tables import Tables
+
+__all__ = ["Worker"]
+
+
+class Worker:
+    """Serves tasks until the other end of the pipe is closed. For the only thread of a process.
+
+    file, memory: the memory shared with the trainer, laid out as the plan says. arena: holds the payloads.
+    tasks, results: the process's ends of the pipe and of the socket.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        arena: mmap.mmap,
+        file: int,
+        memory: mmap.mmap,
+        allowance: SharedAllowance,
+        tasks: int,
+        results: socket.socket,
+    ) -> None:
+        self._plan, self._memory, self._file = plan, memory, file
+        self._payloads, self._tables = np.frombuffer(arena, np.uint8), Tables(plan, memory)
+        self._allowance, self._tasks, self._results = allowance, tasks, results
+        self._kinds = [_Kind(plan, mask=False), _Kind(plan, mask=True)]
+
+    def run(self, number: int) -> None:
+        """Serves tasks. number: of this process, from 0."""
+        while True:
+            PROCESS.pack_into(self._memory, self._plan.process_at(number), os.getpid(), time.process_time())
+            task = os.read(self._tasks, TASK.size)
+            if not task:
+                return
+            slot, kind, first, end = TASK.unpack(task)
+            self._serve(slot, self._kinds[kind], first, end)
+
+    def _serve(self, slot: int, kind: _Kind, first: int, end: int) -> None:
+        failures: dict[int, str] = {}
+        job = self._tables.jobs[slot]
+        dense = np.dtype(job["dtype"].decode()) if job["dense"] else None
+        for row in range(first, end):
+            try:
+                self._decode(self._tables.rows[slot, row], kind, dense)
+            except Rejected as problem:
+                failures[row] = str(problem)
+            except BaseException as problem:  # a library's panic is no Exception
+                told = type(problem).__name__, str(problem), traceback.format_exc()
+                self._send(Result(slot, problem=told))
+                break
+        if failures:
+            self._send(Result(slot, failures=failures))
+        with locked(self._file, LOCK_OF_JOBS):
+            left = job["left"] = job["left"] - 1
+        if not left:
+            self._send(Result(slot, done=True))
+
+    def _decode(self, row: NDArray[Any], kind: _Kind, dense: np.dtype[Any] | None) -> None:
+        image = self._image(row)
+        pixels = image.size[0] * image.size[1]
+        counts = not is_small(pixels, self._plan.processes, self._allowance.capacity)
+        with self._allowance.take(kind.renderer.bytes_needed(image)) if counts else nullcontext():
+            if dense is not None and image.target:
+                kind.renderer(image, self._place(row, kind.form.shape(*image.target), dense))
+                return
+            self._keep(row, kind.renderer(image, None))
+
+    def _image(self, row: NDArray[Any]) -> EncodedImage:
+        at = int(row["payload_at"])
+        (height, width), (high, wide) = row["size"].tolist(), row["target"].tolist()
+        return EncodedImage(
+            self._payloads[at : at + int(row["payload_bytes"])],
+            (height, width),
+            tuple(row["region"].tolist()),
+            int(row["orientation"]),
+            (high, wide) if high else None,
+        )
+
+    def _keep(self, row: NDArray[Any], result: NDArray[Any] | bytes) -> None:
+        """Writes a result of its own size into the memory."""
+        if isinstance(result, bytes):
+            self._place(row, (len(result),), np.dtype(np.uint8))[:] = np.frombuffer(result, np.uint8)
+            return
+        self._place(row, result.shape, result.dtype)[:] = result
+        row["shape"], row["dtype"] = result.shape, result.dtype.str.encode()
+
+    def _place(self, row: NDArray[Any], shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+        """Returns the array in the memory that the pixels of a row go to."""
+        size = int(np.prod(shape)) * dtype.itemsize
+        if size > row["room"]:
+            raise Rejected("undecodable", f"takes {size} bytes when decoded, and {row['room']} by its header")
+        row["written"] = size
+        return np.ndarray(shape, dtype, self._memory, int(row["out_at"]))
+
+    def _send(self, result: Result) -> None:
+        self._results.sendall(msgpack.encode(result))
+
+
+class _Kind:
+    """Decodes images, or masks."""
+
+    def __init__(self, plan: Plan, *, mask: bool) -> None:
+        self.renderer = Renderer.of(plan.image, plan.decode, mask=mask)
+        self.form = Form(plan.image, mask=mask)
