@@ -1,11 +1,12 @@
 """Settings: what a Loader is told, checked when it is made."""
 
+from datago_gpu.config.dataroom import DataroomSource
 from datago_gpu.config.decoding import DecodeConfig
 from datago_gpu.config.http import HttpConfig
+from datago_gpu.config.image_files import FileSource
 from datago_gpu.config.images import ImageConfig
 from datago_gpu.config.loader import SOURCES, ConfigLike, LoaderConfig
 from datago_gpu.config.shards import WebDatasetSource
-from datago_gpu.config.sources import DataroomSource, FileSource
 
 __all__ = [
     "SOURCES",

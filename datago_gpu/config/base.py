@@ -21,11 +21,14 @@ from datago_gpu.redact import redacted, shown_address
 
 __all__ = [
     "Count",
+    "Kind",
     "Names",
     "Natural",
+    "RankSplit",
     "Settings",
     "fields_of",
     "named_key",
+    "names_in",
     "plain",
     "separator_of",
     "shown",
@@ -39,6 +42,10 @@ Count = Annotated[int, Meta(ge=1, le=_LARGEST)]
 Natural = Annotated[int, Meta(ge=0, le=_LARGEST)]
 Names = Annotated[str, Meta(extra={"separator": ","})]
 """Comma-separated text; a list of names becomes such a text."""
+Kind = Literal["mask", "image", "latent"]
+"""What a part of a sample, beside its image, is."""
+RankSplit = Literal["shuffled", "listed"]
+"""What the ranks share in a shuffle."""
 
 
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -118,6 +125,11 @@ def plain(value: Any) -> Any:
     if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray | memoryview):
         return [plain(each) for each in value]
     return value
+
+
+def names_in(*lists: str) -> list[str]:
+    """Returns the names of comma-separated lists, each once."""
+    return list(dict.fromkeys(name.strip() for text in lists for name in text.split(",") if name.strip()))
 
 
 def named_key(key: object) -> str:

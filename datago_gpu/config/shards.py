@@ -9,8 +9,8 @@ from urllib.parse import unquote
 
 from msgspec import Meta
 
-from datago_gpu.config.base import Count, Names, Natural, Settings, told, without_secrets
-from datago_gpu.config.sources import Kind, RankSplit, endpoint_problem, names_in
+from datago_gpu.config.base import Count, Kind, Names, Natural, RankSplit, Settings, names_in, told, without_secrets
+from datago_gpu.config.storage import endpoint_problem
 from datago_gpu.redact import shown_address
 
 __all__ = ["KeyDots", "WebDatasetSource", "addresses_in", "part_names", "shown_shards"]

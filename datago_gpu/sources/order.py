@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 from msgspec import Struct, structs
 
 from datago_gpu.config import LoaderConfig
-from datago_gpu.config.sources import RankSplit
+from datago_gpu.config.base import RankSplit
 from datago_gpu.sources.base import SampleRef, Skipped
 from datago_gpu.sources.shuffle import permutation
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from datago_gpu.config.sources import DataroomSource, kind_of, names_in
+from datago_gpu.config.base import names_in
+from datago_gpu.config.dataroom import DataroomSource, kind_of
 from datago_gpu.errors import Rejected
 from datago_gpu.redact import without_query
 from datago_gpu.sources.base import Part

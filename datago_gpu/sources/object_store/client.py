@@ -18,7 +18,7 @@ from msgspec import Struct
 
 from datago_gpu.config import HttpConfig
 from datago_gpu.config.base import without_secrets
-from datago_gpu.config.sources import STORE_SCHEMES
+from datago_gpu.config.storage import STORE_SCHEMES
 from datago_gpu.errors import ConfigError
 from datago_gpu.eventloop import call_in_thread, is_ending, started
 from datago_gpu.redact import without_query

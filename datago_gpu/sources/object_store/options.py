@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from datago_gpu.config import HttpConfig
 from datago_gpu.config.proxies import OPTION, Proxies
-from datago_gpu.config.sources import ENDPOINT_HINT, is_endpoint
+from datago_gpu.config.storage import ENDPOINT_HINT, is_endpoint
 from datago_gpu.errors import ConfigError
 from datago_gpu.redact import printable
 

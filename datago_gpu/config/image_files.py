@@ -1,0 +1,93 @@
+"""Settings of source_type "file": which folder of images, or prefix in object storage, is loaded."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, ClassVar
+
+from datago_gpu.config.base import Count, Kind, Names, Natural, RankSplit, Settings, names_in, told, without_secrets
+from datago_gpu.config.file_names import EXTENSIONS, Selection
+from datago_gpu.config.local_paths import FILE_SCHEME
+from datago_gpu.config.storage import STORE_SCHEMES, endpoint_problem
+
+__all__ = ["FileSource"]
+
+_EXTENSION = re.compile(r"\.?[^./\s*?][^/\s*?]*")
+
+
+class FileSource(Settings, frozen=True, kw_only=True):
+    """A folder of images, walked with its subfolders in the order of their names.
+
+    Attributes:
+        root_path: a local folder, or a prefix in object storage such as `s3://bucket/photos`. Local paths may contain
+            `~`, `$NAME` and `${NAME}`, as in a shell, or be a `file://` address. A local folder is listed with its
+            subfolders in the order of their names, object storage in the order of the store.
+        random_sampling: true shuffles: each epoch is a full permutation that depends only on `seed` and the epoch. The
+            whole listing is read first, which takes seconds for a million files.
+        storage_options: options of obstore for s3, gs and az, such as `{"endpoint": "http://localhost:9000"}`. Other
+            options are read from the environment.
+        extensions: file name extensions of images, comma-separated or a list, such as `"jpg,png"`; upper and lower case
+            are equal. "" means the extensions of all supported formats. Files with other extensions, or with none, are
+            ignored.
+        hidden: true includes hidden files and folders: names that begin with a dot (`.ipynb_checkpoints`, `.Trash`,
+            `._x.jpg`), and `__MACOSX`, `@eaDir`, `#recycle` and `$RECYCLE.BIN`. `root_path` itself may be hidden in any
+            case.
+        follow_links: true follows symbolic links to images and folders; each real folder is listed only once, so
+            circular links end. False ignores links. `root_path` itself may be a link in any case.
+        rank: the share of the samples that this process loads: those with the numbers rank, rank + world_size, ... in
+            the order that all ranks share. Default: the environment variable RANK, else 0.
+        world_size: number of processes that share the samples. Default: the environment variable WORLD_SIZE, else 1.
+        rank_split: what the ranks share in a shuffle. "shuffled": the shuffled order of each epoch, so a rank gets
+            different samples in each epoch; all ranks need the same `seed`. "listed": the listing, so a rank shuffles
+            the same samples in each epoch; ranks may have different seeds.
+    """
+
+    place: ClassVar[str] = "source_config."
+    root_path: str
+    random_sampling: bool = False
+    storage_options: dict[str, str] = {}  # noqa: RUF012 - msgspec copies it
+    rank: Natural | None = None
+    world_size: Count | None = None
+    rank_split: RankSplit = "shuffled"
+    follow_links: bool = True
+    extensions: Names = ""
+    hidden: bool = False
+
+    def _problem(self) -> str | None:
+        odd = [name for name in names_in(self.extensions) if not _EXTENSION.fullmatch(name)]
+        if odd:
+            return f"source_config.extensions: {odd[0]!r} is not a file name extension, such as 'jpg' or '.png'"
+        if not self.root_path:
+            return "source_config.root_path is empty: set it to a folder of images"
+        scheme, slashes, _ = self.root_path.partition("://")
+        if slashes and f"{scheme.lower()}://" not in (FILE_SCHEME, *STORE_SCHEMES):
+            return (f"source_config.root_path begins with {scheme}://, which is not supported: "
+                    f"use a local folder, or {', '.join(STORE_SCHEMES)}")  # fmt: skip
+        return endpoint_problem(self.storage_options)
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether the root is in object storage."""
+        return self.root_path.startswith(STORE_SCHEMES)
+
+    @property
+    def selection(self) -> Selection:
+        """Which files below the root are its images."""
+        given = tuple(f".{name.lower().removeprefix('.')}" for name in names_in(self.extensions))
+        return Selection(given or EXTENSIONS, self.hidden, self.follow_links)
+
+    def redacted(self, text: str) -> str:
+        """`text` with *** for the values of storage_options, should they be there."""
+        return without_secrets(text, self.storage_options.values())
+
+    def __repr__(self) -> str:
+        return f"FileSource({', '.join(f'{name}={value!r}' for name, value in self.__rich_repr__())})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        """What rich prints, in tracebacks too: what was set, less what is secret."""
+        return told(self, storage_options=dict.fromkeys(self.storage_options, "***"))
+
+    @property
+    def optional_parts(self) -> dict[str, Kind]:
+        """What a sample may have beside its image, and may lack: name -> kind."""
+        return {}
