@@ -3,9 +3,8 @@
     python docker/check.py [--samples 4000] [--scale 0.1] [--runs 1] [--keep FOLDER]
 
 With a Docker engine it is `docker build`, `docker run` and `docker compose`. Where there is none, buildah builds the
-same Dockerfile on a Debian of debootstrap's, and the services of compose.yaml run in its containers, as the user that
-they name and with the same commands; that needs root. Figures land in docker/results. Exit status: 1 where something
-failed, 2 where neither way is open.
+same Dockerfile on a Debian of debootstrap's, and runs the benchmark in one container, which then has the server, too;
+that needs root. Figures land in docker/results. Exit status: 1 where something failed, 2 where neither way is open.
 """
 
 from __future__ import annotations
@@ -65,7 +64,7 @@ def check(engine: Engine, settings: dict[str, str]) -> None:
     with step("demo"):
         engine.start("runtime", ["datago-gpu", "demo", "--out", "/results/demo.png"], RESULTS)
     with step("benchmark"):
-        engine.compose("cpu", settings, RESULTS)
+        engine.benchmark(settings, RESULTS)
     examine()
 
 

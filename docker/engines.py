@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import shutil
-import signal
 import ssl
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-__all__ = ["Buildah", "Docker", "Engine", "Failed", "interpolate", "run"]
+__all__ = ["Buildah", "Docker", "Engine", "Failed"]
 
 ROOT = Path(__file__).parent.parent
-COMPOSE = ROOT / "docker" / "compose.yaml"
 BASE = "localhost/datago-gpu-base:bookworm"
 MIRROR = os.environ.get("DEBIAN_MIRROR", "http://deb.debian.org/debian")
 UID = 1000
-HEALTHY_S = 120
 SLIM = "usr/share/doc", "usr/share/locale", "usr/share/man", "var/lib/apt/lists", "var/cache/apt"
 SLIM_LATER = "".join(f"path-exclude /{folder}/*\n" for folder in SLIM[:3])
 """What Debian's slim images leave out, at first and with each package to come."""
@@ -46,7 +40,7 @@ class Engine(Protocol):
     def build(self, target: str) -> None: ...
     def size(self, target: str) -> int: ...
     def start(self, target: str, command: list[str], results: Path | None = None) -> None: ...
-    def compose(self, profile: str, settings: dict[str, str], results: Path) -> None: ...
+    def benchmark(self, settings: dict[str, str], results: Path) -> None: ...
     def close(self) -> None: ...
 
 
@@ -96,18 +90,6 @@ def _pip_setting(name: str) -> str:
     return subprocess.run(command, check=False, capture_output=True, text=True).stdout.strip()
 
 
-def interpolate(value: Any, settings: dict[str, str]) -> Any:
-    """A part of compose.yaml with ${NAME}, ${NAME:-default}, ${NAME:?message} and $$ filled in."""
-    if isinstance(value, dict):
-        return {key: interpolate(inner, settings) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [interpolate(inner, settings) for inner in value]
-    if isinstance(value, str):
-        text = re.sub(r"\$\{(\w+)(?::-([^}]*)|:\?[^}]*)?\}", lambda m: settings.get(m[1]) or m[2] or "", value)
-        return text.replace("$$", "$")
-    return value
-
-
 class Docker:
     """A Docker engine with its compose plugin."""
 
@@ -139,10 +121,11 @@ class Docker:
         run("docker", "run", "--rm", "--user", self._user(results), *mounts,
             "--entrypoint", command[0], f"datago-gpu:{target}", *command[1:])  # fmt: skip
 
-    def compose(self, profile: str, settings: dict[str, str], results: Path) -> None:
+    def benchmark(self, settings: dict[str, str], results: Path) -> None:
+        """As compose.yaml has it: the server in one container, the benchmark in another."""
         uid, _, gid = self._user(results).partition(":")
         settings = {**settings, "DATAGO_UID": uid, "DATAGO_GID": gid}
-        compose = ["docker", "compose", "-f", str(COMPOSE), "--profile", profile]
+        compose = ["docker", "compose", "-f", str(ROOT / "docker" / "compose.yaml"), "--profile", "cpu"]
         try:
             run(*compose, "up", "--no-build", "--exit-code-from", "bench", environment=settings)
         finally:
@@ -211,70 +194,26 @@ class Buildah:
         return files
 
     def start(self, target: str, command: list[str], results: Path | None = None) -> None:
-        volumes = [f"{theirs(results)}:/results"] if results else []
+        self._start(target, command, results, {})
+
+    def _start(self, target: str, command: list[str], results: Path | None, settings: dict[str, str]) -> None:
+        words = ["--user", f"{UID}:{UID}", *(["--volume", f"{theirs(results)}:/results"] if results else [])]
+        for name, value in settings.items():
+            words += ["--env", f"{name}={value}"]
         with self._container(target) as container:
-            run(*self._inside(container, volumes, {}, f"{UID}:{UID}"), *command)
+            self._run("run", *words, container, "--", *command)
 
-    def compose(self, profile: str, settings: dict[str, str], results: Path) -> None:
-        """The services of compose.yaml in their order; their names all mean this machine."""
-        services = self._services()
-        services = {name: interpolate(of, settings) for name, of in services.items() if profile in of["profiles"]}
-        with tempfile.TemporaryDirectory(prefix="datago-gpu-photos-") as photos, ExitStack() as stack:
-            places = {"photos": Path(photos), "./results": results}
-            commands = {name: stack.enter_context(self._service(of, places)) for name, of in services.items()}
-            stack.enter_context(self._serving(commands["server"], services["server"]))
-            run(*commands["bench"], *services["bench"]["command"])
-
-    def _services(self) -> dict[str, Any]:
-        """compose.yaml as the image's YAML reader sees it, by way of a file: buildah may lose what is printed last."""
-        code = "import json, yaml; json.dump(yaml.safe_load(open('/in/compose.yaml')), open('/out/compose.json', 'w'))"
-        with tempfile.TemporaryDirectory(prefix="datago-gpu-") as out, self._container("bench") as container:
-            volumes = [f"{COMPOSE.parent}:/in:ro", f"{theirs(Path(out))}:/out"]
-            run(*self._inside(container, volumes, {}, f"{UID}:{UID}"), "python", "-c", code)
-            services: dict[str, Any] = json.loads(Path(out, "compose.json").read_text())["services"]
-        return services
-
-    @contextmanager
-    def _service(self, of: dict[str, Any], places: dict[str, Path]) -> Iterator[list[str]]:
-        """A container for a service: what to put before a command to run it inside."""
-        volumes = []
-        for volume in of["volumes"]:
-            place, _, inside = volume.partition(":")
-            volumes.append(f"{theirs(places[place])}:{inside}")
-        with self._container(of["image"].partition(":")[2]) as container:
-            yield self._inside(container, volumes, of.get("environment", {}), of["user"])
-
-    @contextmanager
-    def _serving(self, inside: list[str], of: dict[str, Any]) -> Iterator[None]:
-        """A service that stays, for as long as the block runs; begins when its health check passes."""
-        server = subprocess.Popen([*inside, *of["command"]], start_new_session=True)
-        try:
-            deadline = time.monotonic() + HEALTHY_S
-            while run(*inside, *of["healthcheck"]["test"][1:], check=False, quiet=True):
-                if server.poll() is not None or time.monotonic() > deadline:
-                    raise Failed(f"the server was not healthy after {HEALTHY_S} s, or ended")
-                time.sleep(0.5)
-            yield
-        finally:
-            os.killpg(server.pid, signal.SIGTERM)
-            server.wait(10)
+    def benchmark(self, settings: dict[str, str], results: Path) -> None:
+        """Without compose: one container has the server, too. Its own network is this machine's."""
+        self._start("bench", ["sh", "/opt/datago_gpu/bench.sh", "cpu"], results, settings)
 
     @contextmanager
     def _container(self, target: str) -> Iterator[str]:
-        name = self._said("from", "--pull-never", "--add-host", "server:127.0.0.1", f"datago-gpu:{target}").strip()
+        name = self._said("from", "--pull-never", f"datago-gpu:{target}").strip()
         try:
             yield name
         finally:
             self._run("rm", name, quiet=True)
-
-    def _inside(self, container: str, volumes: list[str], environment: dict[str, str], user: str) -> list[str]:
-        """What to put before a command to run it in a container."""
-        words = [*self._command, "run", "--user", user]
-        for volume in volumes:
-            words += ["--volume", volume]
-        for name, value in environment.items():
-            words += ["--env", f"{name}={value}"]
-        return [*words, container, "--"]
 
     def _run(self, *words: str, quiet: bool = False) -> None:
         run(*self._command, *words, quiet=quiet)

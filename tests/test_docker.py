@@ -117,16 +117,6 @@ def test_the_build_sees_only_what_it_is_told_of() -> None:
     assert all((ROOT / source).exists() for source in sources)
 
 
-def test_variables_are_filled_in_as_compose_does() -> None:
-    code = """
-from engines import interpolate
-given = {"A": "1", "EMPTY": ""}
-text = ["${A}", "${A:?say A}", "${B:-2}", "${B:-}", "${EMPTY:-3}", {"k": "x${A:-9}y"}, "$$A", 4]
-assert interpolate(text, given) == ["1", "1", "2", "", "3", {"k": "x1y"}, "$A", 4]
-"""
-    subprocess.run([sys.executable, "-c", code], cwd=DOCKER, check=True, timeout=20)
-
-
 def test_docker_check_says_what_it_lacks(tmp_path: Path) -> None:
     result = subprocess.run([sys.executable, str(DOCKER / "check.py")], env={**os.environ, "PATH": str(tmp_path)},
                             capture_output=True, text=True, timeout=20, check=False)  # fmt: skip
