@@ -1,18 +1,32 @@
-"""The cases of memory_bounds.py: what a hostile source sends, with which settings, and what comes on top of the sum."""
+"""The cases of memory_bounds.py: what a hostile source sends, with which settings, and what comes on top of the sum.
+
+The inputs want much memory for few bytes, or just what the limits let pass. They are made once, in a folder that is
+kept.
+"""
 
 from __future__ import annotations
 
 import gzip
-from collections.abc import Callable
+import io
+import lzma
+import shutil
+import tarfile
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.long.memory_material import MiB, encoded, large_jpeg, pictures, shards, small_jpeg, squeezed_shards
+import zstandard
+from PIL import Image
+
 from tests.support.servers import Answer, MisbehavingServer, Request, json_answer
+from tests.support.shards import tar_bytes
 
 __all__ = ["CASES", "Case"]
 
+MiB = 1024 * 1024
+COMMENT = b"\xff\xfe\xff\xff" + bytes(65533)
+"""A segment of a JPEG that says nothing, of 64 KiB."""
 KEY = "0123456789abcdef0123456789abcdef01234567"
 Source = Callable[[Path, MisbehavingServer], dict[str, Any]]
 """Makes what is needed in a folder and on a server; returns the settings of the source."""
@@ -30,28 +44,100 @@ class Case:
     why: str = ""
 
 
+def encoded(mode: str, side: int, form: str, **options: object) -> bytes:
+    """A picture of one colour, which takes few bytes."""
+    file = io.BytesIO()
+    Image.new(mode, (side, side), 99).save(file, form, **options)
+    return file.getvalue()
+
+
+def small_jpeg() -> bytes:
+    """A picture of 64 x 64."""
+    return encoded("RGB", 64, "JPEG")
+
+
+def large_jpeg(size: int) -> bytes:
+    """A small picture that is large by its comments: decoders pass over them, so the feeder hands all of it on."""
+    small = small_jpeg()
+    return small[:2] + COMMENT * (size // len(COMMENT)) + small[2:]
+
+
+def filled(folder: Path, fill: Callable[[Path], object]) -> str:
+    """A folder that is filled if it is not there."""
+    if not folder.exists():
+        part = folder.with_suffix(".part")
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        fill(part)
+        part.rename(folder)
+    return str(folder)
+
+
 def folder(name: str, count: int, mode: str, side: int, form: str, **options: Any) -> Source:
+    """One picture under so many names."""
+
+    def fill(path: Path) -> None:
+        names = [path / f"{number:02}.{form.lower()}" for number in range(count)]
+        names[0].write_bytes(encoded(mode, side, form, **options))
+        for name in names[1:]:
+            name.hardlink_to(names[0])
+
+    return lambda root, _: {"source_type": "file", "source_config": {"root_path": filled(root / name, fill)}}
+
+
+def _shards(name: str, fill: Callable[[Path], object], **source: Any) -> Source:
     def made(root: Path, _: MisbehavingServer) -> dict[str, Any]:
-        path = pictures(root / name, count, form.lower(), lambda: encoded(mode, side, form, **options))
-        return {"source_type": "file", "source_config": {"root_path": str(path)}}
+        url = filled(root / name, fill)
+        return {"source_type": "webdataset", "source_config": {"url": url, "buffer_mb": 64, **source}}
 
     return made
 
 
 def shard_folder(name: str, count: int, samples: int, make: Callable[[], dict[str, bytes]], **source: Any) -> Source:
-    def made(root: Path, _: MisbehavingServer) -> dict[str, Any]:
-        url = str(shards(root / name, count, samples, make))
-        return {"source_type": "webdataset", "source_config": {"url": url, "buffer_mb": 64, **source}}
+    """Shards of so many samples each, all with the same files: part -> content."""
 
-    return made
+    def fill(path: Path) -> None:
+        files = make().items()
+        for number in range(count):
+            keys = (f"{number:02}{sample:03}" for sample in range(samples))
+            members = ((f"{key}.{part}", content) for key in keys for part, content in files)
+            (path / f"{number:02}.tar").write_bytes(tar_bytes(members))
+
+    return _shards(name, fill, **source)
 
 
 def squeezed(form: str, **source: Any) -> Source:
-    def made(root: Path, _: MisbehavingServer) -> dict[str, Any]:
-        url = str(squeezed_shards(root / form, 8, form))
-        return {"source_type": "webdataset", "source_config": {"url": url, "buffer_mb": 64, **source}}
+    """Shards of a few KB that ask for windows of 128 MiB, and use them. form: "zst" or "xz"."""
+    squeeze = {"zst": _zstd, "xz": _xz}[form]
 
-    return made
+    def fill(path: Path) -> None:
+        for number in range(8):
+            (path / f"{number:02}.tar.{form}").write_bytes(squeeze(_padded(f"{number:02}")))
+
+    return _shards(form, fill, **source)
+
+
+def _padded(key: str) -> Iterator[bytes]:
+    """A tar, piece by piece: a picture behind 130 MiB that nobody wants."""
+    padding, picture = tarfile.TarInfo(f"{key}.bin"), tarfile.TarInfo(f"{key}.jpg")
+    padding.size, picture.size = 130 * MiB, len(small_jpeg())
+    yield padding.tobuf()
+    for _ in range(130):
+        yield bytes(MiB)
+    yield picture.tobuf()
+    yield small_jpeg() + bytes(-picture.size % tarfile.BLOCKSIZE) + bytes(2 * tarfile.BLOCKSIZE)
+
+
+def _zstd(pieces: Iterable[bytes]) -> bytes:
+    parameters = zstandard.ZstdCompressionParameters.from_level(1, window_log=27)
+    compressor = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
+    return b"".join([*map(compressor.compress, pieces), compressor.flush()])
+
+
+def _xz(pieces: Iterable[bytes]) -> bytes:
+    filters = [{"id": lzma.FILTER_LZMA2, "preset": 0, "dict_size": 128 * MiB}]
+    compressor = lzma.LZMACompressor(filters=filters)
+    return b"".join([*map(compressor.compress, pieces), compressor.flush()])
 
 
 def dataroom(server: MisbehavingServer, entries: list[dict[str, Any]], page_size: int, **more: Any) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import time
-from pathlib import Path
+
+import psutil
 
 from benchmarks.common import machine, material_folder, parser
 from benchmarks.material import make
@@ -19,11 +20,7 @@ WARM = 1000
 
 
 def memory_mb(pid: int) -> float:
-    """The proportional set size of a process."""
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Pss:"):
-            return int(line.split()[1]) / 1024
-    raise RuntimeError("the kernel shows no Pss")
+    return float(psutil.Process(pid).memory_full_info().pss) / 2**20
 
 
 def main() -> None:

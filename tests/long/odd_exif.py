@@ -2,9 +2,10 @@
 
     python -m tests.long.odd_exif [--files 4000] [--batches 2000] [--seed 0]
 
-First, each file is decoded by both back ends, whole and cropped, and compared with Pillow's `ImageOps.exif_transpose`.
-Then DALI decodes batches of 64 odd files and 64 good ones. The gates: no file is turned otherwise than Pillow turns
-it, no good file changes by a byte, no crash. It prints what it found and exits with 1 where a gate is missed.
+First, both back ends load each file, whole and cropped, and are compared with Pillow's `ImageOps.exif_transpose`. Then
+DALI loads batches of 128 files, half of them odd and half of them good. The gates: no file is turned otherwise than
+Pillow turns it, no good file changes by a byte, no crash. It prints what it found and exits with 1 where a gate is
+missed.
 
 To have the C library look for writes outside of what was allocated, add in front:
     MALLOC_CHECK_=3 MALLOC_PERTURB_=165 LD_PRELOAD=libc_malloc_debug.so.0
@@ -14,83 +15,48 @@ from __future__ import annotations
 
 import argparse
 import io
-import random
 import sys
+import tempfile
 import warnings
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from datago_gpu import LoaderConfig
-from datago_gpu.decode.base import Decoder, EncodedImages
-from datago_gpu.decode.decoders import make_decoder
-from datago_gpu.decode.select import choose
-from datago_gpu.feeder.admit import Admission
-from datago_gpu.feeder.grouper import Admitted
+from datago_gpu import Loader
+from datago_gpu.batch import Sample
+from datago_gpu.imaging.header import read_header
 from datago_gpu.imaging.orientation import upright_image
-from datago_gpu.sources.base import SampleRef
-from datago_gpu.sources.sample_info import SampleInfo
 from tests.long.exif_blocks import odd_files
+from tests.support.pictures import encode
 
-BATCH = 64
+BATCH = 128
+BACKENDS = ("pillow", "dali")
 APART = 8.0
 """Levels at the mean. A picture that is turned otherwise is further off than 40."""
-
-
-def settings(*, crop: bool) -> LoaderConfig:
-    image = {"crop_and_resize": crop, "default_image_size": 32, "downsampling_ratio": 16, "mixed_buckets": crop}
-    return LoaderConfig.load({
-        "source_type": "file", "source_config": {"root_path": "/"}, "image_config": image,
-        "decode_config": {"threads": 2}, "batch_size": 2 * BATCH,
-    })  # fmt: skip
 
 
 def corners() -> bytes:
     """A JPEG whose corners tell how it is turned."""
     pixels = np.full((24, 40, 3), 128, np.uint8)
     pixels[:12, :20], pixels[:12, 20:], pixels[12:, :20] = (230, 30, 30), (30, 200, 30), (40, 40, 220)
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "JPEG", quality=95, subsampling=0)
-    return file.getvalue()
+    return encode(pixels, "JPEG", quality=95, subsampling=0)
 
 
-class Backend:
-    """A back end, fed as the feeder feeds it."""
-
-    def __init__(self, name: str, *, crop: bool) -> None:
-        config = settings(crop=crop)
-        self._admission = Admission(config)
-        self._decoder: Decoder = make_decoder(
-            choose("cpu", name), config.image_config, config.decode_config, config.batch_size
-        )
-
-    def admit(self, payload: bytes) -> Admitted:
-        ref = SampleRef(0, SampleInfo(""), path="odd.jpg")
-        outcome = self._admission.quick(ref, payload) or self._admission.thorough(ref, payload)
-        assert isinstance(outcome, Admitted), outcome
-        return outcome
-
-    def decode(self, admitted: list[Admitted]) -> list[Any]:
-        buckets = [sample.bucket for sample in admitted]
-        self._decoder.submit(
-            EncodedImages(
-                payloads=[np.frombuffer(sample.payload, np.uint8) for sample in admitted],
-                sizes=np.array([sample.size for sample in admitted], np.int32),
-                regions=np.array([sample.region for sample in admitted], np.float32),
-                orientations=np.array([sample.orientation for sample in admitted], np.uint8),
-                target=None,
-                targets=None if buckets[0] is None else np.array(buckets, np.int32),
-            )
-        )
-        decoded = self._decoder.collect()
-        assert not decoded.failures, decoded.failures
-        return list(decoded.image)
-
-    def close(self) -> None:
-        self._decoder.close()
+def load(files: Iterable[tuple[str, bytes]], backend: str, *, crop: bool = False, **more: Any) -> Iterator[Sample]:
+    """What a loader makes of these files, in a folder of their own. more: settings; "source" adds to the source's."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name, payload in files:
+            Path(folder, name).write_bytes(payload)
+        config = {
+            "source_type": "file", "source_config": {"root_path": folder, **more.pop("source", {})},
+            "image_config": {"crop_and_resize": crop, "default_image_size": 32, "downsampling_ratio": 16},
+            "decode_config": {"threads": 2}, "batch_size": BATCH, "max_failures": 0, **more,
+        }  # fmt: skip
+        with Loader(config, device="cpu", backend=backend) as loader:
+            yield from loader.samples()
 
 
 def as_pillow_turns(payload: bytes) -> Any:
@@ -118,51 +84,34 @@ def apart(one: Any, other: Any) -> float:
     return float(np.abs(one.astype(np.int16) - other).mean())
 
 
-def batches(count: int, seed: int) -> Iterator[list[tuple[str, bytes]]]:
-    """Batches of odd files."""
-    files = list(odd_files(corners(), count, seed))
-    for at in range(0, len(files), BATCH):
-        yield files[at : at + BATCH]
-
-
 def turned_otherwise(count: int, seed: int) -> list[str]:
     """Names of the files that a back end turns otherwise than Pillow, or than the other back end."""
-    wrong, kinds = [], Counter[str]()
-    whole = {name: Backend(name, crop=False) for name in ("pillow", "dali")}
-    cut = {name: Backend(name, crop=True) for name in ("pillow", "dali")}
-    for files in batches(count, seed):
-        admitted = [whole["dali"].admit(payload) for _, payload in files]
-        kinds.update("rewritten" if sample.payload != payload else "untouched"
-                     for sample, (_, payload) in zip(admitted, files, strict=True))  # fmt: skip
-        shown = {name: backend.decode(admitted) for name, backend in whole.items()}
-        admitted = [cut["dali"].admit(payload) for _, payload in files]
-        seen = {name: backend.decode(admitted) for name, backend in cut.items()}
-        for row, (name, payload) in enumerate(files):
-            expected = as_pillow_turns(payload)
-            expected = shown["pillow"][row] if expected is None else expected
-            far = [apart(shown[backend][row], expected) for backend in shown]
-            if max(*far, apart(seen["dali"][row], seen["pillow"][row])) > APART:
-                wrong.append(name)
-    for backend in (*whole.values(), *cut.values()):
-        backend.close()
-    print(f"{count} files ({kinds['untouched']} given to DALI as they are): {len(wrong)} turned otherwise", *wrong[:20])
+    files = {f"{name}.jpg": payload for name, payload in odd_files(corners(), count, seed)}
+    whole, cut = (
+        [{each.id: np.array(each.image) for each in load(files.items(), backend, crop=crop)} for backend in BACKENDS]
+        for crop in (False, True)
+    )
+    wrong, untouched = [], 0
+    for name, payload in files.items():
+        untouched += read_header(payload).tidy(payload) is payload
+        pillow, dali = (shown[name] for shown in whole)
+        expected = as_pillow_turns(payload)
+        expected = pillow if expected is None else expected
+        if max(apart(pillow, expected), apart(dali, expected), apart(*(shown[name] for shown in cut))) > APART:
+            wrong.append(name)
+    print(f"{count} files ({untouched} given to DALI as they are): {len(wrong)} turned otherwise", *wrong[:20])
     return wrong
 
 
 def changed_neighbours(count: int, seed: int) -> int:
     """How many good files came with other pixels than alone, in so many batches."""
-    rng, backend, good = random.Random(seed), Backend("dali", crop=False), corners()
-    alone = backend.decode([backend.admit(good)])[0].copy()
-    pool = [backend.admit(payload) for files in batches(4000, seed + 1) for _, payload in files]
-    neighbour, changed = backend.admit(good), 0
-    for _ in range(count):
-        rows = [neighbour] * BATCH + rng.sample(pool, BATCH)
-        order = list(range(2 * BATCH))
-        rng.shuffle(order)
-        images = backend.decode([rows[at] for at in order])
-        changed += sum(at < BATCH and not np.array_equal(images[place], alone) for place, at in enumerate(order))
-    backend.close()
-    print(f"{count} batches of {BATCH} odd and {BATCH} good files: {changed} good ones changed")
+    good, changed = corners(), 0
+    alone = next(load([("good.jpg", good)], "dali")).image.copy()
+    odd = [(f"{name}.jpg", payload) for name, payload in odd_files(good, min(4000, count * BATCH // 2), seed + 1)]
+    files = [*odd, *((f"{number:05}-neighbour.jpg", good) for number in range(len(odd)))]
+    for sample in load(files, "dali", source={"random_sampling": True}, epochs=None, limit=count * BATCH):
+        changed += sample.id.endswith("-neighbour.jpg") and not np.array_equal(sample.image, alone)
+    print(f"{count} batches of {BATCH} files, half of them odd: {changed} good ones changed")
     return changed
 
 

@@ -23,15 +23,14 @@ import logging
 import os
 import random
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
 import time
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +38,7 @@ import numpy as np
 
 from benchmarks.common import machine, parser
 from datago_gpu import Batch, Loader
+from tests.long.child import child
 from tests.long.soak_catalog import Item, catalog
 from tests.long.soak_watch import Watch, growth
 
@@ -256,26 +256,6 @@ def row_of(batch: Batch) -> Row:
     return batch.bucket, tuple(batch.ids), zlib.crc32(repr((sums, batch.attributes)).encode())
 
 
-@contextmanager
-def servers(count: int, seed: int) -> Iterator[tuple[str, Any]]:
-    """The API's address, and a function that turns faults on and off and returns what has been counted."""
-    command = [sys.executable, "-m", "tests.long.soak_server", str(count), str(seed)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        incoming, outgoing = process.stdin, process.stdout
-
-        def faults(word: str) -> Counter[str]:
-            incoming.write(word + "\n")
-            incoming.flush()
-            return Counter(json.loads(outgoing.readline()))
-
-        try:
-            yield outgoing.readline().strip(), faults
-        finally:
-            process.stdin.close()
-
-
 def verdict(soak: Soak, watch: Watch, hang_s: float, close_s: float, leeway: float) -> list[tuple[str, str, bool]]:
     """Gate, figure, whether it holds. leeway: by which memory may have grown from the first quarter to the last."""
     longest, samples = max(watch.longest_s.values(), default=0.0), samples_of(soak)
@@ -315,17 +295,18 @@ def main() -> int:
     logging.getLogger("datago_gpu").setLevel(logging.ERROR)
     print(machine())
     watch = Watch(args.hang)
-    with tempfile.TemporaryDirectory() as folder, servers(args.count, args.seed) as (url, faults):
+    servers = child("tests.long.soak_server", args.count, args.seed)
+    with tempfile.TemporaryDirectory() as folder, servers as (url, faults):
         items = catalog(args.count, args.seed)
         soak = Soak(url, items, args.backend, args.download_processes, args.seed, Path(folder), watch)
         for variant in VARIANTS:
             soak.undisturbed(variant)
         soak.counts.clear()
         watch.start()
-        before, clock = faults("on"), time.monotonic()
+        before, clock = Counter(json.loads(faults("on"))), time.monotonic()
         soak.run(args.seconds)
         seconds = time.monotonic() - clock
-        served = faults("off") - before
+        served = Counter(json.loads(faults("off"))) - before
         watch.stop()
     rows = verdict(soak, watch, args.hang, args.close, args.growth)
     requests = served.pop("requests")

@@ -10,55 +10,39 @@ All other answers take 10 to 30 ms, as those of an object store in the same regi
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
-import subprocess
 import sys
+import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from benchmarks.common import Contest, machine, parser, printed
-from benchmarks.feeder import OURS, padded_jpeg
-
-CLIENT = """
-import asyncio, json, sys, time
 import uvloop
-from datago_gpu.config import HttpConfig
-from datago_gpu.sources.http.hedge import Hedged
-from datago_gpu.sources.http.client import HttpClient
-url, count, concurrent, share = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[5])
-config = HttpConfig(concurrent_downloads=concurrent, hedge_share=share)
-seconds = []
-async def worker(hedged, numbers):
-    for number in numbers:
-        clock = time.perf_counter()
-        await hedged.get(f"{url}/{number % 100}.jpg", max_bytes=10**6)
-        seconds.append(time.perf_counter() - clock)
-async def main():
-    async with HttpClient(config) as http:
-        hedged, numbers = Hedged(http, config), iter(range(count))
-        await asyncio.gather(*(worker(hedged, numbers) for _ in range(concurrent)))
-    seconds.sort()
-    figures = [1e3 * seconds[int(len(seconds) * share)] for share in (0.5, 0.99, 0.999)]
-    print(json.dumps([*figures, 100 * hedged.extra / count]))
-uvloop.run(main())
-"""
 
-CONTESTANTS = {"without stragglers": (0, 1), "with stragglers": (1, 1), "with stragglers, no extra requests": (1, 0)}
-"""Name -> whether there are stragglers, whether there are extra requests."""
+from benchmarks.common import machine, parser
+from benchmarks.suite.figures import Table
+from benchmarks.suite.peers import OURS, find, run
+from benchmarks.suite.workloads import padded_jpeg
+from datago_gpu.config import HttpConfig
+from datago_gpu.sources.http.client import HttpClient
+from datago_gpu.sources.http.hedge import Hedged
+from tests.long.child import child
+from tests.support.servers import Answer, MisbehavingServer, Request, json_answer
+
+WITHOUT, NO_EXTRA = "without stragglers", {"hedge_share": 0}
+CONTESTANTS: dict[str, tuple[int, dict[str, Any]]] = {
+    WITHOUT: (0, {}), "with stragglers": (1, {}), "with stragglers, no extra requests": (1, NO_EXTRA),
+}  # fmt: skip
+"""Name -> whether there are stragglers, settings of the client."""
 TARGET = 0.8
 PAGE = 500
 
 
 def serve(count: int, share: float, late_s: float) -> None:
     """The server's process: prints its address; the words "0" and "1" on stdin turn stragglers off and on."""
-    import uvloop
-
-    from tests.support.servers import Answer, MisbehavingServer, Request, json_answer
-
     uvloop.install()
     rng, on, body = random.Random(0), False, padded_jpeg(40_000)
 
@@ -84,24 +68,21 @@ def serve(count: int, share: float, late_s: float) -> None:
             print("so be it", flush=True)
 
 
-@contextmanager
-def server(*arguments: float) -> Iterator[tuple[str, Callable[[int], None]]]:
-    """Its address, and a function that turns stragglers off (0) and on (1)."""
-    command = [sys.executable, "-m", "tests.long.stragglers", "--serve", *map(str, arguments)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        incoming, outgoing = process.stdin, process.stdout
+async def client(url: str, count: int, config: HttpConfig) -> list[float]:
+    """The time that a payload takes, in ms: the median, 99%, 99.9%; and the extra requests in percent."""
+    seconds: list[float] = []
 
-        def stragglers(on: int) -> None:
-            incoming.write(f"{on}\n")
-            incoming.flush()
-            outgoing.readline()
+    async def worker(hedged: Hedged, numbers: Iterator[int]) -> None:
+        for number in numbers:
+            clock = time.perf_counter()
+            await hedged.get(f"{url}/{number % 100}.jpg", max_bytes=10**6)
+            seconds.append(time.perf_counter() - clock)
 
-        try:
-            yield outgoing.readline().strip(), stragglers
-        finally:
-            process.stdin.close()
+    async with HttpClient(config) as http:
+        hedged, numbers = Hedged(http, config), iter(range(count))
+        await asyncio.gather(*(worker(hedged, numbers) for _ in range(config.concurrent_downloads)))
+    seconds.sort()
+    return [*(1e3 * seconds[int(len(seconds) * share)] for share in (0.5, 0.99, 0.999)), 100 * hedged.extra / count]
 
 
 def main() -> None:
@@ -115,30 +96,37 @@ def main() -> None:
     options.add_argument("--late", type=float, default=2.0, help="seconds")
     args = options.parse_args()
     print(machine())
-    rates = Contest("the feeder, payloads in order", "payloads/s", args.runs)
+    rates, ours = Table("the feeder, payloads in order", "payloads/s"), find(OURS, {})
     percentiles: dict[str, list[float]] = {}
-    with server(args.count, args.share, args.late) as (url, stragglers):
 
-        def run(script: str, late: int, extra: int) -> Any:
-            stragglers(late)
-            count = args.count if extra else args.count // 4  # it takes long enough
-            share = "0.05" if extra else "0"
-            return printed(script, url, str(count), str(args.concurrent), str(4 * args.concurrent), share, "0")
+    def count(http: dict[str, Any]) -> int:
+        return args.count // 4 if http else args.count  # without extra requests that takes long enough
 
-        rates.hold({name: partial(run, OURS, *which) for name, which in CONTESTANTS.items()})
-        for name, which in CONTESTANTS.items():
-            percentiles[name] = run(CLIENT, *which)
-    rates.show()
+    server = child("tests.long.stragglers", "--serve", args.count, args.share, args.late)
+    with server as (url, stragglers):
+
+        def feeder(late: int, http: dict[str, Any]) -> dict[str, Any]:
+            stragglers(str(late))
+            options = {"http": http, "window": 4 * args.concurrent}
+            spec = {"kind": "payloads", "api_url": f"{url}/api/", "concurrent": args.concurrent, "options": options}
+            return run(ours, {**spec, "count": count(http)})
+
+        rates.measure({name: partial(feeder, *which) for name, which in CONTESTANTS.items()}, args.runs)
+        for name, (late, http) in CONTESTANTS.items():
+            stragglers(str(late))
+            config = HttpConfig(concurrent_downloads=args.concurrent, **http)
+            percentiles[name] = uvloop.run(client(url, count(http), config))
     report(rates, percentiles)
     if args.json:
-        figures: dict[str, Any] = {"machine": machine(), "rates": rates.figures, "client": percentiles}
+        figures: dict[str, Any] = {"machine": machine(), "rates": rates.runs, "client": percentiles}
         args.json.write_text(json.dumps(figures, indent=1))
 
 
-def report(rates: Contest, percentiles: dict[str, list[float]]) -> None:
-    """What the target is about, and the client's figures."""
+def report(rates: Table, percentiles: dict[str, list[float]]) -> None:
+    """Prints what the target is about, and the client's figures."""
+    rates.show()
     for name in list(CONTESTANTS)[1:]:
-        print(f"  ratio {rates.ratio(name, 'without stragglers'):.2f}, {name} (target {TARGET} with extra requests)")
+        print(f"  ratio {rates.ratio(name, WITHOUT):.2f}, {name} (target {TARGET} with extra requests)")
     print("\na payload, HTTP client alone            p50 ms     p99 ms   p99.9 ms   extra requests")
     for name, (p50, p99, p999, extra) in percentiles.items():
         print(f"  {name:34} {p50:9.1f}  {p99:9.1f}  {p999:9.1f}   {extra:.2f}%")
