@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import random
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from PIL import Image, ImageOps
@@ -24,16 +26,20 @@ PIXELS = {"500px": 0.17e6, "1mp": 1e6, "2.5mp": 2.5e6, "8mp": 8e6}
 ASPECTS = (3 / 2, 4 / 3, 1.0, 3 / 4, 2 / 3, 16 / 9)
 
 
-def make(out: Path, count: int, pixels: str, photos: Path = SHIPPED, *, quality: int = 85, seed: int = 0) -> Path:
-    """Fill the folder `out` with `count` JPEGs, unless it holds as many; return it."""
+def make(out: Path, count: int, pixels: str, photos: Path = SHIPPED) -> Path:
+    """Fills the folder `out` with `count` JPEGs, unless it holds as many; returns it."""
     out.mkdir(parents=True, exist_ok=True)
     if len(list(out.glob("*.jpg"))) == count:
         return out
-    area, rng = PIXELS[pixels], random.Random(seed)
+    area = PIXELS[pixels]
     originals = _originals(photos, area)
-    for number in range(count):
-        picture = _cut(originals[number % len(originals)], area, rng)
-        picture.save(out / f"{number:06d}.jpg", quality=quality, subsampling="4:2:0")
+
+    def save(number: int) -> None:
+        picture = _cut(originals[number % len(originals)], area, random.Random(number))
+        picture.save(out / f"{number:06d}.jpg", quality=85, subsampling="4:2:0")
+
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:  # Pillow cuts and saves without the GIL
+        list(threads.map(save, range(count)))
     return out
 
 

@@ -18,31 +18,30 @@ import statistics
 import time
 from argparse import Namespace
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import Contest, contestant, machine, material_folder, parser
-from benchmarks.feeder import BARE, PROCESSES, lay_out
-from benchmarks.feeder import OURS as FEEDER
+from benchmarks.common import NotHere, machine, material_folder, parser
 from benchmarks.suite import idle, plots
-from benchmarks.suite.distance import HERE, NotHere, Route, own_core, relay, route
+from benchmarks.suite.distance import HERE, Route, own_core, route
 from benchmarks.suite.figures import Figures, Table
 from benchmarks.suite.peers import LIMITS, OURS, PEERS, VARIANTS, Peer, find, run
 from benchmarks.suite.report import into_docs, markdown
-from benchmarks.suite.servers import dataroom, free_port, nginx
+from benchmarks.suite.servers import dataroom, nginx
 from benchmarks.suite.workloads import (
     DATAROOM,
     DISTANCES,
     LOCAL,
     MASK,
+    PAYLOADS,
     SHARDS,
     SMALL_BUFFER_MB,
-    Distance,
     Workload,
     lay_out_dataroom,
+    lay_out_payloads,
     lay_out_shards,
     lay_out_tree,
     lay_out_workload,
@@ -59,37 +58,34 @@ class Suite:
         figures.machine = machine()
         named = [text.rpartition("=") for text in args.python]
         pythons = {name: path for name, _, path in named}
-        self.everybody = [find(peer, pythons) for peer in (OURS, *VARIANTS, *PEERS, *LIMITS)]
-        figures.missing = {peer.name: peer.missing for peer in self.everybody if peer.missing}
+        invited = [peer for peer in (OURS, *VARIANTS, *PEERS, *LIMITS) if not args.who or peer.program in args.who]
+        self.everybody = [find(peer, pythons) for peer in invited]
         for peer in self.everybody:
             figures.versions |= peer.versions
+            figures.missing.pop(peer.name, None)
+            if peer.missing:
+                figures.missing[peer.name] = peer.missing
             print(f"  {peer.name:28} {peer.missing or peer.python}")
 
     def contest(self, key: str, title: str, spec: dict[str, Any], unit: str = "images/s", way: Route = HERE) -> None:
-        """Have everybody who can do it run one workload, whose server is at the end of a way."""
-        key, title = key + ("-apart" if way.apart else ""), title + way.note
+        """Has everybody who can do it run one workload, whose server is at the end of a way."""
+        key, title = key + ("-apart" if way.apart else ""), f"{title}: {spec['count']:,}{way.note}"
         known = self.figures.tables.get(key) if self.args.who else None  # then the others' runs are kept
         table = replace(known, title=title) if known else Table(title, unit, apart=way.apart)
-        able = self._able(spec["kind"], key, table)
-        runs = {peer.name: partial(self._run, table, peer, spec, way.client) for peer in able}
-        contest = Contest(title, unit, self.args.runs)
-        contest.hold(runs, warm_up=False)  # imports were done by `find`, files read by `warm`
-        for name in table.absent:
-            contest.figures.pop(name, None)
-        contest.show()
+        able = {peer.name: partial(run, peer, spec, way.client) for peer in self._able(spec["kind"], key, table)}
+        table.measure(able, self.args.runs)
+        table.show()
         self.keep(key, table)
 
     def keep(self, key: str, table: Table) -> None:
-        """Write down a table as soon as it is there, with the load of the machine while it was measured."""
+        """Writes down a table as soon as it is there, with the load of the machine while it was measured."""
         table.load = os.getloadavg()[0]
-        for name, reason in table.absent.items():
-            print(f"  {name:34} {reason}")
         self.figures.tables[key] = table
         self.figures.write()
 
     def _able(self, kind: str, key: str, table: Table) -> Iterator[Peer]:
         for peer in self.everybody:
-            if peer.only not in ("", key) or (self.args.who and peer.program not in self.args.who):
+            if peer.only not in ("", key):
                 continue
             table.runs.pop(peer.name, None)
             table.absent.pop(peer.name, None)
@@ -97,26 +93,13 @@ class Suite:
                 yield peer
             elif kind in peer.kinds:
                 table.absent[peer.name] = "not installed"
-            elif peer.cannot:
+            elif peer.cannot and kind != "payloads":
                 table.absent[peer.name] = f"cannot: {peer.cannot}"
-
-    def _run(self, table: Table, peer: Peer, spec: dict[str, Any], within: tuple[str, ...]) -> float:
-        if peer.name in table.absent:
-            return 0.0
-        try:
-            made = run(peer, spec, within)
-        except RuntimeError as problem:
-            table.runs.pop(peer.name, None)
-            table.absent[peer.name] = "failed: " + str(problem).replace("\n", "; ")[-300:]
-            return 0.0
-        table.runs.setdefault(peer.name, []).append(made)
-        return table.values(peer.name)[-1]
 
     def local(self) -> None:
         """Files of a folder."""
         for workload in LOCAL:
-            spec = self._spec(workload)
-            self.contest(workload.name, f"{workload.title}: {spec['count']:,}", spec)
+            self.contest(workload.name, workload.title, self._spec(workload))
 
     def _spec(self, workload: Workload) -> dict[str, Any]:
         count = workload.scaled(self.args.scale)
@@ -131,45 +114,29 @@ class Suite:
         warm(root)
         return spec, root, names
 
+    def _over_http(self, key: str, title: str, way: Route, **more: Any) -> None:
+        spec, root, names = self._shards()
+        with nginx(root, way) as url:
+            self.contest(key, title, {**spec, "urls": [f"{url}/{name}" for name in names], **more}, way=way)
+
     def shards(self) -> None:
         """Shards from nginx, near and far."""
-        spec, root, names = self._shards()
+        self._over_http("shards-near", f"{SHARDS.title}, loopback", HERE)
         for place in DISTANCES:
-            key, title = f"shards-{place.name}", f"{SHARDS.title}, {place}: {spec['count']:,}"
+            key, title = f"shards-{place.name}", f"{SHARDS.title}, {place}"
             try:
-                with self._served(root, place) as (url, way):
-                    urls = [f"{url}/{name}" for name in names]
-                    self.contest(key, title, {**spec, "urls": urls}, way=way)
+                with route(place.delay_ms, place.loss) as way:
+                    self._over_http(key, title, way)
             except NotHere as reason:
                 print(f"\n{title}: skipped, {reason}")
                 self.keep(key, Table(title, "images/s", absent={"skipped": str(reason)}))
 
     def buffer(self) -> None:
         """Shards that are larger than what may be read ahead of them."""
-        spec, root, names = self._shards()
+        _, root, names = self._shards()
         megabytes = sum((root / name).stat().st_size for name in names) // 1_000_000
-        title = f"{SHARDS.title}, buffer_mb {SMALL_BUFFER_MB} for {megabytes} MB: {spec['count']:,}"
-        with nginx(root, free_port()) as url:
-            spec |= {"urls": [f"{url}/{name}" for name in names], "options": {"source": {"buffer_mb": SMALL_BUFFER_MB}}}
-            self.contest("shards-buffer", title, spec)
-
-    @contextmanager
-    def _served(self, root: Path, place: Distance) -> Iterator[tuple[str, Route]]:
-        """A folder behind nginx: its address, and how to get there."""
-        with ExitStack() as stack:
-            port, way = free_port(), HERE
-            if place.delay_ms:
-                try:
-                    way = stack.enter_context(route(place.delay_ms, place.loss))
-                except NotHere as reason:
-                    if place.loss:
-                        raise
-                    print(f"\nno netem ({reason}): a relay delays instead")
-            url = stack.enter_context(nginx(root, port, way))
-            if place.delay_ms and way is HERE:
-                url = f"http://{HERE.host}:{stack.enter_context(relay(port, place.delay_ms))}"
-                way = replace(HERE, note=" (by a relay)")
-            yield url, way
+        title = f"{SHARDS.title}, buffer_mb {SMALL_BUFFER_MB} for {megabytes} MB"
+        self._over_http("shards-buffer", title, HERE, options={"source": {"buffer_mb": SMALL_BUFFER_MB}})
 
     def dataroom(self) -> None:
         """A list of the embedded server, payloads from a port of their own."""
@@ -178,10 +145,7 @@ class Suite:
     def apart(self) -> None:
         """Shards and a Dataroom from a server that has a core of its own, as one on another machine has."""
         way = own_core()
-        spec, root, names = self._shards()
-        with nginx(root, free_port(), way) as url:
-            spec["urls"] = [f"{url}/{name}" for name in names]
-            self.contest(SHARDS.name, f"{SHARDS.title}: {spec['count']:,}", spec, way=way)
+        self._over_http(SHARDS.name, SHARDS.title, way)
         self._dataroom(way)
 
     def _dataroom(self, way: Route) -> None:
@@ -192,25 +156,16 @@ class Suite:
             warm(root)
             with dataroom(root, way) as source:
                 spec |= source | {"root": str(root), "mask": MASK if masks else ""}
-                self.contest(workload.name, f"{workload.title}: {spec['count']:,}", spec, way=way)
+                self.contest(workload.name, workload.title, spec, way=way)
 
     def payloads(self) -> None:
         """The network side alone: nothing is decoded."""
-        for kilobytes, full in ((40, 60_000), (400, 12_000)):
-            count, port = max(round(full * self.args.scale), 500), free_port()
-            root = self.material / f"nginx-{kilobytes}"
-            lay_out(root, kilobytes * 1000, count, f"http://127.0.0.1:{port}")
-            title = f"payloads of {kilobytes} KB, not decoded: {count:,}"
-            table, contest = Table(title, "GB/s"), Contest(title, "requests/s", self.args.runs)
-            with nginx(root, port) as url:
-                given = (url, str(count), "64", "128", "0.05")
-                ours = {OURS.name + name: partial(contestant, FEEDER, *given, str(n)) for name, n in PROCESSES.items()}
-                contest.hold({**ours, "limit: aiohttp alone": partial(contestant, BARE, *given)})
-            contest.show()
-            for name, rates in contest.figures.items():
-                table.runs[name] = [{"images": count, "seconds": count / rate, "bytes": count * kilobytes * 1000}
-                                    for rate in rates]  # fmt: skip
-            self.keep(f"payloads-{kilobytes}", table)
+        for kilobytes, full in PAYLOADS.items():
+            count, root = max(round(full * self.args.scale), 500), self.material / f"nginx-{kilobytes}"
+            with nginx(root) as url:
+                urls = lay_out_payloads(root, kilobytes * 1000, count, url)
+                spec = {"kind": "payloads", "count": count, "urls": urls, "api_url": f"{url}/api/"}
+                self.contest(f"payloads-{kilobytes}", f"payloads of {kilobytes} KB, not decoded", spec, "GB/s")
 
     def million(self) -> None:
         """Time to the first batch of a large tree, and memory then."""
@@ -219,10 +174,10 @@ class Suite:
         root = lay_out_tree(self.material, count)
         print(f"\na tree of {count:,} files: {time.perf_counter() - clock:.0f} s to make or find")
         spec = {"kind": "million", "count": count, "size": 64, "root": str(root)}
-        self.contest("million", f"first batch of {count:,} files, in order", spec, unit="s")
+        self.contest("million", "time to the first batch, files in order", spec, unit="s")
         self.everybody, everybody = [peer for peer in self.everybody if peer.name == OURS.name], self.everybody
         shuffled = {**spec, "options": {"source": {"random_sampling": True}}}
-        self.contest("million-shuffled", f"first batch of {count:,} files, shuffled", shuffled, unit="s")
+        self.contest("million-shuffled", "time to the first batch, files shuffled", shuffled, unit="s")
         self.everybody = everybody
 
     def idle(self) -> None:
@@ -233,7 +188,7 @@ class Suite:
             sources = idle.sources(files, stack.enter_context(dataroom(files)))
             sources |= idle.shards("local shards", str(root))
             try:
-                url = stack.enter_context(nginx(root, free_port()))
+                url = stack.enter_context(nginx(root))
                 sources |= idle.shards("shards over HTTP", "::".join(f"{url}/{name}" for name in names))
             except NotHere as reason:
                 print(f"\nno shards over HTTP: {reason}")
@@ -246,7 +201,7 @@ class Suite:
         """What one more sample costs each part of ours: the difference between runs of two lengths."""
         files = self._spec(LOCAL[0])
         _, shards, names = self._shards()
-        with dataroom(Path(files["root"])) as source, nginx(shards, free_port()) as url:
+        with dataroom(Path(files["root"])) as source, nginx(shards) as url:
             self._cost("files of 500 px", files)
             dali = {**files, "options": {"backend": "dali"}}
             self._cost("files of 500 px, DALI on the CPU", dali)
@@ -256,7 +211,7 @@ class Suite:
             self._cost("a Dataroom, 500 px", {**files, "kind": "dataroom", **source})
 
     def _cost(self, title: str, spec: dict[str, Any]) -> None:
-        (ours,) = (peer for peer in self.everybody if peer.name == OURS.name)
+        ours = find(OURS, {})
         counts = spec["count"] // 4, spec["count"]
         spent = [[run(ours, {**spec, "count": count})["cpu_s"] for count in counts] for _ in range(self.args.runs)]
         self.figures.costs_us[title] = costs = {
@@ -271,22 +226,18 @@ class Suite:
         able = {peer.name: peer for peer in self.everybody if not peer.missing}
         spec, most = self._spec(LOCAL[0]), len(os.sched_getaffinity(0))
         workers = sorted({1, 2, most, 2 * most})
-        threads = {
-            name: [(n, {"threads": n}, ()) for n in values]
-            for name, values in (
-                (OURS.name, workers), ("datago", [1, 2, 8, 32]), ("torch DataLoader + Pillow", workers),
-                ("DALI, CPU", workers),
-            )
-        }  # fmt: skip
+        counts = dict.fromkeys((OURS.name, "datago", "torch DataLoader + Pillow", "DALI, CPU"), workers)
+        counts["datago"] = [1, 2, 8, 32]
+        threads = {name: [(n, {"threads": n}, ()) for n in values] for name, values in counts.items()}
         cores = [2**n for n in range(most.bit_length()) if 2**n <= most]
         of_cores = [(n, {}, ("taskset", "-c", _first_cores(n))) for n in cores] if shutil.which("taskset") else []
         self._vary("threads, tasks or workers", threads, able, spec)
         self._vary("cores", dict.fromkeys((OURS.name, "datago", "torch DataLoader + Pillow"), of_cores), able, spec)
         spec, root, names = self._shards()
-        with self._served(root, DISTANCES[1]) as (url, way):
+        with route(DISTANCES[0].delay_ms, 0.0) as way, nginx(root, way) as url:
             spec["urls"] = [f"{url}/{name}" for name in names]
             points = [(n, {"options": {"source": {"concurrent_downloads": n}}}, way.client) for n in (1, 2, 4, 8, 16)]
-            self._vary(f"shards open at once, 20 ms away{way.note}", {OURS.name: points}, able, spec)
+            self._vary(f"shards open at once, {DISTANCES[0]}{way.note}", {OURS.name: points}, able, spec)
 
     def _vary(self, varied: str, lines: dict[str, list[Any]], able: dict[str, Peer], spec: dict[str, Any]) -> None:
         print(f"\nscaling with {varied}")
@@ -315,15 +266,13 @@ def main() -> None:
     options = parser(__doc__ or "")
     options.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts to measure")
     options.add_argument("--scale", type=float, default=1.0, help="share of the pictures, for a quick look")
-    options.add_argument(
-        "--who", nargs="+", help="contestants to measure (ours, datago, torch, ...); others keep theirs"
-    )
+    options.add_argument("--who", nargs="+", help="contestants to measure (ours, datago, ...); others keep theirs")
     options.add_argument("--tree", type=int, default=1_000_000, help="files of the large folder tree")
     options.add_argument("--idle-s", type=float, default=5.0, help="seconds for which the trainer stands still")
     options.add_argument("--out", type=Path, default=Path("results/bench"), help="where the report goes")
     options.add_argument("--python", action="append", default=[], metavar="[PEER=]PATH",
                          help="an interpreter for a peer (torch, spdl, ...) or for all; may be repeated")  # fmt: skip
-    options.add_argument("--docs", action="store_true", help="renew the figures and plots of docs/performance.md")
+    options.add_argument("--docs", action="store_true", help="renew docs/performance.md and what lies beside it")
     options.add_argument("--clean", action="store_true", help="remove the pictures when done")
     args = options.parse_args()
     print(machine())
@@ -342,7 +291,7 @@ def main() -> None:
     except ImportError:
         print("\nno plots: matplotlib is not installed")
     if args.docs:
-        into_docs(markdown(suite.figures), drawn)
+        into_docs(suite.figures, drawn)
     print(f"\n{args.out / 'report.md'}, figures.json and plots are written")
     if args.clean:
         shutil.rmtree(suite.material)

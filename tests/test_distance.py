@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import statistics
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from benchmarks.suite.distance import NotHere, route
+from benchmarks.common import NotHere
+from benchmarks.suite.distance import route
 
 ECHO = """
 import socket, sys
@@ -42,6 +43,8 @@ print(json.dumps(seconds))
 def test_a_way_holds_packets_back_and_loses_some() -> None:
     try:
         with route(30, 0.2) as way:
+            namespaces = [Path(f"/proc/{command[-1]}/ns/net") for command in (way.client, way.server)]
+            assert len({Path("/proc/self/ns/net").readlink(), *(path.readlink() for path in namespaces)}) == 3
             echo = [*way.server, sys.executable, "-c", ECHO, way.host]
             with subprocess.Popen(echo, stdout=subprocess.PIPE, text=True) as server:
                 try:
@@ -56,5 +59,10 @@ def test_a_way_holds_packets_back_and_loses_some() -> None:
     assert statistics.median(seconds) >= 0.030
     # 0.8 x 0.8 x 200 = 128, and a standard deviation of 7.
     assert 95 <= len(seconds) <= 160
-    left = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
-    assert f"datago-gpu-{os.getpid()}-" not in left
+    assert not any(path.exists() for path in namespaces)
+
+
+def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(NotHere, match="the commands ip, nsenter, unshare"), route(30, 0.2):
+        pass

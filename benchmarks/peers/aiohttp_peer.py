@@ -9,8 +9,8 @@ from typing import Any
 from harness import Spec, main
 
 
-async def fetch(urls: list[str], concurrent: int) -> int:
-    """Bytes read."""
+async def fetch(urls: list[str], concurrent: int, *, whole: bool = False) -> int:
+    """Bytes read: piece by piece through large buffers, or `whole` bodies by the client's own."""
     import aiohttp
 
     total, left = 0, iter(urls)
@@ -20,12 +20,15 @@ async def fetch(urls: list[str], concurrent: int) -> int:
         for url in left:
             async with session.get(url) as response:
                 response.raise_for_status()
-                async for chunk in response.content.iter_any():
-                    total += len(chunk)
+                if whole:
+                    total += len(await response.read())
+                else:
+                    async for chunk in response.content.iter_any():
+                        total += len(chunk)
 
-    async with aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=concurrent), timeout=aiohttp.ClientTimeout(total=None), read_bufsize=2**20
-    ) as session:
+    connector, buffer = aiohttp.TCPConnector(limit=concurrent), 2**16 if whole else 2**20
+    timeout = aiohttp.ClientTimeout(total=None)
+    async with aiohttp.ClientSession(connector=connector, timeout=timeout, read_bufsize=buffer) as session:
         await asyncio.gather(*(worker(session) for _ in range(concurrent)))
     return total
 
@@ -66,5 +69,14 @@ def dataroom(spec: Spec) -> Iterator[Any]:
     yield {"bytes": total, "first_s": None}
 
 
+def payloads(spec: Spec) -> Iterator[Any]:
+    import uvloop
+
+    urls = [spec.urls[number % len(spec.urls)] for number in range(spec.count)]
+    total = uvloop.run(fetch(urls, spec.concurrent, whole=True))
+    yield spec.count
+    yield {"bytes": total, "first_s": None}
+
+
 if __name__ == "__main__":
-    main({"aiohttp": "aiohttp", "uvloop": "uvloop"}, {"shards": shards, "dataroom": dataroom})
+    main({"aiohttp": "aiohttp", "uvloop": "uvloop"}, {"shards": shards, "dataroom": dataroom, "payloads": payloads})

@@ -48,6 +48,35 @@ def load(spec: Spec, source_type: str, source: dict[str, Any]) -> Iterator[Any]:
         }
 
 
+def payloads(spec: Spec) -> Iterator[Any]:
+    """The feeder alone: what it sends is given back at once, and nothing is decoded. From the first batch on."""
+    from datago_gpu import LoaderConfig
+    from datago_gpu.feeder.client import Feeder
+    from datago_gpu.feeder.wire import EncodedBatch, Ended, Failed, Resume
+
+    config = {
+        "source_config": {"api_url": spec.api_url, "api_key": "k", "page_size": 500, "check_count": False},
+        "image_config": {"crop_and_resize": True, "default_image_size": 224},
+        "http_config": {"concurrent_downloads": spec.concurrent, **spec.options.get("http", {})},
+        "prefetch_buffer_size": spec.options.get("window", 2 * spec.concurrent),
+        "limit": spec.count,
+    }
+    feeder = Feeder(LoaderConfig.load(config), Resume())
+    clock, images, size = 0.0, 0, 0
+    while not isinstance(message := feeder.receive(), Ended):
+        if isinstance(message, Failed):
+            raise SystemExit(message.message)
+        if isinstance(message, EncodedBatch):
+            feeder.report(message.number, 0)
+            if clock:
+                images, size = images + len(message.ids), size + sum(message.lengths)
+            clock = clock or time.perf_counter()
+            yield len(message.ids)
+    yield {"images": images, "bytes": size, "seconds": time.perf_counter() - clock, "first_s": None}
+    feeder.close()
+    feeder.dispose()
+
+
 class Clocks:
     """CPU seconds of each part so far."""
 
@@ -87,5 +116,5 @@ if __name__ == "__main__":
     os.environ.pop("WORLD_SIZE", None)
     main(
         {"datago_gpu.loader.loader": "datago-gpu", "datago_gpu.decode.pillow": "datago-gpu", "PIL": "pillow"},
-        {"files": files, "shards": shards, "dataroom": dataroom, "million": files},
+        {"files": files, "shards": shards, "dataroom": dataroom, "million": files, "payloads": payloads},
     )

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import statistics
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from benchmarks.common import number
 
 __all__ = ["Figures", "Table"]
 
@@ -15,7 +18,7 @@ __all__ = ["Figures", "Table"]
 class Table:
     """One workload.
 
-    unit: "images/s", "GB/s", or "s" (to the first batch) where less is better.
+    unit: "images/s", "GB/s", or "s" (to the first batch) where less is better. What is no other unit is a rate, too.
     """
 
     title: str
@@ -28,6 +31,31 @@ class Table:
     apart: bool = False
     """Servers had a core of their own."""
 
+    def measure(self, contestants: dict[str, Callable[[], dict[str, Any]]], runs: int) -> None:
+        """Runs A B C, C B A, A B C, ... One that fails is left out, and the table says why."""
+        order = list(contestants)
+        for _ in range(runs):
+            for name in order:
+                if name not in self.absent:
+                    self._add(name, contestants[name])
+            order.reverse()
+
+    def _add(self, name: str, contestant: Callable[[], dict[str, Any]]) -> None:
+        try:
+            self.runs.setdefault(name, []).append(contestant())
+        except RuntimeError as problem:
+            del self.runs[name]
+            self.absent[name] = "failed: " + str(problem).replace("\n", "; ")[-300:]
+
+    def show(self) -> None:
+        """Prints the medians and ranges, and who is absent."""
+        print(f"\n{self.title} ({self.unit}; median, range)")
+        for name in self.runs:
+            values = sorted(self.values(name))
+            print(f"  {name:34} {number(self.median(name)):>10}   {number(values[0])} to {number(values[-1])}")
+        for name, reason in self.absent.items():
+            print(f"  {name:34} {reason}", flush=True)
+
     def values(self, name: str) -> list[float]:
         """One for each run."""
         if self.unit == "s":
@@ -35,6 +63,10 @@ class Table:
         if self.unit == "GB/s":
             return [run["bytes"] / run["seconds"] / 1e9 for run in self.runs[name]]
         return [run["images"] / run["seconds"] for run in self.runs[name]]
+
+    def ratio(self, ours: str, theirs: str) -> float:
+        """Of the medians."""
+        return self.median(ours) / self.median(theirs)
 
     def median(self, name: str, key: str = "") -> float:
         """Of the unit's values, or of another key of the runs."""

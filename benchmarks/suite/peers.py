@@ -7,10 +7,11 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-__all__ = ["LIMITS", "OURS", "PEERS", "VARIANTS", "Peer", "find", "run"]
+__all__ = ["LIMITS", "OURS", "PEERS", "PROGRAMS", "VARIANTS", "Peer", "find", "run"]
 
 PROGRAMS = Path(__file__).parent.parent / "peers"
 BENCH_VENV = Path(__file__).parent.parent.parent / ".venv-bench" / "bin" / "python"
@@ -22,7 +23,7 @@ class Peer:
     """One contestant.
 
     program: its file, less "_peer.py". kinds: those of the workloads it takes part in; cannot: why not in the others.
-    only: the one workload that it is of interest in. given: settings of its own for every run.
+    only: the one workload that it is of interest in. options: of its own, in every run.
     """
 
     name: str
@@ -30,17 +31,19 @@ class Peer:
     kinds: tuple[str, ...]
     cannot: str = ""
     only: str = ""
-    given: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
     python: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     missing: str = ""
 
 
-OURS = Peer("datago_gpu", "ours", ("files", "shards", "dataroom", "million"))
+OURS = Peer("datago_gpu", "ours", ("files", "shards", "dataroom", "million", "payloads"))
 VARIANTS = (
-    Peer("datago_gpu, no draft", "ours", ("files",), only="2.5mp-512", given={"options": {"draft": False}}),
-    Peer("datago_gpu, interleave 8", "ours", ("shards",), given={"options": {"source": {"interleave": 8}}}),
+    Peer("datago_gpu, no draft", "ours", ("files",), only="2.5mp-512", options={"draft": False}),
+    Peer("datago_gpu, interleave 8", "ours", ("shards",), options={"source": {"interleave": 8}}),
+    Peer("datago_gpu, 1 download process", "ours", ("payloads",), options={"http": {"download_processes": 1}}),
+    Peer("datago_gpu, 2 download processes", "ours", ("payloads",), options={"http": {"download_processes": 2}}),
 )
 PEERS = (
     Peer("datago", "datago", ("files", "shards", "dataroom", "million")),
@@ -53,7 +56,7 @@ PEERS = (
 KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": "268435456", "MALLOC_MMAP_THRESHOLD_": "33554432"}
 """glibc then keeps what a picture leaves free; else a process of one thread gives it back each time (7% of 2.5 MP)."""
 LIMITS = (
-    Peer("limit: aiohttp alone", "aiohttp", ("shards", "dataroom")),
+    Peer("limit: aiohttp alone", "aiohttp", ("shards", "dataroom", "payloads")),
     Peer("limit: decoding from RAM", "ram", ("files", "shards", "dataroom"), environment=KEEP_MEMORY),
 )
 
@@ -63,7 +66,7 @@ def find(peer: Peer, pythons: dict[str, str]) -> Peer:
     tried: dict[str, Any] = {}
     for python in (pythons.get(peer.program), pythons.get(""), sys.executable, str(BENCH_VENV)):
         if python and Path(python).exists():
-            said = _answer([python, str(PROGRAMS / f"{peer.program}_peer.py"), "--describe"])
+            said = _described(python, peer.program)
             if "versions" in said:
                 return replace(peer, python=python, versions=said["versions"])
             tried = tried or said
@@ -71,12 +74,21 @@ def find(peer: Peer, pythons: dict[str, str]) -> Peer:
     return replace(peer, missing=missing)
 
 
+@cache
+def _described(python: str, program: str) -> dict[str, Any]:
+    return _answer([python, str(PROGRAMS / f"{program}_peer.py"), "--describe"])
+
+
 def run(peer: Peer, spec: dict[str, Any], within: tuple[str, ...] = ()) -> dict[str, Any]:
     """One run. Raises RuntimeError with its last words."""
-    options, more = peer.given.get("options", {}), spec.get("options", {})
-    options = {**options, **more, "source": {**options.get("source", {}), **more.get("source", {})}}
-    whole = {**peer.given, **spec, "options": options}
-    command = [*within, peer.python, str(PROGRAMS / f"{peer.program}_peer.py"), json.dumps(whole)]
+    own, more = peer.options, spec.get("options", {})
+    options = {**own, **more, "source": {**own.get("source", {}), **more.get("source", {})}}
+    command = [
+        *within,
+        peer.python,
+        str(PROGRAMS / f"{peer.program}_peer.py"),
+        json.dumps({**spec, "options": options}),
+    ]
     return _answer(command, peer.environment)
 
 

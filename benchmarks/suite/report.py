@@ -1,135 +1,170 @@
-"""The Markdown of what was measured."""
+"""Writes what was measured as Markdown: the report, and its summary in docs/performance.md."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from benchmarks.common import number, table
 from benchmarks.suite.figures import Figures, Table
 from benchmarks.suite.idle import PAUSE_S
 from benchmarks.suite.peers import OURS
 
-__all__ = ["into_docs", "markdown"]
+__all__ = ["into_docs", "markdown", "summary"]
 
-DOCS = Path(__file__).parent.parent.parent / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
+UNITS = {"images/s": "Images a second", "GB/s": "Payloads alone, GB a second", "s": "Seconds to the first batch"}
+STEADY = {"images/s": "from the first batch on", "GB/s": "requests/s"}
+LAST = {"images/s": "CPU, us a sample", "s": "memory, MB"}
 
 
 def markdown(figures: Figures) -> str:
-    """All tables."""
-    return "\n".join(_lines(figures)) + "\n"
+    """Returns all tables."""
+    return "\n".join(_report(figures)) + "\n"
 
 
-def into_docs(text: str, plots: list[Path]) -> None:
-    """Put the tables between the marks in docs/performance.md, and the plots beside it."""
-    page = DOCS / "performance.md"
-    before, rest = page.read_text().split(BEGIN)
-    (DOCS / "performance").mkdir(exist_ok=True)
-    pictures = ""
+def summary(figures: Figures) -> str:
+    """Returns the medians alone, a line for each workload."""
+    return "\n".join([*_head(figures), *(line for unit in UNITS for line in _medians(figures, unit))]) + "\n"
+
+
+def into_docs(figures: Figures, plots: list[Path]) -> None:
+    """Puts the summary between the marks in docs/performance.md, and the report and the plots beside that page."""
+    page, folder = DOCS / "performance.md", DOCS / "performance"
+    folder.mkdir(exist_ok=True)
     for plot in plots:
-        shutil.copy(plot, DOCS / "performance")
-        pictures += f"\n![{plot.stem}](performance/{plot.name})\n"
-    page.write_text(f"{before}{BEGIN}\n\n{text}{pictures}\n{END}{rest.split(END)[1]}")
+        shutil.copy(plot, folder)
+    pictures = "".join(f"\n![{plot.stem}]({plot.name})\n" for plot in plots)
+    (folder / "report.md").write_text(f"# Everything that `make bench` measured\n\n{markdown(figures)}{pictures}")
+    before, rest = page.read_text().split(BEGIN)
+    page.write_text(f"{before}{BEGIN}\n\n{summary(figures)}\n{END}{rest.split(END)[1]}")
 
 
-def _lines(figures: Figures) -> Iterator[str]:
+def _head(figures: Figures) -> Iterator[str]:
     yield f"Machine: {figures.machine}."
     if figures.versions:
         yield "Versions: " + ", ".join(f"{name} {version}" for name, version in sorted(figures.versions.items())) + "."
     yield from (f"\n{note}" for note in figures.notes)
-    for name, reason in figures.missing.items():
-        yield f"\nNot installed: {name} ({reason})."
-    for table in figures.tables.values():
-        yield from _table(table)
+    yield from (f"\nNot installed: {name} ({reason})." for name, reason in figures.missing.items())
+
+
+def _medians(figures: Figures, unit: str) -> Iterator[str]:
+    """One table for a unit. A contestant that takes part in a single workload of several is left out."""
+    tables = [table for table in figures.tables.values() if table.unit == unit and table.runs]
+    seen = Counter(name for table in tables for name in table.runs if not name.startswith("limit"))
+    names = [name for name, count in seen.items() if count > 1 or len(tables) < 3]
+    names.sort(key=lambda name: not name.startswith(OURS.name))
+    if tables:
+        shares = unit != "s"
+        header = [UNITS[unit], *names, *["ours, of the nearer limit"] * shares]
+        yield ""
+        yield from table(header, ([each.title, *_row(each, names), *[_share(each)] * shares] for each in tables))
+
+
+def _row(table: Table, names: list[str]) -> Iterator[str]:
+    return (number(table.median(name)) if name in table.runs else "" for name in names)
+
+
+def _share(table: Table) -> str:
+    limit = table.limit() if OURS.name in table.runs else ""
+    return f"{table.ratio(OURS.name, limit):.0%}" if limit else ""
+
+
+def _report(figures: Figures) -> Iterator[str]:
+    yield from _head(figures)
+    for each in figures.tables.values():
+        yield from _workload(each)
     for varied, lines in figures.scaling.items():
-        yield from _scaling(varied, lines)
+        values = sorted({value for line in lines.values() for value, _ in line})
+        rows = (
+            [name, *(number(dict(line)[value]) if value in dict(line) else "" for value in values)]
+            for name, line in lines.items()
+        )
+        yield from _titled(f"**{varied}** (images/s)", ["", *(f"{value:g}" for value in values)], rows)
     yield from _idle(figures)
     yield from _costs(figures)
     yield from _stages(figures)
 
 
-def _table(table: Table) -> Iterator[str]:
-    load = f" (load average {table.load:.1f})" if table.runs else ""
-    yield f"\n**{table.title}**{load}\n"
-    if not table.runs:
-        yield from (f"- {name}: {reason}" for name, reason in table.absent.items())
+def _titled(title: str, header: list[str], rows: Iterable[Iterable[str]]) -> Iterator[str]:
+    yield f"\n{title}\n"
+    yield from table(header, rows)
+
+
+def _workload(found: Table) -> Iterator[str]:
+    load = f" (load average {found.load:.1f})" if found.runs else ""
+    title, steady, last = f"**{found.title}**{load}", STEADY.get(found.unit, ""), LAST.get(found.unit, "")
+    if not found.runs:
+        yield f"\n{title}\n"
+        yield from (f"- {name}: {reason}" for name, reason in found.absent.items())
         return
-    last = "memory, MB" if table.unit == "s" else "CPU, us a sample"
-    yield f"| | {table.unit}, median (range) | from the first batch on | ours to it | first batch, s | {last} |"
-    yield "| --- | --- | --- | --- | --- | --- |"
-    for name in table.runs:
-        yield f"| {name} | " + " | ".join(_cells(table, name)) + " |"
-    yield from (f"| {name} | {reason} | | | | |" for name, reason in table.absent.items())
-    if OURS.name in table.runs and (limit := table.limit()):
-        share, steady = (rate / table.median(limit) for rate in (table.median(OURS.name), table.steady(OURS.name)))
-        from_first = f"; from the first batch on {steady:.0%}" if table.unit == "images/s" else ""
-        yield f"\nThe nearer {limit}: ours is at {share:.0%} of it{from_first}."
-        if together := table.together():
-            part = table.steady(OURS.name) / together
+    absent = ([name, reason, "", "", "", ""] for name, reason in found.absent.items())
+    header = ["", f"{found.unit}, median (range)", steady, "ours to it", "first batch, s", last]
+    yield from _titled(title, header, [*([name, *_cells(found, name)] for name in found.runs), *absent])
+    if OURS.name in found.runs and (limit := found.limit()):
+        part = found.steady(OURS.name) / found.median(limit)
+        from_first = f"; from the first batch on {part:.0%}" if found.unit == "images/s" else ""
+        yield f"\nThe nearer {limit}: ours is at {_share(found)} of it{from_first}."
+        if together := found.together():
+            part = found.steady(OURS.name) / together
             yield (f"Both limits and the server want the same cores: one after the other they come to {together:,.0f} "
-                   f"{table.unit}, of which ours has {part:.0%} from the first batch on.")  # fmt: skip
+                   f"{found.unit}, of which ours has {part:.0%} from the first batch on.")  # fmt: skip
 
 
 def _cells(table: Table, name: str) -> Iterator[str]:
-    values, median = table.values(name), table.median(name)
-    yield f"{_number(median)} ({_number(min(values))} to {_number(max(values))})"
-    first_s = table.median(name, "first_s")
-    yield _number(table.steady(name)) if table.unit == "images/s" and first_s else ""
+    values, first_s = table.values(name), table.median(name, "first_s")
+    yield f"{number(table.median(name))} ({number(min(values))} to {number(max(values))})"
+    if table.unit == "GB/s":
+        yield number(table.steady(name, 0))
+    else:
+        yield number(table.steady(name)) if table.unit == "images/s" and first_s else ""
     ratio = 0.0
     if name != OURS.name and OURS.name in table.runs:
-        ours = table.median(OURS.name)
-        ratio = median / ours if table.unit == "s" else ours / median
+        ratio = table.ratio(name, OURS.name) if table.unit == "s" else table.ratio(OURS.name, name)
     yield f"{ratio:.2f} x" if ratio else ""
     yield f"{first_s:.2f}" if first_s else ""
-    last = table.median(name, "memory_mb" if table.unit == "s" else "cpu_us")
+    last = table.median(name, "memory_mb" if table.unit == "s" else "cpu_us") if LAST.get(table.unit) else 0.0
     yield f"{last:,.0f}" if last else ""
 
 
-def _scaling(varied: str, lines: dict[str, list[tuple[float, float]]]) -> Iterator[str]:
-    values = sorted({value for line in lines.values() for value, _ in line})
-    yield f"\n**{varied}** (images/s)\n"
-    yield "| | " + " | ".join(f"{value:g}" for value in values) + " |"
-    yield "| --- |" + " --- |" * len(values)
-    for name, line in lines.items():
-        known = dict(line)
-        yield f"| {name} | " + " | ".join(_number(known[v]) if v in known else "" for v in values) + " |"
-
-
 def _costs(figures: Figures) -> Iterator[str]:
-    if not figures.costs_us:
-        return
-    yield "\n**What one more sample costs** (CPU microseconds; from runs of two lengths, so without the start)\n"
-    yield "| workload | feeder process | hand-over thread | trainer's thread | pixels |"
-    yield "| --- | --- | --- | --- | --- |"
-    for title, costs in figures.costs_us.items():
-        yield f"| {title} | " + " | ".join(f"{value:,.0f}" for value in costs.values()) + " |"
+    if figures.costs_us:
+        yield from _titled(
+            "**What one more sample costs** (CPU microseconds; from runs of two lengths, so without the start)",
+            ["workload", "feeder process", "hand-over thread", "trainer's thread", "pixels"],
+            ([title, *(f"{value:,.0f}" for value in costs.values())] for title, costs in figures.costs_us.items()),
+        )
 
 
 def _idle(figures: Figures) -> Iterator[str]:
-    if not figures.idle:
-        return
-    yield "\n**What the feeder takes while the trainer is the slow one** (with the processes that download for it)\n"
-    yield f"| source | of a core, the trainer stands still | wake-ups a second | {PAUSE_S} s a batch | images/s |"
-    yield "| --- | --- | --- | --- | --- |"
-    for title, made in figures.idle.items():
-        still, slow = f"{made['still_cores']:.2%}", f"{made['slow_cores']:.2%}"
-        yield f"| {title} | {still} | {made['still_wakes_per_s']:.1f} | {slow} | {made['slow_images_per_s']:.0f} |"
+    if figures.idle:
+        yield from _titled(
+            "**What the feeder takes while the trainer is the slow one** (with the processes that download for it)",
+            ["source", "of a core, the trainer stands still", "wake-ups a second", f"{PAUSE_S} s a batch", "images/s"],
+            (
+                [title, f"{made['still_cores']:.2%}", f"{made['still_wakes_per_s']:.1f}", f"{made['slow_cores']:.2%}",
+                 f"{made['slow_images_per_s']:.0f}"]
+                for title, made in figures.idle.items()
+            ),
+        )  # fmt: skip
 
 
 def _stages(figures: Figures) -> Iterator[str]:
-    rows = [table for table in figures.tables.values() if "stages" in table.runs.get(OURS.name, [{}])[-1]]
-    if not rows:
-        return
-    yield "\n**How busy each stage was** (share of the time in which it waited for neither side; the last run)\n"
-    names = [stage["name"] for stage in rows[0].runs[OURS.name][-1]["stages"]]
-    yield "| workload | " + " | ".join(names) + " | slowest |"
-    yield "| --- |" + " --- |" * (len(names) + 1)
-    for table in rows:
-        run = table.runs[OURS.name][-1]
-        busy = " | ".join(f"{1 - s['waited_input'] - s['waited_output']:.0%}" for s in run["stages"])
-        yield f"| {table.title} | {busy} | {run['slowest']} |"
-
-
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+    runs = {
+        each.title: each.runs[OURS.name][-1]
+        for each in figures.tables.values()
+        if "stages" in each.runs.get(OURS.name, [{}])[-1]
+    }
+    if runs:
+        names = [stage["name"] for stage in next(iter(runs.values()))["stages"]]
+        yield from _titled(
+            "**How busy each stage was** (share of the time in which it waited for neither side; the last run)",
+            ["workload", *names, "slowest"],
+            (
+                [title, *(f"{1 - s['waited_input'] - s['waited_output']:.0%}" for s in run["stages"]), run["slowest"]]
+                for title, run in runs.items()
+            ),
+        )

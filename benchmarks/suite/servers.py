@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from benchmarks.suite.distance import HERE, NotHere, Route
+from benchmarks.common import NotHere
+from benchmarks.suite.distance import HERE, Route
 
-__all__ = ["dataroom", "free_port", "nginx"]
+__all__ = ["dataroom", "nginx"]
 
 KEY = "0" * 40
 
@@ -34,12 +35,15 @@ http {{ access_log off; sendfile on; keepalive_requests 1000000;
 
 
 @contextmanager
-def nginx(root: Path, port: int, way: Route = HERE) -> Iterator[str]:
+def nginx(root: Path, way: Route = HERE) -> Iterator[str]:
     """A server of its own for `root`, for as long as the block runs, at the end of a way; its address."""
+    port = free_port()
     program = shutil.which("nginx") or "/usr/sbin/nginx"
     if not Path(program).exists():
         raise NotHere("nginx is not installed")
-    user = "user root;" if os.geteuid() == 0 else ""  # else its worker is nobody, who may not read private folders
+    # Else its worker is nobody, who may not read private folders. In a user namespace, too, the user is root.
+    user = "user root;" if os.geteuid() == 0 or way.server else ""
+    root.mkdir(parents=True, exist_ok=True)
     (root / "nginx.conf").write_text(NGINX.format(root=root, host=way.host, port=port, user=user))
     process = subprocess.Popen([*way.server, program, "-c", str(root / "nginx.conf"), "-e", str(root / "error.log")])
     try:

@@ -1,10 +1,11 @@
-"""A wire between two network namespaces that holds packets back and loses some: netem, where the kernel has none.
+"""A wire between two network namespaces that holds packets back and loses some.
 
-    python benchmarks/suite/wire.py NEAR FAR DELAY_MS LOSS      until its standard input ends; says "ready" first
+    unshare --net python benchmarks/suite/wire.py DELAY_MS LOSS      until its standard input ends
 
-Its ends are two TUN devices, datago-near and datago-far, which are moved into the namespaces NEAR and FAR. DELAY_MS is
-of a round trip, LOSS the share of the packets lost, in either direction. Both ends speak the kernel's own TCP, so that
-what a loss costs is what it costs on a real path. A packet takes about 10 us of Python.
+DELAY_MS is of a round trip, LOSS the share of the packets lost, in either direction. The near end is in the network
+namespace of this process, the far end in one of its own; a line that names a process of each says that both are up. The
+ends are TUN devices, and both speak the kernel's own TCP, so that what a loss costs is what it costs on a real path. A
+packet takes about 10 us of Python.
 """
 
 from __future__ import annotations
@@ -28,22 +29,23 @@ _AT_ONCE = 64
 """Packets that are read from one end before it is the other's turn."""
 
 
-def end(name: str, namespace: str, address: str) -> int:
-    """One end: a file descriptor that packets are read from and written to."""
+def end(name: str, address: str, namespace: int) -> int:
+    """Makes one end in the network namespace of a process; returns the descriptor to read and write packets with."""
     device = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
     fcntl.ioctl(device, _SET_INTERFACE, struct.pack("16sH22x", name.encode(), _TUN | _NO_INFORMATION))
-    within = ("ip", "-netns", namespace)
+    within = ("nsenter", "--net", "--target", str(namespace))
     for command in (
-        ("ip", "link", "set", name, "netns", namespace),
-        (*within, "addr", "add", f"{address}/30", "dev", name),
-        (*within, "link", "set", name, "mtu", str(MTU), "txqueuelen", "10000", "up"),
+        ("ip", "link", "set", name, "netns", str(namespace)),
+        (*within, "ip", "addr", "add", f"{address}/30", "dev", name),
+        (*within, "ip", "link", "set", name, "mtu", str(MTU), "txqueuelen", "10000", "up"),
+        (*within, "ip", "link", "set", "lo", "up"),
     ):
         subprocess.run(command, check=True)
     return device
 
 
 def carry(near: int, far: int, delay_s: float, loss: float) -> None:
-    """Carry packets between the two, until the standard input ends."""
+    """Carries packets between the two, until the standard input ends."""
     waiting: list[tuple[float, int, int, bytes]] = []
     chance, number = random.Random(0), 0
     other = {near: far, far: near}
@@ -65,7 +67,7 @@ def carry(near: int, far: int, delay_s: float, loss: float) -> None:
 
 
 def received(device: int) -> list[bytes]:
-    """What has come from one end by now."""
+    """Returns what has come from one end by now."""
     packets: list[bytes] = []
     try:
         while len(packets) < _AT_ONCE:
@@ -76,10 +78,17 @@ def received(device: int) -> list[bytes]:
 
 
 def main() -> None:
-    near_space, far_space, delay_ms, loss = sys.argv[1:]
-    near, far = end("datago-near", near_space, NEAR_ADDRESS), end("datago-far", far_space, FAR_ADDRESS)
-    print("ready", flush=True)
-    carry(near, far, float(delay_ms) / 2000, float(loss))
+    delay_ms, loss = map(float, sys.argv[1:])
+    hold = ["unshare", "--net", "sh", "-c", "echo; exec cat"]  # it ends with the pipe that it reads from
+    with subprocess.Popen(hold, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as far_side:
+        assert far_side.stdin is not None
+        assert far_side.stdout is not None
+        far_side.stdout.readline()
+        near = end("datago-near", NEAR_ADDRESS, os.getpid())
+        far = end("datago-far", FAR_ADDRESS, far_side.pid)
+        print(os.getpid(), far_side.pid, flush=True)
+        carry(near, far, delay_ms / 2000, loss)
+        far_side.stdin.close()
 
 
 if __name__ == "__main__":

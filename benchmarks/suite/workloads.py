@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -18,14 +19,18 @@ __all__ = [
     "DISTANCES",
     "LOCAL",
     "MASK",
+    "PAYLOADS",
     "SHARDS",
     "SMALL_BUFFER_MB",
     "Distance",
     "Workload",
     "lay_out_dataroom",
+    "lay_out_payloads",
     "lay_out_shards",
     "lay_out_tree",
     "lay_out_workload",
+    "named",
+    "padded_jpeg",
     "warm",
 ]
 
@@ -58,8 +63,6 @@ class Distance:
     loss: float
 
     def __str__(self) -> str:
-        if not self.delay_ms:
-            return "loopback"
         return f"{self.delay_ms} ms away" + (f", {self.loss:.0%} of the packets lost" if self.loss else "")
 
 
@@ -72,12 +75,13 @@ SHARDS = Workload("shards", "shards over HTTP, 500 px to 224", "shards", "500px"
 SMALL_BUFFER_MB = 32
 """A fifth of these shards: the reading ahead has to wait, as it has to with the default and a real data set."""
 DISTANCES = (
-    Distance("near", 0, 0.0),
     Distance("20ms", 20, 0.0),
     Distance("100ms", 100, 0.0),
     Distance("20ms-loss", 20, 0.01),
     Distance("100ms-loss", 100, 0.01),
 )
+PAYLOADS = {40: 60_000, 400: 12_000}
+"""Kilobytes of a payload -> how many of them."""
 DATAROOM = (
     Workload("dataroom", "a Dataroom list, 500 px to 224", "dataroom", "500px", 224, 4000),
     Workload("dataroom-masks", "a Dataroom list with masks, 500 px to 224", "dataroom", "500px", 224, 2000),
@@ -90,20 +94,25 @@ SHARD_SAMPLES = 250
 """At the most. A shorter run has as many shards, so that as many can be open at once."""
 SHARDS_AT_LEAST = 16
 MASK = "segmentation"
+DISTINCT_PAYLOADS, PAGE = 100, 500
 
 
 def lay_out_workload(material: Path, pixels: str, count: int) -> Path:
     """A folder of so many pictures."""
     distinct = min(count, DISTINCT[pixels])
     originals = make(material / f"{pixels}-{distinct}", distinct, pixels)
-    root = material / f"{pixels}-{count}-files"
-    done = material / f"{root.name}.complete"
+    return named(originals, material / f"{pixels}-{count}-files", count)
+
+
+def named(originals: Path, root: Path, count: int) -> Path:
+    """A folder with so many names for the pictures of another."""
+    done = root.with_name(f"{root.name}.complete")
     if not done.exists():
         shutil.rmtree(root, ignore_errors=True)
         root.mkdir(parents=True)
-        names = sorted(originals.glob("*.jpg"))
+        files = sorted(originals.glob("*.jpg"))
         for number in range(count):
-            os.link(names[number % distinct], root / f"{number:07d}.jpg")
+            os.link(files[number % len(files)], root / f"{number:07d}.jpg")
         done.touch()
     return root
 
@@ -160,6 +169,40 @@ def lay_out_tree(material: Path, count: int) -> Path:
                 os.link(folder / "0000000.jpg", folder / f"{number:07d}.jpg")
         done.touch()
     return root
+
+
+def lay_out_payloads(root: Path, size: int, count: int, url: str) -> list[str]:
+    """JPEGs of so many bytes, and the pages of a Dataroom at `url` that names them; the addresses of the JPEGs."""
+    shutil.rmtree(root / "pages", ignore_errors=True)  # those of another run name another port
+    for name in ("payloads", "pages"):
+        (root / name).mkdir(parents=True, exist_ok=True)
+    payload, urls = padded_jpeg(size), []
+    for number in range(DISTINCT_PAYLOADS):
+        (root / "payloads" / f"{number}.jpg").write_bytes(payload)
+        urls.append(f"{url}/payloads/{number}.jpg")
+    (root / "pages" / "end.json").write_text(json.dumps({"next": None, "results": []}))
+    for page in range(-(-count // PAGE)):
+        entries = [
+            {"id": f"{number:09d}", "source": "nginx", "attributes": {"number": number}, "tags": [],
+             "image_direct_url": urls[number % DISTINCT_PAYLOADS]}
+            for number in range(page * PAGE, min(count, (page + 1) * PAGE))
+        ]  # fmt: skip
+        following = f"{url}/api/images/?cursor={page + 1}"
+        (root / "pages" / f"page{page or ''}.json").write_text(json.dumps({"next": following, "results": entries}))
+    return urls
+
+
+def padded_jpeg(size: int) -> bytes:
+    """A JPEG of exactly `size` bytes, filled up with comments."""
+    file = io.BytesIO()
+    Image.radial_gradient("L").resize((500, 375)).convert("RGB").save(file, "JPEG", quality=85)
+    jpeg, missing = file.getvalue(), size - file.tell()
+    comments = b""
+    while missing > 0:
+        part = min(missing, 60_000) if missing - 60_000 > 4 or missing <= 60_000 else missing - 10
+        comments += b"\xff\xfe" + (part - 2).to_bytes(2, "big") + bytes(part - 4)
+        missing -= part
+    return jpeg[:2] + comments + jpeg[2:]
 
 
 def warm(root: Path) -> None:

@@ -16,9 +16,10 @@ from typing import Any
 
 import pytest
 
+from benchmarks.common import NotHere
 from tests.gpu.conftest import ROOT
 from tools.gpu_report import findings, report, writing
-from tools.gpu_report.findings import Finding, Findings, NotHere
+from tools.gpu_report.findings import Finding, Findings
 from tools.gpu_report.plan import CHECKS, TOTAL_S
 
 Ran = tuple[dict[str, Any], str, int]

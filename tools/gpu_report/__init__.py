@@ -11,7 +11,7 @@ ram.py        batches in memory, passed through a decoder; rates.py says how fas
 graph.py      the loader's DALI graph without the loader
 arrays.py     numpy or cupy, whichever the device has
 nvml.py       what the driver counts
-loading.py    loaders over files and HTTP; serving.py is the server's process
+loading.py    loaders over files and HTTP
 probe.py      a script of its own, for a machine that has torch and cupy only
 checks/       one module for each group of checks
 """

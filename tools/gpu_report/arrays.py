@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tools.gpu_report.findings import NotHere
+from benchmarks.common import NotHere
 
 __all__ = ["Arrays"]
 

@@ -15,8 +15,9 @@ import threading
 import traceback
 from pathlib import Path
 
+from benchmarks.common import NotHere
 from tools.gpu_report.context import Context
-from tools.gpu_report.findings import Findings, NotHere
+from tools.gpu_report.findings import Findings
 
 
 def main() -> None:

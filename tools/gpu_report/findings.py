@@ -13,13 +13,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Finding", "Findings", "NotHere", "Outcome", "judge", "outcomes", "read"]
+from benchmarks.common import NotHere
+
+__all__ = ["Finding", "Findings", "Outcome", "judge", "outcomes", "read"]
 
 _COMPARE: dict[str, Callable[[float, float], bool]] = {"<=": operator.le, ">=": operator.ge, "==": operator.eq}
-
-
-class NotHere(Exception):
-    """A part of a check cannot be done on this machine: says what is missing. No failure."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from typing import Any
 
+from benchmarks.suite.servers import dataroom
 from datago_gpu import Loader
 from tools.gpu_report.context import Context
 from tools.gpu_report.rates import Meter, Rate
@@ -25,17 +23,10 @@ def over_files(context: Context, size: str, *, batch_size: int, **more: Any) -> 
 @contextlib.contextmanager
 def over_http(context: Context, size: str, *, batch_size: int, **more: Any) -> Iterator[Loader]:
     """The same from HTTP on loopback."""
-    command = [sys.executable, "-m", "tools.gpu_report.serving", str(context.material / size)]
-    server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    try:
-        assert server.stdout is not None
-        announced = json.loads(server.stdout.readline())
-        source = {"api_url": announced["url"], "api_key": announced["key"], "rank": 0, "world_size": 1}
+    with dataroom(context.material / size) as address:
+        source = {**address, "rank": 0, "world_size": 1}
         with Loader(_config(context, size, batch_size, "db", source, **more), context.device, "dali") as loader:
             yield loader
-    finally:
-        server.kill()
-        server.communicate()
 
 
 def drain(loader: Loader, seconds: float, warm_up: int = 4) -> Rate:

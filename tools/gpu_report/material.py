@@ -8,20 +8,18 @@ The kinds are compressed twice; what is compared are decoders of the same bytes,
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from benchmarks import material
+from benchmarks.material import SHIPPED, make
 
 __all__ = ["COUNTS", "KINDS", "SMALL_COUNTS", "prepare"]
 
 COUNTS = {"500px": 512, "1mp": 256, "2.5mp": 128, "8mp": 64}
 SMALL_COUNTS = {"500px": 8, "1mp": 2}
-SHARD = 32
 
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "jpeg-420": ("jpg", {"quality": 90, "subsampling": "4:2:0"}),
@@ -38,19 +36,10 @@ _PER_KIND = {"500px": 12, "1mp": 4}
 
 
 def prepare(folder: Path, *, small: bool, photos: Path | None = None) -> Path:
-    """Fill a folder, unless it is filled. Pillow saves to files without the GIL, so threads do."""
-    counts = SMALL_COUNTS if small else COUNTS
-    with ThreadPoolExecutor(max(1, len(os.sched_getaffinity(0)))) as threads:
-        shards = [
-            threads.submit(
-                material.make, folder / size / f"{first:04d}", min(SHARD, count - first), size,
-                photos or material.SHIPPED, seed=first,
-            )
-            for size, count in sorted(counts.items(), reverse=True)  # the longest first
-            for first in range(0, count, SHARD)
-        ]  # fmt: skip
-        for shard in shards:
-            shard.result()
+    """Fills a folder, unless it is filled. Pillow saves to files without the GIL, so threads do."""
+    for size, count in (SMALL_COUNTS if small else COUNTS).items():
+        make(folder / size, count, size, photos or SHIPPED)
+    with ThreadPoolExecutor(len(_PER_KIND)) as threads:
         list(threads.map(lambda size: _kinds(folder, size, 2 if small else _PER_KIND[size]), _PER_KIND))
     return folder
 
@@ -58,7 +47,7 @@ def prepare(folder: Path, *, small: bool, photos: Path | None = None) -> Path:
 def _kinds(folder: Path, size: str, count: int) -> None:
     out = folder / "kinds" / size
     out.mkdir(parents=True, exist_ok=True)
-    for number, path in enumerate(sorted((folder / size).rglob("*.jpg"))[:count]):
+    for number, path in enumerate(sorted((folder / size).glob("*.jpg"))[:count]):
         with Image.open(path) as picture:
             for kind, (extension, options) in KINDS.items():
                 shown = picture.convert("L" if kind == "jpeg-gray" else "RGB")

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, Self
 
-from tools.gpu_report.findings import NotHere
+from benchmarks.common import NotHere
 
 __all__ = ["Gpu", "Sampler"]
 

@@ -35,7 +35,7 @@ CHECKS = {
     # So far in TOTAL_S. What follows may be cut: it runs where time is left, or with more --seconds.
     "limit-large": Check(60, "limit:large"),
     "faults-by-kind": Check(50, "faults:by_kind"),
-    "peers": Check(25),
+    "peers": Check(40),
     "encode": Check(10),
     "training-others": Check(30, "training:others"),
     "hardware-by-kind": Check(25, "hardware:by_kind"),

@@ -24,12 +24,10 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-if str(ROOT) not in sys.path:
-    sys.path.insert(0, str(ROOT))  # run as a file, not as a module
+from tools.gpu_report import findings, material, writing
+from tools.gpu_report.plan import CHECKS, TOTAL_S
 
-from tools.gpu_report import findings, material, writing  # noqa: E402
-from tools.gpu_report.plan import CHECKS, TOTAL_S  # noqa: E402
+ROOT = Path(__file__).resolve().parents[2]
 
 GRACE, GRACE_S = 1.2, 10.0
 """A check is ended when it takes so many times its seconds, and so many more."""

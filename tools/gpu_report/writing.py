@@ -9,11 +9,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from tools.gpu_report.findings import Finding, Findings, NotHere, Outcome, outcomes
+from benchmarks.common import NotHere, processor, table, versions
+from tools.gpu_report.findings import Finding, Findings, Outcome, outcomes
 from tools.gpu_report.nvml import Gpu
 
 __all__ = ["Report"]
@@ -106,26 +106,13 @@ def _machine(device: str) -> dict[str, Any]:
             machine |= {"gpu": gpu.name(), "driver": gpu.driver(), "gpu_memory_mib": [round(used), round(total)]}
         except NotHere as missing:
             machine["gpu"] = f"unknown GPU ({missing})"
-    versions = {}
-    for name in _PACKAGES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
     return machine | {
         "cpus": len(os.sched_getaffinity(0)),
-        "processor": _processor(),
+        "processor": processor(),
         "python": platform.python_version(),
         "system": platform.platform(),
-        "packages": versions,
+        "packages": versions(_PACKAGES),
     }
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.machine()
 
 
 def _dali(machine: dict[str, Any]) -> str:
@@ -142,18 +129,16 @@ def _markdown(outcomes: Sequence[Outcome], machine: dict[str, Any], settings: di
     for outcome in outcomes:
         lines += [f"## {outcome.name}: {outcome.status} ({outcome.seconds:.0f} s)", ""]
         lines += [f"**Crashed:** {outcome.crash}", ""] if outcome.crash else []
-        lines += ["| what | figure | gate | |", "| --- | --- | --- | --- |"]
-        lines += [_row(each) for each in outcome.findings if each.kind != "part"]
-        lines += [""]
+        rows = (_row(each) for each in outcome.findings if each.kind != "part")
+        lines += [*table(["what", "figure", "gate", ""], rows), ""]
     return "\n".join(lines)
 
 
-def _row(each: Finding) -> str:
+def _row(each: Finding) -> tuple[str, ...]:
     verdict = {True: "passed", False: "**missed**", None: ""}[each.passed]
     if each.kind != "figure":
         verdict = each.kind if each.kind == "skipped" else "**error**"
-    cells = (each.name, f"{_shown(each.value)} {each.unit}".strip(), each.gate, verdict)
-    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+    return each.name, f"{_shown(each.value)} {each.unit}".strip(), each.gate, verdict
 
 
 def _shown(value: Any) -> str:

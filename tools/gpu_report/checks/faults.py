@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.common import NotHere
 from datago_gpu import Loader
 from datago_gpu.decode.base import Decoder, EncodedImages
 from datago_gpu.errors import Rejected
@@ -17,7 +18,7 @@ from datago_gpu.imaging.pixels import render
 from tools.gpu_report.arrays import Arrays
 from tools.gpu_report.bad import Bad, bad_images
 from tools.gpu_report.context import Context
-from tools.gpu_report.findings import Findings, NotHere
+from tools.gpu_report.findings import Findings
 from tools.gpu_report.pixels import Difference
 from tools.gpu_report.ram import Payload, decoded, encoded, read
 

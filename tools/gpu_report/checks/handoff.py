@@ -7,10 +7,11 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from benchmarks.common import NotHere
 from datago_gpu import Loader
 from tools.gpu_report.arrays import Arrays
 from tools.gpu_report.context import Context
-from tools.gpu_report.findings import Findings, NotHere
+from tools.gpu_report.findings import Findings
 from tools.gpu_report.loading import over_files
 
 GROWTH_MIB = 64

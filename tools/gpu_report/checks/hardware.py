@@ -9,8 +9,9 @@ import sys
 from collections import Counter
 from contextlib import nullcontext
 
+from benchmarks.common import NotHere
 from tools.gpu_report.context import Context
-from tools.gpu_report.findings import Findings, NotHere
+from tools.gpu_report.findings import Findings
 from tools.gpu_report.graph import decode_all
 from tools.gpu_report.material import KINDS
 from tools.gpu_report.nvml import Gpu, Sampler

@@ -18,10 +18,11 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.common import NotHere
 from datago_gpu.decode.base import DecodedImages, Decoder
 from tools.gpu_report.arrays import Arrays
 from tools.gpu_report.context import Context
-from tools.gpu_report.findings import Findings, NotHere
+from tools.gpu_report.findings import Findings
 from tools.gpu_report.graph import bare_pipeline, on_host
 from tools.gpu_report.ram import RamBatch, batches, decoded, pump, read
 

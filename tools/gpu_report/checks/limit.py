@@ -15,9 +15,10 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
 
+from benchmarks.common import NotHere
 from datago_gpu import Loader
 from tools.gpu_report.context import Context
-from tools.gpu_report.findings import Findings, NotHere
+from tools.gpu_report.findings import Findings
 from tools.gpu_report.graph import bare_pipeline
 from tools.gpu_report.loading import drain, over_files, over_http
 from tools.gpu_report.ram import RamBatch, batches, read, timed

@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from benchmarks.common import NotHere
 from datago_gpu.decode.base import EncodedImages
 from tools.gpu_report.arrays import Arrays
 from tools.gpu_report.context import Context
-from tools.gpu_report.findings import Findings, NotHere
+from tools.gpu_report.findings import Findings
 from tools.gpu_report.graph import decode_all
 from tools.gpu_report.material import KINDS
 from tools.gpu_report.pixels import Difference

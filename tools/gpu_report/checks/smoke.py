@@ -10,10 +10,11 @@ from typing import Self
 
 import numpy as np
 
+from benchmarks.common import NotHere
 from datago_gpu.decode.base import EncodedImages
 from tools.gpu_report.arrays import Arrays
 from tools.gpu_report.context import Context
-from tools.gpu_report.findings import Findings, NotHere
+from tools.gpu_report.findings import Findings
 from tools.gpu_report.loading import over_files
 from tools.gpu_report.pixels import Difference
 from tools.gpu_report.ram import decoded, encoded, read

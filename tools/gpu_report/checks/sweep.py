@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from benchmarks.common import NotHere
 from tools.gpu_report.context import Context
-from tools.gpu_report.findings import Findings, NotHere
+from tools.gpu_report.findings import Findings
 from tools.gpu_report.ram import Payload, batches, read, timed
 from tools.gpu_report.rates import Rate
 

@@ -15,8 +15,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from benchmarks.common import NotHere
 from tools.gpu_report.context import Context
-from tools.gpu_report.findings import Findings, NotHere
+from tools.gpu_report.findings import Findings
 
 ROOT = Path(__file__).resolve().parents[3]
 WHERE = ("tests/decode", "tests/imaging", "tests/end_to_end/test_aligned.py")

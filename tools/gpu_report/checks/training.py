@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import itertools
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from benchmarks.common import NotHere
+from benchmarks.suite.peers import PROGRAMS
 from tools.gpu_report.context import Context
-from tools.gpu_report.findings import Findings, NotHere
+from tools.gpu_report.findings import Findings
 from tools.gpu_report.loading import over_files
-from tools.gpu_report.peers import torch_batches
 
 STEP_MS = 20.0
 BATCH, SMALL_BATCH = 64, 2
@@ -71,11 +73,14 @@ def _ours(context: Context, findings: Findings, trainer: Trainer, load: float | 
 
 
 def _torch(context: Context, findings: Findings, trainer: Trainer) -> None:
-    trainer.measure(
-        findings,
-        "torch DataLoader, Pillow",
-        lambda: (images for images, _, _ in torch_batches(context, SIZE, trainer.batch_size)),
-    )
+    sys.path.insert(0, str(PROGRAMS))  # contestants are scripts
+    from harness import Spec
+    from torch_peer import files
+
+    spec = Spec("files", 10_000_000, context.target(SIZE)[0], trainer.batch_size, str(context.material / SIZE),
+                threads=context.amount(0, 1), device=context.device)  # fmt: skip
+    # Not forked: CUDA and DALI run in this process already.
+    trainer.measure(findings, "torch DataLoader, Pillow", lambda: files(spec, multiprocessing_context="spawn"))
 
 
 class Trainer:
