@@ -5,19 +5,18 @@ The same seed makes the same files. What a mutation is tried on is in corpus.py 
 
 from __future__ import annotations
 
-import io
 import random
 import struct
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
 import datago_gpu
+from tests.support.pictures import encode
 
-__all__ = ["good_files", "mutations"]
+__all__ = ["PHOTO", "encodings", "good_files", "mutations"]
 
 PHOTO = Path(datago_gpu.__file__).parent / "photos" / "cat.jpg"
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -26,36 +25,35 @@ HEAD = 700
 
 
 def good_files(side: int = 160) -> dict[str, bytes]:
-    """One photograph in the kinds of JPEG, PNG and WebP that are met; its longer side in pixels."""
+    """Encodings of one photograph; its longer side in pixels."""
     photo = Image.open(PHOTO).convert("RGB")
     photo.thumbnail((side, side), Image.Resampling.LANCZOS)
+    return encodings(photo)
+
+
+def encodings(photo: Image.Image) -> dict[str, bytes]:
+    """A photograph in the kinds of JPEG, PNG and WebP that are met."""
     clear = photo.copy()
     clear.putalpha(Image.radial_gradient("L").resize(photo.size))
     exif = Image.Exif()
     exif[0x0112] = 6
     return {
-        "baseline.jpg": _encoded(photo, "JPEG", quality=85),
-        "baseline-444.jpg": _encoded(photo, "JPEG", quality=95, subsampling=0, exif=exif),
-        "restart.jpg": _encoded(photo, "JPEG", restart_marker_blocks=5),
-        "progressive.jpg": _encoded(photo, "JPEG", progressive=True),
-        "gray.jpg": _encoded(photo.convert("L"), "JPEG"),
-        "cmyk.jpg": _encoded(photo.convert("CMYK"), "JPEG"),
-        "rgb.png": _encoded(photo, "PNG"),
-        "gray.png": _encoded(photo.convert("L"), "PNG"),
-        "palette.png": _encoded(photo.quantize(64), "PNG"),
-        "alpha.png": _encoded(clear, "PNG"),
-        "16-bit.png": _encoded(photo.convert("I;16"), "PNG"),
-        "lossy.webp": _encoded(photo, "WEBP", quality=80),
-        "lossless.webp": _encoded(photo, "WEBP", lossless=True),
-        "alpha.webp": _encoded(clear, "WEBP"),
-        "animated.webp": _encoded(photo, "WEBP", save_all=True, append_images=[photo.rotate(180)]),
+        "baseline.jpg": encode(photo, "JPEG", quality=85),
+        "baseline-444.jpg": encode(photo, "JPEG", quality=95, subsampling=0, exif=exif),
+        "restart.jpg": encode(photo, "JPEG", restart_marker_blocks=5),
+        "progressive.jpg": encode(photo, "JPEG", progressive=True),
+        "gray.jpg": encode(photo.convert("L"), "JPEG"),
+        "cmyk.jpg": encode(photo.convert("CMYK"), "JPEG"),
+        "rgb.png": encode(photo, "PNG"),
+        "gray.png": encode(photo.convert("L"), "PNG"),
+        "palette.png": encode(photo.quantize(64), "PNG"),
+        "alpha.png": encode(clear, "PNG"),
+        "16-bit.png": encode(photo.convert("I;16"), "PNG"),
+        "lossy.webp": encode(photo, "WEBP", quality=80),
+        "lossless.webp": encode(photo, "WEBP", lossless=True),
+        "alpha.webp": encode(clear, "WEBP"),
+        "animated.webp": encode(photo, "WEBP", save_all=True, append_images=[photo.rotate(180)]),
     }
-
-
-def _encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
 
 
 def mutations(count: int, seed: int = 0) -> Iterator[tuple[str, bytes]]:

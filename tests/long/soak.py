@@ -40,7 +40,7 @@ from benchmarks.common import machine, parser
 from datago_gpu import Batch, Loader
 from tests.long.child import child
 from tests.long.soak_catalog import Item, catalog
-from tests.long.soak_watch import Watch, growth
+from tests.long.soak_watch import Watch
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -265,20 +265,7 @@ def verdict(soak: Soak, watch: Watch, hang_s: float, close_s: float, leeway: flo
         ("longest wait for a batch", f"{longest:.1f} s", longest < hang_s),
         ("longest close", f"{close:.2f} s", close < close_s),
     ]
-    for who, figures in watch.memory.items():
-        if len(figures) < 4:
-            continue  # too short a run to compare
-        first, last = growth(figures)
-        told = f"{first:.1f} -> {last:.1f} MiB ({last / first - 1:+.1%})"
-        rows.append((f"{who}: memory", told, last < first * (1 + leeway)))
-    for what, table in (("descriptors", watch.descriptors), ("threads", watch.threads)):
-        for who, numbers in table.items():
-            if len(numbers) >= 4:
-                first, last = growth(numbers)
-                # A feeder's are its connections, and threads as they are needed: settings bound them.
-                holds = last <= first + 2 if who == "trainer" else max(numbers) < 3 * DOWNLOADS
-                rows.append((f"{who}: {what}", f"{first:g} -> {last:g}, at most {max(numbers)}", holds))
-    return rows
+    return [*rows, *watch.verdict(leeway, 3 * DOWNLOADS)]
 
 
 def main() -> int:

@@ -11,20 +11,23 @@ import struct
 import zlib
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-import datago_gpu
+from tests.long.mutations import PHOTO, encodings
+from tests.support.pictures import encode
 
 __all__ = ["Item", "Part", "catalog"]
 
-PHOTO = Path(datago_gpu.__file__).parent / "photos" / "cat.jpg"
 SHAPES = ((96, 96), (72, 108), (108, 72), (64, 128))
 """(height, width), each of a bucket of its own."""
 
+GOOD_FILES = {
+    "jpeg": "baseline.jpg", "progressive": "progressive.jpg", "png": "rgb.png", "webp": "lossy.webp",
+    "exif": "baseline-444.jpg", "alpha": "alpha.png", "16-bit": "16-bit.png", "cmyk": "cmyk.jpg",
+}  # fmt: skip
 GOOD = ("jpeg",) * 10 + ("progressive", "png", "webp", "exif", "gif", "alpha", "16-bit", "cmyk")
 """From "exif" on they go through Pillow in the feeder, or are turned."""
 BAD = {
@@ -129,40 +132,20 @@ def image(kind: str, shape: tuple[int, int], level: int) -> bytes:
         header = b"IHDR" + struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0)
         chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
         return b"\x89PNG\r\n\x1a\n" + chunk + bytes(200)
-    photo = Image.open(PHOTO).convert("RGB").resize((shape[1], shape[0]))
-    photo = photo.point([min(255, value + 8 * level) for value in range(256)] * 3)
-    return _encoded(photo, kind)
-
-
-def _encoded(photo: Image.Image, kind: str) -> bytes:
-    if kind == "mask":
-        return _saved(photo.convert("L").point(lambda value: value // 64), "PNG")
-    if kind == "png":
-        return _saved(photo, "PNG")
-    if kind == "webp":
-        return _saved(photo, "WEBP")
-    if kind == "gif":
-        return _saved(photo.quantize(64), "GIF")
-    if kind == "16-bit":
-        return _saved(photo.convert("I;16"), "PNG")
-    if kind == "cmyk":
-        return _saved(photo.convert("CMYK"), "JPEG")
-    if kind == "alpha":
-        photo.putalpha(Image.radial_gradient("L").resize(photo.size))
-        return _saved(photo, "PNG")
-    if kind == "exif":
-        exif = Image.Exif()
-        exif[0x0112] = 6
-        return _saved(photo, "JPEG", exif=exif)
+    files = _files(shape, level)
     if kind == "damaged png":
-        whole = _saved(photo, "PNG")
+        whole = files["png"]
         pixels = whole.index(b"IDAT") + 4
         return whole[:pixels] + bytes(8) + whole[pixels + 8 :]
-    whole = _saved(photo, "JPEG", progressive=kind == "progressive")
-    return whole[: len(whole) // 2] if kind == "cut jpeg" else whole
+    return files["jpeg"][: len(files["jpeg"]) // 2] if kind == "cut jpeg" else files.get(kind, files["jpeg"])
 
 
-def _saved(photo: Image.Image, form: str, **options: Any) -> bytes:
-    file = io.BytesIO()
-    photo.save(file, form, **options)
-    return file.getvalue()
+@cache
+def _files(shape: tuple[int, int], level: int) -> dict[str, bytes]:
+    """The good files of a shape and a brightness, by kind."""
+    photo = Image.open(PHOTO).convert("RGB").resize((shape[1], shape[0]))
+    photo = photo.point([min(255, value + 8 * level) for value in range(256)] * 3)
+    made = encodings(photo)
+    files = {kind: made[name] for kind, name in GOOD_FILES.items()}
+    mask = photo.convert("L").point(lambda value: value // 64)
+    return files | {"gif": encode(photo.quantize(64), "GIF"), "mask": encode(mask)}

@@ -9,7 +9,7 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import psutil
 
@@ -57,6 +57,24 @@ class Watch(threading.Thread):
             self.memory[who].append(process.memory_info().rss / 2**20)
             self.descriptors[who].append(process.num_fds())
             self.threads[who].append(threads)
+
+    def verdict(self, leeway: float, most: int) -> Iterator[tuple[str, str, bool]]:
+        """Yields gate, figure, and whether it holds: by how much memory, descriptors and threads have grown.
+
+        leeway: the share by which memory may. most: what a feeder may have of the others at any time: they are its
+        connections, and threads as they are needed, which settings bound.
+        """
+        for who, figures in self.memory.items():
+            if len(figures) >= 4:  # else too short a run to compare
+                first, last = growth(figures)
+                told = f"{first:.1f} -> {last:.1f} MiB ({last / first - 1:+.1%})"
+                yield f"{who}: memory", told, last < first * (1 + leeway)
+        for what, table in (("descriptors", self.descriptors), ("threads", self.threads)):
+            for who, numbers in table.items():
+                if len(numbers) >= 4:
+                    first, last = growth(numbers)
+                    holds = last <= first + 2 if who == "trainer" else max(numbers) < most
+                    yield f"{who}: {what}", f"{first:g} -> {last:g}, at most {max(numbers)}", holds
 
     def run(self) -> None:
         while not self._stopped.wait(EVERY_S):
