@@ -54,6 +54,8 @@ def _check_figures(tables: dict[str, Any]) -> None:
         far = tables["shards-100ms"]["runs"].get("datago_gpu", [])
         assert all(run["first_s"] > 0.1 for run in far)  # at least one round trip
         assert tables["payloads-40"]["runs"].keys() >= {"datago_gpu", "limit: aiohttp alone"}
+        for run in (run for runs in tables["payloads-40"]["runs"].values() for run in runs):
+            assert run["bytes"] == 40_000 * run["images"]
 
 
 @pytest.mark.timeout(400)

@@ -21,7 +21,8 @@ async def fetch(urls: list[str], concurrent: int, *, whole: bool = False) -> int
             async with session.get(url) as response:
                 response.raise_for_status()
                 if whole:
-                    total += len(await response.read())
+                    body = await response.read()  # before `total` is looked at, which others add to meanwhile
+                    total += len(body)
                 else:
                     async for chunk in response.content.iter_any():
                         total += len(chunk)
