@@ -13,6 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 NGINX = bool(shutil.which("nginx") or Path("/usr/sbin/nginx").exists())
+needs_nginx = pytest.mark.skipif(not NGINX, reason="nginx is not installed")
 
 
 def run(script: str, *arguments: str) -> str:
@@ -22,40 +23,54 @@ def run(script: str, *arguments: str) -> str:
     return result.stdout
 
 
-@pytest.mark.timeout(400)
-def test_the_comparison_with_peers(tmp_path: Path) -> None:
-    """In several calls, whose figures are kept together."""
-    small = ("--runs", "1", "--scale", "0.005", "--material", str(tmp_path / "material"), "--out", str(tmp_path))
-    parts = ("local", "dataroom", "million", "idle")
-    printed = run("run.py", *small, "--only", *parts, "--tree", "2000", "--idle-s", "0.1")
-    assert all(peer in printed for peer in ("datago", "torch", "webdataset", "SPDL", "LitData", "DALI", "limit"))
-    if NGINX:
-        run("run.py", *small, "--only", "buffer", "--python", "torch=/nowhere/python")
-        run("run.py", *small, "--only", "shards", "payloads", "--who", "ours", "aiohttp")
-        run("run.py", *small, "--only", "apart", "--who", "ours", "ram")
-    _check_figures(json.loads((tmp_path / "figures.json").read_text())["tables"])
-    report = (tmp_path / "report.md").read_text()
-    assert "webdataset | cannot: it reads shards" in report
-    assert "How busy each stage was" in report
-    assert "local shards, interleave 8 | " in report
-    assert all((tmp_path / plot).stat().st_size for plot in ("throughput.png", "first-batch.png", "stages.png"))
-
-
-def _check_figures(tables: dict[str, Any]) -> None:
-    assert {"500px-224", "2.5mp-512", "2.5mp-1024", "dataroom", "dataroom-masks", "million"} <= set(tables)
+def compare(out: Path, *arguments: str) -> tuple[str, dict[str, Any]]:
+    """What is printed, and the tables of all calls with this folder."""
+    small = ("--runs", "1", "--scale", "0.005", "--tree", "2000", "--idle-s", "0.1", "--out", str(out))
+    printed = run("run.py", *small, "--material", str(out / "material"), "--only", *arguments)
+    tables = json.loads((out / "figures.json").read_text())["tables"]
     for name, table in tables.items():
         if "skipped" in table["absent"]:  # no TUN devices here, or no right to them
             assert "ms" in name, table
             continue
         assert table["runs"]["datago_gpu"], name
         assert all(said.startswith(("not installed", "cannot")) for said in table["absent"].values()), table["absent"]
-    if NGINX:
-        assert tables["shards-near"]["runs"]["datago_gpu"][0]["images"] == 32
-        far = tables["shards-100ms"]["runs"].get("datago_gpu", [])
-        assert all(run["first_s"] > 0.1 for run in far)  # at least one round trip
-        assert tables["payloads-40"]["runs"].keys() >= {"datago_gpu", "limit: aiohttp alone"}
-        for run in (run for runs in tables["payloads-40"]["runs"].values() for run in runs):
-            assert run["bytes"] == 40_000 * run["images"]
+    return printed, tables
+
+
+@pytest.mark.timeout(400)
+def test_every_peer_takes_part_in_what_it_can_do(tmp_path: Path) -> None:
+    printed, tables = compare(tmp_path, "million", "buffer", "--python", "torch=/nowhere/python")
+    assert all(peer in printed for peer in ("datago", "torch", "webdataset", "SPDL", "LitData", "DALI", "limit"))
+    assert {"million", "million-shuffled", *(["shards-buffer"] if NGINX else [])} == set(tables)
+    report = (tmp_path / "report.md").read_text()
+    assert "webdataset | cannot: it reads shards" in report
+    assert (tmp_path / "first-batch.png").stat().st_size
+
+
+@pytest.mark.timeout(400)
+def test_every_workload_is_done_by_ours_and_near_its_limit(tmp_path: Path) -> None:
+    """In several calls, whose figures are kept together."""
+    compare(tmp_path, "local", "dataroom", "--who", "ours", "ram")
+    _, tables = compare(tmp_path, "idle", "--who", "ours")
+    assert {"500px-224", "2.5mp-512", "2.5mp-1024", "dataroom", "dataroom-masks"} == set(tables)
+    report = (tmp_path / "report.md").read_text()
+    assert "How busy each stage was" in report
+    assert "local shards, interleave 8 | " in report
+    assert all((tmp_path / plot).stat().st_size for plot in ("throughput.png", "stages.png"))
+
+
+@needs_nginx
+@pytest.mark.timeout(400)
+def test_what_comes_over_http(tmp_path: Path) -> None:
+    compare(tmp_path, "apart", "--who", "ours")
+    _, tables = compare(tmp_path, "shards", "payloads", "--who", "ours", "aiohttp")
+    assert {"shards-apart", "dataroom-apart", "dataroom-masks-apart"} <= set(tables)
+    assert tables["shards-near"]["runs"]["datago_gpu"][0]["images"] == 32
+    far = tables["shards-100ms"]["runs"].get("datago_gpu", [])
+    assert all(run["first_s"] > 0.1 for run in far)  # at least one round trip
+    payloads = tables["payloads-40"]["runs"]
+    assert payloads.keys() >= {"datago_gpu", "limit: aiohttp alone"}
+    assert all(run["bytes"] == 40_000 * run["images"] for runs in payloads.values() for run in runs)
 
 
 @pytest.mark.timeout(400)

@@ -50,7 +50,7 @@ def imported(file: Path) -> Iterator[str]:
             yield node.module.partition(".")[0]
 
 
-@pytest.mark.parametrize("folder", ["tools/gpu_report", "datago_gpu"])
+@pytest.mark.parametrize("folder", ["tools/gpu_report", "benchmarks/suite", "datago_gpu"])
 def test_the_report_imports_nothing_that_the_machine_lacks(folder: str) -> None:
     """A package that is missing there would cost the flight its first minutes."""
     ours = {"benchmarks", "tools", "datago_gpu"} | set(sys.stdlib_module_names)
