@@ -105,7 +105,7 @@ async def feeder(
     ours, theirs = socket.socketpair()
     memory = mmap.mmap(-1, config.arena_mb * MiB)
     async with asyncio.timeout(WAIT_S):
-        serving = asyncio.create_task(process._serve(theirs.detach(), memory, os.getppid(), []))
+        serving = asyncio.create_task(process._serve(theirs.detach(), memory, os.getppid(), [], None))
         reader, writer = await asyncio.open_connection(sock=ours)
         writer.write(wire.frame(wire.Start(msgspec.json.encode(config), resume)))
         yield reader, writer, serving
