@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["printable", "printable_json", "redacted", "shown_address", "without_query", "word"]
+__all__ = ["clip_word", "printable", "printable_json", "redacted", "shown_address", "without_query"]
 
 _LIKE_A_KEY = re.compile(r"[0-9A-Fa-f]{32,}")
 _LONGEST_WORD = 20
@@ -23,10 +23,10 @@ def printable(text: str, *, lines: bool = False) -> str:
     So no file name, address or server response can colour a terminal, set its title or forge a line of a log.
     lines: keep line breaks and tabs, for texts of this package that have several lines.
     """
-    return (_NOT_IN_A_TEXT if lines else _NOT_IN_A_LINE).sub(_escaped, text)
+    return (_NOT_IN_A_TEXT if lines else _NOT_IN_A_LINE).sub(_escape, text)
 
 
-def _escaped(found: re.Match[str]) -> str:
+def _escape(found: re.Match[str]) -> str:
     return found[0].encode("unicode_escape").decode("ascii")
 
 
@@ -53,6 +53,6 @@ def redacted(text: str, key: str) -> str:
     return text.replace(key, "***") if len(key) >= _SHORTEST else text
 
 
-def word(text: str) -> str:
+def clip_word(text: str) -> str:
     """Returns a server-supplied word for a message: in full (so redaction can find a secret), or "..." if too long."""
     return text if len(text) <= _LONGEST_WORD else "..."

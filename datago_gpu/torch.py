@@ -26,7 +26,7 @@ from datago_gpu.config import ConfigLike, LoaderConfig
 from datago_gpu.errors import ConfigError
 from datago_gpu.feeder.wire import Resume
 from datago_gpu.loader import Loader
-from datago_gpu.loader.state import checked_on_change, resume_from, state_of
+from datago_gpu.loader.state import check_on_change, resume_from, state_of
 from datago_gpu.sources.base import Position
 
 __all__ = ["Bucket", "LoaderDataset", "TensorBatch", "as_tensors"]
@@ -102,7 +102,7 @@ class LoaderDataset(IterableDataset):  # type: ignore[misc]  # torch need not be
         on_change: str = "refuse",
     ) -> None:
         super().__init__()
-        self.config = LoaderConfig.load(config).anchored()
+        self.config = LoaderConfig.load(config).anchor_paths()
         if self.config.epochs not in (1, None):
             raise ConfigError(
                 f"epochs is {self.config.epochs}, but a LoaderDataset makes one pass for each iteration: "
@@ -110,7 +110,7 @@ class LoaderDataset(IterableDataset):  # type: ignore[misc]  # torch need not be
             )
         if taken_ahead < 0:
             raise ConfigError(f"taken_ahead must be 0 or more, got {taken_ahead}")
-        self._on_change = checked_on_change(on_change)
+        self._on_change = check_on_change(on_change)
         self.device, self.backend, self.transform, self.taken_ahead = device, backend, transform, taken_ahead
         self.loader: Loader | None = None
         """The Loader of the current pass, else of the last one, for `stats()`."""
@@ -170,11 +170,11 @@ class LoaderDataset(IterableDataset):  # type: ignore[misc]  # torch need not be
         states = deque([state], self.taken_ahead + 1)
         with loader:
             # Not a `for` loop: its variable would keep a batch alive while the next one is loaded.
-            yield from map(partial(self._handed_out, loader, states), loader)
+            yield from map(partial(self._convert, loader, states), loader)
         if self.loader is loader:
             self._state = None
 
-    def _handed_out(self, loader: Loader, states: deque[dict[str, Any]], batch: Batch) -> Any:
+    def _convert(self, loader: Loader, states: deque[dict[str, Any]], batch: Batch) -> Any:
         states.append(loader.state_dict())
         if self.loader is loader:
             self._state, self._next = states[0], Resume(Position(batch.epoch + 1))

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from datago_gpu.cli.flags import given_config, setting_flags
+from datago_gpu.cli.flags import load_config, setting_flags
 from datago_gpu.cli.run import report, run, show
 from datago_gpu.cli.settings_help import SettingsCommand
 from datago_gpu.loader import Loader
@@ -29,7 +29,7 @@ def bench(ctx: click.Context, /, config: Path | None, device: str, backend: str,
     datago-gpu bench --root-path ~/photos --crop-and-resize --batch-size 64 --limit 5000
     datago-gpu bench config.json --backend pillow --json
     """
-    with Loader(given_config(ctx, config), device=device, backend=backend) as loader:
+    with Loader(load_config(ctx, config), device=device, backend=backend) as loader:
         figures = report(loader, *run(loader))
     if as_json:
         click.echo(json.dumps(figures))

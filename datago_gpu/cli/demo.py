@@ -11,9 +11,9 @@ import click
 from PIL import Image, ImageOps
 
 import datago_gpu
+from datago_gpu.cli.contact_sheet import ContactSheet
 from datago_gpu.cli.out import check_out, write_out
 from datago_gpu.cli.run import report, run, show
-from datago_gpu.cli.sheet import ContactSheet
 from datago_gpu.config import DataroomSource, ImageConfig, LoaderConfig
 from datago_gpu.loader import Loader
 from datago_gpu.server import DataroomServer

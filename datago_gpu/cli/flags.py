@@ -23,7 +23,7 @@ from datago_gpu.config import (
 )
 from datago_gpu.config.base import separator_of
 
-__all__ = ["SECTIONS", "Setting", "given_config", "members", "setting_flags", "setting_of"]
+__all__ = ["SECTIONS", "Setting", "load_config", "members", "setting_flags", "setting_of"]
 
 SECTIONS: list[tuple[str, str, type[msgspec.Struct]]] = [
     ("Loader", "", LoaderConfig),
@@ -84,7 +84,7 @@ def setting_of(flags: Mapping[Any, Setting], section: str, field: msgspec.struct
     return next((flag for flag in flags.values() if flag.path == (section, field.name)), None)
 
 
-def given_config(ctx: click.Context, file: Path | None) -> dict[str, Any]:
+def load_config(ctx: click.Context, file: Path | None) -> dict[str, Any]:
     """Merges the settings of a file and of the flags; flags win. Raises UsageError if neither says what to load."""
     config: dict[str, Any] = {}
     if file:

@@ -10,7 +10,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from datago_gpu.cli.flags import given_config, setting_flags
+from datago_gpu.cli.flags import load_config, setting_flags
 from datago_gpu.cli.out import check_out, write_out
 from datago_gpu.cli.settings_help import SettingsCommand
 from datago_gpu.preview import Overview, gather, write_page, write_sheet
@@ -58,7 +58,7 @@ def preview(
     datago-gpu preview --root-path ~/photos --crop-and-resize --batch-size 8 --batches 6
     """
     check_out(out, *_WRITERS)
-    settings = given_config(ctx, config)
+    settings = load_config(ctx, config)
     with Console(stderr=True).status("starting") as status:
         overview = gather(
             settings, batches=batches, samples=samples, device=device, backend=backend, progress=status.update

@@ -36,10 +36,10 @@ class SettingsCommand(click.Command):
             texts, fields = setting_texts(kind), msgspec.structs.fields(kind)
             given = [(flag, field) for field in fields if (flag := setting_of(flags, section, field))]
             with formatter.section(title):
-                formatter.write_dl([(_usage(flag), _told(texts[field.name], field)) for flag, field in given])
+                formatter.write_dl([(_flag_usage(flag), _help_text(texts[field.name], field)) for flag, field in given])
 
 
-def _usage(flag: Setting) -> str:
+def _flag_usage(flag: Setting) -> str:
     """Returns the flag and the values it accepts."""
     if flag.is_flag:
         return f"{flag.opts[0]} / {flag.secondary_opts[0]}"
@@ -47,7 +47,7 @@ def _usage(flag: Setting) -> str:
     return f"{flag.opts[0]} {'NAME,NAME' if flag.separator == ',' else '|'.join(dict.fromkeys(kinds))}"
 
 
-def _told(text: str, field: msgspec.structs.FieldInfo) -> str:
+def _help_text(text: str, field: msgspec.structs.FieldInfo) -> str:
     """Returns the meaning of a setting, with its default if there is one."""
     text = text[:1].upper() + text[1:]
     if field.required or field.default in (None, ""):
@@ -59,12 +59,12 @@ def _told(text: str, field: msgspec.structs.FieldInfo) -> str:
 def setting_texts(kind: type[msgspec.Struct]) -> dict[str, str]:
     """Returns setting -> text, from the docstring of the class."""
     texts: dict[str, str] = {}
-    for name, line in _described_lines(kind):
+    for name, line in _attribute_lines(kind):
         texts[name] = f"{texts[name]} {line}" if name in texts else line
     return texts
 
 
-def _described_lines(kind: type[msgspec.Struct]) -> Iterator[tuple[str, str]]:
+def _attribute_lines(kind: type[msgspec.Struct]) -> Iterator[tuple[str, str]]:
     """Yields the lines of "Attributes:", each with the setting that it belongs to."""
     name = ""
     for line in (kind.__doc__ or "").partition("Attributes:")[2].splitlines():

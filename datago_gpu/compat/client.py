@@ -7,7 +7,7 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from datago_gpu.compat.logs import initialize_logging, log
-from datago_gpu.compat.settings import for_pass, loader_config
+from datago_gpu.compat.settings import config_of_pass, loader_config
 from datago_gpu.compat.stream import Stream
 from datago_gpu.config import LoaderConfig
 from datago_gpu.decode.select import choose
@@ -40,7 +40,7 @@ class DatagoClient:
             raise TypeError(f"argument 'str_config': {type(str_config).__name__!r} object cannot be cast as 'str'")
         initialize_logging("warn")
         self._device, self._backend = device, backend
-        self._config = _checked(str_config, device, backend)
+        self._config = _load_config(str_config, device, backend)
         self._starting = threading.RLock()  # a signal handler may interrupt `start` on its own thread
         self._stream: Stream | None = None
         self._begun = False
@@ -53,7 +53,7 @@ class DatagoClient:
                 return
             self._begun, stops = True, self._stops
             try:
-                stream = Stream(for_pass(self._config, self._passes), self._device, self._backend)
+                stream = Stream(config_of_pass(self._config, self._passes), self._device, self._backend)
             except DatagoError as error:
                 log.error("the client cannot start: %s", error)
                 return
@@ -67,9 +67,9 @@ class DatagoClient:
         given = self._next()
         if given is None or self._config is None:
             return None
-        from datago_gpu.compat.sample import of_client  # imports PIL and numpy, like the Stream before
+        from datago_gpu.compat.sample import to_datago  # imports PIL and numpy, like the Stream before
 
-        return of_client(given, self._config)
+        return to_datago(given, self._config)
 
     def get_sample_auto_convert(self) -> dict[str, Any] | None:
         """Returns the next sample as a dict with PIL images, or None."""
@@ -103,11 +103,11 @@ def live_cleanup_threads() -> int:
     return sum(stream.is_closing for stream in list(_stopped) if stream.ended)
 
 
-def _checked(text: str, device: str, backend: str) -> LoaderConfig | None:
+def _load_config(text: str, device: str, backend: str) -> LoaderConfig | None:
     try:
         on_gpu = choose(device, backend).device_id is not None
         config = loader_config(text, GPU_BATCH) if on_gpu else loader_config(text)
-        return config.anchored()
+        return config.anchor_paths()
     except DatagoError as error:
         log.error("invalid config: %s", error)
         return None

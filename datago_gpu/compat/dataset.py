@@ -26,7 +26,7 @@ class DatagoIterDataset:
     """
 
     def __init__(self, datago_config: Mapping[str, Any], return_python_types: bool = True) -> None:
-        _tell_torch()
+        _register_with_torch()
         self.client = DatagoClient(json.dumps(datago_config))
         self.client.start()
         self.return_python_types = return_python_types
@@ -68,7 +68,7 @@ class DatagoIterDataset:
         )
 
 
-def _tell_torch() -> None:
+def _register_with_torch() -> None:
     """Registers the class as an IterableDataset for DataLoaders, if the program uses torch. torch is optional."""
     data = sys.modules.get("torch.utils.data")
     if data is not None:

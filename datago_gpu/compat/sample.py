@@ -14,7 +14,7 @@ from datago_gpu.compat.payload import ImagePayload, LatentPayload, RawImage
 from datago_gpu.config import DataroomSource, FileSource, LoaderConfig, WebDatasetSource
 from datago_gpu.decode.device import on_host
 
-__all__ = ["Sample", "as_dict", "of_client"]
+__all__ = ["Sample", "as_dict", "to_datago"]
 
 
 @dataclass(slots=True, eq=False)
@@ -36,7 +36,7 @@ class Sample:
         return f"Sample(id={self.id!r}, source={self.source!r}, image={self.image!r})"
 
 
-def of_client(given: batch.Sample, config: LoaderConfig) -> Sample:
+def to_datago(given: batch.Sample, config: LoaderConfig) -> Sample:
     """Converts a sample of a loader to the form that datago's clients expect."""
     source, name = config.source_config, given.id
     origin, state, further = given.source, given.duplicate_state or 0, given.additional_images

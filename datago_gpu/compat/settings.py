@@ -13,7 +13,7 @@ from datago_gpu.compat.logs import log
 from datago_gpu.config import SOURCES, ImageConfig, LoaderConfig
 from datago_gpu.errors import ConfigError
 
-__all__ = ["BATCH", "for_pass", "loader_config"]
+__all__ = ["BATCH", "config_of_pass", "loader_config"]
 
 BATCH = 8
 """Batch size. Larger batches are faster on a GPU; smaller batches return the first sample sooner."""
@@ -28,13 +28,13 @@ _OF_BATCHES = ("layout", "dtype", "mean", "std")
 
 def loader_config(text: str, batch_size: int = BATCH) -> LoaderConfig:
     """Converts a client's JSON text to settings. Raises ConfigError if datago would call it invalid, or would panic."""
-    given = _object(_parsed(text), "the config")
+    given = _check_object(_parse(text), "the config")
     source_type = given.get("source_type", "db")
     if source_type not in SOURCES:
         raise ConfigError(f"source_type must be one of {', '.join(map(repr, SOURCES))}, got {source_type!r}")
-    limit, buffered = (_count(given, name) for name in ("limit", "samples_buffer_size"))
-    source = _source(_object(given.get("source_config"), "source_config"), source_type)
-    settings = _known(given, LoaderConfig, "")
+    limit, buffered = (_check_count(given, name) for name in ("limit", "samples_buffer_size"))
+    source = _source(_check_object(given.get("source_config"), "source_config"), source_type)
+    settings = _known_keys(given, LoaderConfig, "")
     settings |= {
         "source_type": source_type,
         "source_config": source,
@@ -48,7 +48,7 @@ def loader_config(text: str, batch_size: int = BATCH) -> LoaderConfig:
     return LoaderConfig.load(settings)
 
 
-def for_pass(config: LoaderConfig, number: int) -> LoaderConfig:
+def config_of_pass(config: LoaderConfig, number: int) -> LoaderConfig:
     """Returns the settings for a pass of a client, counted from 0. Each pass is shuffled differently."""
     return msgspec.structs.replace(config, seed=(config.seed + number) % _SEEDS)
 
@@ -58,7 +58,7 @@ def _source(given: dict[str, Any], source_type: str) -> dict[str, Any]:
     if world_size == 0:
         raise ConfigError("source_config.world_size must be at least 1, got 0")
     # datago ignores the environment variables RANK and WORLD_SIZE.
-    settings = _known(given, SOURCES[source_type], "source_config.") | {"rank": rank, "world_size": world_size}
+    settings = _known_keys(given, SOURCES[source_type], "source_config.") | {"rank": rank, "world_size": world_size}
     if source_type == "db":
         settings.setdefault("require_images", False)
         settings.setdefault("random_method", "server")
@@ -84,7 +84,7 @@ def _shards(given: dict[str, Any]) -> dict[str, Any]:
 def _image(given: Any) -> dict[str, Any]:
     if given is None:
         given = {"crop_and_resize": False}
-    settings = _known(_object(given, "image_config"), ImageConfig, "image_config.")
+    settings = _known_keys(_check_object(given, "image_config"), ImageConfig, "image_config.")
     if "crop_and_resize" not in settings:
         raise ConfigError("image_config.crop_and_resize is missing: true or false")
     for name in _OF_BATCHES:
@@ -99,7 +99,7 @@ def _image(given: Any) -> dict[str, Any]:
 
 def _decode(given: Any) -> dict[str, Any]:
     """Converts the decoding settings. DATAGO_MAX_TASKS sets the number of threads."""
-    settings = dict(_object(given or {}, "decode_config"))
+    settings = dict(_check_object(given or {}, "decode_config"))
     tasks = os.environ.get("DATAGO_MAX_TASKS", "")
     if tasks.isdecimal():
         settings.setdefault("threads", max(1, int(tasks)))
@@ -108,34 +108,34 @@ def _decode(given: Any) -> dict[str, Any]:
 
 def _http(given: Any) -> dict[str, Any]:
     """Converts the HTTP settings. DATAGO_MAX_RETRIES sets the number of tries."""
-    settings = dict(_object(given or {}, "http_config"))
+    settings = dict(_check_object(given or {}, "http_config"))
     retries = os.environ.get("DATAGO_MAX_RETRIES", "")
     if retries.isdecimal():
         settings.setdefault("max_tries", int(retries) + 1)
     return settings
 
 
-def _parsed(text: str) -> Any:
+def _parse(text: str) -> Any:
     try:
         return msgspec.json.decode(text)
     except msgspec.DecodeError as error:
         raise ConfigError(f"the config is not JSON: {error}") from None
 
 
-def _object(given: Any, name: str) -> dict[str, Any]:
+def _check_object(given: Any, name: str) -> dict[str, Any]:
     if not isinstance(given, dict):
         raise ConfigError(f"{name} must be an object, got {'nothing' if given is None else type(given).__name__}")
     return given
 
 
-def _count(given: Mapping[str, Any], name: str) -> int:
+def _check_count(given: Mapping[str, Any], name: str) -> int:
     value = given.get(name)
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ConfigError(f"{name} must be a whole number of at least 1, got {value!r}")
     return value
 
 
-def _known(given: Mapping[str, Any], kind: type[msgspec.Struct], place: str) -> dict[str, Any]:
+def _known_keys(given: Mapping[str, Any], kind: type[msgspec.Struct], place: str) -> dict[str, Any]:
     """Returns the known keys. Like datago, ignores the others, but logs them at debug level."""
     for name in given:
         if name not in kind.__struct_fields__:

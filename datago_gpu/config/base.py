@@ -26,13 +26,13 @@ __all__ = [
     "Natural",
     "RankSplit",
     "Settings",
+    "changed_settings",
     "fields_of",
-    "named_key",
+    "json_value",
     "names_in",
-    "plain",
+    "printable_key",
+    "printable_value",
     "separator_of",
-    "shown",
-    "told",
     "without_secrets",
 ]
 
@@ -73,19 +73,19 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         if records:
             value: Any = self._record(name, given, records)
         else:
-            value = _joined(f"{self.place}{name}", plain(given), wanted)
+            value = _join_names(f"{self.place}{name}", json_value(given), wanted)
             value = true_text(value) if isinstance(value, str) else value
-            problem = _untellable(value)
+            problem = _encoding_problem(value)
             if problem:
                 hint = (
                     " (if the name of a folder is not UTF-8, use a symbolic link to it)" if name == "root_path" else ""
                 )
-                raise ConfigError(f"{self.place}{name} {problem}{hint}, got {shown(name, value)}")
+                raise ConfigError(f"{self.place}{name} {problem}{hint}, got {printable_value(name, value)}")
             try:
                 value = msgspec.convert(value, wanted)  # a list becomes a tuple
             except msgspec.ValidationError:
                 raise ConfigError(
-                    f"{self.place}{name} must be {_described(wanted)}, got {shown(name, value)}"
+                    f"{self.place}{name} must be {_describe_type(wanted)}, got {printable_value(name, value)}"
                 ) from None
         msgspec.structs.force_setattr(self, name, value)
 
@@ -104,7 +104,7 @@ def fields_of(kind: type[Struct]) -> tuple[FieldInfo, ...]:
     return msgspec.structs.fields(kind)
 
 
-def plain(value: Any) -> Any:
+def json_value(value: Any) -> Any:
     """Returns a value in the form of JSON: converts paths, dates, numpy numbers and mappings."""
     if value is None or type(value) in (bool, int, float, str) or isinstance(value, Struct):
         return value
@@ -119,11 +119,11 @@ def plain(value: Any) -> Any:
     if isinstance(value, int | float):
         return int(value) if isinstance(value, int) else float(value)
     if isinstance(value, Mapping):
-        return {key: plain(each) for key, each in value.items()}
+        return {key: json_value(each) for key, each in value.items()}
     if isinstance(value, AbstractSet):
-        return sorted(map(plain, value), key=str)
+        return sorted(map(json_value, value), key=str)
     if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray | memoryview):
-        return [plain(each) for each in value]
+        return [json_value(each) for each in value]
     return value
 
 
@@ -132,13 +132,13 @@ def names_in(*lists: str) -> list[str]:
     return list(dict.fromkeys(name.strip() for text in lists for name in text.split(",") if name.strip()))
 
 
-def named_key(key: object) -> str:
+def printable_key(key: object) -> str:
     """Returns a key in printable form, for a message."""
     text = str(key)
     return text if text.isprintable() else ascii(text)
 
 
-def shown(name: str, value: Any) -> str:
+def printable_value(name: str, value: Any) -> str:
     """Returns a value in a form that may be shown."""
     if name in ("api_url", "url"):
         if not isinstance(value, str):
@@ -147,7 +147,7 @@ def shown(name: str, value: Any) -> str:
     return "***" if name in ("api_key", "auth_token", "storage_options", "proxy") else repr(value)
 
 
-def told(settings: Settings, **shown: Any) -> list[tuple[str, Any]]:
+def changed_settings(settings: Settings, **shown: Any) -> list[tuple[str, Any]]:
     """Returns name and value of each setting that differs from its default. `shown` replaces secret values."""
     fields = fields_of(type(settings))
     values = {field.name: getattr(settings, field.name) for field in fields}
@@ -168,7 +168,7 @@ def separator_of(wanted: Any) -> str | None:
     return next((extra["separator"] for extra in given), None)
 
 
-def _joined(where: str, value: Any, wanted: Any) -> Any:
+def _join_names(where: str, value: Any, wanted: Any) -> Any:
     """Joins a list of names to one text, for a field that accepts both."""
     separator = separator_of(wanted)
     if separator is None or not isinstance(value, list) or not all(isinstance(each, str) for each in value):
@@ -179,34 +179,34 @@ def _joined(where: str, value: Any, wanted: Any) -> Any:
     return separator.join(value)
 
 
-def _untellable(value: Any) -> str | None:
+def _encoding_problem(value: Any) -> str | None:
     """Returns why a value cannot be sent to the feeder process as JSON, or None."""
     if isinstance(value, float) and not math.isfinite(value):
         return "must be a finite number"
     if isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
         return "must be UTF-8 text"
     if isinstance(value, dict):
-        return next(filter(None, map(_untellable, (*value, *value.values()))), None)
-    return next(filter(None, map(_untellable, value)), None) if isinstance(value, list) else None
+        return next(filter(None, map(_encoding_problem, (*value, *value.values()))), None)
+    return next(filter(None, map(_encoding_problem, value)), None) if isinstance(value, list) else None
 
 
-def _described(wanted: Any) -> str:
+def _describe_type(wanted: Any) -> str:
     """Returns what a field accepts, in words that follow "must be"."""
-    kinds = sorted(_kinds(wanted, ()), key=lambda kind: (kind == "None", kind.startswith("'")))
+    kinds = sorted(_describe_kinds(wanted, ()), key=lambda kind: (kind == "None", kind.startswith("'")))
     *others, last = dict.fromkeys(kinds)
     return f"{', '.join(others)} or {last}" if others else last
 
 
-def _kinds(wanted: Any, rules: tuple[Meta, ...]) -> Iterator[str]:
+def _describe_kinds(wanted: Any, rules: tuple[Meta, ...]) -> Iterator[str]:
     """Yields each kind of value that a field accepts, in words."""
     origin, arguments = get_origin(wanted), get_args(wanted)
     if origin is Annotated:
-        yield from _kinds(arguments[0], tuple(each for each in arguments[1:] if isinstance(each, Meta)))
+        yield from _describe_kinds(arguments[0], tuple(each for each in arguments[1:] if isinstance(each, Meta)))
     elif origin is Literal:
         yield from map(repr, arguments)
     elif origin in (Union, UnionType):
         for each in arguments:
-            yield from _kinds(each, rules)
+            yield from _describe_kinds(each, rules)
     elif origin is tuple:
         yield f"a list of {len(arguments)} numbers"
     elif origin is dict:
@@ -214,10 +214,10 @@ def _kinds(wanted: Any, rules: tuple[Meta, ...]) -> Iterator[str]:
     elif any(rule.extra for rule in rules):
         yield "text or a list of texts"
     else:
-        yield _NAMES[wanted] + _bounds(rules)
+        yield _NAMES[wanted] + _describe_bounds(rules)
 
 
-def _bounds(rules: tuple[Meta, ...]) -> str:
+def _describe_bounds(rules: tuple[Meta, ...]) -> str:
     """Returns the bounds of a number, in words. The largest 64-bit number does not count as a bound."""
     for rule in rules:
         least, most = rule.ge, rule.le if rule.le != _LARGEST else None

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta
 
-from datago_gpu.config.base import Count, Kind, Names, Natural, Settings, names_in, told
+from datago_gpu.config.base import Count, Kind, Names, Natural, Settings, changed_settings, names_in
 from datago_gpu.redact import redacted, shown_address
 
 __all__ = ["DataroomSource", "kind_of"]
@@ -212,4 +212,4 @@ class DataroomSource(Settings, frozen=True, kw_only=True):
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
         """What rich prints, in tracebacks too: msgspec's own would show the key."""
-        return told(self, api_key="***", api_url=self.shown_address)
+        return changed_settings(self, api_key="***", api_url=self.shown_address)

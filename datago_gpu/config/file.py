@@ -30,7 +30,7 @@ class Document:
     def __init__(self, values: Any, file: str = "", text: str = "") -> None:
         self._values, self._file, self._text = values, file, text
 
-    def checked(self, make: Callable[[Any], T]) -> T:
+    def convert(self, make: Callable[[Any], T]) -> T:
         """Returns `make` of the values. Adds the file's name, and the line of the key, to its ConfigErrors."""
         try:
             return make(self._values)
@@ -50,24 +50,24 @@ class Document:
 def read_config(config: str | bytes | os.PathLike[str]) -> Document:
     """Parses JSON text, or the file at a path. A str that ends like a config file is a path. Raises ConfigError."""
     if isinstance(config, bytes):
-        return Document(_json(_decoded(config, "the config"), "the config"))
+        return Document(_parse_json(_decode(config, "the config"), "the config"))
     if isinstance(config, os.PathLike) or config.strip().lower().endswith(_ENDINGS):
-        return _file(plain_path(os.fsdecode(config), ""))
-    return Document(_json(config, "the config"))
+        return _read_file(plain_path(os.fsdecode(config), ""))
+    return Document(_parse_json(config, "the config"))
 
 
-def _file(name: str) -> Document:
+def _read_file(name: str) -> Document:
     try:
         with open(openable(name), "rb") as file:
-            text = _decoded(file.read(), name)
+            text = _decode(file.read(), name)
     except OSError as error:
         raise ConfigError(f"cannot read the config {name!r}: {error.strerror}") from error
     except ValueError as error:  # a NUL in the name
         raise ConfigError(f"cannot read the config {name!r}: {error}") from None
-    return Document(_yaml(text, name) if name.lower().endswith(_YAML) else _json(text, name), name, text)
+    return Document(_parse_yaml(text, name) if name.lower().endswith(_YAML) else _parse_json(text, name), name, text)
 
 
-def _decoded(content: bytes, name: str) -> str:
+def _decode(content: bytes, name: str) -> str:
     """Decodes a text, with or without a byte order mark."""
     try:
         return content.removeprefix(codecs.BOM_UTF8).decode()
@@ -76,7 +76,7 @@ def _decoded(content: bytes, name: str) -> str:
         raise ConfigError(f"{name}, line {line}: the text is not UTF-8: save it as UTF-8") from None
 
 
-def _json(text: str, name: str) -> Any:
+def _parse_json(text: str, name: str) -> Any:
     try:
         return msgspec.json.decode(text)
     except UnicodeEncodeError:
@@ -102,7 +102,7 @@ def _json_problem(text: str, error: Exception) -> tuple[str, str]:
     return "", str(error)
 
 
-def _yaml(text: str, name: str) -> Any:
+def _parse_yaml(text: str, name: str) -> Any:
     try:
         import yaml  # type: ignore[import-untyped]
     except ImportError:

@@ -52,7 +52,7 @@ class Selection(NamedTuple):
         return name.lower().endswith(self.extensions)
 
     @property
-    def told(self) -> str:
+    def description(self) -> str:
         """Returns the extensions in words; for the default, only the usual ones."""
         if self.extensions == EXTENSIONS:
             usual = ", ".join(extension[1:] for extension in EXTENSIONS[:_USUAL])

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
-__all__ = ["ForbiddenHost", "HostPolicy", "Network", "address_of", "ascii_name", "within"]
+__all__ = ["ForbiddenHost", "HostPolicy", "Network", "address_of", "ascii_name", "is_within"]
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
@@ -37,8 +37,8 @@ class HostPolicy:
     """
 
     def __init__(self, allow: str = "", deny: str = "") -> None:
-        self._allowed_names, self._allowed_networks = _parsed(allow)
-        self._denied_names, self._denied_networks = _parsed(deny)
+        self._allowed_names, self._allowed_networks = _parse(allow)
+        self._denied_names, self._denied_networks = _parse(deny)
         self._everything = not (self._allowed_names or self._allowed_networks)
 
     def check(self, host: str, *, by_proxy: bool = False) -> None:
@@ -49,14 +49,14 @@ class HostPolicy:
         """
         number = _number_as_address(host) if by_proxy else None
         if number or address_of(host) is not None:
-            self.permitted(host, [number or host])
+            self.permitted_addresses(host, [number or host])
         elif _matches(host, self._denied_names):
             raise ForbiddenHost(f"{host} is in http_config.deny_hosts")
         elif not (self._everything or (self._allowed_networks and not by_proxy) or _matches(host, self._allowed_names)):
             why = "; only the proxy knows its address" if by_proxy and self._allowed_networks else ""
             raise ForbiddenHost(f"{host} is not in http_config.allow_hosts{why}")
 
-    def permitted(self, host: str, addresses: Iterable[str]) -> list[str]:
+    def permitted_addresses(self, host: str, addresses: Iterable[str]) -> list[str]:
         """Returns the permitted addresses of `host`. Raises ForbiddenHost if there are none."""
         by_name = self._everything or _matches(host, self._allowed_names)
         found, refused = [], ""
@@ -75,16 +75,16 @@ class HostPolicy:
         address = address_of(text)
         if address is None:
             return "not an IP address"
-        if within(address, self._denied_networks):
+        if is_within(address, self._denied_networks):
             return "the address is in http_config.deny_hosts"
-        if within(address, self._allowed_networks):
+        if is_within(address, self._allowed_networks):
             return ""
-        if within(address, _REFUSED_BY_DEFAULT):
+        if is_within(address, _REFUSED_BY_DEFAULT):
             return "link-local addresses are refused unless http_config.allow_hosts lists them"
         return "" if by_name else "the address is not in http_config.allow_hosts"
 
 
-def _parsed(entries: str) -> tuple[list[str], list[Network]]:
+def _parse(entries: str) -> tuple[list[str], list[Network]]:
     names, networks = [], []
     for entry in filter(None, (each.strip().lower() for each in entries.split(","))):
         try:
@@ -138,5 +138,5 @@ def _number_as_address(host: str) -> str | None:
         return None
 
 
-def within(address: Address, networks: Iterable[Network]) -> bool:
+def is_within(address: Address, networks: Iterable[Network]) -> bool:
     return any(address in network for network in networks)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from msgspec import Meta
 
-from datago_gpu.config.base import Count, Names, Settings, told, without_secrets
+from datago_gpu.config.base import Count, Names, Settings, changed_settings, without_secrets
 
 if TYPE_CHECKING:
     from datago_gpu.config.proxies import Proxy
@@ -91,13 +91,13 @@ class HttpConfig(Settings, frozen=True, kw_only=True):
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
         """What rich prints, in tracebacks too: what was set, less what is secret."""
-        return told(self, proxy=self._proxy.address if self._proxy else "")
+        return changed_settings(self, proxy=self._proxy.address if self._proxy else "")
 
     @property
     def _proxy(self) -> Proxy | None:
         """What `proxy` means. Raises ValueError where it cannot be used."""
         if not self.proxy.strip():
             return None
-        from datago_gpu.config.proxies import SETTING, parsed_proxy  # `import datago_gpu` can do without
+        from datago_gpu.config.proxies import SETTING, parse_proxy  # `import datago_gpu` can do without
 
-        return parsed_proxy(self.proxy, SETTING)
+        return parse_proxy(self.proxy, SETTING)

@@ -5,7 +5,17 @@ from __future__ import annotations
 import re
 from typing import Any, ClassVar
 
-from datago_gpu.config.base import Count, Kind, Names, Natural, RankSplit, Settings, names_in, told, without_secrets
+from datago_gpu.config.base import (
+    Count,
+    Kind,
+    Names,
+    Natural,
+    RankSplit,
+    Settings,
+    changed_settings,
+    names_in,
+    without_secrets,
+)
 from datago_gpu.config.file_names import EXTENSIONS, Selection
 from datago_gpu.config.local_paths import FILE_SCHEME
 from datago_gpu.config.storage import STORE_SCHEMES, endpoint_problem
@@ -85,7 +95,7 @@ class FileSource(Settings, frozen=True, kw_only=True):
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
         """What rich prints, in tracebacks too: what was set, less what is secret."""
-        return told(self, storage_options=dict.fromkeys(self.storage_options, "***"))
+        return changed_settings(self, storage_options=dict.fromkeys(self.storage_options, "***"))
 
     @property
     def optional_parts(self) -> dict[str, Kind]:

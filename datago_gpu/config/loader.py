@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 import msgspec
 from msgspec import Meta, Struct
 
-from datago_gpu.config.base import Count, Natural, Settings, fields_of, named_key, plain
+from datago_gpu.config.base import Count, Natural, Settings, fields_of, json_value, printable_key
 from datago_gpu.config.dataroom import DataroomSource
 from datago_gpu.config.decoding import DecodeConfig
 from datago_gpu.config.file import read_config
@@ -123,11 +123,11 @@ class LoaderConfig(Settings, frozen=True, kw_only=True):
         if isinstance(config, cls):
             return config
         if isinstance(config, str | bytes | os.PathLike):
-            return read_config(config).checked(cls._made_of)
-        return cls._made_of(config)
+            return read_config(config).convert(cls._from_values)
+        return cls._from_values(config)
 
     @classmethod
-    def _made_of(cls, given: Any) -> LoaderConfig:
+    def _from_values(cls, given: Any) -> LoaderConfig:
         if not isinstance(given, Mapping):
             raise ConfigError(
                 "the config must be a LoaderConfig, a dict, JSON text or the path of a JSON file, "
@@ -136,7 +136,7 @@ class LoaderConfig(Settings, frozen=True, kw_only=True):
         _refuse_unknown_keys(given, cls, "")
         if given.get("source_config") is None:
             source_type = given.get("source_type", "db")
-            raise ConfigError(f"source_config is missing: source_type {plain(source_type)!r} needs it")
+            raise ConfigError(f"source_config is missing: source_type {json_value(source_type)!r} needs it")
         return cls(**given)
 
     def _record(self, name: str, given: Any, kinds: list[type[Settings]]) -> Settings:
@@ -185,21 +185,21 @@ class LoaderConfig(Settings, frozen=True, kw_only=True):
             _from_environment("WORLD_SIZE", 1) if world_size is None else world_size,
         )
 
-    def anchored(self) -> LoaderConfig:
-        """A copy whose relative paths begin in the working folder of now, wherever the program goes later."""
-        return msgspec.structs.replace(self, base_folder=_anchor(self.base_folder or ""))
+    def anchor_paths(self) -> LoaderConfig:
+        """Returns a copy whose relative paths start at the current working folder, wherever the program goes."""
+        return msgspec.structs.replace(self, base_folder=_absolute_folder(self.base_folder or ""))
 
-    def settled(self) -> LoaderConfig:
-        """A copy that is `anchored`, with rank and world size, so that no later change around the program matters."""
+    def resolve(self) -> LoaderConfig:
+        """Returns a copy with anchored paths, rank and world size, which no later change around the program affects."""
         rank, world_size = self.rank_and_world_size()
-        return self.anchored().with_source(rank=rank, world_size=world_size)
+        return self.anchor_paths().with_source(rank=rank, world_size=world_size)
 
     def absolute(self, path: str) -> str:
         """The path that `path` means: it may be relative to `base_folder`, begin with `~`, or hold variables.
 
         Raises ConfigError where that could not be told.
         """
-        base = _anchor("") if self.base_folder is None else self.base_folder
+        base = _absolute_folder("") if self.base_folder is None else self.base_folder
         path = plain_path(path, base)
         if "\0" in path:
             raise ConfigError(
@@ -242,10 +242,10 @@ def _refuse_unknown_keys(given: Mapping[Any, Any], kind: type[Struct], where: st
 
             near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
             hint = f"did you mean {where}{near[0]}?" if near else f"the known keys are {', '.join(known)}"
-            raise ConfigError(f"unknown key {where}{named_key(key)}; {_home(key) or hint}")
+            raise ConfigError(f"unknown key {where}{printable_key(key)}; {_right_place(key) or hint}")
 
 
-def _home(key: object) -> str:
+def _right_place(key: object) -> str:
     """Where a key belongs that stands in the wrong place, in words; empty for one that is known nowhere."""
     if key in ("device", "backend"):
         return f"it is an argument, not a setting: Loader(config, {key}=...), or the flag --{key}"
@@ -258,7 +258,7 @@ def _home(key: object) -> str:
     return f"it belongs in the source_config of source_type {' or '.join(types)}" if types else ""
 
 
-def _anchor(folder: str) -> str:
+def _absolute_folder(folder: str) -> str:
     """The folder as an absolute path; empty where it is relative to a working folder that cannot be told."""
     try:
         path = true_text(os.path.abspath(plain_path(folder, "")))

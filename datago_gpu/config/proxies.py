@@ -11,9 +11,9 @@ from urllib.parse import unquote, urlsplit
 
 from msgspec import Struct
 
-from datago_gpu.config.host_policy import Network, address_of, ascii_name, within
+from datago_gpu.config.host_policy import Network, address_of, ascii_name, is_within
 
-__all__ = ["OPTION", "SETTING", "Direct", "Proxies", "Proxy", "parsed_proxy"]
+__all__ = ["OPTION", "SETTING", "DirectHosts", "Proxies", "Proxy", "parse_proxy"]
 
 SETTING = "http_config.proxy"
 OPTION = "storage_options.proxy_url"
@@ -74,7 +74,7 @@ class Proxy(Struct, frozen=True):
         return f"correct {self.place} or {off}, or add the host to NO_PROXY to access it directly"
 
 
-def parsed_proxy(text: str, place: str) -> Proxy:
+def parse_proxy(text: str, place: str) -> Proxy:
     """Parses the address of a proxy: `http://NAME:PASSWORD@HOST:PORT`, where only the host is required.
 
     place: the setting or variable that holds the address. Raises ValueError, whose text does not contain the password.
@@ -103,7 +103,7 @@ def parsed_proxy(text: str, place: str) -> Proxy:
     return Proxy(f"{split.scheme}://{shown}" + (f":{port}" if port else ""), place, login, given)
 
 
-class Direct:
+class DirectHosts:
     """Decides which hosts are asked directly: those in NO_PROXY, and loopback and link-local addresses.
 
     An entry is a name ("example.org" and ".example.org" match the host and its subdomains), an address, a network
@@ -139,7 +139,7 @@ class Direct:
             return True
         address = address_of(host)
         if address is not None:
-            return any(port == (wanted or port) and within(address, [each]) for each, wanted in self._networks)
+            return any(port == (wanted or port) and is_within(address, [each]) for each, wanted in self._networks)
         name = ascii_name(host.lower())
         return any(
             port == (wanted or port) and (name == each or name.endswith(f".{each}")) for each, wanted in self._names
@@ -171,19 +171,19 @@ class Proxies:
         place: str = SETTING,
     ) -> None:
         known = environment if trust_env else {}
-        self.direct = Direct(_variable(known, "no_proxy")[1])
+        self.direct = DirectHosts(_variable(known, "no_proxy")[1])
         self._of_scheme: dict[str, Proxy | str] = {}
         self._found: dict[tuple[str, str, int], Proxy | None] = {}
         for scheme in _PORTS:
-            given = (place, proxy) if proxy.strip() else _named(known, scheme)
+            given = (place, proxy) if proxy.strip() else _proxy_variable(known, scheme)
             if given[1]:
-                self._of_scheme[scheme] = self._parsed(*given)
-        self._left_out = not trust_env and any(_named(environment, scheme)[1] for scheme in _PORTS)
+                self._of_scheme[scheme] = self._parse(*given)
+        self._left_out = not trust_env and any(_proxy_variable(environment, scheme)[1] for scheme in _PORTS)
 
     @staticmethod
-    def _parsed(place: str, text: str) -> Proxy | str:
+    def _parse(place: str, text: str) -> Proxy | str:
         try:
-            return parsed_proxy(text, place)
+            return parse_proxy(text, place)
         except ValueError as problem:
             if place in (SETTING, OPTION):
                 raise
@@ -232,7 +232,7 @@ class Proxies:
         return {}
 
 
-def _named(environment: Mapping[str, str], scheme: str) -> tuple[str, str]:
+def _proxy_variable(environment: Mapping[str, str], scheme: str) -> tuple[str, str]:
     """Returns name and value of the variable with the proxy for a scheme; ("", "") if there is none."""
     name, value = _variable(environment, f"{scheme}_proxy")
     if name == "HTTP_PROXY" and "REQUEST_METHOD" in environment:  # in a CGI program a client's header sets it

@@ -9,7 +9,17 @@ from urllib.parse import unquote
 
 from msgspec import Meta
 
-from datago_gpu.config.base import Count, Kind, Names, Natural, RankSplit, Settings, names_in, told, without_secrets
+from datago_gpu.config.base import (
+    Count,
+    Kind,
+    Names,
+    Natural,
+    RankSplit,
+    Settings,
+    changed_settings,
+    names_in,
+    without_secrets,
+)
 from datago_gpu.config.storage import endpoint_problem
 from datago_gpu.redact import shown_address
 
@@ -124,7 +134,7 @@ class WebDatasetSource(Settings, frozen=True, kw_only=True):
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
         """What rich prints, in tracebacks too: what was set, less what is secret."""
-        return told(
+        return changed_settings(
             self,
             url=shown_shards(self.redacted(self.url)),
             auth_token="***" if self.auth_token else "",

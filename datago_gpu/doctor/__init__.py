@@ -31,7 +31,7 @@ def examine(
     failure only if `device` requires one; a problem of a GPU is a failure only if the GPU would be used. timeout_s:
     time limit in seconds for each check that may have to wait.
     """
-    config, problem = _loaded(file)
+    config, problem = _load(file)
     yield from machine.checks(config)
     on_cpu = device == "cpu" or backend == "pillow"
     for check in gpu.checks(wanted=device.startswith("cuda")):
@@ -45,7 +45,7 @@ def examine(
         yield from source.checks(config, device, backend, timeout_s)
 
 
-def _loaded(file: Path | None) -> tuple[LoaderConfig | None, str | None]:
+def _load(file: Path | None) -> tuple[LoaderConfig | None, str | None]:
     """Loads the config. Returns (config, None), or (None, what is wrong)."""
     if file is None:
         return None, None

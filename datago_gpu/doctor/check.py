@@ -1,4 +1,4 @@
-"""`Check`, the result of one check, and `within`, which limits the time of work that may hang."""
+"""`Check`, the result of one check, and `run_within`, which limits the time of work that may hang."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal, Self, TypeVar
 
 from datago_gpu.redact import printable
 
-__all__ = ["Check", "mib", "within"]
+__all__ = ["Check", "mib", "run_within"]
 
 T = TypeVar("T")
 
@@ -62,7 +62,7 @@ def mib(count: float) -> str:
     return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
 
 
-def within(seconds: float, work: Callable[[], T]) -> T:
+def run_within(seconds: float, work: Callable[[], T]) -> T:
     """Returns the result of `work`, or raises TimeoutError. Work that hangs (on a lost file server) is abandoned."""
     results: list[T] = []
     errors: list[BaseException] = []

@@ -29,12 +29,12 @@ def checks(device: str, backend: str, timeout_s: float) -> Iterator[Check]:
     except ConfigError as error:
         yield Check.fail("back end", str(error), "correct this, or leave out --device and --backend")
         return
-    check, log = _tried(chosen, timeout_s)
+    check, log = _try_decoding(chosen, timeout_s)
     yield check
     if chosen.device_id is not None:
         yield hardware_decoder(log)
     elif chosen.name != "dali" and _has_dali():
-        yield _tried(Backend("dali", "cpu", reason="installed, but not requested"), timeout_s)[0]
+        yield _try_decoding(Backend("dali", "cpu", reason="installed, but not requested"), timeout_s)[0]
 
 
 def hardware_decoder(log: str) -> Check:
@@ -54,7 +54,7 @@ def _has_dali() -> bool:
         return False
 
 
-def _tried(backend: Backend, timeout_s: float) -> tuple[Check, str]:
+def _try_decoding(backend: Backend, timeout_s: float) -> tuple[Check, str]:
     """Decodes in a new process. Returns the check and all output of the process."""
     name = f"decoding ({backend.name})"
     environment = {**os.environ, "DALI_NVIMGCODEC_LOG_LEVEL": "3"}

@@ -40,7 +40,7 @@ def checks(*, wanted: bool) -> Iterator[Check]:
     if count:
         yield from _driver_and_gpus(count)
     else:
-        yield _absent("NVIDIA GPU", problem, wanted, "check that nvidia-smi lists a GPU here; docker run --gpus all")
+        yield _missing("NVIDIA GPU", problem, wanted, "check that nvidia-smi lists a GPU here; docker run --gpus all")
     needed = wanted or count > 0
     for name, names in _PACKAGES:
         yield _package(name, names, needed)
@@ -49,7 +49,7 @@ def checks(*, wanted: bool) -> Iterator[Check]:
         yield nvcuvid()
 
 
-def _absent(name: str, problem: str, wanted: bool, remedy: str) -> Check:
+def _missing(name: str, problem: str, wanted: bool, remedy: str) -> Check:
     if wanted:
         return Check.fail(name, f"missing: {problem}", remedy)
     return Check.none(name, f"missing ({problem}): the CPU is used")
@@ -118,7 +118,7 @@ def _version_of(distribution: str) -> str:
 def _package(name: str, distributions: list[str], needed: bool) -> Check:
     for distribution in filter(_version_of, distributions):
         return Check.ok(name, f"{_version_of(distribution)} ({distribution})")
-    return _absent(name, "not installed", needed, _INSTALL)
+    return _missing(name, "not installed", needed, _INSTALL)
 
 
 def nvjpeg(needed: bool) -> Iterator[Check]:
@@ -138,7 +138,7 @@ def _nvjpeg(library: str, package: str, needed: bool) -> Check:
         for kind, number in enumerate(numbers):
             loaded.nvjpegGetProperty(kind, ctypes.byref(number))
     except (OSError, AttributeError) as error:
-        return _absent("nvJPEG", f"{library} cannot be loaded ({error})", needed, f"pip install {package}")
+        return _missing("nvJPEG", f"{library} cannot be loaded ({error})", needed, f"pip install {package}")
     return Check.ok("nvJPEG", f"{'.'.join(str(number.value) for number in numbers)}, {library} loads")
 
 

@@ -37,7 +37,7 @@ def checks(config: LoaderConfig | None) -> Iterator[Check]:
     """Runs the checks of this module. Limits are compared with the needs of `config`, else of the defaults."""
     http = config.http_config if config else HttpConfig()
     decode = config.decode_config if config else DecodeConfig()
-    needed = MemorySum.of(config or _usual(), choose().name)
+    needed = MemorySum.of(config or _default_config(), choose().name)
     groups = control_groups(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))
     yield Check.ok("python", f"{platform.python_version()} ({sys.executable}) on {platform.system()}")
     yield packages()
@@ -50,7 +50,7 @@ def checks(config: LoaderConfig | None) -> Iterator[Check]:
     yield open_files(resource.getrlimit(resource.RLIMIT_NOFILE), http.concurrent_downloads)
 
 
-def _usual() -> LoaderConfig:
+def _default_config() -> LoaderConfig:
     source, image = FileSource(root_path="."), ImageConfig(crop_and_resize=True)
     return LoaderConfig(source_type="file", source_config=source, image_config=image)
 

@@ -13,7 +13,7 @@ from datago_gpu.doctor.check import Check
 from datago_gpu.sources.object_store.client import is_stored
 from datago_gpu.sources.object_store.options import endpoint_of
 
-__all__ = ["proxy_check", "way"]
+__all__ = ["describe_route", "proxy_check"]
 
 _MOST_SHOWN = 4
 _OF_STORES = {"s3": "https://s3.amazonaws.com", "gs": "https://storage.googleapis.com"}
@@ -31,7 +31,7 @@ def proxy_check(config: LoaderConfig | None) -> Check:
         )
         return Check.none("proxy", f"{why}: hosts are accessed directly")
     try:
-        found = [way(address, proxies) for address in (_addresses(config) if config else ())]
+        found = [describe_route(address, proxies) for address in (_addresses(config) if config else ())]
         if not found:
             found = [f"{scheme} {proxies.of_scheme(scheme) or 'directly'}" for scheme in ("http", "https")]
     except ValueError as problem:
@@ -41,7 +41,7 @@ def proxy_check(config: LoaderConfig | None) -> Check:
     return Check.ok("proxy", ", ".join(found[:_MOST_SHOWN]) + more)
 
 
-def way(address: str, proxies: Proxies) -> str:
+def describe_route(address: str, proxies: Proxies) -> str:
     """Describes how a host is accessed: through a proxy or directly. Raises ValueError."""
     split = urlsplit(address)
     proxy = proxies.of(split.scheme, split.hostname or "", split.port)

@@ -14,8 +14,8 @@ from datago_gpu.config import DataroomSource, FileSource, HttpConfig, LoaderConf
 from datago_gpu.config.local_paths import shown_with
 from datago_gpu.config.proxies import Proxies
 from datago_gpu.decode.select import choose
-from datago_gpu.doctor.check import Check, within
-from datago_gpu.doctor.network import way
+from datago_gpu.doctor.check import Check, run_within
+from datago_gpu.doctor.network import describe_route
 from datago_gpu.errors import ConfigError, DatagoError, SourceError
 from datago_gpu.loader import Loader
 from datago_gpu.redact import shown_address
@@ -41,8 +41,8 @@ def checks(config: LoaderConfig, device: str, backend: str, timeout_s: float) ->
 
 
 def _checks(config: LoaderConfig, device: str, backend: str, timeout_s: float) -> Iterator[Check]:
-    config = _impatient(config, timeout_s)
-    found = list(_reached(config, timeout_s))
+    config = _with_short_limits(config, timeout_s)
+    found = list(_check_source(config, timeout_s))
     yield from found
     if any(check.state == "fail" for check in found):
         return
@@ -51,13 +51,13 @@ def _checks(config: LoaderConfig, device: str, backend: str, timeout_s: float) -
     except ConfigError:
         return  # the back end's own line says it
     single: LoaderConfig = msgspec.structs.replace(config, limit=1, epochs=1, batch_size=1, drop_last=False)
-    first = _timed("first sample", single, device, backend, timeout_s)
+    first = _time_first_batch("first sample", single, device, backend, timeout_s)
     yield first
     if first.state == "ok":
-        yield _timed("first batch", config, device, backend, timeout_s)
+        yield _time_first_batch("first batch", config, device, backend, timeout_s)
 
 
-def _impatient(config: LoaderConfig, timeout_s: float) -> LoaderConfig:
+def _with_short_limits(config: LoaderConfig, timeout_s: float) -> LoaderConfig:
     """Returns the config with few tries and short waits, and without side effects."""
     http = config.http_config
     quick: HttpConfig = msgspec.structs.replace(
@@ -71,22 +71,22 @@ def _impatient(config: LoaderConfig, timeout_s: float) -> LoaderConfig:
     return msgspec.structs.replace(config, http_config=quick, skipped_file=None, max_failures=None)
 
 
-def _reached(config: LoaderConfig, timeout_s: float) -> Iterator[Check]:
+def _check_source(config: LoaderConfig, timeout_s: float) -> Iterator[Check]:
     source = config.source_config
     try:
         if isinstance(source, DataroomSource):
-            yield from within(timeout_s, lambda: asyncio.run(_dataroom(config, source)))
+            yield from run_within(timeout_s, lambda: asyncio.run(_dataroom(config, source)))
         elif isinstance(source, FileSource) and not source.is_stored:
-            yield within(timeout_s, lambda: asyncio.run(_folder(config, source, timeout_s)))
+            yield run_within(timeout_s, lambda: asyncio.run(_folder(config, source, timeout_s)))
         else:
-            yield within(timeout_s, lambda: asyncio.run(_first_listed(config)))
+            yield run_within(timeout_s, lambda: asyncio.run(_first_listed(config)))
     except (TimeoutError, DatagoError) as error:  # the first of which is an OSError, too
-        yield Check.fail("source", str(error), _where(config))
+        yield Check.fail("source", str(error), _remedy(config))
     except OSError as error:
-        yield Check.fail("source", f"{error.filename or ''}: {error.strerror}", _where(config))
+        yield Check.fail("source", f"{error.filename or ''}: {error.strerror}", _remedy(config))
 
 
-def _where(config: LoaderConfig) -> str:
+def _remedy(config: LoaderConfig) -> str:
     source = config.source_config
     if isinstance(source, DataroomSource):
         return "check source_config.api_url (or DATAROOM_API_URL) and the network; the line 'proxy' shows the proxies"
@@ -141,14 +141,14 @@ async def _dataroom(config: LoaderConfig, source: DataroomSource) -> list[Check]
         return [empty, key]
     first = page.results[0]
     payload = api.payload_address(first.image_direct_url or "") if isinstance(first, Entry) else None
-    return [Check.ok("source", f"{address} answers: {says}"), key, *_payloads(payload, config)]
+    return [Check.ok("source", f"{address} answers: {says}"), key, *_check_payload_host(payload, config)]
 
 
-def _payloads(address: str | None, config: LoaderConfig) -> Iterator[Check]:
+def _check_payload_host(address: str | None, config: LoaderConfig) -> Iterator[Check]:
     """Reports how the host of the first payload is accessed, if there is a proxy."""
     proxies = Proxies(config.http_config.proxy, trust_env=config.http_config.trust_env)
     if proxies and address:
-        yield Check.ok("proxy of payloads", way(address, proxies))
+        yield Check.ok("proxy of payloads", describe_route(address, proxies))
 
 
 async def _first_listed(config: LoaderConfig) -> Check:
@@ -160,16 +160,16 @@ async def _first_listed(config: LoaderConfig) -> Check:
     async with HttpClient(plain.http_config) as http, aclosing(open_source(plain, http).refs(Position())) as refs:
         async for ref in refs:
             if isinstance(ref, Skipped) and ref.index < 0:
-                return Check.fail("source", f"{ref.where}: {ref.reason} {ref.detail}", _where(config))
-            return Check.ok("source", f"{_told(ref)} arrived after {time.perf_counter() - began:.1f} s")
-    return Check.fail("source", "the source contains no samples", _where(config))
+                return Check.fail("source", f"{ref.where}: {ref.reason} {ref.detail}", _remedy(config))
+            return Check.ok("source", f"{_describe(ref)} arrived after {time.perf_counter() - began:.1f} s")
+    return Check.fail("source", "the source contains no samples", _remedy(config))
 
 
-def _told(ref: SampleRef | Skipped) -> str:
+def _describe(ref: SampleRef | Skipped) -> str:
     return f"sample {ref.id!r} of {ref.where}"
 
 
-def _timed(name: str, config: LoaderConfig, device: str, backend: str, timeout_s: float) -> Check:
+def _time_first_batch(name: str, config: LoaderConfig, device: str, backend: str, timeout_s: float) -> Check:
     """Makes a loader and measures the time to its first batch."""
     began = time.perf_counter()
     try:

@@ -7,7 +7,7 @@ from datago_gpu.config.limits import Limits
 from datago_gpu.errors import Rejected
 from datago_gpu.feeder.grouper import Admitted
 from datago_gpu.imaging.allowance import Allowance
-from datago_gpu.imaging.geometry import Region, Size, cover_region, whole
+from datago_gpu.imaging.geometry import Region, Size, cover_region, full_region
 from datago_gpu.imaging.header import read_header
 from datago_gpu.sources.base import SampleRef, Skipped
 
@@ -16,7 +16,7 @@ __all__ = ["Admission", "without_image"]
 
 def without_image(ref: SampleRef) -> Admitted:
     """Returns the sample for settings that ask for parts, but for no image."""
-    return Admitted(ref, b"", (0, 0), 1, whole(0, 0), (0, 0), whole(0, 0), None)
+    return Admitted(ref, b"", (0, 0), 1, full_region(0, 0), (0, 0), full_region(0, 0), None)
 
 
 class Admission:
@@ -73,13 +73,13 @@ class Admission:
             return Skipped(ref.index, ref.id, ref.where, "too-large", detail)
         size, seen = converted.size, converted.original_size
         _, bucket = self._view(*seen)
-        return Admitted(ref, converted.payload, size, 1, whole(*size), seen, converted.crop, bucket)
+        return Admitted(ref, converted.payload, size, 1, full_region(*size), seen, converted.crop, bucket)
 
     def _as_it_is(self, ref: SampleRef, payload: bytes) -> Admitted | None:
         """Returns None for an image that is RGB with 8 bits anyway. Raises Rejected."""
-        from datago_gpu.imaging.own_channels import header_of_own
+        from datago_gpu.imaging.own_channels import own_header
 
-        header = header_of_own(payload, self._max_pixels, self._memory)
+        header = own_header(payload, self._max_pixels, self._memory)
         if header is None:
             return None
         size, orientation = header
@@ -89,7 +89,7 @@ class Admission:
     def _view(self, height: int, width: int) -> tuple[Region, Size | None]:
         """Returns the visible region of an image, and the bucket that the region is scaled to, if any."""
         if self._buckets is None:
-            return whole(height, width), None
+            return full_region(height, width), None
         bucket = self._buckets.nearest(height, width)
         return cover_region(height, width, bucket), bucket
 

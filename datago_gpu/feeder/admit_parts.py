@@ -12,7 +12,7 @@ from datago_gpu.config.limits import Limits
 from datago_gpu.errors import Rejected
 from datago_gpu.feeder.wire import ArrayForm
 from datago_gpu.imaging.allowance import Allowance
-from datago_gpu.imaging.geometry import Region, Size, whole
+from datago_gpu.imaging.geometry import Region, Size, full_region
 from datago_gpu.imaging.header import read_header
 from datago_gpu.sources.base import Part
 
@@ -61,7 +61,7 @@ class Frame(Struct, frozen=True):
         decides.
         """
         if self.bucket is None:
-            return whole(height, width)
+            return full_region(height, width)
         down, across = height / self.size[0], width / self.size[1]
         top, left = self.crop[0] * down, self.crop[1] * across
         seen = top, left, min(self.crop[2] * down, height - top), min(self.crop[3] * across, width - left)
@@ -121,16 +121,16 @@ class PartAdmission:
         converted = to_ppm(payload, frame.view, self._max_pixels, mask=mask, deep=deep, memory=self._memory)
         if len(converted.payload) > self._max_bytes:
             raise Rejected("too-large", f"{len(converted.payload)} bytes of pixels do not fit into half of arena_mb")
-        return AdmittedPart(part.name, part.kind, converted.payload, converted.size, 1, whole(*converted.size))
+        return AdmittedPart(part.name, part.kind, converted.payload, converted.size, 1, full_region(*converted.size))
 
     def _keeps(self, part: Part) -> bool:
         """Returns whether a picture keeps its own channels and depth."""
         return self._own and (part.kind == "image" or self._mask == "lanczos")
 
     def _header_of_own(self, payload: bytes) -> tuple[tuple[int, int], int] | None:
-        from datago_gpu.imaging.own_channels import header_of_own
+        from datago_gpu.imaging.own_channels import own_header
 
-        return header_of_own(payload, self._max_pixels, self._memory)
+        return own_header(payload, self._max_pixels, self._memory)
 
 
 def _latent(name: str, payload: bytes) -> AdmittedPart:

@@ -41,7 +41,7 @@ class Feeder:
         self._closing = threading.RLock()  # a signal handler may call close() while its thread is in close()
         self._closed = self._begun = False
         level = logging.getLogger("datago_gpu").getEffectiveLevel()
-        self._send(wire.Start(msgspec.json.encode(config.settled()), resume, level))
+        self._send(wire.Start(msgspec.json.encode(config.resolve()), resume, level))
 
     @property
     def pids(self) -> list[int]:

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datago_gpu.heap import give_memory_back
 from datago_gpu.units import MiB
 
-__all__ = ["KEPT", "Allowance", "taken"]
+__all__ = ["KEPT", "Allowance", "reserve"]
 
 KEPT = 64 * MiB
 """Bytes of freed memory that a thread's heap may keep. Larger reservations are returned to the system after use, which
@@ -57,6 +57,6 @@ class Allowance:
         return not self._held or self._held + size <= self.capacity
 
 
-def taken(memory: Allowance | None, size: int) -> AbstractContextManager[None]:
+def reserve(memory: Allowance | None, size: int) -> AbstractContextManager[None]:
     """Returns a context manager that reserves `size` bytes. If `memory` is None, nothing is counted."""
     return nullcontext() if memory is None else memory.take(size)

@@ -8,7 +8,7 @@ from struct import Struct as Layout
 
 from datago_gpu.imaging.exif import xmp_orientation
 
-__all__ = ["may_turn", "may_turn_late", "png_chunks", "tells_turns"]
+__all__ = ["may_change_orientation", "may_change_orientation_late", "may_hold_orientation", "png_chunks"]
 
 _CHUNK = Layout(">I4s")
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt")
@@ -34,14 +34,14 @@ def png_chunks(payload: bytes | memoryview) -> Iterator[tuple[bytes, int, int]]:
         at += 12 + length
 
 
-def tells_turns(name: bytes, data: bytes) -> bool:
+def may_hold_orientation(name: bytes, data: bytes) -> bool:
     """Returns whether a chunk is of a type that can contain an orientation."""
     return name == b"eXIf" or (name in _TEXTS and data.startswith((_XMP, _RAW_PROFILE)))
 
 
-def may_turn(name: bytes, data: bytes) -> bool:
+def may_change_orientation(name: bytes, data: bytes) -> bool:
     """Returns whether a chunk may contain an orientation other than upright. Compressed chunks count as yes."""
-    if not tells_turns(name, data):
+    if not may_hold_orientation(name, data):
         return False
     if name != b"eXIf" and data.startswith(_XMP):
         compressed = name == b"zTXt" or (name == b"iTXt" and data[len(_XMP) : len(_XMP) + 1] != b"\0")
@@ -49,13 +49,13 @@ def may_turn(name: bytes, data: bytes) -> bool:
     return True
 
 
-def may_turn_late(payload: bytes) -> bool:
+def may_change_orientation_late(payload: bytes) -> bool:
     """Returns whether a chunk after the pixels may contain an orientation other than upright."""
     name, late = b"", False
     try:
         for name, begin, end in png_chunks(payload):
             late = late or name == b"IDAT"
-            if late and may_turn(name, payload[begin:end]):
+            if late and may_change_orientation(name, payload[begin:end]):
                 return True
     except struct.error:
         return True

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
-from datago_gpu.imaging.tiff import Tiff, divided
+from datago_gpu.imaging.tiff import Tiff, unpremultiply
 
 __all__ = ["deep_pixels", "gray_levels", "is_deep", "label_numbers"]
 
@@ -80,18 +80,18 @@ def _gray(image: ImageFile.ImageFile) -> NDArray[np.uint16]:
 
 def _colours(image: ImageFile.ImageFile) -> NDArray[np.uint16]:
     if isinstance(image, Tiff):
-        pixels = image.planes() if image.has_planes else _two_passes(image, _byte_order(image))
-        return divided(pixels) if image.is_associated else pixels
+        pixels = image.planes() if image.has_planes else _load_two_bytes(image, _byte_order(image))
+        return unpremultiply(pixels) if image.is_associated else pixels
     if image.format == "PPM":
-        return _side_by_side(image)
+        return _load_ppm(image)
     if str(image.tile[0].args).startswith("LA"):
         # Read as RGBA, which also has four bytes per pixel: nothing is lost.
-        whole = _loaded(image, "RGBA", "RGBA").astype(np.uint16)
+        whole = _load_as(image, "RGBA", "RGBA").astype(np.uint16)
         return np.left_shift(whole[:, :, 0::2], 8, dtype=np.uint16) | whole[:, :, 1::2]
-    return _two_passes(image, "BL")
+    return _load_two_bytes(image, "BL")
 
 
-def _two_passes(image: ImageFile.ImageFile, order: str) -> NDArray[np.uint16]:
+def _load_two_bytes(image: ImageFile.ImageFile, order: str) -> NDArray[np.uint16]:
     """Decodes the upper bytes with Pillow, then the lower bytes.
 
     order: Pillow's letters for the first ("B") and the second ("L") byte of each pair, upper byte first.
@@ -100,18 +100,18 @@ def _two_passes(image: ImageFile.ImageFile, order: str) -> NDArray[np.uint16]:
     again = type(image)(io.BytesIO(image.fp.getvalue()))
     channels = "RGBX" if "RGBX" in str(image.tile[0].args) else image.mode
     high, low = (
-        _loaded(each, each.mode, f"{channels};16{end}") for each, end in zip((image, again), order, strict=True)
+        _load_as(each, each.mode, f"{channels};16{end}") for each, end in zip((image, again), order, strict=True)
     )
     return np.left_shift(high, 8, dtype=np.uint16) | low
 
 
 def _byte_order(image: Tiff) -> str:
-    """Returns `order` for `_two_passes`. libtiff returns numbers in the machine's byte order."""
+    """Returns `order` for `_load_two_bytes`. libtiff returns numbers in the machine's byte order."""
     little = sys.byteorder == "little" if image.use_load_libtiff else image.tag_v2.prefix == b"II"
     return "LB" if little else "BL"
 
 
-def _side_by_side(image: ImageFile.ImageFile) -> NDArray[np.uint16]:
+def _load_ppm(image: ImageFile.ImageFile) -> NDArray[np.uint16]:
     """Reads a PPM as a PGM that is three times as wide."""
     (width, height), tile = image.size, image.tile[0]
     image._mode, image._size = "I", (3 * width, height)  # noqa: SLF001 - readers set them themselves
@@ -120,7 +120,7 @@ def _side_by_side(image: ImageFile.ImageFile) -> NDArray[np.uint16]:
     return gray_levels(image).reshape(height, width, 3)
 
 
-def _loaded(image: ImageFile.ImageFile, mode: str, stored: str) -> NDArray[np.uint8]:
+def _load_as(image: ImageFile.ImageFile, mode: str, stored: str) -> NDArray[np.uint8]:
     image._mode = mode  # noqa: SLF001 - readers set it themselves
     image.tile = [
         tile._replace(args=(stored, *tile.args[1:]) if isinstance(tile.args, tuple) else stored) for tile in image.tile

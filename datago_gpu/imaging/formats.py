@@ -24,7 +24,7 @@ from PIL import (
 
 from datago_gpu.errors import Rejected
 from datago_gpu.imaging.exif import orientation
-from datago_gpu.imaging.png import Png, essential
+from datago_gpu.imaging.png import Png, without_useless_chunks
 from datago_gpu.imaging.scans import MOST_SCANS, count_scans
 from datago_gpu.imaging.segments import without_short_segments
 from datago_gpu.imaging.tiff import Tiff
@@ -61,7 +61,7 @@ _COMMON: dict[str, type[ImageFile.ImageFile]] = {
 }
 """Formats that the first bytes identify for certain."""
 
-_TIDIED = {"JPEG": without_short_segments, "PNG": essential}
+_TIDIED = {"JPEG": without_short_segments, "PNG": without_useless_chunks}
 """Functions that remove metadata for which Pillow would refuse an image."""
 
 _RARE = (

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 
-__all__ = ["BucketTable", "Region", "Size", "bucket_sizes", "cover_region", "whole"]
+__all__ = ["BucketTable", "Region", "Size", "bucket_sizes", "cover_region", "full_region"]
 
 Size = tuple[int, int]
 """(height, width) in pixels."""
@@ -71,6 +71,6 @@ def cover_region(height: int, width: int, target: Size) -> Region:
     return (height - high) / 2, (width - wide) / 2, high, wide
 
 
-def whole(height: int, width: int) -> Region:
+def full_region(height: int, width: int) -> Region:
     """Returns the region that covers the whole image."""
     return 0.0, 0.0, float(height), float(width)

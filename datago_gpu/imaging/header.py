@@ -14,7 +14,7 @@ from struct import Struct as Layout
 
 from msgspec import Struct
 
-from datago_gpu.imaging.chunks import may_turn, png_chunks
+from datago_gpu.imaging.chunks import may_change_orientation, png_chunks
 from datago_gpu.imaging.exif import exif_segment, orientation, plain_orientation, xmp_orientation
 from datago_gpu.imaging.scans import MOST_SCANS, count_scans
 
@@ -144,16 +144,16 @@ def _png(payload: bytes) -> Header:
     if payload[8:16] != b"\0\0\0\x0dIHDR":
         return _UNKNOWN
     width, height, depth, colour = _IHDR.unpack_from(payload, 16)
-    plain = depth == 8 and colour in (0, 2, 3) and payload.endswith(b"IEND\xaeB`\x82") and _shows_as_stored(payload)
+    plain = depth == 8 and colour in (0, 2, 3) and payload.endswith(b"IEND\xaeB`\x82") and _is_shown_as_stored(payload)
     return Header(height, width, plain=plain and 0 < height <= _LARGEST and 0 < width <= _LARGEST)
 
 
-def _shows_as_stored(payload: bytes) -> bool:
+def _is_shown_as_stored(payload: bytes) -> bool:
     name = b""
     for name, begin, end in png_chunks(payload):
         if name == b"IDAT":
             continue
-        if name in (b"tRNS", b"acTL") or may_turn(name, payload[begin:end]):
+        if name in (b"tRNS", b"acTL") or may_change_orientation(name, payload[begin:end]):
             return False
     return name == b"IEND"
 

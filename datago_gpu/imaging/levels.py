@@ -19,12 +19,12 @@ def picture_levels(image: ImageFile.ImageFile) -> Image.Image:
     """Decodes an image that is not loaded yet to 8-bit RGB, or to L if gray, which scales in a third of the time."""
     if "transparency" in image.info and is_deep(image):
         # Pillow would compare 8-bit pixels with the 16-bit transparent level.
-        return _over_gray(_upper_bits(deep_pixels(image)))
+        return _flatten(_upper_bits(deep_pixels(image)))
     image.load()
     if image.mode in ("RGB", "L") and "transparency" not in image.info:
         return image
     if image.has_transparency_data:
-        return _over_gray(image)
+        return _flatten(image)
     if image.mode.startswith("I"):
         return _upper_bits(gray_levels(image)[:, :, None])
     # Floating-point pixels have no agreed range: they are used as levels from 0 to 255 and clipped, as in Pillow.
@@ -48,19 +48,19 @@ def _has_gray_palette(image: Image.Image) -> bool:
     return levels[0::3] == levels[1::3] == levels[2::3]
 
 
-def _over_gray(image: Image.Image) -> Image.Image:
+def _flatten(image: Image.Image) -> Image.Image:
     """Blends an image over gray, in strips: a large image at once would need 16 bytes per pixel, not 8."""
     width, height = image.size
     rows = max(1, _STRIP_PIXELS // width)
     if rows >= height:
-        return _blended(image)
+        return _blend_over_gray(image)
     whole = Image.new("RGB", image.size)
     for top in range(0, height, rows):
-        whole.paste(_blended(image.crop((0, top, width, min(top + rows, height)))), (0, top))
+        whole.paste(_blend_over_gray(image.crop((0, top, width, min(top + rows, height)))), (0, top))
     return whole
 
 
-def _blended(image: Image.Image) -> Image.Image:
+def _blend_over_gray(image: Image.Image) -> Image.Image:
     shown = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", shown.size, _GRAY), shown).convert("RGB")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from PIL import Image, ImageFile
 
-__all__ = ["as_own", "own_mode"]
+__all__ = ["own_mode", "to_own_mode"]
 
 
 def own_mode(image: ImageFile.ImageFile) -> str:
@@ -22,7 +22,7 @@ def own_mode(image: ImageFile.ImageFile) -> str:
     return "L" if gray else "RGB"
 
 
-def as_own(image: Image.Image) -> Image.Image:
+def to_own_mode(image: Image.Image) -> Image.Image:
     """Decodes an 8-bit image and converts it to its own mode (see `own_mode`)."""
     assert isinstance(image, ImageFile.ImageFile)
     mode = own_mode(image)  # before loading, which may change it

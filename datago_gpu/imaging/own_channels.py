@@ -8,23 +8,23 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ImageFile
 
-from datago_gpu.imaging.allowance import Allowance, taken
-from datago_gpu.imaging.chunks import may_turn_late
+from datago_gpu.imaging.allowance import Allowance, reserve
+from datago_gpu.imaging.chunks import may_change_orientation_late
 from datago_gpu.imaging.costs import decoding_bytes
 from datago_gpu.imaging.deep import deep_pixels, is_deep
 from datago_gpu.imaging.formats import exif_orientation, open_image
 from datago_gpu.imaging.geometry import Region, Size
 from datago_gpu.imaging.modes import own_mode
 from datago_gpu.imaging.orientation import stored_box, upright_array
-from datago_gpu.imaging.pixels import show, translated_errors
+from datago_gpu.imaging.pixels import render_opened, translate_errors
 from datago_gpu.imaging.scaling import scale_array
 
-__all__ = ["header_of_own", "is_rgb8", "render_own"]
+__all__ = ["is_rgb8", "own_header", "render_own"]
 
 
 def is_rgb8(payload: bytes | memoryview, max_pixels: int) -> bool:
     """Returns whether the image itself is 8-bit RGB. Raises Rejected."""
-    with translated_errors():
+    with translate_errors():
         return _is_rgb8(open_image(payload, max_pixels))
 
 
@@ -32,19 +32,17 @@ def _is_rgb8(image: ImageFile.ImageFile) -> bool:
     return own_mode(image) == "RGB" and not is_deep(image)
 
 
-def header_of_own(
-    payload: bytes, max_pixels: int, memory: Allowance | None = None
-) -> tuple[tuple[int, int], int] | None:
+def own_header(payload: bytes, max_pixels: int, memory: Allowance | None = None) -> tuple[tuple[int, int], int] | None:
     """Returns (height, width) as displayed, and EXIF orientation, of an image that is not 8-bit RGB; else None.
 
     Decodes the pixels of a few kinds of images only, and reserves memory for them. Raises Rejected.
     """
-    with translated_errors():
+    with translate_errors():
         image = open_image(payload, max_pixels)
         if _is_rgb8(image):
             return None
-        if image.format == "TIFF" or (image.format == "PNG" and may_turn_late(payload)):
-            with taken(memory, decoding_bytes(payload, image.height, image.width, own=True)):
+        if image.format == "TIFF" or (image.format == "PNG" and may_change_orientation_late(payload)):
+            with reserve(memory, decoding_bytes(payload, image.height, image.width, own=True)):
                 image.load()  # turns a TIFF, and reads the chunks after the pixels of a PNG
                 header = _header(image)
                 del image  # frees the pixels
@@ -66,17 +64,19 @@ def render_own(
     Returns (H, W, C) with C = 1 (gray), 2, 3 or 4 (with alpha), uint8, or uint16 for an image of 16 bits per channel.
     See `pixels.render` for the arguments. Raises Rejected. Safe on any thread.
     """
-    with translated_errors():
+    with translate_errors():
         image = open_image(payload, max_pixels)
         if is_deep(image):
-            return _show_deep(deep_pixels(image), region, orientation, target)
-        picture = show(image, region, orientation, target, draft=draft, own=True)
+            return _render_deep(deep_pixels(image), region, orientation, target)
+        picture = render_opened(image, region, orientation, target, draft=draft, own=True)
         # A writable copy, three times as fast as np.array(picture), which copies in pieces of 64 KiB.
         flat = np.frombuffer(bytearray(picture.tobytes()), np.uint8)
         return flat.reshape(picture.height, picture.width, -1)
 
 
-def _show_deep(pixels: NDArray[np.uint16], region: Region, orientation: int, target: Size | None) -> NDArray[np.uint16]:
+def _render_deep(
+    pixels: NDArray[np.uint16], region: Region, orientation: int, target: Size | None
+) -> NDArray[np.uint16]:
     if target is not None:
         box = stored_box(region, orientation, (pixels.shape[0], pixels.shape[1]))
         pixels = scale_array(pixels, box, 1, target if orientation < 5 else (target[1], target[0]))

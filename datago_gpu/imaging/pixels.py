@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
 from datago_gpu.errors import Rejected
-from datago_gpu.imaging.allowance import Allowance, taken
+from datago_gpu.imaging.allowance import Allowance, reserve
 from datago_gpu.imaging.costs import decoding_bytes
 from datago_gpu.imaging.deep import is_deep, label_numbers
 from datago_gpu.imaging.formats import exif_orientation, open_image
@@ -24,19 +24,19 @@ from datago_gpu.imaging.geometry import Region, Size
 from datago_gpu.imaging.jpeg import render_jpeg
 from datago_gpu.imaging.labels import pack_labels
 from datago_gpu.imaging.levels import mask_levels, picture_levels
-from datago_gpu.imaging.modes import as_own
+from datago_gpu.imaging.modes import to_own_mode
 from datago_gpu.imaging.orientation import stored_box, upright_array, upright_image
 from datago_gpu.imaging.scaling import scale_array, scale_image, shrinkage
 
 __all__ = [
-    "Converted",
+    "ConvertedImage",
     "as_ppm",
     "ppm_bytes",
     "render",
     "render_array",
-    "show",
+    "render_opened",
     "to_ppm",
-    "translated_errors",
+    "translate_errors",
 ]
 
 View = Callable[[int, int], tuple[Region, Size | None]]
@@ -44,7 +44,7 @@ View = Callable[[int, int], tuple[Region, Size | None]]
 
 
 @dataclass(frozen=True, slots=True)
-class Converted:
+class ConvertedImage:
     """An image converted to a payload for the decoders, and the region that it shows."""
 
     payload: bytes
@@ -60,7 +60,7 @@ class Converted:
 def ppm_bytes(payload: bytes, max_pixels: int) -> int:
     """Returns the number of bytes of `to_ppm` for a whole image, from its header; 0 if it cannot be decoded."""
     try:
-        with translated_errors():
+        with translate_errors():
             image = open_image(payload, max_pixels)
             return 3 * image.height * image.width
     except Rejected:
@@ -75,7 +75,7 @@ def to_ppm(
     mask: str = "",
     deep: bool = False,
     memory: Allowance | None = None,
-) -> Converted:
+) -> ConvertedImage:
     """Decodes any image that Pillow supports to a PPM. Transparent pixels become mid-gray.
 
     max_pixels: images with more pixels, according to the header, are not decoded.
@@ -84,46 +84,46 @@ def to_ppm(
     memory: the memory limit for decoding; None: no limit.
     Raises Rejected. Safe on any thread.
     """
-    with translated_errors():
+    with translate_errors():
         image = open_image(payload, max_pixels)
         whole = view(image.height, image.width)[1] is None
-        with taken(memory, decoding_bytes(payload, image.height, image.width, whole=whole)):
-            converted = _converted(image, view, mask, deep=deep)
+        with reserve(memory, decoding_bytes(payload, image.height, image.width, whole=whole)):
+            converted = _convert(image, view, mask, deep=deep)
             del image  # frees the pixels
         return converted
 
 
-def _converted(image: ImageFile.ImageFile, view: View, mask: str, *, deep: bool) -> Converted:
+def _convert(image: ImageFile.ImageFile, view: View, mask: str, *, deep: bool) -> ConvertedImage:
     # Pixels before EXIF: if Pillow fails within getexif(), for example on a PNG, the next load() returns partial data.
     numbers = label_numbers(image) if deep and is_deep(image) else None
     if numbers is not None:
-        return _as_labels(numbers, exif_orientation(image), view)
+        return _convert_labels(numbers, exif_orientation(image), view)
     picture = mask_levels(image) if mask else picture_levels(image)
     orientation = exif_orientation(image)
     stored = picture.height, picture.width
-    size = _displayed(stored, orientation)
+    size = _swap_size(stored, orientation)
     region, target = view(*size)
     if target is not None:
         box = stored_box(region, orientation, stored)
-        picture = scale_image(picture, box, 1, _displayed(target, orientation), mask or "lanczos")
+        picture = scale_image(picture, box, 1, _swap_size(target, orientation), mask or "lanczos")
     shown = upright_image(picture, orientation)
-    return Converted(as_ppm(shown), (shown.height, shown.width), size, region)
+    return ConvertedImage(as_ppm(shown), (shown.height, shown.width), size, region)
 
 
-def _as_labels(numbers: NDArray[Any], orientation: int, view: View) -> Converted:
+def _convert_labels(numbers: NDArray[Any], orientation: int, view: View) -> ConvertedImage:
     """Converts a deep mask. numbers: (H, W) as stored."""
     stored = (numbers.shape[0], numbers.shape[1])
-    size = _displayed(stored, orientation)
+    size = _swap_size(stored, orientation)
     region, target = view(*size)
     shown = numbers[:, :, None]
     if target is not None:
         box = stored_box(region, orientation, stored)
-        shown = scale_array(shown, box, 1, _displayed(target, orientation), "nearest")
+        shown = scale_array(shown, box, 1, _swap_size(target, orientation), "nearest")
     shown = upright_array(shown, orientation)
-    return Converted(pack_labels(shown[:, :, 0]), (shown.shape[0], shown.shape[1]), size, region)
+    return ConvertedImage(pack_labels(shown[:, :, 0]), (shown.shape[0], shown.shape[1]), size, region)
 
 
-def _displayed(stored: Size, orientation: int) -> Size:
+def _swap_size(stored: Size, orientation: int) -> Size:
     """Converts a size (height, width) from stored to displayed, or from displayed to stored."""
     return stored if orientation < 5 else (stored[1], stored[0])
 
@@ -151,8 +151,8 @@ def render(
     draft: decode a JPEG at 1/2, 1/4 or 1/8 of its size if the region shrinks at least as much.
     Raises Rejected. Safe on any thread.
     """
-    with translated_errors():
-        return show(open_image(payload, max_pixels), region, orientation, target, draft=draft, mask=mask)
+    with translate_errors():
+        return render_opened(open_image(payload, max_pixels), region, orientation, target, draft=draft, mask=mask)
 
 
 def render_array(
@@ -170,7 +170,7 @@ def render_array(
     This is faster than `render`. Raises Rejected. Safe on any thread.
     """
     if not mask:
-        with translated_errors():
+        with translate_errors():
             pixels = render_jpeg(payload, region, orientation, target, draft=draft, max_pixels=max_pixels)
         if pixels is not None:
             return pixels
@@ -180,7 +180,7 @@ def render_array(
 
 
 @contextmanager
-def translated_errors() -> Iterator[None]:
+def translate_errors() -> Iterator[None]:
     """Converts all of Pillow's exceptions to Rejected. No other place does this.
 
     Pillow's readers raise nearly anything on a hostile file: OSError, SyntaxError, struct.error, KeyError, ...
@@ -194,7 +194,7 @@ def translated_errors() -> Iterator[None]:
         raise Rejected("undecodable", f"{type(error).__name__}: {error}") from error
 
 
-def show(
+def render_opened(
     image: ImageFile.ImageFile,
     region: Region,
     orientation: int,
@@ -208,12 +208,12 @@ def show(
 
     own: return the image in its own 8-bit mode; else RGB, or gray for a mask.
     """
-    levels = mask_levels if mask else as_own if own else picture_levels
-    finish = _same if mask or own else _rgb
+    levels = mask_levels if mask else to_own_mode if own else picture_levels
+    finish = _unchanged if mask or own else _rgb
     if target is None:
         return finish(upright_image(levels(image), orientation))
     box = stored_box(region, orientation, (image.height, image.width))
-    size = _displayed(target, orientation)
+    size = _swap_size(target, orientation)
     divisor = _draft(image, box, size) if draft and image.format == "JPEG" else 1
     return finish(upright_image(scale_image(levels(image), box, divisor, size, mask or "lanczos"), orientation))
 
@@ -230,5 +230,5 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _same(image: Image.Image) -> Image.Image:
+def _unchanged(image: Image.Image) -> Image.Image:
     return image

@@ -7,9 +7,9 @@ import zlib
 
 from PIL import PngImagePlugin
 
-from datago_gpu.imaging.chunks import png_chunks, tells_turns
+from datago_gpu.imaging.chunks import may_hold_orientation, png_chunks
 
-__all__ = ["Png", "essential"]
+__all__ = ["Png", "without_useless_chunks"]
 
 _ANCILLARY = 0x20
 """Bit of the first letter of a chunk's name: PNG specification, section 5.4."""
@@ -22,7 +22,7 @@ refuses an image with 64 MiB of them."""
 _LEVELS = {"L;2": 3, "L;4": 15}
 
 
-def essential(payload: bytes | memoryview) -> bytes | memoryview:
+def without_useless_chunks(payload: bytes | memoryview) -> bytes | memoryview:
     """Removes the chunks of a PNG that do not change how it looks, and ancillary chunks that are damaged.
 
     Pillow refuses an image if a text is too long, the checksum of a profile is wrong, or the resolution is truncated.
@@ -34,7 +34,7 @@ def essential(payload: bytes | memoryview) -> bytes | memoryview:
         for name, begin, end in png_chunks(payload):
             if not name[0] & _ANCILLARY or end + 4 > len(view):
                 continue
-            if left and _counts(view, name, begin, end):
+            if left and _is_needed(view, name, begin, end):
                 left -= 1
             else:
                 pieces.append(view[kept : begin - 8])
@@ -44,17 +44,17 @@ def essential(payload: bytes | memoryview) -> bytes | memoryview:
     return b"".join((*pieces, view[kept:])) if pieces else payload
 
 
-def _counts(view: memoryview, name: bytes, begin: int, end: int) -> bool:
+def _is_needed(view: memoryview, name: bytes, begin: int, end: int) -> bool:
     """Returns whether to keep an ancillary chunk."""
     data = bytes(view[begin:end])
     if name == b"tRNS":
         fits = len(data) >= _SHORTEST_TRNS.get(view[_COLOUR_TYPE], 0)
     else:
-        fits = tells_turns(name, data) and _unpacks(name, data)
+        fits = may_hold_orientation(name, data) and _can_unpack(name, data)
     return fits and zlib.crc32(view[begin - 4 : end]) == int.from_bytes(view[end : end + 4])
 
 
-def _unpacks(name: bytes, data: bytes) -> bool:
+def _can_unpack(name: bytes, data: bytes) -> bool:
     """Returns whether Pillow can read an orientation chunk: a compressed one may be too long or broken."""
     _, _, rest = data.partition(b"\0")
     if name == b"zTXt":

@@ -65,7 +65,7 @@ class Tiff(TiffImagePlugin.TiffImageFile):
         if self.tile and self.has_planes:
             planes = self.planes()
             if self.is_associated:
-                planes = divided(planes)
+                planes = unpremultiply(planes)
             self.tile = []
             high = [Image.fromarray((plane >> 8).astype(np.uint8)) for plane in np.moveaxis(planes, 2, 0)]
             self.im = Image.merge(self.mode, high).im
@@ -85,7 +85,7 @@ class Tiff(TiffImagePlugin.TiffImageFile):
         return np.stack(found, axis=2)
 
 
-def divided(pixels: NDArray[np.uint16]) -> NDArray[np.uint16]:
+def unpremultiply(pixels: NDArray[np.uint16]) -> NDArray[np.uint16]:
     """Undoes the multiplication of colours by alpha. pixels: (H, W, C); the last channel is alpha."""
     alpha = pixels[:, :, -1:].astype(np.int64)
     colours = pixels[:, :, :-1].astype(np.int64) * 65535 // np.maximum(alpha, 1)

@@ -69,7 +69,7 @@ class Handoff(Generic[T]):
         with self._changed:
             self._getting.add(threading.get_ident())
             try:
-                return self._got()
+                return self._take()
             finally:
                 self._getting.discard(threading.get_ident())
 
@@ -92,7 +92,7 @@ class Handoff(Generic[T]):
                 # gets the lock only once `get` waits.
                 threading.Thread(target=self._notify, name="datago-wake", daemon=True).start()
 
-    def _got(self) -> T:
+    def _take(self) -> T:
         clock = time.perf_counter()
         while not self._items and not self._ended:
             self._changed.wait()

@@ -24,7 +24,7 @@ from datago_gpu.loader.decode_thread import Ready, Worker, unexpected
 from datago_gpu.loader.handoff import Ended, Handoff
 from datago_gpu.loader.progress import Progress
 from datago_gpu.loader.skips import Failures
-from datago_gpu.loader.state import checked_on_change, resume_from, state_of
+from datago_gpu.loader.state import check_on_change, resume_from, state_of
 from datago_gpu.loader.stats import Stage, Stats
 from datago_gpu.loader.supervisor import Supervisor
 
@@ -43,13 +43,13 @@ thread finishes in the background."""
 _TOO_LARGE = frozenset((errno.EFBIG, errno.ENOMEM))
 """The errnos where a limit of this process (ulimit -f, ulimit -v) allows no memory of this size."""
 
-_Begun: TypeAlias = "tuple[Batch, list[Number], int]"
+_OpenBatch: TypeAlias = "tuple[Batch, list[Number], int]"
 """A batch, the numbers of its samples, and how many of them `samples()` has yielded."""
 
 R = TypeVar("R")
 
 
-def _raising_ours(method: Callable[[Loader], R]) -> Callable[[Loader], R]:
+def _raises_datago_errors(method: Callable[[Loader], R]) -> Callable[[Loader], R]:
     """Makes a method raise only DatagoError: any other error becomes the cause of one."""
 
     @wraps(method)
@@ -105,24 +105,24 @@ class Loader:
         state: dict[str, Any] | None = None,
         on_change: str = "refuse",
     ) -> None:
-        self._on_change = checked_on_change(on_change)
-        self.config = LoaderConfig.load(config).settled()
+        self._on_change = check_on_change(on_change)
+        self.config = LoaderConfig.load(config).resolve()
         self.backend: Backend = choose(device, backend)
         """The back end that decodes, its device, and why it was chosen."""
         self._taking = threading.Lock()
-        self._begun: _Begun | None = None
+        self._begun: _OpenBatch | None = None
         self._process = os.getpid()
         self._start(Resume() if state is None else resume_from(self.config, state, self._on_change))
 
     def __iter__(self) -> Iterator[Batch]:
         return self
 
-    @_raising_ours
+    @_raises_datago_errors
     def __next__(self) -> Batch:
         """Returns the next batch, or the rest of the batch in which `samples` was left."""
         self._refuse_other_processes()
         with self._taking:
-            batch, numbers, taken = self._at_hand()
+            batch, numbers, taken = self._current_batch()
             self._begun = None
             self._progress.deliver(numbers[taken:])
             return batch[taken:] if taken else batch
@@ -235,7 +235,7 @@ class Loader:
         backend, self._pool = self.backend, _pool(self.backend, config)
         feeder = Supervisor(config, resume, self._pool)
         try:
-            make = _maker(backend, config, self._pool)
+            make = _assembly_maker(backend, config, self._pool)
             self._worker = Worker(feeder, make, self._ready)
             self._worker.start()
         except BaseException as error:
@@ -259,15 +259,15 @@ class Loader:
                 "this Loader was created in another process: create it in the process that iterates over it"
             )
 
-    @_raising_ours
+    @_raises_datago_errors
     def _next_sample(self) -> Sample:
         with self._taking:
-            batch, numbers, taken = self._at_hand()
+            batch, numbers, taken = self._current_batch()
             self._begun = (batch, numbers, taken + 1) if taken + 1 < len(numbers) else None
             self._progress.deliver([numbers[taken]])
             return batch[taken]
 
-    def _at_hand(self) -> _Begun:
+    def _current_batch(self) -> _OpenBatch:
         """Returns the batch that `samples` has begun, else the next one. Raises StopIteration at the end."""
         if self._begun is not None and self._stop.alive:
             return self._begun
@@ -284,7 +284,7 @@ class Loader:
             self._failures.add(ready.skipped)
             for notice in ready.notices:
                 log.log(notice.level, "%s", notice.text)
-            self._progress.skipped(ready.skipped)
+            self._progress.skip(ready.skipped)
             self._fruitless, self._dropped = ready.fruitless, ready.dropped
             self._check_failures(final=False)
             self._failures.note(ready.flaws)
@@ -338,7 +338,7 @@ def _pool(backend: Backend, config: LoaderConfig) -> Pool | None:
     return None
 
 
-def _maker(backend: Backend, config: LoaderConfig, pool: Pool | None) -> Callable[[], Assembly]:
+def _assembly_maker(backend: Backend, config: LoaderConfig, pool: Pool | None) -> Callable[[], Assembly]:
     """Imports the decoder and numpy, and returns a function that makes the Assembly. Raises ConfigError.
 
     Call this while the feeder starts, which takes as long as the imports. Call it on the trainer's thread: a process

@@ -40,7 +40,7 @@ class Progress:
             self._leftovers = Leftovers(mark.carried)
         self._at, self._listed = mark.resume_at, mark.listed
 
-    def skipped(self, skips: Iterable[Skipped]) -> None:
+    def skip(self, skips: Iterable[Skipped]) -> None:
         """Records skipped samples. Those from the end of an epoch can be reported during the next one."""
         for each in skips:
             if each.epoch < self.epoch:

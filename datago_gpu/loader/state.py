@@ -24,7 +24,7 @@ from datago_gpu.errors import ConfigError
 from datago_gpu.feeder.wire import Resume
 from datago_gpu.sources.base import ListingDigest, Position
 
-__all__ = ["OnChange", "checked_on_change", "resume_from", "state_of"]
+__all__ = ["OnChange", "check_on_change", "resume_from", "state_of"]
 
 OnChange = Literal["refuse", "accept"]
 """What to do if the data has changed since the state was saved."""
@@ -70,7 +70,7 @@ def state_of(config: LoaderConfig, resume: Resume) -> dict[str, Any]:
     return {"version": STATE_VERSION, "order": order, "resume": {name: place[name] for name in kept}}
 
 
-def checked_on_change(given: str) -> OnChange:
+def check_on_change(given: str) -> OnChange:
     """Returns the argument, checked. Raises ConfigError for any other value."""
     if given not in get_args(OnChange):
         raise ConfigError(f"on_change must be 'refuse' or 'accept', got {given!r}")
@@ -99,8 +99,8 @@ def resume_from(config: LoaderConfig, state: dict[str, Any], on_change: OnChange
         raise ConfigError(f"this is not the state of a Loader: {error!r}") from error
     accepts = on_change == "accept"
     anywhere = accepts or listed is not None or _has_nothing_done(resume)
-    theirs, ours = _normal(config, order), _normal(config, _order_of(config))
-    differences = list(_differences(theirs, ours, but=_PLACES if anywhere else frozenset()))
+    theirs, ours = _normalise_order(config, order), _normalise_order(config, _order_of(config))
+    differences = list(_list_differences(theirs, ours, but=_PLACES if anywhere else frozenset()))
     if differences:
         raise ConfigError(f"the state belongs to another order of samples: {'; '.join(differences)}")
     return msgspec.structs.replace(resume, listed=listed, accepts_change=accepts)
@@ -118,10 +118,10 @@ def _order_of(config: LoaderConfig) -> dict[str, Any]:
     if "url" in source:
         source["url"] = shown_shards(source["url"])
     order = {"source_type": config.source_type, "source_config": source, "seed": config.seed}
-    return _normal(config, order | {"rank": rank, "world_size": world_size})
+    return _normalise_order(config, order | {"rank": rank, "world_size": world_size})
 
 
-def _normal(config: LoaderConfig, order: Mapping[str, Any]) -> dict[str, Any]:
+def _normalise_order(config: LoaderConfig, order: Mapping[str, Any]) -> dict[str, Any]:
     """Normalises an order: leaves out defaults and settings without effect, and normalises paths and addresses.
 
     config: resolves relative paths.
@@ -135,7 +135,7 @@ def _normal(config: LoaderConfig, order: Mapping[str, Any]) -> dict[str, Any]:
     for name in sorted(given.keys() - _NEVER - (frozenset() if shuffled else _IN_A_SHUFFLE)):
         value = given[name]
         if name in fields:
-            value = _one_form(config, name, value, separator_of(fields[name].type))
+            value = _normalise_value(config, name, value, separator_of(fields[name].type))
         if name not in fields or value != fields[name].default:
             source[name] = value
     normal = {"source_type": source_type, "source_config": source}
@@ -150,24 +150,24 @@ def _type_of(source: Mapping[str, Any]) -> str:
     return "file" if "root_path" in source else "webdataset" if "url" in source else "db"
 
 
-def _one_form(config: LoaderConfig, name: str, value: Any, separator: str | None) -> Any:
+def _normalise_value(config: LoaderConfig, name: str, value: Any, separator: str | None) -> Any:
     if name == "duplicate_state" and isinstance(value, int):
         return max(0, value)  # no negative value filters anything
     if not isinstance(value, str):
         return value
     if name == "root_path":
-        return _address(config, value)
+        return _normalise_address(config, value)
     if name == "url":
-        return "::".join(_address(config, each.strip()) for each in value.split("::") if each.strip())
+        return "::".join(_normalise_address(config, each.strip()) for each in value.split("::") if each.strip())
     if separator:
         return separator.join(sorted({each.strip() for each in value.split(separator)} - {""}))
     return value
 
 
-def _address(config: LoaderConfig, text: str) -> str:
+def _normalise_address(config: LoaderConfig, text: str) -> str:
     """Normalises a path, @FILE or address. Text that starts with a brace may hold any paths and stays unchanged."""
     if text.startswith("@"):
-        return "@" + _address(config, text[1:])
+        return "@" + _normalise_address(config, text[1:])
     if text.startswith("{") or ("://" in text and not text.lower().startswith(FILE_SCHEME)):
         return text.rstrip("/")
     try:
@@ -176,10 +176,10 @@ def _address(config: LoaderConfig, text: str) -> str:
         return text
 
 
-def _differences(theirs: dict[str, Any], ours: dict[str, Any], but: frozenset[str]) -> list[str]:
+def _list_differences(theirs: dict[str, Any], ours: dict[str, Any], but: frozenset[str]) -> list[str]:
     """Lists the differences between two orders. theirs: of the state. ours: of the loader. but: what may differ."""
     if theirs["source_type"] != ours["source_type"]:
-        return [_told("source_type", theirs["source_type"], ours["source_type"])]
+        return [_describe_difference("source_type", theirs["source_type"], ours["source_type"])]
     defaults = {field.name: field.default for field in fields_of(SOURCES[ours["source_type"]])}
     sources = theirs["source_config"], ours["source_config"]
     names = sorted({*chain(*sources)} - but)
@@ -187,11 +187,11 @@ def _differences(theirs: dict[str, Any], ours: dict[str, Any], but: frozenset[st
     different = [name for name, (of_state, of_loader) in pairs.items() if of_state != of_loader]
     if "random_sampling" in different:  # then shuffle settings matter to only one of the two
         different = [name for name in different if name not in _IN_A_SHUFFLE]
-    found = [_told(f"source_config.{name}", *pairs[name]) for name in different]
+    found = [_describe_difference(f"source_config.{name}", *pairs[name]) for name in different]
     both = [name for name in ("seed", "rank", "world_size") if name in theirs and name in ours]
-    return found + [_told(name, theirs[name], ours[name]) for name in both if theirs[name] != ours[name]]
+    return found + [_describe_difference(name, theirs[name], ours[name]) for name in both if theirs[name] != ours[name]]
 
 
-def _told(name: str, theirs: Any, ours: Any) -> str:
+def _describe_difference(name: str, theirs: Any, ours: Any) -> str:
     shown = (text if len(text := repr(value)) <= _LONGEST else f"{text[:_LONGEST]}..." for value in (theirs, ours))
     return "{} is {} in the state, {} here".format(name, *shown)

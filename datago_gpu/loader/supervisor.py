@@ -120,7 +120,7 @@ class Supervisor:
     def first_told(self, skipped: list[Skipped]) -> list[Skipped]:
         """Records skips as done. Returns those that no feeder before has reported."""
         new = [skip for skip in skipped if _key(skip) not in self._told]
-        self._done.skipped(new)
+        self._done.skip(new)
         self._told |= {_key(skip) for skip in new if skip.index < 0 or skip.epoch > self._done.epoch}
         return new
 

@@ -20,11 +20,11 @@ from datago_gpu.config import ConfigLike, ImageConfig, LoaderConfig
 from datago_gpu.errors import ConfigError, DatagoError
 from datago_gpu.imaging.geometry import Region
 from datago_gpu.loader import Loader
-from datago_gpu.preview.masks import MaskKind, colour_of, kind_of_mask, overlaid
-from datago_gpu.preview.pixels import displayed, mask_levels, outlined, shrunk
-from datago_gpu.preview.text import caption_of, plain
+from datago_gpu.preview.masks import MaskKind, colour_of, kind_of_mask, overlay_mask
+from datago_gpu.preview.pictures import fit_area, mask_levels, outline_crop, to_picture
+from datago_gpu.preview.text import caption_of, single_line
 
-__all__ = ["Overview", "Panel", "Shown", "ShownBatch", "gather"]
+__all__ = ["Overview", "Panel", "ShownBatch", "ShownSample", "gather"]
 
 AREA, LONGEST = 200 * 200, 420
 """Size of an image on the sheet, in pixels."""
@@ -32,7 +32,7 @@ _WHOLE = ImageConfig(
     crop_and_resize=True, default_image_size=256, downsampling_ratio=1, min_aspect_ratio=0.02, max_aspect_ratio=50
 )
 """Settings for originals: each side is cropped by less than 1%, up to aspect ratios of 1:50."""
-_UNTOLD = frozenset(("api_key", "auth_token", "storage_options", "rank", "world_size"))
+_NOT_IN_TITLE = frozenset(("api_key", "auth_token", "storage_options", "rank", "world_size"))
 """Source settings that are not shown in the title."""
 
 
@@ -45,7 +45,7 @@ class Panel:
 
 
 @dataclass(slots=True)
-class Shown:
+class ShownSample:
     """One sample, ready for the layout. `panels`: the model's view, additional images, the original."""
 
     id: str
@@ -63,7 +63,7 @@ class ShownBatch:
     bucket: tuple[int, int] | None
     epoch: int
     count: int
-    samples: list[Shown]
+    samples: list[ShownSample]
 
 
 @dataclass(slots=True)
@@ -89,7 +89,7 @@ Key = tuple[int, str, tuple[int, int]]
 class _Gatherer:
     def __init__(self, config: LoaderConfig, overview: Overview, most: int) -> None:
         self._config, self._overview, self._most = config, overview, most
-        self._waiting: dict[Key, list[tuple[Shown, Region]]] = defaultdict(list)
+        self._waiting: dict[Key, list[tuple[ShownSample, Region]]] = defaultdict(list)
 
     def add(self, batch: Batch) -> None:
         """Copies what it keeps, small."""
@@ -97,7 +97,9 @@ class _Gatherer:
         self._overview.masks += [name for name in batch.masks if name not in self._overview.masks]
         kinds = self._mask_kinds(samples)
         self._overview.label_maps |= {name for name, kind in kinds.items() if kind == "labels"}
-        shown = ShownBatch(batch.bucket, batch.epoch, len(batch), [self._shown(sample, kinds) for sample in samples])
+        shown = ShownBatch(
+            batch.bucket, batch.epoch, len(batch), [self._draw_sample(sample, kinds) for sample in samples]
+        )
         for sample, each in zip(samples, shown.samples, strict=True):
             self._waiting[batch.epoch, sample.id, sample.original_size].append((each, sample.crop))
         self._overview.batches.append(shown)
@@ -109,8 +111,8 @@ class _Gatherer:
         if not waiting:
             return
         shown, crop = waiting.pop(0)
-        picture = shrunk(displayed(sample.image, _WHOLE), AREA, LONGEST)
-        shown.panels.append(Panel("original", outlined(picture, sample.crop, crop)))
+        picture = fit_area(to_picture(sample.image, _WHOLE), AREA, LONGEST)
+        shown.panels.append(Panel("original", outline_crop(picture, sample.crop, crop)))
         if not waiting:
             del self._waiting[batch.epoch, sample.id, sample.original_size]
 
@@ -126,24 +128,24 @@ class _Gatherer:
             for name in self._overview.masks
         }  # fmt: skip
 
-    def _shown(self, sample: Sample, kinds: dict[str, MaskKind]) -> Shown:
+    def _draw_sample(self, sample: Sample, kinds: dict[str, MaskKind]) -> ShownSample:
         image = self._config.image_config
-        view = shrunk(displayed(sample.image, image), AREA, LONGEST)
+        view = fit_area(to_picture(sample.image, image), AREA, LONGEST)
         for number, name in enumerate(self._overview.masks):
             if sample.masks.get(name) is not None:
-                view = overlaid(view, mask_levels(sample.masks[name], image), kinds[name], colour_of(number))
+                view = overlay_mask(view, mask_levels(sample.masks[name], image), kinds[name], colour_of(number))
         panels = [Panel("model", view)]
         panels += [
-            Panel(self._text(name), shrunk(displayed(array, image), AREA, LONGEST))
+            Panel(self._text(name), fit_area(to_picture(array, image), AREA, LONGEST))
             for name, array in sample.additional_images.items()
             if array is not None
         ]
         tags = [self._text(tag) for tag in sample.tags]
         caption = self._text(caption_of(sample.attributes))
-        return Shown(self._text(sample.id), sample.original_size, caption, tags, panels)
+        return ShownSample(self._text(sample.id), sample.original_size, caption, tags, panels)
 
     def _text(self, text: str) -> str:
-        return self._config.redacted(plain(text))
+        return self._config.redacted(single_line(text))
 
 
 def gather(
@@ -159,7 +161,7 @@ def gather(
 
     progress: called with a text for each step. Raises what a Loader raises, and DatagoError if there is no batch.
     """
-    config = LoaderConfig.load(config).anchored()
+    config = LoaderConfig.load(config).anchor_paths()
     if not getattr(config.source_config, "require_images", True):
         raise ConfigError("source_config.require_images is false: there are no images to preview")
     with Loader(config, device=device, backend=backend) as loader:
@@ -185,11 +187,11 @@ def gather(
 
 def _title(config: LoaderConfig) -> str:
     """Returns a title: the place of the samples and the other source settings, such as "photos, shuffled"."""
-    given = {name: value for name, value in config.source_config.__rich_repr__() if name not in _UNTOLD}
+    given = {name: value for name, value in config.source_config.__rich_repr__() if name not in _NOT_IN_TITLE}
     words = [str(given.pop(name)) for name in ("root_path", "url", "api_url") if name in given] or ["a Dataroom"]
     if given.pop("random_sampling", False):
         words.append("shuffled")
-    return config.redacted(plain(", ".join([*words, *(f"{name} {value}" for name, value in given.items())])))
+    return config.redacted(single_line(", ".join([*words, *(f"{name} {value}" for name, value in given.items())])))
 
 
 def _add_originals(config: LoaderConfig, gatherer: _Gatherer, fetched: int) -> None:

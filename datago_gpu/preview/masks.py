@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-__all__ = ["Colour", "MaskKind", "colour_of", "kind_of_mask", "overlaid"]
+__all__ = ["Colour", "MaskKind", "colour_of", "kind_of_mask", "overlay_mask"]
 
 Colour = tuple[int, int, int]
 MaskKind = Literal["cut-out", "labels"]
@@ -49,23 +49,23 @@ def kind_of_mask(levels: Iterable[NDArray[Any]]) -> MaskKind:
     return "labels"
 
 
-def overlaid(picture: Image.Image, levels: NDArray[Any], kind: MaskKind, colour: Colour) -> Image.Image:
+def overlay_mask(picture: Image.Image, levels: NDArray[Any], kind: MaskKind, colour: Colour) -> Image.Image:
     """Draws a mask of any size and dtype over an image. The mask is stretched to the size of the image."""
     if kind == "labels":
         numbers = np.where(levels == 0, 0, (levels - 1) % 255 + 1).astype(np.uint8)  # colours repeat after 255
         values = np.asarray(Image.fromarray(numbers).resize(picture.size, Image.Resampling.NEAREST))
-        return _blended(picture, _LABELS[values], (values > 0).astype(np.float32) * np.float32(_OPACITY))
+        return _blend(picture, _LABELS[values], (values > 0).astype(np.float32) * np.float32(_OPACITY))
     highest = max(1, int(levels.max()))
     full = Image.fromarray((levels.clip(0).astype(np.int64) * 255 // highest).astype(np.uint8))
     stretched = full.resize(picture.size, Image.Resampling.BILINEAR)
     covered = np.asarray(stretched, np.float32) / np.float32(255)
-    body = _blended(picture, np.array(colour, np.float32), covered * np.float32(_OPACITY))
+    body = _blend(picture, np.array(colour, np.float32), covered * np.float32(_OPACITY))
     inside = stretched.point(lambda level: 255 * (level > 127))
     edge = np.asarray(inside) > np.asarray(inside.filter(ImageFilter.MinFilter(3)))
-    return _blended(body, np.array(colour, np.float32), edge.astype(np.float32))
+    return _blend(body, np.array(colour, np.float32), edge.astype(np.float32))
 
 
-def _blended(picture: Image.Image, colour: NDArray[np.float32], opacity: NDArray[np.float32]) -> Image.Image:
+def _blend(picture: Image.Image, colour: NDArray[np.float32], opacity: NDArray[np.float32]) -> Image.Image:
     """Blends a colour over an image. colour: (3,) or (H, W, 3). opacity: (H, W), 0 to 1."""
     share = opacity[..., None]
     mixed = np.asarray(picture, np.float32) * (1 - share) + colour * share

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from datago_gpu.preview.gather import Overview, Panel, Shown, ShownBatch
+from datago_gpu.preview.gather import Overview, Panel, ShownBatch, ShownSample
 from datago_gpu.preview.masks import colour_of
-from datago_gpu.preview.text import shortened
-from datago_gpu.preview.words import SIZES_NOTE, crop_note, heading, mask_note, size_note, skipped_note
+from datago_gpu.preview.notes import SIZES_NOTE, crop_note, heading, mask_note, size_note, skipped_note
+from datago_gpu.preview.text import shorten
 
 __all__ = ["write_page"]
 
@@ -74,9 +74,9 @@ def _section(batch: ShownBatch) -> Iterator[str]:
     yield "</div></section>\n"
 
 
-def _card(sample: Shown) -> str:
+def _card(sample: ShownSample) -> str:
     panels = "".join(map(_figure, sample.panels))
-    caption = shortened(sample.caption, _LONGEST_CAPTION)
+    caption = shorten(sample.caption, _LONGEST_CAPTION)
     tags = "".join(f'<span class="tag">{escape(tag)}</span>' for tag in sample.tags)
     return (
         f'<article><div class="panels">{panels}</div><div class="words">'

@@ -11,11 +11,11 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from datago_gpu.errors import ConfigError
-from datago_gpu.preview.gather import Overview, Shown, ShownBatch
+from datago_gpu.preview.gather import Overview, ShownBatch, ShownSample
 from datago_gpu.preview.masks import colour_of
-from datago_gpu.preview.pixels import CROP_INK
-from datago_gpu.preview.text import middle_cut, shortened
-from datago_gpu.preview.words import SIZES_NOTE, crop_note, heading, mask_note, size_note, skipped_note
+from datago_gpu.preview.notes import SIZES_NOTE, crop_note, heading, mask_note, size_note, skipped_note
+from datago_gpu.preview.pictures import CROP_INK
+from datago_gpu.preview.text import shorten, shorten_middle
 
 __all__ = ["write_sheet"]
 
@@ -48,10 +48,10 @@ def write_sheet(overview: Overview, path: Path) -> None:
     sheet.save(path, "PNG")
 
 
-Row = list[Shown]
+Row = list[ShownSample]
 
 
-def _rows(samples: list[Shown]) -> list[Row]:
+def _rows(samples: list[ShownSample]) -> list[Row]:
     """Arranges cards in rows, with as many cards per row as fit, and at least one."""
     rows: list[Row] = []
     room = 0
@@ -65,7 +65,7 @@ def _rows(samples: list[Shown]) -> list[Row]:
     return rows
 
 
-def _card_size(sample: Shown) -> tuple[int, int]:
+def _card_size(sample: ShownSample) -> tuple[int, int]:
     """Returns the (width, height) of a card. A card that is too wide is cut at the edge of the sheet."""
     pictures = sum(panel.picture.width for panel in sample.panels) + BETWEEN * (len(sample.panels) - 1)
     tallest = max(panel.picture.height for panel in sample.panels)
@@ -89,7 +89,7 @@ def _header_height(overview: Overview) -> int:
 def _draw_header(pen: ImageDraw.ImageDraw, overview: Overview) -> None:
     pen.text((GAP, 16), "datago-gpu preview", INK, _font(26))
     line = f"{overview.title}  ·  {overview.backend}  ·  {SIZES_NOTE}{skipped_note(overview)}"
-    pen.text((GAP, 50), _fitting(line, 14, WIDTH - 2 * GAP), FAINT, _font(14))
+    pen.text((GAP, 50), _fit_text(line, 14, WIDTH - 2 * GAP), FAINT, _font(14))
     left, top = GAP, 74
     pen.rectangle((left, top + 3, left + 12, top + 13), outline=CROP_INK, width=2)
     pen.text((left + 20, top), crop_note(overview), FAINT, _font(13))
@@ -116,7 +116,7 @@ def _draw_section(sheet: Image.Image, pen: ImageDraw.ImageDraw, batch: ShownBatc
 
 
 def _draw_card(
-    sheet: Image.Image, pen: ImageDraw.ImageDraw, sample: Shown, box: tuple[int, int, int, int]
+    sheet: Image.Image, pen: ImageDraw.ImageDraw, sample: ShownSample, box: tuple[int, int, int, int]
 ) -> None:  # fmt: skip
     left, top, right, _ = box
     pen.rounded_rectangle(box, 8, CARD, RULE)
@@ -125,16 +125,16 @@ def _draw_card(
         room = right - INSET - across
         if room <= 0:
             break
-        pen.text((across, top), _fitting(panel.name, 11, min(room, panel.picture.width)), FAINT, _font(11))
+        pen.text((across, top), _fit_text(panel.name, 11, min(room, panel.picture.width)), FAINT, _font(11))
         sheet.paste(panel.picture.crop((0, 0, min(room, panel.picture.width), panel.picture.height)),
                     (across, top + LINE))  # fmt: skip
         across += panel.picture.width + BETWEEN
     down = top + LINE + max(panel.picture.height for panel in sample.panels) + 6
     room = right - left - 2 * INSET
-    lines = [(_fitting(sample.id, 14, room, middle_cut), INK, 14), (size_note(sample), FAINT, 12)]
+    lines = [(_fit_text(sample.id, 14, room, shorten_middle), INK, 14), (size_note(sample), FAINT, 12)]
     lines += [(line, INK, 13) for line in _caption_lines(sample.caption, room)]
     if sample.tags:
-        lines.append((_fitting("# " + ", ".join(sample.tags), 12, room), FAINT, 12))
+        lines.append((_fit_text("# " + ", ".join(sample.tags), 12, room), FAINT, 12))
     for line, ink, size in lines:
         pen.text((left + INSET, down), line, ink, _font(size))
         down += LINE
@@ -143,20 +143,20 @@ def _draw_card(
 @cache
 def _caption_lines(caption: str, room: int) -> list[str]:
     """Wraps a caption at words and cuts off its end."""
-    words, lines = shortened(caption, _LONGEST).split(), [""]
+    words, lines = shorten(caption, _LONGEST).split(), [""]
     for at, word in enumerate(words):
         longer = f"{lines[-1]} {word}".strip()
         if _font(13).getlength(longer) <= room:
             lines[-1] = longer
         elif len(lines) == CAPTION_LINES or not lines[-1]:
-            lines[-1] = _fitting(" ".join([lines[-1], *words[at:]]).strip(), 13, room)
+            lines[-1] = _fit_text(" ".join([lines[-1], *words[at:]]).strip(), 13, room)
             break
         else:
-            lines.append(_fitting(word, 13, room))
+            lines.append(_fit_text(word, 13, room))
     return lines if words else []
 
 
-def _fitting(text: str, size: int, room: float, cut: Callable[[str, int], str] = shortened) -> str:
+def _fit_text(text: str, size: int, room: float, cut: Callable[[str, int], str] = shorten) -> str:
     """Shortens a text until it fits into `room`."""
     text = cut(text, _LONGEST)
     if _font(size).getlength(text) <= room:

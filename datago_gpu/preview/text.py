@@ -5,25 +5,25 @@ from __future__ import annotations
 import unicodedata
 from typing import Any
 
-__all__ = ["caption_of", "middle_cut", "plain", "shortened"]
+__all__ = ["caption_of", "shorten", "shorten_middle", "single_line"]
 
 _CAPTIONS = ("caption", "captions", "description", "text", "prompt", "alt_text", "txt", "alt", "title")
 _CONTROLS = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
 _LONGEST = 2000
 
 
-def plain(text: str) -> str:
+def single_line(text: str) -> str:
     """Puts text on one line and removes control characters and lone surrogates, which no font or UTF-8 supports."""
     kept = (" " if unicodedata.category(letter) in _CONTROLS else letter for letter in text[:_LONGEST])
     return " ".join("".join(kept).split())
 
 
-def shortened(text: str, length: int) -> str:
+def shorten(text: str, length: int) -> str:
     """Shortens a text to `length` characters, at the end."""
     return text if len(text) <= length else text[: length - 1].rstrip() + "…"
 
 
-def middle_cut(text: str, length: int) -> str:
+def shorten_middle(text: str, length: int) -> str:
     """Shortens a text to `length` characters, in the middle, because names differ at their ends."""
     if len(text) <= length:
         return text
@@ -40,5 +40,5 @@ def caption_of(attributes: dict[str, Any]) -> str:
         if isinstance(value, list) and value:
             value = value[0]
         if isinstance(value, str) and value.strip():
-            return plain(value)
+            return single_line(value)
     return ""

@@ -150,7 +150,7 @@ def no_images(root: str, shown: str, selection: Selection, passed: PassedOver) -
     """Returns the error for a root without images. shown: the root for messages."""
     told = passed.told(root)
     others = f"; passed over: {told}" if told else ""
-    return SourceError(f"no images under {shown}: looked for {selection.told} in it and its subfolders{others}")
+    return SourceError(f"no images under {shown}: looked for {selection.description} in it and its subfolders{others}")
 
 
 class Names:

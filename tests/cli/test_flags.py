@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from datago_gpu.cli import settings_help
 from datago_gpu.cli.bench import bench
-from datago_gpu.cli.flags import NOT_FLAGS, SECTIONS, Setting, given_config, setting_flags
+from datago_gpu.cli.flags import NOT_FLAGS, SECTIONS, Setting, load_config, setting_flags
 from datago_gpu.cli.preview import preview
 from datago_gpu.config import LoaderConfig
 from datago_gpu.errors import ConfigError
@@ -60,7 +60,7 @@ def config_of(*words: str) -> dict[str, Any]:
     @click.command(params=setting_flags())
     @click.pass_context
     def command(ctx: click.Context, /, **_: Any) -> None:
-        made.append(given_config(ctx, None))
+        made.append(load_config(ctx, None))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DATAROOM_API_URL", "http://x/api/")  # without, flags have to say what to load

@@ -32,7 +32,7 @@ def refused(policy: HostPolicy, host: str, *addresses: str) -> str:
 
 def allowed(policy: HostPolicy, host: str, *addresses: str) -> list[str]:
     policy.check(host)
-    return policy.permitted(host, addresses or [host])
+    return policy.permitted_addresses(host, addresses or [host])
 
 
 @pytest.mark.parametrize("host", [METADATA, "[fe80::1%25eth0]", "fd00:ec2::254", "::ffff:169.254.169.254",

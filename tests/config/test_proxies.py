@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from datago_gpu import ConfigError, LoaderConfig
 from datago_gpu.config import HttpConfig
 from datago_gpu.config.host_policy import ForbiddenHost, HostPolicy
-from datago_gpu.config.proxies import Direct, Proxies, parsed_proxy
+from datago_gpu.config.proxies import DirectHosts, Proxies, parse_proxy
 
 PROXY = "http://proxy.example:3128"
 PASSWORD = "hunter22"
@@ -66,13 +66,13 @@ def test_the_setting_goes_before_the_environment() -> None:
     ],
 )  # fmt: skip
 def test_hosts_that_are_asked_directly(entries: str, asked_directly: list[str], by_proxy: list[str]) -> None:
-    direct = Direct(entries)
+    direct = DirectHosts(entries)
     assert [host for host in asked_directly if not direct.has(host, 80)] == []
     assert [host for host in by_proxy if direct.has(host, 80)] == []
 
 
 def test_an_entry_with_a_port_holds_for_that_port() -> None:
-    direct = Direct("example.org:8080, 10.0.0.1:443, [2001:db8::1]:8443")
+    direct = DirectHosts("example.org:8080, 10.0.0.1:443, [2001:db8::1]:8443")
     for host, port in (("example.org", 8080), ("a.example.org", 8080), ("10.0.0.1", 443), ("[2001:db8::1]", 8443)):
         assert direct.has(host, port)
         assert not direct.has(host, 80)
@@ -87,13 +87,13 @@ def test_names_are_matched_as_pythons_own_client_matches_them(entries: list[str]
     text = ",".join(entries)
     if host.endswith("localhost"):
         return
-    assert Direct(text).has(host, 80) == bool(proxy_bypass_environment(host, {"no": text}))
+    assert DirectHosts(text).has(host, 80) == bool(proxy_bypass_environment(host, {"no": text}))
 
 
 @given(st.lists(st.one_of(NAME, st.just("*"), st.ip_addresses().map(str)), max_size=4), NAME)
 def test_what_is_listed_for_other_clients_means_the_same(entries: list[str], host: str) -> None:
-    direct = Direct(",".join(entries))
-    assert Direct(",".join(direct.listed(80))).has(host, 80) == direct.has(host, 80)
+    direct = DirectHosts(",".join(entries))
+    assert DirectHosts(",".join(direct.listed(80))).has(host, 80) == direct.has(host, 80)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_what_is_no_proxy_is_told_by_its_place_without_its_password(text: str) -
 @pytest.mark.parametrize("given", [f"http://me:{PASSWORD}@proxy.example", f"me:{PASSWORD}@proxy.example:3128"])
 def test_the_password_is_in_no_text(given: str) -> None:
     config = LoaderConfig.load({"source_config": {}, "http_config": {"proxy": given, "max_tries": 3}})
-    proxy = parsed_proxy(given, "HTTP_PROXY")
+    proxy = parse_proxy(given, "HTTP_PROXY")
     assert PASSWORD not in f"{config!r} {config.http_config!r} {proxy!r} {proxy} {proxy.__rich_repr__()}"
     assert config.http_config.__rich_repr__() == [("max_tries", 3), ("proxy", proxy.address)]
     assert config.redacted(f"{PASSWORD} and {proxy.login}") == "*** and Basic ***"
@@ -134,9 +134,9 @@ def test_a_password_that_is_not_encoded_is_told_and_not_shown(password: str) -> 
 
 
 def test_names_and_passwords_are_percent_decoded() -> None:
-    assert parsed_proxy("http://a%40b:c%3Ad@[::1]:8", "x").login == "Basic YUBiOmM6ZA=="
-    assert parsed_proxy("http://a%40b:c%3Ad@[::1]:8", "x").address == "http://[::1]:8"
-    assert parsed_proxy("https://proxy.example", "x").endpoint == ("proxy.example", 443)
+    assert parse_proxy("http://a%40b:c%3Ad@[::1]:8", "x").login == "Basic YUBiOmM6ZA=="
+    assert parse_proxy("http://a%40b:c%3Ad@[::1]:8", "x").address == "http://[::1]:8"
+    assert parse_proxy("https://proxy.example", "x").endpoint == ("proxy.example", 443)
 
 
 def test_options_for_a_client_that_reads_the_environment_by_itself() -> None:

@@ -20,7 +20,7 @@ from PIL import Image
 from datago_gpu.config import DecodeConfig, LoaderConfig
 from datago_gpu.decode.select import choose
 from datago_gpu.doctor import Check, machine, source
-from datago_gpu.doctor.check import within
+from datago_gpu.doctor.check import run_within
 from datago_gpu.doctor.decoding import hardware_decoder
 from datago_gpu.doctor.memory import MemorySum
 from datago_gpu.server import DataroomServer
@@ -198,7 +198,7 @@ def test_a_batch_that_takes_too_long_is_a_warning() -> None:
         server.route("/api/images/count/", lambda request: json_answer({"count": 1}))
         server.script("/a.jpg", Answer(silent=True))
         config = LoaderConfig.load({"source_config": {"api_url": f"{server.url}/api/"}})
-        check = source._timed("first batch", config, "cpu", "pillow", 1.0)
+        check = source._time_first_batch("first batch", config, "cpu", "pillow", 1.0)
     assert check.state == "warn"
     assert "0 samples were loaded" in check.found
     assert "--timeout" in check.remedy
@@ -207,11 +207,11 @@ def test_a_batch_that_takes_too_long_is_a_warning() -> None:
 def test_work_that_hangs_is_left_behind() -> None:
     gate = threading.Event()
     with pytest.raises(TimeoutError):
-        within(0.05, gate.wait)
+        run_within(0.05, gate.wait)
     gate.set()
-    assert within(5, lambda: 7) == 7
+    assert run_within(5, lambda: 7) == 7
     with pytest.raises(ZeroDivisionError):
-        within(5, lambda: 1 // 0)
+        run_within(5, lambda: 1 // 0)
 
 
 @pytest.mark.parametrize(

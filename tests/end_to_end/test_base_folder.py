@@ -149,7 +149,7 @@ def test_wildcards_in_the_name_of_the_folder_are_none(tmp_path: Path, monkeypatc
     (folder / "a.tar").touch()
     (folder / "list").write_text("*.tar\n")
     monkeypatch.chdir(folder)
-    config = LoaderConfig.load(SOURCES["shards"]).anchored()
+    config = LoaderConfig.load(SOURCES["shards"]).anchor_paths()
     monkeypatch.chdir(tmp_path)
     for url in ("*.tar", "./*.tar", "a.tar", ".", "@list", "file://a.tar", f"{folder}"):
         assert expanded(url, config.absolute) == [str(folder / "a.tar")]

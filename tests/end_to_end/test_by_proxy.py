@@ -137,7 +137,7 @@ def test_a_proxy_that_answers_401_to_a_wrong_password_is_named() -> None:
 def test_a_proxy_that_wants_another_proof_is_told_so(scheme: str) -> None:
     with ForwardProxy(login=LOGIN, scheme="NTLM") as proxy:
         failure = failing(f"{scheme}://{HOST}/a", proxy.url)
-    assert "wants a proof by 'NTLM', and only names with passwords (Basic) are known" in str(failure)
+    assert "requires 'NTLM', but only Basic (name and password) is supported" in str(failure)
 
 
 @pytest.mark.parametrize(("answer", "tries"), [(403, 1), (502, 2), (503, 2), (504, 2)])

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from datago_gpu import Loader
 from datago_gpu.errors import Rejected
-from datago_gpu.imaging.geometry import Region, Size, whole
+from datago_gpu.imaging.geometry import Region, Size, full_region
 from datago_gpu.imaging.pixels import to_ppm
 from tests.support.images import file_config
 from tests.support.made.kinds import KINDS
@@ -82,7 +82,7 @@ def test_each_kind_is_cut_as_a_plain_picture_of_its_pixels_is(folder: Path, back
 
 
 def small(height: int, width: int) -> tuple[Region, Size]:
-    return whole(height, width), (16, 24)
+    return full_region(height, width), (16, 24)
 
 
 @given(

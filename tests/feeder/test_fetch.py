@@ -19,7 +19,7 @@ from datago_gpu.feeder.fetch import Fetcher
 from datago_gpu.feeder.grouper import Admitted
 from datago_gpu.feeder.prefetch_budget import Budget, Claim
 from datago_gpu.feeder.window import Outcome, Waits, Window, Work
-from datago_gpu.imaging.geometry import whole
+from datago_gpu.imaging.geometry import full_region
 from datago_gpu.sources.base import SampleRef, Skipped
 from datago_gpu.sources.http.client import HttpClient
 from datago_gpu.sources.http.hedge import Hedged
@@ -64,7 +64,7 @@ def outcome(index: int) -> Outcome:
 
 
 def admitted(ref: SampleRef, payload: bytes) -> Outcome:
-    return Admitted(ref, payload, (1, 1), 1, whole(1, 1), (1, 1), whole(1, 1), None)
+    return Admitted(ref, payload, (1, 1), 1, full_region(1, 1), (1, 1), full_region(1, 1), None)
 
 
 class Stream:

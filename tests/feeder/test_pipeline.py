@@ -158,7 +158,7 @@ class Taker:
             if id_ in bad
         ]
         self.progress.begin(message.mark)
-        self.progress.skipped(self.skipped)
+        self.progress.skip(self.skipped)
         if kept:
             self._note_skips()
             self.progress.deliver([index for index, _ in kept])

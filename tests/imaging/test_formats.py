@@ -15,7 +15,7 @@ from PIL import Image
 from datago_gpu.errors import Rejected
 from datago_gpu.imaging.formats import open_image
 from datago_gpu.imaging.header import read_header
-from datago_gpu.imaging.pixels import Converted, to_ppm
+from datago_gpu.imaging.pixels import ConvertedImage, to_ppm
 from datago_gpu.imaging.scans import MOST_SCANS, count_scans
 from tests.support.made.jpeg import segment
 from tests.support.pictures import difference, encode, picture, uncut
@@ -25,7 +25,7 @@ PIXELS = picture(32, 32)
 RGB = Image.fromarray(PIXELS)
 
 
-def convert(payload: bytes, max_pixels: int = LIMIT) -> Converted:
+def convert(payload: bytes, max_pixels: int = LIMIT) -> ConvertedImage:
     """Whole, as the feeder has it done."""
     return to_ppm(payload, uncut, max_pixels)
 

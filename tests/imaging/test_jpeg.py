@@ -12,7 +12,7 @@ from PIL import Image
 
 from datago_gpu.errors import Rejected
 from datago_gpu.imaging import jpeg
-from datago_gpu.imaging.geometry import Region, Size, cover_region, whole
+from datago_gpu.imaging.geometry import Region, Size, cover_region, full_region
 from datago_gpu.imaging.jpeg import render_jpeg
 from datago_gpu.imaging.pixels import render, render_array
 from tests.support.pictures import encode, oriented_jpeg, picture
@@ -34,7 +34,7 @@ def both_ways(payload: bytes, region: Region, orientation: int, target: Size | N
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_pictures_are_turned_as_pillow_turns_them(orientation: int, target: Size | None) -> None:
     pixels = picture(60, 101)
-    region = (3.0, 5.0, 48.0, 80.0) if target else whole(60, 101)
+    region = (3.0, 5.0, 48.0, 80.0) if target else full_region(60, 101)
     both_ways(oriented_jpeg(pixels, orientation), region, orientation, target)
 
 
@@ -55,7 +55,7 @@ def test_pictures_are_turned_as_pillow_turns_them(orientation: int, target: Size
 def test_every_sort_of_colour_jpeg_has_pillows_pixels(options: dict[str, object], draft: bool) -> None:
     payload = encode(picture(203, 151), "JPEG", **options)
     for target in (None, (90, 64), (37, 29), (20, 20)):
-        region = cover_region(203, 151, target) if target else whole(203, 151)
+        region = cover_region(203, 151, target) if target else full_region(203, 151)
         both_ways(payload, region, 1, target, draft=draft)
 
 
@@ -86,7 +86,7 @@ def test_any_region_and_size_has_pillows_pixels(data: st.DataObject) -> None:
     ids=["png", "gray", "cmyk", "no end", "half", "half, ended", "empty", "two bytes", "nothing"],
 )
 def test_what_is_unusual_is_left_to_pillow(payload: bytes) -> None:
-    assert render_jpeg(memoryview(payload), whole(61, 93), 1, (8, 8), draft=True, max_pixels=LIMIT) is None
+    assert render_jpeg(memoryview(payload), full_region(61, 93), 1, (8, 8), draft=True, max_pixels=LIMIT) is None
 
 
 @pytest.mark.parametrize("error", [KeyError(6), RuntimeError("of any kind")])
@@ -95,13 +95,13 @@ def test_whatever_the_library_raises_pillow_decodes(
     monkeypatch: pytest.MonkeyPatch, call: str, error: Exception
 ) -> None:
     view = memoryview(JPEG)
-    quick = render_array(view, whole(61, 93), 1, (30, 45), draft=True, max_pixels=LIMIT)
+    quick = render_array(view, full_region(61, 93), 1, (30, 45), draft=True, max_pixels=LIMIT)
 
     def fail(*_arguments: Any, **_options: Any) -> None:
         raise error
 
     monkeypatch.setattr(jpeg.simplejpeg, call, fail)
-    assert np.array_equal(render_array(view, whole(61, 93), 1, (30, 45), draft=True, max_pixels=LIMIT), quick)
+    assert np.array_equal(render_array(view, full_region(61, 93), 1, (30, 45), draft=True, max_pixels=LIMIT), quick)
 
 
 def test_a_lack_of_memory_is_not_the_pictures_fault(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,15 +110,15 @@ def test_a_lack_of_memory_is_not_the_pictures_fault(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(jpeg.simplejpeg, "decode_jpeg", fail)
     with pytest.raises(MemoryError):
-        render_array(memoryview(JPEG), whole(61, 93), 1, (30, 45), draft=True, max_pixels=LIMIT)
+        render_array(memoryview(JPEG), full_region(61, 93), 1, (30, 45), draft=True, max_pixels=LIMIT)
 
 
 def test_a_picture_with_too_many_pixels_is_not_decoded() -> None:
     view = memoryview(JPEG)
-    assert render_jpeg(view, whole(61, 93), 1, (8, 8), draft=True, max_pixels=61 * 93) is not None
-    assert render_jpeg(view, whole(61, 93), 1, (8, 8), draft=True, max_pixels=61 * 93 - 1) is None
+    assert render_jpeg(view, full_region(61, 93), 1, (8, 8), draft=True, max_pixels=61 * 93) is not None
+    assert render_jpeg(view, full_region(61, 93), 1, (8, 8), draft=True, max_pixels=61 * 93 - 1) is None
     with pytest.raises(Rejected, match="61 x 93, at most 5672 pixels are allowed"):
-        render_array(view, whole(61, 93), 1, (8, 8), draft=True, max_pixels=61 * 93 - 1)
+        render_array(view, full_region(61, 93), 1, (8, 8), draft=True, max_pixels=61 * 93 - 1)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
@@ -133,14 +133,14 @@ def test_a_region_outside_costs_the_picture(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
 def test_an_array_has_the_pixels_and_a_mask_has_one_channel(kind: str) -> None:
     payload = memoryview(encode(picture(61, 93), kind))
-    image = render_array(payload, whole(61, 93), 1, (30, 45), draft=True, max_pixels=LIMIT)
-    mask = render_array(payload, whole(61, 93), 1, (30, 45), draft=True, max_pixels=LIMIT, mask="nearest")
+    image = render_array(payload, full_region(61, 93), 1, (30, 45), draft=True, max_pixels=LIMIT)
+    mask = render_array(payload, full_region(61, 93), 1, (30, 45), draft=True, max_pixels=LIMIT, mask="nearest")
     assert (image.shape, mask.shape) == ((30, 45, 3), (30, 45, 1))
 
 
 def test_where_the_library_cannot_be_had_pillow_decodes(monkeypatch: pytest.MonkeyPatch) -> None:
     view, options = memoryview(JPEG), {"draft": True, "max_pixels": LIMIT}
-    quick = render_array(view, whole(61, 93), 1, (30, 45), **options)
+    quick = render_array(view, full_region(61, 93), 1, (30, 45), **options)
     monkeypatch.setattr(jpeg, "simplejpeg", None)
-    assert render_jpeg(view, whole(61, 93), 1, (30, 45), **options) is None
-    assert np.array_equal(render_array(view, whole(61, 93), 1, (30, 45), **options), quick)
+    assert render_jpeg(view, full_region(61, 93), 1, (30, 45), **options) is None
+    assert np.array_equal(render_array(view, full_region(61, 93), 1, (30, 45), **options), quick)

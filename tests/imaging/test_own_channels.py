@@ -17,8 +17,8 @@ from PIL import Image
 from datago_gpu import Loader
 from datago_gpu.decode.select import Backend
 from datago_gpu.errors import Rejected
-from datago_gpu.imaging.geometry import cover_region, whole
-from datago_gpu.imaging.own_channels import header_of_own, render_own
+from datago_gpu.imaging.geometry import cover_region, full_region
+from datago_gpu.imaging.own_channels import own_header, render_own
 from tests.support.made.png import png
 from tests.support.pictures import difference, encode, on_host, picture
 
@@ -31,9 +31,9 @@ def png16(pixels: NDArray[np.uint16]) -> bytes:
 
 
 def own(payload: bytes, target: tuple[int, int] | None = None, orientation: int = 1) -> NDArray[Any]:
-    header = header_of_own(payload, LIMIT)
+    header = own_header(payload, LIMIT)
     size = header[0] if header else Image.open(io.BytesIO(payload)).size[::-1]
-    region = cover_region(*size, target) if target else whole(*size)
+    region = cover_region(*size, target) if target else full_region(*size)
     return render_own(memoryview(payload), region, orientation, target, draft=True, max_pixels=LIMIT)
 
 
@@ -115,7 +115,7 @@ def test_what_is_no_image_is_undecodable(payload: bytes) -> None:
 
 def test_pixels_are_bounded_by_the_header() -> None:
     with pytest.raises(Rejected, match="too-many-pixels"):
-        header_of_own(encode(np.dstack([RGB, ALPHA])), 100)
+        own_header(encode(np.dstack([RGB, ALPHA])), 100)
 
 
 def test_a_loader_keeps_them_in_order_on_both_back_ends(tmp_path: Path, backend: Backend) -> None:

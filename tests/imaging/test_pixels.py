@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from datago_gpu.errors import Rejected
-from datago_gpu.imaging.geometry import cover_region, whole
+from datago_gpu.imaging.geometry import cover_region, full_region
 from datago_gpu.imaging.pixels import render, to_ppm
 from tests.support.pictures import Pixels, difference, encode, oriented_jpeg, picture, uncut
 
@@ -139,7 +139,7 @@ def test_pixels_are_limited_by_the_header_and_by_nothing_of_pillows() -> None:
     payload = encode(Image.new("1", (10_000, 9_500)))
     with pytest.raises(Rejected, match="9500 x 10000, at most 90000000 pixels are allowed"):
         to_ppm(payload, uncut, 90_000_000)
-    assert to_ppm(payload, lambda height, width: (whole(height, width), (8, 16)), LIMIT).size == (
+    assert to_ppm(payload, lambda height, width: (full_region(height, width), (8, 16)), LIMIT).size == (
         8,
         16,
     )  # a warning would be an error

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from datago_gpu.imaging.png import essential
+from datago_gpu.imaging.png import without_useless_chunks
 from tests.support.made.png import chunk, png
 from tests.support.pictures import picture
 
@@ -25,24 +25,27 @@ XMP = chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(b'tiff:Orien
 
 
 def test_a_payload_without_further_chunks_is_not_copied() -> None:
-    assert essential(PLAIN) is PLAIN
+    assert without_useless_chunks(PLAIN) is PLAIN
     view = memoryview(PLAIN)
-    assert essential(view) is view
+    assert without_useless_chunks(view) is view
 
 
 @pytest.mark.parametrize("kept", [TURNED, CLEAR, CLEAR + TURNED, PROFILE, XMP])
 def test_transparency_and_orientation_stay(kept: bytes) -> None:
     payload = png(PIXELS, before=kept)
-    assert essential(payload) is payload
-    assert essential(png(PIXELS, behind=kept)) == png(PIXELS, behind=kept)
-    assert essential(png(PIXELS, before=kept + chunk(b"tEXt", b"a\0b"))) == payload
-    assert essential(png(PIXELS, before=kept[:-1] + bytes([kept[-1] ^ 1]))) in (PLAIN, png(PIXELS, before=CLEAR))
+    assert without_useless_chunks(payload) is payload
+    assert without_useless_chunks(png(PIXELS, behind=kept)) == png(PIXELS, behind=kept)
+    assert without_useless_chunks(png(PIXELS, before=kept + chunk(b"tEXt", b"a\0b"))) == payload
+    assert without_useless_chunks(png(PIXELS, before=kept[:-1] + bytes([kept[-1] ^ 1]))) in (
+        PLAIN,
+        png(PIXELS, before=CLEAR),
+    )
 
 
 def test_critical_chunks_stay_as_they_are_even_damaged() -> None:
     """Their fault is the picture's."""
     damaged = png(PIXELS, before=chunk(b"PLTE", b"abc", 0))
-    assert essential(damaged) is damaged
+    assert without_useless_chunks(damaged) is damaged
 
 
 CHUNKS = st.tuples(
@@ -57,7 +60,7 @@ CHUNKS = st.tuples(
 @given(st.lists(CHUNKS, max_size=4), st.lists(CHUNKS, max_size=4), st.integers(1, 500))
 def test_any_further_chunks_are_left_out(before: list[Any], behind: list[Any], idat: int) -> None:
     around = {"before": b"".join(chunk(*each) for each in before), "behind": b"".join(chunk(*each) for each in behind)}
-    assert essential(png(PIXELS, idat=idat, **around)) == png(PIXELS, idat=idat)
+    assert without_useless_chunks(png(PIXELS, idat=idat, **around)) == png(PIXELS, idat=idat)
 
 
 @given(st.binary(max_size=80), st.integers(0, len(PLAIN)))
@@ -65,14 +68,14 @@ def test_nothing_is_asked_of_a_payload(tail: bytes, cut: int) -> None:
     """What is no PNG, or cut anywhere, is for Pillow to refuse."""
     payload = png(PIXELS, before=chunk(b"tEXt", b"a\0b"))
     for given_bytes in (payload[:cut] + tail, b"\x89PNG\r\n\x1a\n" + tail):
-        assert len(essential(given_bytes)) <= len(given_bytes)
+        assert len(without_useless_chunks(given_bytes)) <= len(given_bytes)
 
 
 def test_the_pixels_are_those_of_the_whole_file() -> None:
     payload = png(
         PIXELS, before=chunk(b"gAMA", b"\0\0\xb1\x8f") + chunk(b"tEXt", b"a\0b"), behind=chunk(b"tIME", bytes(7))
     )
-    shown = np.asarray(Image.open(io.BytesIO(essential(payload))))
+    shown = np.asarray(Image.open(io.BytesIO(without_useless_chunks(payload))))
     assert np.array_equal(shown, PIXELS)
     assert np.array_equal(shown, np.asarray(Image.open(io.BytesIO(payload))))
 
@@ -80,6 +83,6 @@ def test_the_pixels_are_those_of_the_whole_file() -> None:
 def test_of_countless_chunks_that_tell_the_orientation_few_are_kept() -> None:
     """Each may unpack to a megabyte; Pillow refuses a picture with 64 of them."""
     text = chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(bytes(1 << 20)))
-    shortened = essential(png(PIXELS, before=text * 200))
+    shortened = without_useless_chunks(png(PIXELS, before=text * 200))
     assert 0 < shortened.count(b"zTXt") < 50
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(shortened))), PIXELS)

@@ -71,7 +71,7 @@ def test_what_was_handed_out_and_the_rest_are_everything_once_however_often_resu
             range(stop), batches_of(stream, rest_of(len(stream), resume), batch_size), strict=False
         ):
             progress.begin(Mark(Position(0, first)))
-            progress.skipped(skips(skipped))
+            progress.skip(skips(skipped))
             progress.deliver(sent)
             seen += sent
         resume = msgspec.convert(json.loads(json.dumps(msgspec.to_builtins(progress.resume()))), Resume)
@@ -87,7 +87,7 @@ def test_single_samples_can_be_counted_in_the_middle_of_a_batch(stream: list[int
     for sent, first, skipped in batches_of(stream, list(range(len(stream))), batch_size):
         if len(seen) < taken:
             progress.begin(Mark(Position(0, first)))
-            progress.skipped(skips(skipped))
+            progress.skip(skips(skipped))
         for index in sent[: taken - len(seen)]:
             progress.deliver([index])
             seen.append(index)
@@ -135,14 +135,14 @@ def test_a_skip_of_the_epoch_before_does_not_count_in_this_one() -> None:
     another sample."""
     progress = Progress(Resume())
     progress.begin(Mark(Position(1, 1)))
-    progress.skipped(skips([2], epoch=0))
+    progress.skip(skips([2], epoch=0))
     progress.deliver([0])
     assert rest_of(4, progress.resume()) == [1, 2, 3]
 
 
 def test_a_skip_that_is_no_sample_is_not_counted() -> None:
     progress = Progress(Resume())
-    progress.skipped(skips([-1]))
+    progress.skip(skips([-1]))
     assert progress.resume() == Resume()
 
 

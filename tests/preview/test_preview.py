@@ -21,10 +21,10 @@ from datago_gpu.config import ImageConfig, LoaderConfig
 from datago_gpu.decode.output_format import Form
 from datago_gpu.errors import ConfigError, DatagoError
 from datago_gpu.preview import Overview, gather, write_page, write_sheet
-from datago_gpu.preview.gather import Panel, Shown, ShownBatch, _title
-from datago_gpu.preview.masks import colour_of, kind_of_mask, overlaid
-from datago_gpu.preview.pixels import CROP_INK, displayed, mask_levels, outlined, shrunk
-from datago_gpu.preview.text import caption_of, middle_cut, plain, shortened
+from datago_gpu.preview.gather import Panel, ShownBatch, ShownSample, _title
+from datago_gpu.preview.masks import colour_of, kind_of_mask, overlay_mask
+from datago_gpu.preview.pictures import CROP_INK, fit_area, mask_levels, outline_crop, to_picture
+from datago_gpu.preview.text import caption_of, shorten, shorten_middle, single_line
 from datago_gpu.server import DataroomServer
 from tests.support.pictures import encode
 
@@ -157,7 +157,7 @@ def test_normalisation_is_undone(layout: Any, dtype: Any, mean: Any, std: Any) -
     form = Form(image)
     array = form.empty(16, 16)
     form.write(levels, array)
-    back = np.asarray(displayed(array, image)).astype(int)
+    back = np.asarray(to_picture(array, image)).astype(int)
     assert np.abs(back - levels).max() <= (1 if dtype == "float16" else 0)
 
 
@@ -173,7 +173,7 @@ def test_normalisation_is_undone(layout: Any, dtype: Any, mean: Any, std: Any) -
     ],
 )
 def test_images_of_other_kinds_are_displayed(array: Any, colour: tuple[int, int, int]) -> None:
-    picture = displayed(array, ImageConfig())
+    picture = to_picture(array, ImageConfig())
     assert (picture.mode, picture.size) == ("RGB", (6, 4))
     assert picture.getpixel((3, 2)) == colour
 
@@ -185,10 +185,10 @@ sides = st.integers(1, 400)
 def test_any_crop_can_be_framed(
     height: int, width: int, top: float, left: float, part_height: float, part_width: float
 ) -> None:
-    picture = shrunk(Image.new("RGB", (width, height), (200, 200, 200)), 900, 60)
+    picture = fit_area(Image.new("RGB", (width, height), (200, 200, 200)), 900, 60)
     assert max(picture.size) <= 60
     crop = (top * height, left * width, (1 - top) * height * part_height, (1 - left) * width * part_width)
-    framed = outlined(picture, (0.0, 0.0, float(height), float(width)), crop)
+    framed = outline_crop(picture, (0.0, 0.0, float(height), float(width)), crop)
     assert framed.size == picture.size
 
 
@@ -219,10 +219,10 @@ def test_masks_of_more_than_8_bits_are_told_and_drawn(dtype: Any) -> None:
     labels = columns(0, 1, 2, 3).astype(dtype) * 300
     assert kind_of_mask([labels, columns(0, 1)]) == "labels"
     assert kind_of_mask([columns(0, 1).astype(dtype) * 65_535]) == "cut-out"
-    drawn = np.asarray(overlaid(Image.new("RGB", (64, 8), (128, 128, 128)), labels, "labels", colour_of(1)))
+    drawn = np.asarray(overlay_mask(Image.new("RGB", (64, 8), (128, 128, 128)), labels, "labels", colour_of(1)))
     assert (drawn[:, :16] == 128).all()
     assert len({tuple(drawn[4, at]) for at in (24, 40, 56)}) == 3
-    shades = np.asarray(overlaid(Image.new("RGB", (64, 8), (128, 128, 128)), labels, "cut-out", colour_of(1)))
+    shades = np.asarray(overlay_mask(Image.new("RGB", (64, 8), (128, 128, 128)), labels, "cut-out", colour_of(1)))
     assert (shades[:, :10] == 128).all()
     assert (shades[:, 30:] != 128).any(axis=-1).all()
 
@@ -236,21 +236,21 @@ def test_encoded_masks_keep_their_numbers() -> None:
 
 def test_a_mask_colours_what_it_covers_and_nothing_else() -> None:
     gray = Image.new("RGB", (64, 8), (128, 128, 128))
-    covered = np.asarray(overlaid(gray, columns(0, 0, 255, 255), "cut-out", colour_of(0)))
+    covered = np.asarray(overlay_mask(gray, columns(0, 0, 255, 255), "cut-out", colour_of(0)))
     assert (covered[:, :28] == 128).all()
     assert (covered[:, 40:60] != 128).any(axis=-1).all()
-    labelled = np.asarray(overlaid(gray, columns(0, 1, 2, 3), "labels", colour_of(1)))
+    labelled = np.asarray(overlay_mask(gray, columns(0, 1, 2, 3), "labels", colour_of(1)))
     assert (labelled[:, :16] == 128).all()
     assert len({tuple(labelled[4, at]) for at in (24, 40, 56)}) == 3
 
 
 @given(st.text(), st.integers(1, 30))
 def test_any_text_can_be_printed(text: str, length: int) -> None:
-    line = plain(text)
+    line = single_line(text)
     line.encode()
     assert "\n" not in line
-    assert len(middle_cut(line, length)) <= length
-    assert len(shortened(line, length)) <= length
+    assert len(shorten_middle(line, length)) <= length
+    assert len(shorten(line, length)) <= length
 
 
 @pytest.mark.parametrize(
@@ -347,7 +347,7 @@ def odd_overview(count: int) -> Overview:
     """Pictures of all shapes, and names and words of all lengths."""
     shapes = [(420, 4), (4, 420), (200, 200)]
     samples = [
-        Shown("x" * (number * 40), (1, 1), "word " * number * 9, ["t" * 300] * (number % 2),
+        ShownSample("x" * (number * 40), (1, 1), "word " * number * 9, ["t" * 300] * (number % 2),
               [Panel("p" * 90, Image.new("RGB", shape)) for shape in shapes[: 1 + number % 3]] * (1 + number % 4))
         for number in range(count)
     ]  # fmt: skip
@@ -361,7 +361,7 @@ def test_odd_shapes_and_long_words_are_laid_out(tmp_path: Path) -> None:
 
 
 def test_a_sheet_too_tall_is_refused(tmp_path: Path) -> None:
-    small = Shown("x", (1, 1), "", [], [Panel("model", Image.new("RGB", (200, 200)))])
+    small = ShownSample("x", (1, 1), "", [], [Panel("model", Image.new("RGB", (200, 200)))])
     with pytest.raises(ConfigError, match="html"):
         write_sheet(Overview("", "", batches=[ShownBatch(None, 0, 1, [small] * 2000)]), tmp_path / "tall.png")
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from datago_gpu.decode.base import DecodedImages, Decoder, EncodedImages
-from datago_gpu.imaging.geometry import Region, cover_region, whole
+from datago_gpu.imaging.geometry import Region, cover_region, full_region
 from tools.gpu_report.turned import STORED
 
 Pixels = NDArray[np.uint8]
@@ -93,4 +93,4 @@ def difference(a: Any, b: Any) -> NDArray[np.float64]:
 
 def uncut(height: int, width: int) -> tuple[Region, None]:
     """A view for `to_ppm`: all of the image, at its own size."""
-    return whole(height, width), None
+    return full_region(height, width), None

@@ -8,7 +8,7 @@ from email.utils import parsedate_to_datetime
 
 from aiohttp import ClientResponse, StreamReader
 
-from datago_gpu.redact import word
+from datago_gpu.redact import clip_word
 from datago_gpu.sources.base import Need
 from datago_gpu.sources.http.failure import HttpFailure
 from datago_gpu.sources.http.inflate import inflate, joined
@@ -66,7 +66,7 @@ class Body:
         if self._total is not None and self._total > self._max_bytes:
             raise HttpFailure("too-large", f"a body of {self._total} bytes, {self._max_bytes} are allowed")
         if self._encoding and self._encoding.lower() not in (_PLAIN | _COMPRESSED if self.compressed else _PLAIN):
-            raise HttpFailure("encoding", f"compressed as {word(self._encoding)!r}, which was not asked for")
+            raise HttpFailure("encoding", f"compressed as {clip_word(self._encoding)!r}, which was not requested")
         return self.size
 
     def _continue(self, headers: Mapping[str, str]) -> None:

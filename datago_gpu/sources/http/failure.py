@@ -6,7 +6,7 @@ import os
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
-from datago_gpu.redact import printable, word
+from datago_gpu.redact import clip_word, printable
 
 if TYPE_CHECKING:
     from datago_gpu.config.proxies import Proxy
@@ -119,10 +119,8 @@ def refusal_of_proxy(status: int, words: str, host: str, proxy: Proxy, offered: 
     status, words: the proxy's answer; status is 0 if unknown. offered: its headers Proxy-Authenticate.
     """
     if status == 407 and offered and not any(each.lower().startswith("basic") for each in offered):
-        what = (
-            f"wants a proof by {word(offered[0].partition(' ')[0])!r}, and only names with passwords (Basic) are known"
-        )
-        way_out = "a proxy of your own in between can do that (cntlm, px)"
+        what = f"requires {clip_word(offered[0].partition(' ')[0])!r}, but only Basic (name and password) is supported"
+        way_out = "use a local proxy in between that supports it (cntlm, px)"
     elif status in (401, 407):  # tinyproxy answers 401 to a wrong password
         what = "refuses the name and the password" if proxy.login else "wants a name and a password"
         way_out = f"http://NAME:PASSWORD@HOST:PORT in {proxy.place} gives them"

@@ -116,5 +116,5 @@ class _Resolver(ThreadedResolver):
             raise aiohttp.ConnectionTimeoutError from None
         if (host, port) in self._proxies:
             return found
-        permitted = self._policy.permitted(host, [each["host"] for each in found])
+        permitted = self._policy.permitted_addresses(host, [each["host"] for each in found])
         return [each for each in found if each["host"] in permitted]

@@ -11,7 +11,7 @@ from msgspec import Struct
 from yarl import URL
 
 from datago_gpu.config import HttpConfig
-from datago_gpu.redact import word
+from datago_gpu.redact import clip_word
 from datago_gpu.sources.http.deadlines import Connector, Watch
 from datago_gpu.sources.http.failure import HttpFailure
 from datago_gpu.sources.http.routes import Routes
@@ -133,7 +133,7 @@ class Session:
         except (HttpFailure, ValueError) as problem:
             if isinstance(problem, HttpFailure) and problem.reason in ("forbidden-host", "proxy"):
                 raise
-            scheme, why = word(location.partition(":")[0]), getattr(problem, "detail", "it is no address")
+            scheme, why = clip_word(location.partition(":")[0]), getattr(problem, "detail", "it is no address")
         raise HttpFailure(
             "redirect", f"a redirect to a {scheme!r} address is not followed: {why}", status=response.status
         )

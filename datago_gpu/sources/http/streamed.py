@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from aiohttp import ClientResponse, StreamReader
 
-from datago_gpu.redact import word
+from datago_gpu.redact import clip_word
 from datago_gpu.sources.http.body import asking_for_rest, next_piece, size_of_rest
 from datago_gpu.sources.http.deadlines import Watch
 from datago_gpu.sources.http.deflate import Deflated
@@ -84,8 +84,11 @@ class Flow:
         self._deflated = Deflated(self._given_sink) if encodings == ["deflate"] else None
         self._sink = self._deflated or self._given_sink
         if self._deflated is None and not _SEEN_BY_THEIR_BYTES.issuperset(encodings):
-            raise HttpFailure("encoding", f"compressed as {word(given)!r} (Content-Encoding), which was not asked for: "
-                             "gzip, deflate and zstd are undone; have the server send it as it is")  # fmt: skip
+            raise HttpFailure(
+                "encoding",
+                f"compressed as {clip_word(given)!r} (Content-Encoding), which was not requested; only gzip, deflate "
+                "and zstd are supported: make the server send the file as it is",
+            )
 
     async def read(self, content: StreamReader, watch: Watch) -> None:
         """Passes the body on to its end. Raises HttpFailure, or errors of the transport or the sink."""

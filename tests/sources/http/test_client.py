@@ -339,7 +339,8 @@ def test_a_try_that_failed_keeps_no_body_alive(server: MisbehavingServer, failed
 
     async def work(client: HttpClient) -> list[Body]:
         assert (await client.get(url, max_bytes=1 << 20)).body == BODY
-        return [each for each in gc.get_objects() if isinstance(each, Body)]
+        # Not isinstance: some objects of torch warn when it asks for their class.
+        return [each for each in gc.get_objects() if issubclass(type(each), Body)]
 
     gc.collect()
     gc.disable()
@@ -512,7 +513,7 @@ def test_a_compressed_body_that_nobody_asked_for_is_refused(server: MisbehavingS
     url = server.script("/a", Answer(200, gzip.compress(BODY), {"Content-Encoding": "gzip"}))
     failure = failing(url)
     assert (failure.reason, failure.tries) == ("encoding", 1)
-    assert failure.detail == "compressed as 'gzip', which was not asked for"
+    assert failure.detail == "compressed as 'gzip', which was not requested"
     assert server.requests[0].headers["accept-encoding"] == "identity"
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from datago_gpu.preview.gather import Overview, Shown, ShownBatch
-from datago_gpu.preview.text import middle_cut
+from datago_gpu.preview.gather import Overview, ShownBatch, ShownSample
+from datago_gpu.preview.text import shorten_middle
 
 __all__ = ["SIZES_NOTE", "crop_note", "heading", "mask_note", "size_note", "skipped_note"]
 
@@ -18,7 +18,7 @@ def heading(batch: ShownBatch) -> tuple[str, str]:
     return name, f"{batch.count} samples{shown}{epoch}"
 
 
-def size_note(sample: Shown) -> str:
+def size_note(sample: ShownSample) -> str:
     return f"{sample.size[1]} x {sample.size[0]} px"
 
 
@@ -37,4 +37,4 @@ def crop_note(overview: Overview) -> str:
 
 def mask_note(overview: Overview, name: str) -> str:
     labels = ", a colour for each label" if name in overview.label_maps else ""
-    return f"mask {middle_cut(name, 40)}{labels}"
+    return f"mask {shorten_middle(name, 40)}{labels}"

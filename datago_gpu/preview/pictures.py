@@ -13,14 +13,14 @@ from datago_gpu.config import ImageConfig
 from datago_gpu.decode.device import on_host
 from datago_gpu.imaging.geometry import Region
 
-__all__ = ["displayed", "mask_levels", "outlined", "shrunk"]
+__all__ = ["fit_area", "mask_levels", "outline_crop", "to_picture"]
 
 CROP_INK = (255, 64, 64)
 _SHADE = 0.45
 """Brightness factor outside the crop."""
 
 
-def displayed(array: Any, image: ImageConfig) -> Image.Image:
+def to_picture(array: Any, image: ImageConfig) -> Image.Image:
     """Converts one image of a batch to an RGB image: undoes encoding, layout and normalisation."""
     if isinstance(array, bytes):
         return _rgb(Image.open(io.BytesIO(array)))
@@ -55,14 +55,14 @@ def mask_levels(array: Any, image: ImageConfig) -> NDArray[Any]:
     return np.ascontiguousarray(levels[0] if image.layout == "CHW" else levels[..., 0])
 
 
-def shrunk(picture: Image.Image, area: int, longest: int) -> Image.Image:
+def fit_area(picture: Image.Image, area: int, longest: int) -> Image.Image:
     """Scales an image to about `area` pixels, with no side above `longest`. Small images are enlarged."""
     scale = min((area / (picture.width * picture.height)) ** 0.5, longest / max(picture.size))
     size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
     return picture.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
 
 
-def outlined(picture: Image.Image, shown: Region, crop: Region) -> Image.Image:
+def outline_crop(picture: Image.Image, shown: Region, crop: Region) -> Image.Image:
     """Draws a frame around the crop, and darkens everything outside.
 
     shown: the region of the original that `picture` shows. crop: the region to frame. Both in pixels of the original.
