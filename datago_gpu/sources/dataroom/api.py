@@ -20,7 +20,7 @@ from datago_gpu.redact import printable, redacted, shown_address
 from datago_gpu.sources.dataroom.pages import Latent, NotAPage, Page, most_entries, read_page
 from datago_gpu.sources.http.client import HttpClient, Response, without_query
 from datago_gpu.sources.http.failure import HttpFailure
-from datago_gpu.sources.http.origins import origin_of, problem_of
+from datago_gpu.sources.http.origins import origin_of
 from datago_gpu.units import MiB
 
 __all__ = ["DataroomApi", "api_address"]
@@ -49,11 +49,10 @@ def api_address(source: DataroomSource) -> tuple[str, str]:
             "such as https://example.org/api/"
         )
     try:
-        split, origin = urlsplit(url), origin_of(url)
-    except ValueError:
-        origin = ""
-    if not origin.startswith(("http://", "https://")):
-        raise ConfigError(f"the Dataroom's address {problem_of(shown)}, got {shown!r}")
+        origin_of(url)
+    except ValueError as problem:
+        raise ConfigError(f"the Dataroom's address {redacted(str(problem), key)}, got {shown!r}") from None
+    split = urlsplit(url)
     if split.username is not None or split.query or split.fragment:
         raise ConfigError(f"the Dataroom's address must have no user name, query or fragment: {shown!r} is enough")
     if redacted(url, key) != url:

@@ -1,4 +1,4 @@
-"""Finds the origin of an address: scheme, host and port."""
+"""Finds the origin of an http(s) address: scheme, host and port."""
 
 from __future__ import annotations
 
@@ -6,18 +6,28 @@ from urllib.parse import urlsplit
 
 from yarl import URL
 
-__all__ = ["origin_of", "problem_of"]
+from datago_gpu.redact import clip_word
+
+__all__ = ["origin_of"]
 
 
 def origin_of(url: str) -> str:
-    """Returns scheme, host and port, such as `https://example.org`. Raises ValueError if the address has none."""
-    return str(URL(url).origin())
+    """Returns scheme, host and port, such as `https://example.org`.
+
+    Raises ValueError, whose text says what is wrong with the address, in words that follow "the address".
+    """
+    if url.lower().startswith(("http://", "https://")):
+        try:
+            urlsplit(url)  # what only one of the two can read is refused as well
+            return str(URL(url).origin())
+        except ValueError:
+            problem = _problem(url)
+    else:
+        problem = "must begin with http:// or https://"
+    raise ValueError(problem)  # outside `except`, so that no foreign error with the address is its context
 
 
-def problem_of(url: str) -> str:
-    """Returns what is wrong with an address without an http(s) origin, in words that follow "the address"."""
-    if not url.lower().startswith(("http://", "https://")):
-        return "must begin with http:// or https://"
+def _problem(url: str) -> str:
     try:
         split = urlsplit(url)
         host = split.hostname
@@ -28,4 +38,8 @@ def problem_of(url: str) -> str:
         known = split.port != 0
     except ValueError:
         known = False
-    return "names no host" if known and not host else f"has the port {port!r}, and ports are numbers from 1 to 65535"
+    return (
+        "names no host"
+        if known and not host
+        else f"has the port {clip_word(port)!r}, and ports are numbers from 1 to 65535"
+    )

@@ -15,7 +15,7 @@ from datago_gpu.config.shards import addresses_in
 from datago_gpu.errors import ConfigError, SourceError
 from datago_gpu.redact import without_query
 from datago_gpu.sources.base import utf8_text
-from datago_gpu.sources.http.origins import origin_of, problem_of
+from datago_gpu.sources.http.origins import origin_of
 from datago_gpu.sources.local import exhausted
 from datago_gpu.sources.object_store.client import is_stored
 
@@ -165,6 +165,5 @@ def is_shard(address: str) -> bool:
 def http_origin(address: str) -> str:
     try:
         return origin_of(address)
-    except ValueError:
-        shown = without_query(address)
-        raise SourceError(f"an address in source_config.url {problem_of(shown)}: {shown!r}") from None
+    except ValueError as problem:
+        raise SourceError(f"an address in source_config.url {problem}: {without_query(address)!r}") from None
