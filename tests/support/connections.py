@@ -24,7 +24,8 @@ class Connections:
         self._serve, self._tls = serve, tls
         self._loop = asyncio.get_running_loop()
         self._open: dict[asyncio.Task[None], socket.socket] = {}
-        self._listening = socket.create_server((host, port), backlog=100)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._listening = socket.create_server((host, port), family=family, backlog=100)
         self._listening.setblocking(False)
         self.port: int = self._listening.getsockname()[1]
         self._loop.add_reader(self._listening, self._accept)
