@@ -1,8 +1,9 @@
 """The parts of run.py, the comparison with the peers.
 
 workloads.py   what is loaded, and how it is laid out
-servers.py     nginx, a Dataroom, latency: where it is loaded from
+servers.py     nginx and a Dataroom: where it is loaded from; distance.py puts them far away, by wire.py
 peers.py       who takes part, and with which interpreter; the programs are in ../peers
+idle.py        what the feeder takes while the trainer is the slow one
 figures.py     what was measured, merged from several calls
 report.py      the Markdown; plots.py draws
 """

@@ -79,26 +79,21 @@ def _described(python: str, program: str) -> dict[str, Any]:
     return _answer([python, str(PROGRAMS / f"{program}_peer.py"), "--describe"])
 
 
-def run(peer: Peer, spec: dict[str, Any], within: tuple[str, ...] = ()) -> dict[str, Any]:
+def run(peer: Peer, spec: dict[str, Any], within: tuple[str, ...] = (), timeout_s: float = TIMEOUT_S) -> dict[str, Any]:
     """One run. Raises RuntimeError with its last words."""
     own, more = peer.options, spec.get("options", {})
     options = {**own, **more, "source": {**own.get("source", {}), **more.get("source", {})}}
-    command = [
-        *within,
-        peer.python,
-        str(PROGRAMS / f"{peer.program}_peer.py"),
-        json.dumps({**spec, "options": options}),
-    ]
-    return _answer(command, peer.environment)
+    program, whole = PROGRAMS / f"{peer.program}_peer.py", {**spec, "options": options}
+    return _answer([*within, peer.python, str(program), json.dumps(whole)], peer.environment, timeout_s)
 
 
-def _answer(command: list[str], more: dict[str, str] | None = None) -> dict[str, Any]:
+def _answer(command: list[str], more: dict[str, str] | None = None, timeout_s: float = TIMEOUT_S) -> dict[str, Any]:
     ranked = ("RANK", "WORLD_SIZE")
     environment = {name: value for name, value in os.environ.items() if name not in ranked} | (more or {})
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, env=environment, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, env=environment, check=False)
     except subprocess.TimeoutExpired:
-        raise RuntimeError(f"not done after {TIMEOUT_S} s") from None
+        raise RuntimeError(f"not done after {timeout_s:.0f} s") from None
     if done.returncode:
         raise RuntimeError("\n".join(done.stderr.strip().splitlines()[-4:]))
     answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])

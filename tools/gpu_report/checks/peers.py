@@ -43,7 +43,7 @@ def _peer(context: Context, findings: Findings, peer: Peer, size: str, root: Pat
     spec = {"kind": peer.kinds[0], "count": count, "size": side, "batch": batch, "root": str(root),
             "device": context.device}  # fmt: skip
     try:
-        made = run_peer(peer, spec)
+        made = run_peer(peer, spec, timeout_s=max(context.left_s(), 1.0))
     except RuntimeError as error:  # that another library does not run here, or has changed, is no failure of ours
         raise NotHere(f"did not run: {error}"[:200]) from error
     files = read(context.material / size)

@@ -1,0 +1,1 @@
+"""Programs for those who work on datago_gpu: gpu_report/ is behind `make gpu-report` and `make gpu-probe`."""
