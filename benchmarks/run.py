@@ -25,28 +25,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import NotHere, machine, material_folder, parser
-from benchmarks.suite import idle, plots
+from benchmarks.suite import idle, plots, workloads
 from benchmarks.suite.distance import HERE, Route, own_core, route
 from benchmarks.suite.figures import Figures, Table
 from benchmarks.suite.peers import LIMITS, OURS, PEERS, VARIANTS, Peer, find, run
 from benchmarks.suite.report import into_docs, markdown
 from benchmarks.suite.servers import dataroom, nginx
-from benchmarks.suite.workloads import (
-    DATAROOM,
-    DISTANCES,
-    LOCAL,
-    MASK,
-    PAYLOADS,
-    SHARDS,
-    SMALL_BUFFER_MB,
-    Workload,
-    lay_out_dataroom,
-    lay_out_payloads,
-    lay_out_shards,
-    lay_out_tree,
-    lay_out_workload,
-    warm,
-)
+from benchmarks.suite.workloads import Workload
 
 
 class Suite:
@@ -98,20 +83,20 @@ class Suite:
 
     def local(self) -> None:
         """Files of a folder."""
-        for workload in LOCAL:
+        for workload in workloads.LOCAL:
             self.contest(workload.name, workload.title, self._spec(workload))
 
     def _spec(self, workload: Workload) -> dict[str, Any]:
         count = workload.scaled(self.args.scale)
-        root = lay_out_workload(self.material, workload.pixels, count)
-        warm(root)
+        root = workloads.lay_out_workload(self.material, workload.pixels, count)
+        workloads.warm(root)
         return {"kind": workload.kind, "count": count, "size": workload.size, "root": str(root)}
 
     def _shards(self) -> tuple[dict[str, Any], Path, list[str]]:
         """The run, the folder of its shards and their names."""
-        spec = self._spec(SHARDS)
-        root, names = lay_out_shards(self.material, SHARDS.pixels, spec["count"])
-        warm(root)
+        spec = self._spec(workloads.SHARDS)
+        root, names = workloads.lay_out_shards(self.material, workloads.SHARDS.pixels, spec["count"])
+        workloads.warm(root)
         return spec, root, names
 
     def _over_http(self, key: str, title: str, way: Route, **more: Any) -> None:
@@ -121,9 +106,9 @@ class Suite:
 
     def shards(self) -> None:
         """Shards from nginx, near and far."""
-        self._over_http("shards-near", f"{SHARDS.title}, loopback", HERE)
-        for place in DISTANCES:
-            key, title = f"shards-{place.name}", f"{SHARDS.title}, {place}"
+        self._over_http("shards-near", f"{workloads.SHARDS.title}, loopback", HERE)
+        for place in workloads.DISTANCES:
+            key, title = f"shards-{place.name}", f"{workloads.SHARDS.title}, {place}"
             try:
                 with route(place.delay_ms, place.loss) as way:
                     self._over_http(key, title, way)
@@ -135,8 +120,8 @@ class Suite:
         """Shards that are larger than what may be read ahead of them."""
         _, root, names = self._shards()
         megabytes = sum((root / name).stat().st_size for name in names) // 1_000_000
-        title = f"{SHARDS.title}, buffer_mb {SMALL_BUFFER_MB} for {megabytes} MB"
-        self._over_http("shards-buffer", title, HERE, options={"source": {"buffer_mb": SMALL_BUFFER_MB}})
+        title = f"{workloads.SHARDS.title}, buffer_mb {workloads.SMALL_BUFFER_MB} for {megabytes} MB"
+        self._over_http("shards-buffer", title, HERE, options={"source": {"buffer_mb": workloads.SMALL_BUFFER_MB}})
 
     def dataroom(self) -> None:
         """A list of the embedded server, payloads from a port of their own."""
@@ -145,25 +130,25 @@ class Suite:
     def apart(self) -> None:
         """Shards and a Dataroom from a server that has a core of its own, as one on another machine has."""
         way = own_core()
-        self._over_http(SHARDS.name, SHARDS.title, way)
+        self._over_http(workloads.SHARDS.name, workloads.SHARDS.title, way)
         self._dataroom(way)
 
     def _dataroom(self, way: Route) -> None:
-        for workload in DATAROOM:
+        for workload in workloads.DATAROOM:
             masks = workload.name.endswith("masks")
             spec = self._spec(workload)
-            root = lay_out_dataroom(self.material, workload.pixels, spec["count"], masks=masks)
-            warm(root)
+            root = workloads.lay_out_dataroom(self.material, workload.pixels, spec["count"], masks=masks)
+            workloads.warm(root)
             with dataroom(root, way) as source:
-                spec |= source | {"root": str(root), "mask": MASK if masks else ""}
+                spec |= source | {"root": str(root), "mask": workloads.MASK if masks else ""}
                 self.contest(workload.name, workload.title, spec, way=way)
 
     def payloads(self) -> None:
         """The network side alone: nothing is decoded."""
-        for kilobytes, full in PAYLOADS.items():
+        for kilobytes, full in workloads.PAYLOADS.items():
             count, root = max(round(full * self.args.scale), 500), self.material / f"nginx-{kilobytes}"
             with nginx(root) as url:
-                urls = lay_out_payloads(root, kilobytes * 1000, count, url)
+                urls = workloads.lay_out_payloads(root, kilobytes * 1000, count, url)
                 spec = {"kind": "payloads", "count": count, "urls": urls, "api_url": f"{url}/api/"}
                 self.contest(f"payloads-{kilobytes}", f"payloads of {kilobytes} KB, not decoded", spec, "GB/s")
 
@@ -171,7 +156,7 @@ class Suite:
         """Time to the first batch of a large tree, and memory then."""
         count = self.args.tree
         clock = time.perf_counter()
-        root = lay_out_tree(self.material, count)
+        root = workloads.lay_out_tree(self.material, count)
         print(f"\na tree of {count:,} files: {time.perf_counter() - clock:.0f} s to make or find")
         spec = {"kind": "million", "count": count, "size": 64, "root": str(root)}
         self.contest("million", "time to the first batch, files in order", spec, unit="s")
@@ -182,7 +167,7 @@ class Suite:
 
     def idle(self) -> None:
         """What the feeder takes while the trainer is the slow one."""
-        files = Path(self._spec(LOCAL[0])["root"])
+        files = Path(self._spec(workloads.LOCAL[0])["root"])
         _, root, names = self._shards()
         with ExitStack() as stack:
             sources = idle.sources(files, stack.enter_context(dataroom(files)))
@@ -199,14 +184,14 @@ class Suite:
 
     def costs(self) -> None:
         """What one more sample costs each part of ours: the difference between runs of two lengths."""
-        files = self._spec(LOCAL[0])
+        files = self._spec(workloads.LOCAL[0])
         _, shards, names = self._shards()
         with dataroom(Path(files["root"])) as source, nginx(shards) as url:
             self._cost("files of 500 px", files)
             dali = {**files, "options": {"backend": "dali"}}
             self._cost("files of 500 px, DALI on the CPU", dali)
             self._cost("files of 500 px, DALI on the CPU, batches of 128", {**dali, "batch": 128})
-            self._cost("files of 2.5 MP to 512", self._spec(LOCAL[1]))
+            self._cost("files of 2.5 MP to 512", self._spec(workloads.LOCAL[1]))
             self._cost("shards over HTTP, 500 px", {**files, "kind": "shards", "urls": [f"{url}/{n}" for n in names]})
             self._cost("a Dataroom, 500 px", {**files, "kind": "dataroom", **source})
 
@@ -224,7 +209,7 @@ class Suite:
     def scaling(self) -> None:
         """With threads, with cores, with downloads in flight. One run each."""
         able = {peer.name: peer for peer in self.everybody if not peer.missing}
-        spec, most = self._spec(LOCAL[0]), len(os.sched_getaffinity(0))
+        spec, most = self._spec(workloads.LOCAL[0]), len(os.sched_getaffinity(0))
         workers = sorted({1, 2, most, 2 * most})
         counts = dict.fromkeys((OURS.name, "datago", "torch DataLoader + Pillow", "DALI, CPU"), workers)
         counts["datago"] = [1, 2, 8, 32]
@@ -234,10 +219,10 @@ class Suite:
         self._vary("threads, tasks or workers", threads, able, spec)
         self._vary("cores", dict.fromkeys((OURS.name, "datago", "torch DataLoader + Pillow"), of_cores), able, spec)
         spec, root, names = self._shards()
-        with route(DISTANCES[0].delay_ms, 0.0) as way, nginx(root, way) as url:
+        with route(workloads.DISTANCES[0].delay_ms, 0.0) as way, nginx(root, way) as url:
             spec["urls"] = [f"{url}/{name}" for name in names]
             points = [(n, {"options": {"source": {"concurrent_downloads": n}}}, way.client) for n in (1, 2, 4, 8, 16)]
-            self._vary(f"shards open at once, {DISTANCES[0]}{way.note}", {OURS.name: points}, able, spec)
+            self._vary(f"shards open at once, {workloads.DISTANCES[0]}{way.note}", {OURS.name: points}, able, spec)
 
     def _vary(self, varied: str, lines: dict[str, list[Any]], able: dict[str, Peer], spec: dict[str, Any]) -> None:
         print(f"\nscaling with {varied}")

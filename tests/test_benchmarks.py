@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 
+from benchmarks.suite import report
+from benchmarks.suite.figures import Figures, Table
+
 ROOT = Path(__file__).parent.parent
 NGINX = bool(shutil.which("nginx") or Path("/usr/sbin/nginx").exists())
 needs_nginx = pytest.mark.skipif(not NGINX, reason="nginx is not installed")
@@ -71,6 +74,34 @@ def test_what_comes_over_http(tmp_path: Path) -> None:
     payloads = tables["payloads-40"]["runs"]
     assert payloads.keys() >= {"datago_gpu", "limit: aiohttp alone"}
     assert all(run["bytes"] == 40_000 * run["images"] for runs in payloads.values() for run in runs)
+
+
+def test_the_page_of_figures_gets_the_medians_and_the_report_lies_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report, "DOCS", tmp_path)
+    (tmp_path / "performance.md").write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nbehind\n")
+    (tmp_path / "plot.png").write_bytes(b"a plot")
+    runs = {"datago_gpu": [300, 100, 200], "torch": [50], "limit: RAM": [400]}
+    table = Table("files", "images/s", {name: [{"images": n, "seconds": 1} for n in of] for name, of in runs.items()})
+    table.absent["webdataset"] = "cannot: it reads shards"
+    report.into_docs(Figures(tmp_path / "figures.json", "a machine", tables={"files": table}), [tmp_path / "plot.png"])
+    page = (tmp_path / "performance.md").read_text()
+    assert page.startswith("before\n")
+    assert page.endswith("\nbehind\n")
+    assert "| files | 200 | 50 | 50% |" in page
+    assert "webdataset" not in page
+    whole = (tmp_path / "performance" / "report.md").read_text()
+    assert "| datago_gpu | 200 (100 to 300) |" in whole
+    assert "| torch | 50 (50 to 50) |  | 4.00 x |" in whole
+    assert "| webdataset | cannot: it reads shards |" in whole
+    assert "![plot](plot.png)" in whole
+    assert (tmp_path / "performance" / "plot.png").read_bytes() == b"a plot"
+
+
+@pytest.mark.parametrize("mark", [report.BEGIN, report.END])
+def test_the_page_of_figures_has_its_marks(mark: str) -> None:
+    assert (report.DOCS / "performance.md").read_text().count(mark) == 1
 
 
 @pytest.mark.timeout(400)

@@ -64,13 +64,13 @@ def _medians(figures: Figures, unit: str) -> Iterator[str]:
         yield from table(header, ([each.title, *_row(each, names), *[_share(each)] * shares] for each in tables))
 
 
-def _row(table: Table, names: list[str]) -> Iterator[str]:
-    return (number(table.median(name)) if name in table.runs else "" for name in names)
+def _row(found: Table, names: list[str]) -> Iterator[str]:
+    return (number(found.median(name)) if name in found.runs else "" for name in names)
 
 
-def _share(table: Table) -> str:
-    limit = table.limit() if OURS.name in table.runs else ""
-    return f"{table.ratio(OURS.name, limit):.0%}" if limit else ""
+def _share(found: Table) -> str:
+    limit = found.limit() if OURS.name in found.runs else ""
+    return f"{found.ratio(OURS.name, limit):.0%}" if limit else ""
 
 
 def _report(figures: Figures) -> Iterator[str]:
@@ -114,19 +114,19 @@ def _workload(found: Table) -> Iterator[str]:
                    f"{found.unit}, of which ours has {part:.0%} from the first batch on.")  # fmt: skip
 
 
-def _cells(table: Table, name: str) -> Iterator[str]:
-    values, first_s = table.values(name), table.median(name, "first_s")
-    yield f"{number(table.median(name))} ({number(min(values))} to {number(max(values))})"
-    if table.unit == "GB/s":
-        yield number(table.steady(name, 0))
+def _cells(found: Table, name: str) -> Iterator[str]:
+    values, first_s = found.values(name), found.median(name, "first_s")
+    yield f"{number(found.median(name))} ({number(min(values))} to {number(max(values))})"
+    if found.unit == "GB/s":
+        yield number(found.steady(name, 0))
     else:
-        yield number(table.steady(name)) if table.unit == "images/s" and first_s else ""
+        yield number(found.steady(name)) if found.unit == "images/s" and first_s else ""
     ratio = 0.0
-    if name != OURS.name and OURS.name in table.runs:
-        ratio = table.ratio(name, OURS.name) if table.unit == "s" else table.ratio(OURS.name, name)
+    if name != OURS.name and OURS.name in found.runs:
+        ratio = found.ratio(name, OURS.name) if found.unit == "s" else found.ratio(OURS.name, name)
     yield f"{ratio:.2f} x" if ratio else ""
     yield f"{first_s:.2f}" if first_s else ""
-    last = table.median(name, "memory_mb" if table.unit == "s" else "cpu_us") if LAST.get(table.unit) else 0.0
+    last = found.median(name, "memory_mb" if found.unit == "s" else "cpu_us") if LAST.get(found.unit) else 0.0
     yield f"{last:,.0f}" if last else ""
 
 
