@@ -20,7 +20,7 @@ from datago_gpu.errors import ConfigError, DatagoError, SourceError
 from datago_gpu.loader import Loader
 from datago_gpu.redact import shown_address
 from datago_gpu.sources import open_source
-from datago_gpu.sources.base import Position, SampleRef, Skipped, shown_path
+from datago_gpu.sources.base import Position, SampleRef, Skipped, printable_path
 from datago_gpu.sources.dataroom.pages import Entry
 from datago_gpu.sources.folders import walk
 from datago_gpu.sources.http.failure import HttpFailure
@@ -98,7 +98,7 @@ def _remedy(config: LoaderConfig) -> str:
 async def _folder(config: LoaderConfig, source: FileSource, timeout_s: float) -> Check:
     """Counts the images, or as many as possible in half of the time limit."""
     root, deadline = config.absolute(source.root_path), time.monotonic() + timeout_s / 2
-    shown, images, folders = shown_with(shown_path(root), source.root_path), 0, 0
+    shown, images, folders = shown_with(printable_path(root), source.root_path), 0, 0
     more, passed = "", PassedOver()
     async with aclosing(walk(root, shown, Patience(config.http_config), source.selection)) as listed:
         async for folder in listed:
@@ -109,7 +109,7 @@ async def _folder(config: LoaderConfig, source: FileSource, timeout_s: float) ->
                 break
     if images:
         where = "1 folder" if folders == 1 else f"{folders:,} folders"
-        told = passed.told(root)
+        told = passed.description(root)
         others = f"; passed over: {told}" if told else ""
         return Check.ok("source", f"{more}{images:,} images in {where} below {shown}{others}")
     return Check.fail("source", str(no_images(root, shown, source.selection, passed)), "check source_config.root_path")

@@ -25,7 +25,7 @@ from datago_gpu.feeder.refusals import Refusals
 from datago_gpu.feeder.window import Outcome, Waits, Window
 from datago_gpu.feeder.wire import Carried, Counts, Mark, Resume, StageCount
 from datago_gpu.sources.base import ListingDigest, Position, Refs, SampleRef, Skipped, Source
-from datago_gpu.sources.tally import held_until_known
+from datago_gpu.sources.tally import hold_until_known
 
 __all__ = ["Production"]
 
@@ -160,7 +160,7 @@ class Production:
         """Yields the same samples, after checking that the listing is the one of the state."""
         tally = self._source.tally
         tally.expect(listed, accepts=self._resume.accepts_change)
-        return held_until_known(refs, tally) if tally.pending else refs
+        return hold_until_known(refs, tally) if tally.pending else refs
 
     async def _take(self, outcomes: list[Outcome], of_epoch: int, epoch: int) -> bool:
         """Sends the batches that these outcomes complete. Returns True when the limit is reached."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["DEEPEST", "NO_ATTRIBUTES", "checked", "encoded", "lenient"]
+__all__ = ["DEEPEST", "NO_ATTRIBUTES", "check_attributes", "decode_leniently", "encode"]
 
 NO_ATTRIBUTES = b"{}"
 DEEPEST = 500
@@ -27,7 +27,7 @@ class _OutOfRange:
     """Stands for a number that Python cannot hold; no encoder accepts it."""
 
 
-def checked(text: bytes) -> tuple[bytes, str]:
+def check_attributes(text: bytes) -> tuple[bytes, str]:
     """Returns the attributes to pass on and "", or empty attributes and what is wrong with the given ones.
 
     text: a JSON object, or null for none. The trainer can decode the returned attributes without an error.
@@ -58,17 +58,17 @@ def _is_deeper(value: dict[str, Any], most: int) -> bool:
     return bool(level)
 
 
-def lenient(text: bytes) -> Any:
+def decode_leniently(text: bytes) -> Any:
     """Decodes a text with Python's JSON decoder, which accepts NaN and Infinity: they become None.
 
-    Numbers out of range, and letters that are not UTF-8, become values that `encoded` refuses. Raises ValueError,
+    Numbers out of range, and letters that are not UTF-8, become values that `encode` refuses. Raises ValueError,
     RecursionError.
     """
     letters = text.decode(json.detect_encoding(text), "surrogateescape")
     return json.loads(letters, parse_constant=lambda _: None, parse_float=_float, parse_int=_integer)
 
 
-def encoded(value: Any) -> bytes:
+def encode(value: Any) -> bytes:
     """Returns a value as JSON. Raises ValueError, with a text for the user, if JSON cannot represent the value."""
     try:
         return msgspec.json.encode(value)

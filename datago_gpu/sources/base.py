@@ -23,8 +23,8 @@ __all__ = [
     "Skipped",
     "Source",
     "Tally",
+    "printable_path",
     "sample_bytes",
-    "shown_path",
     "utf8_text",
 ]
 
@@ -40,7 +40,7 @@ def utf8_text(path: str) -> str:
     return name.decode("utf-8", "backslashreplace")
 
 
-def shown_path(path: str) -> str:
+def printable_path(path: str) -> str:
     """Returns a path in a form that is safe to show in a message."""
     return printable(utf8_text(path))
 
@@ -99,7 +99,7 @@ class SampleRef(Struct):
     def where(self) -> str:
         """Returns the file or the address without its query (which may hold a signature), for messages."""
         url = self.url or (self.parts[0].url if self.parts else "")
-        return shown_path(self.path) if self.path else printable(url.partition("?")[0])
+        return printable_path(self.path) if self.path else printable(url.partition("?")[0])
 
 
 class Skipped(Struct, frozen=True):

@@ -18,7 +18,7 @@ from datago_gpu.config.file_names import Selection, is_hidden
 from datago_gpu.config.local_paths import shown_with
 from datago_gpu.errors import SourceError
 from datago_gpu.eventloop import call_in_thread
-from datago_gpu.sources.base import SampleRef, Skipped, shown_path, utf8_text
+from datago_gpu.sources.base import SampleRef, Skipped, printable_path, utf8_text
 from datago_gpu.sources.images import Page
 from datago_gpu.sources.local import Patience
 from datago_gpu.sources.passed_over import PassedOver
@@ -43,7 +43,7 @@ class Folder:
         source = config.source_config
         assert isinstance(source, FileSource)
         self.root = config.absolute(source.root_path)
-        self.shown = shown_with(shown_path(self.root), source.root_path)
+        self.shown = shown_with(printable_path(self.root), source.root_path)
         self._patience, self._selection = Patience(config.http_config), source.selection
         self._above = os.path.join(self.root, "")
         self._above_bytes = len(os.fsencode(self._above))
@@ -94,7 +94,7 @@ async def walk(root: str, shown: str, patience: Patience, selection: Selection) 
         except OSError as error:
             if folder == root:
                 raise SourceError(f"cannot list {shown}: {error.strerror}; check root_path") from error
-            skipped = Skipped(-1, "", shown_path(folder), "unreadable-folder", str(error.strerror))
+            skipped = Skipped(-1, "", printable_path(folder), "unreadable-folder", str(error.strerror))
             yield Listed([], PassedOver(), skipped)
             continue
         waiting.extend(reversed(trees.new(real, entries.folders)))

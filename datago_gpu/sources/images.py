@@ -16,7 +16,7 @@ from datago_gpu.errors import SourceError
 from datago_gpu.eventloop import call_in_thread
 from datago_gpu.sources.base import Position, Refs, SampleRef, Skipped, Tally
 from datago_gpu.sources.order import RankShare, ShuffledShare
-from datago_gpu.sources.passed_over import PassedOver, noted
+from datago_gpu.sources.passed_over import PassedOver, log_passed_over
 from datago_gpu.sources.tally import Passed, Walked, Whole
 
 __all__ = ["Images", "Lister", "Page", "no_images"]
@@ -82,9 +82,9 @@ class Images:
 
     def refs(self, start: Position) -> Refs:
         """See `Source.refs`. Raises SourceError where the root is missing, unreadable or holds no image."""
-        return self._shuffled(start) if self._is_shuffled else self._listed(start)
+        return self._in_shuffled_order(start) if self._is_shuffled else self._in_listed_order(start)
 
-    async def _listed(self, start: Position) -> Refs:
+    async def _in_listed_order(self, start: Position) -> Refs:
         place = self._place_of(start.cursor)
         self._walked.begin(place)
         position, last = place.before, place.name.encode()
@@ -107,7 +107,7 @@ class Images:
 
     def _place_of(self, cursor: str) -> Passed:
         """Returns the place where the listing goes on."""
-        place = Passed.parsed(cursor) if self._lister.resumes else Passed()
+        place = Passed.parse(cursor) if self._lister.resumes else Passed()
         return place if place.digest is not None else place._replace(name=place.name.removeprefix(self._lister.root))
 
     def _cursor(self, last: bytes) -> str:
@@ -115,7 +115,7 @@ class Images:
         place = self._walked.at(last.decode())
         return (place if place.digest is not None else place._replace(name=self._lister.root + place.name)).cursor
 
-    async def _shuffled(self, start: Position) -> Refs:
+    async def _in_shuffled_order(self, start: Position) -> Refs:
         if self._listing is None:
             listing = Names()
             async with aclosing(self._pages(Passed())) as pages:
@@ -143,12 +143,12 @@ class Images:
             raise no_images(self._lister.root, self._lister.shown, self._selection, passed)
         if not start.before and not self._is_noted:
             self._is_noted = True
-            noted(passed, self._lister.root, self._lister.shown)
+            log_passed_over(passed, self._lister.root, self._lister.shown)
 
 
 def no_images(root: str, shown: str, selection: Selection, passed: PassedOver) -> SourceError:
     """Returns the error for a root without images. shown: the root for messages."""
-    told = passed.told(root)
+    told = passed.description(root)
     others = f"; passed over: {told}" if told else ""
     return SourceError(f"no images under {shown}: looked for {selection.description} in it and its subfolders{others}")
 

@@ -14,7 +14,7 @@ from typing import TypeVar
 from datago_gpu.config import HttpConfig
 from datago_gpu.errors import DatagoError
 
-__all__ = ["Patience", "PatientFile", "exhausted", "read_file", "read_whole"]
+__all__ = ["Patience", "PatientFile", "exhaustion_error", "read_file", "read_whole"]
 
 T = TypeVar("T")
 
@@ -24,7 +24,7 @@ _EXHAUSTED = frozenset((errno.EMFILE, errno.ENFILE))
 _FIRST_WAIT_S = 0.05
 
 
-def exhausted(number: int | None) -> DatagoError | None:
+def exhaustion_error(number: int | None) -> DatagoError | None:
     """Returns the error that ends the run, if an errno means that the process, not a file, is to blame. Else None."""
     if number == errno.ENOMEM:
         raise MemoryError
@@ -54,7 +54,7 @@ class Patience:
             try:
                 return work()
             except OSError as error:
-                if problem := exhausted(error.errno):
+                if problem := exhaustion_error(error.errno):
                     raise problem from error
                 if error.errno not in _TRANSIENT or number == self._tries:
                     raise
@@ -88,7 +88,7 @@ class PatientFile(io.RawIOBase):
         self._path, self._patience = path, patience
         self._position = 0
         self._stale = False
-        self._file = patience(self._opened)
+        self._file = patience(self._open)
 
     def readable(self) -> bool:
         return True
@@ -104,7 +104,7 @@ class PatientFile(io.RawIOBase):
             self._file.close()
         super().close()
 
-    def _opened(self) -> io.FileIO:
+    def _open(self) -> io.FileIO:
         file = io.FileIO(self._path)
         self._identity = _identity(file)
         return file
@@ -121,7 +121,7 @@ class PatientFile(io.RawIOBase):
     def _open_again(self) -> None:
         """Reopens the file. Raises OSError if that fails now, or if the file has changed."""
         before = self._identity
-        file = self._opened()
+        file = self._open()
         if self._identity != before:
             file.close()
             raise OSError(errno.EINVAL, "the file changed while it was read")

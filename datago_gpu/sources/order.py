@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["RankShare", "ShuffledShare", "numbered"]
+__all__ = ["RankShare", "ShuffledShare", "renumber"]
 
 T = TypeVar("T")
 
@@ -37,7 +37,7 @@ class RankShare(Struct, frozen=True):
         index, elsewhere = divmod(position - self.rank, self.world_size)
         return None if elsewhere else index
 
-    def taken_from(self, items: Sequence[T]) -> Sequence[T]:
+    def select(self, items: Sequence[T]) -> Sequence[T]:
         """Returns the items of this share, in their order."""
         return items[self.rank :: self.world_size]
 
@@ -56,12 +56,12 @@ class ShuffledShare:
         """Returns the numbers below `count` (int64) that this rank takes in an epoch, in its order."""
         share = self._share
         if self._split_first:
-            own = len(share.taken_from(range(count)))
+            own = len(share.select(range(count)))
             return share.rank + share.world_size * permutation(own, self._seed, epoch)
         return permutation(count, self._seed, epoch)[share.rank :: share.world_size]
 
 
-def numbered(sample: SampleRef | Skipped, index: int, cursor: str = "") -> SampleRef | Skipped:
+def renumber(sample: SampleRef | Skipped, index: int, cursor: str = "") -> SampleRef | Skipped:
     """Returns the sample as number `index` of another order, with the cursor of that order."""
     if isinstance(sample, SampleRef):
         sample.index, sample.cursor = index, cursor

@@ -8,7 +8,7 @@ from typing import Literal
 from datago_gpu.redact import printable
 from datago_gpu.sources.base import utf8_text
 
-__all__ = ["Kind", "PassedOver", "noted"]
+__all__ = ["Kind", "PassedOver", "log_passed_over"]
 
 log = logging.getLogger("datago_gpu")
 
@@ -56,7 +56,7 @@ class PassedOver:
         self.counts[kind] = self.counts.get(kind, 0) + count
         self._examples[kind] = min(self._examples.get(kind, example), example)
 
-    def told(self, root: str) -> str:
+    def description(self, root: str) -> str:
         """Returns the counts in words, with an example of each kind by its path below the root; "" if all are zero."""
         lines = []
         for kind, (name, why) in _TOLD.items():
@@ -66,8 +66,8 @@ class PassedOver:
         return "; ".join(lines)
 
 
-def noted(passed: PassedOver, root: str, shown: str) -> None:
+def log_passed_over(passed: PassedOver, root: str, shown: str) -> None:
     """Logs what was passed over: as a warning if there may be images among it. shown: the root for messages."""
-    told = passed.told(root)
+    told = passed.description(root)
     if told:
         log.log(logging.WARNING if passed.surprising else logging.INFO, "passed over below %s: %s", shown, told)

@@ -25,7 +25,7 @@ class SampleInfo(Struct, frozen=True):
     id: str
     source: str = ""
     attributes: bytes = NO_ATTRIBUTES
-    """A JSON object that `attributes.checked` has returned: the trainer can decode it."""
+    """A JSON object that `check_attributes` has returned: the trainer can decode it."""
     tags: list[str] = []
     embedding: bytes = b""
     """float32 (D,), in the machine's byte order; empty if the sample has none. The source sees to one D for all."""

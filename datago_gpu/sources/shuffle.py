@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["SplitMix64", "permutation", "shuffled"]
+__all__ = ["SplitMix64", "permutation", "shuffle_stream"]
 
 T = TypeVar("T")
 _MASK = (1 << 64) - 1
@@ -74,7 +74,7 @@ def permutation(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
     return SplitMix64.at(_mix(_mix(seed * _GOLDEN) ^ epoch)).numbers(count).argsort(kind="stable")
 
 
-async def shuffled(
+async def shuffle_stream(
     stream: AsyncGenerator[T, None],
     capacity: int,
     generator: SplitMix64,
@@ -93,7 +93,7 @@ async def shuffled(
     buffer: list[T] = []
     size = 0
 
-    def drawn(bound: int) -> T:
+    def draw(bound: int) -> T:
         nonlocal size
         place = generator.below(bound)
         buffer[place], buffer[-1] = buffer[-1], buffer[place]
@@ -108,9 +108,9 @@ async def shuffled(
             buffer.append(item)
             size += size_of(item)
             if len(buffer) > capacity:
-                yield drawn(len(buffer) if draws_newest else capacity)
+                yield draw(len(buffer) if draws_newest else capacity)
             while size > most_bytes and len(buffer) > 1:
-                yield drawn(len(buffer))
+                yield draw(len(buffer))
     generator.shuffle(buffer)
     for item in buffer:
         yield item

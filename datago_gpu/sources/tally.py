@@ -17,7 +17,7 @@ from datago_gpu.errors import ConfigError
 from datago_gpu.redact import printable
 from datago_gpu.sources.base import ListingDigest, Refs, Tally, utf8_text
 
-__all__ = ["Passed", "Walked", "Whole", "held_until_known"]
+__all__ = ["Passed", "Walked", "Whole", "hold_until_known"]
 
 log = logging.getLogger("datago_gpu")
 
@@ -37,7 +37,7 @@ class Passed(NamedTuple):
     name: str = ""
 
     @classmethod
-    def parsed(cls, cursor: str) -> Passed:
+    def parse(cls, cursor: str) -> Passed:
         """Returns the place of a cursor; the beginning if it is invalid. Older packages wrote "BEFORE:NAME"."""
         head, _, name = cursor.partition(":")
         count, plus, digest = head.partition("+")
@@ -155,7 +155,7 @@ class Whole(_Compared):
     def expect(self, listed: ListingDigest | None, *, accepts: bool) -> None:
         super().expect(listed, accepts=accepts)
         if listed and self._listed:
-            self._conclude(self._changed(listed, self._listed))
+            self._conclude(self._describe_change(listed, self._listed))
 
     def extend(self, names: Sequence[bytes]) -> None:
         """Adds the next names, in their order."""
@@ -173,7 +173,7 @@ class Whole(_Compared):
         digest = blake2b(",".join(map(str, lengths)).encode(), digest_size=_BYTES).hexdigest() if lengths else ""
         self._listed = ListingDigest(self._count, self._hash.hexdigest(), self._marks, digest, whole=True)
         if self._expected:
-            self._conclude(self._changed(self._expected, self._listed))
+            self._conclude(self._describe_change(self._expected, self._listed))
 
     def _next_stop(self) -> int:
         """Returns the next count to stop at: a power of two, or the count of the state."""
@@ -189,16 +189,16 @@ class Whole(_Compared):
         self._marks += mark
         if expected and not self._other_from:
             if mark == expected:
-                self._same_until = _shown(name)
+                self._same_until = _printable(name)
             else:
-                self._other_from = _shown(name)
+                self._other_from = _printable(name)
 
     def _note_appended(self, name: bytes) -> None:
         expected = self._expected
         if expected and self._count == expected.count and self._hash.hexdigest() == expected.digest:
-            self._appended = _shown(name)
+            self._appended = _printable(name)
 
-    def _changed(self, expected: ListingDigest, found: ListingDigest) -> str:
+    def _describe_change(self, expected: ListingDigest, found: ListingDigest) -> str:
         """Returns what has changed, in words; "" if nothing has."""
         more = found.count - expected.count
         if self._appended:
@@ -220,11 +220,11 @@ class Whole(_Compared):
         return f"; the change begins {behind}at {self._other_from} or before it"
 
 
-def _shown(name: bytes) -> str:
+def _printable(name: bytes) -> str:
     return repr(printable(utf8_text(name.decode("utf-8", "surrogateescape"))))
 
 
-async def held_until_known(refs: Refs, tally: Tally) -> Refs:
+async def hold_until_known(refs: Refs, tally: Tally) -> Refs:
     """Yields the samples, but none before the listing is known to be the one of the state. Closes the listing."""
     held = []
     async with aclosing(refs) as listed:

@@ -17,7 +17,7 @@ from datago_gpu import ConfigError, Loader, SourceError
 from datago_gpu.config.local_paths import plain_path, shown_with
 from datago_gpu.doctor.source import checks
 from datago_gpu.server import DataroomServer
-from datago_gpu.sources.webdataset.addresses import expanded
+from datago_gpu.sources.webdataset.addresses import list_addresses
 from tests.support.images import add_picture, file_config
 from tests.support.shards import tar_bytes
 
@@ -72,7 +72,7 @@ def test_a_path_that_exists_means_itself(home: Path) -> None:
         assert absolute(name) == absolute(f"file://{here}/{name}") == f"{here}/{name}"
     for name in ("~x.tar", "$DATA.tar", "a%20b.tar"):
         Path(name).touch()
-        assert expanded(name, absolute) == expanded(f"file://{here}/{name}", absolute) == [f"{here}/{name}"]
+        assert list_addresses(name, absolute) == list_addresses(f"file://{here}/{name}", absolute) == [f"{here}/{name}"]
 
 
 def test_the_home_of_a_user_by_name(home: Path) -> None:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datago_gpu import Loader, TooManyErrors
-from datago_gpu.sources.attributes import DEEPEST, checked
+from datago_gpu.sources.attributes import DEEPEST, check_attributes
 from datago_gpu.sources.base import SampleRef
 from datago_gpu.sources.dataroom.pages import Entry, _entry
 from tests.support.images import add_picture, file_config
@@ -78,7 +78,7 @@ def test_whatever_an_entry_has_the_trainer_can_read_what_is_passed_on(value: Any
 
 @given(st.binary(max_size=50) | st.sampled_from([*BAD.values(), *NOT_JSON.values()]))
 def test_what_is_checked_can_be_read(text: bytes) -> None:
-    attributes, problem = checked(text)
+    attributes, problem = check_attributes(text)
     assert isinstance(msgspec.json.decode(attributes), dict)
     assert attributes == (b"{}" if problem or text == b"null" else text)
 
@@ -110,7 +110,7 @@ def test_how_deeply_they_may_be_nested_is_decided_once(levels: int, objects: boo
     """The trainer's stack may be deeper than the feeder's was: what it can decode must not depend on that."""
     begin, end = (b'{"a": ', b"}") if objects else (b"[", b"]")
     text = b'{"a": ' + begin * (levels - 1) + b"0" + end * (levels - 1) + b"}"
-    attributes, problem = checked(text)
+    attributes, problem = check_attributes(text)
     if levels > DEEPEST:
         assert (attributes, problem) == (b"{}", f"they are nested more than {DEEPEST} levels deep")
     else:
@@ -119,7 +119,7 @@ def test_how_deeply_they_may_be_nested_is_decided_once(levels: int, objects: boo
 
 def test_brackets_are_no_levels() -> None:
     text = json.dumps({"a": "[{" * DEEPEST, "b": [[]] * DEEPEST}).encode()
-    assert checked(text) == (text, "")
+    assert check_attributes(text) == (text, "")
 
 
 def dataroom(root: Path, server: MisbehavingServer, texts: list[bytes]) -> dict[str, Any]:

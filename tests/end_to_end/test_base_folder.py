@@ -14,7 +14,7 @@ import pytest
 from datago_gpu import ConfigError, Loader, LoaderConfig
 from datago_gpu.compat import DatagoClient
 from datago_gpu.preview import gather
-from datago_gpu.sources.webdataset.addresses import expanded
+from datago_gpu.sources.webdataset.addresses import list_addresses
 from tests.support.images import add_picture
 from tests.support.needs import needs
 from tests.support.shards import tar_bytes
@@ -152,7 +152,7 @@ def test_wildcards_in_the_name_of_the_folder_are_none(tmp_path: Path, monkeypatc
     config = LoaderConfig.load(SOURCES["shards"]).anchor_paths()
     monkeypatch.chdir(tmp_path)
     for url in ("*.tar", "./*.tar", "a.tar", ".", "@list", "file://a.tar", f"{folder}"):
-        assert expanded(url, config.absolute) == [str(folder / "a.tar")]
+        assert list_addresses(url, config.absolute) == [str(folder / "a.tar")]
 
 
 def gone(folder: Path) -> None:

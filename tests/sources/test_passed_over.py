@@ -152,9 +152,9 @@ def test_counts_do_not_depend_on_how_they_are_put_together(folders: list[list[tu
             part.add(kind, f"/r/{name}")
             single.add(kind, f"/r/{name}")
         joined.join(part)
-    assert (joined.counts, joined.surprising, joined.told("/r")) == (
+    assert (joined.counts, joined.surprising, joined.description("/r")) == (
         single.counts,
         single.surprising,
-        single.told("/r"),
+        single.description("/r"),
     )
-    assert joined.told("/r").isprintable()
+    assert joined.description("/r").isprintable()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from datago_gpu.sources.base import SampleRef, Skipped, sample_bytes
 from datago_gpu.sources.sample_info import SampleInfo
-from datago_gpu.sources.shuffle import SplitMix64, shuffled
+from datago_gpu.sources.shuffle import SplitMix64, shuffle_stream
 
 
 def drawn(sizes: list[int], capacity: int, most_bytes: int, *, draws_newest: bool = False) -> list[int]:
@@ -26,8 +26,14 @@ def drawn(sizes: list[int], capacity: int, most_bytes: int, *, draws_newest: boo
 
     async def main() -> list[int]:
         found: list[int] = []
-        mixed = shuffled(items(), capacity, SplitMix64(1), most_bytes=most_bytes, size_of=lambda number: sizes[number],
-                         draws_newest=draws_newest)  # fmt: skip
+        mixed = shuffle_stream(
+            items(),
+            capacity,
+            SplitMix64(1),
+            most_bytes=most_bytes,
+            size_of=lambda number: sizes[number],
+            draws_newest=draws_newest,
+        )
         async with aclosing(mixed) as numbers:
             async for number in numbers:
                 found.append(number)

@@ -20,7 +20,7 @@ from datago_gpu.feeder.wire import Resume
 from datago_gpu.sources import open_source
 from datago_gpu.sources.base import ListingDigest, Position, SampleRef
 from datago_gpu.sources.http.client import HttpClient
-from datago_gpu.sources.tally import Passed, Walked, Whole, held_until_known
+from datago_gpu.sources.tally import Passed, Walked, Whole, hold_until_known
 from datago_gpu.sources.webdataset.shard_list import Shard
 from datago_gpu.sources.webdataset.shard_names import names_of
 from tests.support.images import file_config
@@ -38,7 +38,7 @@ async def refs_of(config: LoaderConfig, resume: Resume) -> list[tuple[SampleRef,
         source.tally.expect(resume.listed, accepts=resume.accepts_change)
         refs = source.refs(resume.position)
         found = []
-        async with aclosing(held_until_known(refs, source.tally) if source.tally.pending else refs) as listed:
+        async with aclosing(hold_until_known(refs, source.tally) if source.tally.pending else refs) as listed:
             async for ref in listed:
                 assert isinstance(ref, SampleRef)
                 assert not source.tally.pending
@@ -94,7 +94,7 @@ def check(config: LoaderConfig, resume: Resume, done: list[str], before: set[str
         return
     fresh = set(ids(config, Resume(Position(1))))
     if resume.position.cursor:  # what was added before the place comes in the next epoch
-        fresh -= {name for name in after - before if name <= Passed.parsed(resume.position.cursor).name}
+        fresh -= {name for name in after - before if name <= Passed.parse(resume.position.cursor).name}
     assert sorted({*done} & after | {*rest}) == sorted(fresh)
     assert len({*done} | {*rest}) == len(done) + len(rest)
 
@@ -199,7 +199,7 @@ def test_a_walk_goes_on_from_a_cursor_with_the_digest_of_all_before() -> None:
     for name in (b"a", b"b"):
         walked.add(name)
     other = Walked("images")
-    other.begin(Passed.parsed(walked.at("b:c").cursor))
+    other.begin(Passed.parse(walked.at("b:c").cursor))
     for each in (walked, other):
         each.add(b"c")
     assert walked.listed == other.listed
@@ -209,11 +209,11 @@ def test_a_walk_goes_on_from_a_cursor_with_the_digest_of_all_before() -> None:
 
 @pytest.mark.parametrize("cursor", ["", ":", "x", "1+zz:a", "-1:a", "x+00:a"])
 def test_a_cursor_that_is_none_means_the_beginning(cursor: str) -> None:
-    assert Passed.parsed(cursor) == Passed()
+    assert Passed.parse(cursor) == Passed()
 
 
 def test_a_cursor_of_an_older_package_knows_no_digest() -> None:
-    place = Passed.parsed("8:x:y")
+    place = Passed.parse("8:x:y")
     assert place == Passed(8, None, "x:y")
     walked = Walked("images")
     walked.begin(place)

@@ -28,19 +28,19 @@ class Doubts:
         """Returns whether any failure waits."""
         return bool(self._waiting)
 
-    def answered(self, server: str, now: float) -> None:
+    def note_answer(self, server: str, now: float) -> None:
         """Records that the server answered. now: in seconds of the loop's clock, which all processes share."""
         self._answered_at[server] = now
         if self._waiting:
             self._end(server, down=False)
 
-    def failed(
+    def note_failure(
         self, server: str, now: float, process: int, future: asyncio.Future[bytes], failure: HttpFailure
     ) -> None:
         """Records that a process gave a request up. The future gets the failure, now or later."""
         if not failure.of_server:
             _fail(future, failure)
-            self.answered(server, now)
+            self.note_answer(server, now)
             return
         self._waiting.setdefault(server, []).append((future, failure))
         rows = self._rows.setdefault(server, {})

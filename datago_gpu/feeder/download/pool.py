@@ -140,14 +140,14 @@ class _Member:
             self._soon()
             self._taken.append(order)
             server, future, _ = self._open.pop(order)
-            self._doubts.answered(server, now)
-            self._doubts.answered(_PROXY, now)
+            self._doubts.note_answer(server, now)
+            self._doubts.note_answer(_PROXY, now)
             if not future.done():  # a cancelled future is done
                 future.set_result(self._memory[offset : offset + size])
         for order, failure in results.failed:
             server, future, _ = self._open.pop(order)
             error = as_exception(failure)
-            self._doubts.failed(_PROXY if error.proxy else server, now, self._number, future, error)
+            self._doubts.note_failure(_PROXY if error.proxy else server, now, self._number, future, error)
         for order, size in results.asking:
             task = watched(self._ask(order, size))
             self._asking.add(task)

@@ -103,7 +103,7 @@ class DataroomApi:
             return None
         return resolved if split.scheme in ("http", "https") and split.hostname else None
 
-    def following(self, given: str, current: str) -> str:
+    def next_address(self, given: str, current: str) -> str:
         """Returns the address of the page after `current`, if the server names `given`. Raises SourceError.
 
         Returns `given` unchanged if it is on the API's own origin. Behind a proxy, a server may not know the scheme,
@@ -120,7 +120,7 @@ class DataroomApi:
             raise SourceError(f"{without_query(current)}: `next` is not an http(s) address")
         own_path = urlsplit(current).path
         path = own_path if own_path.endswith(split.path) else split.path
-        elsewhere = self._hidden(printable(split.netloc.rpartition("@")[2]))
+        elsewhere = self._redact(printable(split.netloc.rpartition("@")[2]))
         logger.debug("`next` is on %s: asked for on %s instead", elsewhere, self._origin)
         return f"{self._origin}{path}?{split.query}"
 
@@ -136,7 +136,7 @@ class DataroomApi:
             except NotAPage as error:
                 problem = str(error)
             if response.url != url:  # such as to /login/, where unknown paths are redirected
-                problem += f" from {self._hidden(without_query(response.url))}, where it redirects to"
+                problem += f" from {self._redact(without_query(response.url))}, where it redirects to"
                 break
             await self.pause()
         raise SourceError(f"{without_query(url)}: not an answer of the API: got {problem}; {_HINT}")
@@ -147,13 +147,13 @@ class DataroomApi:
         try:
             return msgspec.json.decode((await self._get(url)).body, type=_Count).count
         except HttpFailure as failure:
-            problem = failure.told
+            problem = failure.description
         except (ValueError, RecursionError):
             problem = "not an answer of the API"
         logger.warning("%s: %s: whether the listing is complete is not checked", without_query(url), problem)
         return None
 
-    async def renewed(self, image_id: str, latent: str = "") -> str:
+    async def renew(self, image_id: str, latent: str = "") -> str:
         """Returns a new address of an image's file, or of its latent of that name.
 
         Raises HttpFailure, with reason "no-url" if there is none any more.
@@ -183,14 +183,14 @@ class DataroomApi:
         try:
             return await self._http.get(url, max_bytes=max_bytes, headers=self._headers, compressed=True)
         except HttpFailure as failure:  # a server may repeat the key: in its status line, addresses, messages
-            failure.url, failure.detail, failure.text = map(self._hidden, (failure.url, failure.detail, failure.text))
+            failure.url, failure.detail, failure.text = map(self._redact, (failure.url, failure.detail, failure.text))
             raise
 
-    def _hidden(self, text: str) -> str:
+    def _redact(self, text: str) -> str:
         return redacted(text, self._key)
 
     def _source_error(self, failure: HttpFailure) -> SourceError:
-        said = self._said(failure.text)
+        said = self._error_message(failure.text)
         saying = f": {said}" if said else ""
         if failure.status in (401, 403):
             if not self._key:
@@ -213,13 +213,13 @@ class DataroomApi:
         hint = "; a wrong number or date in source_config.attributes also gives this" if failure.status == 500 else ""
         return SourceError(f"{failure}{hint}")
 
-    def _said(self, text: str) -> str:
+    def _error_message(self, text: str) -> str:
         """Returns the messages in an error's body."""
         try:
             said = "; ".join(_messages(json.loads(text)))
         except (ValueError, RecursionError):
             return ""
-        return self._hidden(printable(" ".join(said.split())))[:500]  # again: JSON can spell the key in other ways
+        return self._redact(printable(" ".join(said.split())))[:500]  # again: JSON can spell the key in other ways
 
 
 def _messages(said: Any) -> list[str]:

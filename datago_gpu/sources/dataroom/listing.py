@@ -90,9 +90,9 @@ class Walk:
             url = self._api.address("images/", {**start, "cursor": cursor} if cursor else start)
             coming = tasks.start(self._api.page(url))
             while True:
-                page = await self._completed(await coming, url, count)
+                page = await self._complete(await coming, url, count)
                 self._advance(page, url)
-                following = None if page.next is None else self._following(page.next, url)
+                following = None if page.next is None else self._next_address(page.next, url)
                 if following is not None:
                     coming = tasks.start(self._api.page(following))
                 yield page.results
@@ -103,7 +103,7 @@ class Walk:
                     following, coming = rest, tasks.start(self._api.page(rest))
                 url = following
 
-    async def _completed(self, page: Page, url: str, count: asyncio.Task[int | None] | None) -> Page:
+    async def _complete(self, page: Page, url: str, count: asyncio.Task[int | None] | None) -> Page:
         """Returns the page, or a fuller answer from the same address if the page is shorter than it should be."""
         short = 0 < len(page.results) < self._page_size
         if count is None or not short or self._short_for_nothing >= _NORMALLY_SHORT:
@@ -129,8 +129,8 @@ class Walk:
             raise SourceError(f"{without_query(url)}: the listing goes round in circles: {last_id!r} comes again")
         self._last_id = last_id or self._last_id
 
-    def _following(self, given: str, url: str) -> str:
-        following = self._api.following(given, url)
+    def _next_address(self, given: str, url: str) -> str:
+        following = self._api.next_address(given, url)
         self._visited.add(hash(url))
         if hash(following) in self._visited:
             raise SourceError(f"{without_query(url)}: the listing goes round in circles: `next` repeats")

@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Meta, Raw, Struct, structs
 
 from datago_gpu.eventloop import call_in_thread
-from datago_gpu.sources.attributes import NO_ATTRIBUTES, checked, encoded, lenient
+from datago_gpu.sources.attributes import NO_ATTRIBUTES, check_attributes, decode_leniently, encode
 from datago_gpu.sources.dataroom.pieces import NotJson, TooMany, cut
 
 __all__ = [
@@ -98,7 +98,7 @@ class Entry(Struct):
 
     def checked_attributes(self) -> tuple[bytes, str]:
         """See `attributes.checked`."""
-        return checked(bytes(self.attributes))
+        return check_attributes(bytes(self.attributes))
 
 
 class _Mended(Entry):
@@ -205,23 +205,23 @@ def _entry(piece: bytes) -> AnyEntry:
     if len(piece) > _LARGEST_MENDED:
         return OddEntry("", f"an entry of {len(piece)} bytes: {problem}")
     try:
-        given = lenient(piece)
+        given = decode_leniently(piece)
     except (ValueError, RecursionError):
         return OddEntry("", problem)
     try:
-        return _mended(given)
+        return _mend(given)
     except _UNREADABLE:
         name = given.get("id") if isinstance(given, dict) else None
         return OddEntry(name if isinstance(name, str) and name.isprintable() else "", problem)
 
 
-def _mended(given: Any) -> Entry:
+def _mend(given: Any) -> Entry:
     """Makes an entry from the result of Python's decoder. Raises the decoders' errors."""
     given = dict(given)
     attributes = given.pop("attributes", None)
-    entry = _entry_decoder.decode(encoded(given))
+    entry = _entry_decoder.decode(encode(given))
     try:
-        entry.attributes = Raw(encoded(attributes))
+        entry.attributes = Raw(encode(attributes))
     except ValueError as problem:
         return _Mended(**structs.asdict(entry), problem=str(problem))
     return entry

@@ -71,7 +71,7 @@ def _object(text: bytes, at: int, found: Pieces, names: Collection[str], kept: C
     for _ in range(_MOST_FIELDS):
         end = _end_of_string(text, at)
         name = _name(text[at:end])
-        at = _blanks(text, _past(b":", text, end))
+        at = _blanks(text, _skip_sign(b":", text, end))
         if name in names and text[at : at + 1] == b"[":
             found.entries, at = _entries(text, at, most)
         else:
@@ -81,7 +81,7 @@ def _object(text: bytes, at: int, found: Pieces, names: Collection[str], kept: C
         at = _blanks(text, at)
         if text[at : at + 1] == b"}":
             return at + 1
-        at = _blanks(text, _past(b",", text, at))
+        at = _blanks(text, _skip_sign(b",", text, at))
     raise TooMany(f"more than {_MOST_FIELDS} fields")
 
 
@@ -97,7 +97,7 @@ def _entries(text: bytes, at: int, most: int) -> tuple[list[bytes], int]:
         at = _blanks(text, end)
         if text[at : at + 1] == b"]":
             return entries, at + 1
-        at = _blanks(text, _past(b",", text, at))
+        at = _blanks(text, _skip_sign(b",", text, at))
     raise TooMany(f"more than {most} entries")
 
 
@@ -135,7 +135,7 @@ def _name(string: bytes) -> str:
         raise NotJson from None
 
 
-def _past(sign: bytes, text: bytes, at: int) -> int:
+def _skip_sign(sign: bytes, text: bytes, at: int) -> int:
     at = _blanks(text, at)
     if text[at : at + 1] != sign:
         raise NotJson

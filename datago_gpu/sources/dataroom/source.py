@@ -34,9 +34,9 @@ from datago_gpu.sources.dataroom.pages import ENTRIES_THAT_VOTE, AnyEntry, Entry
 from datago_gpu.sources.dataroom.parts import Wanted
 from datago_gpu.sources.dataroom.random_pages import Draws
 from datago_gpu.sources.http.client import HttpClient, without_query
-from datago_gpu.sources.order import RankShare, numbered
+from datago_gpu.sources.order import RankShare, renumber
 from datago_gpu.sources.sample_info import SampleInfo
-from datago_gpu.sources.shuffle import SplitMix64, shuffled
+from datago_gpu.sources.shuffle import SplitMix64, shuffle_stream
 from datago_gpu.sources.tally import Passed, Walked
 from datago_gpu.units import MiB
 
@@ -103,11 +103,11 @@ class Dataroom:
     def refs(self, start: Position) -> Refs:
         """See `Source.refs`. The server's random draws cannot be repeated: on a resume, only the numbers go on."""
         if self._draws:
-            return self._drawn(start)
-        return self._shuffled(start) if self._source.random_sampling else self._listed(start)
+            return self._draw(start)
+        return self._shuffle(start) if self._source.random_sampling else self._list(start)
 
-    async def _listed(self, start: Position) -> Refs:
-        place = Passed.parsed(start.cursor)
+    async def _list(self, start: Position) -> Refs:
+        place = Passed.parse(start.cursor)
         position, cursor = place.before, place.cursor
         self._walked.begin(place)
         filters = {**self._source.filters(), **self._share.parameters()}
@@ -137,10 +137,10 @@ class Dataroom:
             await self._refuse_none()
         self._walked.end()
 
-    async def _shuffled(self, start: Position) -> Refs:
+    async def _shuffle(self, start: Position) -> Refs:
         generator = SplitMix64(self._seed, start.epoch, self._rank)
-        listed, index = self._listed(Position(start.epoch)), 0
-        mixed = shuffled(
+        listed, index = self._list(Position(start.epoch)), 0
+        mixed = shuffle_stream(
             listed,
             self._source.shuffle_buffer,
             generator,
@@ -151,10 +151,10 @@ class Dataroom:
         async with aclosing(mixed) as samples:
             async for sample in samples:
                 if index >= start.index:
-                    yield numbered(sample, index)
+                    yield renumber(sample, index)
                 index += 1
 
-    async def _drawn(self, start: Position) -> Refs:
+    async def _draw(self, start: Position) -> Refs:
         generator = SplitMix64(self._seed, start.epoch, self._rank, start.index)
         draws = Draws(self._api, self._source.filters(), page_size=self._source.page_size, generator=generator)
         index, drawn, barren = start.index, False, Barren(self._api.base)
@@ -226,7 +226,7 @@ class Dataroom:
             parts=parts,
             flaws={BAD_ATTRIBUTES: unread} if unread else {},
             cursor=cursor,
-            renew=partial(self._api.renewed, entry.id),
+            renew=partial(self._api.renew, entry.id),
         )
 
     async def _settle_dimensions(self) -> None:

@@ -11,7 +11,7 @@ from aiohttp import ClientResponse, StreamReader
 from datago_gpu.redact import clip_word
 from datago_gpu.sources.base import Need
 from datago_gpu.sources.http.failure import HttpFailure
-from datago_gpu.sources.http.inflate import inflate, joined
+from datago_gpu.sources.http.inflate import inflate, join_pieces
 
 __all__ = ["Body", "asking_for_rest", "next_piece", "size_of_rest"]
 
@@ -99,10 +99,10 @@ class Body:
         await need(size)
         self._granted = size
 
-    async def whole(self) -> bytes:
+    async def content(self) -> bytes:
         """Returns the whole body, decompressed. Raises HttpFailure."""
         if self._encoding.lower() not in _COMPRESSED:
-            return await joined(self._blocks)
+            return await join_pieces(self._blocks)
         blocks = self._blocks[:]
         self.restart()  # the next try starts over
         return await inflate(blocks, self._max_bytes)

@@ -34,7 +34,7 @@ from datago_gpu.sources.http.failure import HttpFailure
 from datago_gpu.sources.http.retry_after import ComeBack
 from datago_gpu.sources.http.session import Counters, Session
 from datago_gpu.sources.http.streamed import Flow
-from datago_gpu.sources.local import exhausted
+from datago_gpu.sources.local import exhaustion_error
 
 __all__ = ["Counters", "HttpClient", "HttpFailure", "Response", "without_query"]
 
@@ -111,30 +111,31 @@ class HttpClient:
 
     async def _patiently(self, url: str, attempt: Callable[[URL, Watch], Awaitable[T]], flow: Flow | None = None) -> T:
         """Retries until an attempt succeeds or no further try is allowed. Raises HttpFailure."""
-        target = self._session.routes.checked(url)
+        target = self._session.routes.check(url)
         tries, told_s = 0, 0.0
         while True:
-            if flow is not None and flow.advanced():
+            if flow is not None and flow.has_advanced():
                 tries, told_s = 0, 0.0
             tries, out_of_files = tries + 1, None
             told_s += await self._wait_as_told(target, told_s)
             try:
                 with (watch := Watch(self._watchman, target, endless=flow is not None)):
                     return await attempt(target, watch)
-                failure = HttpFailure("timeout", watch.expired + self._session.routes.told(watch.url), transient=True)
+                detail = watch.expired + self._session.routes.proxy_note(watch.url)
+                failure = HttpFailure("timeout", detail, transient=True)
             except HttpFailure as known:
                 failure = known.with_traceback(None)  # it would keep the body alive, in a cycle with this frame
             except ForbiddenHost as refusal:
                 failure = HttpFailure("forbidden-host", str(refusal))
             except (aiohttp.ClientError, OSError, ValueError, RuntimeError) as error:
-                failure = self._session.translated(error, watch.url)
-                out_of_files = exhausted(getattr(error, "errno", None))
+                failure = self._session.translate(error, watch.url)
+                out_of_files = exhaustion_error(getattr(error, "errno", None))
                 error.__traceback__ = None  # as above: aiohttp's reader keeps its error
             if out_of_files:
                 raise out_of_files
             # Raised outside `except`, so that its context is no foreign exception with a whole URL or a header.
             failure.url, failure.tries = failure.url or without_query(url), tries
-            self._session.servers.failed(target, failure)
+            self._session.servers.note_failure(target, failure)
             wait_s = self._wait_s(tries)
             if failure.retry_after_s and told_s < self._config.max_retry_after_s:
                 self._come_back.note(target.raw_authority, failure.retry_after_s, failure.reason)
@@ -174,7 +175,8 @@ class HttpClient:
         try:
             if response.status not in (200, 206):
                 await self._refuse(response, body)
-            return Response(await self._whole(response, body, watch, need), given if reached is url else str(reached))
+            content = await self._read_body(response, body, watch, need)
+            return Response(content, given if reached is url else str(reached))
         finally:
             if not response.closed:  # it is closed when the whole answer has arrived
                 response.release()
@@ -184,7 +186,7 @@ class HttpClient:
         task = asyncio.current_task(self._loop)
         self.pausing.add(task)
         try:
-            with watch.stopped():
+            with watch.suspend():
                 await need(size)
         finally:
             self.pausing.discard(task)
@@ -201,14 +203,14 @@ class HttpClient:
             self.counters.bytes += flow.size - before
             response.release()
 
-    async def _whole(self, response: aiohttp.ClientResponse, body: Body, watch: Watch, need: Need | None) -> bytes:
+    async def _read_body(self, response: aiohttp.ClientResponse, body: Body, watch: Watch, need: Need | None) -> bytes:
         before = body.begin(response)
         try:
             await body.read(response.content, watch.progress, need and partial(self._ask, need, watch))
         finally:
             self.counters.bytes += body.size - before
         watch.paused = True  # the answer is complete; only the total limit still runs
-        return await body.whole()
+        return await body.content()
 
     async def _refuse(self, response: aiohttp.ClientResponse, body: Body | Flow) -> NoReturn:
         """Raises the failure that a status other than 200 and redirects means."""

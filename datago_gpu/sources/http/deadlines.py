@@ -111,7 +111,7 @@ class Watch:
         self._last = self._man.loop.time()
 
     @contextmanager
-    def stopped(self) -> Iterator[None]:
+    def suspend(self) -> Iterator[None]:
         """Suspends all limits in a block that waits for something on this side."""
         end, began = self._end, self._man.loop.time()
         self.paused, self._end = True, math.inf

@@ -65,10 +65,10 @@ class HttpFailure(Exception):
         self.transient, self.retry_after_s = transient, retry_after_s
 
     def __str__(self) -> str:
-        return f"{self.url}: {self.told}"
+        return f"{self.url}: {self.description}"
 
     @property
-    def told(self) -> str:
+    def description(self) -> str:
         """Returns what happened, in words, without the address."""
         tries = f"{self.tries} tries" if self.tries > 1 else ""
         if self.detail and not self.reason.startswith("http-"):

@@ -10,7 +10,7 @@ from datago_gpu.eventloop import call_in_thread
 from datago_gpu.heap import give_memory_back
 from datago_gpu.sources.http.failure import HttpFailure
 
-__all__ = ["inflate", "joined"]
+__all__ = ["inflate", "join_pieces"]
 
 _GZIP_OR_ZLIB = 47
 _FIRST_BYTES = 512
@@ -39,10 +39,10 @@ async def inflate(blocks: Sequence[bytes], most: int) -> bytes:
     if not _advance(calls, pieces, _FIRST_CALLS, _FIRST_STEP_BYTES):
         while not await call_in_thread(None, _advance, calls, pieces, _STEP_CALLS, _STEP_BYTES):
             pass
-    return await joined(pieces)
+    return await join_pieces(pieces)
 
 
-async def joined(pieces: list[bytes]) -> bytes:
+async def join_pieces(pieces: list[bytes]) -> bytes:
     """Joins all pieces and empties the list. Joins large ones on a thread: that takes a millisecond per 2 MiB."""
     if len(pieces) == 1:
         return pieces.pop()

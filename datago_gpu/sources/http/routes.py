@@ -34,7 +34,7 @@ class Routes:
         self.resolver = _Resolver(config.connect_timeout_s, self._policy, endpoints)
         self._tls_context: ssl.SSLContext | None = None
 
-    def checked(self, url: str) -> URL:
+    def check(self, url: str) -> URL:
         """Returns `url` unchanged, since a signature may cover each character.
 
         Raises HttpFailure unless it is http(s) and its host is allowed.
@@ -68,7 +68,7 @@ class Routes:
         except ValueError as problem:
             raise HttpFailure("proxy", str(problem)) from None
 
-    def told(self, url: URL) -> str:
+    def proxy_note(self, url: URL) -> str:
         """Returns which proxy is in between, for the end of a message; "" if there is none."""
         proxy = self.proxy(url)
         return f", by way of the proxy {proxy}" if proxy else ""

@@ -26,7 +26,7 @@ class Servers:
         self._answered: set[str] = set()
         self._failed_in_a_row: dict[str, deque[Try]] = {}
 
-    def answered(self, url: URL, status: int) -> None:
+    def note_answer(self, url: URL, status: int) -> None:
         """Records an answer. A status below 500 ends the row of the server's failed tries."""
         if len(self._answered) < _MOST_HOSTS:
             self._answered.add(url.raw_authority)
@@ -40,7 +40,7 @@ class Servers:
         """Returns whether the server of an address has ever given an answer."""
         return url.raw_authority in self._answered
 
-    def failed(self, url: URL, failure: HttpFailure) -> None:
+    def note_failure(self, url: URL, failure: HttpFailure) -> None:
         """Records a failed try for which the server may be to blame. Sets `row` and `down` of the failure."""
         if failure.of_server:
             server = failure.proxy or url.raw_authority

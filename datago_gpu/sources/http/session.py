@@ -92,7 +92,7 @@ class Session:
             watch.url = url
             response = await self._session.get(url, allow_redirects=False, **self.routes.options(url, headers))
             watch.progress()
-            self.servers.answered(url, response.status)
+            self.servers.note_answer(url, response.status)
             if response.status not in _REDIRECTS:
                 return response, url
             try:
@@ -110,7 +110,7 @@ class Session:
         """Returns the failure that a status other than 200 and redirects means. Reads the beginning of the body."""
         return refusal_of(response, await self._error_text(response), self.routes.proxy(response.url))
 
-    def translated(self, error: Exception, url: URL) -> HttpFailure:
+    def translate(self, error: Exception, url: URL) -> HttpFailure:
         """Returns the failure that an exception of the transport means."""
         if self._session.closed:
             return HttpFailure("closed", "the client was closed")
@@ -129,7 +129,7 @@ class Session:
         if not location:
             raise HttpFailure("redirect", "a redirect that says not where to", status=response.status)
         try:
-            return self.routes.checked(urljoin(str(response.url), location))
+            return self.routes.check(urljoin(str(response.url), location))
         except (HttpFailure, ValueError) as problem:
             if isinstance(problem, HttpFailure) and problem.reason in ("forbidden-host", "proxy"):
                 raise

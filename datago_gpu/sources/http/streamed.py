@@ -35,7 +35,7 @@ class Flow:
         self.size = 0
         """Bytes that the sink has."""
 
-    def advanced(self) -> bool:
+    def has_advanced(self) -> bool:
         """Returns whether many bytes have arrived since this last returned True."""
         if self.size < self._counted_at + _ADVANCE_BYTES:
             return False

@@ -47,7 +47,7 @@ class Bucket:
         key = self.root + after.decode() if after else ""
         try:
             barren = Barren(self.shown, MOST_STORED_PAGES)
-            async with aclosing(self._stores.listed(self._address, key)) as pages:
+            async with aclosing(self._stores.list_objects(self._address, key)) as pages:
                 async for page in pages:
                     names = [self._name(each.key) for each in page if self._takes(each.key, passed)]
                     yield Page(names)

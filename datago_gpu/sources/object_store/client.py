@@ -90,7 +90,7 @@ class Stores:
                 if loop.time() - asked < _STALE_S:  # else the answer may have exceeded its time limits
                     return bytes(await result.bytes_async())
 
-        content: bytes = await self._translated(url, read)
+        content: bytes = await self._translate(url, read)
         return content
 
     async def stream(self, url: str, sink: Callable[[bytes], Awaitable[None]]) -> None:
@@ -99,7 +99,7 @@ class Stores:
         Reason "changed": the object was replaced meanwhile.
         """
         store, key = self._at(url)
-        first, size, tag = await self._translated(url, lambda: self._first(store, key))
+        first, size, tag = await self._translate(url, lambda: self._first(store, key))
         await sink(first)
         coming: deque[asyncio.Task[bytes]] = deque()
         begin = len(first)
@@ -126,12 +126,12 @@ class Stores:
             result = await self._obstore.get_async(store, key, options=options)
             return bytes(await result.bytes_async())
 
-        content: bytes = await self._translated(url, read)
+        content: bytes = await self._translate(url, read)
         if len(content) != part[1] - part[0]:
             raise failure_of(url, "cut-short", f"{len(content)} of {part[1] - part[0]} bytes came")
         return content
 
-    async def listed(self, url: str, after: str = "") -> AsyncGenerator[list[Listed], None]:
+    async def list_objects(self, url: str, after: str = "") -> AsyncGenerator[list[Listed], None]:
         """Yields the objects below a prefix, in the store's order, one page at a time. Raises HttpFailure.
 
         after: a key; only objects behind that key are listed.
@@ -142,22 +142,22 @@ class Stores:
             stream = self._obstore.list(store, prefix or None, offset=after or None, chunk_size=_LISTED_AT_ONCE)
             pages = aiter(stream)
 
-            async def following() -> Any:
+            async def next_page() -> Any:
                 try:
                     return await anext(pages, None)
                 except self._obstore.exceptions.InvalidPathError as error:
                     return odd_key_of(str(error)) or "?"
 
-            while isinstance(page := await self._translated(url, following), list):
+            while isinstance(page := await self._translate(url, next_page), list):
                 yield [Listed(each["path"], each["size"]) for each in page]
                 after = page[-1]["path"] if page else after
             odd = page or ""
         if odd:
-            async with aclosing(self._listed_whatever(url, after, odd)) as others:
+            async with aclosing(self._list_all_keys(url, after, odd)) as others:
                 async for other in others:
                     yield other
 
-    async def _listed_whatever(self, url: str, after: str, odd: str) -> AsyncGenerator[list[Listed], None]:
+    async def _list_all_keys(self, url: str, after: str, odd: str) -> AsyncGenerator[list[Listed], None]:
         """Yields the same for a prefix with odd keys, one of which is `odd`. Raises HttpFailure."""
         try:
             if not url.startswith("s3://"):
@@ -166,7 +166,7 @@ class Stores:
         except ImportError:
             raise ends_listing(url, odd) from None
         try:
-            while (page := await self._translated(url, partial(call_in_thread, None, listing.page))) is not None:
+            while (page := await self._translate(url, partial(call_in_thread, None, listing.page))) is not None:
                 yield [Listed(key, size) for key, size in page]
         finally:
             listing.close()
@@ -177,10 +177,10 @@ class Stores:
         bucket, _, key = rest.partition("/")
         root = f"{scheme}://{bucket}"
         if root not in self._stores:
-            self._stores[root] = self._opened(root)
+            self._stores[root] = self._open_store(root)
         return self._stores[root], key
 
-    def _opened(self, root: str) -> Any:
+    def _open_store(self, root: str) -> Any:
         from obstore.store import from_url
 
         try:
@@ -217,7 +217,7 @@ class Stores:
             self._regions[bucket] = await call_in_thread(None, region_of, address, proxy, timeout_s)
         return self._regions[bucket]
 
-    async def _translated(self, url: str, work: Callable[[], Awaitable[Any]]) -> Any:
+    async def _translate(self, url: str, work: Callable[[], Awaitable[Any]]) -> Any:
         """Returns the result of `work`. Raises HttpFailure, without any foreign text."""
         try:
             result = await work()

@@ -63,7 +63,7 @@ class S3Listing:
         if self._place is None:
             return None
         try:
-            self._client = self._client or self._connected()
+            self._client = self._client or self._connect()
             answer = self._client.list_objects_v2(
                 Bucket=self._bucket, MaxKeys=_PAGE, Prefix=self._prefix, **self._place
             )
@@ -78,7 +78,7 @@ class S3Listing:
             return [(each["Key"], each["Size"]) for each in answer.get("Contents", ())]
         raise failure
 
-    def _connected(self) -> Any:
+    def _connect(self) -> Any:
         """Returns a boto3 client with the options, limits and proxies that obstore has."""
         import boto3
         from botocore import UNSIGNED

@@ -16,10 +16,19 @@ from datago_gpu.errors import ConfigError, SourceError
 from datago_gpu.redact import without_query
 from datago_gpu.sources.base import utf8_text
 from datago_gpu.sources.http.origins import origin_of
-from datago_gpu.sources.local import exhausted
+from datago_gpu.sources.local import exhaustion_error
 from datago_gpu.sources.object_store.client import is_stored
 
-__all__ = ["ENDINGS", "MOST_SHARDS", "expanded", "has_wildcard", "http_origin", "is_http", "is_remote", "is_shard"]
+__all__ = [
+    "ENDINGS",
+    "MOST_SHARDS",
+    "has_wildcard",
+    "http_origin",
+    "is_http",
+    "is_remote",
+    "is_shard",
+    "list_addresses",
+]
 
 ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 MOST_SHARDS = 1_000_000
@@ -27,7 +36,7 @@ _WILDCARD = re.compile(r"[*?\[]")
 _RANGE = re.compile(r"\{(-?\d{1,18})\.\.(-?\d{1,18})")
 
 
-def expanded(url: str, absolute: Callable[[str], str]) -> list[str]:
+def list_addresses(url: str, absolute: Callable[[str], str]) -> list[str]:
     """Returns the addresses that the setting `url` names. Reads local files and folders. Raises SourceError.
 
     absolute: makes a relative path absolute.
@@ -124,7 +133,7 @@ def _names_in(folder: str) -> list[str]:
     try:
         return os.listdir(folder)
     except OSError as error:
-        raise exhausted(error.errno) or SourceError(
+        raise exhaustion_error(error.errno) or SourceError(
             f"cannot list the shards in {utf8_text(folder)!r}: {error.strerror}; check source_config.url"
         ) from error
 

@@ -14,7 +14,7 @@ from datago_gpu.errors import ConfigError
 from datago_gpu.sources.webdataset.tar import BadShard
 from datago_gpu.sources.webdataset.windows import MOST_WINDOW, SMALL_WINDOW, xz_window, zstd_window
 
-__all__ = ["DAMAGED", "named_format", "plain"]
+__all__ = ["DAMAGED", "format_name", "plain"]
 
 _UNPACKED_BYTES = 64 * 1024
 """The most bytes that are lost before a fault in a compressed stream."""
@@ -55,14 +55,14 @@ def plain(file: io.BufferedReader, take: Callable[[int], None]) -> BinaryIO:
     """
     found: BinaryIO = file
     for _ in range(_MOST_LAYERS):
-        opened = _opened(cast(io.BufferedReader, found), take)
+        opened = _open(cast(io.BufferedReader, found), take)
         if opened is None:
             break
         found = opened
     return found
 
 
-def named_format(file: BinaryIO) -> str:
+def format_name(file: BinaryIO) -> str:
     """Returns, in words, the apparent format of a file that is no tar archive, by its first bytes; "" if unknown."""
     head = cast(io.BufferedReader, file).peek(_TAR_MAGIC_ENDS)
     if head[_TAR_MAGIC_AT:_TAR_MAGIC_ENDS] == b"ustar":
@@ -70,28 +70,28 @@ def named_format(file: BinaryIO) -> str:
     return next((name for magic, name in _OTHERS.items() if head.startswith(magic)), "")
 
 
-def _opened(file: io.BufferedReader, take: Callable[[int], None]) -> BinaryIO | None:
+def _open(file: io.BufferedReader, take: Callable[[int], None]) -> BinaryIO | None:
     magic = file.peek(6)[:6]
     if magic[:2] == b"\x1f\x8b":
         return cast(BinaryIO, gzip.GzipFile(fileobj=file, mode="rb"))
     if magic[:4] == b"\x28\xb5\x2f\xfd" or (magic[1:4] == b"\x2a\x4d\x18" and 0x50 <= magic[0] <= 0x5F):
-        return _buffered(_Zstd(file, take))  # the second magic number begins a skippable frame, as pzstd writes it
+        return _with_buffer(_Zstd(file, take))  # the second magic number begins a skippable frame, as pzstd writes it
     if magic[:3] == b"BZh":
-        return _buffered(_Unpacked(file, bz2.BZ2Decompressor))
+        return _with_buffer(_Unpacked(file, bz2.BZ2Decompressor))
     if magic == b"\xfd7zXZ\x00":
-        most = _counted(xz_window(file.peek(_HEAD_BYTES)), take) + _XZ_OVERHEAD
-        return _buffered(_Unpacked(file, lambda: lzma.LZMADecompressor(memlimit=most)))
+        most = _usable_window(xz_window(file.peek(_HEAD_BYTES)), take) + _XZ_OVERHEAD
+        return _with_buffer(_Unpacked(file, lambda: lzma.LZMADecompressor(memlimit=most)))
     return None
 
 
-def _counted(window: int, take: Callable[[int], None]) -> int:
+def _usable_window(window: int, take: Callable[[int], None]) -> int:
     """Returns the window that a file may have, after waiting for its memory."""
     if window > SMALL_WINDOW:
         take(window)
     return max(window, SMALL_WINDOW)
 
 
-def _buffered(raw: io.RawIOBase) -> BinaryIO:
+def _with_buffer(raw: io.RawIOBase) -> BinaryIO:
     return cast(BinaryIO, io.BufferedReader(raw, _UNPACKED_BYTES))
 
 
@@ -154,7 +154,7 @@ class _Zstd(io.RawIOBase):
         window = zstd_window(file.peek(_HEAD_BYTES))
         if window > MOST_WINDOW:
             raise BadShard(f"it asks for a window of {window} bytes, {MOST_WINDOW} are allowed")
-        reader = zstandard.ZstdDecompressor(max_window_size=_counted(window, take))
+        reader = zstandard.ZstdDecompressor(max_window_size=_usable_window(window, take))
         self._reader = reader.stream_reader(file, read_across_frames=True)
 
     def readable(self) -> bool:

@@ -21,7 +21,7 @@ from datago_gpu.sources.base import (
     Part,
     SampleRef,
     Skipped,
-    shown_path,
+    printable_path,
     utf8_text,
 )
 from datago_gpu.sources.sample_info import SampleInfo
@@ -81,7 +81,7 @@ class Collector:
         self._further, self._optional = source.parts, source.optional_parts
         self._dots = source.key_dots
         self._as_text = source.datago_form
-        self._source = shown_path(shard) if source.datago_form else "webdataset"
+        self._source = printable_path(shard) if source.datago_form else "webdataset"
         self._roles: dict[str, str] = {}
         self._keys: set[int] = set()
         """Hashes of the keys of this shard so far."""
@@ -176,7 +176,7 @@ class Collector:
             if not self._unsorted:
                 logger.warning(
                     "%s: the files of a sample, %r, do not follow each other, so they count as several samples: %s",
-                    shown_path(self._shard), utf8_text(self._key), _SORT[self._dots],
+                    printable_path(self._shard), utf8_text(self._key), _SORT[self._dots],
                 )  # fmt: skip
             self._unsorted = True
         elif len(self._keys) < _MOST_KEYS:
@@ -188,7 +188,7 @@ class Collector:
             logger.warning(
                 "%s: %d samples, such as %r, hold several images of which none was asked for by name: the first of "
                 "each is taken, %d are left out. Name it with reference_image_type, or, where names hold dots, set "
-                "key_dots to 'last'", shown_path(self._shard), self._crowded_samples, self._crowded, self._left_out,
+                "key_dots to 'last'", printable_path(self._shard), self._crowded_samples, self._crowded, self._left_out,
             )  # fmt: skip
 
     def _flaws(self, problem_of_attributes: str) -> dict[str, str]:
@@ -207,7 +207,7 @@ class Collector:
         if problem is None and lacking:
             problem = (_LACKING[lacking[0][1]], repr(lacking[0][0]))
         if problem is not None:
-            return Skipped(0, key, shown_path(where), *problem)
+            return Skipped(0, key, printable_path(where), *problem)
         assert self._image is not None
         parts = [
             Part(name=name, kind=kind, path=where, payload=self._parts[name], optional=name in self._optional)

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from datago_gpu.sources.attributes import NO_ATTRIBUTES, checked, encoded, lenient
+from datago_gpu.sources.attributes import NO_ATTRIBUTES, check_attributes, decode_leniently, encode
 from datago_gpu.sources.base import utf8_text
 
 __all__ = ["attributes_of"]
@@ -21,7 +21,7 @@ def attributes_of(files: dict[str, bytes], *, as_text: bool) -> tuple[bytes, str
     if not files:
         return NO_ATTRIBUTES, ""
     try:
-        return checked(encoded(_texts(files) if as_text else _values(files)))
+        return check_attributes(encode(_texts(files) if as_text else _values(files)))
     except (ValueError, RecursionError) as error:
         return NO_ATTRIBUTES, str(error)
 
@@ -64,6 +64,6 @@ def _json(part: str, content: bytes) -> Any:
     with suppress(ValueError):
         return msgspec.json.decode(content)
     try:
-        return lenient(content)
+        return decode_leniently(content)
     except ValueError:
         raise ValueError(f"{utf8_text(part)!r} is not JSON") from None

@@ -27,12 +27,12 @@ from datago_gpu.sources.object_store.s3_listing import ODD_KEY
 from datago_gpu.sources.webdataset.addresses import (
     ENDINGS,
     MOST_SHARDS,
-    expanded,
     has_wildcard,
     http_origin,
     is_http,
     is_remote,
     is_shard,
+    list_addresses,
 )
 from datago_gpu.units import MiB
 
@@ -72,7 +72,7 @@ async def list_shards(
     config: LoaderConfig, source: WebDatasetSource, http: HttpClient, stores: Callable[[], Stores]
 ) -> list[Shard]:
     """Returns all shards that the setting `url` names, in its order. Raises SourceError."""
-    given = await call_in_thread(None, expanded, source.url, config.absolute)
+    given = await call_in_thread(None, list_addresses, source.url, config.absolute)
     named, logins = list[str](), dict[str, str]()
     for address in given:
         plain, login = without_login(address) if is_http(address) else (address, "")
@@ -119,7 +119,7 @@ async def _in_bucket(address: str, stores: Stores) -> list[tuple[str, int | None
         prefix, pattern = _folder_before_wildcard(address), address.removeprefix(f"{root}/").split("/")
         matches = partial(_matches, pattern)
     shards, barren = list[tuple[str, int | None]](), Barren(without_query(address), MOST_STORED_PAGES)
-    async with aclosing(stores.listed(prefix)) as pages:
+    async with aclosing(stores.list_objects(prefix)) as pages:
         async for page in pages:
             found = [(f"{root}/{each.key}", each.size) for each in page if matches(each.key)]
             shards += found

@@ -14,7 +14,7 @@ from datago_gpu.eventloop import as_exception, guarded
 from datago_gpu.sources.base import SampleRef, Skipped, sample_bytes, utf8_text
 from datago_gpu.sources.local import Patience, PatientFile
 from datago_gpu.sources.webdataset.budget import GivenUp, Outlet, Pipe
-from datago_gpu.sources.webdataset.compression import DAMAGED, named_format, plain
+from datago_gpu.sources.webdataset.compression import DAMAGED, format_name, plain
 from datago_gpu.sources.webdataset.grouping import Collector
 from datago_gpu.sources.webdataset.links import Links
 from datago_gpu.sources.webdataset.tar import BadShard, TarStream
@@ -119,7 +119,7 @@ class OpenShard:
         with io.BufferedReader(raw, _READ_BYTES) as file:
             try:
                 content = plain(file, self._take_window)
-                if other := named_format(content):
+                if other := format_name(content):
                     raise BadShard(f"it is {other}, and no tar archive")
                 # The files of a local shard that is not compressed can be read a second time.
                 links = Links(self._address if self._pipe is None and content is file else None, self._patience)

@@ -24,13 +24,13 @@ from datago_gpu.config import LoaderConfig
 from datago_gpu.config.shards import WebDatasetSource
 from datago_gpu.errors import SourceError
 from datago_gpu.eventloop import call_in_thread
-from datago_gpu.sources.base import Position, Refs, SampleRef, Skipped, sample_bytes, shown_path
+from datago_gpu.sources.base import Position, Refs, SampleRef, Skipped, printable_path, sample_bytes
 from datago_gpu.sources.http.client import HttpClient
 from datago_gpu.sources.http.failure import HttpFailure
 from datago_gpu.sources.local import Patience
 from datago_gpu.sources.object_store.client import Stores, is_stored
-from datago_gpu.sources.order import RankShare, ShuffledShare, numbered
-from datago_gpu.sources.shuffle import SplitMix64, permutation, shuffled
+from datago_gpu.sources.order import RankShare, ShuffledShare, renumber
+from datago_gpu.sources.shuffle import SplitMix64, permutation, shuffle_stream
 from datago_gpu.sources.tally import Whole
 from datago_gpu.sources.webdataset.budget import Outlet
 from datago_gpu.sources.webdataset.grouping import Collector
@@ -78,12 +78,12 @@ class WebDataset:
 
     def refs(self, start: Position) -> Refs:
         """See `Source.refs`. Raises SourceError if no shard can be read."""
-        return self._shuffled(start) if self._source.random_sampling else self._walked(start)
+        return self._shuffle(start) if self._source.random_sampling else self._walk(start)
 
-    async def _shuffled(self, start: Position) -> Refs:
+    async def _shuffle(self, start: Position) -> Refs:
         generator = SplitMix64(self._config.seed, start.epoch, self._share.rank)
-        walked, index = self._walked(Position(start.epoch)), 0
-        mixed = shuffled(
+        walked, index = self._walk(Position(start.epoch)), 0
+        mixed = shuffle_stream(
             walked,
             self._source.shuffle_buffer,
             generator,
@@ -98,18 +98,18 @@ class WebDataset:
                     yield sample
                     continue
                 if index >= start.index:
-                    yield numbered(sample, index)
+                    yield renumber(sample, index)
                 index += 1
 
-    async def _walked(self, start: Position) -> Refs:
-        shards = await self._listed()
+    async def _walk(self, start: Position) -> Refs:
+        shards = await self._list_shards()
         split = len(shards) < self._share.world_size
-        mine = self._shared(shards, start.epoch) if split else self._own(shards, start.epoch)
+        mine = self._common_order(shards, start.epoch) if split else self._own_order(shards, start.epoch)
         rank, ranks = (self._share.rank, self._share.world_size) if split else (0, 1)
         first, index = _place_of(start.cursor)
         lost: Exception | None = None
         seen = first > 0
-        async with aclosing(self._opened(mine[first:]).turns(self._source.interleave)) as turns:
+        async with aclosing(self._open_ahead(mine[first:]).turns(self._source.interleave)) as turns:
             async for turn, opened in turns:
                 number = first + turn
                 cursor = f"{number}:{index}"
@@ -121,7 +121,7 @@ class WebDataset:
                             if not seen and isinstance(lost, HttpFailure) and _of_access(lost):
                                 self._refuse(mine, lost)
                             missing = self._usual.left_of(taken[place]) // ranks
-                            yield self._skipped(mine[number + place], lost, missing)
+                            yield self._skip(mine[number + place], lost, missing)
                             continue
                         if sample is None:
                             self._usual.note(taken[place])
@@ -131,12 +131,12 @@ class WebDataset:
                         if _owner(number + place, len(mine), taken[place] - 1, ranks) != rank:
                             continue
                         if index >= start.index:
-                            yield numbered(sample, index, cursor)
+                            yield renumber(sample, index, cursor)
                         index += 1
         if not seen:
             self._refuse(mine, lost)
 
-    def _opened(self, shards: list[Shard]) -> Ahead:
+    def _open_ahead(self, shards: list[Shard]) -> Ahead:
         concurrent, capacity = self._source.concurrent_downloads, self._source.buffer_mb * MiB
         piped, windows = max(1, min(_PIPE_BYTES, capacity // concurrent // 2)), Windows(capacity)
 
@@ -163,7 +163,7 @@ class WebDataset:
             self._stores = Stores(self._config.http_config, self._source.storage_options)
         return self._stores
 
-    async def _listed(self) -> list[Shard]:
+    async def _list_shards(self) -> list[Shard]:
         """Returns all shards. They are listed only once."""
         if self._shards is None:
             shards = await list_shards(self._config, self._source, self._http, self._storage)
@@ -172,23 +172,23 @@ class WebDataset:
             self._shards = shards
         return self._shards
 
-    def _shared(self, shards: list[Shard], epoch: int) -> list[Shard]:
+    def _common_order(self, shards: list[Shard], epoch: int) -> list[Shard]:
         """Returns all shards in an order that is the same on all ranks, since each takes samples of all of them."""
         if not self._source.random_sampling or self._source.rank_split == "listed":
             return shards
         return [shards[number] for number in permutation(len(shards), self._config.seed, epoch)]
 
-    def _own(self, shards: list[Shard], epoch: int) -> list[Shard]:
+    def _own_order(self, shards: list[Shard], epoch: int) -> list[Shard]:
         """Returns the shards that only this rank takes, in the order of an epoch."""
         if not self._source.random_sampling:
-            return list(self._share.taken_from(shards))
+            return list(self._share.select(shards))
         mine = ShuffledShare(self._config, self._source.rank_split)
         return [shards[number] for number in mine.numbers(len(shards), epoch)]
 
-    def _skipped(self, shard: Shard, error: Exception, missing: int) -> Skipped:
+    def _skip(self, shard: Shard, error: Exception, missing: int) -> Skipped:
         """Returns the skip for a shard's rest of about `missing` samples. Raises SourceError if its server is down."""
-        reason, detail = _told(error)
-        where = self._source.redacted(shown_path(shard.shown))
+        reason, detail = _reason_and_detail(error)
+        where = self._source.redacted(printable_path(shard.shown))
         detail = self._source.redacted(detail)
         if isinstance(error, HttpFailure) and error.down:
             raise SourceError(f"{where}: {detail or reason}; {error.verdict}")
@@ -196,10 +196,10 @@ class WebDataset:
 
     def _refuse(self, shards: list[Shard], lost: Exception | None) -> NoReturn:
         """Raises SourceError: no sample was read at all."""
-        first = self._source.redacted(shown_path(shards[0].shown) if shards else self._source.url)
+        first = self._source.redacted(printable_path(shards[0].shown) if shards else self._source.url)
         if lost is None:
             raise SourceError(f"no samples in {len(shards)} shards, the first of which is {first}")
-        reason, detail = _told(lost)
+        reason, detail = _reason_and_detail(lost)
         hint = "" if reason in _SAY_WHAT_TO_DO else "; check source_config.url"
         if isinstance(lost, HttpFailure) and lost.status in (401, 403):
             hint = "; check source_config.auth_token or the credentials"
@@ -258,7 +258,7 @@ def _of_access(failure: HttpFailure) -> bool:
     return failure.status in (401, 403) or failure.reason == "no-credentials"
 
 
-def _told(error: Exception) -> tuple[str, str]:
+def _reason_and_detail(error: Exception) -> tuple[str, str]:
     """Returns reason and detail of an error."""
     if isinstance(error, HttpFailure):
         return error.reason, error.detail

@@ -40,7 +40,7 @@ def test_many_failures_of_several_processes_mean_that_the_server_is_down() -> No
     doubts = Doubts()
     for process, future in enumerate(futures):
         row = [(1.0 + number, process) for number in range(DOWN_AFTER // 2)]
-        doubts.failed(HOST, 10.0, process, future, given_up(row))
+        doubts.note_failure(HOST, 10.0, process, future, given_up(row))
         assert bool(doubts) == (process == 0)
     assert verdicts(futures) == [True, True]
     loop.close()
@@ -49,9 +49,9 @@ def test_many_failures_of_several_processes_mean_that_the_server_is_down() -> No
 def test_an_answer_clears_the_server_but_not_another_one() -> None:
     loop, futures = with_futures(2)
     doubts = Doubts()
-    doubts.failed(HOST, 1.0, 0, futures[0], given_up([(1.0, 1)]))
-    doubts.failed("other.example", 1.0, 0, futures[1], given_up([(1.0, 2)]))
-    doubts.answered(HOST, 2.0)
+    doubts.note_failure(HOST, 1.0, 0, futures[0], given_up([(1.0, 1)]))
+    doubts.note_failure("other.example", 1.0, 0, futures[1], given_up([(1.0, 2)]))
+    doubts.note_answer(HOST, 2.0)
     assert verdicts(futures) == [False, None]
     doubts.settle()
     assert verdicts(futures) == [False, False]
@@ -62,8 +62,8 @@ def test_an_answer_clears_the_server_but_not_another_one() -> None:
 def test_a_refusal_of_one_payload_is_an_answer() -> None:
     loop, futures = with_futures(2)
     doubts = Doubts()
-    doubts.failed(HOST, 1.0, 0, futures[0], given_up([(1.0, 1)]))
-    doubts.failed(HOST, 2.0, 1, futures[1], given_up([], status=404))
+    doubts.note_failure(HOST, 1.0, 0, futures[0], given_up([(1.0, 1)]))
+    doubts.note_failure(HOST, 2.0, 1, futures[1], given_up([], status=404))
     assert verdicts(futures) == [False, False]
     loop.close()
 
@@ -72,7 +72,7 @@ def test_a_failure_that_nobody_waits_for_any_more_does_no_harm() -> None:
     loop, (future,) = with_futures(1)
     doubts = Doubts()
     future.cancel()
-    doubts.failed(HOST, 1.0, 0, future, given_up([(1.0, 1)]))
+    doubts.note_failure(HOST, 1.0, 0, future, given_up([(1.0, 1)]))
     doubts.settle()
     assert not doubts
     loop.close()
@@ -95,7 +95,7 @@ def test_the_verdict_is_that_of_one_who_sees_everything(events: list[tuple[int, 
     for moment, (process, url) in enumerate(events):
         now, future = 1.0 + moment, futures[moment]
         if process < 0:
-            doubts.answered(HOST, now)
+            doubts.note_answer(HOST, now)
             answered_at = now
             rows.pop(0, None)  # the others do not hear of it
             assert not doubts
@@ -106,7 +106,7 @@ def test_the_verdict_is_that_of_one_who_sees_everything(events: list[tuple[int, 
         if failed[process, url] % tries:
             continue
         told[process] = list(row)
-        doubts.failed(HOST, now, process, future, given_up(list(row)))
+        doubts.note_failure(HOST, now, process, future, given_up(list(row)))
         seen = [each for said in told.values() for each in said if each[0] > answered_at]
         assert verdicts([future]) == [True if means_down(seen) else None]
         assert bool(doubts) == (not means_down(seen))

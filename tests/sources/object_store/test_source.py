@@ -191,7 +191,7 @@ def test_a_place_in_a_bucket_is_one_in_a_copy_of_it(s3: str) -> None:
 
 C_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 LISTS = """
-import asyncio, json, sys
+import asyncio, json, os, sys
 from datago_gpu import LoaderConfig
 from datago_gpu.sources import open_source
 from datago_gpu.sources.base import Position
@@ -201,7 +201,8 @@ async def ids():
     return [[ref.id, ref.url] async for ref in source.refs(Position())]
 
 assert sys.getfilesystemencoding() == "ascii"
-print(json.dumps(asyncio.run(ids())))
+print(json.dumps(asyncio.run(ids())), flush=True)
+os._exit(0)  # as a feeder does: a thread of obstore may abort an interpreter that is being taken down
 """
 
 

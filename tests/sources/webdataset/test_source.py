@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from datago_gpu.config.shards import WebDatasetSource
 from datago_gpu.errors import ConfigError, SourceError
 from datago_gpu.sources.base import Position, SampleRef, Skipped
-from datago_gpu.sources.webdataset.shard_list import expanded
+from datago_gpu.sources.webdataset.addresses import list_addresses
 from tests.support.shards import keys, listed, pictures, read, shard_config, tar_bytes, write_shards
 
 
@@ -233,7 +233,7 @@ def test_what_names_no_shard_is_a_source_error(tmp_path: Path, url: str, words: 
 @pytest.mark.parametrize("url", ["{folder}", "{folder}/", "file://{folder}", "{folder}/*.tar", "{folder}/a/../*/*.tar"])
 def test_a_folder_that_may_not_be_listed_is_a_source_error(unreadable: Path, url: str) -> None:
     with pytest.raises(SourceError) as caught:
-        expanded(url.format(folder=unreadable), os.path.abspath)
+        list_addresses(url.format(folder=unreadable), os.path.abspath)
     assert str(caught.value).startswith(f"cannot list the shards in '{unreadable}")
     assert str(caught.value).endswith("': Permission denied; check source_config.url")
 
@@ -256,12 +256,12 @@ def unreadable() -> Iterator[Path]:
 
 def test_hf_addresses_are_those_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     hub = "https://huggingface.co/datasets/me/mine/resolve"
-    assert expanded("hf://datasets/me/mine/a/{0..1}.tar", os.path.abspath) == [
+    assert list_addresses("hf://datasets/me/mine/a/{0..1}.tar", os.path.abspath) == [
         f"{hub}/main/a/0.tar",
         f"{hub}/main/a/1.tar",
     ]
     monkeypatch.setenv("HF_ENDPOINT", "http://mirror/")
-    assert expanded("hf://datasets/me/mine@v2/a.tar", os.path.abspath) == [
+    assert list_addresses("hf://datasets/me/mine@v2/a.tar", os.path.abspath) == [
         "http://mirror/datasets/me/mine/resolve/v2/a.tar"
     ]
 
@@ -440,7 +440,7 @@ def test_the_token_and_the_storage_options_are_shown_in_no_text() -> None:
     ("more", "words"),
     [
         ({"url": " "}, "source_config.url is empty"),
-        ({"auth_token": "a b"}, "auth_token holds blanks"),
+        ({"auth_token": "a b"}, "auth_token contains spaces"),
         ({"auth_token": 5}, r"auth_token must be text, got \*\*\*"),
         ({"storage_options": {"key": 5}}, "storage_options must be a dict of texts, got \\*\\*\\*"),
         ({"masks": "a,b", "latents": "a"}, "'a' occurs twice"),
