@@ -215,7 +215,7 @@ class Suite:
         counts["datago"] = [1, 2, 8, 32]
         threads = {name: [(n, {"threads": n}, ()) for n in values] for name, values in counts.items()}
         cores = [2**n for n in range(most.bit_length()) if 2**n <= most]
-        of_cores = [(n, {}, ("taskset", "-c", _first_cores(n))) for n in cores] if shutil.which("taskset") else []
+        of_cores: list[Any] = [(n, {}, ("taskset", "-c", _first_cores(n))) for n in cores if shutil.which("taskset")]
         self._vary("threads, tasks or workers", threads, able, spec)
         self._vary("cores", dict.fromkeys((OURS.name, "datago", "torch DataLoader + Pillow"), of_cores), able, spec)
         spec, root, names = self._shards()

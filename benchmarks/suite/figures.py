@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ class Table:
     apart: bool = False
     """Servers had a core of their own."""
 
-    def measure(self, contestants: dict[str, Callable[[], dict[str, Any]]], runs: int) -> None:
+    def measure(self, contestants: Mapping[str, Callable[[], dict[str, Any]]], runs: int) -> None:
         """Runs A B C, C B A, A B C, ... One that fails is left out, and the table says why."""
         order = list(contestants)
         for _ in range(runs):

@@ -118,7 +118,7 @@ def _read(pipe: Iterable[str], lines: queue.Queue[str | None]) -> None:
     lines.put(None)
 
 
-def _note(run: Run, message: dict[str, object]) -> None:
+def _note(run: Run, message: dict[str, Any]) -> None:
     if "skipped" in message:
         run.skipped[str(message["skipped"])] = f"{message['reason']}: {message['detail']}"
     else:
@@ -132,7 +132,7 @@ def with_neighbours(folder: Path, files: Iterable[tuple[str, bytes]]) -> dict[st
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    good, opened = list(good_files().items()), {}
+    good, opened = list(good_files().items()), dict[str, bool]()
     for number, (name, payload) in enumerate(files):
         kind, neighbour = good[number % len(good)]
         names = f"{number:05}-{name}.jpg", f"{number:05}{GOOD}{kind}.jpg"

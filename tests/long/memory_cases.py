@@ -243,9 +243,9 @@ CASES = {
                                  "images and masks have memory_mb each"),
 }  # fmt: skip
 for backend, alone in (("pillow", 0), ("dali", DALI)):
-    large = {"settings": {"image_config": SMALL}, "backend": backend, "trainer_mb": alone}
+    large: dict[str, Any] = {"settings": {"image_config": SMALL}, "backend": backend, "trainer_mb": alone}
     large["why"] = "one picture is decoded alone" if alone else ""
-    feeder = {**large, "why": "one picture is decoded alone"}
+    feeder: dict[str, Any] = {**large, "why": "one picture is decoded alone"}
     CASES |= {
         f"6 PNG of 100 MP, {backend}": Case(folder("png", 6, "RGB", SIDE, "PNG", **FAST), **large),
         f"6 PNG of 100 MP, alpha, {backend}": Case(

@@ -106,11 +106,11 @@ def turned_otherwise(count: int, seed: int) -> list[str]:
 def changed_neighbours(count: int, seed: int) -> int:
     """How many good files came with other pixels than alone, in so many batches."""
     good, changed = corners(), 0
-    alone = next(load([("good.jpg", good)], "dali")).image.copy()
+    (alone,) = (np.array(each.image) for each in load([("good.jpg", good)], "dali"))
     odd = [(f"{name}.jpg", payload) for name, payload in odd_files(good, min(4000, count * BATCH // 2), seed + 1)]
     files = [*odd, *((f"{number:05}-neighbour.jpg", good) for number in range(len(odd)))]
     for sample in load(files, "dali", source={"random_sampling": True}, epochs=None, limit=count * BATCH):
-        changed += sample.id.endswith("-neighbour.jpg") and not np.array_equal(sample.image, alone)
+        changed += sample.id.endswith("-neighbour.jpg") and not np.array_equal(np.array(sample.image), alone)
     print(f"{count} batches of {BATCH} files, half of them odd: {changed} good ones changed")
     return changed
 

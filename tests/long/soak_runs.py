@@ -234,5 +234,5 @@ def row_of(batch: Batch) -> Row:
     arrays = [batch.image, batch.embeddings, *batch.masks.values()]
     for latents in batch.latents.values():
         arrays += latents if isinstance(latents, list) else [latents]
-    sums = [zlib.crc32(np.ascontiguousarray(array)) for array in arrays if array is not None]
+    sums = [zlib.crc32(np.ascontiguousarray(array).tobytes()) for array in arrays if array is not None]
     return batch.bucket, tuple(batch.ids), zlib.crc32(repr((sums, batch.attributes)).encode())

@@ -100,7 +100,7 @@ def main() -> int:
     percentiles: dict[str, list[float]] = {}
 
     def count(http: dict[str, Any]) -> int:
-        return args.count // 4 if http else args.count  # without extra requests that takes long enough
+        return int(args.count // 4 if http else args.count)  # without extra requests that takes long enough
 
     server = child("tests.long.stragglers", "--serve", args.count, args.share, args.late)
     with server as (url, stragglers):

@@ -121,8 +121,10 @@ class Findings:
             self.error(name, f"{type(error).__name__}: {' '.join(str(error).split())[:400]}")
         print(f"  {name}: {time.perf_counter() - clock:.1f} s", flush=True)
 
-    def _write(self, *fields: Any) -> None:
-        finding = Finding(*fields, check=self._check)
+    def _write(
+        self, kind: str, name: str, value: Any = None, unit: str = "", gate: str = "", passed: bool | None = None
+    ) -> None:
+        finding = Finding(kind, name, value, unit, gate, passed, self._check)
         self.all.append(finding)
         with self._file.open("a") as file:
             file.write(json.dumps(asdict(finding), default=str) + "\n")

@@ -38,7 +38,7 @@ RETRIES = 8
 def run_check(name: str, settings: dict[str, object], limit_s: float, log: Path) -> None:
     """Run a check; where it crashes, run it again without what it had begun by then."""
     began, file = time.monotonic(), Path(str(settings["findings"]))
-    crashes, skip = [], []
+    crashes, skip = list[str](), list[str]()
     for _ in range(1 + RETRIES):
         left_s = limit_s - (time.monotonic() - began)
         crash = _run_once(name, settings | {"skip": skip}, left_s, log)

@@ -7,6 +7,7 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -61,7 +62,8 @@ def _in_time(context: Context) -> None:
 def _with(bad: Bad, good: list[Payload], target: tuple[int, int]) -> EncodedImages:
     """A batch with the bad image in it, as if the feeder had let it pass."""
     images = encoded([*good[:AT], good[0], *good[AT:]], target)
-    images.payloads[AT] = np.frombuffer(bad.payload, np.uint8)
+    payloads: Any = images.payloads
+    payloads[AT] = np.frombuffer(bad.payload, np.uint8)
     images.sizes[AT] = bad.size
     images.regions[AT] = (0.0, 0.0, *bad.size)
     images.orientations[AT] = 1
