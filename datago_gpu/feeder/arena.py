@@ -47,7 +47,7 @@ def create(size: int) -> int:
         os.close(descriptor)
         raise FeederError(_told(error, size, refused)) from error
     if refused:
-        log.warning("%s: a file without a name in the folder for temporary files takes its place. %s", refused, _ALLOW)
+        log.warning("%s: an unnamed file in the folder for temporary files is used instead. %s", refused, _ALLOW)
     return descriptor
 
 
@@ -92,11 +92,11 @@ def unnamed_file(name: str) -> tuple[int, str]:
 
 def _told(error: OSError, size: int, refused: str) -> str:
     """Returns why shared memory of `size` bytes could not be made."""
-    wanted = f"{size // MiB} MiB of memory that is shared with the feeder (arena_mb)"
+    wanted = f"{size // MiB} MiB of memory shared with the feeder (arena_mb)"
     if error.errno == errno.EFBIG:
-        return f"{wanted} are more than a file may have here: raise the limit (ulimit -f unlimited), or lower arena_mb"
-    where = f"; {refused}, and a temporary file was to take its place. {_ALLOW}" if refused else ""
-    return f"{wanted} cannot be had ({error.strerror}){where}"
+        return f"{wanted} exceed the limit for the size of files: raise it (ulimit -f unlimited), or lower arena_mb"
+    where = f"; {refused}, and a temporary file was used instead. {_ALLOW}" if refused else ""
+    return f"{wanted} cannot be allocated ({error.strerror}){where}"
 
 
 def map_memory(descriptor: int) -> mmap.mmap:

@@ -105,5 +105,5 @@ def _by_name(batch: list[Admitted]) -> list[tuple[list[int], list[AdmittedPart]]
 
 def _packed(kind: str, rows: Sequence[Sequence[float]]) -> bytes:
     if len(set(map(len, rows))) > 1:
-        raise ValueError("rows of different lengths, of which no array can be made")
+        raise ValueError("rows of different lengths, which do not form an array")
     return array(kind, chain.from_iterable(rows)).tobytes()

@@ -52,13 +52,13 @@ def read_form(payload: bytes) -> tuple[ArrayForm, int]:
     try:
         dtype = np.dtype(descr)
     except (TypeError, ValueError, OverflowError) as error:
-        raise BadArray(f"{descr!r} is not a type of numbers: {error}"[:200]) from None
+        raise BadArray(f"{descr!r} is not a numeric dtype: {error}"[:200]) from None
     form = ArrayForm(dtype.str, shape, order == "True")
     _check(form, dtype.itemsize, len(payload) - offset)
     try:
         as_array(memoryview(payload)[offset:], form)
     except (ValueError, TypeError, OverflowError) as error:
-        raise BadArray(f"numpy makes no array of {shape} of {descr!r}: {error}"[:200]) from None
+        raise BadArray(f"numpy cannot make an array of shape {shape} and dtype {descr!r}: {error}"[:200]) from None
     return form, offset
 
 
@@ -73,7 +73,7 @@ def _header(payload: bytes) -> tuple[str, int]:
     version = (payload[6], payload[7]) if len(payload) >= 8 else (0, 0)
     size = _LENGTH_BYTES.get(version)
     if size is None:
-        raise BadArray(f"version {version[0]}.{version[1]} of the npy format is not known")
+        raise BadArray(f"version {version[0]}.{version[1]} of the npy format is not supported")
     length = int.from_bytes(payload[8 : 8 + size], "little")
     begin, end = 8 + size, 8 + size + length
     if length > _LONGEST_HEADER or end > len(payload):
@@ -95,7 +95,7 @@ def _items(text: str) -> tuple[str, str, str]:
             found[match["key"]] = value
         at = match.end()
     if not (stripped.startswith("{") and stripped[at:].strip(" \t\n") == "}" and len(found) == len(_KEYS)):
-        raise BadArray(f"its header is not that of an array of numbers: {stripped[:100]!r}")
+        raise BadArray(f"its header does not describe a numeric array: {stripped[:100]!r}")
     return found["descr"], found["fortran_order"], found["shape"]
 
 
@@ -104,7 +104,7 @@ def _check(form: ArrayForm, item_bytes: int, size: int) -> None:
     if not item_bytes:
         raise BadArray(f"elements of {form.dtype!r} take no bytes")
     if len(form.shape) > _MOST_AXES:
-        raise BadArray(f"{len(form.shape)} axes, {_MOST_AXES} are allowed")
+        raise BadArray(f"{len(form.shape)} axes, at most {_MOST_AXES} are allowed")
     if item_bytes * math.prod(form.shape) != size:
         raise BadArray(f"{form.shape} of {form.dtype!r} do not make {size} bytes"[:200])
     if item_bytes * math.prod(max(1, length) for length in form.shape) > max(size, _LARGEST):

@@ -74,7 +74,7 @@ class Production:
         dropped = 0 if limited else len(self._grouper)
         if dropped:
             log.warning(
-                "%d samples are left out at the end, since their batches are not full and drop_last is true", dropped
+                "%d samples are left out at the end, because their batches are not full and drop_last is true", dropped
             )
         await self._packer.end(self._counts(), fruitless=fruitless, dropped=dropped)
 

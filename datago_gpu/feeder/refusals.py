@@ -80,8 +80,8 @@ class Refusals(Generic[T]):
         detail = f" ({last.detail})" if last.detail else ""
         self.released()
         return SourceError(
-            f"{count} {what} in a row could not be had ({reasons}), so the source is taken to be at fault; the last "
-            f"was {last.where}: {last.reason}{detail}. {_remedy(last.reason)} A state_dict goes on with them; "
+            f"{count} {what} in a row could not be loaded ({reasons}), so the source seems to be at fault; the last "
+            f"was {last.where}: {last.reason}{detail}. {_remedy(last.reason)} A state_dict continues with them; "
             "max_refused_in_a_row sets how many end the run"
         )
 
@@ -96,9 +96,9 @@ def _is_shard(skipped: Skipped) -> bool:
 
 def _remedy(reason: str) -> str:
     if reason == "http-429":
-        return "The server limits how much may be asked: lower concurrent_downloads, or raise max_retry_after_s."
+        return "The server limits the rate of requests: lower concurrent_downloads, or raise max_retry_after_s."
     if reason in _RAN_OUT:
         return "A token, key or signed address may have run out: renew it."
     if reason in ("missing", "unreadable", "unreadable-folder", "http-404"):
-        return "The data may have moved, or its file system is gone."
+        return "The data may have been moved, or its file system is no longer mounted."
     return "Check the network and the server."

@@ -162,13 +162,13 @@ class Processes:
         for process in self._downloading:  # a process may close its sockets a moment before it ends
             with contextlib.suppress(subprocess.TimeoutExpired):
                 code = process.wait(max(0.0, deadline - time.monotonic()))
-                how += f", after one that downloads for it, which ended {_how(code)}" if code else ""
+                how += f", because a download process ended {_how(code)}" if code else ""
         size = os.fstat(self._last_words).st_size
         words = os.pread(self._last_words, LAST_WORDS_BYTES, max(0, size - LAST_WORDS_BYTES)).decode(errors="replace")
-        said = f"the feeder process ended {how}; its last words: {words.strip() or '(none)'}"
+        said = f"the feeder process ended {how}; its last output: {words.strip() or '(none)'}"
         if begun or self._feeder.returncode < 0 or "Traceback" in words:
             return said
-        return f"{said}\nIt was started as {self._python!r}: if that is no Python, {WANTED}"
+        return f"{said}\nIt was started as {self._python!r}: if this is not a Python, {WANTED}"
 
     @property
     def _all(self) -> list[subprocess.Popen[bytes]]:

@@ -29,12 +29,12 @@ log = logging.getLogger("datago_gpu")
 
 UNDECODABLE = "undecodable"
 OUT_OF_MEMORY = (
-    "out of memory while decoding: have fewer images under way (decode_config.threads, batch_size, "
-    "samples_buffer_size), or smaller ones (decode_config.max_pixels)"
+    "out of memory while decoding: decode fewer images at once (lower decode_config.threads, batch_size or "
+    "samples_buffer_size), or smaller ones (lower decode_config.max_pixels)"
 )
 
 _RESCUED = (
-    "DALI refused a picture of sample %r (%s): %s. Pillow decoded it, and the sample is delivered. Each refusal costs "
+    "DALI refused an image of sample %r (%s): %s. Pillow decoded it, and the sample is delivered. Each refusal costs "
     "its batch some time; stats().rescued counts such samples, and this line comes once. Where there are many on a "
     "GPU, look at the memory that is free there"
 )
@@ -69,7 +69,7 @@ def unexpected(what: str, error: BaseException) -> errors.DatagoError:
     if isinstance(error, MemoryError):
         wrapped = errors.DatagoError(OUT_OF_MEMORY)
     else:
-        wrapped = errors.DatagoError(f"{what} has failed unexpectedly, with {type(error).__name__}: {error}")
+        wrapped = errors.DatagoError(f"unexpected error in {what}: {type(error).__name__}: {error}")
     wrapped.__cause__ = error
     return wrapped
 

@@ -89,11 +89,11 @@ class Supervisor:
         work, or the samples are random draws of the server, which cannot be repeated.
         """
         if self._first_death:
-            raise FeederError(f"{death}\nIt had been started again once in this run, after: {self._first_death}")
+            raise FeederError(f"{death}\nThe feeder was already restarted once in this run, after: {self._first_death}")
         if self._config.draws_from_server or not (self._begun or self._feeder.killed):
             raise death
         self._first_death, self._counted_before = death, self._counts
-        log.warning("%s; another one goes on from there", death)
+        log.warning("%s; a new one continues from there", death)
         self._feeder.close()
         self._feeder.dispose()
         if self._pool:
@@ -101,7 +101,7 @@ class Supervisor:
         try:
             self._feeder = Feeder(self._config, self._done.resume(), self._pool)
         except FeederError as problem:
-            raise FeederError(f"{death}\nNo other could take its place: {problem}") from problem
+            raise FeederError(f"{death}\nIt could not be restarted: {problem}") from problem
         if self._closed:  # `close` ran meanwhile and closed the old feeder
             self._feeder.close()
 

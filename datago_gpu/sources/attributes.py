@@ -39,7 +39,7 @@ def check_attributes(text: bytes) -> tuple[bytes, str]:
     except _UNREADABLE as error:
         return NO_ATTRIBUTES, f"{error or type(error).__name__}"[:_LONGEST_PROBLEM]
     if not isinstance(value, dict):
-        return NO_ATTRIBUTES, f"they are no JSON object, but of Python's type {type(value).__name__}"
+        return NO_ATTRIBUTES, f"they are not a JSON object, but of the Python type {type(value).__name__}"
     if text.count(b"{") + text.count(b"[") > DEEPEST and _is_deeper(value, DEEPEST):
         return NO_ATTRIBUTES, f"they are nested more than {DEEPEST} levels deep"
     return text, ""
@@ -73,7 +73,9 @@ def encode(value: Any) -> bytes:
     try:
         return msgspec.json.encode(value)
     except _UNREADABLE:
-        raise ValueError("they hold half a surrogate pair, what is not UTF-8, or a number out of range") from None
+        raise ValueError(
+            "they contain half a surrogate pair, text that is not UTF-8, or a number out of range"
+        ) from None
 
 
 def _float(text: str) -> float | _OutOfRange:

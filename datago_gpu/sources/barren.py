@@ -27,6 +27,6 @@ class Barren:
         self._pages, self._entries = self._pages + 1, self._entries + entries
         if self._pages >= self._most:
             raise SourceError(
-                f"{self._where}: {self._pages} pages in a row, with {self._entries} entries, brought nothing that "
-                "can be used, and the listing goes on: is this the right place?"
+                f"{self._where}: {self._pages} pages in a row, with {self._entries} entries, had nothing that "
+                "can be used, and the listing goes on: is this the right address?"
             )

@@ -15,8 +15,8 @@ log = logging.getLogger("datago_gpu")
 Kind = Literal["hidden", "extension", "link"]
 
 _TOLD: dict[Kind, tuple[str, str]] = {
-    "hidden": ("hidden", "source_config.hidden takes them"),
-    "extension": ("of other endings", "source_config.extensions says which are taken"),
+    "hidden": ("hidden", "source_config.hidden includes them"),
+    "extension": ("with other extensions", "source_config.extensions sets which are loaded"),
     "link": ("symbolic links", "source_config.follow_links is false"),
 }
 """The name of each kind in messages, and what decides about it."""

@@ -23,8 +23,8 @@ log = logging.getLogger("datago_gpu")
 
 _BYTES, _MARK_BYTES = 8, 4
 _WAY_OUT = (
-    "Going on would bring some samples again and others never. Put the data back as it was, start without the state, "
-    'or pass on_change="accept", which goes on with what is there'
+    "Continuing would repeat some samples and omit others. Restore the data, start without the state, or pass "
+    'on_change="accept", which continues with the data as it is now'
 )
 
 
@@ -79,7 +79,7 @@ class _Compared(Tally):
         said = f"the data has changed since the state was saved: {changed}"
         if not self._accepts:
             raise ConfigError(f"{said}. {_WAY_OUT}")
-        log.warning("%s; the run goes on with what is there, as on_change is 'accept'", said)
+        log.warning("%s; the run continues with the data as it is now, because on_change is 'accept'", said)
 
 
 class Walked(_Compared):
@@ -113,10 +113,10 @@ class Walked(_Compared):
         expected = self._expected
         if expected and self._count >= expected.count:
             if self._count > expected.count:
-                self._conclude(f"there are more than the {expected.count:,} {self._what} of the state")
+                self._conclude(f"there are more {self._what} than the {expected.count:,} of the state")
             elif self._digest.hex() != expected.digest:
                 self._conclude(
-                    f"of the first {expected.count:,} {self._what}, which the state has come past, some were added, "
+                    f"of the first {expected.count:,} {self._what}, which are done in the state, some were added, "
                     "removed or renamed"
                 )
             elif not expected.whole:
@@ -131,7 +131,7 @@ class Walked(_Compared):
         self._ended = True
         expected = self._expected
         if expected:
-            fewer = f"only {self._count:,} {self._what} are there, and the state has come past {expected.count:,}"
+            fewer = f"only {self._count:,} {self._what} are there, but {expected.count:,} are done in the state"
             self._conclude(fewer if self._count < expected.count else "")
 
 
@@ -202,22 +202,22 @@ class Whole(_Compared):
         """Returns what has changed, in words; "" if nothing has."""
         more = found.count - expected.count
         if self._appended:
-            return f"{more:,} more {self._what} are there behind those of the state, the first of them {self._appended}"
+            return f"{more:,} more {self._what} follow those of the state, the first is {self._appended}"
         if found.digest != expected.digest:
-            counts = f"there are {found.count:,} {self._what}, and there were {expected.count:,}"
+            counts = f"there are {found.count:,} {self._what}, but there were {expected.count:,}"
             if not more:
-                counts = f"there are {found.count:,} {self._what} as before, but some names or their order are others"
+                counts = f"there are {found.count:,} {self._what} as before, but some names or their order have changed"
             return counts + self._place()
         if found.lengths and expected.lengths and found.lengths != expected.lengths:
-            return f"the {found.count:,} {self._what} have the same names, but other lengths"
+            return f"the {found.count:,} {self._what} have the same names, but different lengths"
         return ""
 
     def _place(self) -> str:
         """Returns where the change begins, as far as that is known."""
         if not self._other_from:
-            return f"; the change begins behind {self._same_until}" if self._same_until else ""
-        behind = f"behind {self._same_until}, " if self._same_until else ""
-        return f"; the change begins {behind}at {self._other_from} or before it"
+            return f"; the first change is after {self._same_until}" if self._same_until else ""
+        after = f"after {self._same_until}, " if self._same_until else ""
+        return f"; the first change is {after}at {self._other_from} or before"
 
 
 def _printable(name: bytes) -> str:

@@ -520,6 +520,6 @@ def test_only_filters_that_are_set_are_sent() -> None:
 )
 def test_a_dataroom_address_without_a_host_or_a_port_is_named_as_such(address: str) -> None:
     with pytest.raises(
-        ConfigError, match=r"(has a host that|names no host|has the port '\w+', and ports).*, got 'https?:"
+        ConfigError, match=r"(has a host that|has no host|has the port '\w+', but ports).*, got 'https?:"
     ):
         api_address(DataroomSource(api_url=address))

@@ -115,13 +115,13 @@ def test_redirects_are_followed_by_way_of_the_proxy_or_directly(server: Misbehav
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
-@pytest.mark.parametrize(("login", "words"), [("", "wants a name and a password"),
-                                              (f"me:{PASSWORD}@", "refuses the name and the password")])  # fmt: skip
+@pytest.mark.parametrize(("login", "words"), [("", "requires name and password"),
+                                              (f"me:{PASSWORD}@", "refuses name and password")])  # fmt: skip
 def test_a_proxy_that_wants_another_password_is_named(scheme: str, login: str, words: str) -> None:
     with ForwardProxy(login=LOGIN) as proxy:
         failure = failing(f"{scheme}://{HOST}/a", proxy.url.replace("://", f"://{login}"))
     assert (failure.reason, failure.status, failure.tries) == ("proxy", 0, 1)
-    way_out = "http://NAME:PASSWORD@HOST:PORT in http_config.proxy gives them"
+    way_out = "set http_config.proxy to http://NAME:PASSWORD@HOST:PORT"
     assert str(failure) == f"{scheme}://{HOST}/a: the proxy {proxy.url} (http_config.proxy) {words}; {way_out}"
 
 
@@ -129,8 +129,8 @@ def test_a_proxy_that_answers_401_to_a_wrong_password_is_named() -> None:
     """As tinyproxy does."""
     with ForwardProxy(answer=401) as proxy:
         given = proxy.url.replace("://", f"://me:{PASSWORD}@")
-        assert f"the proxy {proxy.url} (http_config.proxy) refuses the name" in str(failing(f"https://{HOST}/a", given))
-        assert f"by way of the proxy {proxy.url}" in str(failing(f"http://{HOST}/a", given))
+        assert f"the proxy {proxy.url} (http_config.proxy) refuses name" in str(failing(f"https://{HOST}/a", given))
+        assert f"through the proxy {proxy.url}" in str(failing(f"http://{HOST}/a", given))
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
@@ -145,11 +145,13 @@ def test_a_proxy_that_lets_nothing_through_is_named(answer: int, tries: int) -> 
     with ForwardProxy(answer=answer) as proxy:
         failure = failing(f"https://{HOST}/a", proxy.url)
         assert (failure.reason, failure.status, failure.tries) == ("proxy", 0, tries)
-        assert f"the proxy {proxy.url} (http_config.proxy) lets no request through to {HOST}: {answer}" in str(failure)
+        assert f"the proxy {proxy.url} (http_config.proxy) does not let requests through to {HOST}: {answer}" in str(
+            failure
+        )
         assert "add the host to NO_PROXY" in str(failure)
         failure = failing(f"http://{HOST}/a", proxy.url)
         assert (failure.reason, failure.status, failure.tries) == (f"http-{answer}", answer, tries)
-        assert f"by way of the proxy {proxy.url} (http_config.proxy), which may have answered" in str(failure)
+        assert f"through the proxy {proxy.url} (http_config.proxy), which may have sent" in str(failure)
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
@@ -170,13 +172,13 @@ def test_a_proxy_that_says_nothing_is_waited_for_no_longer_than_a_server(scheme:
     with ForwardProxy(silent=True) as proxy:
         failure = failing(f"{scheme}://{HOST}/a", proxy.url)
         assert (failure.reason, failure.tries) == ("timeout", 2)
-        assert f"by way of the proxy {proxy.url}" in str(failure)
+        assert f"through the proxy {proxy.url}" in str(failure)
 
 
 def test_a_proxy_that_cannot_prove_who_it_is_sees_nothing(tls: Tls) -> None:
     with ForwardProxy(tls=tls("other.invalid")) as proxy:
         failure = failing(f"https://{HOST}/a", proxy.url.replace("://", f"://me:{PASSWORD}@"))
-        assert f"the certificate of the proxy {proxy.url} (http_config.proxy) does not prove who it is" in str(failure)
+        assert f"the certificate of the proxy {proxy.url} (http_config.proxy) cannot be verified" in str(failure)
         assert proxy.asked == []
 
 
@@ -318,7 +320,7 @@ def test_a_proxy_that_is_gone_is_down_whatever_the_hosts(dataroom: tuple[Listing
     settings["max_refused_in_a_row"] = None
     with (
         Loader(settings, device="cpu", backend="pillow") as loader,
-        pytest.raises(SourceError, match=r"nor is any other request answered by way of this proxy$"),
+        pytest.raises(SourceError, match=r"no other request through this proxy was answered either$"),
     ):
         list(loader)
     assert sum(loader.stats().skipped.values()) < COUNT // 2
@@ -407,7 +409,7 @@ def test_a_store_behind_a_proxy_that_refuses(scheme: str) -> None:
     with ForwardProxy(login=LOGIN) as proxy:
         found = failure(proxy.url.replace("://", f"://me:{PASSWORD}@"))
         assert (found.reason, found.status) == ("proxy", 0)
-        assert re.search(f"{named} refuses the name and the password", str(found))
+        assert re.search(f"{named} refuses name and password", str(found))
     with ForwardProxy(answer=403) as proxy:
         assert re.search(f"{named}", str(failure(proxy.url)))
     options["proxy_url"] = given

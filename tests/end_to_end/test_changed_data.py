@@ -81,7 +81,7 @@ def test_in_order_only_what_was_passed_matters(root: Path) -> None:
         rest(config, state)
     for number in range(3, COUNT):
         (root / f"{number:04}.jpg").unlink(missing_ok=True)
-    with pytest.raises(ConfigError, match=r"only 4 images below .* are there, and the state has come past 12"):
+    with pytest.raises(ConfigError, match=r"only 4 images below .* are there, but 12 are done in the state"):
         rest(config, state)
     assert rest(config, state, on_change="accept") == []
 

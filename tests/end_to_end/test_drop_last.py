@@ -66,7 +66,7 @@ def test_images_of_a_rare_shape_come_and_the_rest_is_counted(root: Path, caplog:
     assert "dropped at the end: 1," not in str(stats)
     assert "dropped at the end: 1" in str(stats)
     said = [record.getMessage() for record in caplog.records]
-    assert said == ["1 samples are left out at the end, since their batches are not full and drop_last is true"]
+    assert said == ["1 samples are left out at the end, because their batches are not full and drop_last is true"]
 
 
 def test_nothing_is_dropped_without_drop_last_nor_at_a_limit(root: Path) -> None:

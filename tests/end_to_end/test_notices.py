@@ -94,7 +94,7 @@ def test_a_listing_that_ends_a_little_early_is_told_in_the_trainer(tmp_path: Pat
         with Loader(config_for(listing.api_url, page_size=100), device="cpu") as loader:
             assert sum(map(len, loader)) == 200
     assert len(events.seen) == 1
-    assert events.seen[0].endswith("the listing ended after 200 images, of 201 by its own count")
+    assert events.seen[0].endswith("the listing ended after 200 images, but the server counts 201")
 
 
 def test_messages_are_bounded_in_number(

@@ -494,7 +494,7 @@ with Loader(file_config(root), device="cpu") as loader:
         say("error:", str(error).splitlines()[0])
 """
     out = finish(code, root)
-    assert out == "24\n" or re.match(r"error: the feeder process (ended with status \d+; its last words|failed):", out)
+    assert out == "24\n" or re.match(r"error: the feeder process (ended with status \d+; its last output|failed):", out)
 
 
 @pytest.mark.parametrize("ahead", ["prefetch_buffer_size=16", "prefetch_buffer_size=1000, prefetch_memory_mb=2"])

@@ -103,7 +103,7 @@ def test_what_is_delivered_does_not_depend_on_a_feeder_that_is_killed(
     assert run(settings(root, **more), kill_after) == whole
     warnings = [record.getMessage() for record in caplog.records if "SIGKILL" in record.getMessage()]
     assert len(warnings) <= 1  # one that has sent everything is not missed
-    assert all(warning.endswith("another one goes on from there") for warning in warnings)
+    assert all(warning.endswith("a new one continues from there") for warning in warnings)
     if kill_after < 22:
         assert warnings
 
@@ -129,8 +129,8 @@ def test_a_file_that_kills_every_feeder_is_an_error_with_the_last_words_of_both(
         delivered.extend(map(described, loader))
     assert delivered
     assert delivered == whole[: len(delivered)]
-    assert str(caught.value).count("ended by signal 9 (SIGKILL); its last words: (none)") == 2
-    assert "started again once in this run, after: the feeder process ended" in str(caught.value)
+    assert str(caught.value).count("ended by signal 9 (SIGKILL); its last output: (none)") == 2
+    assert "already restarted once in this run, after: the feeder process ended" in str(caught.value)
     assert (tmp_path / "site" / "opened").read_text() == "opened\n" * 2
 
 
@@ -202,7 +202,7 @@ def test_a_dataroom_goes_on_after_a_kill(server: DataroomServer, shuffled: bool,
 def test_random_draws_of_the_server_end_with_the_feeder(server: DataroomServer) -> None:
     """Another feeder would draw what was delivered before."""
     config = of_server(server, random_sampling=True, random_method="server")
-    with pytest.raises(FeederError, match=r"^the feeder process ended by signal 9 .* last words: \(none\)$"):
+    with pytest.raises(FeederError, match=r"^the feeder process ended by signal 9 .* last output: \(none\)$"):
         run(config, kill_after=1)
 
 
@@ -221,7 +221,9 @@ def test_a_feeder_that_cannot_begin_is_not_started_again(
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / f"{module}.py").write_text(f"print('start', file=open({str(log)!r}, 'a'), flush=True)\n{how}")
     monkeypatch.syspath_prepend(tmp_path / "site")
-    with pytest.raises(FeederError, match=r"(?s)^the feeder process ended with status [13]; its last words: .*purpose"):
+    with pytest.raises(
+        FeederError, match=r"(?s)^the feeder process ended with status [13]; its last output: .*purpose"
+    ):
         run(settings(root))
     assert log.read_text() == "start\n"
 

@@ -230,7 +230,7 @@ def test_the_password_of_a_proxy(
             pretty_repr(config.http_config),
             *map(str, doctor_of_sources.checks(config, "cpu", "pillow", 8)),
         )
-    assert (f"the proxy {proxy.url} (http_config.proxy) refuses the name and the password" in text) == refused
+    assert (f"the proxy {proxy.url} (http_config.proxy) refuses name and password" in text) == refused
     assert not any("proxy-authorization" in request.headers for request in api.requests)
     assert header[:20] not in evidence.everything()
 
@@ -281,7 +281,7 @@ def test_a_redirect_to_another_origin_is_not_followed(
 ) -> None:
     for status in (302, 308):
         api.script("/api/images/", Answer(status, headers={"Location": f"{elsewhere.url}/api/images/"}))
-        assert f"the key goes to {api.url} only" in run(settings(f"{api.url}/api/"), evidence, SourceError)
+        assert f"the key is sent only to {api.url}" in run(settings(f"{api.url}/api/"), evidence, SourceError)
     assert elsewhere.requests == []
 
 
@@ -312,7 +312,7 @@ def test_the_last_words_of_a_feeder_that_is_killed(
                 os.kill(loader.feeder_pid, signal.SIGKILL)
 
     text = run(settings(f"{api.url}/api/"), evidence, FeederError, kill)
-    assert "by signal 9 (SIGKILL); its last words: words with ***" in text
+    assert "by signal 9 (SIGKILL); its last output: words with ***" in text
 
 
 ADDRESSES = {

@@ -132,7 +132,7 @@ def test_where_memfd_create_is_refused_an_unnamed_file_takes_its_place(tmp_path:
         pytest.skip("this kernel takes no filter")
     assert done.returncode == 0, done.stderr
     warning, count = done.stdout.splitlines()
-    assert warning.startswith("memfd_create is refused (Operation not permitted): a file without a name in the folder")
+    assert warning.startswith("memfd_create is refused (Operation not permitted): an unnamed file in the folder")
     assert count == str(len(SHAPES))
     assert not list(temporary.iterdir())
 
@@ -162,7 +162,7 @@ def test_a_full_temporary_folder_is_an_error_at_once(tmp_path: Path, refused: py
 
     refused.setattr(os, "posix_fallocate", full)
     add_pictures(tmp_path, SHAPES)
-    with pytest.raises(FeederError, match=r"^2 MiB of memory that is shared .* \(No space left on device\); memfd"):
+    with pytest.raises(FeederError, match=r"^2 MiB of memory shared .* \(No space left on device\); memfd"):
         Loader(file_config(tmp_path), device="cpu", backend="pillow")
 
 

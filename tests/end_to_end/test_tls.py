@@ -78,12 +78,12 @@ def test_a_listing_that_cannot_prove_who_it_is_never_sees_the_key(
 ) -> None:
     server = server_of(authority, "images.example") if trusted else server_of(trustme.CA())
     listing, _ = dataroom(server, server_of(authority))
-    with pytest.raises(SourceError, match="certificate of the server does not prove who it is"):
+    with pytest.raises(SourceError, match="certificate of the server cannot be verified"):
         loaded(config(listing))
     assert server.requests == []
 
 
-@pytest.mark.parametrize(("content", "why"), [(None, "No such file or directory"), ("-", "it holds no certificate")])
+@pytest.mark.parametrize(("content", "why"), [(None, "No such file or directory"), ("-", "it contains no certificate")])
 def test_a_file_of_authorities_that_cannot_be_used_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server_of: ServerOf, content: str | None, why: str
 ) -> None:
@@ -101,6 +101,6 @@ def test_payloads_of_a_server_that_cannot_prove_who_it_is_end_the_run(
     authority: trustme.CA, server_of: ServerOf
 ) -> None:
     listing, store = dataroom(server_of(authority), server_of(trustme.CA()))
-    with pytest.raises(SourceError, match="certificate of the server does not prove who it is"):
+    with pytest.raises(SourceError, match="certificate of the server cannot be verified"):
         loaded(config(listing))
     assert store.server.requests == []

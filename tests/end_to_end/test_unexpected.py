@@ -61,7 +61,7 @@ def test_an_error_in_the_decoding_thread_is_the_cause_of_one_of_ours(
     closes = {"after": Assembly.close} if place.endswith(".close") else {}  # else its threads would stay
     monkeypatch.setattr(place, raising(given, **closes))
     with Loader(file_config(root), device="cpu", backend="pillow") as loader:
-        with pytest.raises(DatagoError, match=rf"^decoding has failed unexpectedly, with {name}: boom$") as caught:
+        with pytest.raises(DatagoError, match=rf"^unexpected error in decoding: {name}: boom$") as caught:
             list(loader)
         assert caught.value.__cause__ is given
         assert list(loader) == []
@@ -74,7 +74,7 @@ def test_an_error_in_the_trainers_thread_is_the_cause_of_one_of_ours(
     given = ValueError("boom")
     monkeypatch.setattr("datago_gpu.loader.skips.Failures.add", raising(given))
     with Loader(file_config(root), device="cpu", backend="pillow") as loader:
-        with pytest.raises(DatagoError, match=r"^the loader has failed unexpectedly, with ValueError: boom$") as caught:
+        with pytest.raises(DatagoError, match=r"^unexpected error in the loader: ValueError: boom$") as caught:
             WAYS[way](loader)
         assert caught.value.__cause__ is given
 
@@ -91,7 +91,7 @@ def test_what_ends_the_program_passes(
 
 def test_a_thread_that_cannot_be_started_leaves_nothing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datago_gpu.loader.decode_thread.Worker.start", raising(RuntimeError("can't start new thread")))
-    with pytest.raises(DatagoError, match=r"^the start of the decoding thread has failed .* can't start new thread"):
+    with pytest.raises(DatagoError, match=r"^unexpected error in the start of the decoding thread: .*start new thread"):
         Loader(file_config(root), device="cpu", backend="pillow")
     assert not psutil.Process().children()
 

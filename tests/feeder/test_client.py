@@ -153,7 +153,7 @@ def test_what_a_dying_feeder_wrote_is_in_the_error(
     with pytest.raises(FeederError) as caught:
         start(file_config(root)).receive()
     words = str(caught.value)
-    assert words.startswith("the feeder process ended with status 7; its last words: xxx")
+    assert words.startswith("the feeder process ended with status 7; its last output: xxx")
     assert "x\ufffd the disk is on fire\nIt was started as " in words
     assert len(words) < LAST_WORDS_BYTES + 400
 
@@ -164,7 +164,7 @@ def test_a_feeder_that_dies_without_a_word_says_so(
     misbehave(tmp_path / "site", monkeypatch, "import os; os._exit(0)")
     with pytest.raises(FeederError) as caught:
         start(file_config(root)).receive()
-    assert str(caught.value).splitlines()[0] == "the feeder process ended with status 0; its last words: (none)"
+    assert str(caught.value).splitlines()[0] == "the feeder process ended with status 0; its last output: (none)"
 
 
 def test_a_feeder_that_writes_much_and_works_is_no_trouble(

@@ -351,5 +351,5 @@ def test_records_for_all_members_are_bounded() -> None:
         return b"".join(records) + tar_bytes([("a.jpg", b"x")])
 
     assert [name for name, *_ in tar.TarStream(io.BytesIO(archive(8)))] == ["a.jpg"]
-    with pytest.raises(tar.BadShard, match="no sound tar header"):
+    with pytest.raises(tar.BadShard, match="no valid tar header"):
         list(tar.TarStream(io.BytesIO(archive(12))))

@@ -100,8 +100,8 @@ def test_what_was_passed_over_is_counted_and_told_once(
     assert "; passed over: 3 extension, 4 hidden" in str(stats)
     (message,) = caplog.messages
     assert message == (
-        f"passed over below {tmp_path}: 4 hidden, such as '.Trash-1000' (source_config.hidden takes them); "
-        "3 of other endings, such as 'b.heic' (source_config.extensions says which are taken)"
+        f"passed over below {tmp_path}: 4 hidden, such as '.Trash-1000' (source_config.hidden includes them); "
+        "3 with other extensions, such as 'b.heic' (source_config.extensions sets which are loaded)"
     )
 
 
@@ -114,7 +114,7 @@ def test_files_that_are_beside_images_on_purpose_are_worth_no_warning(
     with caplog.at_level(logging.INFO, "datago_gpu"):
         assert ids(tmp_path) == ["1.jpg"]
     (message,) = caplog.messages
-    assert message.startswith(f"passed over below {tmp_path}: 3 of other endings, such as '1.json' (")
+    assert message.startswith(f"passed over below {tmp_path}: 3 with other extensions, such as '1.json' (")
 
 
 def test_one_rank_tells_it_for_all(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -132,7 +132,7 @@ def test_doctor_tells_it_too(tmp_path: Path) -> None:
     add_picture(tmp_path / "a.jpg")
     (check, *_) = checks(file_config(tmp_path), "cpu", "pillow", 10)
     assert check.found.startswith(f"1 images in 1 folder below {tmp_path}; passed over: 1 hidden, such as '.hidden' (")
-    assert "; 1 of other endings, such as 'b.heic' (" in check.found
+    assert "; 1 with other extensions, such as 'b.heic' (" in check.found
 
 
 def test_names_of_hidden_things() -> None:

@@ -146,7 +146,7 @@ def changed(before: list[str], after: list[str]) -> str:
     with pytest.raises(ConfigError) as caught:
         tally.end()
     said = str(caught.value).removeprefix("the data has changed since the state was saved: ")
-    return said.partition(". Going on would bring some samples again and others never.")[0]
+    return said.partition(". Continuing would repeat some samples and omit others.")[0]
 
 
 def whole(names: list[str], steps: int = 1000) -> Whole:
@@ -160,18 +160,18 @@ def whole(names: list[str], steps: int = 1000) -> Whole:
 def test_what_has_changed_is_said() -> None:
     old = [f"{number:04}.jpg" for number in range(200)]
     assert changed(old, [*old, "x.jpg", "y.jpg", "z.jpg"]) == (
-        "3 more images are there behind those of the state, the first of them 'x.jpg'"
+        "3 more images follow those of the state, the first is 'x.jpg'"
     )
     assert changed(old, ["0000a.jpg", *old]) == (
-        "there are 201 images, and there were 200; the change begins at '0000a.jpg' or before it"
+        "there are 201 images, but there were 200; the first change is at '0000a.jpg' or before"
     )
     assert changed(old, old[:100] + old[101:]) == (
-        "there are 199 images, and there were 200; the change begins behind '0063.jpg', at '0128.jpg' or before it"
+        "there are 199 images, but there were 200; the first change is after '0063.jpg', at '0128.jpg' or before"
     )
-    assert changed(old, old[:199]) == "there are 199 images, and there were 200; the change begins behind '0127.jpg'"
+    assert changed(old, old[:199]) == "there are 199 images, but there were 200; the first change is after '0127.jpg'"
     assert changed(old, [*old[:3], "0003\n.jpg", *old[4:]]) == (
-        "there are 200 images as before, but some names or their order are others; "
-        r"the change begins behind '0001.jpg', at '0003\\n.jpg' or before it"
+        "there are 200 images as before, but some names or their order have changed; "
+        r"the first change is after '0001.jpg', at '0003\\n.jpg' or before"
     )
 
 
@@ -276,15 +276,15 @@ def test_other_shards_are_refused(shards: Shards) -> None:
     new = shards.new
     extra = new / "003.tar"
     extra.write_bytes((new / "002.tar").read_bytes())
-    assert "1 more shards are there behind those of the state, the first of them '003.tar'" in shards.refusal(new)
+    assert "1 more shards follow those of the state, the first is '003.tar'" in shards.refusal(new)
     extra.unlink()
-    assert "some names or their order are others" in shards.refusal(
+    assert "some names or their order have changed" in shards.refusal(
         "::".join(f"{new}/{n}.tar" for n in ("001", "000", "002"))
     )
     write_shards(new, [4, 5, 4])
-    assert "the 3 shards have the same names, but other lengths" in shards.refusal(new)
+    assert "the 3 shards have the same names, but different lengths" in shards.refusal(new)
     (new / "001.tar").unlink()
-    assert "there are 2 shards, and there were 3" in shards.refusal(new)
+    assert "there are 2 shards, but there were 3" in shards.refusal(new)
 
 
 def test_lists_of_shards_are_held_to_their_entries(shards: Shards) -> None:
@@ -293,4 +293,4 @@ def test_lists_of_shards_are_held_to_their_entries(shards: Shards) -> None:
     listing.write_text("\n".join(paths))
     assert len(ids(shard_config(f"@{listing}"), shards.resume)) == 7
     listing.write_text("\n".join(paths[1:]))
-    assert "there are 2 shards, and there were 3" in shards.refusal(f"@{listing}")
+    assert "there are 2 shards, but there were 3" in shards.refusal(f"@{listing}")

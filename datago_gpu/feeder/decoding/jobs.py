@@ -104,7 +104,7 @@ class Jobs:
             kind, text, trace = result.problem
             if kind == "MemoryError":
                 raise MemoryError
-            raise DatagoError(f"decoding has failed unexpectedly, with {kind}: {text}") from RuntimeError(trace)
+            raise DatagoError(f"unexpected error in decoding: {kind}: {text}") from RuntimeError(trace)
         self._failures[result.slot] |= result.failures
         if result.done:
             self._done.add(result.slot)

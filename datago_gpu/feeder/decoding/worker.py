@@ -110,7 +110,7 @@ class Worker:
         """Returns the array in the memory that the pixels of a row go to."""
         size = int(np.prod(shape)) * dtype.itemsize
         if size > row["room"]:
-            raise Rejected("undecodable", f"takes {size} bytes when decoded, and {row['room']} by its header")
+            raise Rejected("undecodable", f"takes {size} bytes when decoded, but {row['room']} according to its header")
         row["written"] = size
         return np.ndarray(shape, dtype, self._memory, int(row["out_at"]))
 

@@ -127,7 +127,7 @@ class _Member:
             while True:
                 self._take(decoder.decode(await read(reader)))
         except (asyncio.IncompleteReadError, ConnectionError):
-            print("a process that downloads for it has ended", file=sys.stderr, flush=True)
+            print("a download process has ended", file=sys.stderr, flush=True)
         except BaseException as error:  # an error of ours: inside a task it would go unnoticed
             if is_ending(error):
                 raise

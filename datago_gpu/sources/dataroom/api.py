@@ -45,7 +45,7 @@ def api_address(source: DataroomSource) -> tuple[str, str]:
     shown = redacted(shown_address(url), key)
     if not url:
         raise ConfigError(
-            "no Dataroom server is named: set source_config.api_url or the environment's DATAROOM_API_URL, "
+            "no Dataroom server is set: set source_config.api_url or the environment variable DATAROOM_API_URL, "
             "such as https://example.org/api/"
         )
     try:
@@ -54,13 +54,15 @@ def api_address(source: DataroomSource) -> tuple[str, str]:
         raise ConfigError(f"the Dataroom's address {redacted(str(problem), key)}, got {shown!r}") from None
     split = urlsplit(url)
     if split.username is not None or split.query or split.fragment:
-        raise ConfigError(f"the Dataroom's address must have no user name, query or fragment: {shown!r} is enough")
+        raise ConfigError(f"the Dataroom's address must not have a user name, query or fragment: use {shown!r}")
     if redacted(url, key) != url:
         raise ConfigError(
-            f"the Dataroom's address holds the API key: {shown!r}; the key goes in a header, leave it out"
+            f"the Dataroom's address contains the API key: {shown!r}; leave it out, the key is sent in a header"
         )
     if not (key.isascii() and key.isprintable() and " " not in key):
-        raise ConfigError("source_config.api_key (or DATAROOM_API_KEY) holds blanks or characters that no key has")
+        raise ConfigError(
+            "source_config.api_key (or DATAROOM_API_KEY) contains spaces or characters that are not allowed in a key"
+        )
     return url if url.endswith("/") else url + "/", key
 
 
@@ -121,7 +123,7 @@ class DataroomApi:
         own_path = urlsplit(current).path
         path = own_path if own_path.endswith(split.path) else split.path
         elsewhere = self._redact(printable(split.netloc.rpartition("@")[2]))
-        logger.debug("`next` is on %s: asked for on %s instead", elsewhere, self._origin)
+        logger.debug("`next` is on %s: requested from %s instead", elsewhere, self._origin)
         return f"{self._origin}{path}?{split.query}"
 
     async def page(self, url: str) -> Page:
@@ -136,7 +138,7 @@ class DataroomApi:
             except NotAPage as error:
                 problem = str(error)
             if response.url != url:  # such as to /login/, where unknown paths are redirected
-                problem += f" from {self._redact(without_query(response.url))}, where it redirects to"
+                problem += f" from {self._redact(without_query(response.url))}, after a redirect"
                 break
             await self.pause()
         raise SourceError(f"{without_query(url)}: not an answer of the API: got {problem}; {_HINT}")
@@ -150,7 +152,7 @@ class DataroomApi:
             problem = failure.description
         except (ValueError, RecursionError):
             problem = "not an answer of the API"
-        logger.warning("%s: %s: whether the listing is complete is not checked", without_query(url), problem)
+        logger.warning("%s: %s: whether the listing is complete cannot be checked", without_query(url), problem)
         return None
 
     async def renew(self, image_id: str, latent: str = "") -> str:
@@ -171,7 +173,7 @@ class DataroomApi:
         address = None if given is None else self.payload_address(given)
         if address is not None:
             return address
-        failure = HttpFailure("no-url", "the server gives no address for the file")
+        failure = HttpFailure("no-url", "the listing has no address of the file")
         failure.url = without_query(url)
         raise failure
 
@@ -195,7 +197,7 @@ class DataroomApi:
         if failure.status in (401, 403):
             if not self._key:
                 return SourceError(
-                    f"{failure.url}: the server wants an API key ({failure.status}{saying}) and none is set: "
+                    f"{failure.url}: the server requires an API key ({failure.status}{saying}), but none is set: "
                     f"set source_config.api_key or DATAROOM_API_KEY{failure.via}"
                 )
             return SourceError(
@@ -205,7 +207,7 @@ class DataroomApi:
         if failure.status == 400:
             return SourceError(f"{failure.url}: the server refused the request (400){saying}")
         if failure.reason == "redirect":
-            return SourceError(f"{failure}: the key goes to {self._origin} only; is api_url where the API is?")
+            return SourceError(f"{failure}: the key is sent only to {self._origin}; is api_url the address of the API?")
         if failure.reason == "too-large":
             return SourceError(f"{failure}: lower page_size or raise http_config.max_page_mb")
         if failure.status == 404:

@@ -126,14 +126,14 @@ class Walk:
         self._position += len(page.results)
         last_id = next((entry.id for entry in reversed(page.results) if entry.id), "")
         if last_id and last_id == self._last_id:
-            raise SourceError(f"{without_query(url)}: the listing goes round in circles: {last_id!r} comes again")
+            raise SourceError(f"{without_query(url)}: the listing goes round in circles: {last_id!r} is repeated")
         self._last_id = last_id or self._last_id
 
     def _next_address(self, given: str, url: str) -> str:
         following = self._api.next_address(given, url)
         self._visited.add(hash(url))
         if hash(following) in self._visited:
-            raise SourceError(f"{without_query(url)}: the listing goes round in circles: `next` repeats")
+            raise SourceError(f"{without_query(url)}: the listing goes round in circles: `next` is repeated")
         return following
 
     async def _is_more_at(self, url: str, count: asyncio.Task[int | None]) -> bool:
@@ -151,7 +151,9 @@ class Walk:
         now = await self._api.count(self._filters)
         expected = expected if now is None else min(expected, now)
         missing = expected - self._position
-        text = f"{without_query(url)}: the listing ended after {self._position} images, of {expected} by its own count"
+        text = (
+            f"{without_query(url)}: the listing ended after {self._position} images, but the server counts {expected}"
+        )
         if missing > expected * _TOLERATED_SHORTFALL:
             raise SourceError(f"{text}: a search may have timed out in the server; check_count false ignores this")
         if missing > 0:

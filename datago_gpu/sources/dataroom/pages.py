@@ -85,7 +85,7 @@ class Entry(Struct):
         """Decodes the lists. Raises ValueError if they do not match the API, or if the entry is too long."""
         size = sum(map(_size, (self.attributes, self.tags, self.coca_embedding, self.latents)))
         if size > _LARGEST_ENTRY:
-            raise ValueError(f"an entry of {size} bytes, {_LARGEST_ENTRY} are allowed")
+            raise ValueError(f"an entry of {size} bytes, at most {_LARGEST_ENTRY} are allowed")
         try:
             embedding = _embedding_decoder.decode(self.coca_embedding)
             return Details(
@@ -193,7 +193,7 @@ def _patient(body: bytes, most: int) -> Page:
     if "next" not in pieces.fields or (pieces.entries is None and "results" not in pieces.fields):
         raise NotAPage("JSON that is not an object with `results` and `next`")
     if pieces.entries is None or not isinstance(following, str | None):
-        raise NotAPage("JSON whose `results` is no list or whose `next` is no address")
+        raise NotAPage("JSON whose `results` is not a list or whose `next` is not an address")
     return Page([_entry(piece) for piece in pieces.entries], following)
 
 

@@ -64,7 +64,7 @@ class Body:
             self._total = response.content_length
             self._encoding = headers.get("Content-Encoding", "")
         if self._total is not None and self._total > self._max_bytes:
-            raise HttpFailure("too-large", f"a body of {self._total} bytes, {self._max_bytes} are allowed")
+            raise HttpFailure("too-large", f"a body of {self._total} bytes, at most {self._max_bytes} are allowed")
         if self._encoding and self._encoding.lower() not in (_PLAIN | _COMPRESSED if self.compressed else _PLAIN):
             raise HttpFailure("encoding", f"compressed as {clip_word(self._encoding)!r}, which was not requested")
         return self.size
@@ -93,7 +93,7 @@ class Body:
             if need and self.size > self._granted:
                 await self._ask(need, min(2 * self.size, self._max_bytes))
         if self._total is not None and self.size != self._total:
-            raise HttpFailure("cut-short", f"{self.size} of {self._total} bytes came", transient=True)
+            raise HttpFailure("cut-short", f"{self.size} of {self._total} bytes arrived", transient=True)
 
     async def _ask(self, need: Need, size: int) -> None:
         await need(size)
@@ -150,7 +150,7 @@ def size_of_rest(headers: Mapping[str, str], begun: Mapping[str, str], size: int
     same = headers.get("ETag", "") in ("", begun.get("ETag", ""))
     whole = int(match[3]) if match and match[3] != "*" else None
     if not (size and same and match and int(match[1]) == size and total in (None, whole)):
-        raise HttpFailure("cut-short", "the server sent another part than the one asked for", transient=True)
+        raise HttpFailure("cut-short", "the server sent another part than the one requested", transient=True)
     return whole
 
 

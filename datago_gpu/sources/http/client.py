@@ -217,7 +217,9 @@ class HttpClient:
         status = response.status
         if status == 416 and body.size:  # the range does not exist: the body has changed
             body.restart()
-            raise HttpFailure("cut-short", "the server cannot go on where it stopped", status=status, transient=True)
+            raise HttpFailure(
+                "cut-short", "the server cannot continue the body where it broke off", status=status, transient=True
+            )
         raise await self._session.refusal(response)
 
     def _wait_s(self, tries: int) -> float:

@@ -127,9 +127,9 @@ class Watch:
         if self.paused or self._task in self._man.connector.connecting:
             self._last = now
         if now >= self._end:
-            self.expired = f"not done within {limits.total_timeout_s:g} s"
+            self.expired = f"not complete within {limits.total_timeout_s:g} s"
         elif now >= self._last + limits.stall_timeout_s:
-            self.expired = f"nothing came for {limits.stall_timeout_s:g} s"
+            self.expired = f"no data for {limits.stall_timeout_s:g} s"
         if self.expired:
             self._task.cancel()
         return not self.expired

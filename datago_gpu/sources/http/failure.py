@@ -84,8 +84,8 @@ class HttpFailure(Exception):
     def verdict(self) -> str:
         """Returns why the run ends if `down`, for the end of a message."""
         if self.proxy:
-            return "nor is any other request answered by way of this proxy"
-        return "nor does its server answer any other request"
+            return "no other request through this proxy was answered either"
+        return "its server answered no other request either"
 
     @property
     def of_server(self) -> bool:
@@ -107,9 +107,9 @@ def trust_hint() -> str:
         try:
             ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(file)
         except OSError as error:
-            why = "it holds no certificate" if isinstance(error, ssl.SSLError) else error.strerror
+            why = "it contains no certificate" if isinstance(error, ssl.SSLError) else error.strerror
             return f"SSL_CERT_FILE is {file!r}, which cannot be used: {why}"
-    return "SSL_CERT_FILE names a file of the authorities to trust, such as those of your own network"
+    return "set SSL_CERT_FILE to a file with the certificate authorities to trust, such as those of your network"
 
 
 def refusal_of_proxy(status: int, words: str, host: str, proxy: Proxy, offered: Sequence[str] = ()) -> HttpFailure:
@@ -122,11 +122,11 @@ def refusal_of_proxy(status: int, words: str, host: str, proxy: Proxy, offered: 
         what = f"requires {clip_word(offered[0].partition(' ')[0])!r}, but only Basic (name and password) is supported"
         way_out = "use a local proxy in between that supports it (cntlm, px)"
     elif status in (401, 407):  # tinyproxy answers 401 to a wrong password
-        what = "refuses the name and the password" if proxy.login else "wants a name and a password"
-        way_out = f"http://NAME:PASSWORD@HOST:PORT in {proxy.place} gives them"
+        what = "refuses name and password" if proxy.login else "requires name and password"
+        way_out = f"set {proxy.place} to http://NAME:PASSWORD@HOST:PORT"
     else:
         said = f": {status} {words}".rstrip() if status else ""
-        what = f"lets no request through to {host}{said}"
+        what = f"does not let requests through to {host}{said}"
         way_out = proxy.way_out
     transient = status >= 500 or status in WORTH_RETRYING
     return HttpFailure("proxy", f"the proxy {proxy} {what}; {way_out}", transient=transient)

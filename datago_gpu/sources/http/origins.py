@@ -32,14 +32,12 @@ def _problem(url: str) -> str:
         split = urlsplit(url)
         host = split.hostname
     except ValueError:
-        return "has a host that cannot be read"
+        return "has a host that is not valid"
     port = split.netloc.rpartition("@")[2].rpartition(":")[2]
     try:
         known = split.port != 0
     except ValueError:
         known = False
-    return (
-        "names no host"
-        if known and not host
-        else f"has the port {clip_word(port)!r}, and ports are numbers from 1 to 65535"
-    )
+    if known and not host:
+        return "has no host"
+    return f"has the port {clip_word(port)!r}, but ports are numbers from 1 to 65535"

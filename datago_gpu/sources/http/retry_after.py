@@ -31,7 +31,7 @@ class ComeBack:
         seconds, now = min(seconds, self._most_s), self._loop.time()
         before = self._at.get(server, -_QUIET_S)
         if before < now - _QUIET_S:
-            logger.warning("%s asks to be left alone for %.0f s (%s)", server, seconds, reason)
+            logger.warning("%s asks for a pause of %.0f s (%s)", server, seconds, reason)
         self._at[server] = max(before, now + seconds)
 
     def after_s(self, server: str, waited_s: float) -> float:

@@ -48,7 +48,7 @@ class Routes:
                 if parsed.raw_user is None and parsed.raw_password is None:
                     self._policy.check(parsed.raw_host, by_proxy=bool(self._proxies and self.proxy(parsed)))
                     return parsed
-                problem = "holds a user name or password"
+                problem = "contains a user name or password"
         except ValueError:
             pass
         except ForbiddenHost as refusal:
@@ -71,7 +71,7 @@ class Routes:
     def proxy_note(self, url: URL) -> str:
         """Returns which proxy is in between, for the end of a message; "" if there is none."""
         proxy = self.proxy(url)
-        return f", by way of the proxy {proxy}" if proxy else ""
+        return f", through the proxy {proxy}" if proxy else ""
 
     def options(self, url: URL, headers: Mapping[str, str] | None) -> dict[str, Any]:
         """Returns the arguments of a session's request for an address, with these headers for its server."""

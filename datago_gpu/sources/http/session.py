@@ -113,7 +113,7 @@ class Session:
     def translate(self, error: Exception, url: URL) -> HttpFailure:
         """Returns the failure that an exception of the transport means."""
         if self._session.closed:
-            return HttpFailure("closed", "the client was closed")
+            return HttpFailure("closed", "the client is closed")
         if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
             self.connector.clear_dns_cache()  # the address may have changed
         return meaning_of(
@@ -127,13 +127,13 @@ class Session:
     def _target(self, response: aiohttp.ClientResponse) -> URL:
         location = response.headers.get("Location", "")
         if not location:
-            raise HttpFailure("redirect", "a redirect that says not where to", status=response.status)
+            raise HttpFailure("redirect", "a redirect without an address", status=response.status)
         try:
             return self.routes.check(urljoin(str(response.url), location))
         except (HttpFailure, ValueError) as problem:
             if isinstance(problem, HttpFailure) and problem.reason in ("forbidden-host", "proxy"):
                 raise
-            scheme, why = clip_word(location.partition(":")[0]), getattr(problem, "detail", "it is no address")
+            scheme, why = clip_word(location.partition(":")[0]), getattr(problem, "detail", "it is not an address")
         raise HttpFailure(
             "redirect", f"a redirect to a {scheme!r} address is not followed: {why}", status=response.status
         )

@@ -73,7 +73,7 @@ class Flow:
             known = [name for name in ("ETag", "Last-Modified") if name in self._headers]
             same = total == self._total and all(headers.get(name) == self._headers[name] for name in known)
             if not same or (total is None and not known):
-                raise HttpFailure("changed", f"the body broke off after {self.size} bytes, and is another one now")
+                raise HttpFailure("changed", f"the body broke off after {self.size} bytes, and has changed since")
         if not self.size:
             self._take_encoding(headers.get("Content-Encoding", ""))
         self._headers, self._total, self._repeated = headers, total, self.size
@@ -104,7 +104,7 @@ class Flow:
                 await self._sink(block)
                 watch.paused = False
         if self._repeated or (self._total is not None and self.size != self._total):
-            detail = f"{self.size - self._repeated} of {self._total} bytes came"
+            detail = f"{self.size - self._repeated} of {self._total} bytes arrived"
             raise HttpFailure("cut-short", detail, transient=self._total is None or self.size < self._total)
         if self._deflated is not None:
             self._deflated.end()

@@ -17,11 +17,11 @@ __all__ = ["meaning_of", "refusal_of"]
 # The first match counts: exception, reason, detail, whether a retry may help.
 _MEANINGS: tuple[tuple[type[Exception], str, str, bool], ...] = (
     (aiohttp.ConnectionTimeoutError, "timeout", "no connection within {connect:g} s", True),
-    (TimeoutError, "timeout", "not done in time", True),
+    (TimeoutError, "timeout", "not complete in time", True),
     (aiohttp.ClientPayloadError, "cut-short", "the body ended early", True),
-    (aiohttp.ClientConnectorCertificateError, "tls", "the certificate of the {who} does not prove who it is", False),
+    (aiohttp.ClientConnectorCertificateError, "tls", "the certificate of the {who} cannot be verified", False),
     (aiohttp.ClientConnectorSSLError, "tls", "no connection by TLS; if the {who} speaks http only, use http://", True),
-    (aiohttp.ClientConnectorDNSError, "connection", "the name of the {who} is not known", True),
+    (aiohttp.ClientConnectorDNSError, "connection", "the name of the {who} cannot be resolved", True),
     (aiohttp.ClientConnectorError, "connection", "cannot connect to the {who}", True),
     (aiohttp.ServerDisconnectedError, "connection", "the server closed the connection", True),
     (aiohttp.InvalidURL, "bad-url", "not an http(s) address", False),
@@ -29,7 +29,7 @@ _MEANINGS: tuple[tuple[type[Exception], str, str, bool], ...] = (
     (aiohttp.ClientResponseError, "protocol", "not a valid HTTP answer", True),
     (aiohttp.ClientError, "connection", "the connection broke", True),
     (OSError, "connection", "the connection broke", True),
-    (Exception, "bad-url", "cannot be asked for: {kind}", False),
+    (Exception, "bad-url", "cannot be requested: {kind}", False),
 )
 _MAY_BE_THE_PROXYS = frozenset((401, 403))
 _UNKNOWN_AUTHORITY = frozenset((2, 18, 19, 20, 21))
@@ -67,7 +67,7 @@ def meaning_of(
     if of_proxy and proxy:
         shown += f"; {proxy.way_out}"
     elif proxy:
-        shown += f", by way of the proxy {proxy}"
+        shown += f", through the proxy {proxy}"
     elif url.scheme == "http":
         shown += _tls_hint(error, reason, answered=answered)
     failure = HttpFailure(reason, shown, transient=transient)
@@ -83,7 +83,7 @@ def refusal_of(response: aiohttp.ClientResponse, text: str, proxy: Proxy | None)
         return refusal_of_proxy(status, detail, response.url.host or "", proxy, offered)
     transient = status >= 500 or status in WORTH_RETRYING
     if proxy and (status >= 500 or status in _MAY_BE_THE_PROXYS):
-        via = f", by way of the proxy {proxy}, which may have answered by itself"
+        via = f", through the proxy {proxy}, which may have sent this response itself"
     elif status == 400 and response.url.scheme == "http" and _SAYS_TLS.search(text):
         return HttpFailure("protocol", _LOOKS_LIKE_TLS)
     failure = HttpFailure(

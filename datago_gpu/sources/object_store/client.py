@@ -83,7 +83,7 @@ class Stores:
                 result = await self._obstore.get_async(store, key)
                 size = result.meta["size"]
                 if size > max_bytes:
-                    raise HttpFailure("too-large", f"an object of {size} bytes, {max_bytes} are allowed")
+                    raise HttpFailure("too-large", f"an object of {size} bytes, at most {max_bytes} are allowed")
                 asked = loop.time()
                 if need:
                     await need(size)
@@ -128,7 +128,7 @@ class Stores:
 
         content: bytes = await self._translate(url, read)
         if len(content) != part[1] - part[0]:
-            raise failure_of(url, "cut-short", f"{len(content)} of {part[1] - part[0]} bytes came")
+            raise failure_of(url, "cut-short", f"{len(content)} of {part[1] - part[0]} bytes arrived")
         return content
 
     async def list_objects(self, url: str, after: str = "") -> AsyncGenerator[list[Listed], None]:
@@ -186,7 +186,7 @@ class Stores:
         try:
             arguments = store_options(root, self._options, self._config, self._proxies)
         except ValueError as problem:  # of an invalid proxy
-            raise ConfigError(f"{without_query(root)} cannot be asked: {problem}") from None
+            raise ConfigError(f"{without_query(root)} cannot be accessed: {problem}") from None
         try:
             return from_url(root, **arguments)
         except BaseException as error:  # obstore panics on some options

@@ -25,16 +25,16 @@ _RIGHT_REGION = re.compile(r"<Region>([a-z0-9-]{1,32})</Region>|expecting '([a-z
 # A pattern in the text, reason, detail; the first match counts.
 _BROKEN: tuple[tuple[str, str, str], ...] = (
     ("BadScheme", "bad-url", "the endpoint begins with http://, which the option allow_http forbids"),
-    ("UnknownIssuer", "tls", "the certificate of the {who} does not prove who it is: {trust}"),
-    ("invalid peer certificate", "tls", "the certificate of the {who} does not prove who it is"),
+    ("UnknownIssuer", "tls", "the certificate of the {who} cannot be verified: {trust}"),
+    ("invalid peer certificate", "tls", "the certificate of the {who} cannot be verified"),
     ("InvalidContentType", "tls", "no connection by TLS; if the {who} speaks http only, use http://"),
-    ("dns error", "connection", "the name of the {who} is not known"),
+    ("dns error", "connection", "the name of the {who} cannot be resolved"),
     ("ConnectionRefused", "connection", "cannot connect to the {who}: Connection refused"),
-    ("timed out", "timeout", "not done in time"),
-    ("Timeout", "timeout", "not done in time"),
-    ("TimedOut", "timeout", "not done in time"),
+    ("timed out", "timeout", "not complete in time"),
+    ("Timeout", "timeout", "not complete in time"),
+    ("TimedOut", "timeout", "not complete in time"),
     ("ConnectFailed", "connection", "cannot connect to the {who}"),
-    ("", "connection", "no answer of the store, or no credentials for it"),
+    ("", "connection", "no response from the store, or no credentials for it"),
 )
 
 
@@ -54,15 +54,15 @@ def meaning_of(url: str, error: Exception, kinds: Any, proxies: Proxies, region:
     proxy = proxy_of(text, proxies)
     if hint := _no_credentials(text):
         return failure_of(url, "no-credentials", hint)
-    by_way = f", by way of the proxy {proxy}, which may have answered by itself" if proxy else ""
+    by_way = f", through the proxy {proxy}, which may have sent this response itself" if proxy else ""
     if isinstance(error, kinds.PermissionDeniedError):
         return failure_of(url, "http-403", f"the store refused the credentials{_code(text)}{by_way}", 403)
     if isinstance(error, kinds.UnauthenticatedError):
-        return failure_of(url, "http-401", "the store wants credentials", 401)
+        return failure_of(url, "http-401", "the store requires credentials", 401)
     if isinstance(error, kinds.PreconditionError):
-        return failure_of(url, "changed", "the object was replaced while it was read")
+        return failure_of(url, "changed", "the object was replaced during the download")
     if isinstance(error, kinds.InvalidPathError):
-        return failure_of(url, "bad-url", "not a path of an object")
+        return failure_of(url, "bad-url", "not the path of an object")
     found = _STATUS.search(text)
     status = int(found[1] or found[2]) if found else 0
     if proxy and (refusal := _refusal(text, status, proxy)):
@@ -84,7 +84,7 @@ def _broken(url: str, text: str, proxy: Proxy | None) -> HttpFailure:
     if of_proxy and proxy:
         detail += f"; {proxy.way_out}"
     elif proxy:
-        detail += f", by way of the proxy {proxy}"
+        detail += f", through the proxy {proxy}"
     return failure_of(url, reason, detail)
 
 
@@ -125,9 +125,9 @@ def _no_credentials(text: str) -> str:
     address = address_of(urlsplit(asked[1]).hostname or "") if asked else None
     if address is not None and address.is_link_local:  # obstore's last resort is the metadata address of the machine
         return ("no credentials: storage_options and the environment have none, and this machine has no identity that "
-                'the store knows; {"skip_signature": "true"} is for public buckets')  # fmt: skip
+                'the store accepts; {"skip_signature": "true"} is for public buckets')  # fmt: skip
     if "token request" in text:
-        return "the credentials were not taken: the server that should give a token for them gave none"
+        return "the credentials were not accepted: the token server returned no token for them"
     return ""
 
 
@@ -135,5 +135,5 @@ def _region(text: str, region: str) -> str:
     """Returns the message that the bucket is in another region, and in which, if known."""
     found = _RIGHT_REGION.search(text)
     region = found[1] or found[2] if found else region
-    right = f"'{region}'" if region else "the right one, which `aws s3api get-bucket-location` tells"
+    right = f"'{region}'" if region else "the right one (see `aws s3api get-bucket-location`)"
     return f"the bucket is in another region: set region in storage_options, or AWS_REGION, to {right}"

@@ -101,7 +101,7 @@ def endpoint_of(address: str, options: Mapping[str, str]) -> str:
     for name in _ENDPOINTS.get(address.partition("://")[0], _ENDPOINTS["az"]):
         value = os.environ.get(name, "").strip().lower()
         if value and not value.startswith(("http://", "https://")):
-            raise ConfigError(f"the environment's {name} must begin with {ENDPOINT_HINT}")
+            raise ConfigError(f"the environment variable {name} must begin with {ENDPOINT_HINT}")
         if value:
             return value
     return ""
@@ -130,6 +130,6 @@ def _credentials_in(files: list[str]) -> Any:
     except (BotoCoreError, OSError, ValueError) as error:
         raise ConfigError(
             f"no AWS credentials in {' and '.join(map(printable, files))} ({type(error).__name__}): correct the files "
-            "and AWS_PROFILE, give keys in storage_options or the environment, or ask a public bucket with "
-            'storage_options {"skip_signature": "true"}'
+            "and AWS_PROFILE, give keys in storage_options or the environment, or, for a public bucket, set "
+            'storage_options to {"skip_signature": "true"}'
         ) from None

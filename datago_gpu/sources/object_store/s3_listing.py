@@ -69,9 +69,9 @@ class S3Listing:
             )
         except ClientError as error:
             status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-            failure = failure_of(self._url, f"http-{status}", "asked by way of boto3", status)
+            failure = failure_of(self._url, f"http-{status}", "listed with boto3", status)
         except BotoCoreError as error:
-            failure = failure_of(self._url, "connection", f"boto3 has no answer ({type(error).__name__})")
+            failure = failure_of(self._url, "connection", f"boto3 got no response ({type(error).__name__})")
         else:
             token = answer.get("NextContinuationToken")
             self._place = {"ContinuationToken": token} if token else None
@@ -114,13 +114,13 @@ class S3Listing:
 def ends_listing(url: str, key: str) -> HttpFailure:
     """Returns the failure for a listing that an odd key ends."""
     way = ", or install boto3 (pip install boto3), which lists such buckets" if url.startswith("s3://") else ""
-    what = f"the key {key!r} ends the listing, since obstore takes no key with {_ODD}"
+    what = f"the key {key!r} ends the listing, because obstore does not support keys with {_ODD}"
     return failure_of(url, ODD_KEY, f"{what}. Rename or remove that object{way}")
 
 
 def cannot_be_read(url: str) -> HttpFailure:
     """Returns the failure for the object at `url`, which has an odd key."""
-    return failure_of(url, ODD_KEY, f"obstore takes no key with {_ODD}: rename that object")
+    return failure_of(url, ODD_KEY, f"obstore does not support keys with {_ODD}: rename the object")
 
 
 def _proxies(given: str, endpoint: str, proxies: Proxies) -> dict[str, str]:

@@ -75,7 +75,7 @@ def _local(text: str, absolute: Callable[[str], str]) -> list[str]:
     found: list[str] = []
     for address in _braces(text):
         if address.startswith("pipe:"):
-            raise SourceError("source_config.url holds a command (pipe:), and commands are not run: name the shards")
+            raise SourceError("source_config.url contains a command (pipe:), which is not supported: name the shards")
         if address.startswith("hf://"):
             found.append(_on_hub(address))
         elif is_remote(address):
@@ -144,7 +144,7 @@ def _on_hub(address: str) -> str:
     owner, name, path = [*rest.split("/", 2), "", ""][:3]
     name, _, revision = name.partition("@")
     if kind != "datasets" or not (owner and name) or not path.endswith(ENDINGS):
-        raise SourceError(f"{address!r} does not name a shard: hf://datasets/OWNER/NAME/PATH.tar is what it should be")
+        raise SourceError(f"{address!r} does not name a shard: use hf://datasets/OWNER/NAME/PATH.tar")
     hub = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
     return f"{hub}/datasets/{owner}/{name}/resolve/{revision or 'main'}/{path}"
 
@@ -163,7 +163,7 @@ def is_remote(address: str) -> bool:
         return True
     if "://" in address and not address.startswith("file://"):
         scheme = address.partition("://")[0]
-        raise SourceError(f"source_config.url: {scheme}:// is not known; http, https, s3, gs, az and hf are")
+        raise SourceError(f"source_config.url: {scheme}:// is not supported; use http, https, s3, gs, az or hf")
     return False
 
 

@@ -36,7 +36,7 @@ _OTHERS = {
     b"\x89HDF": "an HDF5 file",
     b"PAR1": "a Parquet file",
     b"\x04\x22\x4d\x18": "lz4",
-    b"version https://git-lfs": "a pointer of Git LFS, whose file was not fetched",
+    b"version https://git-lfs": "a Git LFS pointer: fetch the file (git lfs pull)",
     b"<!DOCTYPE": "a page of HTML",
     b"<!doctype": "a page of HTML",
     b"<html": "a page of HTML",
@@ -153,7 +153,7 @@ class _Zstd(io.RawIOBase):
         self._error = zstandard.ZstdError
         window = zstd_window(file.peek(_HEAD_BYTES))
         if window > MOST_WINDOW:
-            raise BadShard(f"it asks for a window of {window} bytes, {MOST_WINDOW} are allowed")
+            raise BadShard(f"it needs a window of {window} bytes, at most {MOST_WINDOW} are allowed")
         reader = zstandard.ZstdDecompressor(max_window_size=_usable_window(window, take))
         self._reader = reader.stream_reader(file, read_across_frames=True)
 

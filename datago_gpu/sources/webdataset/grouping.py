@@ -39,8 +39,7 @@ _IMAGES = frozenset(extension[1:] for extension in EXTENSIONS)
 _ATTRIBUTES = frozenset(("json", "txt", "cls"))
 _SORT: dict[KeyDots, str] = {
     "first": "sort the archive (tar --sort=name)",
-    "last": "sort the archive; or, where names such as 'a.mask.png' stand between them, have the first dot end the key "
-    "(key_dots 'first')",
+    "last": "sort the archive; or, if names such as 'a.mask.png' are between them, set key_dots to 'first'",
 }
 _MOST_ROLES = 10_000
 _MOST_FILES = 10_000
@@ -130,7 +129,7 @@ class Collector:
         if role == "attribute":
             self._attribute_bytes += size
             if self._attribute_bytes > _MOST_ATTRIBUTE_BYTES:
-                detail = f"{self._attribute_bytes} bytes of attributes, {_MOST_ATTRIBUTE_BYTES} are allowed"
+                detail = f"{self._attribute_bytes} bytes of attributes, at most {_MOST_ATTRIBUTE_BYTES} are allowed"
                 self._problem = ("too-large", detail)
                 return False
         if size > self._max_bytes:
@@ -175,7 +174,7 @@ class Collector:
         if key in self._keys:
             if not self._unsorted:
                 logger.warning(
-                    "%s: the files of a sample, %r, do not follow each other, so they count as several samples: %s",
+                    "%s: the files of the sample %r are not consecutive, so they count as several samples: %s",
                     printable_path(self._shard), utf8_text(self._key), _SORT[self._dots],
                 )  # fmt: skip
             self._unsorted = True

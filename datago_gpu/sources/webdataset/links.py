@@ -33,8 +33,8 @@ class Links:
     def why(self) -> str:
         """Returns why a link could not be followed."""
         if self._path is None:
-            return "links are followed in local shards without compression only"
-        return "no such file comes before it"
+            return "links are supported only in local, uncompressed shards"
+        return "no such file precedes the link"
 
     def note(self, name: str, link: str, offset: int, size: int) -> Place | None:
         """Records a member. Returns the place of a link's target; None for any other member."""

@@ -160,8 +160,8 @@ async def _in_listing(address: str, headers: dict[str, str] | None, limits: Http
             raise SourceError(f"{without_query(address)}: a listing of more than {MOST_SHARDS} shards") from None
         except (NotJson, ValueError, RecursionError):
             raise SourceError(
-                f"{without_query(address)} does not end like a shard ({', '.join(ENDINGS)}), and what it answers "
-                "is no JSON listing of shards; check source_config.url"
+                f"{without_query(address)} does not end like a shard ({', '.join(ENDINGS)}), and its response "
+                "is not a JSON listing of shards; check source_config.url"
             ) from None
         shards += page.shards
         if not page.token:
@@ -222,7 +222,7 @@ async def _is_archive(address: str, headers: dict[str, str] | None, http: HttpCl
     """
     if has_wildcard(address) and is_shard(address):
         raise SourceError(
-            f"{without_query(address)}: wildcards are known for local paths and object storage only: "
+            f"{without_query(address)}: wildcards work only for local paths and object storage: "
             "name the shards with braces, such as {0000..0127}"
         )
     head = b""

@@ -120,7 +120,7 @@ class OpenShard:
             try:
                 content = plain(file, self._take_window)
                 if other := format_name(content):
-                    raise BadShard(f"it is {other}, and no tar archive")
+                    raise BadShard(f"it is not a tar archive, but {other}")
                 # The files of a local shard that is not compressed can be read a second time.
                 links = Links(self._address if self._pipe is None and content is file else None, self._patience)
                 self._collect(TarStream(content, marked=content is not file), links)

@@ -50,7 +50,7 @@ class _Counted:
         block, self._put_back = self._put_back or self._file.read(size), b""
         self.position += len(block)
         if size > tarfile.BLOCKSIZE and _MANY_DIGITS.search(block):
-            raise BadShard(f"a header that is no header before byte {self.position}")
+            raise BadShard(f"an invalid header before byte {self.position}")
         return block
 
     def tell(self) -> int:
@@ -133,7 +133,7 @@ class TarStream:
             except _EmptyHeaderError:
                 if self._ended or (start and not self._marked):
                     return None  # some writers omit the end marker
-                what = f"it ends without the mark of an end, at byte {start}" if start else "it is empty"
+                what = f"it ends without an end marker, at byte {start}" if start else "it is empty"
                 raise BadShard(what) from None
             except (BadShard, OSError, EOFError):  # errors of the file
                 raise
@@ -142,7 +142,7 @@ class TarStream:
                     return None  # the bytes after the end are no archive: tar ignores them, too
                 raise BadShard(f"no tar header at byte {start}: {error}") from None
             if info.size < 0 or _length(self._archive.pax_headers) > _GLOBAL_BYTES:
-                raise BadShard(f"no sound tar header at byte {start}")
+                raise BadShard(f"no valid tar header at byte {start}")
             return info
 
     def _follows(self) -> bool:

@@ -139,15 +139,15 @@ def test_what_is_delivered_does_not_depend_on_one_that_is_killed(
     settings = config(server.url, server.key, 2, epochs=2)
     assert run(settings, (kill_after,)) == run(settings)
     (warning,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING
-                  and "another one" in record.getMessage()]  # fmt: skip
+                  and "a new one continues" in record.getMessage()]  # fmt: skip
     assert warning == (
-        "the feeder process ended with status 1, after one that downloads for it, which ended by signal 9 (SIGKILL); "
-        "its last words: a process that downloads for it has ended; another one goes on from there"
+        "the feeder process ended with status 1, because a download process ended by signal 9 (SIGKILL); "
+        "its last output: a download process has ended; a new one continues from there"
     )
 
 
 def test_a_second_death_ends_the_run(server: DataroomServer) -> None:
-    with pytest.raises(FeederError, match=r"(?s)signal 9.*started again once in this run, after: .*signal 9"):
+    with pytest.raises(FeederError, match=r"(?s)signal 9.*already restarted once in this run, after: .*signal 9"):
         run(config(server.url, server.key, 2, epochs=None), (1, 9))
 
 
@@ -158,7 +158,7 @@ def test_one_that_cannot_begin_is_told_with_its_traceback(
         "import sys\nif 'datago_gpu.feeder.download' in sys.orig_argv: sys.modules['aiohttp'] = None"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    with pytest.raises(FeederError, match=r"(?s)which ended with status 1; .*ModuleNotFoundError: import of aiohttp"):
+    with pytest.raises(FeederError, match=r"(?s)a download process ended with status 1; .*import of aiohttp"):
         run(config(server.url, server.key, 1))
 
 

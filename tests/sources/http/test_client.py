@@ -131,7 +131,7 @@ def test_an_unknown_name_is_a_connection_failure(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
 
     async def work(client: HttpClient) -> None:
-        with pytest.raises(HttpFailure, match=r"the name of the server is not known \(5 tries\)"):
+        with pytest.raises(HttpFailure, match=r"the name of the server cannot be resolved \(5 tries\)"):
             await client.get("http://nowhere.invalid/a", max_bytes=100)
 
     using(work, plain=True)
@@ -250,12 +250,12 @@ def test_an_https_server_that_says_nothing_to_plain_http_may_be_one(server: Misb
 @pytest.mark.parametrize(
     ("url", "words"),
     [
-        ("http://127.0.0.1:abc/api/", "has the port 'abc', and ports are numbers from 1 to 65535"),
-        ("https://me:secret@example.org:70000/", "has the port '70000', and ports are numbers from 1 to 65535"),
+        ("http://127.0.0.1:abc/api/", "has the port 'abc', but ports are numbers from 1 to 65535"),
+        ("https://me:secret@example.org:70000/", "has the port '70000', but ports are numbers from 1 to 65535"),
         ("ftp://example.org/", "must begin with http:// or https://"),
         ("example.org/api/", "must begin with http:// or https://"),
-        ("http:///api/", "names no host"),
-        ("http://[::1/api/", "has a host that cannot be read"),
+        ("http:///api/", "has no host"),
+        ("http://[::1/api/", "has a host that is not valid"),
     ],
 )
 def test_what_is_wrong_with_an_address_is_told(url: str, words: str) -> None:
@@ -430,7 +430,7 @@ def test_an_empty_body_is_a_body(server: MisbehavingServer) -> None:
 def test_a_stalled_body_is_left_after_the_stall_limit(server: MisbehavingServer, chunked: bool) -> None:
     url = server.script("/a", Answer(200, BODY, chunked=chunked, stall_after=1000))
     failure = failing(url, HttpConfig(max_backoff_s=0.01, stall_timeout_s=0.1, max_tries=2))
-    assert (failure.reason, failure.detail, failure.tries) == ("timeout", "nothing came for 0.1 s", 2)
+    assert (failure.reason, failure.detail, failure.tries) == ("timeout", "no data for 0.1 s", 2)
     assert server.closed_by_client.wait(20), "the connection is not kept"
 
 
@@ -442,7 +442,7 @@ def test_headers_that_never_come_are_a_timeout(server: MisbehavingServer) -> Non
 def test_the_total_limit_holds_whatever_the_body_does(server: MisbehavingServer) -> None:
     url = server.script("/a", Answer(200, BODY, stall_after=1000))
     config = HttpConfig(max_backoff_s=0.01, total_timeout_s=0.1, stall_timeout_s=9, max_tries=1)
-    assert failing(url, config).detail == "not done within 0.1 s"
+    assert failing(url, config).detail == "not complete within 0.1 s"
 
 
 def test_the_total_limit_covers_redirects_too(server: MisbehavingServer) -> None:
@@ -591,7 +591,7 @@ def test_a_redirect_elsewhere_than_http_is_refused(server: MisbehavingServer, lo
     url = server.script("/a", Answer(302, headers={"Location": location} if location else {}))
     failure = failing(url)
     assert failure.reason == "redirect"
-    assert ("holds a user name or password" in failure.detail) == ("@" in location)
+    assert ("contains a user name or password" in failure.detail) == ("@" in location)
     assert "passwd" not in str(failure)
 
 

@@ -51,7 +51,7 @@ def failing(endpoint: str, options: dict[str, str] | None = None, **http: Any) -
     ("answer", "words"),
     [
         (MOVED, f"{TO_CHANGE} 'eu-west-1'"),
-        (Answer(301, MOVED.body), f"{TO_CHANGE} the right one, which `aws s3api get-bucket-location` tells"),
+        (Answer(301, MOVED.body), f"{TO_CHANGE} the right one (see `aws s3api get-bucket-location`)"),
         (Answer(301, MOVED.body, {"x-amz-bucket-region": "<b>eu</b>"}), f"{TO_CHANGE} the right one"),
         (Answer(400, MALFORMED), f"{TO_CHANGE} 'eu-west-1'"),
     ],
@@ -108,14 +108,14 @@ def test_http_that_an_option_forbids() -> None:
 
 def test_a_store_that_cannot_be_reached_or_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert failing("http://127.0.0.1:9").detail == "cannot connect to the store: Connection refused"
-    assert failing("http://mine.invalid").detail == "the name of the store is not known"
+    assert failing("http://mine.invalid").detail == "the name of the store cannot be resolved"
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority = trustme.CA()
     authority.issue_cert("127.0.0.1").configure_cert(context)
     with MisbehavingServer(tls=context) as server:
         failure = failing(server.url)
         assert failure.reason == "tls"
-        assert "certificate of the store does not prove who it is: SSL_CERT_FILE names" in failure.detail
+        assert "certificate of the store cannot be verified: set SSL_CERT_FILE to" in failure.detail
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path))
         assert f"SSL_CERT_FILE is '{tmp_path}', which cannot be used: " in failing(server.url).detail
         authority.cert_pem.write_to_path(tmp_path / "ca.pem")
@@ -143,7 +143,7 @@ class Kinds:
         ("Error performing token request: Error performing GET http://169.254.169.254/metadata in 1ms - HTTP error",
          "no credentials: storage_options"),
         ("Error performing token request: Error performing POST https://oauth.example/token in 1ms - 400",
-         "the credentials were not taken"),
+         "the credentials were not accepted"),
     ],
 )  # fmt: skip
 def test_no_credentials_are_told_from_a_store_that_is_down(asked: str, words: str) -> None:

@@ -60,7 +60,9 @@ def test_all_others_of_a_folder_are_delivered_and_odd_keys_are_named_and_counted
         assert loader.stats().skipped == {"odd-key": len(ODD)}
     assert sorted(ids) == sorted(name.removeprefix("p/") for name in GOOD)
     (message,) = (each for each in caplog.messages if each.startswith("skipped"))
-    assert "odd-key: obstore takes no key with an empty part, '.', '..' or a control character: rename" in message
+    assert (
+        "odd-key: obstore does not support keys with an empty part, '.', '..' or a control character: rename" in message
+    )
     assert message.isprintable()
 
 
@@ -94,7 +96,7 @@ def test_without_boto3_the_error_names_the_key_and_the_way_out(s3: str, monkeypa
         files("s3://odd/p", s3)
     words = str(caught.value)
     assert words.startswith(
-        "cannot list s3://odd/p: the key 'p/./x.jpg' ends the listing, since obstore takes no key w"
+        "cannot list s3://odd/p: the key 'p/./x.jpg' ends the listing, because obstore does not support keys w"
     )
     assert words.endswith(
         ". Rename or remove that object, or install boto3 (pip install boto3), which lists such buckets"
@@ -115,7 +117,7 @@ def test_what_boto3_cannot_have_is_told() -> None:
 
     with MisbehavingServer() as server:
         server.route("/odd", answer)
-        with pytest.raises(SourceError, match=r"^cannot list s3://odd/p: http-403 \(asked by way of boto3\); check"):
+        with pytest.raises(SourceError, match=r"^cannot list s3://odd/p: http-403 \(listed with boto3\); check"):
             files("s3://odd/p", server.url)
 
 

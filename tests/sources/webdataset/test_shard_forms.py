@@ -118,11 +118,11 @@ def test_what_is_no_archive_is_named(picture: bytes, tmp_path: Path) -> None:
     for content, name in (
         (b"PK\x03\x04" + bytes(600), "a ZIP archive"),
         (b"<!DOCTYPE html><title>Sign in</title>", "a page of HTML"),
-        (b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"),
         (picture, "a JPEG picture"),
     ):
         (tmp_path / "a.tar").write_bytes(content)
-        with pytest.raises(SourceError, match=f"it is {name}.*, and no tar archive"):
+        with pytest.raises(SourceError, match=f"it is not a tar archive, but {name}"):
             taken(str(tmp_path / "a.tar"))
 
 
@@ -227,7 +227,7 @@ def test_addresses_of_every_form_are_taken(shard: bytes) -> None:
             assert taken(server.url + path)[0] == IDS
         assert taken(server.url.replace("http", "HTTP") + "/s0.tar")[0] == IDS
         assert taken(f"{server.url}/s0.tar::{server.url}/S0.TAR")[0] == IDS * 2
-        with pytest.raises(SourceError, match=r"wildcards are known for local paths and object storage only.*braces"):
+        with pytest.raises(SourceError, match=r"wildcards work only for local paths and object storage.*braces"):
             taken(f"{server.url}/s*.tar")
 
 
