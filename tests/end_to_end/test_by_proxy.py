@@ -98,9 +98,9 @@ def test_the_environment_is_used_unless_the_settings_say_no(
     with ForwardProxy({HOST: server.port, "b.invalid": server.port}) as proxy:
         monkeypatch.setenv("HTTP_PROXY", proxy.url)
         assert ask(f"http://{HOST}/a") == ask("http://b.invalid/a") == b"body"
-        assert "name of the server is not known" in str(failing(f"http://{HOST}/a", trust_env=False))
+        assert "name of the server cannot be resolved" in str(failing(f"http://{HOST}/a", trust_env=False))
         monkeypatch.setenv("NO_PROXY", HOST)
-        assert "name of the server is not known" in str(failing(f"http://{HOST}/a"))
+        assert "name of the server cannot be resolved" in str(failing(f"http://{HOST}/a"))
         assert ask("http://b.invalid/a") == b"body"
         assert ask(server.url + "/a") == b"body", "loopback addresses are asked directly"
         assert len(proxy.asked) == 3
@@ -162,7 +162,7 @@ def test_a_proxy_that_cannot_be_reached_is_named(scheme: str, monkeypatch: pytes
     assert f"cannot connect to the {named}: Connection refused; correct {scheme}_proxy or set" in str(failure)
     assert (failure.reason, failure.tries) == ("connection", 2)
     monkeypatch.setenv(f"{scheme}_proxy", f"http://me:{PASSWORD}@proxy.invalid:9")
-    assert f"the name of the proxy http://proxy.invalid:9 ({scheme}_proxy) is not known" in str(
+    assert f"the name of the proxy http://proxy.invalid:9 ({scheme}_proxy) cannot be resolved" in str(
         failing(f"{scheme}://{HOST}/a")
     )
 
@@ -379,10 +379,10 @@ def test_object_storage_follows_the_same_rule(monkeypatch: pytest.MonkeyPatch) -
             monkeypatch.setenv("HTTP_PROXY", by_proxy)
             assert stored(there) == ids
             used = len(proxy.asked)
-            with pytest.raises(SourceError, match="name of the store is not known"):
+            with pytest.raises(SourceError, match="name of the store cannot be resolved"):
                 stored(there, http={"trust_env": False})
             monkeypatch.setenv("NO_PROXY", "*.invalid")
-            with pytest.raises(SourceError, match="name of the store is not known"):
+            with pytest.raises(SourceError, match="name of the store cannot be resolved"):
                 stored(there)
             assert len(proxy.asked) == used
         monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")

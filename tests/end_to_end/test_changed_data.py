@@ -51,7 +51,7 @@ def rest(config: LoaderConfig, state: dict[str, Any], **more: Any) -> list[str]:
 def test_a_file_that_was_added_is_named(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     seen, state = stopped(settings(root), 5)
     add_picture(root / "0000a.jpg")
-    with pytest.raises(ConfigError, match=r"there are 41 images below .*, and there were 40; .*'0000a\.jpg'") as caught:
+    with pytest.raises(ConfigError, match=r"there are 41 images below .*, but there were 40; .*'0000a\.jpg'") as caught:
         rest(settings(root), state)
     assert 'on_change="accept"' in str(caught.value)
     with caplog.at_level(logging.WARNING, "datago_gpu"):
@@ -144,7 +144,7 @@ def test_load_state_dict_holds_to_the_data_as_well(root: Path) -> None:
     add_picture(root / "zz.jpg")
     with opened(settings(root)) as loader:
         loader.load_state_dict(state)
-        with pytest.raises(ConfigError, match=r"1 more images below .* the first of them 'zz\.jpg'"):
+        with pytest.raises(ConfigError, match=r"1 more images below .* the first is 'zz\.jpg'"):
             next(loader)
     with opened(settings(root), on_change="accept") as loader:
         loader.load_state_dict(state)

@@ -358,7 +358,7 @@ UNFIT = {"blanks": f"{KEY} {KEY}", "lines": f"{KEY}\r\nX: y", "NUL": f"{KEY}\0",
 @pytest.mark.parametrize("key", UNFIT.values(), ids=UNFIT)
 def test_a_key_that_cannot_be_sent(evidence: Evidence, key: str) -> None:
     text = run(settings("http://127.0.0.1:9/api/", api_key=key), evidence, ConfigError)
-    assert "source_config.api_key (or DATAROOM_API_KEY) holds blanks" in text
+    assert "source_config.api_key (or DATAROOM_API_KEY) contains spaces" in text
 
 
 @pytest.mark.parametrize("ending", ["well", "refused", "down"])

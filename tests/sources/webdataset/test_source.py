@@ -213,7 +213,7 @@ def test_the_shards_come_in_the_order_of_their_list(tmp_path: Path) -> None:
         ("{root}/{{000..", "braces"),
         ("@{root}/nowhere", "No such file or directory; check source_config.url"),
         ("pipe:cat {root}/000.tar", "which is not supported"),
-        ("ftp://example.org/a.tar", "ftp:// is not known"),
+        ("ftp://example.org/a.tar", "ftp:// is not supported"),
         ("hf://datasets/a/b", "hf://datasets/OWNER/NAME/PATH.tar"),
         ("{root}/{{0..9999999999}}.tar", "more than 1000000 shards"),
         (

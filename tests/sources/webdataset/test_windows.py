@@ -130,7 +130,7 @@ def test_a_window_beyond_the_most_is_refused(tmp_path: Path) -> None:
     (tmp_path / "1.tar.zst").write_bytes(wide)
     found = listed(f"{tmp_path}/{{0..1}}.tar.zst")
     assert isinstance(found[1], Skipped)
-    assert "a window of 268435456 bytes, 134217728 are allowed" in found[1].detail
+    assert "a window of 268435456 bytes, at most 134217728 are allowed" in found[1].detail
 
 
 def test_frames_behind_the_first_may_not_ask_for_more(tmp_path: Path) -> None:
