@@ -53,6 +53,11 @@ class Payloads(Sequence[NDArray[np.uint8]]):
     def __len__(self) -> int:
         return len(self.lengths)
 
+    def buffers(self) -> list[memoryview]:
+        """Returns the payloads as plain memory, which takes less time than an array for each."""
+        whole = memoryview(self._memory)
+        return [whole[at : at + length] for at, length in zip(self.offsets, self.lengths, strict=True)]
+
 
 @dataclass(slots=True)
 class EncodedImages:
@@ -70,6 +75,10 @@ class EncodedImages:
     """Height and width that every region is scaled to. If this and `targets` are None, images keep their own sizes."""
     targets: NDArray[np.int32] | None = None
     """(N, 2): height and width that each region is scaled to, if they differ; `target` is None then."""
+    views: NDArray[np.float32] | None = None
+    """(N, 6): regions and targets as `views_of` returns them, if the feeder has computed them."""
+    largest: int = 0
+    """Number of pixels of the largest image, or more; 0 if it is not known."""
     checked: bool = False
     """True if the feeder has checked the payloads: the headers are readable and agree with `sizes`, and no image is too
     large. Decoders then skip these checks."""
@@ -86,6 +95,12 @@ class EncodedImages:
         orientation = int(self.orientations[index])
         return EncodedImage(self.payloads[index], (height, width), region, orientation, self.target_of(index))
 
+    def buffers(self, rows: list[int]) -> Sequence[memoryview | NDArray[np.uint8]]:
+        """Returns some of the payloads, in the form that takes the least time to make."""
+        if len(rows) < len(self):
+            return [self.payloads[row] for row in rows]
+        return self.payloads.buffers() if isinstance(self.payloads, Payloads) else self.payloads
+
     def subset(self, rows: list[int]) -> EncodedImages:
         """Returns some of the images, given their indices."""
         return EncodedImages(
@@ -95,6 +110,8 @@ class EncodedImages:
             self.orientations[rows],
             self.target,
             None if self.targets is None else self.targets[rows],
+            None if self.views is None else self.views[rows],
+            self.largest,
             self.checked,
         )
 

@@ -32,6 +32,7 @@ def with_pixels(
         sizes=images.sizes.copy(),
         regions=images.regions.copy(),
         orientations=images.orientations.copy(),
+        views=None if images.views is None else images.views.copy(),
     )
     for index, problem in refused.items():
         payload, region = images.payloads[index].data, images.regions[index].tolist()
@@ -45,4 +46,6 @@ def with_pixels(
         changed.sizes[index] = pixels.height, pixels.width
         changed.regions[index] = 0, 0, pixels.height, pixels.width
         changed.orientations[index] = 1
+        if changed.views is not None:
+            changed.views[index, :4] = 0, 0, pixels.height, pixels.width
     return changed, failures

@@ -8,6 +8,7 @@ the pixels in this graph instead would cost an additional pass over every image.
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from datago_gpu.config import ImageConfig
 from datago_gpu.decode.base import EncodedImages
 from datago_gpu.decode.faults import Setup, fault
 from datago_gpu.decode.parking import require_cupy
+from datago_gpu.imaging.geometry import views_of
 
 __all__ = ["DaliPipeline", "define"]
 
@@ -38,6 +40,9 @@ class DaliPipeline:
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
         self._pipeline: Pipeline | None = None
+        self._fed: deque[list[Any]] = deque()
+        """What DALI was given, for each iteration under way. Each tensor refers to a Python object. If DALI's threads
+        dropped the last reference, they would wait for the GIL at each payload."""
         try:
             self._pipeline = define(setup)
             self._pipeline.build()
@@ -53,14 +58,15 @@ class DaliPipeline:
         """
         self._valid()
         try:
-            payloads = images.payloads if len(rows) == len(images) else [images.payloads[row] for row in rows]
-            # DALI would convert the arrays to tensors one by one; converting them here takes half the time.
-            single = list(map(tensors.TensorCPU, payloads))
-            listed = tensors.TensorListCPU(single, "", False)
-            self._valid().feed_input("payloads", listed)
+            # DALI would convert the payloads to tensors one by one; converting them here takes half the time.
+            single = list(map(tensors.TensorCPU, images.buffers(rows)))
+            fed = [tensors.TensorListCPU(single, "", False)]
+            self._valid().feed_input("payloads", fed[0])
             if self._setup.image.crop_and_resize:
-                self._valid().feed_input("views", tensors.TensorListCPU(_views(images, rows)))
+                fed.append(tensors.TensorListCPU(_views(images, rows)))
+                self._valid().feed_input("views", fed[1])
             self._valid().schedule_run()
+            self._fed.append(fed)
             return
         except Exception as error:  # of any type: part of the batch may have been fed
             problem = self._failed(error, f"take a batch of {len(rows)} images")
@@ -79,6 +85,7 @@ class DaliPipeline:
                 stream = _stream(self._setup.device_id)
                 (output,) = self._valid().outputs(cuda_stream=stream.ptr)
                 _wait(stream)
+            self._fed.popleft()
             return output
         except Exception as error:
             problem = self._failed(error, f"decode a batch of up to {self._setup.batch_size} images")
@@ -87,6 +94,7 @@ class DaliPipeline:
     def close(self) -> None:
         """Frees threads and memory. Waits for all work under way, because DALI cannot be interrupted."""
         self._pipeline = None
+        self._fed.clear()
 
     def _valid(self) -> Pipeline:
         """Returns the pipeline. Do not keep it in a variable: the traceback of an error would keep it alive."""
@@ -99,7 +107,7 @@ class DaliPipeline:
 
         Raise it outside of the `except` block: the traceback of DALI's error keeps the pipeline and its threads alive.
         """
-        self._pipeline = None
+        self.close()
         return fault(error, doing, self._setup)
 
 
@@ -120,20 +128,12 @@ def define(setup: Setup) -> Pipeline:
 
 
 def _views(images: EncodedImages, rows: list[int]) -> NDArray[np.float32]:
-    """Returns (N, 6): top, left, bottom, right of each image's region, and the height and width it is scaled to.
-
-    This is one array instead of three, because the cost of a feed exceeds that of its few numbers.
-    """
-    regions, sizes, target = images.regions, images.sizes, images.target if images.targets is None else images.targets
-    if len(rows) < len(images):
-        regions, sizes = regions[rows], sizes[rows]
-        target = target if images.targets is None else images.targets[rows]
-    views = np.empty((len(rows), 6), np.float32)
-    views[:, :2] = regions[:, :2]
-    # Rounding may have put the far edges slightly outside.
-    np.minimum(regions[:, :2] + regions[:, 2:], sizes, out=views[:, 2:4], casting="unsafe")
-    views[:, 4:] = target
-    return views
+    """Returns the rows of `views_of`: one array for regions and targets, because a feed costs more than its numbers."""
+    if images.views is None:
+        targets = [images.target_of(row) or (0, 0) for row in range(len(images))]
+        views = views_of(images.regions.tolist(), images.sizes.tolist(), targets)
+        return np.frombuffer(views, np.float32).reshape(-1, 6)[rows]
+    return images.views if len(rows) == len(images) else images.views[rows]
 
 
 def _graph(setup: Setup) -> Any:

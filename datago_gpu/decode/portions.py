@@ -80,9 +80,12 @@ class PortionedDecoder:
 
     def _split(self, images: EncodedImages) -> list[tuple[int, int, int]]:
         """Splits a batch into portions: (first image, end, bytes needed)."""
+        most = self._cost(len(images) * images.largest, images.largest, len(images))
+        if 0 < most <= self._memory // self.depth:  # neither this batch nor others have to wait: nearly every batch
+            return [(0, len(images), most)]
         pixels: list[int] = [height * width for height, width in images.sizes.tolist()]
         whole = self._cost(sum(pixels), max(pixels), len(pixels))
-        if whole <= self._memory:  # nearly every batch, and far quicker than the loop below
+        if whole <= self._memory:
             return [(0, len(pixels), whole)]
         portions, begin = [], 0
         while begin < len(pixels):

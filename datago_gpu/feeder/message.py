@@ -6,10 +6,13 @@ from array import array
 from collections.abc import Sequence
 from itertools import chain
 
+from msgspec import Raw, msgpack
+
 from datago_gpu.feeder import wire
 from datago_gpu.feeder.admit_parts import AdmittedPart
 from datago_gpu.feeder.arena import aligned
 from datago_gpu.feeder.grouper import Admitted
+from datago_gpu.imaging.geometry import Region, Size, views_of
 from datago_gpu.sources.base import Skipped
 from datago_gpu.sources.sample_info import columns_of
 
@@ -50,23 +53,39 @@ class Layout:
             epoch=epoch,
             bucket=None if differ else batch[0].bucket,
             buckets=_packed("i", buckets) if differ else b"",
-            offset=offset,
+            offsets=self._offsets(offset),
             lengths=[len(sample.payload) for sample in batch],
             indices=[ref.index if ref.epoch == epoch else (ref.epoch, ref.index) for ref in refs],
             infos=columns_of([ref.info for ref in refs]),
-            wheres=[ref.where for ref in refs],
+            where_texts=Raw(msgpack.encode([ref.where for ref in refs])),
             flaws={row: ref.flaws for row, ref in enumerate(refs) if ref.flaws},
             parts=self._columns(offset) if self._parts else [],
             sizes=_packed("i", [sample.size for sample in batch]),
             original_sizes=_packed("i", [sample.original_size for sample in batch]),
             regions=_packed("f", [sample.region for sample in batch]),
             crops=_packed("f", [sample.crop for sample in batch]),
+            views=_views([sample.region for sample in batch], [sample.size for sample in batch], buckets),
             orientations=bytes(sample.orientation for sample in batch),
+            largest=max(sample.size[0] * sample.size[1] for sample in batch),
             pixels=sum(sample.pixels for sample in batch if sample.bucket is None),
             mark=mark,
             skipped=skipped,
             counts=counts,
         )
+
+    def _offsets(self, offset: int) -> list[int]:
+        """Returns where each image's payload begins in the arena."""
+        offsets = []
+        for sample in self._batch:
+            offsets.append(offset)
+            offset += aligned(len(sample.payload))
+        return offsets
+
+    def _part_views(self, rows: list[int], parts: list[AdmittedPart]) -> bytes:
+        if parts[0].kind == "latent":
+            return b""
+        targets = [bucket for row in rows if (bucket := self._batch[row].bucket)]
+        return _views([part.region for part in parts], [part.size for part in parts], targets)
 
     def _columns(self, offset: int) -> list[wire.PartColumn]:
         at = offset + sum(aligned(len(sample.payload)) for sample in self._batch)
@@ -85,7 +104,9 @@ class Layout:
                     lengths=[len(part.payload) - part.offset for part in parts],
                     sizes=_packed("i", [part.size for part in parts]),
                     regions=_packed("f", [part.region for part in parts]),
+                    views=self._part_views(rows, parts),
                     orientations=bytes(part.orientation for part in parts),
+                    largest=max(part.size[0] * part.size[1] for part in parts),
                     arrays=[part.array for part in parts],
                 )
             )
@@ -101,6 +122,11 @@ def _by_name(batch: list[Admitted]) -> list[tuple[list[int], list[AdmittedPart]]
             rows.append(row)
             parts.append(part)
     return list(found.values())
+
+
+def _views(regions: list[Region], sizes: list[Size], targets: list[Size]) -> bytes:
+    """Returns the views, or nothing where pictures keep their sizes and have no targets."""
+    return views_of(regions, sizes, targets).tobytes() if targets else b""
 
 
 def _packed(kind: str, rows: Sequence[Sequence[float]]) -> bytes:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, Literal
 
-from msgspec import Struct, msgpack
+from msgspec import Raw, Struct, msgpack
 
 from datago_gpu.sources.base import ListingDigest, Position, Skipped
+from datago_gpu.sources.sample_info import column_of
 
 if TYPE_CHECKING:
     from asyncio import StreamReader, StreamWriter  # importing asyncio would add 30 ms to `import datago_gpu`
@@ -167,8 +168,12 @@ class PartColumn(Struct, frozen=True, kw_only=True):
     """int32 (K, 2); for pictures."""
     regions: bytes
     """float32 (K, 4); for pictures."""
+    views: bytes
+    """float32 (K, 6): see `views_of`; for pictures that do not keep their sizes, else empty."""
     orientations: bytes
     """uint8 (K,); for pictures."""
+    largest: int
+    """Number of pixels of the largest picture."""
     arrays: list[ArrayForm | None]
     """For latents; None for a latent of plain bytes."""
 
@@ -181,14 +186,15 @@ class EncodedBatch(Struct, frozen=True, tag="batch", kw_only=True):
     """The epoch in which the batch was completed."""
     bucket: tuple[int, int] | None
     """The bucket of all samples; None if they have none, or if they have different ones: see `buckets`."""
-    offset: int
+    offsets: list[int]
+    """Where each image's payload begins in the arena."""
     lengths: list[int]
-    """Bytes of each image's payload. The first begins at `offset` of the arena, each at a multiple of ALIGNMENT. All
-    are 0 if there are no images."""
+    """Bytes of each image's payload. All are 0 if there are no images."""
     indices: list[Number]
-    infos: dict[str, list[Any]]
-    """The samples' records: name of each field of `SampleInfo` -> its N values."""
-    wheres: list[str]
+    infos: dict[str, Raw]
+    """The samples' records, as `columns_of` returns them."""
+    where_texts: Raw
+    """MessagePack of `wheres`."""
     flaws: dict[int, dict[str, str]]
     """Row of a sample -> reason of the flaw -> its description."""
     parts: list[PartColumn]
@@ -200,20 +206,33 @@ class EncodedBatch(Struct, frozen=True, tag="batch", kw_only=True):
     """float32 (N, 4)."""
     crops: bytes
     """float32 (N, 4)."""
+    views: bytes
+    """float32 (N, 6): see `views_of`. Empty if images keep their sizes."""
     orientations: bytes
     """uint8 (N,)."""
     buckets: bytes = b""
     """int32 (N, 2) if the batch holds samples of different buckets, else empty."""
     pixels: int = 0
     """Number of pixels of all its pictures, where they keep their sizes."""
+    largest: int
+    """Number of pixels of the largest image."""
     mark: Mark
     skipped: list[Skipped]
     counts: Counts
 
     @property
     def ids(self) -> list[str]:
-        """Returns the samples' ids."""
-        return self.infos["id"]
+        """Returns the samples' ids. Decodes them at each call, as `column` does."""
+        return self.column("id")
+
+    @property
+    def wheres(self) -> list[str]:
+        """Returns where the samples lie, for messages. Decodes the texts at each call: few batches need them."""
+        return msgpack.decode(self.where_texts, type=list[str])
+
+    def column(self, name: str) -> list[Any]:
+        """Decodes a field of the samples' records."""
+        return column_of(self.infos, name, len(self.lengths))
 
 
 class SkippedOnly(Struct, frozen=True, tag="skipped"):

@@ -7,9 +7,11 @@ The bucket table is datago's (github.com/Photoroom/datago, `build_image_size_lis
 from __future__ import annotations
 
 import math
+from array import array
 from bisect import bisect_left
+from collections.abc import Iterable
 
-__all__ = ["BucketTable", "Region", "Size", "bucket_sizes", "cover_region", "full_region"]
+__all__ = ["BucketTable", "Region", "Size", "bucket_sizes", "cover_region", "full_region", "views_of"]
 
 Size = tuple[int, int]
 """(height, width) in pixels."""
@@ -74,3 +76,15 @@ def cover_region(height: int, width: int, target: Size) -> Region:
 def full_region(height: int, width: int) -> Region:
     """Returns the region that covers the whole image."""
     return 0.0, 0.0, float(height), float(width)
+
+
+def views_of(regions: Iterable[Region], sizes: Iterable[Size], targets: Iterable[Size]) -> array[float]:
+    """Returns six float32 numbers for each image, as DALI takes them: top, left, bottom and right of the region, and
+    the height and width that the region is scaled to.
+
+    sizes: the sizes of the images. The far edges never lie outside, although rounding may have put them there.
+    """
+    views = array("f")
+    for (top, left, height, width), (high, wide), target in zip(regions, sizes, targets, strict=True):
+        views.extend((top, left, min(top + height, high), min(left + width, wide), *target))
+    return views

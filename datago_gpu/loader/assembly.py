@@ -10,22 +10,19 @@ import mmap
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, cast
+from typing import Any
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from datago_gpu.batch import COLUMNS, Batch
+from datago_gpu.batch import Batch
 from datago_gpu.decode.base import DecodedImages, Decoder, EncodedImages, Payloads
 from datago_gpu.decode.placement import Placer, arranged, moves
 from datago_gpu.feeder import wire
-from datago_gpu.feeder.arena import aligned
 from datago_gpu.loader.latents import Latents
+from datago_gpu.loader.loaded_batch import LoadedBatch
 
 __all__ = ["Assembled", "Assembly"]
-
-_Value = TypeVar("_Value")
 
 
 @dataclass(slots=True)
@@ -82,15 +79,14 @@ class Assembly:
                 job.latents.append(Latents(column, memory, self._placer))
             else:
                 self._decoder(column).submit(_pictures(column, message.bucket, buckets, memory))
-        embeddings = message.infos["embedding"]
-        if all(embeddings):
+        if "embedding" in message.infos and all(embeddings := message.column("embedding")):
             job.embeddings = self._placer.begin([np.frombuffer(each, np.float32) for each in embeddings])
         self._under_way.append(job)
 
     def collect(self) -> Assembled:
         """Waits for the oldest batch under way and returns the result."""
         job = self._under_way.popleft()
-        message, count = job.message, len(job.message.ids)
+        message, count = job.message, len(job.message.lengths)
         images = self._images.collect() if job.images else DecodedImages(None)
         failures, rescued = dict(images.failures), dict(images.rescued)
         pictures = []
@@ -104,7 +100,7 @@ class Assembly:
         kept = [at for at in range(count) if at not in failures] if failures else list(range(count))
         if not kept:
             return Assembled(message, None, kept, failures)
-        batch = _described(message, kept)
+        batch = LoadedBatch.of(message, kept)
         if images.image is not None:
             batch.image = self._arranged(images, list(range(count)), kept)
         for column, decoded in pictures:
@@ -114,7 +110,7 @@ class Assembly:
         for latents in job.latents:
             batch.latents[latents.name] = latents.of(kept)
             batch.present[latents.name] = np.isin(kept, latents.rows)
-        self._note_absent(batch)
+        self._note_absent(batch, len(kept))
         if job.embeddings is not None:
             embeddings = self._placer.finish(job.embeddings)
             batch.embeddings = arranged(self._placer, embeddings, kept, list(range(len(kept))), len(kept))
@@ -149,28 +145,24 @@ class Assembly:
             return decoded.image
         return arranged(self._placer, decoded.image, *moves(there, kept), len(kept))
 
-    def _note_absent(self, batch: Batch) -> None:
+    def _note_absent(self, batch: Batch, count: int) -> None:
         """Adds an entry (None) for each optional name that no sample of this batch has."""
         for name, kind in self._optional.items():
             if name not in batch.present:
                 into = {"mask": batch.masks, "image": batch.additional_images, "latent": batch.latents}[kind]
                 into[name] = None
-                batch.present[name] = np.zeros(len(batch), bool)
+                batch.present[name] = np.zeros(count, bool)
 
 
 def _images(message: wire.EncodedBatch, memory: mmap.mmap) -> EncodedImages:
     """Returns the images of a batch as views of the arena, without a copy."""
-    offsets, offset = [], message.offset
-    for length in message.lengths:
-        offsets.append(offset)
-        offset += aligned(length)
-    return _encoded(message, message.bucket, _buckets(message), offsets, memory)
+    return _encoded(message, message.bucket, _buckets(message), memory)
 
 
 def _pictures(
     column: wire.PartColumn, target: tuple[int, int] | None, buckets: NDArray[np.int32] | None, memory: mmap.mmap
 ) -> EncodedImages:
-    return _encoded(column, target, None if buckets is None else buckets[column.rows], column.offsets, memory)
+    return _encoded(column, target, None if buckets is None else buckets[column.rows], memory)
 
 
 def _buckets(message: wire.EncodedBatch) -> NDArray[np.int32] | None:
@@ -182,42 +174,16 @@ def _encoded(
     columns: wire.EncodedBatch | wire.PartColumn,
     target: tuple[int, int] | None,
     targets: NDArray[np.int32] | None,
-    offsets: list[int],
     memory: mmap.mmap,
 ) -> EncodedImages:
     return EncodedImages(
-        payloads=Payloads(memory, offsets, columns.lengths),
+        payloads=Payloads(memory, columns.offsets, columns.lengths),
         sizes=np.frombuffer(columns.sizes, np.int32).reshape(-1, 2),
         regions=np.frombuffer(columns.regions, np.float32).reshape(-1, 4),
         orientations=np.frombuffer(columns.orientations, np.uint8),
         target=target,
         targets=targets,
+        views=np.frombuffer(columns.views, np.float32).reshape(-1, 6) if columns.views else None,
+        largest=columns.largest,
         checked=True,
     )
-
-
-def _described(message: wire.EncodedBatch, kept: list[int]) -> Batch:
-    """Returns a Batch of the samples kept, with their records and without payloads."""
-    sizes = np.frombuffer(message.original_sizes, np.int32).reshape(-1, 2)
-    crops = np.frombuffer(message.crops, np.float32).reshape(-1, 4)
-    columns: dict[str, Any] = {COLUMNS[name]: _of(values, kept) for name, values in message.infos.items()}
-    columns["attributes"] = _objects(columns["attributes"])
-    columns["embeddings"] = None
-    return Batch(
-        image=None,
-        original_sizes=sizes.copy() if len(kept) == len(sizes) else sizes[kept],
-        crops=crops.copy() if len(kept) == len(crops) else crops[kept],
-        bucket=message.bucket,
-        epoch=message.epoch,
-        **columns,
-    )
-
-
-def _objects(texts: list[bytes]) -> list[dict[str, Any]]:
-    """Decodes JSON objects, all in one call. The feeder has checked each: see `sources.attributes`."""
-    return cast(list[dict[str, Any]], msgspec.json.decode(b"[" + b",".join(texts) + b"]"))
-
-
-def _of(values: list[_Value], kept: list[int]) -> list[_Value]:
-    """Returns the values of the samples kept: the list itself if all are."""
-    return values if len(kept) == len(values) else [values[at] for at in kept]

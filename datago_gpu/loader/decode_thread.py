@@ -211,21 +211,30 @@ class Worker(threading.Thread):
         self.decoded += len(assembled.kept)
         self._note_rescued(assembled)
         self.bytes += sum(message.lengths) + sum(sum(column.lengths) for column in message.parts)
-        skipped = told + [
-            Skipped(index, message.ids[at], message.wheres[at], UNDECODABLE, problem, epoch)
+        undecodable, flaws = self._problems(message, failures)
+        whole = len(assembled.kept) == len(message.indices)
+        numbers = message.indices if whole else [message.indices[at] for at in assembled.kept]
+        ready = Ready(assembled.batch, numbers, message.mark, told + undecodable, flaws)
+        return self._ready.put(ready, message.pixels)
+
+    @staticmethod
+    def _problems(message: wire.EncodedBatch, failures: dict[int, str]) -> tuple[list[Skipped], list[Flaw]]:
+        """Returns the skips of samples that could not be decoded, and the flaws of the samples that are delivered."""
+        if not (failures or message.flaws):
+            return [], []
+        ids, wheres = message.ids, message.wheres
+        skipped = [
+            Skipped(index, ids[at], wheres[at], UNDECODABLE, problem, epoch)
             for at, problem in failures.items()
             for epoch, index in [wire.epoch_and_index(message.indices[at], message.epoch)]
         ]
-        whole = len(assembled.kept) == len(message.indices)
-        numbers = message.indices if whole else [message.indices[at] for at in assembled.kept]
         flaws = [
-            Flaw(message.ids[at], message.wheres[at], reason, problem)
+            Flaw(ids[at], wheres[at], reason, problem)
             for at, found in message.flaws.items()
             if at not in failures
             for reason, problem in found.items()
         ]
-        ready = Ready(assembled.batch, numbers, message.mark, skipped, flaws)
-        return self._ready.put(ready, message.pixels)
+        return skipped, flaws
 
     def _note_rescued(self, assembled: Assembled) -> None:
         """Counts the samples with an image that DALI refused and Pillow decoded. Logs the first of them."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
+from functools import cache
 from typing import Any
 
-from msgspec import Struct
+from msgspec import NODEFAULT, Raw, Struct, msgpack, structs
 
 from datago_gpu.sources.attributes import NO_ATTRIBUTES
 
@@ -39,9 +41,36 @@ class SampleInfo(Struct, frozen=True):
         return len(self.attributes) + sum(_TAG_BYTES + len(tag) for tag in self.tags)
 
 
-def columns_of(infos: Sequence[SampleInfo]) -> dict[str, list[Any]]:
-    """Returns the form in which records are sent: name of each field -> its values, in the order of the records.
+def columns_of(infos: Sequence[SampleInfo]) -> dict[str, Raw]:
+    """Returns the form in which records are sent: name of each field -> MessagePack of its values, in their order. A
+    field that has its default in all records is left out.
 
-    Columns, not records, because a Batch holds columns: the trainer then makes no object per sample.
+    Columns, not records, because a Batch holds columns: the trainer makes no object per sample, and decodes a column
+    only if it is read.
     """
-    return {name: [getattr(info, name) for info in infos] for name in infos[0].__struct_fields__}
+    columns = {}
+    for name, default in _defaults(type(infos[0])).items():
+        values = [getattr(info, name) for info in infos]
+        if values.count(default) < len(values):
+            columns[name] = Raw(_encoder.encode(values))
+    return columns
+
+
+def column_of(columns: dict[str, Raw], name: str, count: int) -> list[Any]:
+    """Decodes the values of a field. count: the number of records."""
+    if name in columns:
+        return msgpack.decode(columns[name], type=list[Any])
+    default = _defaults(SampleInfo)[name]
+    return [copy(default) for _ in range(count)] if isinstance(default, list) else [default] * count
+
+
+_encoder = msgpack.Encoder()
+
+
+@cache
+def _defaults(record: type[SampleInfo]) -> dict[str, Any]:
+    """Returns the name of each field -> its default. A field that is required has none: no value equals NODEFAULT."""
+    return {
+        field.name: field.default if field.default_factory is NODEFAULT else field.default_factory()
+        for field in structs.fields(record)
+    }

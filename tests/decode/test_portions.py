@@ -50,7 +50,7 @@ class Recorder:
         self._jobs.clear()
 
 
-def images(sides: list[int]) -> EncodedImages:
+def images(sides: list[int], *, is_counted: bool = False) -> EncodedImages:
     sizes = np.array([[side, side] for side in sides], np.int32)
     return EncodedImages(
         payloads=[np.frombuffer(bytes([side]), np.uint8) for side in sides],
@@ -58,6 +58,7 @@ def images(sides: list[int]) -> EncodedImages:
         regions=np.zeros((len(sides), 4), np.float32),
         orientations=np.ones(len(sides), np.uint8),
         target=(8, 8),
+        largest=max(sides) ** 2 if is_counted else 0,
     )
 
 
@@ -67,9 +68,10 @@ def images(sides: list[int]) -> EncodedImages:
     st.integers(1, 4),
     st.integers(1, 3),
     st.booleans(),
+    st.booleans(),
 )
 def test_portions_give_what_the_whole_gives_within_the_memory(
-    batches: list[list[int]], memory: int, threads: int, depth: int, dense: bool
+    batches: list[list[int]], memory: int, threads: int, depth: int, dense: bool, is_counted: bool
 ) -> None:
     inner = Recorder(depth, threads, dense=dense)
     decoder = PortionedDecoder(inner, memory, threads, HostPlacer)
@@ -77,7 +79,7 @@ def test_portions_give_what_the_whole_gives_within_the_memory(
     for number, sides in enumerate(batches):
         if number >= depth:
             found.append(decoder.collect())
-        decoder.submit(images(sides))
+        decoder.submit(images(sides, is_counted=is_counted))
     if len(batches) >= depth:
         with pytest.raises(RuntimeError, match="collect one first"):
             decoder.submit(images([1]))

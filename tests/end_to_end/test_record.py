@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import mmap
+import pickle
 from array import array
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -21,8 +24,9 @@ from datago_gpu.decode.placement import HostPlacer
 from datago_gpu.feeder import wire
 from datago_gpu.feeder.grouper import Admitted
 from datago_gpu.feeder.message import Layout
-from datago_gpu.loader import assembly
+from datago_gpu.loader import assembly, loaded_batch
 from datago_gpu.loader.assembly import Assembled, Assembly
+from datago_gpu.loader.loaded_batch import LoadedBatch
 from datago_gpu.sources.attributes import NO_ATTRIBUTES
 from datago_gpu.sources.base import Position, SampleRef, sample_bytes
 from datago_gpu.sources.sample_info import SampleInfo
@@ -103,6 +107,39 @@ def test_each_field_of_each_record_reaches_the_batch(infos: list[SampleInfo], fa
         assert [each.tolist() for each in samples] == wanted if name == "embedding" else samples == wanted
 
 
+WAYS_TO_COPY: dict[str, Callable[[Any], Any]] = {
+    "copy": copy.copy,
+    "deep copy": copy.deepcopy,
+    "pickle": lambda given: pickle.loads(pickle.dumps(given)),
+    "replace": lambda given: replace(given, epoch=given.epoch),
+    "slice": lambda given: given[:],
+}
+
+
+@pytest.mark.parametrize("way", WAYS_TO_COPY)
+@pytest.mark.parametrize("is_read", [True, False])
+def test_a_copy_of_a_batch_has_all_that_was_not_read_before(way: str, is_read: bool) -> None:
+    infos = [SampleInfo(str(at), "a source", b'{"a": [%d]}' % at, [str(at)], bytes(12), at) for at in range(4)]
+    made = delivered(infos, {1}).batch
+    assert made is not None
+    if is_read:
+        made.tags.append([])
+        made.tags.pop()
+        assert made.attributes is made.attributes
+    copied = WAYS_TO_COPY[way](made)
+    for each in fields(Batch):
+        assert np.array_equal(getattr(copied, each.name), getattr(made, each.name)), each.name
+    assert copied.attributes == [{"a": [0]}, {"a": [2]}, {"a": [3]}]
+    assert (len(copied), copied.original_sizes.tolist(), copied.crops.tolist()) == (3, 3 * [[2, 2]], 3 * [[*REGION]])
+
+
+def test_a_batch_has_no_other_attributes() -> None:
+    made = delivered([SampleInfo("a")]).batch
+    assert not hasattr(made, "__dlpack__")
+    with pytest.raises(AttributeError, match="'LoadedBatch' object has no attribute 'idz'"):
+        made.idz  # type: ignore[union-attr]  # noqa: B018
+
+
 def test_a_batch_and_a_sample_show_each_field_of_the_record() -> None:
     assert tuple(COLUMNS) == SampleInfo.__struct_fields__
     assert set(COLUMNS) <= {each.name for each in fields(Sample)}
@@ -131,11 +168,10 @@ class Captioned(SampleInfo, frozen=True):
     caption: str = ""
 
 
-@dataclass(slots=True, eq=False)
-class CaptionedBatch(Batch):
+class CaptionedBatch(LoadedBatch):
     """Shows it."""
 
-    captions: list[str] = field(default_factory=list)
+    __slots__ = ("captions",)
 
 
 @dataclass(slots=True, eq=False)
@@ -147,9 +183,9 @@ class CaptionedSample(Sample):
 
 def test_a_further_field_needs_no_edit_on_its_way(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(COLUMNS, "caption", "captions")
-    monkeypatch.setattr(assembly, "Batch", CaptionedBatch)
+    monkeypatch.setitem(loaded_batch._FIELDS, "captions", "caption")
+    monkeypatch.setattr(assembly, "LoadedBatch", CaptionedBatch)
     monkeypatch.setattr(batch, "Sample", CaptionedSample)
-    made: Any = delivered([Captioned("a", caption="a cat"), Captioned("b", caption="a dog")]).batch
-    assert made.captions == ["a cat", "a dog"]
-    assert [sample.caption for sample in made] == made.captions
-    assert made[1:].captions == ["a dog"]
+    made: Any = delivered([Captioned("a", caption="a cat"), Captioned("b", caption="a dog")], {0}).batch
+    assert made.captions == ["a dog"]
+    assert made[0].caption == "a dog"

@@ -19,7 +19,6 @@ import pytest
 from datago_gpu.config import LoaderConfig
 from datago_gpu.errors import FeederError
 from datago_gpu.feeder import wire
-from datago_gpu.feeder.arena import aligned
 from datago_gpu.feeder.client import Feeder, FeederClosed
 from datago_gpu.feeder.spawn import LAST_WORDS_BYTES
 from datago_gpu.feeder.wire import Resume
@@ -78,10 +77,8 @@ def test_batches_come_with_their_bytes_in_shared_memory_and_then_the_end(root: P
     names = []
     for _ in range(3):
         batch = receive_batch(feeder)
-        offset = batch.offset
-        for name, length in zip(batch.ids, batch.lengths, strict=True):
+        for name, offset, length in zip(batch.ids, batch.offsets, batch.lengths, strict=True):
             assert feeder.memory[offset : offset + length] == (root / name).read_bytes()
-            offset += aligned(length)
         names += batch.ids
         feeder.report(batch.number, 0)
     assert sorted(names) == sorted(path.name for path in root.iterdir())

@@ -24,7 +24,6 @@ from datago_gpu.config import LoaderConfig
 from datago_gpu.config.limits import Limits
 from datago_gpu.errors import DatagoError, SourceError
 from datago_gpu.feeder import wire
-from datago_gpu.feeder.arena import aligned
 from datago_gpu.feeder.fetch import Fetcher
 from datago_gpu.feeder.pack import SKIPS_A_MESSAGE, Packer
 from datago_gpu.feeder.pipeline import Production
@@ -142,10 +141,8 @@ class Taker:
         return self.taken
 
     def _hand_on(self, message: wire.EncodedBatch, writer: asyncio.StreamWriter) -> None:
-        offset = message.offset
-        for id_, length in zip(message.ids, message.lengths, strict=True):
+        for id_, offset, length in zip(message.ids, message.offsets, message.lengths, strict=True):
             assert self.memory[offset : offset + length] == self.content(id_), "its memory is still its own"
-            offset += aligned(length)
         undecodable = self.undecodable(message.epoch) if callable(self.undecodable) else self.undecodable
         bad = [id_ for id_ in message.ids if id_ in undecodable]
         writer.write(wire.frame(wire.Report(message.number, len(bad))))
