@@ -45,7 +45,7 @@ def create(size: int) -> int:
         os.ftruncate(descriptor, size)
     except OSError as error:
         os.close(descriptor)
-        raise FeederError(_told(error, size, refused)) from error
+        raise FeederError(_explain(error, size, refused)) from error
     if refused:
         log.warning("%s: an unnamed file in the folder for temporary files is used instead. %s", refused, _ALLOW)
     return descriptor
@@ -90,7 +90,7 @@ def unnamed_file(name: str) -> tuple[int, str]:
         raise FeederError(f"{refused}, and no temporary file can be made ({error.strerror}). {_ALLOW}") from error
 
 
-def _told(error: OSError, size: int, refused: str) -> str:
+def _explain(error: OSError, size: int, refused: str) -> str:
     """Returns why shared memory of `size` bytes could not be made."""
     wanted = f"{size // MiB} MiB of memory shared with the feeder (arena_mb)"
     if error.errno == errno.EFBIG:

@@ -54,9 +54,9 @@ class Feeder:
         return self._processes.memory
 
     @property
-    def killed(self) -> bool:
+    def was_killed(self) -> bool:
         """Returns whether a signal killed the feeder or one of its download processes. Valid after their end."""
-        return self._processes.killed
+        return self._processes.was_killed
 
     def receive(self) -> wire.FromFeeder:
         """Returns the next message. Raises FeederError if the feeder is gone, FeederClosed after `close`."""

@@ -115,22 +115,22 @@ class Fetcher:
             try:
                 payload = await self._get(ref, ref, claim)
             except HttpFailure as failure:
-                return self._lost(ref, failure)
-            outcome = await self._admitted(ref, payload, claim)
+                return self._skip_failed(ref, failure)
+            outcome = await self._admit(ref, payload, claim)
         else:
             outcome = without_image(ref)
         if not ref.parts or isinstance(outcome, Skipped):
             return outcome
         return await self._with_parts(ref, outcome, claim)
 
-    async def _admitted(self, ref: SampleRef, payload: bytes, claim: Claim) -> Outcome:
+    async def _admit(self, ref: SampleRef, payload: bytes, claim: Claim) -> Outcome:
         if len(payload) > _LARGE:
             outcome = await self._on_thread(self._admission.quick, ref, payload)
         else:
             outcome = self._admission.quick(ref, payload)
         if outcome is None:
             pixel_bytes = partial(self._admission.pixel_bytes, payload)
-            outcome = await self._decoded(claim, pixel_bytes, partial(self._admission.thorough, ref, payload))
+            outcome = await self._decode(claim, pixel_bytes, partial(self._admission.thorough, ref, payload))
         return outcome
 
     async def _with_parts(self, ref: SampleRef, sample: Admitted, claim: Claim) -> Outcome:
@@ -141,7 +141,7 @@ class Fetcher:
                 sample.parts.append(await self._part(ref, part, frame, claim))
             except HttpFailure as failure:
                 if not (part.optional and failure.status in GONE):
-                    return self._lost(ref, failure, f"{part.kind} {part.name!r}: ")
+                    return self._skip_failed(ref, failure, f"{part.kind} {part.name!r}: ")
             except Rejected as problem:
                 words = (f"{part.kind} {part.name!r}", problem.reason, problem.detail)
                 return Skipped(ref.index, ref.id, ref.where, problem.reason, ": ".join(filter(None, words)))
@@ -155,9 +155,9 @@ class Fetcher:
         if admitted is not None:
             return admitted
         pixel_bytes = partial(self._parts.pixel_bytes, payload, frame)
-        return await self._decoded(claim, pixel_bytes, partial(self._parts.thorough, part, payload, frame))
+        return await self._decode(claim, pixel_bytes, partial(self._parts.thorough, part, payload, frame))
 
-    async def _decoded(self, claim: Claim, pixel_bytes: Callable[[], int], thorough: Callable[[], T]) -> T:
+    async def _decode(self, claim: Claim, pixel_bytes: Callable[[], int], thorough: Callable[[], T]) -> T:
         """Waits until there is memory, calls `thorough` on a thread and returns its result."""
 
         def attempt(room: int) -> tuple[int, T | None]:
@@ -175,11 +175,11 @@ class Fetcher:
         if wanted.payload is not None:
             return wanted.payload
         await claim.need(FREE_BYTES)
-        payload = await self._got(ref, wanted, claim)
+        payload = await self._download_payload(ref, wanted, claim)
         claim.use(len(payload))
         return payload
 
-    async def _got(self, ref: SampleRef, wanted: SampleRef | Part, claim: Claim) -> bytes:
+    async def _download_payload(self, ref: SampleRef, wanted: SampleRef | Part, claim: Claim) -> bytes:
         assert self._remote is not None
         try:
             return await self._remote.get(wanted.url, self._limits.payload, claim.need)
@@ -193,7 +193,7 @@ class Fetcher:
         return await call_in_thread(self._threads, work, *arguments)
 
     @staticmethod
-    def _lost(ref: SampleRef, failure: HttpFailure, what: str = "") -> Skipped:
+    def _skip_failed(ref: SampleRef, failure: HttpFailure, what: str = "") -> Skipped:
         if failure.down:
             raise SourceError(f"{failure}; {failure.verdict}") from failure
         return Skipped(ref.index, ref.id, ref.where, failure.reason, what + failure.detail)

@@ -89,7 +89,7 @@ class Grouper:
         return sum(map(len, self._open.values()))
 
     @property
-    def begun(self) -> int:
+    def open_batches(self) -> int:
         """Returns the number of batches that are not full."""
         return len(self._open)
 

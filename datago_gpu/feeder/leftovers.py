@@ -8,7 +8,7 @@ from contextlib import aclosing
 from datago_gpu.feeder.wire import Carried
 from datago_gpu.sources.base import ListingDigest, Position, Refs, Tally
 
-__all__ = ["Leftovers", "those_left"]
+__all__ = ["Leftovers", "remaining_refs"]
 
 
 class Leftovers:
@@ -38,13 +38,13 @@ class Leftovers:
             if not left:
                 del self._of[epoch]
 
-    def carried(self) -> list[Carried]:
+    def list_carried(self) -> list[Carried]:
         """Returns the samples that still wait."""
         found = [Carried(each.start, sorted(left), each.listed) for each, left in self._of.values()]
         return sorted(found, key=lambda each: each.start.epoch)
 
 
-async def those_left(carried: Carried, refs: Refs, tally: Tally) -> Refs:
+async def remaining_refs(carried: Carried, refs: Refs, tally: Tally) -> Refs:
     """Yields the waiting samples from the listing of their epoch, and closes the listing.
 
     Files that the listing passes over without giving them a number were reported in that epoch. They are reported again

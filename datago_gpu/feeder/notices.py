@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 
 from datago_gpu.feeder.wire import Notice
 
-__all__ = ["passed_on"]
+__all__ = ["pass_on_logs"]
 
 AT_ONCE = 100
 """Messages that may be sent without a pause. Further messages are counted, and the next one reports their number."""
@@ -25,7 +25,7 @@ LONGEST = 4000
 
 
 @contextmanager
-def passed_on(level: int, tell: Callable[[Notice], None]) -> Iterator[None]:
+def pass_on_logs(level: int, tell: Callable[[Notice], None]) -> Iterator[None]:
     """Calls `tell`, on the running loop, for each message that the package logs in the block at `level` or above."""
     logger = logging.getLogger("datago_gpu")
     handler, before = _Handler(asyncio.get_running_loop(), tell), logger.level

@@ -88,12 +88,12 @@ class Packer:
         if len(self._skipped) >= SKIPS_A_MESSAGE:
             await self._write(wire.SkippedOnly(self._take_skips(), counts()))
 
-    async def settled(self) -> None:
+    async def wait_until_settled(self) -> None:
         """Waits until every batch that was sent has been reported."""
         while len(self._room):
             await self._report()
 
-    async def decoded(self) -> None:
+    async def wait_until_decoded(self) -> None:
         """Waits until every batch that was announced has been reported, also after a failure."""
         while self._out:
             await self._report()

@@ -19,7 +19,7 @@ from datago_gpu.config.limits import Limits
 from datago_gpu.errors import DatagoError
 from datago_gpu.feeder.fetch import Fetcher
 from datago_gpu.feeder.grouper import Admitted, Grouper
-from datago_gpu.feeder.leftovers import Leftovers, those_left
+from datago_gpu.feeder.leftovers import Leftovers, remaining_refs
 from datago_gpu.feeder.pack import Packer
 from datago_gpu.feeder.refusals import Refusals
 from datago_gpu.feeder.window import Outcome, Waits, Window
@@ -88,7 +88,7 @@ class Production:
         """
         first = self._resume.position.epoch
         waits = self._outstanding or self._leftovers.holds(epoch - 2)
-        patience = 2 * self._config.batch_size * self._grouper.begun if waits else 0
+        patience = 2 * self._config.batch_size * self._grouper.open_batches if waits else 0
         needed = max(first, epoch - 2 - patience)
         if epoch - first <= patience or (needed == first and self._resume.delivered):
             return True
@@ -99,11 +99,11 @@ class Production:
         resume = self._resume
         if epoch == resume.position.epoch:
             for carried in resume.carried:
-                if await self._run_through(self._carried(carried), carried.start.epoch, epoch):
+                if await self._run_through(self._carried_refs(carried), carried.start.epoch, epoch):
                     return True
         else:
             self._begin(epoch)
-        if await self._run_through(self._undelivered(epoch), epoch, epoch):
+        if await self._run_through(self._undelivered_refs(epoch), epoch, epoch):
             return True
         if not self._config.drop_last:
             await self._flush(epoch)
@@ -144,19 +144,20 @@ class Production:
                 raise
         return False
 
-    def _carried(self, carried: Carried) -> Refs:
+    def _carried_refs(self, carried: Carried) -> Refs:
         """Yields the samples of an earlier epoch that waited when the state was saved."""
-        return self._held_to(carried.listed, those_left(carried, self._source.refs(carried.start), self._source.tally))
+        refs = self._source.refs(carried.start)
+        return self._compare(carried.listed, remaining_refs(carried, refs, self._source.tally))
 
-    def _undelivered(self, epoch: int) -> Refs:
+    def _undelivered_refs(self, epoch: int) -> Refs:
         """Yields the source's samples without those that were delivered before the start."""
         resume = self._resume
         if epoch != resume.position.epoch:
             return self._source.refs(Position(epoch))
         refs = self._source.refs(resume.position)
-        return self._held_to(resume.listed, _without(sorted(resume.done), refs) if resume.done else refs)
+        return self._compare(resume.listed, _exclude(sorted(resume.done), refs) if resume.done else refs)
 
-    def _held_to(self, listed: ListingDigest | None, refs: Refs) -> Refs:
+    def _compare(self, listed: ListingDigest | None, refs: Refs) -> Refs:
         """Yields the same samples, after checking that the listing is the one of the state."""
         tally = self._source.tally
         tally.expect(listed, accepts=self._resume.accepts_change)
@@ -165,7 +166,7 @@ class Production:
     async def _take(self, outcomes: list[Outcome], of_epoch: int, epoch: int) -> bool:
         """Sends the batches that these outcomes complete. Returns True when the limit is reached."""
         for each in outcomes:
-            for outcome in self._refusals.passing(each):
+            for outcome in self._refusals.take(each):
                 if isinstance(outcome, Skipped):
                     await self._skip([outcome], of_epoch)
                 else:
@@ -185,10 +186,10 @@ class Production:
 
         Waits for the decoder both times, so that batches never depend on timing.
         """
-        await self._packer.settled()
+        await self._packer.wait_until_settled()
         if not self._config.drop_last and not self._still_wanted():
             await self._flush(epoch)
-            await self._packer.settled()
+            await self._packer.wait_until_settled()
         return not self._still_wanted()
 
     def _still_wanted(self) -> int:
@@ -205,7 +206,7 @@ class Production:
             await self._send(batch, epoch)
 
     async def _send(self, batch: list[Admitted], epoch: int) -> None:
-        carried = [] if self._begun == epoch else self._leftovers.carried()
+        carried = [] if self._begun == epoch else self._leftovers.list_carried()
         self._begun = epoch
         for sample in batch:
             self._settle(sample.ref.epoch, sample.ref.index)
@@ -254,7 +255,7 @@ def _of_epoch(epoch: int) -> Callable[[SampleRef | Skipped], None]:
     return note
 
 
-async def _without(done: list[tuple[int, int]], listed: Refs) -> Refs:
+async def _exclude(done: list[tuple[int, int]], listed: Refs) -> Refs:
     """Yields the samples whose index is in none of the ranges [first, last]. Closes the listing."""
     async with aclosing(listed) as refs:
         async for ref in refs:

@@ -24,11 +24,11 @@ from datago_gpu.feeder import wire
 from datago_gpu.feeder.arena import map_memory
 from datago_gpu.feeder.decoding.fork_server import ForkServer
 from datago_gpu.feeder.fetch import Fetcher
-from datago_gpu.feeder.notices import passed_on
+from datago_gpu.feeder.notices import pass_on_logs
 from datago_gpu.feeder.pack import Packer
 from datago_gpu.feeder.payload_client import remote_of
 from datago_gpu.feeder.pipeline import Production
-from datago_gpu.feeder.runtime import connected, http_client_type, leave_with, run
+from datago_gpu.feeder.runtime import connect, http_client_type, leave_with, run
 from datago_gpu.redact import printable
 from datago_gpu.sources import open_source
 
@@ -49,7 +49,7 @@ async def _serve(channel: int, memory: mmap.mmap, parent: int, links: _Links, de
     guards = [watched(leave_with(parent))]
     if decoding:
         asyncio.get_running_loop().add_reader(decoding.alive, _leave_with_decoding, decoding)
-    reader, writer = await connected(channel)
+    reader, writer = await connect(channel)
     start = msgpack.decode(await wire.read(reader), type=wire.Start)
     config = LoaderConfig.load(start.config)
     packer = Packer(reader, writer, memory, Limits.of(config))
@@ -63,13 +63,13 @@ async def _serve(channel: int, memory: mmap.mmap, parent: int, links: _Links, de
     catch_lost_errors(fail)
     guards.append(watched(_leave_with_the_socket(packer, decoding)))
     try:
-        with passed_on(start.log_level, tell):
+        with pass_on_logs(start.log_level, tell):
             await guarded(_produce(config, start.resume, packer, links))
     except Exception as error:
         fail(error)
     finally:
         if decoding:
-            await packer.decoded()
+            await packer.wait_until_decoded()
             asyncio.get_running_loop().remove_reader(decoding.alive)
             decoding.stop()
         for guard in guards:

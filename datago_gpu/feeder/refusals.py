@@ -45,12 +45,12 @@ class Refusals(Generic[T]):
         self._row: list[Skipped] = []
         self._length = 0
 
-    def passing(self, outcome: T | Skipped) -> list[T | Skipped]:
+    def take(self, outcome: T | Skipped) -> list[T | Skipped]:
         """Returns the outcomes that can be handled now, in order. Raises SourceError after too many refusals."""
         if self._most is None or (isinstance(outcome, Skipped) and not _is_refusal(outcome)):
             return [outcome]
         if not isinstance(outcome, Skipped):
-            return [*self.released(), outcome] if self._row else [outcome]
+            return [*self.release(), outcome] if self._row else [outcome]
         self._row.append(outcome)
         self._length += -(-self._most // _SHARDS) if _is_shard(outcome) else 1
         if self._length >= self._most:
@@ -64,9 +64,9 @@ class Refusals(Generic[T]):
             ran_out = len(shards) >= _SHARDS_AT_THE_END and all(each.reason in _RAN_OUT for each in shards)
             if ran_out or (not shards and self._length > 1 and self._length >= self._most // _AT_THE_END):
                 raise self._error()
-        return self.released()
+        return self.release()
 
-    def released(self) -> list[Skipped]:
+    def release(self) -> list[Skipped]:
         """Returns the held samples, which are single failures after all."""
         row, self._row, self._length = self._row, [], 0
         return row
@@ -78,7 +78,7 @@ class Refusals(Generic[T]):
         )
         what = "shards" if _is_shard(last) else "samples"
         detail = f" ({last.detail})" if last.detail else ""
-        self.released()
+        self.release()
         return SourceError(
             f"{count} {what} in a row could not be loaded ({reasons}), so the source seems to be at fault; the last "
             f"was {last.where}: {last.reason}{detail}. {_remedy(last.reason)} A state_dict continues with them; "

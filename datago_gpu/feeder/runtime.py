@@ -16,7 +16,7 @@ from datago_gpu import eventloop
 if TYPE_CHECKING:
     from datago_gpu.sources.http.client import HttpClient
 
-__all__ = ["connected", "http_client_type", "leave_with", "run"]
+__all__ = ["connect", "http_client_type", "leave_with", "run"]
 
 PARENT_CHECK_S = 1.0
 
@@ -38,7 +38,7 @@ def _raise_file_limit() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-async def connected(descriptor: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def connect(descriptor: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """Returns reader and writer of a socket that another process has made; they own the socket from now on."""
     return await asyncio.open_connection(sock=socket.socket(fileno=descriptor))
 

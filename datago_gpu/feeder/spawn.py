@@ -119,7 +119,7 @@ class Processes:
         return [process.pid for process in self._all]
 
     @property
-    def killed(self) -> bool:
+    def was_killed(self) -> bool:
         """Returns whether a signal ended one of them, or a decode process. Valid once the feeder has ended."""
         codes = [process.returncode or 0 for process in self._all]
         return any(code < 0 or code > BY_SIGNAL for code in codes)
@@ -155,14 +155,14 @@ class Processes:
     def epitaph(self, *, begun: bool) -> str:
         """Describes how a feeder ended that has closed its socket without being asked. begun: it had sent a message."""
         try:
-            how = _how(self._feeder.wait(EXIT_S))
+            how = _describe_exit(self._feeder.wait(EXIT_S))
         except subprocess.TimeoutExpired:
-            how = _how(_end(self._feeder))
+            how = _describe_exit(_end(self._feeder))
         deadline = time.monotonic() + EXIT_S
         for process in self._downloading:  # a process may close its sockets a moment before it ends
             with contextlib.suppress(subprocess.TimeoutExpired):
                 code = process.wait(max(0.0, deadline - time.monotonic()))
-                how += f", because a download process ended {_how(code)}" if code else ""
+                how += f", because a download process ended {_describe_exit(code)}" if code else ""
         size = os.fstat(self._last_words).st_size
         words = os.pread(self._last_words, LAST_WORDS_BYTES, max(0, size - LAST_WORDS_BYTES)).decode(errors="replace")
         said = f"the feeder process ended {how}; its last output: {words.strip() or '(none)'}"
@@ -175,7 +175,7 @@ class Processes:
         return [self._feeder, *self._downloading]
 
 
-def _how(code: int) -> str:
+def _describe_exit(code: int) -> str:
     return f"by signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"with status {code}"
 
 

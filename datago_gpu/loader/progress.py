@@ -63,7 +63,7 @@ class Progress:
         # If a hole lies before the feeder's position, its batch was only partly consumed: resume from the hole.
         position = self._at if first_hole >= self._at.index else Position(self.epoch, first_hole)
         done = list(self._done(position.index))
-        carried = self._leftovers.carried()
+        carried = self._leftovers.list_carried()
         return Resume(position, done, self.delivered, carried, self._listed, self._accepts_change)
 
     def _note(self, indices: Iterable[int]) -> None:

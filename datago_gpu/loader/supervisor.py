@@ -90,7 +90,7 @@ class Supervisor:
         """
         if self._first_death:
             raise FeederError(f"{death}\nThe feeder was already restarted once in this run, after: {self._first_death}")
-        if self._config.draws_from_server or not (self._begun or self._feeder.killed):
+        if self._config.draws_from_server or not (self._begun or self._feeder.was_killed):
             raise death
         self._first_death, self._counted_before = death, self._counts
         log.warning("%s; a new one continues from there", death)

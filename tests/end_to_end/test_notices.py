@@ -159,7 +159,7 @@ def test_of_messages_from_all_threads_so_many_come_and_the_others_are_counted(
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(notices, "AT_ONCE", at_once)
             patch.setattr(notices.time, "monotonic", lambda: 7.0)
-            with notices.passed_on(logging.WARNING, told.append):
+            with notices.pass_on_logs(logging.WARNING, told.append):
                 for level, elsewhere in calls:
                     call = (log.info, log.warning, log.error)[level]
                     if elsewhere:
@@ -183,7 +183,7 @@ def test_what_was_left_out_is_told_with_the_next(monkeypatch: pytest.MonkeyPatch
     log = logging.getLogger("datago_gpu")
 
     async def main() -> None:
-        with notices.passed_on(logging.WARNING, told.append):
+        with notices.pass_on_logs(logging.WARNING, told.append):
             log.warning("x" * 10**6)
             for _ in range(notices.AT_ONCE + 6):
                 log.warning("and more")

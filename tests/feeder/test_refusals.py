@@ -36,7 +36,7 @@ def test_everything_comes_in_order_and_a_long_row_ends_the_run(reasons: list[str
 
     def pass_all() -> None:
         for outcome in given_:
-            passed.extend(refusals.passing(outcome))
+            passed.extend(refusals.take(outcome))
         passed.extend(refusals.end())
 
     if ends_at is not None or row >= MOST // 4:
@@ -53,19 +53,19 @@ def test_everything_comes_in_order_and_a_long_row_ends_the_run(reasons: list[str
 @pytest.mark.parametrize("reason", ["http-401", "http-403", "http-400", "http-429", "http-404", "missing"])
 def test_three_shards_in_a_row_end_the_run(reason: str) -> None:
     refusals: Refusals[str] = Refusals(64)
-    assert refusals.passing(GOOD) == [GOOD]
-    assert refusals.passing(skipped(reason, -1)) == []
-    assert refusals.passing(skipped(reason, -1)) == []
+    assert refusals.take(GOOD) == [GOOD]
+    assert refusals.take(skipped(reason, -1)) == []
+    assert refusals.take(skipped(reason, -1)) == []
     with pytest.raises(SourceError, match=rf"3 shards in a row could not be had \(3 {reason}\)"):
-        refusals.passing(skipped(reason, -1))
+        refusals.take(skipped(reason, -1))
 
 
 def test_two_refused_shards_at_the_end_end_the_run_but_two_that_are_not_there_do_not() -> None:
     refusals: Refusals[str] = Refusals(64)
     for reason in ("http-404", "http-403"):
-        refusals.passing(GOOD)
-        refusals.passing(skipped(reason, -1))
-        assert len(refusals.passing(skipped(reason, -1))) == 0
+        refusals.take(GOOD)
+        refusals.take(skipped(reason, -1))
+        assert len(refusals.take(skipped(reason, -1))) == 0
         if reason == "http-404":
             assert len(refusals.end()) == 2
     with pytest.raises(SourceError, match="renew it"):
@@ -75,12 +75,12 @@ def test_two_refused_shards_at_the_end_end_the_run_but_two_that_are_not_there_do
 def test_folders_that_may_not_be_read_count_as_single_samples() -> None:
     refusals: Refusals[str] = Refusals(64)
     for _ in range(10):
-        refusals.passing(skipped("unreadable-folder", -1))
-    assert len(refusals.passing(GOOD)) == 11
+        refusals.take(skipped("unreadable-folder", -1))
+    assert len(refusals.take(GOOD)) == 11
 
 
 def test_none_passes_everything_on_at_once() -> None:
     refusals: Refusals[str] = Refusals(None)
     for number in range(200):
-        assert refusals.passing(skipped("http-403", number)) == [skipped("http-403", number)]
+        assert refusals.take(skipped("http-403", number)) == [skipped("http-403", number)]
     assert refusals.end() == []

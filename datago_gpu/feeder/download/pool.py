@@ -19,7 +19,7 @@ from datago_gpu.eventloop import is_ending, watched
 from datago_gpu.feeder.arena import map_memory
 from datago_gpu.feeder.download.health import Doubts
 from datago_gpu.feeder.download.wire import Orders, Results, Setup, as_exception
-from datago_gpu.feeder.runtime import connected
+from datago_gpu.feeder.runtime import connect
 from datago_gpu.feeder.wire import post, read
 from datago_gpu.sources.base import Need
 
@@ -103,7 +103,7 @@ class _Member:
 
     def order(self, url: str, max_bytes: int, need: Need | None) -> asyncio.Future[bytes]:
         """Orders a payload. If the future is cancelled, the payload arrives nevertheless and is dropped."""
-        self._soon()
+        self._schedule_send()
         self._orders += 1
         self._wanted.append((self._orders, url, max_bytes))
         future: asyncio.Future[bytes] = self._loop.create_future()
@@ -121,7 +121,7 @@ class _Member:
     async def _follow(self, channel: int, setup: Setup) -> None:
         decoder = msgpack.Decoder(Results)
         try:
-            reader, self._writer = await connected(channel)
+            reader, self._writer = await connect(channel)
             post(self._writer, setup)
             self._send()
             while True:
@@ -137,7 +137,7 @@ class _Member:
     def _take(self, results: Results) -> None:
         now = self._loop.time()
         for order, offset, size in results.arrived:
-            self._soon()
+            self._schedule_send()
             self._taken.append(order)
             server, future, _ = self._open.pop(order)
             self._doubts.note_answer(server, now)
@@ -166,10 +166,10 @@ class _Member:
             (outcome,) = await asyncio.gather(asking, return_exceptions=True)
             if isinstance(outcome, Exception):
                 raise outcome
-        self._soon()
+        self._schedule_send()
         self._granted.append(order)
 
-    def _soon(self) -> None:
+    def _schedule_send(self) -> None:
         """Schedules one write for all messages of this turn of the event loop."""
         if not self._has_news:
             self._loop.call_soon(self._send)

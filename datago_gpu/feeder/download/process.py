@@ -20,9 +20,9 @@ from datago_gpu.eventloop import catch_lost_errors, guarded
 from datago_gpu.feeder.arena import Room, map_memory
 from datago_gpu.feeder.download.wire import Failure, Orders, Results, Setup, as_failure
 from datago_gpu.feeder.line import Line
-from datago_gpu.feeder.notices import passed_on
+from datago_gpu.feeder.notices import pass_on_logs
 from datago_gpu.feeder.prefetch_budget import FREE_BYTES
-from datago_gpu.feeder.runtime import connected, http_client_type, leave_with, run
+from datago_gpu.feeder.runtime import connect, http_client_type, leave_with, run
 from datago_gpu.feeder.wire import Notice, post, read
 from datago_gpu.sources.http.failure import HttpFailure
 
@@ -41,7 +41,7 @@ def main(socket_descriptor: int, memory_descriptor: int, parent: int) -> None:
 
 async def _serve(channel: int, memory: mmap.mmap, parent: int, client: type[HttpClient]) -> None:
     catch_lost_errors(_leave)
-    reader, writer = await connected(channel)
+    reader, writer = await connect(channel)
     async with asyncio.TaskGroup() as tasks:  # an error in one task ends all
         tasks.create_task(leave_with(parent))
         try:
@@ -53,7 +53,7 @@ async def _serve(channel: int, memory: mmap.mmap, parent: int, client: type[Http
                 for _ in range(setup.http.concurrent_downloads):
                     tasks.create_task(desk.work())
                 orders = msgpack.Decoder(Orders)
-                with passed_on(setup.log_level, desk.notice):
+                with pass_on_logs(setup.log_level, desk.notice):
                     while True:
                         desk.take(orders.decode(await read(reader)))
         except (asyncio.IncompleteReadError, ConnectionError):  # the feeder is gone
