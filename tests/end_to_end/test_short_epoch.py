@@ -124,7 +124,7 @@ def test_payloads_that_are_refused_one_after_the_other_end_the_run(status: int, 
         http = {"http_config": {**QUICK, "download_processes": processes}}
         ids, error, state = taken(room.config | http)
         assert ids == [f"{n:04}" for n in range(6)]
-        assert f"64 samples in a row could not be had (64 http-{status})" in error
+        assert f"64 samples in a row could not be loaded (64 http-{status})" in error
         room.refused = None
         again, _, _ = resumed(room.config | http, state)
         assert ids + again == [f"{n:04}" for n in range(80)]
@@ -147,7 +147,7 @@ def test_nothing_comes_behind_an_error(tmp_path: Path) -> None:
     config = file_config(tmp_path, max_failures=0.2, max_refused_in_a_row=1)
     with Loader(config, device="cpu", backend="pillow") as loader:
         assert next(loader).ids == ["0000.jpg", "0001.jpg"]
-        with pytest.raises(SourceError, match="could not be had"):
+        with pytest.raises(SourceError, match="could not be loaded"):
             next(loader)
         assert list(loader) == []
         assert list(loader.samples()) == []
@@ -160,7 +160,7 @@ def test_a_folder_whose_mount_goes_away_ends_the_run(tmp_path: Path) -> None:
     with Loader(config, device="cpu", backend="pillow") as loader:
         ids = list(next(loader).ids)
         root.rename(tmp_path / "gone")
-        gone = r"64 samples in a row could not be had \(64 missing\).*file system is gone"
+        gone = r"64 samples in a row could not be loaded \(64 missing\).*file system is no longer mounted"
         with pytest.raises(SourceError, match=gone):
             ids.extend(name for batch in loader for name in batch.ids)
         state = loader.state_dict()

@@ -40,7 +40,7 @@ def test_everything_comes_in_order_and_a_long_row_ends_the_run(reasons: list[str
         passed.extend(refusals.end())
 
     if ends_at is not None or row >= MOST // 4:
-        with pytest.raises(SourceError, match="in a row could not be had"):
+        with pytest.raises(SourceError, match="in a row could not be loaded"):
             pass_all()
     else:
         pass_all()
@@ -56,7 +56,7 @@ def test_three_shards_in_a_row_end_the_run(reason: str) -> None:
     assert refusals.take(GOOD) == [GOOD]
     assert refusals.take(skipped(reason, -1)) == []
     assert refusals.take(skipped(reason, -1)) == []
-    with pytest.raises(SourceError, match=rf"3 shards in a row could not be had \(3 {reason}\)"):
+    with pytest.raises(SourceError, match=rf"3 shards in a row could not be loaded \(3 {reason}\)"):
         refusals.take(skipped(reason, -1))
 
 

@@ -346,7 +346,9 @@ def test_an_endpoint_without_a_scheme_is_a_config_error(name: str, monkeypatch: 
     loader = Loader({"source_type": "webdataset", "source_config": source}, device="cpu", backend="pillow")
     with (
         loader,
-        pytest.raises(ConfigError, match="the environment's AWS_ENDPOINT_URL must begin with http:// or https://"),
+        pytest.raises(
+            ConfigError, match="the environment variable AWS_ENDPOINT_URL must begin with http:// or https://"
+        ),
     ):
         list(loader)
 
