@@ -17,8 +17,6 @@ from benchmarks.suite.distance import HERE, Route
 
 __all__ = ["dataroom", "nginx"]
 
-KEY = "0" * 40
-
 # The temporary paths, of which none is used, are root's unless named.
 NGINX = """
 {user} worker_processes 1; pid {root}/nginx.pid; error_log {root}/error.log; daemon off;
@@ -62,22 +60,28 @@ def _wait_for(process: subprocess.Popen[bytes], pid_file: Path) -> None:
             raise RuntimeError(f"nginx did not start: see {pid_file.with_name('error.log')}")
 
 
+# Not by the command line, whose packages a machine for the GPU report may lack.
+DATAROOM = """
+import sys
+from datago_gpu.server import DataroomServer
+server = DataroomServer(sys.argv[1], payload_port=0, watch_interval_s=None)
+server.serve_forever(lambda: print(server.url, server.key, flush=True))
+"""
+
+
 @contextmanager
 def dataroom(root: Path, way: Route = HERE) -> Iterator[dict[str, str]]:
     """The embedded server in another process, payloads from a port of their own; where it is and its key."""
-    serve = [sys.executable, "-m", "datago_gpu.cli", "serve", str(root), "--port", "0", "--payload-port", "0"]
-    command = [*way.server, *serve]
-    environment = {**os.environ, "DATAROOM_API_KEY": KEY, "PYTHONUNBUFFERED": "1"}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
-    try:
+    command = [*way.server, sys.executable, "-c", DATAROOM, str(root)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
-        line = process.stdout.readline()
-        if not line:
-            raise RuntimeError("the Dataroom server did not start")
-        yield {"api_url": line.split()[-1], "api_key": KEY}
-    finally:
-        process.terminate()
-        process.wait()
+        try:
+            api_url, api_key = process.stdout.readline().split() or ("", "")
+            if not api_url:
+                raise RuntimeError("the Dataroom server did not start")
+            yield {"api_url": api_url, "api_key": api_key}
+        finally:
+            process.terminate()
 
 
 def free_port() -> int:
