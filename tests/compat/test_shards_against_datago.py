@@ -124,5 +124,5 @@ def test_texts_behind_a_mask_are_lost_as_in_datago_and_a_warning_says_how_to_get
         (sample,) = iter(client.get_sample, None)
         client.stop()
         assert json.loads(sample.attributes) == attributes
-        assert ("key_dots 'first'" in caplog.text) == (not more)
+        assert ("key_dots to 'first'" in caplog.text) == (not more)
         caplog.clear()

@@ -123,7 +123,7 @@ def test_a_panic_in_the_feeder_is_told_at_once(root: Path, tmp_path: Path, monke
     with Loader(file_config(root), device="cpu") as loader, pytest.raises(FeederError) as caught:
         list(loader)
     assert "Panic: boom" in str(caught.value)
-    assert "started again" not in str(caught.value)
+    assert "restarted" not in str(caught.value)
 
 
 @pytest.fixture(scope="module")
