@@ -14,10 +14,10 @@ import numpy as np
 from datago_gpu.config import DecodeConfig, ImageConfig
 from datago_gpu.decode.base import DecodedImages, EncodedImages
 from datago_gpu.decode.device import lend, lend_list
-from datago_gpu.decode.fallback import with_pixels
+from datago_gpu.decode.fallback import replace_refused
 from datago_gpu.decode.faults import Refused, Setup
-from datago_gpu.decode.nvcheck import header_problem, undecodable
-from datago_gpu.decode.output_format import unnormalised
+from datago_gpu.decode.nvcheck import find_undecodable, header_problem
+from datago_gpu.decode.output_format import without_normalisation
 from datago_gpu.decode.parking import Parking
 from datago_gpu.decode.pipeline import DaliPipeline
 from datago_gpu.decode.threads import decoding_threads, gpu_threads
@@ -42,7 +42,9 @@ class DaliDecoder:
     ) -> None:
         self.depth = decode.prefetch
         threads = decoding_threads(decode) if device_id is None else gpu_threads(decode, mask=bool(mask))
-        self._setup = Setup(unnormalised(image) if mask else image, decode, batch_size, device_id, mask, threads)
+        self._setup = Setup(
+            without_normalisation(image) if mask else image, decode, batch_size, device_id, mask, threads
+        )
         self._parking = None if device_id is None else Parking(device_id)
         self._under_way: deque[_Job] = deque()
         self._pipeline = DaliPipeline(self._setup)
@@ -57,7 +59,7 @@ class DaliDecoder:
                 f"target {images.target_of(0)} does not go with crop_and_resize={self._setup.image.crop_and_resize}"
             )
         self._sweep()
-        job = self._job(images)
+        job = self._start_job(images)
         if job.kept:
             self._pipeline.start(job.images, job.kept)
         self._under_way.append(job)
@@ -70,7 +72,7 @@ class DaliDecoder:
         output = None
         if job.kept:
             output = self._outputs(job)
-        image = None if output is None else self._handed_over(output)
+        image = None if output is None else self._hand_over(output)
         if not (job.failures or job.refused):
             return DecodedImages(image)
         rescued = {index: problem for index, problem in job.refused.items() if index not in job.failures}
@@ -82,7 +84,7 @@ class DaliDecoder:
         if self._parking is not None:
             self._parking.close()
 
-    def _job(self, images: EncodedImages) -> _Job:
+    def _start_job(self, images: EncodedImages) -> _Job:
         if images.checked:
             return _Job(images, list(range(len(images))))
         job, most, refused = _Job(images, []), self._setup.decode.max_pixels, {}
@@ -93,12 +95,14 @@ class DaliDecoder:
             job.kept.append(index)
             if problem := header_problem(images.payloads[index], height, width):
                 refused[index] = problem
-        self._second_chance(job, refused)
+        self._decode_with_pillow(job, refused)
         return job
 
-    def _second_chance(self, job: _Job, refused: dict[int, str]) -> None:
+    def _decode_with_pillow(self, job: _Job, refused: dict[int, str]) -> None:
         """Decodes the images that DALI refuses with Pillow."""
-        job.images, failures = with_pixels(job.images, refused, self._setup.decode.max_pixels, mask=self._setup.mask)
+        job.images, failures = replace_refused(
+            job.images, refused, self._setup.decode.max_pixels, mask=self._setup.mask
+        )
         job.refused |= refused
         job.failures |= failures
         job.kept = [index for index in job.kept if index not in failures]
@@ -119,9 +123,9 @@ class DaliDecoder:
         """
         give_memory_back()  # return memory freed by the old pipeline's threads; it would pile up in their arenas
         bad = set() if suspect is None else {suspect}
-        bad.update(undecodable([job.images.payloads[index] for index in job.kept], self._setup.threads))
+        bad.update(find_undecodable([job.images.payloads[index] for index in job.kept], self._setup.threads))
         for suspects in ([job.kept[at] for at in sorted(bad)] or job.kept, job.kept):
-            self._second_chance(job, dict.fromkeys(suspects, message))
+            self._decode_with_pillow(job, dict.fromkeys(suspects, message))
             self._start_again(job)
             if not job.kept:
                 return None
@@ -138,7 +142,7 @@ class DaliDecoder:
             if waiting.kept:
                 self._pipeline.start(waiting.images, waiting.kept)
 
-    def _handed_over(self, output: Any) -> Any:
+    def _hand_over(self, output: Any) -> Any:
         dense = self._setup.image.crop_and_resize and not self._setup.image.mixed_buckets
         if self._parking is not None:
             return lend(self._parking, output.as_tensor()) if dense else lend_list(self._parking, output)

@@ -71,7 +71,7 @@ class DeviceArray:
         parking, to_cpu = self._lease.parking, dl_device is not None and dl_device[0] == _CPU
         with on_device(parking.device_id):
             if copy and not to_cpu:
-                return self._copied(stream).__dlpack__(stream=stream, max_version=max_version, dl_device=dl_device)
+                return self._copy(stream).__dlpack__(stream=stream, max_version=max_version, dl_device=dl_device)
             if not to_cpu:
                 self._lease.exported_to(_reader(stream))
             return self._array.__dlpack__(stream=_NO_ORDER, max_version=max_version, dl_device=dl_device, copy=copy)
@@ -98,7 +98,7 @@ class DeviceArray:
         """Returns an array over the pixels, for a reader that finishes before this object is dropped."""
         return self._array
 
-    def _copied(self, stream: int | None) -> Any:
+    def _copy(self, stream: int | None) -> Any:
         """Returns a copy, made on cupy's current stream. `stream` must wait for the copy before it reads."""
         self._lease.exported_to(require_cupy().cuda.get_current_stream().ptr or LEGACY_STREAM)
         copied = self._array.copy()
@@ -119,13 +119,13 @@ def read_at_once(array: Any) -> Any:
 
 def lend(parking: Parking, tensor: Any) -> DeviceArray:
     """Wraps a complete DALI tensor on the GPU as an array for the trainer, without a copy."""
-    return _lent(Lease(parking, tensor), tensor, _dtype(tensor))
+    return _lend_view(Lease(parking, tensor), tensor, _dtype(tensor))
 
 
 def lend_list(parking: Parking, tensors: Any) -> list[DeviceArray]:
     """Wraps each tensor of a DALI TensorList, like `lend`. Their memory is freed when the last one is dropped."""
     lease, singles = Lease(parking, tensors), list(tensors)
-    return [_lent(lease, tensor, _dtype(singles[0])) for tensor in singles]
+    return [_lend_view(lease, tensor, _dtype(singles[0])) for tensor in singles]
 
 
 def lend_array(parking: Parking, array: Any) -> DeviceArray:
@@ -134,7 +134,7 @@ def lend_array(parking: Parking, array: Any) -> DeviceArray:
     return DeviceArray(_view(lease, array.data.ptr, array.shape, array.dtype), lease)
 
 
-def _lent(lease: Lease, tensor: Any, dtype: np.dtype[Any]) -> DeviceArray:
+def _lend_view(lease: Lease, tensor: Any, dtype: np.dtype[Any]) -> DeviceArray:
     return DeviceArray(_view(lease, tensor.data_ptr(), tuple(tensor.shape()), dtype), lease)
 
 

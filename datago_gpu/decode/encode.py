@@ -35,7 +35,7 @@ class Encoder:
         Only gray PNGs keep 16 bits, because Pillow cannot write 16-bit colour.
         """
         if pixels.dtype == np.int32:
-            pixels = _shortened(pixels)
+            pixels = _to_uint16(pixels)
         if pixels.dtype == np.uint16 and (self._jpeg or pixels.shape[2] > 1):
             pixels = (pixels >> 8).astype(np.uint8)
         return self._encode(Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels))
@@ -54,7 +54,7 @@ class Encoder:
         return file.getvalue()
 
 
-def _shortened(numbers: NDArray[np.int32]) -> NDArray[np.uint16]:
+def _to_uint16(numbers: NDArray[np.int32]) -> NDArray[np.uint16]:
     lowest, highest = int(numbers.min()), int(numbers.max())
     if lowest < 0 or highest > 65535:
         raise Rejected("undecodable", f"a PNG holds labels from 0 to 65535, but this mask has {lowest} to {highest}")

@@ -11,10 +11,10 @@ from datago_gpu.decode.base import EncodedImages
 from datago_gpu.errors import Rejected
 from datago_gpu.imaging.pixels import as_ppm, render
 
-__all__ = ["with_pixels"]
+__all__ = ["replace_refused"]
 
 
-def with_pixels(
+def replace_refused(
     images: EncodedImages, refused: Mapping[int, str], max_pixels: int, *, mask: str = ""
 ) -> tuple[EncodedImages, dict[int, str]]:
     """Replaces the refused images of a batch by PPMs, cropped and scaled to the batch's target.

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datago_gpu.config import DecodeConfig, ImageConfig
 from datago_gpu.errors import DatagoError
 
-__all__ = ["Refused", "Setup", "fault", "words"]
+__all__ = ["Refused", "Setup", "classify_error", "clean_message"]
 
 _IMAGE = re.compile(r"Failed to decode sample #(\d+)|nvImageCodec failure: '#(?:3|4|13|14|17|19)'")
 """Errors about one image: it cannot be decoded, or its header cannot be read. The numbers are nvImageCodec statuses."""
@@ -49,12 +49,12 @@ class Setup:
     threads: int
 
 
-def fault(error: Exception, doing: str, setup: Setup) -> Refused | DatagoError:
+def classify_error(error: Exception, doing: str, setup: Setup) -> Refused | DatagoError:
     """Returns the exception to raise for an error of DALI.
 
     doing: what failed, such as "decode a batch of 3 images".
     """
-    said = words(error)
+    said = clean_message(error)
     if found := _IMAGE.search(str(error)):
         return Refused(said, int(found[1]) if found[1] else None)
     if isinstance(error, MemoryError) or _MEMORY.search(said):
@@ -68,7 +68,7 @@ def fault(error: Exception, doing: str, setup: Setup) -> Refused | DatagoError:
     return DatagoError(f"DALI could not {doing}: {said}")
 
 
-def words(error: Exception) -> str:
+def clean_message(error: Exception) -> str:
     """Returns DALI's message without the graph trace around it, and without the number of a sample tried alone."""
     text = re.sub(r"\s*Current pipeline object is no longer valid\.\s*| sample #\d+ :", "", str(error))
     return " ".join(text.rpartition("encountered:")[2].split()) or type(error).__name__

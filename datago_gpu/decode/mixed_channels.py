@@ -75,7 +75,7 @@ class SplitDecoder:
                 good = [row for at, row in enumerate(rows) if at not in decoded.failures]
                 if decoded.image is not None:
                     pieces.append((decoded.image, good))
-        image = self._joined(pieces) if job.second else pieces[0][0] if pieces else None
+        image = self._join(pieces) if job.second else pieces[0][0] if pieces else None
         return DecodedImages(image, dict(sorted(job.failures.items())), rescued)
 
     def close(self) -> None:
@@ -85,27 +85,27 @@ class SplitDecoder:
             self._second.close()
         self._placer.close()
 
-    def _placed(self, image: Any) -> Any:
+    def _place(self, image: Any) -> Any:
         """Copies the arrays of a batch, or of a list, to the device."""
         if isinstance(image, list):
-            return [self._placed(each) for each in image]
+            return [self._place(each) for each in image]
         if not isinstance(image, np.ndarray):
             return image
         return self._placer.finish(self._placer.begin([image]))[0]
 
-    def _joined(self, pieces: list[tuple[Any, list[int]]]) -> Any:
+    def _join(self, pieces: list[tuple[Any, list[int]]]) -> Any:
         """Joins the (images, rows) of both decoders into one array or list, in batch order. None if there are none.
 
         Arrays are joined on the host: two dtypes in a batch are rare, and on a GPU cupy would have to compile a kernel.
         """
         if len(pieces) < 2:
-            return self._placed(pieces[0][0]) if pieces else None
+            return self._place(pieces[0][0]) if pieces else None
         found = {row: each for images, rows in pieces for row, each in zip(rows, images, strict=True)}
         if isinstance(pieces[0][0], list):
-            return [self._placed(found[row]) for row in sorted(found)]
+            return [self._place(found[row]) for row in sorted(found)]
         arrays = [(on_host(array), rows) for array, rows in pieces]
         joined = np.empty((len(found), *arrays[0][0].shape[1:]), np.result_type(*(array for array, _ in arrays)))
         places = {row: place for place, row in enumerate(sorted(found))}
         for array, rows in arrays:
             joined[[places[row] for row in rows]] = array
-        return self._placed(joined)
+        return self._place(joined)

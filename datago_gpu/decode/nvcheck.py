@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from nvidia import nvimgcodec
 
-__all__ = ["header_problem", "undecodable"]
+__all__ = ["find_undecodable", "header_problem"]
 
 
 def header_problem(payload: bytes | NDArray[np.uint8], high: int, wide: int) -> str | None:
@@ -27,7 +27,7 @@ def header_problem(payload: bytes | NDArray[np.uint8], high: int, wide: int) -> 
     return None if (height, width) in ((high, wide), (wide, high)) else f"DALI reads the size {height} x {width}"
 
 
-def undecodable(payloads: Sequence[NDArray[np.uint8]], threads: int) -> list[int]:
+def find_undecodable(payloads: Sequence[NDArray[np.uint8]], threads: int) -> list[int]:
     """Returns the indices of the payloads, all with good headers, that cannot be decoded. Decodes all on the CPU.
 
     On a GPU, nvImageCodec tries its CPU decoder last, so an image that all GPU decoders refuse is refused here as well.

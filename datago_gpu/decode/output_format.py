@@ -10,10 +10,10 @@ from numpy.typing import DTypeLike, NDArray
 
 from datago_gpu.config import ImageConfig
 
-__all__ = ["Form", "kind_of", "unnormalised"]
+__all__ = ["OutputFormat", "kind_of", "without_normalisation"]
 
 
-def unnormalised(image: ImageConfig) -> ImageConfig:
+def without_normalisation(image: ImageConfig) -> ImageConfig:
     """Returns the settings without normalisation, as uint8, for masks."""
     return msgspec.structs.replace(image, dtype="uint8", mean=None, std=None)
 
@@ -24,14 +24,14 @@ def kind_of(image: ImageConfig, *, mask: bool) -> tuple[str, bool]:
     return filter_name, not image.image_to_rgb8 and filter_name != "nearest"
 
 
-class Form:
+class OutputFormat:
     """Converts 8-bit RGB images to the format that the settings name. Floating dtypes are `(x / 255 - mean) / std`.
 
     mask: for masks, which have one channel and keep their numbers: uint8, or int32 if `mask_dtype` says so.
     """
 
     def __init__(self, image: ImageConfig, *, mask: bool = False) -> None:
-        image = unnormalised(image) if mask else image
+        image = without_normalisation(image) if mask else image
         self._channels = 1 if mask else 3
         self.channels_first = image.layout == "CHW"
         self.dtype = np.dtype("int32" if mask and image.mask_dtype == "int32" else image.dtype)

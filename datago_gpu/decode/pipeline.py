@@ -18,7 +18,7 @@ from nvidia.dali.pipeline import Pipeline
 
 from datago_gpu.config import ImageConfig
 from datago_gpu.decode.base import EncodedImages
-from datago_gpu.decode.faults import Setup, fault
+from datago_gpu.decode.faults import Setup, classify_error
 from datago_gpu.decode.parking import require_cupy
 from datago_gpu.imaging.geometry import views_of
 
@@ -48,7 +48,7 @@ class DaliPipeline:
             self._pipeline.build()
             return
         except Exception as error:  # of any type; the cause is the installation or the device
-            problem = self._failed(error, "be set up")
+            problem = self._fail(error, "be set up")
         raise problem
 
     def start(self, images: EncodedImages, rows: list[int]) -> None:
@@ -56,20 +56,20 @@ class DaliPipeline:
 
         Raises DatagoError.
         """
-        self._valid()
+        self._open_pipeline()
         try:
             # DALI would convert the payloads to tensors one by one; converting them here takes half the time.
             single = list(map(tensors.TensorCPU, images.buffers(rows)))
             fed = [tensors.TensorListCPU(single, "", False)]
-            self._valid().feed_input("payloads", fed[0])
+            self._open_pipeline().feed_input("payloads", fed[0])
             if self._setup.image.crop_and_resize:
                 fed.append(tensors.TensorListCPU(_views(images, rows)))
-                self._valid().feed_input("views", fed[1])
-            self._valid().schedule_run()
+                self._open_pipeline().feed_input("views", fed[1])
+            self._open_pipeline().schedule_run()
             self._fed.append(fed)
             return
         except Exception as error:  # of any type: part of the batch may have been fed
-            problem = self._failed(error, f"take a batch of {len(rows)} images")
+            problem = self._fail(error, f"take a batch of {len(rows)} images")
         raise problem
 
     def outputs(self) -> Any:
@@ -77,18 +77,18 @@ class DaliPipeline:
 
         Raises Refused if DALI reports that an image cannot be decoded; DatagoError for any other error.
         """
-        self._valid()
+        self._open_pipeline()
         try:
             if self._setup.device_id is None:
-                (output,) = self._valid().outputs()
+                (output,) = self._open_pipeline().outputs()
             else:
                 stream = _stream(self._setup.device_id)
-                (output,) = self._valid().outputs(cuda_stream=stream.ptr)
+                (output,) = self._open_pipeline().outputs(cuda_stream=stream.ptr)
                 _wait(stream)
             self._fed.popleft()
             return output
         except Exception as error:
-            problem = self._failed(error, f"decode a batch of up to {self._setup.batch_size} images")
+            problem = self._fail(error, f"decode a batch of up to {self._setup.batch_size} images")
         raise problem
 
     def close(self) -> None:
@@ -96,19 +96,19 @@ class DaliPipeline:
         self._pipeline = None
         self._fed.clear()
 
-    def _valid(self) -> Pipeline:
+    def _open_pipeline(self) -> Pipeline:
         """Returns the pipeline. Do not keep it in a variable: the traceback of an error would keep it alive."""
         if self._pipeline is None:
             raise RuntimeError("the decoder is closed, or has failed")
         return self._pipeline
 
-    def _failed(self, error: Exception, doing: str) -> Exception:
+    def _fail(self, error: Exception, doing: str) -> Exception:
         """Drops the pipeline after an error (DALI calls it "no longer valid") and returns the exception to raise.
 
         Raise it outside of the `except` block: the traceback of DALI's error keeps the pipeline and its threads alive.
         """
         self.close()
-        return fault(error, doing, self._setup)
+        return classify_error(error, doing, self._setup)
 
 
 def define(setup: Setup) -> Pipeline:
@@ -145,11 +145,11 @@ def _graph(setup: Setup) -> Any:
             options["hw_decoder_load"] = setup.decode.hw_decoder_load
     pixels = fn.decoders.image(payloads, output_type=types.GRAY if setup.mask else types.RGB, **options)
     if setup.image.crop_and_resize:
-        pixels = _resized(pixels, _FILTERS[setup.mask or "lanczos"])
-    return _formed(pixels, setup.image, is_mask=bool(setup.mask))
+        pixels = _resize(pixels, _FILTERS[setup.mask or "lanczos"])
+    return _format(pixels, setup.image, is_mask=bool(setup.mask))
 
 
-def _resized(pixels: Any, interpolation: Any) -> Any:
+def _resize(pixels: Any, interpolation: Any) -> Any:
     """Scales each image's region to its target. LANCZOS3 with antialiasing equals Pillow's LANCZOS."""
     views = fn.external_source(name="views", dtype=types.FLOAT, ndim=1, no_copy=True)
     return fn.resize(
@@ -163,7 +163,7 @@ def _resized(pixels: Any, interpolation: Any) -> Any:
     )
 
 
-def _formed(pixels: Any, image: ImageConfig, *, is_mask: bool) -> Any:
+def _format(pixels: Any, image: ImageConfig, *, is_mask: bool) -> Any:
     if is_mask and image.mask_dtype == "int32":
         if image.layout == "CHW":
             pixels = fn.transpose(pixels, perm=[2, 0, 1], output_layout="CHW")

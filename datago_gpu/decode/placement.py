@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from datago_gpu.decode.device import DeviceArray, lend_array
 from datago_gpu.decode.parking import Parking, require_cupy
 
-__all__ = ["GpuPlacer", "HostPlacer", "Placer", "arranged", "moves", "runs"]
+__all__ = ["GpuPlacer", "HostPlacer", "Placer", "consecutive_runs", "row_mapping", "scatter_rows"]
 
 
 class Placer(Protocol):
@@ -32,7 +32,7 @@ class Placer(Protocol):
         """Returns a new array of `count` rows: row source[i] of `array` at target[i], and zeros elsewhere."""
         ...
 
-    def joined(self, arrays: Sequence[Any]) -> Any:
+    def concatenate(self, arrays: Sequence[Any]) -> Any:
         """Returns a new array with the rows of all arrays, in order."""
         ...
 
@@ -55,7 +55,7 @@ class HostPlacer:
         result[target] = array[source]
         return result
 
-    def joined(self, arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    def concatenate(self, arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
         return np.concatenate(arrays)
 
     def close(self) -> None:
@@ -91,12 +91,12 @@ class GpuPlacer:
             result = self._cupy.empty((count, *given.shape[1:]), given.dtype)
             if result.nbytes:
                 result.data.memset_async(0, result.nbytes, self._stream)
-                for here, there, length in runs(source, target):
+                for here, there, length in consecutive_runs(source, target):
                     size = length * result.nbytes // count
                     result[there:].data.copy_from_device_async(given[here:].data, size, self._stream)
         return self._lent(result)
 
-    def joined(self, arrays: Sequence[DeviceArray]) -> DeviceArray:
+    def concatenate(self, arrays: Sequence[DeviceArray]) -> DeviceArray:
         with self._stream:
             given = [self._cupy.from_dlpack(array) for array in arrays]
             result = self._cupy.empty((sum(map(len, given)), *given[0].shape[1:]), given[0].dtype)
@@ -117,7 +117,7 @@ class GpuPlacer:
         return lend_array(self._parking, device)
 
 
-def runs(source: Sequence[int], target: Sequence[int]) -> list[tuple[int, int, int]]:
+def consecutive_runs(source: Sequence[int], target: Sequence[int]) -> list[tuple[int, int, int]]:
     """Groups a move of rows into moves of consecutive rows: (first source row, first target row, number of rows)."""
     found: list[tuple[int, int, int]] = []
     for here, there in zip(source, target, strict=True):
@@ -128,14 +128,14 @@ def runs(source: Sequence[int], target: Sequence[int]) -> list[tuple[int, int, i
     return found
 
 
-def moves(rows: Sequence[int], kept: Sequence[int]) -> tuple[list[int], list[int]]:
-    """Returns `source` and `target` for `arranged`. rows: the sample of each row. kept: the samples of the result."""
+def row_mapping(rows: Sequence[int], kept: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Returns `source` and `target` for `scatter_rows`. rows: the sample of each row. kept: samples to return."""
     places = {row: place for place, row in enumerate(kept)}
     source = [here for here, row in enumerate(rows) if row in places]
     return source, [places[rows[here]] for here in source]
 
 
-def arranged(placer: Placer, array: Any, source: list[int], target: list[int], count: int) -> Any:
+def scatter_rows(placer: Placer, array: Any, source: list[int], target: list[int], count: int) -> Any:
     """Moves rows of an array, or entries of a list, from `source` to `target`. Returns `array` if nothing changes.
 
     Missing entries of a list are None; missing rows of an array are zeros.

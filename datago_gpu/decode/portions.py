@@ -54,7 +54,7 @@ class PortionedDecoder:
             portion = self._under_way.popleft()
             portion.job.add(portion.begin, decoded)
         self._start()
-        return job.decoded(self._joined)
+        return job.decoded(self._join)
 
     def close(self) -> None:
         self._jobs.clear()
@@ -64,9 +64,9 @@ class PortionedDecoder:
         if self._placer is not None:
             self._placer.close()
 
-    def _joined(self, arrays: list[Any]) -> Any:
+    def _join(self, arrays: list[Any]) -> Any:
         self._placer = self._placer or self._make_placer()
-        return self._placer.joined(arrays)
+        return self._placer.concatenate(arrays)
 
     def _start(self) -> None:
         """Submits as many portions to the inner decoder as fit into memory, and always at least one."""

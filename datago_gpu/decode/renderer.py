@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from datago_gpu.config import DecodeConfig, ImageConfig
 from datago_gpu.decode.base import EncodedImage
-from datago_gpu.decode.output_format import Form, kind_of
+from datago_gpu.decode.output_format import OutputFormat, kind_of
 from datago_gpu.imaging.costs import MOST_A_PIXEL, decoding_bytes
 from datago_gpu.imaging.labels import unpack_labels
 from datago_gpu.imaging.own_channels import render_own
@@ -42,7 +42,7 @@ class Renderer:
 
     def __init__(self, image: ImageConfig, decode: DecodeConfig, mask: str, own: bool) -> None:
         self._decode, self._mask, self._own = decode, mask, own
-        self._form = Form(image, mask=bool(mask))
+        self._form = OutputFormat(image, mask=bool(mask))
         self._encoder = None
         if image.pre_encode_images:
             from datago_gpu.decode.encode import Encoder

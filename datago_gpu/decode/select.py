@@ -46,7 +46,7 @@ def choose(device: object = "auto", backend: str | None = "auto") -> Backend:
     backend: "auto" (also None), "dali" or "pillow". "auto" is DALI on a GPU and Pillow on the CPU.
     Raises ConfigError if the combination cannot work; the message says what is missing and how to install it.
     """
-    device, backend = _named(device), backend or "auto"
+    device, backend = _device_name(device), backend or "auto"
     if backend not in ("auto", "dali", "pillow"):
         raise ConfigError(f"backend must be 'auto', 'dali' or 'pillow', got {backend!r}")
     if backend == "pillow":
@@ -58,7 +58,7 @@ def choose(device: object = "auto", backend: str | None = "auto") -> Backend:
     return _on_gpu(device, backend)
 
 
-def _named(device: object) -> str:
+def _device_name(device: object) -> str:
     """Returns the device as text. Raises ConfigError for an unknown device."""
     if device is None:
         return "auto"

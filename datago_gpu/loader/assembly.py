@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from datago_gpu.batch import Batch
 from datago_gpu.decode.base import DecodedImages, Decoder, EncodedImages, Payloads
-from datago_gpu.decode.placement import Placer, arranged, moves
+from datago_gpu.decode.placement import Placer, row_mapping, scatter_rows
 from datago_gpu.feeder import wire
 from datago_gpu.loader.latents import Latents
 from datago_gpu.loader.loaded_batch import LoadedBatch
@@ -102,10 +102,10 @@ class Assembly:
             return Assembled(message, None, kept, failures)
         batch = LoadedBatch.of(message, kept)
         if images.image is not None:
-            batch.image = self._arranged(images, list(range(count)), kept)
+            batch.image = self._in_batch_order(images, list(range(count)), kept)
         for column, decoded in pictures:
             into = batch.masks if column.kind == "mask" else batch.additional_images
-            into[column.name] = None if decoded.image is None else self._arranged(decoded, column.rows, kept)
+            into[column.name] = None if decoded.image is None else self._in_batch_order(decoded, column.rows, kept)
             batch.present[column.name] = np.isin(kept, column.rows)
         for latents in job.latents:
             batch.latents[latents.name] = latents.of(kept)
@@ -113,7 +113,7 @@ class Assembly:
         self._note_absent(batch, len(kept))
         if job.embeddings is not None:
             embeddings = self._placer.finish(job.embeddings)
-            batch.embeddings = arranged(self._placer, embeddings, kept, list(range(len(kept))), len(kept))
+            batch.embeddings = scatter_rows(self._placer, embeddings, kept, list(range(len(kept))), len(kept))
         rescued = {at: problem for at, problem in rescued.items() if at not in failures}
         return Assembled(message, batch, kept, dict(sorted(failures.items())), rescued)
 
@@ -138,12 +138,12 @@ class Assembly:
             self._others[key] = self._make_decoder(column.kind == "mask")
         return self._others[key]
 
-    def _arranged(self, decoded: DecodedImages, rows: list[int], kept: list[int]) -> Any:
+    def _in_batch_order(self, decoded: DecodedImages, rows: list[int], kept: list[int]) -> Any:
         """Puts decoded images in the order of the Batch. rows: which samples of the encoded batch they belong to."""
         there = [row for at, row in enumerate(rows) if at not in decoded.failures] if decoded.failures else rows
         if there == kept:
             return decoded.image
-        return arranged(self._placer, decoded.image, *moves(there, kept), len(kept))
+        return scatter_rows(self._placer, decoded.image, *row_mapping(there, kept), len(kept))
 
     def _note_absent(self, batch: Batch, count: int) -> None:
         """Adds an entry (None) for each optional name that no sample of this batch has."""
@@ -156,13 +156,13 @@ class Assembly:
 
 def _images(message: wire.EncodedBatch, memory: mmap.mmap) -> EncodedImages:
     """Returns the images of a batch as views of the arena, without a copy."""
-    return _encoded(message, message.bucket, _buckets(message), memory)
+    return _encoded_images(message, message.bucket, _buckets(message), memory)
 
 
 def _pictures(
     column: wire.PartColumn, target: tuple[int, int] | None, buckets: NDArray[np.int32] | None, memory: mmap.mmap
 ) -> EncodedImages:
-    return _encoded(column, target, None if buckets is None else buckets[column.rows], memory)
+    return _encoded_images(column, target, None if buckets is None else buckets[column.rows], memory)
 
 
 def _buckets(message: wire.EncodedBatch) -> NDArray[np.int32] | None:
@@ -170,7 +170,7 @@ def _buckets(message: wire.EncodedBatch) -> NDArray[np.int32] | None:
     return np.frombuffer(message.buckets, np.int32).reshape(-1, 2) if message.buckets else None
 
 
-def _encoded(
+def _encoded_images(
     columns: wire.EncodedBatch | wire.PartColumn,
     target: tuple[int, int] | None,
     targets: NDArray[np.int32] | None,

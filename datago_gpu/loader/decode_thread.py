@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from datago_gpu.batch import Batch
     from datago_gpu.loader.assembly import Assembled, Assembly
 
-__all__ = ["Ready", "Worker", "unexpected"]
+__all__ = ["Ready", "Worker", "wrap_unexpected"]
 
 log = logging.getLogger("datago_gpu")
 
@@ -34,9 +34,9 @@ OUT_OF_MEMORY = (
 )
 
 _RESCUED = (
-    "DALI refused an image of sample %r (%s): %s. Pillow decoded it, and the sample is delivered. Each refusal costs "
-    "its batch some time; stats().rescued counts such samples, and this line comes once. Where there are many on a "
-    "GPU, look at the memory that is free there"
+    "DALI refused an image of sample %r (%s): %s. Pillow decoded it, and the sample is delivered. Such an image delays "
+    "its batch. stats().rescued counts these samples; this is logged only once. If there are many on a GPU, check how "
+    "much GPU memory is free"
 )
 
 _End = wire.Ended | wire.Failed | errors.FeederError
@@ -64,7 +64,7 @@ class Ready:
     """Samples left out at the end of the stream because their batches are not full."""
 
 
-def unexpected(what: str, error: BaseException) -> errors.DatagoError:
+def wrap_unexpected(what: str, error: BaseException) -> errors.DatagoError:
     """Wraps an error of another library in a DatagoError, with the original as its cause. what: what failed."""
     if isinstance(error, MemoryError):
         wrapped = errors.DatagoError(OUT_OF_MEMORY)
@@ -113,7 +113,7 @@ class Worker(threading.Thread):
         except errors.DatagoError as problem:
             error = problem
         except BaseException as problem:
-            error = unexpected("decoding", problem)
+            error = wrap_unexpected("decoding", problem)
         self._ready.end(error)
         self._feeder.close()
         self._feeder.dispose()

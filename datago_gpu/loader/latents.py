@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from datago_gpu.decode.placement import Placer, arranged, moves
+from datago_gpu.decode.placement import Placer, row_mapping, scatter_rows
 from datago_gpu.feeder import wire
 from datago_gpu.feeder.npy import as_array
 
@@ -45,13 +45,13 @@ class Latents:
         They are one array (N, ...) if all samples have one and the shapes agree; else a list, with None where a sample
         has none.
         """
-        source, target = moves(self.rows, kept)
+        source, target = row_mapping(self.rows, kept)
         if self._stacked is None:
-            return arranged(self._placer, [each.finished() for each in self._singles], source, target, len(kept))
+            return scatter_rows(self._placer, [each.finish() for each in self._singles], source, target, len(kept))
         stacked = self._placer.finish(self._stacked)
         if len(source) == len(kept):
-            return arranged(self._placer, stacked, source, target, len(kept))
-        return arranged(self._placer, [stacked[at] for at in range(len(self.rows))], source, target, len(kept))
+            return scatter_rows(self._placer, stacked, source, target, len(kept))
+        return scatter_rows(self._placer, [stacked[at] for at in range(len(self.rows))], source, target, len(kept))
 
 
 class _Single:
@@ -62,7 +62,7 @@ class _Single:
         self._on_device = isinstance(value, np.ndarray) and _fits_device(value)
         self._value = placer.begin([value]) if isinstance(value, np.ndarray) and self._on_device else value
 
-    def finished(self) -> Any:
+    def finish(self) -> Any:
         return self._placer.finish(self._value)[0] if self._on_device else self._value
 
 

@@ -20,7 +20,7 @@ from datago_gpu.errors import DatagoError, FeederError, TooManyErrors
 from datago_gpu.feeder.decoding.plan import Plan
 from datago_gpu.feeder.decoding.pool import Pool
 from datago_gpu.feeder.wire import Number, Resume
-from datago_gpu.loader.decode_thread import Ready, Worker, unexpected
+from datago_gpu.loader.decode_thread import Ready, Worker, wrap_unexpected
 from datago_gpu.loader.handoff import Ended, Handoff
 from datago_gpu.loader.progress import Progress
 from datago_gpu.loader.skips import Failures
@@ -59,7 +59,7 @@ def _raises_datago_errors(method: Callable[[Loader], R]) -> Callable[[Loader], R
         except (DatagoError, StopIteration):
             raise
         except Exception as error:
-            raise unexpected("the loader", error) from error
+            raise wrap_unexpected("the loader", error) from error
 
     return call
 
@@ -242,7 +242,7 @@ class Loader:
             feeder.close()
             feeder.dispose()
             if isinstance(error, RuntimeError):  # the process has too many threads already
-                raise unexpected("the start of the decoding thread", error) from error
+                raise wrap_unexpected("the start of the decoding thread", error) from error
             raise
         self._stop = weakref.finalize(self, _stop, self._worker, self._process)
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from datago_gpu.decode.base import Decoder
-from datago_gpu.decode.fallback import with_pixels
+from datago_gpu.decode.fallback import replace_refused
 from datago_gpu.decode.select import choose
 from tests.decode.conftest import MakeDecoder
 from tests.support.pictures import batch, decode, difference, encode, oriented_jpeg, picture
@@ -63,7 +63,7 @@ def test_where_nobody_says_which_image_is_bad_pillow_decodes_all(
     dali: Decoder, crop: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """nvImageCodec and DALI might judge otherwise. The batch behind is not touched by it."""
-    monkeypatch.setattr("datago_gpu.decode.dali.undecodable", lambda *_: [])
+    monkeypatch.setattr("datago_gpu.decode.dali.find_undecodable", lambda *_: [])
     turned = oriented_jpeg(PIXELS, 6)
     payloads, sizes = [encode(PIXELS), cut_in_the_pixels(), turned, encode(PIXELS)], [(40, 64)] * 4
     dali.submit(batch(payloads, sizes, (24, 40), orientations=[1, 1, 6, 1]))
@@ -96,12 +96,12 @@ def cut_in_the_pixels() -> bytes:
 
 def test_without_refusals_the_batch_stays_as_it_is() -> None:
     images = batch([encode(PIXELS)], [(40, 64)], None)
-    assert with_pixels(images, {}, 10_000) == (images, {})
+    assert replace_refused(images, {}, 10_000) == (images, {})
 
 
 def test_the_limit_on_pixels_holds_for_pillow_too() -> None:
     images = batch([encode(PIXELS)] * 2, [(40, 64)] * 2, None)
     unchanged = images.payloads[:]
-    changed, failures = with_pixels(images, {1: "no"}, 100)
+    changed, failures = replace_refused(images, {1: "no"}, 100)
     assert failures == {1: "DALI: no; Pillow: 40 x 64, at most 100 pixels are allowed"}
     assert changed.payloads == images.payloads == unchanged

@@ -13,7 +13,7 @@ from datago_gpu.config import DecodeConfig, ImageConfig
 from datago_gpu.decode import dali, pipeline
 from datago_gpu.decode.dali import DaliDecoder
 from datago_gpu.decode.device import DeviceArray
-from datago_gpu.decode.faults import Refused, Setup, fault, words
+from datago_gpu.decode.faults import Refused, Setup, classify_error, clean_message
 from datago_gpu.errors import DatagoError
 from tests.decode.fakecuda import FakeGpu, FakeStream, Memory, install
 from tests.support.pictures import batch, encode, picture
@@ -60,15 +60,15 @@ def setup(device_id: int | None) -> Setup:
 @pytest.mark.parametrize("device_id", [None, 1])
 @pytest.mark.parametrize("said", ABOUT_AN_IMAGE)
 def test_what_is_about_an_image(said: str, device_id: int | None) -> None:
-    problem = fault(decoding(said), "decode", setup(device_id))
+    problem = classify_error(decoding(said), "decode", setup(device_id))
     assert isinstance(problem, Refused)
     assert problem.suspect == ABOUT_AN_IMAGE[said]
 
 
 @pytest.mark.parametrize("device_id", [None, 1])
-@pytest.mark.parametrize("error", MEMORY, ids=words)
+@pytest.mark.parametrize("error", MEMORY, ids=clean_message)
 def test_what_is_about_memory_names_the_settings(error: Exception, device_id: int | None) -> None:
-    problem = fault(error, "decode a batch", setup(device_id))
+    problem = classify_error(error, "decode a batch", setup(device_id))
     assert isinstance(problem, DatagoError)
     assert str(problem).startswith(f"memory ran out{'' if device_id is None else ' on cuda:1'}: DALI could not decode")
     for name in ("batch_size (now 8)", "default_image_size (now ", "prefetch (now 2", "max_pixels (now 100000000"):
@@ -76,16 +76,18 @@ def test_what_is_about_memory_names_the_settings(error: Exception, device_id: in
     assert ("torch keeps the memory that it has freed" in str(problem)) == (device_id is not None)
 
 
-@pytest.mark.parametrize("error", CUDA, ids=words)
+@pytest.mark.parametrize("error", CUDA, ids=clean_message)
 def test_what_is_about_the_gpu_blames_no_image(error: Exception) -> None:
-    problem = fault(error, "decode a batch", setup(1))
+    problem = classify_error(error, "decode a batch", setup(1))
     assert isinstance(problem, DatagoError)
     assert str(problem).startswith("CUDA failed on cuda:1: DALI could not decode a batch (")
     assert "This is not the fault of an image" in str(problem)
 
 
 def test_anything_else_is_told_as_it_is() -> None:
-    problem = fault(RuntimeError(TRACE.format("CPU", "resize", "Assert failed")), "decode a batch", setup(None))
+    problem = classify_error(
+        RuntimeError(TRACE.format("CPU", "resize", "Assert failed")), "decode a batch", setup(None)
+    )
     assert isinstance(problem, DatagoError)
     assert str(problem) == "DALI could not decode a batch: Assert failed"
 
@@ -152,7 +154,7 @@ def make(device_id: int | None, monkeypatch: pytest.MonkeyPatch) -> Callable[...
             monkeypatch.setattr(pipeline, "_stream", lambda _: FakeStream(gpu))
         FakeDali.made, FakeDali.script, FakeDali.build_problem = [], list(script), None
         monkeypatch.setattr(pipeline, "define", lambda _: FakeDali(gpu))
-        monkeypatch.setattr(dali, "undecodable", lambda *_: [])
+        monkeypatch.setattr(dali, "find_undecodable", lambda *_: [])
         image = ImageConfig(crop_and_resize=True)
         return DaliDecoder(image, DecodeConfig(threads=2), batch_size=8, device_id=device_id)
 
@@ -178,7 +180,7 @@ def test_a_batch_is_fed_and_handed_out(make: Callable[..., DaliDecoder], device_
     decoder.close()
 
 
-@pytest.mark.parametrize("error", [*MEMORY[:2], CUDA[0]], ids=words)
+@pytest.mark.parametrize("error", [*MEMORY[:2], CUDA[0]], ids=clean_message)
 def test_a_fault_that_no_image_is_to_blame_for_ends_the_run(make: Callable[..., DaliDecoder], error: Exception) -> None:
     decoder = make(error)
     submit(decoder)

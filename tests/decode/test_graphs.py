@@ -12,7 +12,7 @@ import pytest
 
 from datago_gpu.config import DecodeConfig, ImageConfig
 from datago_gpu.decode.faults import Setup
-from datago_gpu.decode.output_format import unnormalised
+from datago_gpu.decode.output_format import without_normalisation
 from datago_gpu.decode.pipeline import _graph, define
 
 FORMS: list[dict[str, Any]] = [
@@ -31,7 +31,7 @@ def graph(device_id: int | None, form: dict[str, Any], crop: dict[str, Any], lay
     image = ImageConfig(layout=layout, mask_dtype=MASKS[mask], mask_interpolation="nearest", **form, **crop)
     decode = DecodeConfig(hw_decoder_load=load, fancy_upsampling=load != 0.0)
     used = mask.replace("labels", "nearest")
-    setup = Setup(unnormalised(image) if mask else image, decode, 8, device_id, used, 2)
+    setup = Setup(without_normalisation(image) if mask else image, decode, 8, device_id, used, 2)
     pipeline = define(setup)
     pipeline._build_graph()  # the first half of `build`, in which DALI checks the operators
     with pipeline:

@@ -194,7 +194,7 @@ def test_tensors_share_their_memory(tmp_path: Path, backend: Backend) -> None:
     ("image", "message"),
     [
         ({"mask_dtype": "int32", "mask_interpolation": "lanczos"}, "mask_dtype 'int32' is for labels.*'nearest'"),
-        ({"mask_dtype": "int32", "pre_encode_images": True}, "does not go with pre_encode_images"),
+        ({"mask_dtype": "int32", "pre_encode_images": True}, "cannot be used with pre_encode_images"),
         ({"mask_dtype": "uint16"}, "mask_dtype"),
     ],
 )

@@ -39,7 +39,7 @@ def test_what_pillow_rescues_is_counted_and_told_of_once(
     told = [record.getMessage() for record in caplog.records]
     assert len(told) == (1 if backend == "dali" else 0)
     if told:
-        assert told[0].startswith("DALI refused a picture of sample '0000-odd.png' (")
+        assert told[0].startswith("DALI refused an image of sample '0000-odd.png' (")
         assert "Failed to decode" in told[0]
 
 

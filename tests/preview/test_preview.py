@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from datago_gpu.config import ImageConfig, LoaderConfig
-from datago_gpu.decode.output_format import Form
+from datago_gpu.decode.output_format import OutputFormat
 from datago_gpu.errors import ConfigError, DatagoError
 from datago_gpu.preview import Overview, gather, write_page, write_sheet
 from datago_gpu.preview.gather import Panel, ShownBatch, ShownSample, _title
@@ -154,7 +154,7 @@ def differs(one: Image.Image, other: Image.Image) -> float:
 def test_normalisation_is_undone(layout: Any, dtype: Any, mean: Any, std: Any) -> None:
     image = ImageConfig(layout=layout, dtype=dtype, mean=mean, std=std)
     levels = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
-    form = Form(image)
+    form = OutputFormat(image)
     array = form.empty(16, 16)
     form.write(levels, array)
     back = np.asarray(to_picture(array, image)).astype(int)

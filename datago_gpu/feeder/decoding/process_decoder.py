@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from datago_gpu.config import DecodeConfig, ImageConfig
 from datago_gpu.decode.base import DecodedImages, EncodedImages
-from datago_gpu.decode.output_format import Form, kind_of
+from datago_gpu.decode.output_format import OutputFormat, kind_of
 from datago_gpu.feeder.arena import ALIGNMENT
 from datago_gpu.feeder.decoding.jobs import Job, Jobs
 from datago_gpu.feeder.decoding.plan import ENCODED_FACTOR, ENCODED_HEAD
@@ -42,7 +42,7 @@ class ProcessDecoder:
     def __init__(self, jobs: Jobs, image: ImageConfig, decode: DecodeConfig, *, mask: bool) -> None:
         self.depth = decode.prefetch
         self._jobs, self._mask = jobs, mask
-        self._form = Form(image, mask=mask)
+        self._form = OutputFormat(image, mask=mask)
         own = kind_of(image, mask=mask)[1]
         self._encodes = image.pre_encode_images
         self._is_dense = not (own or image.mixed_buckets or self._encodes)

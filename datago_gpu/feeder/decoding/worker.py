@@ -15,7 +15,7 @@ from msgspec import msgpack
 from numpy.typing import NDArray
 
 from datago_gpu.decode.base import EncodedImage
-from datago_gpu.decode.output_format import Form
+from datago_gpu.decode.output_format import OutputFormat
 from datago_gpu.decode.renderer import Renderer, is_small
 from datago_gpu.errors import Rejected
 from datago_gpu.feeder.decoding.plan import LOCK_OF_JOBS, PROCESS, TASK, Plan, Result
@@ -123,4 +123,4 @@ class _Kind:
 
     def __init__(self, plan: Plan, *, mask: bool) -> None:
         self.renderer = Renderer.of(plan.image, plan.decode, mask=mask)
-        self.form = Form(plan.image, mask=mask)
+        self.form = OutputFormat(plan.image, mask=mask)
