@@ -353,7 +353,7 @@ def test_a_listing_as_of_google_storage_is_followed_page_by_page(server: Misbeha
 
 @pytest.mark.parametrize("answer", [Answer(200, b"<html>"), json_answer({"a": 1}), json_answer([5]), json_answer([])])
 def test_what_is_no_listing_is_a_source_error(server: MisbehavingServer, answer: Answer) -> None:
-    with pytest.raises(SourceError, match=r"no JSON listing of shards|no shards in"):
+    with pytest.raises(SourceError, match=r"not a JSON listing of shards|no shards in"):
         listed(server.script("/odd", answer))
 
 
