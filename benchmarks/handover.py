@@ -30,8 +30,8 @@ from datago_gpu.decode.decoders import make_decoder, make_placer
 from datago_gpu.decode.select import choose
 from datago_gpu.feeder import wire
 from datago_gpu.feeder.admit import Admission
+from datago_gpu.feeder.admitted import Admitted
 from datago_gpu.feeder.arena import aligned
-from datago_gpu.feeder.grouper import Admitted
 from datago_gpu.feeder.message import Layout
 from datago_gpu.loader.assembly import Assembled, Assembly
 from datago_gpu.sources.base import Position, SampleRef

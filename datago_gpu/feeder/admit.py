@@ -5,7 +5,7 @@ from __future__ import annotations
 from datago_gpu.config import LoaderConfig
 from datago_gpu.config.limits import Limits
 from datago_gpu.errors import Rejected
-from datago_gpu.feeder.grouper import Admitted
+from datago_gpu.feeder.admitted import Admitted
 from datago_gpu.imaging.allowance import Allowance
 from datago_gpu.imaging.geometry import Region, Size, cover_region, full_region
 from datago_gpu.imaging.header import read_header

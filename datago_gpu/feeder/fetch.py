@@ -13,7 +13,7 @@ from datago_gpu.errors import Rejected, SourceError
 from datago_gpu.eventloop import call_in_thread
 from datago_gpu.feeder.admit import Admission, without_image
 from datago_gpu.feeder.admit_parts import AdmittedPart, Frame, PartAdmission
-from datago_gpu.feeder.grouper import Admitted
+from datago_gpu.feeder.admitted import Admitted
 from datago_gpu.feeder.payload_client import Remote
 from datago_gpu.feeder.prefetch_budget import FREE_BYTES, Claim
 from datago_gpu.feeder.window import Outcome, sizes_of

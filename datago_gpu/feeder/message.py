@@ -10,8 +10,8 @@ from msgspec import Raw, msgpack
 
 from datago_gpu.feeder import wire
 from datago_gpu.feeder.admit_parts import AdmittedPart
+from datago_gpu.feeder.admitted import Admitted
 from datago_gpu.feeder.arena import aligned
-from datago_gpu.feeder.grouper import Admitted
 from datago_gpu.imaging.geometry import Region, Size, views_of
 from datago_gpu.sources.base import Skipped
 from datago_gpu.sources.sample_info import columns_of

@@ -11,8 +11,8 @@ from msgspec import msgpack
 
 from datago_gpu.config.limits import Limits
 from datago_gpu.feeder import wire
+from datago_gpu.feeder.admitted import Admitted
 from datago_gpu.feeder.arena import Room, aligned
-from datago_gpu.feeder.grouper import Admitted
 from datago_gpu.feeder.message import Layout
 from datago_gpu.sources.base import Skipped
 

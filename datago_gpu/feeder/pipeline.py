@@ -17,8 +17,9 @@ import msgspec
 from datago_gpu.config import LoaderConfig
 from datago_gpu.config.limits import Limits
 from datago_gpu.errors import DatagoError
+from datago_gpu.feeder.admitted import Admitted
 from datago_gpu.feeder.fetch import Fetcher
-from datago_gpu.feeder.grouper import Admitted, Grouper
+from datago_gpu.feeder.grouper import Grouper
 from datago_gpu.feeder.leftovers import Leftovers, remaining_refs
 from datago_gpu.feeder.pack import Packer
 from datago_gpu.feeder.refusals import Refusals

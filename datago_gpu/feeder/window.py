@@ -12,7 +12,7 @@ from typing import Self
 from msgspec import Struct
 
 from datago_gpu.eventloop import as_exception, is_ending, watched
-from datago_gpu.feeder.grouper import Admitted
+from datago_gpu.feeder.admitted import Admitted
 from datago_gpu.feeder.line import Line
 from datago_gpu.feeder.prefetch_budget import FREE_BYTES, Budget, Claim
 from datago_gpu.sources.base import Refs, SampleRef, Skipped

@@ -23,7 +23,7 @@ from datago_gpu.feeder.wire import Number, Resume
 from datago_gpu.loader.decode_thread import Ready, Worker, wrap_unexpected
 from datago_gpu.loader.handoff import Ended, Handoff
 from datago_gpu.loader.progress import Progress
-from datago_gpu.loader.skips import Failures
+from datago_gpu.loader.skips import Skips
 from datago_gpu.loader.state import check_on_change, resume_from, state_of
 from datago_gpu.loader.stats import Stage, Stats
 from datago_gpu.loader.supervisor import Supervisor
@@ -154,8 +154,8 @@ class Loader:
         put_s, get_s = self._ready.waited_put_s / seconds, self._ready.waited_get_s / seconds
         stages.append(Stage("decode", worker.decoded, worker.decoded / seconds, worker.waited_s / seconds, put_s))
         stages.append(Stage("trainer", delivered, delivered / seconds, get_s, 0.0))
-        skipped, cores = dict(self._failures.by_reason), worker.counts.cpu_s / seconds
-        flawed = dict(self._failures.flaws_by_reason)
+        skipped, cores = dict(self._skips.by_reason), worker.counts.cpu_s / seconds
+        flawed = dict(self._skips.flaws_by_reason)
         passed_over, pool = dict(worker.counts.passed_over), self._pool
         return Stats(
             delivered, skipped, worker.bytes, seconds, tuple(stages), cores, flawed, worker.rescued, passed_over,
@@ -225,7 +225,7 @@ class Loader:
         self._begun = None
         self._delivered_before = resume.delivered
         listed = None if config.skipped_file is None else config.absolute(config.skipped_file)
-        self._failures = Failures(config.max_failures, listed, delivered_before=resume.delivered)
+        self._skips = Skips(config.max_failures, listed, delivered_before=resume.delivered)
         self._fruitless = False
         self._dropped = 0
         self._ready: Handoff[Ready] = Handoff(
@@ -281,13 +281,13 @@ class Loader:
             ready = self._get()
             if ready.mark is not None:
                 self._progress.begin(ready.mark)
-            self._failures.add(ready.skipped)
+            self._skips.add(ready.skipped)
             for notice in ready.notices:
                 log.log(notice.level, "%s", notice.text)
             self._progress.skip(ready.skipped)
             self._fruitless, self._dropped = ready.fruitless, ready.dropped
-            self._check_failures(final=False)
-            self._failures.note(ready.flaws)
+            self._check_skips(final=False)
+            self._skips.note(ready.flaws)
             if ready.batch is not None:
                 return ready
 
@@ -297,17 +297,17 @@ class Loader:
         except Ended:
             self._ended_at = self._ended_at or time.perf_counter()
             if self._stop.alive:  # otherwise `close` ended the queue
-                self._check_failures(final=True)
+                self._check_skips(final=True)
             raise StopIteration from None
         except DatagoError:
             self._ended_at = time.perf_counter()
             self.close()  # after one error, the check at the end must not raise another
             raise
 
-    def _check_failures(self, *, final: bool) -> None:
+    def _check_skips(self, *, final: bool) -> None:
         try:
             delivered = self._progress.delivered - self._delivered_before
-            self._failures.check(delivered, final=final, fruitless=self._fruitless)
+            self._skips.check(delivered, final=final, fruitless=self._fruitless)
         except TooManyErrors:
             self.close()
             raise

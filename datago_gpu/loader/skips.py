@@ -14,7 +14,7 @@ from datago_gpu.errors import ConfigError, DecodeError, TooManyErrors
 from datago_gpu.redact import printable_json
 from datago_gpu.sources.base import Flaw, Skipped
 
-__all__ = ["Failures"]
+__all__ = ["Skips"]
 
 SHARE_FROM = 100
 """Number of samples from which on a share of bad ones is checked."""
@@ -24,7 +24,7 @@ KEPT = 10
 log = logging.getLogger("datago_gpu")
 
 
-class Failures:
+class Skips:
     """Counts skipped samples against `max_failures`: a number, a share, or None for no limit.
 
     For a share, a lost shard counts as the number of samples that it held.

@@ -16,7 +16,7 @@ from datago_gpu.decode.base import EncodedImages
 from datago_gpu.decode.decoders import make_decoder
 from datago_gpu.decode.select import choose
 from datago_gpu.feeder.admit import Admission
-from datago_gpu.feeder.grouper import Admitted
+from datago_gpu.feeder.admitted import Admitted
 from datago_gpu.imaging.header import read_header
 from datago_gpu.sources.base import SampleRef
 from datago_gpu.sources.sample_info import SampleInfo

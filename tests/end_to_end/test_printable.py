@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from datago_gpu import DatagoError, Loader, SourceError
 from datago_gpu.errors import DecodeError
-from datago_gpu.loader.skips import Failures
+from datago_gpu.loader.skips import Skips
 from datago_gpu.redact import printable, printable_json
 from datago_gpu.sources.base import Skipped, utf8_text
 from tests.support.images import add_picture
@@ -70,7 +70,7 @@ def test_errors_and_the_list_of_skips_are_printable(tmp_path: Path) -> None:
     error = DecodeError(EVIL, EVIL, "truncated", EVIL)
     is_shown_safely(str(error))
     is_shown_safely(error.where)
-    failures = Failures(None, str(tmp_path / "skipped.jsonl"))
+    failures = Skips(None, str(tmp_path / "skipped.jsonl"))
     failures.add([Skipped(0, EVIL, EVIL, "truncated", EVIL)])
     written = (tmp_path / "skipped.jsonl").read_text()
     is_shown_safely(written)

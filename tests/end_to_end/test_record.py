@@ -22,7 +22,7 @@ from datago_gpu.batch import COLUMNS, Sample
 from datago_gpu.decode.base import DecodedImages, EncodedImages
 from datago_gpu.decode.placement import HostPlacer
 from datago_gpu.feeder import wire
-from datago_gpu.feeder.grouper import Admitted
+from datago_gpu.feeder.admitted import Admitted
 from datago_gpu.feeder.message import Layout
 from datago_gpu.loader import assembly, loaded_batch
 from datago_gpu.loader.assembly import Assembled, Assembly

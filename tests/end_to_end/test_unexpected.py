@@ -72,7 +72,7 @@ def test_an_error_in_the_trainers_thread_is_the_cause_of_one_of_ours(
     root: Path, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = ValueError("boom")
-    monkeypatch.setattr("datago_gpu.loader.skips.Failures.add", raising(given))
+    monkeypatch.setattr("datago_gpu.loader.skips.Skips.add", raising(given))
     with Loader(file_config(root), device="cpu", backend="pillow") as loader:
         with pytest.raises(DatagoError, match=r"^unexpected error in the loader: ValueError: boom$") as caught:
             WAYS[way](loader)
@@ -84,7 +84,7 @@ def test_an_error_in_the_trainers_thread_is_the_cause_of_one_of_ours(
 def test_what_ends_the_program_passes(
     root: Path, way: str, error: type[BaseException], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("datago_gpu.loader.skips.Failures.add", raising(error("boom")))
+    monkeypatch.setattr("datago_gpu.loader.skips.Skips.add", raising(error("boom")))
     with Loader(file_config(root), device="cpu", backend="pillow") as loader, pytest.raises(error):
         WAYS[way](loader)
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from datago_gpu.feeder.admit import Admission
-from datago_gpu.feeder.grouper import Admitted
+from datago_gpu.feeder.admitted import Admitted
 from datago_gpu.imaging.geometry import cover_region
 from datago_gpu.sources.base import SampleRef, Skipped
 from datago_gpu.sources.sample_info import SampleInfo

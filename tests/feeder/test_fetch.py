@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datago_gpu.errors import SourceError
+from datago_gpu.feeder.admitted import Admitted
 from datago_gpu.feeder.fetch import Fetcher
-from datago_gpu.feeder.grouper import Admitted
 from datago_gpu.feeder.prefetch_budget import Budget, Claim
 from datago_gpu.feeder.window import Outcome, Waits, Window, Work
 from datago_gpu.imaging.geometry import full_region

@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datago_gpu.feeder.admit_parts import AdmittedPart
+from datago_gpu.feeder.admitted import Admitted
 from datago_gpu.feeder.arena import ALIGNMENT
-from datago_gpu.feeder.grouper import Admitted, Grouper
+from datago_gpu.feeder.grouper import Grouper
 from datago_gpu.feeder.message import Layout
 from datago_gpu.sources.base import SampleRef
 from datago_gpu.sources.sample_info import SampleInfo

@@ -9,7 +9,8 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datago_gpu.feeder.grouper import Admitted, Grouper
+from datago_gpu.feeder.admitted import Admitted
+from datago_gpu.feeder.grouper import Grouper
 from datago_gpu.feeder.wire import Mark, Resume
 from datago_gpu.loader.progress import Progress
 from datago_gpu.sources.base import Position, SampleRef, Skipped

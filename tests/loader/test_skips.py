@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datago_gpu import ConfigError, Loader, TooManyErrors
-from datago_gpu.loader.skips import KEPT, SHARE_FROM, Failures
+from datago_gpu.loader.skips import KEPT, SHARE_FROM, Skips
 from datago_gpu.sources.base import Skipped
 from tests.support.images import add_pictures, file_config
 
@@ -28,7 +28,7 @@ def bad(count: int, reason: str = "truncated", first: int = 0) -> list[Skipped]:
 
 
 def test_skips_are_counted_by_reason() -> None:
-    failures = Failures(None)
+    failures = Skips(None)
     failures.add([*bad(3), *bad(2, "empty")])
     failures.add(bad(1))
     assert dict(failures.by_reason) == {"truncated": 4, "empty": 2}
@@ -36,14 +36,14 @@ def test_skips_are_counted_by_reason() -> None:
 
 def test_the_first_of_each_reason_warns_and_the_others_are_for_debugging(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG, "datago_gpu"):
-        Failures(None).add([*bad(3), *bad(1, "empty", first=9)])
+        Skips(None).add([*bad(3), *bad(1, "empty", first=9)])
     assert [record.levelname for record in caplog.records] == ["WARNING", "DEBUG", "DEBUG", "WARNING"]
     assert caplog.records[0].getMessage() == "skipped sample 'id0' (/data/0.jpg): truncated: cut at 10"
 
 
 @given(st.integers(0, 20), st.integers(0, 40), st.integers(0, 1000))
 def test_a_count_is_the_number_of_bad_samples_that_are_allowed(allowed: int, count: int, delivered: int) -> None:
-    failures = Failures(allowed)
+    failures = Skips(allowed)
     failures.add(bad(count))
     assert raises(failures, delivered, final=False) == (count > allowed)
 
@@ -52,7 +52,7 @@ def test_a_count_is_the_number_of_bad_samples_that_are_allowed(allowed: int, cou
 def test_a_share_is_looked_at_from_the_100th_sample_on_and_at_the_end(
     allowed: float, count: int, delivered: int, final: bool
 ) -> None:
-    failures = Failures(allowed)
+    failures = Skips(allowed)
     failures.add(bad(count))
     seen = count + delivered
     expected = count > allowed * seen and (final or seen >= SHARE_FROM)
@@ -60,7 +60,7 @@ def test_a_share_is_looked_at_from_the_100th_sample_on_and_at_the_end(
 
 
 def test_without_a_bound_only_a_run_in_which_all_was_bad_is_an_error() -> None:
-    failures = Failures(None)
+    failures = Skips(None)
     failures.add(bad(1000))
     failures.check(0)
     failures.check(1, final=True)
@@ -70,7 +70,7 @@ def test_without_a_bound_only_a_run_in_which_all_was_bad_is_an_error() -> None:
 
 def test_a_run_that_goes_on_may_find_only_bad_ones_left() -> None:
     """Else a run whose last samples are bad would fail after every restart."""
-    failures = Failures(None, delivered_before=1)
+    failures = Skips(None, delivered_before=1)
     failures.add(bad(3))
     failures.check(0, final=True)
     with pytest.raises(TooManyErrors, match="3 of 3 samples were bad"):
@@ -79,11 +79,11 @@ def test_a_run_that_goes_on_may_find_only_bad_ones_left() -> None:
 
 def test_a_run_without_samples_is_no_error() -> None:
     for allowed in (None, 0, 0.0):
-        Failures(allowed).check(0, final=True)
+        Skips(allowed).check(0, final=True)
 
 
 def test_the_error_says_how_many_of_which_kind_and_shows_the_last_ones() -> None:
-    failures = Failures(4)
+    failures = Skips(4)
     failures.add([*bad(3, "empty"), *bad(12, first=3)])
     with pytest.raises(TooManyErrors) as caught:
         failures.check(5)
@@ -95,7 +95,7 @@ def test_the_error_says_how_many_of_which_kind_and_shows_the_last_ones() -> None
     assert lines[-1].strip() == "sample 'id14' (/data/14.jpg): truncated: cut at 10"
 
 
-def raises(failures: Failures, delivered: int, *, final: bool) -> bool:
+def raises(failures: Skips, delivered: int, *, final: bool) -> bool:
     try:
         failures.check(delivered, final=final)
     except TooManyErrors:
@@ -109,7 +109,7 @@ def entries(path: Path) -> list[dict[str, object]]:
 
 def test_each_skip_is_a_line_of_the_file_as_soon_as_it_is_known(tmp_path: Path) -> None:
     path = tmp_path / "skipped.jsonl"
-    failures = Failures(None, str(path))
+    failures = Skips(None, str(path))
     assert path.read_text() == ""
     failures.add([Skipped(3, "a\n\u00e9", "/data/a", "truncated", 'cut "here"', 2)])
     assert entries(path) == [
@@ -121,7 +121,7 @@ def test_each_skip_is_a_line_of_the_file_as_soon_as_it_is_known(tmp_path: Path) 
 
 def test_the_file_is_added_to_by_further_runs_and_ranks(tmp_path: Path) -> None:
     path = tmp_path / "skipped.jsonl"
-    ranks = [Failures(None, str(path)) for _ in range(2)]
+    ranks = [Skips(None, str(path)) for _ in range(2)]
     with ThreadPoolExecutor(2) as threads:
         list(threads.map(lambda rank: [rank.add(bad(1)) for _ in range(100)], ranks))
     assert len(entries(path)) == 200
@@ -148,7 +148,7 @@ def test_a_full_disk_warns_once_and_does_not_stop_the_run(tmp_path: Path, caplog
 def test_after_a_line_that_was_cut_the_next_begins_on_its_own(tmp_path: Path) -> None:
     """A file may grow to so many bytes and no more, for a while, as on a disk that is full."""
     path = tmp_path / "skipped.jsonl"
-    failures = Failures(None, str(path))
+    failures = Skips(None, str(path))
     failures.add(bad(1))
     size = path.stat().st_size
     allowed = resource.getrlimit(resource.RLIMIT_FSIZE)
