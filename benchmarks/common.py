@@ -8,6 +8,7 @@ import platform
 import tempfile
 from collections.abc import Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
+from itertools import chain
 from pathlib import Path
 
 __all__ = ["NotHere", "machine", "material_folder", "number", "parser", "processor", "table", "versions"]
@@ -60,9 +61,9 @@ def material_folder(given: Path | None) -> Path:
 
 
 def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> Iterator[str]:
-    """Yields the lines of a Markdown table."""
+    """Yields the lines of a Markdown table, each as soon as its row is there."""
     header = list(header)
-    for row in (header, ["---"] * len(header), *rows):
+    for row in chain((header, ["---"] * len(header)), rows):
         yield "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) + " |"
 
 

@@ -13,11 +13,12 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import machine, material_folder, parser
+from benchmarks.common import machine, material_folder, parser, table
 from datago_gpu import LoaderConfig
 from datago_gpu.doctor.memory import MemorySum
 from tests.long.memory_cases import CASES, Case
@@ -122,24 +123,30 @@ def resident(pid: int) -> tuple[float, float]:
     return found["RssAnon"] + found["RssFile"], found["RssShmem"]
 
 
+def compare(root: Path, words: list[str], over: list[str]) -> Iterator[list[str]]:
+    """Yields a row for each case whose name has one of the words; adds the names of those that take too much."""
+    for name, case in CASES.items():
+        if not any(word in name for word in words):
+            continue
+        bounds, peaks, outcome = measure(case, root)
+        verdict = "ok" if all(peaks[part] <= bounds[part] for part in PARTS) else "OVER"
+        over += [name] if verdict != "ok" else []
+        print(f"  {name}: {outcome}", flush=True)
+        cells = [f"{peaks[part]:,.0f} of {bounds[part]:,.0f}" if bounds[part] else "" for part in PARTS]
+        yield [name.strip(), *cells, "; ".join(filter(None, (verdict, case.why)))]
+
+
 def main() -> int:
     options = parser(__doc__ or "", runs=1)
     options.add_argument("--only", nargs="+", default=[""], help="cases whose name has one of these words")
     options.add_argument("--out", type=Path, help="write the table to this file")
     args = options.parse_args()
-    root, over = material_folder(args.material) / "memory", []
-    lines = [machine(), "", f"| MiB, measured of promised | {' | '.join(PARTS)} | |", "| --- " * (len(PARTS) + 2) + "|"]
-    print("\n".join(lines), flush=True)
-    for name, case in CASES.items():
-        if not any(word in name for word in args.only):
-            continue
-        bounds, peaks, outcome = measure(case, root)
-        verdict = "ok" if all(peaks[part] <= bounds[part] for part in PARTS) else "OVER"
-        over += [name] if verdict != "ok" else []
-        cells = [f"{peaks[part]:,.0f} of {bounds[part]:,.0f}" if bounds[part] else "" for part in PARTS]
-        remark = "; ".join(filter(None, (verdict, case.why)))
-        lines.append(f"| {name.strip()} | {' | '.join(cells)} | {remark} |")
-        print(lines[-1], outcome, flush=True)
+    over: list[str] = []
+    rows = compare(material_folder(args.material) / "memory", args.only, over)
+    lines = [machine(), ""]
+    for line in table(["MiB, measured of promised", *PARTS, ""], rows):
+        lines.append(line)
+        print(line, flush=True)
     if args.out:
         args.out.write_text("\n".join(lines) + "\n")
     print(f"over: {', '.join(over)}" if over else "all within what the settings promise")
