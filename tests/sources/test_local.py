@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import builtins
 import errno
 import io
 import os
 import re
 import resource
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from datago_gpu.sources import local
 from datago_gpu.sources.local import Patience, PatientFile
 from tests.support.images import add_picture, add_pictures, file_config
 from tests.support.servers import Answer, MisbehavingServer, json_answer
-from tests.support.shards import tar_bytes
+from tests.support.shards import keys, tar_bytes
 
 TRANSIENT = [errno.EIO, errno.ESTALE, errno.EAGAIN, errno.ETIMEDOUT, errno.ENOTCONN]
 HASTY = HttpConfig(max_tries=4, max_backoff_s=0.001)
@@ -37,7 +39,7 @@ def flaky(work):
                 raise OSError(errno.{error}, "a made-up fault", path)
         return work(path, *arguments, **more)
     return flaking
-builtins.open, os.scandir = flaky(builtins.open), flaky(os.scandir)
+builtins.open, os.scandir, os.listdir = flaky(builtins.open), flaky(os.scandir), flaky(os.listdir)
 """
 """What the feeder's interpreter does first: every fifth file and folder fails once, as on NFS or FUSE."""
 
@@ -126,6 +128,30 @@ def test_no_good_file_is_lost_to_a_fault_of_a_moment(
     with Loader(file_config(root, http={"max_backoff_s": 0.01}), device="cpu", backend="pillow") as loader:
         assert sorted(name for batch in loader for name in batch.ids) == names
         assert not loader.stats().skipped
+
+
+@pytest.mark.parametrize("url", ["{root}", "@{root}/list.txt", "{root}/[ab].tar::{root}"])
+def test_no_shard_is_lost_to_a_fault_of_a_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    root = tmp_path / "flaky"
+    root.mkdir()
+    (root / "a.tar").write_bytes(tar_bytes([("1.jpg", b"x"), ("2.jpg", b"x")]))
+    (root / "list.txt").write_text(f"{root}/a.tar\n")
+    for name in ("open", "listdir"):
+        place = builtins if name == "open" else os
+        monkeypatch.setattr(place, name, once_failing(getattr(place, name)))
+    assert keys(url.format(root=root), http={"max_backoff_s": 0.01})[-2:] == ["1", "2"]
+
+
+def once_failing(work: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, which raises EIO for the first path of a folder "flaky"."""
+    left = [OSError(errno.EIO, "a made-up fault")]
+
+    def flaky(path: Any, *arguments: Any, **more: Any) -> Any:
+        if "/flaky" in str(path) and left:
+            raise left.pop()
+        return work(path, *arguments, **more)
+
+    return flaky
 
 
 def few_files(loader: Loader, most: int) -> None:

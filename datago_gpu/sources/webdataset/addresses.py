@@ -16,7 +16,6 @@ from datago_gpu.errors import ConfigError, SourceError
 from datago_gpu.redact import without_query
 from datago_gpu.sources.base import utf8_text
 from datago_gpu.sources.http.origins import origin_of
-from datago_gpu.sources.local import exhaustion_error
 from datago_gpu.sources.object_store.client import is_stored
 
 __all__ = [
@@ -36,7 +35,11 @@ _WILDCARD = re.compile(r"[*?\[]")
 _RANGE = re.compile(r"\{(-?\d{1,18})\.\.(-?\d{1,18})")
 
 
-def list_addresses(url: str, absolute: Callable[[str], str]) -> list[str]:
+Retry = Callable[[Callable[[], list[str]]], list[str]]
+"""Calls a function that reads from a file system, again after an error that may pass."""
+
+
+def list_addresses(url: str, absolute: Callable[[str], str], retry: Retry = lambda work: work()) -> list[str]:
     """Returns the addresses that the setting `url` names. Reads local files and folders. Raises SourceError.
 
     absolute: makes a relative path absolute.
@@ -45,19 +48,22 @@ def list_addresses(url: str, absolute: Callable[[str], str]) -> list[str]:
     whole = url.strip()
     for each in [whole] if "://" not in whole and os.path.exists(absolute(whole)) else addresses_in(url):
         if each.startswith("@"):
-            for line in _lines(absolute(each[1:])):
-                found += _local(line, absolute)
+            for line in _lines(absolute(each[1:]), retry):
+                found += _local(line, absolute, retry)
         elif each:
-            found += _local(each, absolute)
+            found += _local(each, absolute, retry)
         if len(found) > MOST_SHARDS:
             raise SourceError(f"source_config.url names more than {MOST_SHARDS} shards")
     return found
 
 
-def _lines(path: str) -> Iterator[str]:
-    try:
+def _lines(path: str, retry: Retry) -> Iterator[str]:
+    def read() -> list[str]:
         with open(path, encoding="utf-8-sig") as file:  # with or without a byte order mark
-            lines = [line.strip() for line in file]
+            return [line.strip() for line in file]
+
+    try:
+        lines = retry(read)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         shown = utf8_text(path)
@@ -65,13 +71,13 @@ def _lines(path: str) -> Iterator[str]:
     return (line for line in lines if line and not line.startswith("#"))
 
 
-def _local(text: str, absolute: Callable[[str], str]) -> list[str]:
+def _local(text: str, absolute: Callable[[str], str], retry: Retry) -> list[str]:
     """Expands one address: its braces, and its wildcards if it is a path or in object storage."""
     text = _with_plain_scheme(text)
     if "://" not in text or text.startswith(FILE_SCHEME):
         text = plain_path(text, _base(absolute))
     if "://" not in text and os.path.exists(absolute(text)):  # a name may contain braces
-        return _paths(text, absolute)
+        return _paths(text, absolute, retry)
     found: list[str] = []
     for address in _braces(text):
         if address.startswith("pipe:"):
@@ -81,7 +87,7 @@ def _local(text: str, absolute: Callable[[str], str]) -> list[str]:
         elif is_remote(address):
             found.append(address)
         else:
-            found += _paths(address, absolute)
+            found += _paths(address, absolute, retry)
     return found
 
 
@@ -112,16 +118,16 @@ def _braces(text: str) -> list[str]:
     return found
 
 
-def _paths(path: str, absolute: Callable[[str], str]) -> list[str]:
+def _paths(path: str, absolute: Callable[[str], str], retry: Retry) -> list[str]:
     place = absolute(path)
     if os.path.isdir(place) and not path.endswith(ENDINGS):
-        names = (name for name in _names_in(place) if is_shard(name) and not is_hidden(name))
+        names = (name for name in _names_in(place, retry) if is_shard(name) and not is_hidden(name))
         found = [os.path.join(place, name) for name in names]
     elif glob.has_magic(path) and not os.path.exists(place):
         # Relative to the folder, not joined with it: the folder's own name may contain wildcards.
         found = glob.glob(path, root_dir=None if os.path.isabs(path) else absolute(""), recursive=True)
         if not found:  # glob ignores a folder that cannot be read
-            _names_in(absolute(os.path.dirname(_WILDCARD.split(path, 1)[0])))
+            _names_in(absolute(os.path.dirname(_WILDCARD.split(path, 1)[0])), retry)
     else:
         return [place]
     if not found:
@@ -129,11 +135,11 @@ def _paths(path: str, absolute: Callable[[str], str]) -> list[str]:
     return [absolute(each) for each in sorted(found)]
 
 
-def _names_in(folder: str) -> list[str]:
+def _names_in(folder: str, retry: Retry) -> list[str]:
     try:
-        return os.listdir(folder)
+        return retry(lambda: os.listdir(folder))
     except OSError as error:
-        raise exhaustion_error(error.errno) or SourceError(
+        raise SourceError(
             f"cannot list the shards in {utf8_text(folder)!r}: {error.strerror}; check source_config.url"
         ) from error
 

@@ -22,6 +22,7 @@ from datago_gpu.sources.barren import Barren
 from datago_gpu.sources.dataroom.pieces import NotJson, TooMany, cut
 from datago_gpu.sources.http.client import HttpClient
 from datago_gpu.sources.http.failure import HttpFailure
+from datago_gpu.sources.local import Patience
 from datago_gpu.sources.object_store.client import MOST_STORED_PAGES, Stores, is_stored
 from datago_gpu.sources.object_store.s3_listing import ODD_KEY
 from datago_gpu.sources.webdataset.addresses import (
@@ -72,7 +73,8 @@ async def list_shards(
     config: LoaderConfig, source: WebDatasetSource, http: HttpClient, stores: Callable[[], Stores]
 ) -> list[Shard]:
     """Returns all shards that the setting `url` names, in its order. Raises SourceError."""
-    given = await call_in_thread(None, list_addresses, source.url, config.absolute)
+    patience = Patience(config.http_config)
+    given = await call_in_thread(None, list_addresses, source.url, config.absolute, patience)
     named, logins = list[str](), dict[str, str]()
     for address in given:
         plain, login = without_login(address) if is_http(address) else (address, "")
