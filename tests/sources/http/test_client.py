@@ -460,7 +460,8 @@ def test_connections_closed_at_random_cost_nothing(server: MisbehavingServer) ->
             assert (await client.get(url, max_bytes=1 << 20)).body == BODY
 
     using(work)
-    assert server.connections == 20
+    # One for each request, and another one for a request that reaches a connection while it closes.
+    assert 20 <= server.connections <= 40
 
 
 def test_a_connection_closed_in_place_of_an_answer_is_tried_again(server: MisbehavingServer) -> None:

@@ -141,6 +141,8 @@ def test_a_share_of_nothing_makes_no_extra_requests(server: MisbehavingServer) -
 
 def test_a_server_that_asks_for_patience_is_not_hedged(server: MisbehavingServer) -> None:
     url = server.script("/busy", Answer(503, headers={"Retry-After": "1"}), Answer(200, b"fine"))
+    # Requests are late after 0.4 s. Otherwise they would be after 0.02 s, which a busy machine needs at times.
+    server.script("/usual", *[Answer(200, b"usual", delay_s=0.2)] * 2, Answer(200, b"usual"))
 
     config = HttpConfig(max_backoff_s=1.0)
 
