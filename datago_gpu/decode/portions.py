@@ -28,41 +28,49 @@ class PortionedDecoder:
         self.depth = inner.depth
         self._inner, self._memory, self._threads, self._make_placer = inner, memory, threads, make_placer
         self._placer: Placer | None = None
-        self._jobs: deque[_Job] = deque()
+        self._batches: deque[list[_Portion]] = deque()
         self._waiting: deque[_Portion] = deque()
         self._under_way: deque[_Portion] = deque()
 
     def submit(self, images: EncodedImages) -> None:
-        if len(self._jobs) >= self.depth:
+        if len(self._batches) >= self.depth:
             raise RuntimeError(f"{self.depth} batches are under way: collect one first")
-        job = _Job()
-        for begin, end, cost in self._split(images):
-            whole = end - begin == len(images)
-            job.portions += 1
-            part = images if whole else images.subset(list(range(begin, end)))
-            self._waiting.append(_Portion(job, part, begin, cost))
-        self._jobs.append(job)
+        portions = self._split(images)
+        self._batches.append(portions)
+        self._waiting += portions
         self._start()
 
     def collect(self) -> DecodedImages:
-        if not self._jobs:
+        if not self._batches:
             raise RuntimeError("no batch is under way: submit one first")
-        job = self._jobs.popleft()
-        while job.portions:
+        portions = self._batches.popleft()
+        while portions[-1].decoded is None:
             self._start()
-            decoded = self._inner.collect()
-            portion = self._under_way.popleft()
-            portion.job.add(portion.begin, decoded)
+            self._under_way.popleft().decoded = self._inner.collect()
         self._start()
-        return job.decoded(self._join)
+        whole = portions[0].decoded if len(portions) == 1 else None
+        return whole or self._merge(portions)
 
     def close(self) -> None:
-        self._jobs.clear()
+        self._batches.clear()
         self._waiting.clear()
         self._under_way.clear()
         self._inner.close()
         if self._placer is not None:
             self._placer.close()
+
+    def _merge(self, portions: list[_Portion]) -> DecodedImages:
+        """Returns the images of all portions of a batch as one."""
+        found = [(portion.begin, portion.decoded) for portion in portions if portion.decoded is not None]
+        failures = {begin + at: problem for begin, each in found for at, problem in each.failures.items()}
+        rescued = {begin + at: problem for begin, each in found for at, problem in each.rescued.items()}
+        good = [each.image for _, each in found if each.image is not None]
+        image: Any = None
+        if good and isinstance(good[0], list):
+            image = [each for images in good for each in images]
+        elif good:
+            image = good[0] if len(good) == 1 else self._join(good)
+        return DecodedImages(image, failures, rescued)
 
     def _join(self, arrays: list[Any]) -> Any:
         self._placer = self._placer or self._make_placer()
@@ -78,15 +86,14 @@ class PortionedDecoder:
             self._inner.submit(portion.images)
             self._under_way.append(portion)
 
-    def _split(self, images: EncodedImages) -> list[tuple[int, int, int]]:
-        """Splits a batch into portions: (first image, end, bytes needed)."""
+    def _split(self, images: EncodedImages) -> list[_Portion]:
         most = self._cost(len(images) * images.largest, images.largest, len(images))
         if 0 < most <= self._memory // self.depth:  # neither this batch nor others have to wait: nearly every batch
-            return [(0, len(images), most)]
+            return [_Portion(images, 0, most)]
         pixels: list[int] = [height * width for height, width in images.sizes.tolist()]
         whole = self._cost(sum(pixels), max(pixels), len(pixels))
         if whole <= self._memory:
-            return [(0, len(pixels), whole)]
+            return [_Portion(images, 0, whole)]
         portions, begin = [], 0
         while begin < len(pixels):
             end, total, largest, cost = begin, 0, 0, 0
@@ -96,7 +103,7 @@ class PortionedDecoder:
                 if end > begin and further > self._memory:
                     break
                 end, cost = end + 1, further
-            portions.append((begin, end, cost))
+            portions.append(_Portion(images.subset(list(range(begin, end))), begin, cost))
             begin = end
         return portions
 
@@ -105,37 +112,11 @@ class PortionedDecoder:
         return _DECODED * pixels + _DECODING * largest * min(count, self._threads)
 
 
-class _Job:
-    """A batch under way. portions: how many of its portions are not decoded yet."""
-
-    def __init__(self) -> None:
-        self.portions = 0
-        self._found: list[DecodedImages] = []
-        self._failures: dict[int, str] = {}
-        self._rescued: dict[int, str] = {}
-
-    def add(self, begin: int, decoded: DecodedImages) -> None:
-        self.portions -= 1
-        self._found.append(decoded)
-        self._failures |= {begin + index: problem for index, problem in decoded.failures.items()}
-        self._rescued |= {begin + index: problem for index, problem in decoded.rescued.items()}
-
-    def decoded(self, join: Callable[[list[Any]], Any]) -> DecodedImages:
-        if len(self._found) == 1:
-            return self._found[0]
-        good = [each.image for each in self._found if each.image is not None]
-        image: Any = None
-        if good and isinstance(good[0], list):
-            image = [each for images in good for each in images]
-        elif good:
-            image = good[0] if len(good) == 1 else join(good)
-        return DecodedImages(image, self._failures, self._rescued)
-
-
 class _Portion:
     """Consecutive images of a batch, starting at index `begin`. cost: bytes needed to decode them."""
 
-    __slots__ = ("begin", "cost", "images", "job")
+    __slots__ = ("begin", "cost", "decoded", "images")
 
-    def __init__(self, job: _Job, images: EncodedImages, begin: int, cost: int) -> None:
-        self.job, self.images, self.begin, self.cost = job, images, begin, cost
+    def __init__(self, images: EncodedImages, begin: int, cost: int) -> None:
+        self.images, self.begin, self.cost = images, begin, cost
+        self.decoded: DecodedImages | None = None

@@ -102,7 +102,7 @@ class Assembly:
             return Assembled(message, None, kept, failures)
         batch = LoadedBatch.of(message, kept)
         if images.image is not None:
-            batch.image = self._in_batch_order(images, list(range(count)), kept)
+            batch.image = self._in_batch_order(images, list(range(count)), kept) if failures else images.image
         for column, decoded in pictures:
             into = batch.masks if column.kind == "mask" else batch.additional_images
             into[column.name] = None if decoded.image is None else self._in_batch_order(decoded, column.rows, kept)
@@ -114,8 +114,10 @@ class Assembly:
         if job.embeddings is not None:
             embeddings = self._placer.finish(job.embeddings)
             batch.embeddings = scatter_rows(self._placer, embeddings, kept, list(range(len(kept))), len(kept))
-        rescued = {at: problem for at, problem in rescued.items() if at not in failures}
-        return Assembled(message, batch, kept, dict(sorted(failures.items())), rescued)
+        if failures:
+            failures = dict(sorted(failures.items()))
+            rescued = {at: problem for at, problem in rescued.items() if at not in failures}
+        return Assembled(message, batch, kept, failures, rescued)
 
     def abandon(self) -> None:
         """Drops everything under way. Batches already delivered stay valid."""
@@ -176,14 +178,15 @@ def _encoded_images(
     targets: NDArray[np.int32] | None,
     memory: mmap.mmap,
 ) -> EncodedImages:
+    count = len(columns.lengths)
     return EncodedImages(
         payloads=Payloads(memory, columns.offsets, columns.lengths),
-        sizes=np.frombuffer(columns.sizes, np.int32).reshape(-1, 2),
-        regions=np.frombuffer(columns.regions, np.float32).reshape(-1, 4),
-        orientations=np.frombuffer(columns.orientations, np.uint8),
+        sizes=np.ndarray((count, 2), np.int32, columns.sizes),  # faster than `frombuffer` and `reshape`
+        regions=np.ndarray((count, 4), np.float32, columns.regions),
+        orientations=np.ndarray(count, np.uint8, columns.orientations),
         target=target,
         targets=targets,
-        views=np.frombuffer(columns.views, np.float32).reshape(-1, 6) if columns.views else None,
+        views=np.ndarray((count, 6), np.float32, columns.views) if columns.views else None,
         largest=columns.largest,
         checked=True,
     )
