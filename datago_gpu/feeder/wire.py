@@ -168,12 +168,12 @@ class PartColumn(Struct, frozen=True, kw_only=True):
     """int32 (K, 2); for pictures."""
     regions: bytes
     """float32 (K, 4); for pictures."""
-    views: bytes
+    views: bytes = b""
     """float32 (K, 6): see `views_of`; for pictures that do not keep their sizes, else empty."""
     orientations: bytes
     """uint8 (K,); for pictures."""
-    largest: int
-    """Number of pixels of the largest picture."""
+    largest: int = 0
+    """Number of pixels of the largest picture; 0 for latents."""
     arrays: list[ArrayForm | None]
     """For latents; None for a latent of plain bytes."""
 
