@@ -15,7 +15,7 @@ import os
 from datago_gpu.errors import FeederError
 from datago_gpu.units import MiB
 
-__all__ = ["ALIGNMENT", "Room", "aligned", "create", "create_sparse", "map_memory", "unnamed_file"]
+__all__ = ["ALIGNMENT", "Allocator", "aligned", "create", "create_sparse", "map_memory", "unnamed_file"]
 
 log = logging.getLogger("datago_gpu")
 
@@ -107,7 +107,7 @@ def map_memory(descriptor: int) -> mmap.mmap:
         os.close(descriptor)
 
 
-class Room:
+class Allocator:
     """Hands out pieces of the memory, the lowest that fits first. Works with offsets only and touches no memory.
 
     There are only a few pieces at any time. Taking the lowest uses the same pages again and again. A ring buffer over

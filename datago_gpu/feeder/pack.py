@@ -12,7 +12,7 @@ from msgspec import msgpack
 from datago_gpu.config.limits import Limits
 from datago_gpu.feeder import wire
 from datago_gpu.feeder.admitted import Admitted
-from datago_gpu.feeder.arena import Room, aligned
+from datago_gpu.feeder.arena import Allocator, aligned
 from datago_gpu.feeder.message import Layout
 from datago_gpu.sources.base import Skipped
 
@@ -34,7 +34,7 @@ class Packer:
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, memory: mmap.mmap, limits: Limits
     ) -> None:
         self._reader, self._writer, self._memory, self._limits = reader, writer, memory, limits
-        self._room = Room(len(memory))
+        self._allocator = Allocator(len(memory))
         self._reported = asyncio.Event()
         self._skipped: list[Skipped] = []
         self._number = 0
@@ -59,7 +59,7 @@ class Packer:
 
     def _take_in(self, report: wire.Report) -> None:
         epoch, count = self._out.pop(report.number)
-        self._room.give_back(report.number)
+        self._allocator.give_back(report.number)
         self.samples -= report.failures
         if report.failures < count:
             self._latest_good = max(self._latest_good, epoch)
@@ -90,7 +90,7 @@ class Packer:
 
     async def wait_until_settled(self) -> None:
         """Waits until every batch that was sent has been reported."""
-        while len(self._room):
+        while len(self._allocator):
             await self._report()
 
     async def wait_until_decoded(self) -> None:
@@ -119,8 +119,8 @@ class Packer:
     async def _take(self, size: int) -> int:
         while True:
             offset = None
-            if len(self._room) < self._limits.batches_under_way:
-                offset = self._room.take(self._number, size)
+            if len(self._allocator) < self._limits.batches_under_way:
+                offset = self._allocator.take(self._number, size)
             if offset is not None:
                 return offset
             await self._report()

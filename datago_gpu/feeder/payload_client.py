@@ -34,7 +34,7 @@ async def remote_of(
 ) -> AsyncIterator[Remote | None]:
     """Yields the client that the settings ask for, or None if no payload has an address.
 
-    http: the client of this process. links: to the download processes, as `Crew` takes them.
+    http: the client of this process. links: to the download processes, as `DownloadPool` takes them.
     """
     source = config.source_config
     if isinstance(source, FileSource) and source.is_stored:
@@ -44,11 +44,11 @@ async def remote_of(
     elif http is None:
         yield None
     elif links:
-        from datago_gpu.feeder.download.pool import Crew
+        from datago_gpu.feeder.download.pool import DownloadPool
 
-        async with Crew(config.http_config, links) as crew:
-            yield crew
+        async with DownloadPool(config.http_config, links) as pool:
+            yield pool
     else:
-        from datago_gpu.sources.http.hedge import Hedged
+        from datago_gpu.sources.http.hedge import HedgedClient
 
-        yield Hedged(http, config.http_config)
+        yield HedgedClient(http, config.http_config)

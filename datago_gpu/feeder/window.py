@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from datago_gpu.eventloop import as_exception, is_ending, watched
 from datago_gpu.feeder.admitted import Admitted
-from datago_gpu.feeder.line import Line
+from datago_gpu.feeder.fifo import Fifo
 from datago_gpu.feeder.prefetch_budget import FREE_BYTES, Budget, Claim
 from datago_gpu.sources.base import Refs, SampleRef, Skipped
 from datago_gpu.units import MiB
@@ -78,8 +78,8 @@ class Window:
         self._room = asyncio.Event()
         self._wake_at = size - max(1, size // 8)
         self._loop = asyncio.get_running_loop()
-        self._jobs: Line[tuple[list[SampleRef], Claim, asyncio.Future[_Done]]] = Line(self._loop)
-        self._results: Line[asyncio.Future[_Done] | None] = Line(self._loop)
+        self._jobs: Fifo[tuple[list[SampleRef], Claim, asyncio.Future[_Done]]] = Fifo(self._loop)
+        self._results: Fifo[asyncio.Future[_Done] | None] = Fifo(self._loop)
         self._unfinished = 0
         self._all_launched = False
         self._tasks: list[asyncio.Task[None]] = []

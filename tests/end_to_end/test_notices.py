@@ -138,7 +138,9 @@ def test_processes_that_download_pass_on_theirs(
     root: Path, tmp_path: Path, events: Events, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     statement = "log.warning('from one that downloads') if len(calls) == 3 else None"
-    patch(tmp_path, "datago_gpu.feeder.download", "datago_gpu.sources.http.hedge.Hedged.get", statement, monkeypatch)
+    patch(
+        tmp_path, "datago_gpu.feeder.download", "datago_gpu.sources.http.hedge.HedgedClient.get", statement, monkeypatch
+    )
     with (
         DataroomServer(root, payload_port=0) as server,
         Loader(download_config(server.url, server.key, 2), device="cpu") as loader,

@@ -135,11 +135,11 @@ def server(root: Path) -> Iterator[DataroomServer]:
 @pytest.mark.parametrize(
     ("module", "place"),
     [
-        ("datago_gpu.feeder.download", "datago_gpu.sources.http.hedge.Hedged.get"),
-        ("datago_gpu.feeder.download", "datago_gpu.feeder.download.process.Desk.take"),
-        ("datago_gpu.feeder.download", "datago_gpu.feeder.download.process.Desk._tell"),
+        ("datago_gpu.feeder.download", "datago_gpu.sources.http.hedge.HedgedClient.get"),
+        ("datago_gpu.feeder.download", "datago_gpu.feeder.download.process.Downloader.take"),
+        ("datago_gpu.feeder.download", "datago_gpu.feeder.download.process.Downloader._tell"),
         ("datago_gpu.feeder", "datago_gpu.feeder.download.pool._Member._take"),
-        ("datago_gpu.feeder", "datago_gpu.feeder.download.pool.Crew.get"),
+        ("datago_gpu.feeder", "datago_gpu.feeder.download.pool.DownloadPool.get"),
     ],
 )
 def test_a_panic_around_the_processes_that_download_is_told(

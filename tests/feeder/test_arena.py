@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from datago_gpu.feeder.arena import ALIGNMENT, Room, aligned, create, map_memory
+from datago_gpu.feeder.arena import ALIGNMENT, Allocator, aligned, create, map_memory
 
 SIZE = 100
 
@@ -22,7 +22,7 @@ class RoomMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.room = Room(SIZE)
+        self.room = Allocator(SIZE)
         self.pieces: dict[int, range] = {}
         self.free = bytearray(b"." * SIZE)
 
@@ -65,7 +65,7 @@ TestRoom.settings = settings(max_examples=100, stateful_step_count=40, deadline=
 
 
 def test_the_lowest_place_that_fits_is_taken_first() -> None:
-    room = Room(100)
+    room = Allocator(100)
     assert [room.take(key, 30) for key in range(4)] == [0, 30, 60, None]
     room.give_back(1)
     assert room.take(4, 31) is None
@@ -75,12 +75,12 @@ def test_the_lowest_place_that_fits_is_taken_first() -> None:
 
 def test_more_than_all_of_it_is_an_error_since_it_never_fits() -> None:
     with pytest.raises(ValueError, match="101 bytes do not fit into a memory of 100"):
-        Room(100).take(0, 101)
+        Allocator(100).take(0, 101)
 
 
 def test_what_is_not_taken_cannot_be_given_back() -> None:
     with pytest.raises(KeyError):
-        Room(100).give_back(0)
+        Allocator(100).give_back(0)
 
 
 @given(st.integers(0, 10**12))

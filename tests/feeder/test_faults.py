@@ -23,7 +23,7 @@ from datago_gpu.eventloop import Abrupt
 from datago_gpu.feeder import process, wire
 from datago_gpu.feeder.download import process as download_process
 from datago_gpu.feeder.wire import Resume
-from datago_gpu.sources.http.deadlines import Watch
+from datago_gpu.sources.http.deadlines import Deadline
 from tests.feeder.test_process import SHUFFLED, dataroom, feeder, files, shards, shards_over_http, taken
 from tests.support.servers import Answer, MisbehavingServer
 from tests.support.shards import shard_config
@@ -82,7 +82,7 @@ PLACES: dict[str, tuple[Make, dict[str, Any]]] = {
     "sources.dataroom.api.DataroomApi.page": (dataroom, {}),
     "sources.dataroom.api.DataroomApi.count": (whole_dataroom, {"check_count": True}),
     "sources.dataroom.api.read_page": (dataroom, SHUFFLED),
-    "sources.http.hedge.Hedged.get": (dataroom, {}),
+    "sources.http.hedge.HedgedClient.get": (dataroom, {}),
     "sources.http.client.HttpClient.get": (dataroom, {"random_sampling": True, "random_method": "server"}),
 }
 
@@ -177,7 +177,7 @@ def test_an_error_of_a_timer_ends_the_stream(
     def look(*_: object) -> bool:
         raise Panic("boom")
 
-    monkeypatch.setattr(Watch, "goes_on", look)
+    monkeypatch.setattr(Deadline, "goes_on", look)
     end = end_of(config)
     assert isinstance(end, wire.Failed)
     assert "Panic: boom" in end.message

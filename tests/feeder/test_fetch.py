@@ -22,7 +22,7 @@ from datago_gpu.feeder.window import Outcome, Waits, Window, Work
 from datago_gpu.imaging.geometry import full_region
 from datago_gpu.sources.base import SampleRef, Skipped
 from datago_gpu.sources.http.client import HttpClient
-from datago_gpu.sources.http.hedge import Hedged
+from datago_gpu.sources.http.hedge import HedgedClient
 from datago_gpu.sources.local import read_whole
 from datago_gpu.sources.sample_info import SampleInfo
 from tests.support.images import add_picture, file_config
@@ -353,7 +353,7 @@ def fetch(*refs: SampleRef, **more: Any) -> list[Outcome]:
     async def main() -> list[Outcome]:
         config = file_config("/images", **more)
         async with HttpClient(config.http_config) as http:
-            fetcher = Fetcher(config, Hedged(http, config.http_config))
+            fetcher = Fetcher(config, HedgedClient(http, config.http_config))
             try:
                 return await asyncio.wait_for(fetcher(list(refs), Budget(2**40).claim()), WAIT_S)
             finally:
@@ -419,7 +419,7 @@ def test_closing_does_not_wait_for_a_file_that_hangs(tmp_path: Path) -> None:
     async def main() -> None:
         config = file_config(tmp_path)
         async with HttpClient(config.http_config) as http:
-            fetcher = Fetcher(config, Hedged(http, config.http_config))
+            fetcher = Fetcher(config, HedgedClient(http, config.http_config))
             task = asyncio.create_task(
                 fetcher([SampleRef(0, SampleInfo("x"), path=str(tmp_path / "hangs.jpg"))], Budget(2**40).claim())
             )

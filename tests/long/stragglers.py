@@ -28,7 +28,7 @@ from benchmarks.suite.peers import OURS, find, run
 from benchmarks.suite.workloads import padded_jpeg
 from datago_gpu.config import HttpConfig
 from datago_gpu.sources.http.client import HttpClient
-from datago_gpu.sources.http.hedge import Hedged
+from datago_gpu.sources.http.hedge import HedgedClient
 from tests.long.child import child
 from tests.support.servers import Answer, MisbehavingServer, Request, json_answer
 
@@ -71,14 +71,14 @@ async def client(url: str, count: int, config: HttpConfig) -> list[float]:
     """The time that a payload takes, in ms: the median, 99%, 99.9%; and the extra requests in percent."""
     seconds: list[float] = []
 
-    async def worker(hedged: Hedged, numbers: Iterator[int]) -> None:
+    async def worker(hedged: HedgedClient, numbers: Iterator[int]) -> None:
         for number in numbers:
             clock = time.perf_counter()
             await hedged.get(f"{url}/{number % 100}.jpg", max_bytes=10**6)
             seconds.append(time.perf_counter() - clock)
 
     async with HttpClient(config) as http:
-        hedged, numbers = Hedged(http, config), iter(range(count))
+        hedged, numbers = HedgedClient(http, config), iter(range(count))
         await asyncio.gather(*(worker(hedged, numbers) for _ in range(config.concurrent_downloads)))
     seconds.sort()
     return [*(1e3 * seconds[int(len(seconds) * share)] for share in (0.5, 0.99, 0.999)), 100 * hedged.extra / count]

@@ -9,7 +9,7 @@ from collections import deque
 import numpy as np
 from numpy.typing import NDArray
 
-from datago_gpu.feeder.arena import Room, aligned
+from datago_gpu.feeder.arena import Allocator, aligned
 from datago_gpu.feeder.decoding.forks import Fork, watched
 
 __all__ = ["Part", "Shelf"]
@@ -24,7 +24,7 @@ class Shelf:
     """
 
     def __init__(self, memory: mmap.mmap, begin: int, size: int) -> None:
-        self.memory, self._begin, self._room = memory, begin, Room(size)
+        self.memory, self._begin, self._room = memory, begin, Allocator(size)
         self._number = 0
         self._out: set[int] = set()
         """Numbers of the parts that are not back in the room."""

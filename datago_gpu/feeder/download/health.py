@@ -8,10 +8,10 @@ from itertools import chain
 
 from datago_gpu.sources.http.failure import HttpFailure, Try, means_down
 
-__all__ = ["Doubts"]
+__all__ = ["UndecidedFailures"]
 
 
-class Doubts:
+class UndecidedFailures:
     """Holds failures that may be the server's fault, until that can be decided.
 
     A proxy counts as a server. Any answer of the server shows that it is up; enough failed tries since its last answer

@@ -17,13 +17,13 @@ from msgspec import msgpack
 from datago_gpu.config import HttpConfig
 from datago_gpu.eventloop import is_ending, watched
 from datago_gpu.feeder.arena import map_memory
-from datago_gpu.feeder.download.health import Doubts
+from datago_gpu.feeder.download.health import UndecidedFailures
 from datago_gpu.feeder.download.wire import Orders, Results, Setup, as_exception
 from datago_gpu.feeder.runtime import connect
 from datago_gpu.feeder.wire import post, read
 from datago_gpu.sources.base import Need
 
-__all__ = ["Crew"]
+__all__ = ["DownloadPool"]
 
 log = logging.getLogger("datago_gpu")
 
@@ -31,19 +31,19 @@ _PROXY = "proxy"
 """Stands for the server if a proxy cannot be reached. Any payload may have come by way of that proxy."""
 
 
-class Crew:
-    """Downloads payloads as a Hedged client does, through processes that each get a share of the requests.
+class DownloadPool:
+    """Downloads payloads as a HedgedClient does, through processes that each get a share of the requests.
 
-    links: a socket to each process, and the memory shared with it, as descriptors. The Crew owns them from now on.
+    links: a socket to each process, and the memory shared with it, as descriptors. The pool owns them from now on.
     If a download process exits, the feeder exits too; the trainer knows the cause and restarts all of them.
     """
 
     def __init__(self, config: HttpConfig, links: Sequence[tuple[int, int]]) -> None:
         share = -(-config.concurrent_downloads // len(links))
         setup = Setup(msgspec.structs.replace(config, concurrent_downloads=share), log.getEffectiveLevel())
-        self._doubts = Doubts()
+        self._undecided = UndecidedFailures()
         self._members = [
-            _Member(number, channel, map_memory(memory), setup, self._doubts, self._settle)
+            _Member(number, channel, map_memory(memory), setup, self._undecided, self._settle)
             for number, (channel, memory) in enumerate(links)
         ]
 
@@ -67,8 +67,8 @@ class Crew:
         return member.order(url, max_bytes, need)
 
     def _settle(self) -> None:
-        if self._doubts and not any(map(len, self._members)):
-            self._doubts.settle()
+        if self._undecided and not any(map(len, self._members)):
+            self._undecided.settle()
 
 
 class _Member:
@@ -83,10 +83,10 @@ class _Member:
         channel: int,
         memory: mmap.mmap,
         setup: Setup,
-        doubts: Doubts,
+        undecided: UndecidedFailures,
         settle: Callable[[], None],
     ) -> None:
-        self._number, self._memory, self._doubts, self._settle = number, memory, doubts, settle
+        self._number, self._memory, self._undecided, self._settle = number, memory, undecided, settle
         self._loop = asyncio.get_running_loop()
         self._open: dict[int, tuple[str, asyncio.Future[bytes], Need | None]] = {}
         """Number of an order -> its server, the future for its payload, and the function that asks for memory."""
@@ -140,14 +140,14 @@ class _Member:
             self._schedule_send()
             self._taken.append(order)
             server, future, _ = self._open.pop(order)
-            self._doubts.note_answer(server, now)
-            self._doubts.note_answer(_PROXY, now)
+            self._undecided.note_answer(server, now)
+            self._undecided.note_answer(_PROXY, now)
             if not future.done():  # a cancelled future is done
                 future.set_result(self._memory[offset : offset + size])
         for order, failure in results.failed:
             server, future, _ = self._open.pop(order)
             error = as_exception(failure)
-            self._doubts.note_failure(_PROXY if error.proxy else server, now, self._number, future, error)
+            self._undecided.note_failure(_PROXY if error.proxy else server, now, self._number, future, error)
         for order, size in results.asking:
             task = watched(self._ask(order, size))
             self._asking.add(task)

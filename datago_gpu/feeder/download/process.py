@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 from msgspec import msgpack
 
 from datago_gpu.eventloop import catch_lost_errors, guarded
-from datago_gpu.feeder.arena import Room, map_memory
+from datago_gpu.feeder.arena import Allocator, map_memory
 from datago_gpu.feeder.download.wire import Failure, Orders, Results, Setup, as_failure
-from datago_gpu.feeder.line import Line
+from datago_gpu.feeder.fifo import Fifo
 from datago_gpu.feeder.notices import pass_on_logs
 from datago_gpu.feeder.prefetch_budget import FREE_BYTES
 from datago_gpu.feeder.runtime import connect, http_client_type, leave_with, run
@@ -28,7 +28,7 @@ from datago_gpu.sources.http.failure import HttpFailure
 
 if TYPE_CHECKING:
     from datago_gpu.sources.http.client import HttpClient
-    from datago_gpu.sources.http.hedge import Hedged
+    from datago_gpu.sources.http.hedge import HedgedClient
 
 __all__ = ["main"]
 
@@ -47,15 +47,15 @@ async def _serve(channel: int, memory: mmap.mmap, parent: int, client: type[Http
         try:
             setup = msgpack.decode(await read(reader), type=Setup)
             async with client(setup.http) as http:
-                from datago_gpu.sources.http.hedge import Hedged
+                from datago_gpu.sources.http.hedge import HedgedClient
 
-                desk = Desk(Hedged(http, setup.http), memory, writer)
+                downloader = Downloader(HedgedClient(http, setup.http), memory, writer)
                 for _ in range(setup.http.concurrent_downloads):
-                    tasks.create_task(desk.work())
+                    tasks.create_task(downloader.work())
                 orders = msgpack.Decoder(Orders)
-                with pass_on_logs(setup.log_level, desk.notice):
+                with pass_on_logs(setup.log_level, downloader.notice):
                     while True:
-                        desk.take(orders.decode(await read(reader)))
+                        downloader.take(orders.decode(await read(reader)))
         except (asyncio.IncompleteReadError, ConnectionError):  # the feeder is gone
             os._exit(0)
 
@@ -66,14 +66,14 @@ def _leave(error: BaseException) -> None:
     os._exit(1)
 
 
-class Desk:
+class Downloader:
     """Accepts orders, downloads their payloads and reports results, many at a time."""
 
-    def __init__(self, remote: Hedged, memory: mmap.mmap, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, remote: HedgedClient, memory: mmap.mmap, writer: asyncio.StreamWriter) -> None:
         self._remote, self._memory, self._writer = remote, memory, writer
         self._loop = asyncio.get_running_loop()
-        self._wanted: Line[tuple[int, str, int]] = Line(self._loop)
-        self._room, self._freed = Room(len(memory)), asyncio.Event()
+        self._wanted: Fifo[tuple[int, str, int]] = Fifo(self._loop)
+        self._allocator, self._freed = Allocator(len(memory)), asyncio.Event()
         self._arrived: list[tuple[int, int, int]] = []
         self._failed: list[tuple[int, Failure]] = []
         self._asking: list[tuple[int, int]] = []
@@ -84,7 +84,7 @@ class Desk:
     def take(self, orders: Orders) -> None:
         """Queues the wanted payloads and frees the memory of those that the feeder has taken."""
         for number in orders.taken:
-            self._room.give_back(number)
+            self._allocator.give_back(number)
         if orders.taken:
             self._freed.set()
         for number in orders.granted:
@@ -107,11 +107,11 @@ class Desk:
                 self._tell()
                 self._failed.append((number, as_failure(error)))
                 continue
-            offset = self._room.take(number, len(body))
+            offset = self._allocator.take(number, len(body))
             while offset is None:
                 self._freed.clear()
                 await self._freed.wait()
-                offset = self._room.take(number, len(body))
+                offset = self._allocator.take(number, len(body))
             self._memory[offset : offset + len(body)] = body
             self._tell()
             self._arrived.append((number, offset, len(body)))

@@ -11,7 +11,7 @@ from datago_gpu.sources.dataroom.listing import Tasks
 from datago_gpu.sources.dataroom.pages import AnyEntry
 from datago_gpu.sources.shuffle import SplitMix64
 
-__all__ = ["Draws", "key_of", "prefixes_for"]
+__all__ = ["RandomPages", "key_of", "prefixes_for"]
 
 _MAX_PREFIXES = 300
 _LONGEST_PREFIX = 12
@@ -41,7 +41,7 @@ def key_of(image_id: str) -> int:
     return int.from_bytes(hashlib.blake2b(image_id.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
 
 
-class Draws:
+class RandomPages:
     """Requests random pages until all images were seen, or draws return nothing new.
 
     The width of a draw depends on the server's count, then on the size of the last pages. An entry without an id is

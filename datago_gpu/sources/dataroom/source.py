@@ -32,7 +32,7 @@ from datago_gpu.sources.dataroom.api import DataroomApi
 from datago_gpu.sources.dataroom.listing import Walk
 from datago_gpu.sources.dataroom.pages import ENTRIES_THAT_VOTE, AnyEntry, Entry, OddEntry, usual_dimensions
 from datago_gpu.sources.dataroom.parts import Wanted
-from datago_gpu.sources.dataroom.random_pages import Draws
+from datago_gpu.sources.dataroom.random_pages import RandomPages
 from datago_gpu.sources.http.client import HttpClient, without_query
 from datago_gpu.sources.order import RankShare, renumber
 from datago_gpu.sources.sample_info import SampleInfo
@@ -156,7 +156,7 @@ class Dataroom:
 
     async def _draw(self, start: Position) -> Refs:
         generator = SplitMix64(self._seed, start.epoch, self._rank, start.index)
-        draws = Draws(self._api, self._source.filters(), page_size=self._source.page_size, generator=generator)
+        draws = RandomPages(self._api, self._source.filters(), page_size=self._source.page_size, generator=generator)
         index, drawn, barren = start.index, False, Barren(self._api.base)
         await self._settle_dimensions()
         async with aclosing(draws.pages(self._shape())) as pages:

@@ -29,11 +29,11 @@ from datago_gpu.config.host_policy import ForbiddenHost
 from datago_gpu.redact import without_query
 from datago_gpu.sources.base import Need
 from datago_gpu.sources.http.body import Body
-from datago_gpu.sources.http.deadlines import Watch, Watchman
+from datago_gpu.sources.http.deadlines import Deadline, Deadlines
 from datago_gpu.sources.http.failure import HttpFailure
-from datago_gpu.sources.http.retry_after import ComeBack
+from datago_gpu.sources.http.retry_after import RetryTimes
 from datago_gpu.sources.http.session import Counters, Session
-from datago_gpu.sources.http.streamed import Flow
+from datago_gpu.sources.http.streamed import StreamedBody
 from datago_gpu.sources.local import exhaustion_error
 
 __all__ = ["Counters", "HttpClient", "HttpFailure", "Response", "without_query"]
@@ -62,8 +62,8 @@ class HttpClient:
         """Tasks that wait before a retry, or for memory."""
         self._config = config
         self._loop = asyncio.get_running_loop()
-        self._come_back = ComeBack(config.max_retry_after_s, self._loop)
-        self._watchman = Watchman(config, self._session.connector, self._loop)
+        self._retry_times = RetryTimes(config.max_retry_after_s, self._loop)
+        self._deadlines = Deadlines(config, self._session.connector, self._loop)
 
     async def __aenter__(self) -> Self:
         return self
@@ -95,7 +95,7 @@ class HttpClient:
         counted as tries).
         """
         body = Body(max_bytes, compressed=compressed)
-        return self._patiently(url, lambda target, watch: self._try(url, target, body, headers, watch, need))
+        return self._patiently(url, lambda target, deadline: self._try(url, target, body, headers, deadline, need))
 
     async def stream(
         self, url: str, sink: Callable[[bytes], Awaitable[None]], *, headers: Mapping[str, str] | None = None
@@ -106,29 +106,31 @@ class HttpClient:
         Retries as `get` does, but without the total time limit. The time that the sink takes does not count. Reason
         "changed": the body could not be resumed, since it has changed on the server, or may have.
         """
-        flow = Flow(sink)
-        await self._patiently(url, lambda target, watch: self._try_stream(target, flow, headers, watch), flow)
+        stream = StreamedBody(sink)
+        await self._patiently(url, lambda target, deadline: self._try_stream(target, stream, headers, deadline), stream)
 
-    async def _patiently(self, url: str, attempt: Callable[[URL, Watch], Awaitable[T]], flow: Flow | None = None) -> T:
+    async def _patiently(
+        self, url: str, attempt: Callable[[URL, Deadline], Awaitable[T]], stream: StreamedBody | None = None
+    ) -> T:
         """Retries until an attempt succeeds or no further try is allowed. Raises HttpFailure."""
         target = self._session.routes.check(url)
         tries, told_s = 0, 0.0
         while True:
-            if flow is not None and flow.has_advanced():
+            if stream is not None and stream.has_advanced():
                 tries, told_s = 0, 0.0
             tries, out_of_files = tries + 1, None
             told_s += await self._wait_as_told(target, told_s)
             try:
-                with (watch := Watch(self._watchman, target, endless=flow is not None)):
-                    return await attempt(target, watch)
-                detail = watch.expired + self._session.routes.proxy_note(watch.url)
+                with (deadline := Deadline(self._deadlines, target, endless=stream is not None)):
+                    return await attempt(target, deadline)
+                detail = deadline.expired + self._session.routes.proxy_note(deadline.url)
                 failure = HttpFailure("timeout", detail, transient=True)
             except HttpFailure as known:
                 failure = known.with_traceback(None)  # it would keep the body alive, in a cycle with this frame
             except ForbiddenHost as refusal:
                 failure = HttpFailure("forbidden-host", str(refusal))
             except (aiohttp.ClientError, OSError, ValueError, RuntimeError) as error:
-                failure = self._session.translate(error, watch.url)
+                failure = self._session.translate(error, deadline.url)
                 out_of_files = exhaustion_error(getattr(error, "errno", None))
                 error.__traceback__ = None  # as above: aiohttp's reader keeps its error
             if out_of_files:
@@ -138,7 +140,7 @@ class HttpClient:
             self._session.servers.note_failure(target, failure)
             wait_s = self._wait_s(tries)
             if failure.retry_after_s and told_s < self._config.max_retry_after_s:
-                self._come_back.note(target.raw_authority, failure.retry_after_s, failure.reason)
+                self._retry_times.note(target.raw_authority, failure.retry_after_s, failure.reason)
                 tries, told_s = tries - 1, told_s + wait_s
             elif tries >= self._config.max_tries or not failure.transient:
                 raise failure
@@ -147,7 +149,7 @@ class HttpClient:
 
     async def _wait_as_told(self, url: URL, told_s: float) -> float:
         """Waits as long as the server asks for, within the limit. Returns the seconds."""
-        seconds = self._come_back.after_s(url.raw_authority, told_s)
+        seconds = self._retry_times.after_s(url.raw_authority, told_s)
         if seconds:
             await self._pause(seconds)
         return seconds
@@ -166,53 +168,59 @@ class HttpClient:
         url: URL,
         body: Body,
         headers: Mapping[str, str] | None,
-        watch: Watch,
+        deadline: Deadline,
         need: Need | None,
     ) -> Response:
         """Makes one try: a request, and the requests that its redirects lead to."""
         sent = {**(headers or {}), hdrs.ACCEPT_ENCODING: "gzip"} if body.compressed else headers
-        response, reached = await self._session.follow(url, body.request_headers(sent), watch, stay=headers is not None)
+        response, reached = await self._session.follow(
+            url, body.request_headers(sent), deadline, stay=headers is not None
+        )
         try:
             if response.status not in (200, 206):
                 await self._refuse(response, body)
-            content = await self._read_body(response, body, watch, need)
+            content = await self._read_body(response, body, deadline, need)
             return Response(content, given if reached is url else str(reached))
         finally:
             if not response.closed:  # it is closed when the whole answer has arrived
                 response.release()
 
-    async def _ask(self, need: Need, watch: Watch, size: int) -> None:
+    async def _ask(self, need: Need, deadline: Deadline, size: int) -> None:
         """Waits for memory. The server is not blamed for that time."""
         task = asyncio.current_task(self._loop)
         self.pausing.add(task)
         try:
-            with watch.suspend():
+            with deadline.suspend():
                 await need(size)
         finally:
             self.pausing.discard(task)
 
-    async def _try_stream(self, url: URL, flow: Flow, headers: Mapping[str, str] | None, watch: Watch) -> None:
-        response, _ = await self._session.follow(url, flow.request_headers(headers), watch, private=headers or {})
-        before = flow.size
+    async def _try_stream(
+        self, url: URL, stream: StreamedBody, headers: Mapping[str, str] | None, deadline: Deadline
+    ) -> None:
+        response, _ = await self._session.follow(url, stream.request_headers(headers), deadline, private=headers or {})
+        before = stream.size
         try:
             if response.status not in (200, 206):
-                await self._refuse(response, flow)
-            flow.begin(response)
-            await flow.read(response.content, watch)
+                await self._refuse(response, stream)
+            stream.begin(response)
+            await stream.read(response.content, deadline)
         finally:
-            self.counters.bytes += flow.size - before
+            self.counters.bytes += stream.size - before
             response.release()
 
-    async def _read_body(self, response: aiohttp.ClientResponse, body: Body, watch: Watch, need: Need | None) -> bytes:
+    async def _read_body(
+        self, response: aiohttp.ClientResponse, body: Body, deadline: Deadline, need: Need | None
+    ) -> bytes:
         before = body.begin(response)
         try:
-            await body.read(response.content, watch.progress, need and partial(self._ask, need, watch))
+            await body.read(response.content, deadline.progress, need and partial(self._ask, need, deadline))
         finally:
             self.counters.bytes += body.size - before
-        watch.paused = True  # the answer is complete; only the total limit still runs
+        deadline.paused = True  # the answer is complete; only the total limit still runs
         return await body.content()
 
-    async def _refuse(self, response: aiohttp.ClientResponse, body: Body | Flow) -> NoReturn:
+    async def _refuse(self, response: aiohttp.ClientResponse, body: Body | StreamedBody) -> NoReturn:
         """Raises the failure that a status other than 200 and redirects means."""
         status = response.status
         if status == 416 and body.size:  # the range does not exist: the body has changed

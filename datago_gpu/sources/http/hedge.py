@@ -19,7 +19,7 @@ from datago_gpu.sources.base import Need
 from datago_gpu.sources.http.client import HttpClient
 from datago_gpu.sources.http.failure import HttpFailure
 
-__all__ = ["Hedged"]
+__all__ = ["HedgedClient"]
 
 _SEEN = 256
 """Number of latest answers whose times define what is usual."""
@@ -33,7 +33,7 @@ _BURST = 16.0
 """Number of extra requests that can be saved up while no request is late."""
 
 
-class Hedged:
+class HedgedClient:
     """Downloads payloads with an HttpClient. Extra requests are at most `hedge_share` of all, plus a burst of 16.
 
     A request in time costs only the recording of its start and duration: no task, no timer.

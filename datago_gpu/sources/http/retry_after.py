@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
-__all__ = ["ComeBack", "retry_after_s"]
+__all__ = ["RetryTimes", "retry_after_s"]
 
 _QUIET_S = 60.0
 """A server's request to wait is logged if its last wait ended more than this many seconds ago."""
@@ -16,7 +16,7 @@ _QUIET_S = 60.0
 logger = logging.getLogger(__name__)
 
 
-class ComeBack:
+class RetryTimes:
     """Remembers until when each server asked clients to wait: all requests to that server wait.
 
     most_s: the longest total time that one request waits for that.

@@ -12,7 +12,7 @@ from yarl import URL
 
 from datago_gpu.config import HttpConfig
 from datago_gpu.redact import clip_word
-from datago_gpu.sources.http.deadlines import Connector, Watch
+from datago_gpu.sources.http.deadlines import Connector, Deadline
 from datago_gpu.sources.http.failure import HttpFailure
 from datago_gpu.sources.http.routes import Routes
 from datago_gpu.sources.http.servers import Servers
@@ -59,7 +59,8 @@ class Session:
         )
         self._session = aiohttp.ClientSession(
             connector=self.connector,
-            timeout=ClientTimeout(total=None, sock_connect=config.connect_timeout_s),  # Watch applies the other limits
+            # `Deadline` applies the other limits.
+            timeout=ClientTimeout(total=None, sock_connect=config.connect_timeout_s),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,  # Body decompresses, with a limit on the size
             trust_env=False,  # Routes reads the environment, once
@@ -76,7 +77,7 @@ class Session:
         self,
         url: URL,
         headers: Mapping[str, str] | None,
-        watch: Watch,
+        deadline: Deadline,
         *,
         stay: bool = False,
         private: Container[str] = (),
@@ -89,9 +90,9 @@ class Session:
         asked = url
         for _ in range(_MAX_REDIRECTS + 1):
             self.counters.requests += 1
-            watch.url = url
+            deadline.url = url
             response = await self._session.get(url, allow_redirects=False, **self.routes.options(url, headers))
-            watch.progress()
+            deadline.progress()
             self.servers.note_answer(url, response.status)
             if response.status not in _REDIRECTS:
                 return response, url

@@ -8,11 +8,11 @@ from aiohttp import ClientResponse, StreamReader
 
 from datago_gpu.redact import clip_word
 from datago_gpu.sources.http.body import asking_for_rest, next_piece, size_of_rest
-from datago_gpu.sources.http.deadlines import Watch
+from datago_gpu.sources.http.deadlines import Deadline
 from datago_gpu.sources.http.deflate import Deflated
 from datago_gpu.sources.http.failure import HttpFailure
 
-__all__ = ["Flow"]
+__all__ = ["StreamedBody"]
 
 _SEEN_BY_THEIR_BYTES = frozenset(("", "identity", "aws-chunked", "gzip", "x-gzip", "zstd"))
 """Content-Encodings that are passed on unchanged: the reader of a shard recognises them by the first bytes."""
@@ -20,7 +20,7 @@ _ADVANCE_BYTES = 1024 * 1024
 """If this many bytes arrive between two failures, the server counts as working: the count of tries restarts."""
 
 
-class Flow:
+class StreamedBody:
     """Streams one body over as many requests as needed. The sink gets each byte once, in order."""
 
     def __init__(self, sink: Callable[[bytes], Awaitable[None]]) -> None:
@@ -90,19 +90,19 @@ class Flow:
                 "and zstd are supported: make the server send the file as it is",
             )
 
-    async def read(self, content: StreamReader, watch: Watch) -> None:
+    async def read(self, content: StreamReader, deadline: Deadline) -> None:
         """Passes the body on to its end. Raises HttpFailure, or errors of the transport or the sink."""
         while block := await next_piece(content):
-            watch.progress()
+            deadline.progress()
             if self._repeated:
                 known = min(self._repeated, len(block))
                 self._repeated -= known
                 block = block[known:]
             if block:
                 self.size += len(block)
-                watch.paused = True
+                deadline.paused = True
                 await self._sink(block)
-                watch.paused = False
+                deadline.paused = False
         if self._repeated or (self._total is not None and self.size != self._total):
             detail = f"{self.size - self._repeated} of {self._total} bytes arrived"
             raise HttpFailure("cut-short", detail, transient=self._total is None or self.size < self._total)

@@ -1,5 +1,5 @@
 """Connects an event loop with the thread that unpacks a shard: bytes go in through a Pipe, samples come out of an
-Outlet.
+Channel.
 
 Both hold a limited number of bytes, and either side can end them or give them up.
 """
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-__all__ = ["Budget", "GivenUp", "Outlet", "Pipe"]
+__all__ = ["Budget", "Channel", "GivenUp", "Pipe"]
 
 T = TypeVar("T")
 _ENOUGH = 512
@@ -114,11 +114,11 @@ class Pipe(io.RawIOBase):
 
 
 class Budget:
-    """Limits the bytes that several outlets hold together. It is the monitor of all their threads.
+    """Limits the bytes that several channels hold together. It is the monitor of all their threads.
 
-    Room is counted before memory is allocated. A thread gets room if there is some and no outlet with a lower number
-    waits; and always while a reader waits for its outlet and the outlet is empty. So a reader always gets something,
-    whatever the other outlets hold, and freed room goes to the outlet whose turn comes first. Only `admit` decides
+    Room is counted before memory is allocated. A thread gets room if there is some and no channel with a lower number
+    waits; and always while a reader waits for its channel and the channel is empty. So a reader always gets something,
+    whatever the other channels hold, and freed room goes to the channel whose turn comes first. Only `admit` decides
     this, and it wakes a thread only when that thread has its room.
     """
 
@@ -126,26 +126,26 @@ class Budget:
         self.capacity = capacity
         self.held = 0
         self.lock = Lock()
-        self.waiting: dict[int, Outlet[Any]] = {}
-        """Number -> outlet whose thread waits for room."""
+        self.waiting: dict[int, Channel[Any]] = {}
+        """Number -> channel whose thread waits for room."""
 
     def admit(self) -> None:
         """Gives room to each thread that may have some now. To be called after each change, with the lock held."""
         lower_waits = False
-        for number, outlet in sorted(self.waiting.items()):
-            if outlet.is_awaited or (not lower_waits and self.held + outlet.asked <= self.capacity):
+        for number, channel in sorted(self.waiting.items()):
+            if channel.is_awaited or (not lower_waits and self.held + channel.asked <= self.capacity):
                 del self.waiting[number]
-                self.held += outlet.asked
-                outlet.grant()
+                self.held += channel.asked
+                channel.grant()
             else:
                 lower_waits = True
 
 
-class Outlet(Generic[T]):
+class Channel(Generic[T]):
     """Passes lots of items from a thread to a coroutine, within a Budget of bytes. The thread reserves room before it
     allocates memory, and puts lots into the reserved room.
 
-    number: its turn among the outlets of that budget; unique.
+    number: its turn among the channels of that budget; unique.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, budget: Budget, number: int) -> None:
@@ -205,7 +205,7 @@ class Outlet(Generic[T]):
         self._granted.notify()
 
     def end(self, error: Exception | None = None) -> None:
-        """Ends the outlet; `error` is raised after the remaining lots. Called in the thread."""
+        """Ends the channel; `error` is raised after the remaining lots. Called in the thread."""
         with self._budget.lock:
             self._ended, self._error = True, error
             self._release(self._reserved)

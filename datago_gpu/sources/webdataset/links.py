@@ -6,13 +6,13 @@ from typing import NamedTuple
 
 from datago_gpu.sources.local import Patience
 
-__all__ = ["Links", "Place"]
+__all__ = ["Extent", "Links"]
 
 _MOST_NAMES = 200_000
 """The most files of one shard whose places are remembered."""
 
 
-class Place(NamedTuple):
+class Extent(NamedTuple):
     """The place of a file's content in its shard, in bytes."""
 
     offset: int
@@ -27,7 +27,7 @@ class Links:
 
     def __init__(self, path: str | None, patience: Patience) -> None:
         self._path, self._patience = path, patience
-        self._places: dict[str, Place] = {}
+        self._places: dict[str, Extent] = {}
 
     @property
     def why(self) -> str:
@@ -36,16 +36,16 @@ class Links:
             return "links are supported only in local, uncompressed shards"
         return "no such file precedes the link"
 
-    def note(self, name: str, link: str, offset: int, size: int) -> Place | None:
+    def note(self, name: str, link: str, offset: int, size: int) -> Extent | None:
         """Records a member. Returns the place of a link's target; None for any other member."""
         if self._path is None:
             return None
-        place = self._places.get(link) if link else Place(offset, size)
+        place = self._places.get(link) if link else Extent(offset, size)
         if place is not None and len(self._places) < _MOST_NAMES:
             self._places[name] = place
         return place if link else None
 
-    def read(self, place: Place) -> bytes:
+    def read(self, place: Extent) -> bytes:
         """Reads and returns the content of a file. Raises OSError."""
         path = self._path
         assert path is not None

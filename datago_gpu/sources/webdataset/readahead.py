@@ -9,21 +9,21 @@ from itertools import islice
 
 from datago_gpu.eventloop import as_exception
 from datago_gpu.sources.base import SampleRef, Skipped
-from datago_gpu.sources.webdataset.budget import Budget, Outlet
+from datago_gpu.sources.webdataset.budget import Budget, Channel
 from datago_gpu.sources.webdataset.shard_list import Shard
 from datago_gpu.sources.webdataset.shard_reader import OpenShard
 from datago_gpu.sources.webdataset.windows import Windows
 
-__all__ = ["Ahead", "Opener"]
+__all__ = ["Opener", "ReadAhead"]
 
-Opener = Callable[[Shard, Outlet[SampleRef | Skipped], Callable[[], None]], OpenShard]
-"""Opens a shard that passes its samples to the outlet, and calls the function when all have arrived."""
+Opener = Callable[[Shard, Channel[SampleRef | Skipped], Callable[[], None]], OpenShard]
+"""Opens a shard that passes its samples to the channel, and calls the function when all have arrived."""
 
 _MOST_OPEN = 8
 """The most open shards per downloading shard: the others have been downloaded and wait for their turn."""
 
 
-class Ahead:
+class ReadAhead:
     """Downloads `concurrent` shards at once, and keeps downloaded samples, up to `capacity` bytes.
 
     When a shard is downloaded, the next one starts: otherwise connections would idle while the shard whose turn it is
@@ -74,7 +74,7 @@ class Ahead:
             if shard is None:
                 return
             try:
-                opened = self._opener(shard, Outlet(self._loop, self._budget, turn), self._note_arrival)
+                opened = self._opener(shard, Channel(self._loop, self._budget, turn), self._note_arrival)
             except BaseException as error:  # raised when its turn comes
                 self._problem = as_exception(error)
                 return

@@ -13,7 +13,7 @@ from typing import Any
 from datago_gpu.eventloop import as_exception, guarded
 from datago_gpu.sources.base import SampleRef, Skipped, sample_bytes, utf8_text
 from datago_gpu.sources.local import Patience, PatientFile
-from datago_gpu.sources.webdataset.budget import GivenUp, Outlet, Pipe
+from datago_gpu.sources.webdataset.budget import Channel, GivenUp, Pipe
 from datago_gpu.sources.webdataset.compression import DAMAGED, format_name, plain
 from datago_gpu.sources.webdataset.grouping import Collector
 from datago_gpu.sources.webdataset.links import Links
@@ -38,7 +38,7 @@ _CLOSE_S = 1.0
 
 
 class OpenShard:
-    """Reads a shard from the moment it is made, as far ahead as `outlet` has room for samples, plus `piped` bytes.
+    """Reads a shard from the moment it is made, as far ahead as `channel` has room for samples, plus `piped` bytes.
 
     Reads no file before there is room for it.
 
@@ -51,7 +51,7 @@ class OpenShard:
         address: str,
         supply: Supply | None,
         collector: Collector,
-        outlet: Outlet[SampleRef | Skipped],
+        channel: Channel[SampleRef | Skipped],
         piped: int,
         patience: Patience,
         windows: Windows,
@@ -59,14 +59,14 @@ class OpenShard:
     ) -> None:
         self._patience, self._windows, self._window = patience, windows, 0
         self._closing = False
-        self._address, self._collector, self._outlet, self._arrived = address, collector, outlet, arrived
+        self._address, self._collector, self._channel, self._arrived = address, collector, channel, arrived
         loop = asyncio.get_running_loop()
         self._loop = loop
         self._pipe = Pipe(loop, piped, self._flush) if supply else None
         self._here = deque[SampleRef | Skipped]()
         self._lot: list[SampleRef | Skipped] = []
         self._lot_bytes = 0
-        self._least_room = min(_ROOM_BYTES, outlet.capacity // _ROOM_SHARE)
+        self._least_room = min(_ROOM_BYTES, channel.capacity // _ROOM_SHARE)
         self._room = self._begun = 0
         """Reserved bytes that are unused, and reserved bytes that the current sample uses."""
         self._gone = asyncio.Event()
@@ -76,7 +76,7 @@ class OpenShard:
     async def take(self) -> SampleRef | Skipped | None:
         """Returns the next sample; None at the end. Raises an error that ends the shard after all earlier samples."""
         while not self._here:
-            lot = await self._outlet.take()
+            lot = await self._channel.take()
             if lot is None:
                 return None
             self._here.extend(lot)
@@ -86,7 +86,7 @@ class OpenShard:
         """Ends the request and the thread, which gets a second to finish its current work."""
         self._closing = True
         self._windows.wake()
-        self._outlet.give_up()
+        self._channel.give_up()
         if self._pipe is not None:
             self._pipe.give_up()
         if self._pump is not None:
@@ -106,7 +106,7 @@ class OpenShard:
         except BaseException as problem:  # raised when the samples are taken
             error = as_exception(problem)
         self._windows.give_back(self._window)
-        self._outlet.end(error)
+        self._channel.end(error)
         with suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(self._note_end)
 
@@ -132,7 +132,7 @@ class OpenShard:
                 self._collector.tell_left_out()
 
     def _take_window(self, size: int) -> None:
-        self._windows.take(self._outlet.number, size, lambda: self._closing)
+        self._windows.take(self._channel.number, size, lambda: self._closing)
         self._window += size
 
     def _collect(self, stream: TarStream, links: Links) -> None:
@@ -163,9 +163,9 @@ class OpenShard:
         """Makes room for `size` bytes of the current sample. Passes complete samples on before it waits."""
         if size > self._room:
             missing = max(size - self._room, self._least_room)
-            if not self._outlet.has_room(missing):
+            if not self._channel.has_room(missing):
                 self._flush()
-                self._outlet.reserve(missing)
+                self._channel.reserve(missing)
             self._room += missing
         self._room -= size
         self._begun += size
@@ -176,7 +176,7 @@ class OpenShard:
         self._room += self._begun - size
         self._begun = 0
         if self._room > self._least_room:
-            self._outlet.give_back(self._room - self._least_room)
+            self._channel.give_back(self._room - self._least_room)
             self._room = self._least_room
         if self._lot_bytes + size > _LOT_BYTES:
             self._flush()  # a large sample is a lot of its own: a lot is counted until it is taken
@@ -190,7 +190,7 @@ class OpenShard:
         if self._lot:
             lot, size = self._lot, self._lot_bytes
             self._lot, self._lot_bytes = [], 0
-            self._outlet.put(lot, size)
+            self._channel.put(lot, size)
 
 
 async def _pump(supply: Supply, pipe: Pipe) -> None:

@@ -32,9 +32,9 @@ from datago_gpu.sources.object_store.client import Stores, is_stored
 from datago_gpu.sources.order import RankShare, ShuffledShare, renumber
 from datago_gpu.sources.shuffle import SplitMix64, permutation, shuffle_stream
 from datago_gpu.sources.tally import Whole
-from datago_gpu.sources.webdataset.budget import Outlet
+from datago_gpu.sources.webdataset.budget import Channel
 from datago_gpu.sources.webdataset.grouping import Collector
-from datago_gpu.sources.webdataset.readahead import Ahead
+from datago_gpu.sources.webdataset.readahead import ReadAhead
 from datago_gpu.sources.webdataset.shard_list import Shard, authorization, list_shards
 from datago_gpu.sources.webdataset.shard_names import lengths_of, names_of
 from datago_gpu.sources.webdataset.shard_reader import OpenShard, Supply
@@ -66,7 +66,7 @@ class WebDataset:
         self._config, self._source, self._http = config, config.source_config, http
         self._share = RankShare.of(config)
         self._patience = Patience(config.http_config)
-        self._usual = Usual()
+        self._usual = SampleEstimate()
         self._shards: list[Shard] | None = None
         self.tally = Whole("shards")
         self._stores: Stores | None = None
@@ -136,18 +136,18 @@ class WebDataset:
         if not seen:
             self._refuse(mine, lost)
 
-    def _open_ahead(self, shards: list[Shard]) -> Ahead:
+    def _open_ahead(self, shards: list[Shard]) -> ReadAhead:
         concurrent, capacity = self._source.concurrent_downloads, self._source.buffer_mb * MiB
         piped, windows = max(1, min(_PIPE_BYTES, capacity // concurrent // 2)), Windows(capacity)
 
-        def opener(shard: Shard, outlet: Outlet[SampleRef | Skipped], arrived: Callable[[], None]) -> OpenShard:
+        def opener(shard: Shard, channel: Channel[SampleRef | Skipped], arrived: Callable[[], None]) -> OpenShard:
             collector = Collector(self._config, shard.shown)
             return OpenShard(
-                shard.address, self._supply(shard), collector, outlet, piped, self._patience, windows, arrived
+                shard.address, self._supply(shard), collector, channel, piped, self._patience, windows, arrived
             )
 
         capacity -= concurrent * piped
-        return Ahead(shards, opener, concurrent=concurrent, capacity=capacity, windows=windows)
+        return ReadAhead(shards, opener, concurrent=concurrent, capacity=capacity, windows=windows)
 
     def _supply(self, shard: Shard) -> Supply | None:
         """Returns the function that downloads the shard's bytes; None for a local shard."""
@@ -208,7 +208,7 @@ class WebDataset:
         raise SourceError(self._source.redacted(text))
 
 
-class Usual:
+class SampleEstimate:
     """Estimates how many samples a shard contains, from the shards that were read to their end."""
 
     def __init__(self) -> None:

@@ -12,19 +12,19 @@ import pytest
 
 from datago_gpu.config import HttpConfig
 from datago_gpu.sources.http.client import HttpClient, HttpFailure
-from datago_gpu.sources.http.hedge import Hedged
+from datago_gpu.sources.http.hedge import HedgedClient
 from tests.support.servers import Answer, MisbehavingServer, Request
 
 WARM = 40
 """Requests after which it knows what is usual."""
 
 
-def using(work: Callable[[Hedged], Awaitable[Any]], **settings: Any) -> Any:
+def using(work: Callable[[HedgedClient], Awaitable[Any]], **settings: Any) -> Any:
     config = HttpConfig(max_backoff_s=0.01, total_timeout_s=20, **settings)
 
     async def main() -> Any:
         async with HttpClient(config) as http:
-            result = await work(Hedged(http, config))
+            result = await work(HedgedClient(http, config))
             await asyncio.sleep(0)  # a twin that was cancelled ends in the next turn
             assert len(asyncio.all_tasks()) == 1, "a request outlives its answer"
             return result
@@ -32,7 +32,7 @@ def using(work: Callable[[Hedged], Awaitable[Any]], **settings: Any) -> Any:
     return asyncio.run(main())
 
 
-async def warm(hedged: Hedged, server: MisbehavingServer) -> None:
+async def warm(hedged: HedgedClient, server: MisbehavingServer) -> None:
     for _ in range(WARM):
         await hedged.get(server.url + "/usual", max_bytes=100)
 
@@ -47,7 +47,7 @@ def server() -> Any:
 def test_the_second_request_wins_over_one_that_never_answers(server: MisbehavingServer) -> None:
     url = server.script("/slow", Answer(silent=True), Answer(200, b"second"))
 
-    async def work(hedged: Hedged) -> int:
+    async def work(hedged: HedgedClient) -> int:
         await warm(hedged, server)
         assert await hedged.get(url, max_bytes=100) == b"second"
         return hedged.extra
@@ -59,7 +59,7 @@ def test_the_second_request_wins_over_one_that_never_answers(server: Misbehaving
 def test_an_extra_request_that_is_late_itself_is_followed_by_another(server: MisbehavingServer) -> None:
     url = server.script("/slow", Answer(silent=True), Answer(silent=True), Answer(200, b"third"))
 
-    async def work(hedged: Hedged) -> bytes:
+    async def work(hedged: HedgedClient) -> bytes:
         await warm(hedged, server)
         return await hedged.get(url, max_bytes=100)
 
@@ -74,7 +74,7 @@ def test_an_extra_request_asks_for_memory_of_its_own(server: MisbehavingServer) 
     async def need(size: int) -> None:
         asked.append(size)
 
-    async def work(hedged: Hedged) -> bytes:
+    async def work(hedged: HedgedClient) -> bytes:
         await warm(hedged, server)
         return await hedged.get(url, max_bytes=100, need=need)
 
@@ -82,7 +82,7 @@ def test_an_extra_request_asks_for_memory_of_its_own(server: MisbehavingServer) 
     assert asked[:2] == [100, 2 * len(b"second")]
 
 
-async def held_until_asked_again(hedged: Hedged, server: MisbehavingServer, first: Answer) -> bytes:
+async def held_until_asked_again(hedged: HedgedClient, server: MisbehavingServer, first: Answer) -> bytes:
     """The payload of an address whose first request is answered with `first`, once there has been a second."""
     asked_again, hold = threading.Event(), threading.Event()
 
@@ -105,7 +105,7 @@ def test_the_first_request_may_still_win(server: MisbehavingServer) -> None:
 
 
 def test_the_failure_of_the_first_request_is_the_one_that_counts(server: MisbehavingServer) -> None:
-    async def work(hedged: Hedged) -> HttpFailure:
+    async def work(hedged: HedgedClient) -> HttpFailure:
         with pytest.raises(HttpFailure) as caught:
             await held_until_asked_again(hedged, server, Answer(410, b""))
         return caught.value
@@ -117,7 +117,7 @@ def test_extra_requests_have_a_bound(server: MisbehavingServer) -> None:
     """Where everything has become slow, asking twice would only make it slower."""
     url = server.script("/slow", Answer(200, b"slow", delay_s=0.3))
 
-    async def work(hedged: Hedged) -> int:
+    async def work(hedged: HedgedClient) -> int:
         await warm(hedged, server)
         await asyncio.gather(*(hedged.get(url, max_bytes=100) for _ in range(60)))
         return hedged.extra
@@ -130,7 +130,7 @@ def test_extra_requests_have_a_bound(server: MisbehavingServer) -> None:
 def test_a_share_of_nothing_makes_no_extra_requests(server: MisbehavingServer) -> None:
     url = server.script("/slow", Answer(200, b"slow", delay_s=0.3))
 
-    async def work(hedged: Hedged) -> int:
+    async def work(hedged: HedgedClient) -> int:
         await warm(hedged, server)
         await hedged.get(url, max_bytes=100)
         return hedged.extra
@@ -148,7 +148,7 @@ def test_a_server_that_asks_for_patience_is_not_hedged(server: MisbehavingServer
 
     async def main() -> bytes:
         async with HttpClient(config) as http:
-            hedged = Hedged(http, config)
+            hedged = HedgedClient(http, config)
             await warm(hedged, server)
             return await hedged.get(url, max_bytes=100)
 
@@ -166,7 +166,7 @@ def test_being_cancelled_cancels_the_extra_request_too(server: MisbehavingServer
 
     url = server.route("/slow", answer)
 
-    async def work(hedged: Hedged) -> None:
+    async def work(hedged: HedgedClient) -> None:
         await warm(hedged, server)
         request = asyncio.create_task(hedged.get(url, max_bytes=100))
         assert await asyncio.to_thread(asked_again.wait, 10)

@@ -1,4 +1,4 @@
-"""Between threads and the loop: what several outlets hold together is bounded, and nobody waits for ever.
+"""Between threads and the loop: what several channels hold together is bounded, and nobody waits for ever.
 
 A wake-up is a return from `Condition.wait`: a thread that is woken in vain has two for one lot.
 """
@@ -18,12 +18,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datago_gpu.sources.webdataset import budget as pipe
-from datago_gpu.sources.webdataset.budget import Budget, GivenUp, Outlet, Pipe
+from datago_gpu.sources.webdataset.budget import Budget, Channel, GivenUp, Pipe
 
 WAIT_S = 10
 
 Order = Callable[[list[int], Random], Iterator[int]]
-"""Of the outlets that have something left (a list that shrinks meanwhile), which one is taken from next."""
+"""Of the channels that have something left (a list that shrinks meanwhile), which one is taken from next."""
 
 
 def one_after_the_other(left: list[int], _: Random) -> Iterator[int]:
@@ -78,9 +78,9 @@ def counted_wake_ups() -> Iterator[list[str]]:
         yield woken
 
 
-def put(outlet: Outlet[int], items: list[int], size: int) -> None:
-    outlet.reserve(size)
-    outlet.put(items, size)
+def put(channel: Channel[int], items: list[int], size: int) -> None:
+    channel.reserve(size)
+    channel.put(items, size)
 
 
 async def waiting(budget: Budget, count: int) -> None:
@@ -89,18 +89,18 @@ async def waiting(budget: Budget, count: int) -> None:
         await asyncio.sleep(0)
 
 
-def start(outlet: Outlet[int], sizes: list[int]) -> threading.Thread:
+def start(channel: Channel[int], sizes: list[int]) -> threading.Thread:
     """A thread that puts a lot of each size, and ends."""
 
     def fill() -> None:
         try:
             for size in sizes:
-                if not outlet.has_room(size):
-                    outlet.reserve(size)
-                outlet.put([size], size)
+                if not channel.has_room(size):
+                    channel.reserve(size)
+                channel.put([size], size)
         except GivenUp:
             pass
-        outlet.end()
+        channel.end()
 
     thread = threading.Thread(target=fill, daemon=True)
     thread.start()
@@ -108,7 +108,7 @@ def start(outlet: Outlet[int], sizes: list[int]) -> threading.Thread:
 
 
 @given(
-    outlets=st.lists(st.lists(st.integers(1, 15), max_size=8), min_size=1, max_size=9),
+    channels=st.lists(st.lists(st.integers(1, 15), max_size=8), min_size=1, max_size=9),
     capacity=st.integers(1, 20),
     order=st.sampled_from(ORDERS),
     given_up=st.dictionaries(st.integers(0, 8), st.integers(0, 8), max_size=3),
@@ -116,17 +116,17 @@ def start(outlet: Outlet[int], sizes: list[int]) -> threading.Thread:
     seed=st.integers(0, 2**32),
 )
 def test_all_lots_come_whatever_their_sizes_and_whoever_is_asked(
-    outlets: list[list[int]], capacity: int, order: Order, given_up: dict[int, int], idle: int, seed: int
+    channels: list[list[int]], capacity: int, order: Order, given_up: dict[int, int], idle: int, seed: int
 ) -> None:
-    """Each outlet has a thread of its own. given_up: after how many lots some of them are. idle: turns of the loop
+    """Each channel has a thread of its own. given_up: after how many lots some of them are. idle: turns of the loop
     between two lots, so that threads get further or less far."""
 
     async def main(woken: list[str]) -> None:
         budget, loop = Budget(capacity), asyncio.get_running_loop()
-        opened = [Outlet[int](loop, budget, number) for number in range(len(outlets))]
-        threads = [start(*pair) for pair in zip(opened, outlets, strict=True)]
-        found: list[list[int]] = [[] for _ in outlets]
-        left = list(range(len(outlets)))
+        opened = [Channel[int](loop, budget, number) for number in range(len(channels))]
+        threads = [start(*pair) for pair in zip(opened, channels, strict=True)]
+        found: list[list[int]] = [[] for _ in channels]
+        left = list(range(len(channels)))
         for number in order(left, Random(seed)):
             if given_up.get(number) == len(found[number]):
                 opened[number].give_up()
@@ -143,9 +143,9 @@ def test_all_lots_come_whatever_their_sizes_and_whoever_is_asked(
         for thread in threads:
             await asyncio.to_thread(thread.join, WAIT_S)
             assert not thread.is_alive()
-        assert found == [sizes[: given_up.get(number)] for number, sizes in enumerate(outlets)]
+        assert found == [sizes[: given_up.get(number)] for number, sizes in enumerate(channels)]
         assert (budget.held, budget.waiting) == (0, {})
-        assert len(woken) <= sum(map(len, outlets))  # nobody in vain
+        assert len(woken) <= sum(map(len, channels))  # nobody in vain
 
     with counted_wake_ups() as woken:
         asyncio.run(asyncio.wait_for(main(woken), WAIT_S))
@@ -160,19 +160,19 @@ def test_nothing_wakes_while_nothing_moves(sizes: list[list[int]], capacity: int
 
     async def main(woken: list[str]) -> None:
         budget, loop = Budget(capacity), asyncio.get_running_loop()
-        opened = [Outlet[int](loop, budget, number) for number in range(len(sizes))]
+        opened = [Channel[int](loop, budget, number) for number in range(len(sizes))]
         for pair in zip(opened, sizes, strict=True):
             start(*pair)
-        for outlet in [None, *opened]:  # at first, and whenever one lot has been taken
-            if outlet:
-                await outlet.take()
+        for channel in [None, *opened]:  # at first, and whenever one lot has been taken
+            if channel:
+                await channel.take()
             await waiting(budget, len(opened))
             before = list(woken)
             for _ in range(20):
                 await asyncio.sleep(0)
             assert woken == before
-        for outlet in opened:
-            outlet.give_up()
+        for channel in opened:
+            channel.give_up()
 
     with counted_wake_ups() as woken:
         asyncio.run(asyncio.wait_for(main(woken), WAIT_S))
@@ -181,7 +181,7 @@ def test_nothing_wakes_while_nothing_moves(sizes: list[list[int]], capacity: int
 def test_what_is_freed_goes_to_the_one_whose_turn_is_next() -> None:
     async def main() -> None:
         budget, loop = Budget(10), asyncio.get_running_loop()
-        first, second, third = (Outlet[int](loop, budget, number) for number in range(3))
+        first, second, third = (Channel[int](loop, budget, number) for number in range(3))
         for _ in range(2):
             put(first, [4], 4)
         put(third, [2], 2)
@@ -201,7 +201,7 @@ def test_what_is_freed_goes_to_the_one_whose_turn_is_next() -> None:
 def test_a_lower_number_that_waits_for_much_is_not_passed_by_others() -> None:
     async def main() -> None:
         budget, loop = Budget(10), asyncio.get_running_loop()
-        first, second = (Outlet[int](loop, budget, number) for number in range(2))
+        first, second = (Channel[int](loop, budget, number) for number in range(2))
         put(first, [1], 1)
         put(second, [4], 4)
         start(first, [10])
@@ -221,17 +221,17 @@ def test_room_beyond_the_budget_is_for_the_one_that_is_waited_for(awaited: bool)
 
     async def main() -> None:
         budget, loop = Budget(10), asyncio.get_running_loop()
-        outlets = [Outlet[int](loop, budget, number) for number in range(5)]
-        for outlet in outlets:
-            start(outlet, [8, 8])
+        channels = [Channel[int](loop, budget, number) for number in range(5)]
+        for channel in channels:
+            start(channel, [8, 8])
         await waiting(budget, 4)
         assert budget.held == 8
         if awaited:
-            last = asyncio.create_task(outlets[4].take())
+            last = asyncio.create_task(channels[4].take())
             assert await last == [8]
             assert budget.held == 8
-        for outlet in outlets:
-            outlet.give_up()
+        for channel in channels:
+            channel.give_up()
 
     asyncio.run(asyncio.wait_for(main(), WAIT_S))
 
@@ -241,7 +241,7 @@ def test_room_beyond_the_budget_is_for_the_one_that_is_waited_for(awaited: bool)
 def test_room_that_is_not_needed_goes_to_others() -> None:
     async def main() -> None:
         budget, loop = Budget(10), asyncio.get_running_loop()
-        first, second = (Outlet[int](loop, budget, number) for number in range(2))
+        first, second = (Channel[int](loop, budget, number) for number in range(2))
         assert first.has_room(10)
         start(second, [8])
         await waiting(budget, 1)
@@ -259,23 +259,23 @@ def test_room_that_is_not_needed_goes_to_others() -> None:
 def test_giving_up_wakes_the_thread_and_frees_what_it_held() -> None:
     async def main() -> None:
         budget = Budget(1)
-        outlet: Outlet[int] = Outlet(asyncio.get_running_loop(), budget, 0)
+        channel: Channel[int] = Channel(asyncio.get_running_loop(), budget, 0)
         given_up = threading.Event()
 
         def fill() -> None:
-            put(outlet, [1], 1)
+            put(channel, [1], 1)
             with pytest.raises(GivenUp):
-                outlet.reserve(1)
+                channel.reserve(1)
             with pytest.raises(GivenUp):
-                outlet.has_room(1)
+                channel.has_room(1)
             with pytest.raises(GivenUp):
-                outlet.put([3], 1)
+                channel.put([3], 1)
             given_up.set()
 
         thread = threading.Thread(target=fill)
         thread.start()
         await waiting(budget, 1)
-        outlet.give_up()
+        channel.give_up()
         assert await asyncio.to_thread(given_up.wait, WAIT_S)
         thread.join(WAIT_S)
         assert budget.held == 0

@@ -11,9 +11,9 @@ import pytest
 
 from datago_gpu.sources.base import SampleRef, Skipped
 from datago_gpu.sources.local import Patience
-from datago_gpu.sources.webdataset.budget import Outlet
+from datago_gpu.sources.webdataset.budget import Channel
 from datago_gpu.sources.webdataset.grouping import Collector
-from datago_gpu.sources.webdataset.readahead import Ahead
+from datago_gpu.sources.webdataset.readahead import ReadAhead
 from datago_gpu.sources.webdataset.shard_list import Shard
 from datago_gpu.sources.webdataset.shard_reader import OpenShard
 from datago_gpu.sources.webdataset.windows import Windows
@@ -30,17 +30,17 @@ def test_a_shard_that_cannot_be_opened_is_an_error_behind_those_before_it(
     paths = write_shards(tmp_path, counts)
     config, windows = shard_config(tmp_path), Windows(2**20)
 
-    def opener(shard: Shard, outlet: Outlet[SampleRef | Skipped], arrived: Callable[[], None]) -> OpenShard:
+    def opener(shard: Shard, channel: Channel[SampleRef | Skipped], arrived: Callable[[], None]) -> OpenShard:
         if shard.address == str(paths[bad]):
             raise RuntimeError("can't start new thread")
         collector = Collector(config, shard.shown)
-        return OpenShard(shard.address, None, collector, outlet, 0, Patience(config.http_config), windows, arrived)
+        return OpenShard(shard.address, None, collector, channel, 0, Patience(config.http_config), windows, arrived)
 
     found: list[int] = []
 
     async def main() -> None:
         shards = [Shard(str(path)) for path in paths]
-        ahead = Ahead(shards, opener, concurrent=concurrent, capacity=2**20, windows=windows)
+        ahead = ReadAhead(shards, opener, concurrent=concurrent, capacity=2**20, windows=windows)
         async with aclosing(ahead.turns(1)) as turns:
             async for turn, (shard,) in turns:
                 while await shard.take():

@@ -6,12 +6,12 @@ import asyncio
 from collections import deque
 from typing import Generic, TypeVar
 
-__all__ = ["Line"]
+__all__ = ["Fifo"]
 
 T = TypeVar("T")
 
 
-class Line(Generic[T]):
+class Fifo(Generic[T]):
     """A first-in, first-out queue. asyncio's own queue takes twice as long for a put and a get."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
