@@ -6,7 +6,7 @@ from array import array
 from collections.abc import Sequence
 from itertools import chain
 
-from msgspec import Raw, msgpack
+from msgspec import msgpack
 
 from datago_gpu.feeder import wire
 from datago_gpu.feeder.admit_parts import AdmittedPart
@@ -57,7 +57,7 @@ class Layout:
             lengths=[len(sample.payload) for sample in batch],
             indices=[ref.index if ref.epoch == epoch else (ref.epoch, ref.index) for ref in refs],
             infos=columns_of([ref.info for ref in refs]),
-            where_texts=Raw(msgpack.encode([ref.where for ref in refs])),
+            where_texts=memoryview(msgpack.encode([ref.where for ref in refs])),
             flaws={row: ref.flaws for row, ref in enumerate(refs) if ref.flaws},
             parts=self._columns(offset) if self._parts else [],
             sizes=_packed("i", [sample.size for sample in batch]),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, Literal
 
-from msgspec import Raw, Struct, msgpack
+from msgspec import Struct, msgpack
 
 from datago_gpu.sources.base import ListingDigest, Position, Skipped
 from datago_gpu.sources.sample_info import column_of
@@ -191,9 +191,9 @@ class EncodedBatch(Struct, frozen=True, tag="batch", kw_only=True):
     lengths: list[int]
     """Bytes of each image's payload. All are 0 if there are no images."""
     indices: list[Number]
-    infos: dict[str, Raw]
+    infos: dict[str, memoryview]
     """The samples' records, as `columns_of` returns them."""
-    where_texts: Raw
+    where_texts: memoryview
     """MessagePack of `wheres`."""
     flaws: dict[int, dict[str, str]]
     """Row of a sample -> reason of the flaw -> its description."""

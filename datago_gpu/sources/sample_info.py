@@ -7,7 +7,7 @@ from copy import copy
 from functools import cache
 from typing import Any
 
-from msgspec import NODEFAULT, Raw, Struct, msgpack, structs
+from msgspec import NODEFAULT, Struct, msgpack, structs
 
 from datago_gpu.sources.attributes import NO_ATTRIBUTES
 
@@ -41,7 +41,7 @@ class SampleInfo(Struct, frozen=True):
         return len(self.attributes) + sum(_TAG_BYTES + len(tag) for tag in self.tags)
 
 
-def columns_of(infos: Sequence[SampleInfo]) -> dict[str, Raw]:
+def columns_of(infos: Sequence[SampleInfo]) -> dict[str, memoryview]:
     """Returns the form in which records are sent: name of each field -> MessagePack of its values, in their order. A
     field that has its default in all records is left out.
 
@@ -52,11 +52,11 @@ def columns_of(infos: Sequence[SampleInfo]) -> dict[str, Raw]:
     for name, default in _defaults(type(infos[0])).items():
         values = [getattr(info, name) for info in infos]
         if values.count(default) < len(values):
-            columns[name] = Raw(_encoder.encode(values))
+            columns[name] = memoryview(_encoder.encode(values))
     return columns
 
 
-def column_of(columns: dict[str, Raw], name: str, count: int) -> list[Any]:
+def column_of(columns: dict[str, memoryview], name: str, count: int) -> list[Any]:
     """Decodes the values of a field. count: the number of records."""
     if name in columns:
         return msgpack.decode(columns[name], type=list[Any])
