@@ -62,6 +62,7 @@ class Batch:
 
     Memory: `image` belongs to the batch. The pixels are complete when the loader returns the batch, and can be read on
     any stream at once. They stay valid while the array, an array made from it by DLPack, or a sample is referenced.
+    A loader's batch decodes its lists, such as `attributes`, when they are read for the first time.
 
     >>> from datago_gpu import Loader
     >>> images = {"crop_and_resize": True, "default_image_size": 256}
