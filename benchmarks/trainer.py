@@ -5,6 +5,8 @@
 The step makes 300 small calls that release and take the GIL (as launching GPU kernels does) and some Python between
 them. The loader streams from a Dataroom server in a process of its own, at a rate held below what one core can do, so
 that a core's worth of slack is left; the loop takes a batch a step. Prints the mean time of a step alone and beside it.
+
+With --small-calls: another step, beside this loader, datago and processes that only burn CPU. See small_calls.py.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from benchmarks import small_calls
 from benchmarks.common import machine, material_folder, parser
 from benchmarks.material import make
 from datago_gpu import Loader
@@ -55,7 +58,11 @@ def main() -> None:
     options.add_argument("--steps", type=int, default=4000, help="steps of each run")
     options.add_argument("--rate", type=float, default=150, help="images a second, to leave a core's worth of slack")
     options.add_argument("--batch-size", type=int, default=16)
+    options.add_argument("--small-calls", action="store_true", help="see benchmarks/small_calls.py")
     args = options.parse_args()
+    if args.small_calls:
+        small_calls.compare(args)
+        return
     print(machine())
     folder = make(material_folder(args.material) / "500px-500", 500, "500px")
     alone, beside = [], []

@@ -106,5 +106,9 @@ def test_the_page_of_figures_has_its_marks(mark: str) -> None:
 
 @pytest.mark.timeout(400)
 def test_trainer(tmp_path: Path) -> None:
+    calls = run("trainer.py", "--small-calls", "--runs", "1", "--steps", "20", "--material", str(tmp_path))
+    assert all(f"  {name} " in calls for name in ("CPU burners", "ours", "ours, threads"))
+    scaled = run("scaling.py", "--processes", "3", "--images", "200", "--sleep-ms", "0.1", "--material", str(tmp_path))
+    assert scaled.splitlines()[-1].split()[0] == "3"
     printed = run("trainer.py", "--runs", "1", "--steps", "40", "--backend", "pillow", "--material", str(tmp_path))
     assert "ratio" in printed

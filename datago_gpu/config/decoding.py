@@ -18,9 +18,10 @@ class DecodeConfig(Settings, frozen=True, kw_only=True):
         threads: number of decoding threads. Default: the number of CPUs that this process may use, plus one with
             Pillow. On a GPU: this process's share of the CPUs (`LOCAL_WORLD_SIZE`), at most 16, and half as many for
             masks, because each thread takes 16 MiB of GPU memory and of pinned memory.
-        processes: number of processes that decode with Pillow, outside the trainer's process. With 0, threads of the
-            trainer's process decode: for places that allow no further processes. A training step of many small calls
-            then takes up to three times as long.
+        processes: number of processes that decode with Pillow, outside the trainer's process. Default: `threads` if
+            set, else this process's share of the CPUs (`LOCAL_WORLD_SIZE`). With 0, threads of the trainer's process
+            decode: for places that allow no further processes. A training step of many small calls then takes up to
+            three times as long.
         prefetch: number of batches that are decoded at the same time.
         max_pixels: images with more pixels, according to their header, are skipped.
         memory_mb: memory limit in MiB for decoding, for the feeder and for the trainer (or for all decode processes
@@ -37,7 +38,7 @@ class DecodeConfig(Settings, frozen=True, kw_only=True):
 
     place: ClassVar[str] = "decode_config."
     threads: Count | None = None
-    processes: Annotated[int, Meta(ge=0, le=1024)] | None = 0
+    processes: Annotated[int, Meta(ge=0, le=1024)] | None = None
     prefetch: Count = 2
     max_pixels: Count = 100_000_000
     memory_mb: Count | None = None

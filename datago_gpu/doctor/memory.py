@@ -49,7 +49,7 @@ class MemorySum(Struct, frozen=True):
     processes: int = 0
     """Number of download processes."""
     decoding: dict[str, int] = {}
-    """Memory of all decode processes together. The decoded batches are shared with the trainer, and counted there."""
+    """Memory of all decode processes together."""
 
     @classmethod
     def of(cls, config: LoaderConfig, backend: str) -> MemorySum:
@@ -63,7 +63,8 @@ class MemorySum(Struct, frozen=True):
             trainer={
                 "Python and the back end": _TRAINER[backend],
                 **({} if decoders else _decoding(limits, pillow_threads(config.decode_config))),
-                "decoded batches": _decoded(config, limits),
+                **({} if decoders else {"decoded batches": decoded_pixel_bytes(config)}),
+                "attributes and latents of these batches": _described(config, limits),
             },
             decoding={"Python": _FORK_SERVER + decoders * _DECODING, **_decoding(limits, decoders)} if decoders else {},
             feeder={
@@ -75,7 +76,11 @@ class MemorySum(Struct, frozen=True):
                 **_listing(config, sample),
             },
             downloading={"Python": _DOWNLOADING, **ahead, **on_the_way},
-            shared={"arena_mb": limits.arena, "max_payload_mb": processes * limits.payload},
+            shared={
+                "arena_mb": limits.arena,
+                "max_payload_mb": processes * limits.payload,
+                **({"decoded batches": decoded_pixel_bytes(config)} if decoders else {}),
+            },
             processes=processes,
         )
 
@@ -95,10 +100,10 @@ def _decoding(limits: Limits, workers: int) -> dict[str, int]:
     }
 
 
-def _decoded(config: LoaderConfig, limits: Limits) -> int:
-    """Returns the bytes of pixels, latents and attributes that are being decoded, queued, or used by the trainer."""
+def _described(config: LoaderConfig, limits: Limits) -> int:
+    """Returns the bytes of attributes and latents of the batches that are decoded, queued, or used by the trainer."""
     latents = limits.batch if wants_latents(config) else 0
-    return decoded_pixel_bytes(config) + decoded_batches(config) * (latents + _OBJECTS * limits.words)
+    return decoded_batches(config) * (latents + _OBJECTS * limits.words)
 
 
 def _listing(config: LoaderConfig, sample: int) -> dict[str, int]:

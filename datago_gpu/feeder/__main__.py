@@ -2,12 +2,12 @@
 
 import sys
 
-from datago_gpu.feeder.decoding.fork_server import start_described
+from datago_gpu.feeder.decoding.fork_server import start
 
-*numbers, described = sys.argv[1:]
-socket_descriptor, arena_descriptor, parent, *links = map(int, numbers)
-decoding = start_described(described, arena_descriptor, (socket_descriptor, *links))
+*numbers, plan, ends = sys.argv[1:]
+channel, arena, parent, *links = map(int, numbers)
+decoding = start(plan, [*map(int, ends.split(","))], arena, (channel, *links)) if plan else None
 
-from datago_gpu.feeder.process import main  # noqa: E402 - the decode processes start while this is imported
+from datago_gpu.feeder.process import main  # noqa: E402 - the fork server runs while this is imported
 
-main(socket_descriptor, arena_descriptor, parent, *links, decoding=decoding)
+main(channel, arena, parent, *links, decoding=decoding)

@@ -1,8 +1,9 @@
 """The feeder process: lists, fetches, admits and groups samples, and sends them as batches.
 
-Run by `feeder.spawn` as `python -m datago_gpu.feeder SOCKET_FD ARENA_FD PARENT_PID [SOCKET_FD MEMORY_FD]... DECODING`;
-not for use by hand. The pairs lead to its download processes. DECODING describes its decode processes (`Ends`, as
-JSON), or is empty. The process ends when the other end of its first socket or the parent process is gone.
+Run by `feeder.spawn` as `python -m datago_gpu.feeder SOCKET_FD ARENA_FD PARENT_PID [SOCKET_FD MEMORY_FD]... PLAN ENDS`;
+not for use by hand. The pairs lead to its download processes. PLAN and ENDS are for its decode processes (see
+`decoding.fork_server.start`), or empty. The process ends when the other end of its first socket or the parent process
+is gone.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ import msgspec
 from datago_gpu.config import LoaderConfig
 from datago_gpu.config.limits import Limits
 from datago_gpu.feeder import arena
-from datago_gpu.feeder.decoding.plan import BY_SIGNAL
+from datago_gpu.feeder.decoding.fork_server import BY_SIGNAL
 from datago_gpu.feeder.decoding.pool import Pool
 from datago_gpu.interpreter import WANTED, command
 from datago_gpu.units import MiB
@@ -82,12 +82,9 @@ class Processes:
                 self._downloading.append(self._spawn("datago_gpu.feeder.download", its.fileno(), between))
                 undo.callback(_end, self._downloading[-1])
                 links += [feeders.fileno(), between]
-            ends = pool.connect(lent) if pool else None
-            decoding = () if ends is None else (ends.tasks, ends.results, ends.memory)
-            told = "" if ends is None else msgspec.json.encode(ends).decode()
-            self._feeder = self._spawn(
-                "datago_gpu.feeder", theirs.fileno(), memory, *links, lent=decoding, last_argument=[told]
-            )
+            ends = pool.connect(lent) if pool else ()
+            plan = [msgspec.json.encode(pool.plan).decode(), ",".join(map(str, ends))] if pool else ["", ""]
+            self._feeder = self._spawn("datago_gpu.feeder", theirs.fileno(), memory, *links, lent=ends, more=plan)
             undo.pop_all()
 
     def _spawn(
@@ -97,11 +94,11 @@ class Processes:
         memory: int,
         *links: int,
         lent: Sequence[int] = (),
-        last_argument: Sequence[str] = (),
+        more: Sequence[str] = (),
     ) -> subprocess.Popen[bytes]:
         """Starts a new Python, not a fork: CUDA and threads do not survive a fork. It gets its own process group, so
         that Ctrl-C reaches the trainer alone."""
-        line = command(module, *map(str, (channel, memory, os.getpid(), *links)), *last_argument)
+        line = command(module, *map(str, (channel, memory, os.getpid(), *links)), *more)
         self._python = line[0]
         return subprocess.Popen(
             line,

@@ -29,7 +29,7 @@ log = logging.getLogger("datago_gpu")
 
 UNDECODABLE = "undecodable"
 OUT_OF_MEMORY = (
-    "out of memory while decoding: decode fewer images at once (lower decode_config.threads, batch_size or "
+    "out of memory while decoding: decode fewer images at once (lower decode_config.processes, threads, batch_size or "
     "samples_buffer_size), or smaller ones (lower decode_config.max_pixels)"
 )
 
@@ -101,7 +101,12 @@ class Worker(threading.Thread):
 
     def run(self) -> None:
         """Runs the thread."""
-        error: errors.DatagoError | None = None
+        self._ready.end(self._run())
+        self._feeder.close()
+        self._feeder.dispose()  # the decoders, which use its memory, are gone by now
+
+    def _run(self) -> errors.DatagoError | None:
+        """Runs the thread, up to the end of the stream. Returns the error that ended it."""
         try:
             assembly = self._make_assembly()
             try:
@@ -111,12 +116,10 @@ class Worker(threading.Thread):
         except FeederClosed:
             pass
         except errors.DatagoError as problem:
-            error = problem
+            return problem
         except BaseException as problem:
-            error = wrap_unexpected("decoding", problem)
-        self._ready.end(error)
-        self._feeder.close()
-        self._feeder.dispose()
+            return wrap_unexpected("decoding", problem)
+        return None
 
     def _stream(self, assembly: Assembly) -> None:
         """Queues all batches. If the feeder dies, queues what it sent before and then restarts it."""
@@ -135,6 +138,17 @@ class Worker(threading.Thread):
             raise getattr(errors, ended.kind, errors.DatagoError)(ended.message)
 
     def _follow(self, assembly: Assembly) -> _End | None:
+        """Passes on what a feeder sends. Returns its last message, or None if the trainer has closed."""
+        try:
+            return self._pass_on(assembly)
+        except DecodersGone:  # they end with the feeder, or the feeder with them; the next one sends all this again
+            assembly.abandon()
+            self._pixels = 0
+        while not isinstance(message := self._receive(), errors.FeederError):
+            pass
+        return message
+
+    def _pass_on(self, assembly: Assembly) -> _End | None:
         """Keeps the decoder filled, and queues decoded batches while the feeder has nothing new.
 
         Returns the last message of the feeder once decoder and arena are empty, or None if the trainer has closed.
@@ -142,13 +156,7 @@ class Worker(threading.Thread):
         ended: _End | None = None
         while True:
             if len(assembly) and (ended or len(assembly) >= assembly.depth or not self._feeder.waiting()):
-                try:
-                    assembled = assembly.collect()
-                except DecodersGone:
-                    assembly.abandon()
-                    self._pixels = 0
-                    return self._death()
-                if not self._hand_on(assembled):
+                if not self._hand_on(assembly.collect()):
                     return None
             elif ended:
                 return ended
@@ -157,12 +165,6 @@ class Worker(threading.Thread):
                 if isinstance(message, wire.EncodedBatch) and not self._make_room(assembly, message.pixels):
                     return None
                 ended = self._take(assembly, message)
-
-    def _death(self) -> errors.FeederError:
-        """Waits for the end of a feeder whose decode processes have ended. It sends what it sent again later."""
-        while not isinstance(message := self._receive(), errors.FeederError):
-            pass
-        return message
 
     def _receive(self) -> wire.FromFeeder | errors.FeederError:
         clock = time.perf_counter()

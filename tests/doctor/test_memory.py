@@ -26,14 +26,26 @@ def sum_of(*settings: dict[str, Any], backend: str = "pillow") -> MemorySum:
 
 def test_the_defaults_are_those_of_the_guide() -> None:
     files, dense = sum_of(FILES), sum_of(FILES, DENSE)
-    attributes = 6 * 20 * 4 * MiB
-    assert files.trainer["decoded batches"] == 2 * 4096 * MiB + attributes
-    assert dense.trainer["decoded batches"] == 6 * 32 * 512**2 * 3 + attributes
+    assert files.shared["decoded batches"] == 2 * 4096 * MiB
+    assert dense.shared["decoded batches"] == 6 * 32 * 512**2 * 3
+    assert sum(dense.trainer.values()) == (64 + 6 * 20 * 4) * MiB
     assert sum(dense.feeder.values()) == (80 + 512 + 1024 + 64 + 64 + 1024) * MiB
     assert sum(sum_of(DATAROOM).feeder.values()) == (80 + 512 + 1024 + 64 + 64 + 1024 + 256) * MiB
     assert sum(sum_of(SHARDS).feeder.values()) == (80 + 512 + 1024 + 64 + 64 + 1024 + 256 + 64 + 8) * MiB
-    assert sum(dense.shared.values()) == 512 * MiB
-    assert dense.total == sum(sum(each.values()) for each in (dense.trainer, dense.feeder, dense.shared))
+    assert sum(dense.shared.values()) == 512 * MiB + dense.shared["decoded batches"]
+    parts = dense.trainer, dense.feeder, dense.decoding, dense.shared
+    assert dense.total == sum(sum(each.values()) for each in parts)
+
+
+def test_decode_processes_take_the_decoding_from_the_trainer() -> None:
+    of_processes = sum_of(FILES, DENSE, {"decode_config": {"processes": 3}})
+    of_threads = sum_of(FILES, DENSE, {"decode_config": {"processes": 0, "threads": 3}})
+    assert sum(of_processes.decoding.values()) == (48 + 3 * 8 + 1024 + 3 * 64) * MiB
+    assert of_threads.decoding == {}
+    batches = of_processes.shared["decoded batches"]
+    assert sum(of_threads.trainer.values()) - sum(of_processes.trainer.values()) == (1024 + 3 * 64) * MiB + batches
+    assert of_threads.total == of_processes.total - (48 + 3 * 8) * MiB
+    assert sum_of(FILES, DENSE, {"decode_config": {"processes": 3}}, backend="dali").decoding == {}
 
 
 @pytest.mark.parametrize(

@@ -133,7 +133,11 @@ def drawn_config(random: Random) -> Settings:
             "max_tries": 2,
             "max_backoff_s": 0.01,
         },
-        "decode_config": {"threads": random.choice([1, 2]), "prefetch": random.choice([1, 2])},
+        "decode_config": {
+            "threads": random.choice([1, 2]),
+            "processes": random.choice([0, 1, 2]),
+            "prefetch": random.choice([1, 2]),
+        },
         "batch_size": random.choice([1, 2, 3, 5, 16]),
         "limit": limit,
         "epochs": random.choice([1, 2, 3] if limit is None else [1, 2, 3, None]),

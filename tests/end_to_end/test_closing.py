@@ -134,7 +134,8 @@ def test_close_does_not_wait_for_a_server(server: str, request: pytest.FixtureRe
         assert waiting.result(WAIT_S) == []
 
 
-def test_close_does_not_wait_for_images_that_are_being_decoded(tmp_path: Path) -> None:
+@pytest.mark.parametrize("processes", [0, 1])
+def test_close_does_not_wait_for_images_that_are_being_decoded(tmp_path: Path, processes: int) -> None:
     """Each takes a fifth of a second and more, and those that are left take longer than `close` may.
 
     The one that is under way may keep its thread a little longer.
@@ -142,13 +143,15 @@ def test_close_does_not_wait_for_images_that_are_being_decoded(tmp_path: Path) -
     Image.new("RGB", (7000, 7000)).save(tmp_path / "0.jpg")
     for number in range(1, 16):
         os.link(tmp_path / "0.jpg", tmp_path / f"{number}.jpg")
-    config = file_config(tmp_path, decode_config={"threads": 1, "draft": False})
+    config = file_config(tmp_path, decode_config={"threads": 1, "processes": processes, "draft": False})
 
     def seconds() -> float:
         loader = Loader(config, device="cpu")
-        me = psutil.Process()
-        began = sum(me.cpu_times()[:2])
-        while sum(me.cpu_times()[:2]) < began + 0.5:  # this process does nothing else
+        while processes and not loader.decode_pids:
+            time.sleep(0.02)
+        decoding = psutil.Process(*loader.decode_pids)
+        began = sum(decoding.cpu_times()[:2])
+        while sum(decoding.cpu_times()[:2]) < began + 0.5:  # this process does nothing else
             time.sleep(0.02)
         return seconds_to_close(loader)[0]
 

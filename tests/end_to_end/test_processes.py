@@ -373,7 +373,7 @@ config = {"source_config": source, "http_config": {"download_processes": int(sys
 loader = Loader(config, device="cpu")
 loader.close()
 before = os.listdir("/proc/self/fd")  # one of them is its own
-for more in range(14 + 6 * int(sys.argv[1])):
+for more in range(18 + 6 * int(sys.argv[1])):
     resource.setrlimit(resource.RLIMIT_NOFILE, (len(before) - 1 + more, 4096))
     try:
         loader = Loader(config, device="cpu")
@@ -392,7 +392,9 @@ def test_a_feeder_that_cannot_be_started_is_a_clear_error_and_leaves_nothing(pro
     """Nor do those that download for it."""
     *failed, started = finish(NO_DESCRIPTORS, processes).splitlines()
     assert started == "started"
-    told = re.compile(r"the feeder process cannot be started: \[Errno 24\] Too many open files(: '/dev/null')?")
+    told = re.compile(
+        r"the (feeder process|decode processes) cannot be started: \[Errno 24\] Too many open files(: '/dev/null')?"
+    )
     assert all(told.fullmatch(line) or line == "started" for line in failed)
     assert len([line for line in failed if line != "started"]) >= 3 + 3 * processes
 
@@ -423,7 +425,8 @@ LARGE = """
 import psutil, resource
 from datago_gpu.errors import FeederError
 config = file_config(
-    root, samples_buffer_size=1, prefetch_buffer_size=4, arena_mb=256, image=dict(crop_and_resize=False)
+    root, samples_buffer_size=1, prefetch_buffer_size=4, arena_mb=256, image=dict(crop_and_resize=False),
+    decode_config=dict(processes={processes}),
 )
 names = []
 with Loader(config, device="cpu", backend="pillow") as loader:
@@ -442,23 +445,24 @@ with Loader(config, device="cpu", backend="pillow") as loader:
 
 
 @pytest.mark.parametrize(
-    ("whose", "mode", "expected"),
+    ("whose", "processes", "mode", "expected"),
     [
-        ("loader.feeder_pid", "I;16", "40 FeederError the feeder process is out of memory:\n{}\n"),
-        ("os.getpid()", "RGB", "40 DatagoError out of memory while decoding: "),
+        ("loader.feeder_pid", 0, "I;16", "40 FeederError the feeder process is out of memory:\n{}\n"),
+        ("os.getpid()", 0, "RGB", "40 DatagoError out of memory while decoding: "),
+        ("loader.decode_pids[0]", 1, "RGB", "40 DatagoError out of memory while decoding: "),
     ],
-    ids=["feeder", "trainer"],
+    ids=["feeder", "trainer", "decode process"],
 )
 def test_a_lack_of_memory_in_pillow_is_not_the_images_fault(
-    tmp_path: Path, whose: str, mode: str, expected: str
+    tmp_path: Path, whose: str, processes: int, mode: str, expected: str
 ) -> None:
-    """16 bits a channel are decoded in the feeder, others in the trainer."""
+    """16 bits a channel are decoded in the feeder, others in the trainer or in a decode process."""
     from PIL import Image
 
     add_pictures(tmp_path, [(40, 40)] * 39)
     Image.new("I;16", (40, 40)).save(tmp_path / "0.png")  # so that the feeder has loaded Pillow
     Image.new(mode, (6000, 6000), 0).save(tmp_path / "large.png")
-    out = finish(LARGE.format(whose=whose), tmp_path)
+    out = finish(LARGE.format(whose=whose, processes=processes), tmp_path)
     assert out.startswith(expected)
     assert out.endswith("\n{}\n")
 

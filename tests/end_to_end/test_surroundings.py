@@ -10,6 +10,7 @@ import io
 import json
 import os
 import platform
+import re
 import resource
 import subprocess
 import sys
@@ -131,7 +132,8 @@ def test_where_memfd_create_is_refused_an_unnamed_file_takes_its_place(tmp_path:
     if done.returncode == 77:
         pytest.skip("this kernel takes no filter")
     assert done.returncode == 0, done.stderr
-    warning, count = done.stdout.splitlines()
+    threads, warning, count = done.stdout.splitlines()
+    assert re.match(r"threads decode in place of \d+ processes: memfd_create is refused .*Allow memfd_create", threads)
     assert warning.startswith("memfd_create is refused (Operation not permitted): an unnamed file in the folder")
     assert count == str(len(SHAPES))
     assert not list(temporary.iterdir())

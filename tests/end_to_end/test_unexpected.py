@@ -59,8 +59,9 @@ def test_an_error_in_the_decoding_thread_is_the_cause_of_one_of_ours(
 ) -> None:
     given, name = error("boom"), error.__name__
     closes = {"after": Assembly.close} if place.endswith(".close") else {}  # else its threads would stay
+    decode = {"processes": 0} if "renderer" in place else {}  # decode processes import a renderer of their own
     monkeypatch.setattr(place, raising(given, **closes))
-    with Loader(file_config(root), device="cpu", backend="pillow") as loader:
+    with Loader(file_config(root, decode_config=decode), device="cpu", backend="pillow") as loader:
         with pytest.raises(DatagoError, match=rf"^unexpected error in decoding: {name}: boom$") as caught:
             list(loader)
         assert caught.value.__cause__ is given

@@ -1,8 +1,9 @@
 """Forks the decode processes, watches them, and ends them.
 
-The feeder calls `start_described` before it has threads. The fork server imports numpy and Pillow while the feeder
-lists files, then forks the decode processes, which share these imports. The kernel kills each process when the process
-above it ends, however that ends.
+The feeder calls `start` before it has threads, and before it imports anything: so the fork server imports numpy and
+Pillow, the longest part of a run's start, while the feeder imports its own modules and lists files. Then it forks the
+decode processes, which share these imports. The kernel kills each process when the process above it ends, however that
+ends.
 """
 
 from __future__ import annotations
@@ -14,17 +15,16 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NoReturn
-
-import msgspec
-
-from datago_gpu.feeder.decoding.plan import BY_SIGNAL, Ends, Plan
 
 if TYPE_CHECKING:
     from datago_gpu.feeder.decoding.worker import Worker
 
-__all__ = ["ForkServer", "start_described"]
+__all__ = ["BY_SIGNAL", "ForkServer", "start"]
+
+BY_SIGNAL = 128
+"""A feeder whose decode process was ended by a signal ends with 128 and the number of the signal, as in shells."""
 
 _PR_SET_PDEATHSIG = 1
 
@@ -48,40 +48,27 @@ class ForkServer:
         self.status()
 
 
-def start_described(described: str, arena: int, foreign: Iterable[int]) -> ForkServer | None:
-    """Starts the decode processes that a feeder's last argument describes; none if it is empty.
+def start(plan: str, ends: Sequence[int], arena: int, foreign: Iterable[int]) -> ForkServer:
+    """Forks the fork server. This process must have one thread only. From now on SIGTERM ends both.
 
-    From then on SIGTERM ends this process together with them.
-    """
-    if not described:
-        return None
-    server = _start(msgspec.json.decode(described, type=Ends), arena, foreign)
-    signal.signal(signal.SIGTERM, lambda *_: _leave(server))
-    return server
-
-
-def _leave(server: ForkServer) -> NoReturn:
-    server.stop()
-    os._exit(0)
-
-
-def _start(ends: Ends, arena: int, foreign: Iterable[int]) -> ForkServer:
-    """Forks the fork server. This process must have one thread only, and loses `ends`.
-
+    plan: a `Plan`, as JSON. ends: the descriptors of the tasks, the results and the memory; they are closed here.
     arena: the descriptor of the payloads. foreign: descriptors that only this process needs.
     """
     feeder, (alive, theirs) = os.getpid(), os.pipe()
     pid = os.fork()
     if pid:
-        for descriptor in (ends.tasks, ends.results, ends.memory, theirs):
+        for descriptor in (*ends, theirs):
             os.close(descriptor)
-        return ForkServer(pid, alive)
+        server = ForkServer(pid, alive)
+        signal.signal(signal.SIGTERM, lambda *_: _leave(server))
+        return server
     try:
         _die_with(feeder)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         for descriptor in (*foreign, alive):
             os.close(descriptor)
-        status = _serve(ends.plan, ends.tasks, ends.results, ends.memory, arena)
+        tasks, results, memory = ends
+        status = _serve(plan, tasks, results, memory, arena)
     except BaseException:
         sys.excepthook(*sys.exc_info())
         status = 1
@@ -89,11 +76,23 @@ def _start(ends: Ends, arena: int, foreign: Iterable[int]) -> ForkServer:
     os._exit(status)
 
 
-def _serve(plan: Plan, tasks: int, results: int, file: int, arena: int) -> int:
+def _leave(server: ForkServer) -> None:
+    """Ends the fork server, then this process, by the signal that it got."""
+    server.stop()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _serve(described: str, tasks: int, results: int, file: int, arena: int) -> int:
     """Forks the decode processes and waits until one of them ends. Returns the exit status of this process."""
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # numpy would start threads for matrices, which decoding has none of
+    import msgspec
+
+    from datago_gpu.feeder.decoding.plan import Plan
     from datago_gpu.feeder.decoding.shared_allowance import SharedAllowance
     from datago_gpu.feeder.decoding.worker import Worker
 
+    plan = msgspec.json.decode(described, type=Plan)
     memory, payloads = mmap.mmap(file, plan.total), mmap.mmap(arena, 0, access=mmap.ACCESS_READ)
     allowance = SharedAllowance(plan.memory, plan.processes, file, memory)
     worker = Worker(plan, payloads, file, memory, allowance, tasks, socket.socket(fileno=results))

@@ -45,6 +45,11 @@ class Jobs:
         self._free = list(range(plan.slots))
         self._done: set[int] = set()
         self._failures: dict[int, dict[int, str]] = {}
+        pool.closing.append(self._let_go)
+
+    def _let_go(self) -> None:
+        """Drops all views of the memory. The traceback of an error may keep this object."""
+        del self._tables, self._shelf, self.memory
 
     def start(
         self,

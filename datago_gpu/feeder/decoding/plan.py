@@ -14,7 +14,6 @@ from datago_gpu.config.limits import Limits, bytes_a_pixel, decoded_pixel_bytes,
 from datago_gpu.feeder.arena import aligned
 
 __all__ = [
-    "BY_SIGNAL",
     "ENCODED_FACTOR",
     "ENCODED_HEAD",
     "JOB_BYTES",
@@ -24,7 +23,6 @@ __all__ = [
     "PROCESS",
     "ROW_BYTES",
     "TASK",
-    "Ends",
     "Plan",
     "Result",
 ]
@@ -43,9 +41,6 @@ PROCESS = struct.Struct("<qd")
 
 TASK = struct.Struct("<HHII")
 """A task: the job's slot, 1 for masks, and the first row and the row after the last. Written and read as a whole."""
-
-BY_SIGNAL = 128
-"""A feeder whose decode process was ended by a signal ends with 128 and the number of the signal, as in shells."""
 
 ENCODED_FACTOR, ENCODED_HEAD = 4, 64 * 1024
 """An image that is encoded again takes at most 4 times its pixels: JPEG needs up to 26 bits for 8. And its header."""
@@ -117,17 +112,6 @@ class Plan(Struct, frozen=True, kw_only=True):
     def process_at(self, number: int) -> int:
         """Returns where a process writes its id and its CPU time: `PROCESS`."""
         return _HEAD_BYTES + number * _PROCESS_BYTES
-
-
-class Ends(Struct, frozen=True):
-    """The descriptors of a decode process."""
-
-    plan: Plan
-    tasks: int
-    """The end of a pipe to read `TASK`s from."""
-    results: int
-    """The end of a socket to send `Result`s to."""
-    memory: int
 
 
 class Result(Struct, frozen=True, array_like=True):

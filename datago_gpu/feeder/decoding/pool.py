@@ -6,11 +6,12 @@ import contextlib
 import mmap
 import os
 import socket
+from collections.abc import Callable
 
 from msgspec import msgpack
 
 from datago_gpu.feeder import arena
-from datago_gpu.feeder.decoding.plan import PROCESS, Ends, Plan, Result
+from datago_gpu.feeder.decoding.plan import PROCESS, Plan, Result
 
 __all__ = ["DecodersGone", "Pool"]
 
@@ -37,12 +38,20 @@ class Pool:
         except BaseException:
             os.close(self.descriptor)
             raise
+        self.closing: list[Callable[[], None]] = []
+        """Called by `close`, to let go of views of the memory."""
         self._decoder = msgpack.Decoder(Result)
-        self._tasks, self._results = -1, socket.socket(socket.AF_UNIX)
+        self._tasks = -1
+        self._results: socket.socket | None = None
         self._cpu_before_s = 0.0
+        self._is_awake = False
+        """Whether `wake` was called."""
 
-    def connect(self, lent: contextlib.ExitStack) -> Ends:
-        """Makes the ends of new decode processes, which `lent` closes here. All decode processes must have ended."""
+    def connect(self, lent: contextlib.ExitStack) -> tuple[int, int, int]:
+        """Makes the descriptors of new decode processes, which `lent` closes here: of tasks, results and memory.
+
+        All decode processes must have ended.
+        """
         self._cpu_before_s = self.cpu_s
         self._disconnect()
         self.memory[: self.plan.jobs_at] = bytes(self.plan.jobs_at)
@@ -50,7 +59,9 @@ class Pool:
         lent.callback(os.close, tasks)
         self._results, results = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         lent.enter_context(results)
-        return Ends(self.plan, tasks, results.fileno(), self.descriptor)
+        if self._is_awake:
+            self.wake()
+        return tasks, results.fileno(), self.descriptor
 
     def send(self, tasks: bytes) -> None:
         """Queues tasks for the decode processes. If these have ended, `receive` says so."""
@@ -60,7 +71,7 @@ class Pool:
     def receive(self) -> Result:
         """Waits for the next result. Raises DecodersGone once all decode processes have ended, and after `wake`."""
         with contextlib.suppress(OSError):
-            if message := self._results.recv(_LARGEST_RESULT):
+            if self._results and (message := self._results.recv(_LARGEST_RESULT)):
                 return self._decoder.decode(message)
         raise DecodersGone
 
@@ -72,13 +83,15 @@ class Pool:
 
     def wake(self) -> None:
         """Wakes `receive`, for ever."""
+        self._is_awake = True
         with contextlib.suppress(OSError):
-            self._results.shutdown(socket.SHUT_RDWR)
+            if self._results:
+                self._results.shutdown(socket.SHUT_RDWR)
 
     @property
     def pids(self) -> list[int]:
         """Returns the ids of the decode processes that have started; none after `close`."""
-        return [pid for pid, _ in self._processes() if pid and self.descriptor >= 0]
+        return [pid for pid, _ in self._processes() if pid]
 
     @property
     def cpu_s(self) -> float:
@@ -86,18 +99,28 @@ class Pool:
         return self._cpu_before_s + sum(seconds for _, seconds in self._processes())
 
     def close(self) -> None:
-        """Closes the descriptors. May be called twice."""
+        """Closes the descriptors. The memory is freed with its last view. May be called twice."""
         self._disconnect()
-        if self.descriptor >= 0:
-            os.close(self.descriptor)
-            self.descriptor = -1
+        if self.descriptor < 0:
+            return
+        self._cpu_before_s = self.cpu_s
+        while self.closing:
+            self.closing.pop()()
+        os.close(self.descriptor)
+        self.descriptor = -1
+        with contextlib.suppress(BufferError):  # a view of the memory still exists
+            self.memory.close()
 
     def _processes(self) -> list[tuple[int, float]]:
-        at = map(self.plan.process_at, range(self.plan.processes))
-        return [PROCESS.unpack_from(self.memory, each) for each in at]
+        at = map(self.plan.process_at, range(self.plan.processes if self.descriptor >= 0 else 0))
+        try:
+            return [PROCESS.unpack_from(self.memory, each) for each in at]
+        except ValueError:  # another thread has closed the memory meanwhile
+            return []
 
     def _disconnect(self) -> None:
-        self._results.close()
+        if self._results:
+            self._results.close()
         if self._tasks >= 0:
             os.close(self._tasks)
             self._tasks = -1

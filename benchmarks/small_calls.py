@@ -1,0 +1,172 @@
+"""What a loader costs a training step of many small numpy calls, each of which lets the GIL go.
+
+    python -m benchmarks.trainer --small-calls [--runs 5] [--steps 400]
+
+Before each step the loop takes 8 images (500 px, scaled to 64 px) from a folder; only the step, 60 calls, is timed.
+The contestants run in turn, each in a process of its own: two processes that burn CPU (the price of sharing the cores
+with any other work), datago with its tasks on 1 and 2 threads, and this loader with decode processes and with threads.
+Each first measures the step alone; printed is the step beside the contestant over the step alone. "waits" is how often
+a step gives up its core, which it does to wait for the GIL: this figure is good on a busy machine, too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.common import machine, material_folder
+from benchmarks.material import make
+
+CALLS, IMAGES, SIZE = 60, 8, 64
+NUMBERS = np.ones(40_000, np.float32)
+CONTESTANTS = {
+    "CPU burners": ("burners", 2),
+    "datago, 1 task": ("datago", 1),
+    "datago, 2 tasks": ("datago", 2),
+    "ours": ("ours", None),
+    "ours, 1 process": ("ours", 1),
+    "ours, threads": ("ours", 0),
+}
+FIGURES = "mean", "p50", "p99"
+
+Take = Callable[[], object]
+
+
+def step() -> float:
+    """Returns the seconds of one step."""
+    clock = time.perf_counter()
+    for _ in range(CALLS):
+        np.add(NUMBERS, NUMBERS)
+    return time.perf_counter() - clock
+
+
+def measure(steps: int, take: Take) -> list[float]:
+    """Returns the mean, the median and the 99th percentile of a step, in seconds, and the mean number of waits."""
+    seconds, waits = [], 0
+    for _ in range(steps):
+        take()
+        before = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
+        seconds.append(step())
+        waits += resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw - before
+    return [statistics.fmean(seconds), *np.percentile(seconds, [50, 99]).tolist(), waits / steps]
+
+
+@contextmanager
+def burners(count: int | None, _: Path) -> Iterator[Take]:
+    """Burns CPU in other processes, in place of a loader."""
+    found = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count or 2)]
+    try:
+        yield lambda: None
+    finally:
+        for process in found:
+            process.kill()
+            process.wait()
+
+
+@contextmanager
+def datago(tasks: int | None, root: Path) -> Iterator[Take]:
+    """Loads with datago."""
+    os.environ["DATAGO_MAX_TASKS"] = str(tasks)  # read when it is imported
+    from datago import DatagoClient
+
+    image = {"crop_and_resize": True, "default_image_size": SIZE, "downsampling_ratio": SIZE}
+    image |= {"min_aspect_ratio": 1.0, "max_aspect_ratio": 1.0, "image_to_rgb8": True}
+    source = {"root_path": str(root), "random_sampling": False}
+    buffers = {"prefetch_buffer_size": 64, "samples_buffer_size": 64}
+    config = {"source_type": "file", "source_config": source, "image_config": image, "limit": 10**6, **buffers}
+    client = DatagoClient(json.dumps(config))
+    client.start()
+
+    def take() -> None:
+        for _ in range(IMAGES):
+            sample = client.get_sample()
+            assert sample is not None, "datago has no more samples"
+            sample.image.get_payload().to_numpy_array()
+
+    yield take
+    client.stop()
+
+
+@contextmanager
+def ours(processes: int | None, root: Path) -> Iterator[Take]:
+    """Loads with this package."""
+    from datago_gpu import Loader
+
+    config = {
+        "source_type": "file",
+        "source_config": {"root_path": str(root)},
+        "image_config": {"crop_and_resize": True, "default_image_size": SIZE, "downsampling_ratio": SIZE}
+        | {"min_aspect_ratio": 1.0, "max_aspect_ratio": 1.0},
+        "batch_size": IMAGES,
+        "epochs": None,
+        "samples_buffer_size": 64,
+        "decode_config": {"processes": processes},
+    }
+    with Loader(config, device="cpu", backend="pillow") as loader:
+        yield lambda: next(loader)
+
+
+def compare(args: argparse.Namespace) -> None:
+    """Runs the contestants in turn and prints a table."""
+    print(machine())
+    pictures = sorted(make(material_folder(args.material) / "500px-500", 500, "500px").iterdir())
+    with tempfile.TemporaryDirectory(dir=pictures[0].parents[1]) as folder:
+        for number in range(IMAGES * (args.steps + args.steps // 10 + 20)):  # datago passes over them once
+            os.link(pictures[number % 500], f"{folder}/{number:06}.jpg")
+        show(args, run(args, folder))
+
+
+def run(args: argparse.Namespace, root: str) -> dict[str, list[list[float]]]:
+    """Runs the contestants in turn. Returns what `contestant` returned in each run."""
+    here = [name for name, (kind, _) in CONTESTANTS.items() if kind != "datago" or find_spec("datago")]
+    found: dict[str, list[list[float]]] = {name: [] for name in here}
+    for number in range(args.runs):
+        order = here[:: 1 if number % 2 == 0 else -1]
+        for name in order:
+            command = [sys.executable, "-m", "benchmarks.small_calls", name, root, str(args.steps)]
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=500)
+            found[name].append(json.loads(done.stdout.splitlines()[-1]))
+    return found
+
+
+def show(args: argparse.Namespace, found: dict[str, list[list[float]]]) -> None:
+    """Prints a table of medians."""
+    print(f"\nA step of {CALLS} calls beside a loader, over the step alone ({args.runs} runs of {args.steps}, median)")
+    print(f"  {'':18}" + "".join(f"{figure:>8}" for figure in FIGURES) + "   waits   images/s")
+    for name, runs in found.items():
+        *ratios, waits, rate = (statistics.median(column) for column in zip(*runs, strict=True))
+        print(f"  {name:18}" + "".join(f"{ratio:8.2f}" for ratio in ratios) + f"{waits:8.2f}{rate:11,.0f}")
+    if args.json:
+        args.json.write_text(json.dumps({"machine": machine(), "runs": found}, indent=1))
+
+
+def contestant(name: str, root: Path, steps: int) -> list[float]:
+    """Returns the inflation of a step, by `FIGURES`, the waits of a step, and the images taken in a second."""
+    kind, number = CONTESTANTS[name]
+    load: Any = {"burners": burners, "datago": datago, "ours": ours}[kind]
+    alone = measure(steps, lambda: None)
+    with load(number, root) as take:
+        measure(max(4, steps // 10), take)  # until the buffers are full
+        clock = time.perf_counter()
+        beside = measure(steps, take)
+        seconds = time.perf_counter() - clock
+    ratios = [there / here for there, here in zip(beside[:-1], alone[:-1], strict=True)]
+    return [*ratios, beside[-1], steps * IMAGES / seconds]
+
+
+if __name__ == "__main__":
+    print(json.dumps(contestant(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))))
