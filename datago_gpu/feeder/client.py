@@ -13,7 +13,7 @@ from msgspec import msgpack
 from datago_gpu.config import LoaderConfig
 from datago_gpu.errors import FeederError
 from datago_gpu.feeder import wire
-from datago_gpu.feeder.decoding.pool import Pool
+from datago_gpu.feeder.decoding.decode_pool import Pool
 from datago_gpu.feeder.spawn import Processes
 
 __all__ = ["Feeder", "FeederClosed"]

@@ -16,8 +16,8 @@ import msgspec
 from datago_gpu.config import LoaderConfig
 from datago_gpu.config.limits import Limits
 from datago_gpu.feeder import arena
+from datago_gpu.feeder.decoding.decode_pool import Pool
 from datago_gpu.feeder.decoding.fork_server import BY_SIGNAL
-from datago_gpu.feeder.decoding.pool import Pool
 from datago_gpu.interpreter import WANTED, command
 from datago_gpu.units import MiB
 

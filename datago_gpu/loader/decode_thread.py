@@ -14,7 +14,7 @@ from msgspec import structs
 from datago_gpu import errors
 from datago_gpu.feeder import wire
 from datago_gpu.feeder.client import FeederClosed
-from datago_gpu.feeder.decoding.pool import DecodersGone
+from datago_gpu.feeder.decoding.decode_pool import DecodersGone
 from datago_gpu.loader.handoff import Handoff
 from datago_gpu.loader.supervisor import Supervisor
 from datago_gpu.sources.base import Flaw, Skipped

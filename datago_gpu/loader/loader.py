@@ -17,8 +17,8 @@ from datago_gpu.config import ConfigLike, LoaderConfig
 from datago_gpu.config.limits import Limits, decode_processes
 from datago_gpu.decode.select import Backend, choose
 from datago_gpu.errors import DatagoError, FeederError, TooManyErrors
+from datago_gpu.feeder.decoding.decode_pool import Pool
 from datago_gpu.feeder.decoding.plan import Plan
-from datago_gpu.feeder.decoding.pool import Pool
 from datago_gpu.feeder.wire import Number, Resume
 from datago_gpu.loader.decode_thread import Ready, Worker, wrap_unexpected
 from datago_gpu.loader.handoff import Ended, Handoff

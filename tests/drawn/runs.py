@@ -168,10 +168,10 @@ class Run:
         self._judge.middle(self._newly_told())
 
     def _kill(self, number: int) -> None:
-        """The feeder, or a process that downloads for it. Once a loader: the second time is an error."""
+        """The feeder, or a process that downloads for it or decodes. Once a loader: the second time is an error."""
         if (loader := self._way.loader) is None or self._killed:
             return
-        pids = [loader.feeder_pid, *loader.download_pids]
+        pids = [loader.feeder_pid, *loader.download_pids, *loader.decode_pids]
         with suppress(psutil.NoSuchProcess, ProcessLookupError):
             process = psutil.Process(pids[number % len(pids)])
             if os.getpid() in [each.pid for each in process.parents()]:
@@ -200,7 +200,7 @@ class Run:
         lines = [f"nothing for {WAIT_S} s; awaited was: {what}"]
         if (loader := self._way.loader) is not None:
             lines.append(str(loader.stats()))
-            for pid in (loader.feeder_pid, *loader.download_pids):
+            for pid in (loader.feeder_pid, *loader.download_pids, *loader.decode_pids):
                 with suppress(psutil.Error):
                     process = psutil.Process(pid)
                     lines.append(f"process {pid}: {process.status()}, {process.cpu_times()}")

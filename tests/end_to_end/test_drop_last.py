@@ -90,7 +90,7 @@ def test_a_stop_behind_any_batch_changes_nothing(root: Path, make: Any) -> None:
 
 
 def test_a_stop_in_the_middle_of_a_batch_of_two_epochs_keeps_the_rest(root: Path) -> None:
-    config = settings(root, epochs=2)
+    config = settings(root, epochs=2, decode_config={"processes": 0})  # eighty loaders start quicker with threads
     whole = [name for _, ids in delivered(config) for name in ids]
     for stop in range(1, len(whole)):
         with opened(config) as loader:

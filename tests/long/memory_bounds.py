@@ -2,8 +2,8 @@
 
     python -m tests.long.memory_bounds [--only WORD ...] [--out FILE]
 
-Prints for each case, in MiB, what was measured of what the settings promise: for the trainer's process, for the feeder
-and for the largest process that downloads, each without what they share; and for that. Exits with 1 where one is over.
+Prints for each case, in MiB, what was measured of what the settings promise: for the trainer's process, for the feeder,
+for the largest process that downloads and for all that decode, each without what they share; and for that. Exits with 1 where one is over.
 All of it takes some ten minutes, and 2 GB of disk for the pictures. --only: cases whose name has one of these words.
 """
 
@@ -26,7 +26,7 @@ from tests.support.servers import MisbehavingServer
 
 MiB = 1024 * 1024
 LOOK_S = 0.004
-PARTS = ("trainer", "feeder", "downloading", "shared")
+PARTS = ("trainer", "feeder", "downloading", "decoding", "shared")
 TRAINER = """
 import json, sys, time
 from contextlib import suppress
@@ -95,6 +95,9 @@ def look(trainer: int, peaks: dict[str, float]) -> None:
         own, shared = resident(pid)
         now[name] = max(now[name], own)
         now["shared"] = max(now["shared"], shared)
+        if name == "feeder":
+            now["decoding"] = max(now["decoding"], sum(map(of_its_own, descendants(pid))))
+            now["shared"] = max([now["shared"], *(resident(each)[1] for each in descendants(pid))])
     for name in PARTS:
         peaks[name] = max(peaks[name], now[name])
 
@@ -110,6 +113,23 @@ def children(pid: int) -> list[tuple[int, str]]:
                     if module in command:
                         found.append((child, name))
     return found
+
+
+def descendants(pid: int) -> list[int]:
+    """The fork server of a feeder, and the decode processes."""
+    found = []
+    with suppress(OSError):
+        for child in map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()):
+            found += [child, *descendants(child)]
+    return found
+
+
+def of_its_own(pid: int) -> float:
+    """MiB of a process, with its share of the pages that forks have in common, but not of the shared memory."""
+    with suppress(OSError):
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        return sum(int(line.split()[1]) for line in lines if line.startswith(("Pss_Anon", "Pss_File"))) / 1024
+    return 0.0
 
 
 def resident(pid: int) -> tuple[float, float]:

@@ -139,6 +139,8 @@ class Soak:
                     self.watch.note("feeder", loader.feeder_pid)
                     for pid in loader.download_pids:
                         self.watch.note("download", pid)
+                    for pid in loader.decode_pids:
+                        self.watch.note("decode", pid)
                 if rng.random() < 0.001:
                     self.pause(loader)
         self.watch.pause("long run")
@@ -160,10 +162,10 @@ class Soak:
                     break
                 at += 1
                 if at == kill_at:
-                    victim = self.rng.choice([loader.feeder_pid, *loader.download_pids])
-                    self.counts[
-                        "feeders killed" if victim == loader.feeder_pid else "downloading processes killed"
-                    ] += 1
+                    victims = dict.fromkeys(loader.decode_pids, "decode processes killed")
+                    victims |= dict.fromkeys(loader.download_pids, "downloading processes killed")
+                    victim = self.rng.choice([loader.feeder_pid, *victims])
+                    self.counts[victims.get(victim, "feeders killed")] += 1
                     send(victim, signal.SIGKILL)
                 elif self.rng.random() < 0.003:
                     self.pause(loader)

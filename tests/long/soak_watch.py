@@ -30,10 +30,10 @@ class Watch(threading.Thread):
         self._feeders: dict[str, int] = {}
         self.longest_s: dict[str, float] = {}
         """Stream -> the longest time without a batch."""
-        self.memory: dict[str, list[float]] = {"trainer": [], "feeder": [], "download": []}
+        self.memory: dict[str, list[float]] = {"trainer": [], "feeder": [], "download": [], "decode": []}
         """MiB resident, sampled."""
-        self.descriptors: dict[str, list[int]] = {"trainer": [], "feeder": [], "download": []}
-        self.threads: dict[str, list[int]] = {"trainer": [], "feeder": [], "download": []}
+        self.descriptors: dict[str, list[int]] = {"trainer": [], "feeder": [], "download": [], "decode": []}
+        self.threads: dict[str, list[int]] = {"trainer": [], "feeder": [], "download": [], "decode": []}
 
     def progress(self, stream: str) -> None:
         """A batch has come, or the stream begins."""

@@ -8,5 +8,5 @@
 
 The feeder forks a fork server before it starts a thread or an event loop (fork_server.py). The fork server imports
 numpy and Pillow, forks the decode processes, which share these pages, and waits for them. plan.py says where things lie
-in the shared memory; pool.py holds the trainer's ends.
+in the shared memory; decode_pool.py holds the trainer's ends.
 """

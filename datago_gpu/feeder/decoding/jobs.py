@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from datago_gpu.decode.base import EncodedImages, Payloads
 from datago_gpu.errors import DatagoError
+from datago_gpu.feeder.decoding.decode_pool import Pool
 from datago_gpu.feeder.decoding.plan import TASK, Result
-from datago_gpu.feeder.decoding.pool import Pool
 from datago_gpu.feeder.decoding.shelf import Part, Shelf
 from datago_gpu.feeder.decoding.tables import Tables
 
@@ -79,8 +79,15 @@ class Jobs:
         head = self._tables.jobs[slot]
         head["left"], head["dense"], head["dtype"] = len(firsts), dtype is not None, dtype.str if dtype else ""
         self._failures[slot] = {}
-        self._pool.send(b"".join(TASK.pack(slot, mask, row, min(row + step, len(images))) for row in firsts))
-        return Job(slot, at, part)
+        job = Job(slot, at, part)
+        tasks = b"".join(TASK.pack(slot, mask, row, min(row + step, len(images))) for row in firsts)
+        try:
+            while not self._pool.send(tasks):
+                self._take_in(self._pool.receive())
+        except BaseException:
+            self.end(job, returns=True)
+            raise
+        return job
 
     def rows(self, slot: int, count: int) -> NDArray[Any]:
         """Returns the rows of a job."""

@@ -72,7 +72,7 @@ class Plan(Struct, frozen=True, kw_only=True):
             pixels = config.batch_size * image.default_image_size**2
         room, least = pixels * bytes_a_pixel(config), aligned(1)
         if image.pre_encode_images:
-            room, least = room * ENCODED_FACTOR, ENCODED_HEAD
+            room, least = room * ENCODED_FACTOR, ENCODED_HEAD + least
         return cls(
             image=image,
             decode=decode,

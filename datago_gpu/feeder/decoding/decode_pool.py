@@ -57,16 +57,25 @@ class Pool:
         self.memory[: self.plan.jobs_at] = bytes(self.plan.jobs_at)
         tasks, self._tasks = os.pipe()
         lent.callback(os.close, tasks)
+        os.set_blocking(self._tasks, False)  # processes that wait to send a result take no tasks
         self._results, results = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         lent.enter_context(results)
         if self._is_awake:
             self.wake()
         return tasks, results.fileno(), self.descriptor
 
-    def send(self, tasks: bytes) -> None:
-        """Queues tasks for the decode processes. If these have ended, `receive` says so."""
-        with contextlib.suppress(OSError):
+    def send(self, tasks: bytes) -> bool:
+        """Queues tasks for the decode processes. Returns False if there is no room; a result comes before there is.
+
+        Does nothing if the processes have ended: `receive` says so.
+        """
+        try:
             os.write(self._tasks, tasks)
+        except BlockingIOError:
+            return False
+        except OSError:
+            pass
+        return True
 
     def receive(self) -> Result:
         """Waits for the next result. Raises DecodersGone once all decode processes have ended, and after `wake`."""
