@@ -3,8 +3,9 @@
     python -m tests.long.memory_bounds [--only WORD ...] [--out FILE]
 
 Prints for each case, in MiB, what was measured of what the settings promise: for the trainer's process, for the feeder,
-for the largest process that downloads and for all that decode, each without what they share; and for that. Exits with
-1 where one is over. All of it takes some ten minutes, and 2 GB of disk for the pictures. --only: cases whose name has one of these words.
+for the largest process that downloads and for all that decode, each without what they share; and for that. Exits with 1
+where one is over. All of it takes some ten minutes, and 2 GB of disk for the pictures. --only: cases whose name has one
+of these words.
 """
 
 from __future__ import annotations
