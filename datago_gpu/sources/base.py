@@ -129,7 +129,7 @@ def sample_bytes(sample: SampleRef | Skipped) -> int:
 BAD_ATTRIBUTES = "bad-attributes"
 """The sample's attributes could not be read, and are delivered empty."""
 FURTHER_IMAGES = "further-images"
-"""The sample had several images, and none was asked for by name: the first one is delivered."""
+"""The sample had several images, and none was requested by name: the first one is delivered."""
 
 
 class Flaw(Struct, frozen=True):

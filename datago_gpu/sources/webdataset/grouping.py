@@ -87,7 +87,7 @@ class Collector:
         self._unsorted = False
         """Whether a key was repeated after other keys."""
         self._crowded = ""
-        """The key of the first sample with several images and none asked for by name."""
+        """The key of the first sample with several images and none requested by name."""
         self._crowded_samples = self._left_out = 0
         self._start("", "")
 
@@ -185,15 +185,15 @@ class Collector:
         """Warns, after the last file, of the number of images that were left out."""
         if self._left_out:
             logger.warning(
-                "%s: %d samples, such as %r, hold several images of which none was asked for by name: the first of "
-                "each is taken, %d are left out. Name it with reference_image_type, or, where names hold dots, set "
-                "key_dots to 'last'", printable_path(self._shard), self._crowded_samples, self._crowded, self._left_out,
+                "%s: %d samples, such as %r, contain several images, and none is requested by name: the first of each "
+                "is loaded, %d are left out. Set reference_image_type; or, if names contain dots, set key_dots to "
+                "'last'", printable_path(self._shard), self._crowded_samples, self._crowded, self._left_out,
             )  # fmt: skip
 
     def _flaws(self, problem_of_attributes: str) -> dict[str, str]:
         flaws = {BAD_ATTRIBUTES: problem_of_attributes} if problem_of_attributes else {}
         if self._further_images:
-            flaws[FURTHER_IMAGES] = f"{self._further_images} more, of which none was asked for by name, are left out"
+            flaws[FURTHER_IMAGES] = f"{self._further_images} more images are left out: none was requested by name"
         return flaws
 
     def _made(self) -> SampleRef | Skipped:

@@ -175,13 +175,13 @@ def test_images_that_share_a_sample_are_counted_and_told_of_with_their_number(
         stats = loader.stats()
     assert stats.flawed == {"further-images": 4}
     assert stats.delivered == (4 if cut else 6)
-    of_shards = sorted(message for message in caplog.messages if "such as 'photo', hold several images" in message)
+    of_shards = sorted(message for message in caplog.messages if "such as 'photo', contain several images" in message)
     for number, message in enumerate(of_shards):
         assert message.startswith(f"{tmp_path}/{number}.tar: 2 samples, such as ")
         assert ", 3 are left out." in message
     assert len(of_shards) == 2
     (of_sample,) = (message for message in caplog.messages if "further-images" in message)
-    assert of_sample.endswith(": further-images: 2 more, of which none was asked for by name, are left out")
+    assert of_sample.endswith(": further-images: 2 more images are left out: none was requested by name")
 
 
 @pytest.mark.parametrize("dots", ["first", "last"])
