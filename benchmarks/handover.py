@@ -141,7 +141,7 @@ def watch(clock: Clock, assembly: Assembly) -> None:
     outer = getattr(images, "_pipeline", None)
     if outer is None:
         return
-    for kind, name in (("looking at payloads", "_job"), ("handing over", "_handed_over")):
+    for kind, name in (("looking at payloads", "_start_job"), ("handing over", "_hand_over")):
         setattr(images, name, clock.timed(kind, getattr(images, name)))
     pipeline = outer._pipeline  # noqa: SLF001
     for kind in ("feed_input", "schedule_run", "outputs"):

@@ -112,3 +112,9 @@ def test_trainer(tmp_path: Path) -> None:
     assert scaled.splitlines()[-1].split()[0] == "3"
     printed = run("trainer.py", "--runs", "1", "--steps", "40", "--backend", "pillow", "--material", str(tmp_path))
     assert "ratio" in printed
+
+
+def test_the_hand_over_is_measured_by_its_parts() -> None:
+    printed = run("handover.py", "--runs", "1", "--batch-size", "8", "--backend", "dali")
+    parts = ("DALI: outputs", "looking at payloads", "handing over", "in all")
+    assert all(part in printed for part in parts)
