@@ -93,7 +93,7 @@ class Supervisor:
         if self._config.draws_from_server or not (self._begun or self._feeder.was_killed):
             raise death
         self._first_death, self._counted_before = death, self._counts
-        log.warning("%s; a new one continues from there", death)
+        log.warning("%s; a new one continues from there", str(death))  # a record that is kept must not keep frames
         self._feeder.close()
         self._feeder.dispose()
         if self._pool:

@@ -20,7 +20,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PYTHONS = ("python3.11", "python3.12", "python3.13", "python3.14")
-SUITE = ("tests/wheel/installed.py", "tests/support/servers.py")
+SUITE = "tests/wheel/installed.py"
+HELPERS = [f"tests/{name}.py" for name in ("__init__", "support/__init__", "support/servers", "support/connections")]
 IN_SDIST = {"pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "Makefile", "tests/conftest.py", "docs/guide.md"}
 IN_WHEEL = {"datago_gpu/py.typed", "datago_gpu/photos/CREDITS.md", "datago_gpu/feeder/__main__.py"}
 
@@ -57,8 +58,10 @@ def passes(python: str, wheel: Path, folder: Path) -> bool:
     own = folder / "venv" / "bin" / "python"
     install = [own, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     subprocess.run([*install, wheel, "pytest", "pytest-timeout"], check=True)
-    for name in SUITE:
-        shutil.copy(ROOT / name, folder)
+    shutil.copy(ROOT / SUITE, folder)
+    for name in HELPERS:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     suite = [own, "-m", "pytest", "-q", "-W", "error", "--timeout", "60", "-p", "no:cacheprovider", "installed.py"]
     return not subprocess.run(suite, cwd=folder, env={**environment, "CHECKOUT": str(ROOT)}).returncode

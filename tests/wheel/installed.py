@@ -1,4 +1,4 @@
-"""A short suite of the package as installed. Nothing but pytest, the standard library and servers.py is beside it."""
+"""A short suite of the package as installed, with pytest, the standard library and the helper tests.support.servers."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from servers import Answer, MisbehavingServer, json_answer
 
 import datago_gpu
 from datago_gpu import Loader, LoaderConfig
+from tests.support.servers import Answer, MisbehavingServer, json_answer
 
 PACKAGE = Path(datago_gpu.__file__).parent
 PHOTOS = PACKAGE / "photos"
