@@ -130,10 +130,8 @@ class Worker(threading.Thread):
                 self._skips_behind.clear()  # the new feeder reports them again
         finally:
             end = ended if isinstance(ended, wire.Ended) else wire.Ended([], wire.Counts())
-            last = Ready(
-                None, skipped=self._feeder.first_told(self._take_skips()), fruitless=end.fruitless, dropped=end.dropped
-            )
-            self._ready.put(last)
+            skipped = self._feeder.record_skips(self._take_skips())
+            self._ready.put(Ready(None, skipped=skipped, fruitless=end.fruitless, dropped=end.dropped))
         if isinstance(ended, wire.Failed):
             raise getattr(errors, ended.kind, errors.DatagoError)(ended.message)
 

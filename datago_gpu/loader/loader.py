@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import threading
@@ -14,12 +13,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar
 
 from datago_gpu.config import ConfigLike, LoaderConfig
-from datago_gpu.config.limits import Limits, decode_processes
+from datago_gpu.config.limits import Limits
 from datago_gpu.decode.select import Backend, choose
-from datago_gpu.errors import DatagoError, FeederError, TooManyErrors
-from datago_gpu.feeder.decoding.decode_pool import Pool
-from datago_gpu.feeder.decoding.plan import Plan
+from datago_gpu.errors import DatagoError, TooManyErrors
 from datago_gpu.feeder.wire import Number, Resume
+from datago_gpu.loader.assembly_maker import assembly_maker, make_pool
 from datago_gpu.loader.decode_thread import Ready, Worker, wrap_unexpected
 from datago_gpu.loader.handoff import Ended, Handoff
 from datago_gpu.loader.progress import Progress
@@ -30,7 +28,6 @@ from datago_gpu.loader.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from datago_gpu.batch import Batch, Sample
-    from datago_gpu.loader.assembly import Assembly
 
 __all__ = ["Loader"]
 
@@ -39,9 +36,6 @@ log = logging.getLogger("datago_gpu")
 CLOSE_S = 0.8
 """Together with the feeder's KILL_S this keeps close() below one second. If an image is still being decoded then, the
 thread finishes in the background."""
-
-_TOO_LARGE = frozenset((errno.EFBIG, errno.ENOMEM))
-"""The errnos where a limit of this process (ulimit -f, ulimit -v) allows no memory of this size."""
 
 _OpenBatch: TypeAlias = "tuple[Batch, list[Number], int]"
 """A batch, the numbers of its samples, and how many of them `samples()` has yielded."""
@@ -232,10 +226,10 @@ class Loader:
             -(-config.samples_buffer_size // config.batch_size), Limits.of(config).pixels
         )
         self._began_at, self._ended_at = time.perf_counter(), 0.0
-        backend, self._pool = self.backend, _pool(self.backend, config)
+        self._pool = make_pool(self.backend, config)
         feeder = Supervisor(config, resume, self._pool)
         try:
-            make = _assembly_maker(backend, config, self._pool)
+            make = assembly_maker(self.backend, config, self._pool)
             self._worker = Worker(feeder, make, self._ready)
             self._worker.start()
         except BaseException as error:
@@ -319,66 +313,3 @@ def _stop(worker: Worker, process: int) -> None:
     worker.stop()
     if worker is not threading.current_thread():
         worker.join(CLOSE_S)
-
-
-def _pool(backend: Backend, config: LoaderConfig) -> Pool | None:
-    """Makes the pool of decode processes. Returns None if threads or DALI decode."""
-    processes = decode_processes(config.decode_config) if backend.name == "pillow" else 0
-    if not processes:
-        return None
-    try:
-        return Pool(Plan.of(config, processes))
-    except FeederError as error:
-        reason = str(error)
-    except OSError as error:
-        if error.errno not in _TOO_LARGE:
-            raise FeederError(f"the decode processes cannot be started: {error}") from error
-        reason = f"the memory that they share with the trainer cannot be had ({error.strerror})"
-    log.warning("threads decode in place of %d processes: %s", processes, reason)
-    return None
-
-
-def _assembly_maker(backend: Backend, config: LoaderConfig, pool: Pool | None) -> Callable[[], Assembly]:
-    """Imports the decoder and numpy, and returns a function that makes the Assembly. Raises ConfigError.
-
-    Call this while the feeder starts, which takes as long as the imports. Call it on the trainer's thread: a process
-    forked while another thread imports a module gets half of that module.
-    """
-    if pool:
-        return _process_maker(config, pool)
-    from datago_gpu.decode.decoders import load_decoder, make_decoder, make_placer
-    from datago_gpu.decode.threads import pillow_threads
-    from datago_gpu.imaging.allowance import Allowance
-    from datago_gpu.loader.assembly import Assembly
-
-    load_decoder(backend)
-
-    def make() -> Assembly:
-        memory = Allowance(Limits.of(config).decoding, pillow_threads(config.decode_config))
-        return Assembly(
-            lambda mask: make_decoder(
-                backend, config.image_config, config.decode_config, config.batch_size, mask=mask, memory=memory
-            ),
-            make_placer(backend),
-            config.source_config.optional_parts,
-        )
-
-    return make
-
-
-def _process_maker(config: LoaderConfig, pool: Pool) -> Callable[[], Assembly]:
-    """Imports numpy, and returns a function that makes the Assembly for decode processes. See `_maker`."""
-    from datago_gpu.decode.placement import HostPlacer
-    from datago_gpu.feeder.decoding.jobs import Jobs
-    from datago_gpu.feeder.decoding.process_decoder import ProcessDecoder
-    from datago_gpu.loader.assembly import Assembly
-
-    def make() -> Assembly:
-        jobs = Jobs(pool)
-        return Assembly(
-            lambda mask: ProcessDecoder(jobs, config.image_config, config.decode_config, mask=mask),
-            HostPlacer(),
-            config.source_config.optional_parts,
-        )
-
-    return make

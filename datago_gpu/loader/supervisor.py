@@ -37,7 +37,7 @@ class Supervisor:
             self._close_pool()
             raise
         self._done = Progress(resume)
-        """What `done` and `first_told` were given."""
+        """Everything that was reported as decoded or skipped."""
         self._told: set[_Key] = set()
         """Reported skips that no resume position covers (unreadable folders, or an epoch that has no batch yet). Kept
         so that they are not reported twice."""
@@ -76,7 +76,7 @@ class Supervisor:
         self._done.begin(message.mark)
         self._done.deliver(message.indices)
         self._done.delivered -= failures
-        skipped = self.first_told(message.skipped)
+        skipped = self.record_skips(message.skipped)
         # An epoch's first batch carries the last skips of the epoch before.
         self._told = {key for key in self._told if key[0] >= message.epoch}
         self._feeder.report(message.number, failures)
@@ -117,7 +117,7 @@ class Supervisor:
         self._feeder.dispose()
         self._close_pool()
 
-    def first_told(self, skipped: list[Skipped]) -> list[Skipped]:
+    def record_skips(self, skipped: list[Skipped]) -> list[Skipped]:
         """Records skips as done. Returns those that no feeder before has reported."""
         new = [skip for skip in skipped if _key(skip) not in self._told]
         self._done.skip(new)
