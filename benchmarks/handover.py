@@ -31,7 +31,6 @@ from datago_gpu.decode.select import choose
 from datago_gpu.feeder import wire
 from datago_gpu.feeder.admit import Admission
 from datago_gpu.feeder.admitted import Admitted
-from datago_gpu.feeder.arena import aligned
 from datago_gpu.feeder.message import Layout
 from datago_gpu.loader.assembly import Assembled, Assembly
 from datago_gpu.sources.base import Position, SampleRef
@@ -82,12 +81,10 @@ def messages(config: LoaderConfig, memory: mmap.mmap) -> list[bytes]:
             assert isinstance(admitted, Admitted)
             batch.append(admitted)
         layout = Layout(batch)
-        at = offset
-        for payload in layout.payloads:
-            memory[at : at + len(payload)] = payload
-            at += aligned(len(payload))
+        for place, payload in zip(layout.places, layout.payloads, strict=True):
+            memory[offset + place : offset + place + len(payload)] = payload
         made.append(encoder.encode(layout.message(number, 0, offset, wire.Mark(Position()), [], wire.Counts())))
-        offset = at
+        offset += layout.size
     return made
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
-from itertools import chain
+from itertools import accumulate, chain
 
 from msgspec import msgpack
 
@@ -28,11 +28,8 @@ class Layout:
         self.payloads = [sample.payload for sample in batch]
         for _, parts in self._parts:
             self.payloads += [part.payload for part in parts]
-
-    @property
-    def size(self) -> int:
-        """Returns the bytes that the payloads take in the arena."""
-        return sum(aligned(len(payload)) for payload in self.payloads)
+        *self.places, self.size = accumulate((aligned(len(payload)) for payload in self.payloads), initial=0)
+        """Where each payload begins, counted from the beginning of the batch, and the bytes of all together."""
 
     def message(
         self,
@@ -53,7 +50,7 @@ class Layout:
             epoch=epoch,
             bucket=None if differ else batch[0].bucket,
             buckets=_packed("i", buckets) if differ else b"",
-            offsets=self._offsets(offset),
+            offsets=[offset + place for place in self.places[: len(batch)]],
             lengths=[len(sample.payload) for sample in batch],
             indices=[ref.index if ref.epoch == epoch else (ref.epoch, ref.index) for ref in refs],
             infos=columns_of([ref.info for ref in refs]),
@@ -73,14 +70,6 @@ class Layout:
             counts=counts,
         )
 
-    def _offsets(self, offset: int) -> list[int]:
-        """Returns where each image's payload begins in the arena."""
-        offsets = []
-        for sample in self._batch:
-            offsets.append(offset)
-            offset += aligned(len(sample.payload))
-        return offsets
-
     def _part_views(self, rows: list[int], parts: list[AdmittedPart]) -> bytes:
         if parts[0].kind == "latent":
             return b""
@@ -88,19 +77,15 @@ class Layout:
         return _views([part.region for part in parts], [part.size for part in parts], targets)
 
     def _columns(self, offset: int) -> list[wire.PartColumn]:
-        at = offset + sum(aligned(len(sample.payload)) for sample in self._batch)
+        places = iter(self.places[len(self._batch) :])
         columns = []
         for rows, parts in self._parts:
-            offsets = []
-            for part in parts:
-                offsets.append(at + part.offset)
-                at += aligned(len(part.payload))
             columns.append(
                 wire.PartColumn(
                     name=parts[0].name,
                     kind=parts[0].kind,
                     rows=rows,
-                    offsets=offsets,
+                    offsets=[offset + next(places) + part.offset for part in parts],
                     lengths=[len(part.payload) - part.offset for part in parts],
                     sizes=_packed("i", [part.size for part in parts]),
                     regions=_packed("f", [part.region for part in parts]),

@@ -12,7 +12,7 @@ from msgspec import msgpack
 from datago_gpu.config.limits import Limits
 from datago_gpu.feeder import wire
 from datago_gpu.feeder.admitted import Admitted
-from datago_gpu.feeder.arena import Allocator, aligned
+from datago_gpu.feeder.arena import Allocator
 from datago_gpu.feeder.message import Layout
 from datago_gpu.sources.base import Skipped
 
@@ -68,14 +68,13 @@ class Packer:
     async def send(self, batch: list[Admitted], epoch: int, mark: wire.Mark, counts: Counting) -> None:
         """Waits until there is room for a batch, then sends it."""
         layout = Layout(batch)
-        offset = at = await self._take(layout.size)
-        turn = at + _COPIED_A_TURN
-        for payload in layout.payloads:
-            self._memory[at : at + len(payload)] = payload
-            at += aligned(len(payload))
-            if at > turn:
-                turn = at + _COPIED_A_TURN
+        offset = await self._take(layout.size)
+        turn = _COPIED_A_TURN
+        for place, payload in zip(layout.places, layout.payloads, strict=True):
+            if place > turn:
+                turn = place + _COPIED_A_TURN
                 await asyncio.sleep(0)
+            self._memory[offset + place : offset + place + len(payload)] = payload
         self._out[self._number] = epoch, len(batch)
         self.samples += len(batch)
         self.items += len(batch)
