@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
-import signal
 import socket
 import subprocess
 import time
@@ -17,7 +16,7 @@ from datago_gpu.config import LoaderConfig
 from datago_gpu.config.limits import Limits
 from datago_gpu.feeder import arena
 from datago_gpu.feeder.decoding.decode_pool import Pool
-from datago_gpu.feeder.decoding.fork_server import BY_SIGNAL
+from datago_gpu.feeder.decoding.fork_server import BY_SIGNAL, describe_exit
 from datago_gpu.interpreter import WANTED, command
 from datago_gpu.units import MiB
 
@@ -152,14 +151,14 @@ class Processes:
     def epitaph(self, *, begun: bool) -> str:
         """Describes how a feeder ended that has closed its socket without being asked. begun: it had sent a message."""
         try:
-            how = _describe_exit(self._feeder.wait(EXIT_S))
+            how = describe_exit(self._feeder.wait(EXIT_S))
         except subprocess.TimeoutExpired:
-            how = _describe_exit(_end(self._feeder))
+            how = describe_exit(_end(self._feeder))
         deadline = time.monotonic() + EXIT_S
         for process in self._downloading:  # a process may close its sockets a moment before it ends
             with contextlib.suppress(subprocess.TimeoutExpired):
                 code = process.wait(max(0.0, deadline - time.monotonic()))
-                how += f", because a download process ended {_describe_exit(code)}" if code else ""
+                how += f", because a download process ended {describe_exit(code)}" if code else ""
         size = os.fstat(self._last_words).st_size
         words = os.pread(self._last_words, LAST_WORDS_BYTES, max(0, size - LAST_WORDS_BYTES)).decode(errors="replace")
         said = f"the feeder process ended {how}; its last output: {words.strip() or '(none)'}"
@@ -170,10 +169,6 @@ class Processes:
     @property
     def _all(self) -> list[subprocess.Popen[bytes]]:
         return [self._feeder, *self._downloading]
-
-
-def _describe_exit(code: int) -> str:
-    return f"by signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"with status {code}"
 
 
 def _end(process: subprocess.Popen[bytes]) -> int:

@@ -21,12 +21,17 @@ from typing import TYPE_CHECKING, NoReturn
 if TYPE_CHECKING:
     from datago_gpu.feeder.decoding.worker import Worker
 
-__all__ = ["BY_SIGNAL", "ForkServer", "start"]
+__all__ = ["BY_SIGNAL", "ForkServer", "describe_exit", "start"]
 
 BY_SIGNAL = 128
 """A feeder whose decode process was ended by a signal ends with 128 and the number of the signal, as in shells."""
 
 _PR_SET_PDEATHSIG = 1
+
+
+def describe_exit(status: int) -> str:
+    """Says how a process ended, by its exit status as `subprocess` gives it."""
+    return f"by signal {-status} ({signal.Signals(-status).name})" if status < 0 else f"with status {status}"
 
 
 class ForkServer:
@@ -39,7 +44,7 @@ class ForkServer:
 
     def status(self) -> int:
         """Waits for the end of the fork server and returns its exit status."""
-        return _waited(self._pid)
+        return _wait_for(self._pid)
 
     def stop(self) -> None:
         """Ends the fork server and all decode processes, and waits for their end."""
@@ -110,8 +115,7 @@ def _serve(described: str, tasks: int, results: int, file: int, arena: int) -> i
     _kill(children)
     status = os.waitstatus_to_exitcode(code)
     if status:
-        ended = f"by signal {-status} ({signal.Signals(-status).name})" if status < 0 else f"with status {status}"
-        print(f"a decode process has ended {ended}", file=sys.stderr)
+        print(f"a decode process has ended {describe_exit(status)}", file=sys.stderr)
     return status if status >= 0 else BY_SIGNAL - status
 
 
@@ -149,10 +153,10 @@ def _kill(children: set[int]) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     for pid in children:
-        _waited(pid)
+        _wait_for(pid)
 
 
-def _waited(pid: int) -> int:
+def _wait_for(pid: int) -> int:
     """Waits for the end of a child process and returns its exit status; 0 if it is not known."""
     with contextlib.suppress(ChildProcessError):
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])

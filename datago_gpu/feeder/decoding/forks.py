@@ -8,7 +8,7 @@ import threading
 import weakref
 from typing import Protocol
 
-__all__ = ["Fork", "watched"]
+__all__ = ["Fork", "register"]
 
 
 class Fork:
@@ -37,15 +37,15 @@ class Fork:
         self.close()
 
 
-class _Watched(Protocol):
+class _Registered(Protocol):
     def keep_for(self, fork: Fork) -> None: ...
 
 
-_objects: weakref.WeakSet[_Watched] = weakref.WeakSet()
+_objects: weakref.WeakSet[_Registered] = weakref.WeakSet()
 _thread = threading.local()
 
 
-def watched(each: _Watched) -> None:
+def register(each: _Registered) -> None:
     """Calls `keep_for` of this object whenever a process is about to be forked from this one."""
     _objects.add(each)
 

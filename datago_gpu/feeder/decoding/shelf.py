@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datago_gpu.feeder.arena import Allocator, aligned
-from datago_gpu.feeder.decoding.forks import Fork, watched
+from datago_gpu.feeder.decoding.forks import Fork, register
 
 __all__ = ["Part", "Shelf"]
 
@@ -35,7 +35,7 @@ class Shelf:
         self._new_forks: deque[tuple[Fork, frozenset[int]]] = deque()
         self.returned: deque[int] = deque()
         """Numbers of parts that nobody uses. Any thread appends to both, also during a garbage collection: no lock."""
-        watched(self)
+        register(self)
 
     def take(self, size: int) -> Part | None:
         """Returns a part of `size` bytes, or None while there is no room."""
