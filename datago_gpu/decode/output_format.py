@@ -10,7 +10,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from datago_gpu.config import ImageConfig
 
-__all__ = ["OutputFormat", "kind_of", "without_normalisation"]
+__all__ = ["OutputFormat", "kind_of", "makes_one_array", "without_normalisation"]
 
 
 def without_normalisation(image: ImageConfig) -> ImageConfig:
@@ -22,6 +22,11 @@ def kind_of(image: ImageConfig, *, mask: bool) -> tuple[str, bool]:
     """Returns the filter for masks ("" for images), and whether the images or masks keep their own channels."""
     filter_name = image.mask_interpolation if mask else ""
     return filter_name, not image.image_to_rgb8 and filter_name != "nearest"
+
+
+def makes_one_array(image: ImageConfig, *, own: bool) -> bool:
+    """Returns whether images of one target become one array. own: whether they keep their own channels."""
+    return not (own or image.mixed_buckets or image.pre_encode_images)
 
 
 class OutputFormat:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from datago_gpu.config import DecodeConfig, ImageConfig
 from datago_gpu.config.limits import decoding_memory
 from datago_gpu.decode.base import DecodedImages, EncodedImage, EncodedImages
-from datago_gpu.decode.output_format import OutputFormat
+from datago_gpu.decode.output_format import OutputFormat, makes_one_array
 from datago_gpu.decode.renderer import Renderer, is_small
 from datago_gpu.decode.threads import Threads, pillow_threads
 from datago_gpu.errors import Rejected
@@ -51,7 +51,7 @@ class PillowDecoder:
         self._memory = memory or Allowance(decoding_memory(decode), self._count)
         self._renderer = Renderer(image, decode, mask, own)
         self._form, self._mask = OutputFormat(image, mask=bool(mask)), mask
-        self._is_dense = not (own or image.mixed_buckets or image.pre_encode_images)
+        self._is_dense = makes_one_array(image, own=own)
         self._threads = Threads(self._count, "datago_gpu-pillow")
         self._closed = threading.Event()
         self._under_way: deque[_Job] = deque()

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from datago_gpu.config import DecodeConfig, ImageConfig
 from datago_gpu.decode.base import DecodedImages, EncodedImages
-from datago_gpu.decode.output_format import OutputFormat, kind_of
+from datago_gpu.decode.output_format import OutputFormat, kind_of, makes_one_array
 from datago_gpu.feeder.arena import ALIGNMENT
 from datago_gpu.feeder.decoding.jobs import Job, Jobs
 from datago_gpu.feeder.decoding.plan import ENCODED_FACTOR, ENCODED_HEAD
@@ -45,7 +45,7 @@ class ProcessDecoder:
         self._form = OutputFormat(image, mask=mask)
         own = kind_of(image, mask=mask)[1]
         self._encodes = image.pre_encode_images
-        self._is_dense = not (own or image.mixed_buckets or self._encodes)
+        self._is_dense = makes_one_array(image, own=own)
         channels, _, _ = self._form.shape(1, 1) if self._form.channels_first else reversed(self._form.shape(1, 1))
         self._pixel_bytes = _WIDEST_OWN if own else _WIDEST_MASK if mask else channels * self._form.dtype.itemsize
         self._under_way: deque[_UnderWay] = deque()
