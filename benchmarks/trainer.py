@@ -13,17 +13,13 @@ from __future__ import annotations
 
 import json
 import statistics
-import subprocess
-import sys
 import time
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 from benchmarks import small_calls
 from benchmarks.common import machine, material_folder, parser
 from benchmarks.material import make
+from benchmarks.suite.servers import dataroom
 from datago_gpu import Loader
 
 CALLS = 300
@@ -37,19 +33,6 @@ def step() -> float:
     for number in range(CALLS):
         total += zlib.crc32(BLOCK, number)
     return time.perf_counter() - clock
-
-
-@contextmanager
-def server(root: Path) -> Iterator[dict[str, str]]:
-    """The embedded server in another process; yields where it is and its key."""
-    command = [sys.executable, "-m", "datago_gpu.cli", "serve", str(root), "--port", "0", "--key", "0" * 40]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout
-        yield {"api_url": process.stdout.readline().split()[-1], "api_key": "0" * 40}
-    finally:
-        process.terminate()
-        process.wait()
 
 
 def main() -> None:
@@ -66,7 +49,7 @@ def main() -> None:
     print(machine())
     folder = make(material_folder(args.material) / "500px-500", 500, "500px")
     alone, beside = [], []
-    with server(folder) as source:
+    with dataroom(folder) as source:
         config = {
             "source_config": source,
             "image_config": {"crop_and_resize": True, "default_image_size": 224},
