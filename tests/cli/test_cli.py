@@ -17,33 +17,23 @@ from PIL import Image
 import datago_gpu
 from datago_gpu.cli.flags import SECTIONS
 from datago_gpu.cli.settings_help import setting_texts
+from tests.support.commands import run_command
 
 PHOTOS = Path(datago_gpu.__file__).parent / "photos"
 GUIDE = Path(datago_gpu.__file__).parent.parent / "docs" / "guide.md"
 SECTION_NAMES = {"image_config", "http_config", "decode_config"}
 
 
-def command(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "datago_gpu.cli", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=50,
-        cwd=cwd,
-        check=False,
-    )
-
-
 @pytest.mark.parametrize("name", [[], ["demo"], ["bench"], ["serve"], ["preview"], ["doctor"]])
 def test_every_command_has_help(name: list[str]) -> None:
-    result = command(*name, "--help")
+    result = run_command(*name, "--help")
     assert result.returncode == 0
     assert "Usage:" in result.stdout
 
 
 def test_demo_streams_everything_and_draws_every_bucket(tmp_path: Path) -> None:
     out = tmp_path / "sheet.png"
-    result = command("demo", "--samples", "120", "--out", str(out), "--device", "cpu")
+    result = run_command("demo", "--samples", "120", "--out", str(out), "--device", "cpu")
     assert result.returncode == 0, result.stderr
     assert "pillow on cpu (device='cpu'" in result.stdout.replace("\n", " ")
     assert "120 in" in result.stdout
@@ -61,14 +51,14 @@ def test_demo_looks_first_at_the_file_that_it_is_to_write(tmp_path: Path, out: s
     (tmp_path / "locked").mkdir(mode=0o555)
     if out.startswith("locked") and os.access(tmp_path / "locked", os.W_OK):
         pytest.skip("this user may write everywhere")
-    result = command("demo", "--out", str(tmp_path / out))
+    result = run_command("demo", "--out", str(tmp_path / out))
     assert result.returncode == 2
     assert words in result.stderr
     assert result.stdout == ""
 
 
 def test_bench_ends_with_one_json_object(tmp_path: Path) -> None:
-    result = command("bench", "--root-path", str(PHOTOS), "--crop-and-resize", "--default-image-size", "64",
+    result = run_command("bench", "--root-path", str(PHOTOS), "--crop-and-resize", "--default-image-size", "64",
                      "--downsampling-ratio", "16", "--backend", "pillow", "--limit", "10", "--json")  # fmt: skip
     assert result.returncode == 0, result.stderr
     figures = json.loads(result.stdout.splitlines()[-1])
@@ -81,7 +71,7 @@ def test_bench_ends_with_one_json_object(tmp_path: Path) -> None:
 def test_bench_takes_a_file_and_flags_win(tmp_path: Path) -> None:
     config = tmp_path / "config.json"
     config.write_text(json.dumps({"source_type": "file", "source_config": {"root_path": str(PHOTOS)}, "limit": 12}))
-    result = command("bench", str(config), "--limit", "3", "--device", "cpu")
+    result = run_command("bench", str(config), "--limit", "3", "--device", "cpu")
     assert result.returncode == 0, result.stderr
     assert "3 in" in result.stdout
 
@@ -100,7 +90,7 @@ def test_bench_takes_a_file_and_flags_win(tmp_path: Path) -> None:
     ],
 )
 def test_an_expected_error_is_one_line_and_exit_code_2(arguments: list[str], words: str) -> None:
-    result = command(*arguments)
+    result = run_command(*arguments)
     assert result.returncode == 2
     assert words in result.stderr
     assert "Traceback" not in result.stderr

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import resource
-import subprocess
-import sys
 import tarfile
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ from datago_gpu.doctor.check import run_within
 from datago_gpu.doctor.decoding import hardware_decoder
 from datago_gpu.doctor.memory import MemorySum
 from datago_gpu.server import DataroomServer
+from tests.support.commands import run_command
 from tests.support.images import add_picture, add_pictures
 from tests.support.servers import Answer, MisbehavingServer, json_answer
 
@@ -33,15 +32,7 @@ GiB = 2**30
 NEEDED = MemorySum(trainer={"Python": GiB // 2}, feeder={"Python": GiB // 2}, downloading={}, shared={})
 
 
-def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "datago_gpu.cli", "doctor", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=50,
-        env={**os.environ, **environment},
-        check=False,
-    )
+command = partial(run_command, "doctor")
 
 
 def of_source(config: dict[str, Any], timeout_s: float = 20) -> dict[str, Check]:

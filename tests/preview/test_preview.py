@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import subprocess
-import sys
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,7 @@ from datago_gpu.preview.masks import colour_of, kind_of_mask, overlay_mask
 from datago_gpu.preview.pictures import CROP_INK, fit_area, mask_levels, outline_crop, to_picture
 from datago_gpu.preview.text import caption_of, shorten, shorten_middle, single_line
 from datago_gpu.server import DataroomServer
+from tests.support.commands import run_command
 from tests.support.pictures import encode
 
 NASTY = '<script>alert("1")</script> & "quoted" \u202e\n'
@@ -287,15 +286,7 @@ class Page(HTMLParser):
         self.words += data
 
 
-def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "datago_gpu.cli", "preview", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=50,
-        env={**os.environ, **environment},
-        check=False,
-    )
+command = partial(run_command, "preview")
 
 
 def test_the_command_writes_a_picture_and_a_page(pictures: Path, tmp_path: Path) -> None:

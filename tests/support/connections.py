@@ -1,4 +1,4 @@
-"""The connections of a test's own TCP server: one task for each, and all of them closed at the end.
+"""A test's own TCP server, on a thread of its own: one task for each connection, and all of them closed at the end.
 
 asyncio.start_server is not used, because it leaves a connection open that is accepted while the server is closed.
 """
@@ -9,7 +9,9 @@ import asyncio
 import contextlib
 import socket
 import ssl
+import threading
 from collections.abc import Awaitable, Callable
+from typing import Self
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -76,3 +78,42 @@ class Connections:
             await writer.wait_closed()
         finally:
             writer.transport.abort()
+
+
+class ThreadedServer:
+    """A context manager. A subclass says what to do with a connection: `_serve`.
+
+    `url` is `http://HOST:PORT`, without a slash at the end, or https with `tls`; it and `port` are set once it runs.
+    """
+
+    url: str
+    port: int
+
+    def __init__(self, host: str, port: int = 0, *, tls: ssl.SSLContext | None = None) -> None:
+        self.host, self._wanted_port, self._tls = host, port, tls
+        self._listening = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._main()), name=type(self).__name__, daemon=True)
+        self._loop: asyncio.AbstractEventLoop
+        self._stop: asyncio.Event
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        assert self._listening.wait(10), f"{type(self).__name__} did not start"
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(10)
+        assert not self._thread.is_alive(), f"{type(self).__name__} did not stop"
+
+    async def _main(self) -> None:
+        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        connections = Connections(self._serve, self.host, self._wanted_port, tls=self._tls)
+        self.port = connections.port
+        self.url = f"{'https' if self._tls else 'http'}://{self.host}:{self.port}"
+        self._listening.set()
+        await self._stop.wait()
+        await connections.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        raise NotImplementedError

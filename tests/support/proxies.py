@@ -11,18 +11,16 @@ import asyncio
 import base64
 import contextlib
 import ssl
-import threading
 from collections.abc import Callable, Mapping
-from typing import Self
 from urllib.parse import urlsplit
 
-from tests.support.connections import Connections
+from tests.support.connections import ThreadedServer
 
 _GONE = (ConnectionError, asyncio.IncompleteReadError, OSError)
 
 
-class ForwardProxy:
-    """A context manager. `url` is `http://127.0.0.1:PORT`, or https with `tls`.
+class ForwardProxy(ThreadedServer):
+    """See `ThreadedServer`.
 
     hosts: the port on loopback at which the proxy finds a host; every other host is refused. login: NAME:PASSWORD that
     it wants, by this scheme. answer: the status of every answer of its own in place of what was asked for. silent: it
@@ -43,34 +41,12 @@ class ForwardProxy:
         fault: Callable[[], str] = str,
         tls: ssl.SSLContext | None = None,
     ) -> None:
+        super().__init__("127.0.0.1", tls=tls)
         self.hosts, self.login, self.answer, self.silent, self.slow_s = dict(hosts or {}), login, answer, silent, slow_s
         self._fault, self._scheme = fault, scheme
         self.asked: list[str] = []
         """First lines of all requests, less the version."""
         self.connections = 0
-        self._tls = tls
-        self._listening = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._main()), name="forward-proxy", daemon=True)
-        self._loop: asyncio.AbstractEventLoop
-        self._stop: asyncio.Event
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        assert self._listening.wait(10), "the proxy did not start"
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(10)
-        assert not self._thread.is_alive(), "the proxy did not stop"
-
-    async def _main(self) -> None:
-        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        connections = Connections(self._serve, "127.0.0.1", tls=self._tls)
-        self.url = f"{'https' if self._tls else 'http'}://127.0.0.1:{connections.port}"
-        self._listening.set()
-        await self._stop.wait()
-        await connections.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1

@@ -21,10 +21,10 @@ import struct
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from tests.support.connections import Connections
+from tests.support.connections import ThreadedServer
 
 _BLOCK = 64 * 1024
 _GONE = (ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverrunError)
@@ -80,23 +80,18 @@ def json_answer(value: Any, status: int = 200, **more: Any) -> Answer:
     return Answer(status, json.dumps(value).encode(), headers, **more)
 
 
-class MisbehavingServer:
-    """A context manager. `url` is `http://127.0.0.1:PORT`, without a slash at the end; https with `tls`."""
+class MisbehavingServer(ThreadedServer):
+    """Answers as told. See `ThreadedServer`."""
 
     def __init__(self, host: str = "127.0.0.1", port: int = 0, *, tls: ssl.SSLContext | None = None) -> None:
-        self.host, self._tls = host, tls
+        super().__init__(host, port, tls=tls)
         self.requests: list[Request] = []
         self.connections = 0
         self.asked = threading.Event()
         """Set once the first request has come."""
         self.closed_by_client = threading.Event()
         """Set whenever a client has gone away in the middle of an answer."""
-        self._wanted_port = port
         self._answers: dict[str, Callable[[Request], Answer]] = {}
-        self._listening = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="misbehaving-server", daemon=True)
-        self._loop: asyncio.AbstractEventLoop
-        self._stop: asyncio.Event
 
     def script(self, path: str, *answers: Answer) -> str:
         """Answer requests for `path` with these in turn, then with the last one for ever. Returns the URL."""
@@ -113,28 +108,6 @@ class MisbehavingServer:
 
     def queries(self, path: str) -> list[dict[str, str]]:
         return [request.parameters for request in self.requests if request.path == path]
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        assert self._listening.wait(10), "the server did not start"
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(10)
-        assert not self._thread.is_alive(), "the server did not stop"
-
-    def _run(self) -> None:
-        asyncio.run(self._main())
-
-    async def _main(self) -> None:
-        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        connections = Connections(self._serve, self.host, self._wanted_port, tls=self._tls)
-        self.port = connections.port
-        self.url = f"{'https' if self._tls else 'http'}://{self.host}:{self.port}"
-        self._listening.set()
-        await self._stop.wait()
-        await connections.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
