@@ -25,6 +25,7 @@ from datago_gpu.compat import DatagoClient, DatagoIterDataset, ImagePayload, liv
 from datago_gpu.server import DataroomServer
 from tests.support.gpus import usable
 from tests.support.images import add_pictures
+from tests.support.patience import end_of_loaders
 from tests.support.pictures import on_host
 from tests.support.servers import Answer, MisbehavingServer
 
@@ -199,10 +200,7 @@ def test_many_clients_leave_nothing_behind(folder: Path) -> None:
 
     def counted() -> tuple[int, int]:
         """Descriptors and threads, once those of loaders that were stopped, also by other tests, have ended."""
-        gc.collect()
-        for thread in threading.enumerate():
-            if thread.name.startswith("datago"):
-                thread.join(20)
+        end_of_loaders()
         return this.num_fds(), threading.active_count()
 
     use()

@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from datago_gpu import eventloop
+from tests.support.patience import end_of_loaders
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +31,10 @@ def first_loop() -> None:
 @pytest.fixture
 def nothing_left(first_loop: None) -> Iterator[None]:
     """No process and no descriptor stays behind."""
+    end_of_loaders()
     process = psutil.Process()
     children, descriptors = set(process.children(recursive=True)), process.num_fds()
     yield
     assert set(process.children(recursive=True)) <= children
-    gc.collect()  # the traceback of an error may hold a batch, and the batch its memory
+    end_of_loaders()  # with a collection: the traceback of an error may hold a batch, and the batch its memory
     assert process.num_fds() == descriptors

@@ -20,6 +20,7 @@ import datago_gpu
 from datago_gpu import Batch, ConfigError, FeederError, Loader, SourceError, TooManyErrors
 from datago_gpu.server import DataroomServer
 from tests.support.needs import needs
+from tests.support.patience import end_of_loaders
 
 PHOTOS = Path(datago_gpu.__file__).parent / "photos"
 NAMES = sorted(path.name for path in PHOTOS.glob("*.[jp][pn]g"))
@@ -293,6 +294,7 @@ def test_close_from_another_thread_ends_the_iteration(backend: str) -> None:
 def test_nothing_is_left_behind(backend: str) -> None:
     """Threads, processes and descriptors after a loader was closed at once, half-way, at the end, or dropped."""
     load(config(PHOTOS), backend)  # what stays for the process's life comes into being here
+    end_of_loaders()  # of other tests
     me = psutil.Process()
 
     def held() -> tuple[int, int, int]:
