@@ -33,7 +33,7 @@ from datago_gpu.feeder.admit import Admission
 from datago_gpu.feeder.admitted import Admitted
 from datago_gpu.feeder.message import Layout
 from datago_gpu.loader.assembly import Assembled, Assembly
-from datago_gpu.sources.base import Position, SampleRef
+from datago_gpu.sources.reference import Position, SampleRef
 from datago_gpu.sources.sample_info import SampleInfo
 
 BATCHES = 200

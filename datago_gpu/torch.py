@@ -27,7 +27,7 @@ from datago_gpu.errors import ConfigError
 from datago_gpu.feeder.wire import Resume
 from datago_gpu.loader import Loader
 from datago_gpu.loader.state import check_on_change, resume_from, state_of
-from datago_gpu.sources.base import Position
+from datago_gpu.sources.reference import Position
 
 __all__ = ["Bucket", "LoaderDataset", "TensorBatch", "as_tensors"]
 

@@ -71,7 +71,7 @@ print(sorted(heavy & set(sys.modules)), threading.active_count())
 def test_the_feeder_loads_neither_pillow_nor_the_resizer_before_it_needs_them() -> None:
     """Its start is part of the time to the first batch."""
     script = """
-import sys, datago_gpu.feeder.process
+import sys, datago_gpu.feeder.main
 print(sorted({"PIL", "cykooz_resizer", "nvidia.dali", "cupy", "torch", "click", "rich"} & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=True)

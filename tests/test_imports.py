@@ -79,7 +79,7 @@ def test_a_feeder_of_files_imports_little_and_starts_before_the_trainer_imports_
     taken, feeder = map(int, output.split())
     assert (trainer.returncode, taken) == (0, 1)
     of_feeder = set((notes / str(feeder)).read_text().split("\n"))
-    assert "datago_gpu.sources.images" in of_feeder
+    assert "datago_gpu.sources.listed_images" in of_feeder
     assert of_feeder & NEVER_IN_A_FEEDER_OF_FILES == set()
     of_trainer = (notes / str(trainer.pid)).read_text().split("\n")
     before = set(of_trainer[: of_trainer.index("starts a process")])

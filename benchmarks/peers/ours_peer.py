@@ -51,7 +51,7 @@ def load(spec: Spec, source_type: str, source: dict[str, Any]) -> Iterator[Any]:
 def payloads(spec: Spec) -> Iterator[Any]:
     """The feeder alone: what it sends is given back at once, and nothing is decoded. From the first batch on."""
     from datago_gpu import LoaderConfig
-    from datago_gpu.feeder.client import Feeder
+    from datago_gpu.feeder.handle import Feeder
     from datago_gpu.feeder.wire import EncodedBatch, Ended, Failed, Resume
 
     config = {

@@ -21,7 +21,7 @@ from datago_gpu.config import (
     LoaderConfig,
     WebDatasetSource,
 )
-from datago_gpu.config.base import separator_of
+from datago_gpu.config.settings import separator_of
 
 __all__ = ["SECTIONS", "Setting", "load_config", "members", "setting_flags", "setting_of"]
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from datago_gpu.compat import datago
-    from datago_gpu.compat.client import DatagoClient, live_cleanup_threads
+    from datago_gpu.compat.datago_client import DatagoClient, live_cleanup_threads
     from datago_gpu.compat.dataset import DatagoIterDataset
     from datago_gpu.compat.logs import initialize_logging
     from datago_gpu.compat.payload import ImagePayload
@@ -26,11 +26,11 @@ __all__ = [
 ]
 
 _HOMES = {
-    "DatagoClient": "client",
+    "DatagoClient": "datago_client",
     "DatagoIterDataset": "dataset",
     "ImagePayload": "payload",
     "initialize_logging": "logs",
-    "live_cleanup_threads": "client",
+    "live_cleanup_threads": "datago_client",
 }
 
 

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from datago_gpu.compat import payload, sample
-from datago_gpu.compat.client import DatagoClient
+from datago_gpu.compat.datago_client import DatagoClient
 from datago_gpu.compat.polyglot import go_array_to_numpy, go_array_to_pil_image, uint8_array_to_numpy
 
 __all__ = [

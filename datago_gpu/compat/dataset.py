@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
-from datago_gpu.compat.client import DatagoClient
+from datago_gpu.compat.datago_client import DatagoClient
 from datago_gpu.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -1,11 +1,11 @@
 """Settings: what a Loader is told, checked when it is made."""
 
 from datago_gpu.config.dataroom import DataroomSource
-from datago_gpu.config.decoding import DecodeConfig
-from datago_gpu.config.http import HttpConfig
+from datago_gpu.config.decode_config import DecodeConfig
+from datago_gpu.config.http_config import HttpConfig
+from datago_gpu.config.image_config import ImageConfig
 from datago_gpu.config.image_files import FileSource
-from datago_gpu.config.images import ImageConfig
-from datago_gpu.config.loader import SOURCES, ConfigLike, LoaderConfig
+from datago_gpu.config.loader_config import SOURCES, ConfigLike, LoaderConfig
 from datago_gpu.config.shards import WebDatasetSource
 
 __all__ = [

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta
 
-from datago_gpu.config.base import Count, Kind, Names, Natural, Settings, changed_settings, names_in
+from datago_gpu.config.settings import Count, Kind, Names, Natural, Settings, changed_settings, names_in
 from datago_gpu.redact import redacted, shown_address
 
 __all__ = ["DataroomSource", "kind_of"]

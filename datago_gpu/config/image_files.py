@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from typing import Any, ClassVar
 
-from datago_gpu.config.base import (
+from datago_gpu.config.file_names import EXTENSIONS, Selection
+from datago_gpu.config.local_paths import FILE_SCHEME
+from datago_gpu.config.settings import (
     Count,
     Kind,
     Names,
@@ -16,8 +18,6 @@ from datago_gpu.config.base import (
     names_in,
     without_secrets,
 )
-from datago_gpu.config.file_names import EXTENSIONS, Selection
-from datago_gpu.config.local_paths import FILE_SCHEME
 from datago_gpu.config.storage import STORE_SCHEMES, endpoint_problem
 
 __all__ = ["FileSource"]

@@ -9,10 +9,10 @@ import os
 
 from msgspec import Struct
 
-from datago_gpu.config.base import names_in
 from datago_gpu.config.dataroom import DataroomSource
-from datago_gpu.config.decoding import DecodeConfig
-from datago_gpu.config.loader import LoaderConfig
+from datago_gpu.config.decode_config import DecodeConfig
+from datago_gpu.config.loader_config import LoaderConfig
+from datago_gpu.config.settings import names_in
 from datago_gpu.config.shards import WebDatasetSource
 from datago_gpu.units import MiB
 

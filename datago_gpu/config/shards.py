@@ -9,7 +9,7 @@ from urllib.parse import unquote
 
 from msgspec import Meta
 
-from datago_gpu.config.base import (
+from datago_gpu.config.settings import (
     Count,
     Kind,
     Names,

@@ -1,6 +1,6 @@
 """The DALI back end, on a GPU or on the CPU: manages the batches under way. A bad image does not affect its batch.
 
-The graph is in pipeline.py. device.py and parking.py hand GPU memory to the trainer.
+The graph is in dali_pipeline.py. device.py and parking.py hand GPU memory to the trainer.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 
 from datago_gpu.config import DecodeConfig, ImageConfig
-from datago_gpu.decode.base import DecodedImages, EncodedImages
+from datago_gpu.decode.dali_pipeline import DaliPipeline
+from datago_gpu.decode.decoder import DecodedImages, EncodedImages
 from datago_gpu.decode.device import lend, lend_list
 from datago_gpu.decode.fallback import replace_refused
 from datago_gpu.decode.faults import Refused, Setup
 from datago_gpu.decode.nvcheck import find_undecodable, header_problem
 from datago_gpu.decode.output_format import without_normalisation
 from datago_gpu.decode.parking import Parking
-from datago_gpu.decode.pipeline import DaliPipeline
 from datago_gpu.decode.threads import decoding_threads, gpu_threads
 from datago_gpu.errors import DatagoError
 from datago_gpu.heap import give_memory_back

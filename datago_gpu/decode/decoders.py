@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from datago_gpu.config import DecodeConfig, ImageConfig
 from datago_gpu.config.limits import decoding_memory
-from datago_gpu.decode.base import Decoder
+from datago_gpu.decode.decoder import Decoder
 from datago_gpu.decode.output_format import kind_of
 from datago_gpu.decode.placement import GpuPlacer, HostPlacer, Placer
 from datago_gpu.decode.select import INSTALL, Backend

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from datago_gpu.decode.base import EncodedImages
+from datago_gpu.decode.decoder import EncodedImages
 from datago_gpu.errors import Rejected
 from datago_gpu.imaging.pixels import as_ppm, render
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from datago_gpu.decode.base import DecodedImages, Decoder, EncodedImages
+from datago_gpu.decode.decoder import DecodedImages, Decoder, EncodedImages
 from datago_gpu.decode.device import on_host
 from datago_gpu.decode.placement import Placer
 from datago_gpu.errors import Rejected

@@ -5,7 +5,7 @@ from __future__ import annotations
 from nvidia import nvimgcodec
 
 from datago_gpu.config import DecodeConfig, ImageConfig
-from datago_gpu.decode.base import DecodedImages, Decoder, EncodedImages
+from datago_gpu.decode.decoder import DecodedImages, Decoder, EncodedImages
 from datago_gpu.decode.device import read_at_once
 from datago_gpu.decode.threads import decoding_threads, gpu_threads
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from datago_gpu.config import DecodeConfig, ImageConfig
 from datago_gpu.config.limits import decoding_memory
-from datago_gpu.decode.base import DecodedImages, EncodedImage, EncodedImages
+from datago_gpu.decode.decoder import DecodedImages, EncodedImage, EncodedImages
 from datago_gpu.decode.output_format import OutputFormat, makes_one_array
 from datago_gpu.decode.renderer import Renderer, is_small
 from datago_gpu.decode.threads import Threads, pillow_threads

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from datago_gpu.decode.base import DecodedImages, Decoder, EncodedImages
+from datago_gpu.decode.decoder import DecodedImages, Decoder, EncodedImages
 from datago_gpu.decode.placement import Placer
 
 __all__ = ["PortionedDecoder"]

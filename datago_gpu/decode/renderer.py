@@ -10,7 +10,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from datago_gpu.config import DecodeConfig, ImageConfig
-from datago_gpu.decode.base import EncodedImage
+from datago_gpu.decode.decoder import EncodedImage
 from datago_gpu.decode.output_format import OutputFormat, kind_of
 from datago_gpu.imaging.costs import MOST_A_PIXEL, decoding_bytes
 from datago_gpu.imaging.labels import unpack_labels

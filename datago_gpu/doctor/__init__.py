@@ -1,8 +1,8 @@
 """Checks what is missing or too small on this machine, and says what to do about it.
 
-`machine.py` checks limits and packages, `gpu.py` the driver and the libraries of the GPU path, `decoding.py` decodes an
-image, `network.py` looks for proxies, and `source.py` tries the source of a config. Each check returns a `Check`; no
-check raises or hangs.
+`machine.py` checks limits and packages, `gpu.py` the driver and the libraries of the GPU path, `back_ends.py` decodes
+an image, `network.py` looks for proxies, and `source_trial.py` tries the source of a config. Each check returns a
+`Check`; no check raises or hangs.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from datago_gpu.config import LoaderConfig
-from datago_gpu.doctor import decoding, gpu, machine, source
+from datago_gpu.doctor import back_ends, gpu, machine, source_trial
 from datago_gpu.doctor.check import Check
 from datago_gpu.doctor.network import proxy_check
 from datago_gpu.errors import ConfigError
@@ -36,13 +36,13 @@ def examine(
     on_cpu = device == "cpu" or backend == "pillow"
     for check in gpu.checks(wanted=device.startswith("cuda")):
         yield replace(check, state="warn") if on_cpu and check.state == "fail" else check
-    yield from decoding.checks(device, backend, timeout_s)
+    yield from back_ends.checks(device, backend, timeout_s)
     yield proxy_check(config)
     if problem is not None:
         yield Check.fail("settings", problem, _NOT_SETTINGS)
     if config is not None:
         yield Check.ok("settings", f"source_type {config.source_type!r}, batch_size {config.batch_size}")
-        yield from source.checks(config, device, backend, timeout_s)
+        yield from source_trial.checks(config, device, backend, timeout_s)
 
 
 def _load(file: Path | None) -> tuple[LoaderConfig | None, str | None]:

@@ -10,8 +10,8 @@ from datago_gpu.config import DataroomSource, FileSource, HttpConfig, LoaderConf
 from datago_gpu.config.proxies import Proxies
 from datago_gpu.config.shards import addresses_in, without_login
 from datago_gpu.doctor.check import Check
-from datago_gpu.sources.object_store.client import is_stored
 from datago_gpu.sources.object_store.options import endpoint_of
+from datago_gpu.sources.object_store.stores import is_stored
 
 __all__ = ["describe_route", "proxy_check"]
 

@@ -1,4 +1,4 @@
-"""`python -m datago_gpu.feeder`: see `datago_gpu.feeder.process`."""
+"""`python -m datago_gpu.feeder`: see `datago_gpu.feeder.main`."""
 
 import sys
 
@@ -8,6 +8,6 @@ from datago_gpu.feeder.decoding.fork_server import start
 channel, arena, parent, *links = map(int, numbers)
 decoding = start(plan, [*map(int, ends.split(","))], arena, (channel, *links)) if plan else None
 
-from datago_gpu.feeder.process import main  # noqa: E402 - the fork server runs while this is imported
+from datago_gpu.feeder.main import main  # noqa: E402 - the fork server runs while this is imported
 
 main(channel, arena, parent, *links, decoding=decoding)

@@ -9,7 +9,7 @@ from datago_gpu.feeder.admitted import Admitted
 from datago_gpu.imaging.allowance import Allowance
 from datago_gpu.imaging.geometry import Region, Size, cover_region, full_region
 from datago_gpu.imaging.header import read_header
-from datago_gpu.sources.base import SampleRef, Skipped
+from datago_gpu.sources.reference import SampleRef, Skipped
 
 __all__ = ["Admission", "without_image"]
 

@@ -14,7 +14,7 @@ from datago_gpu.feeder.wire import ArrayForm
 from datago_gpu.imaging.allowance import Allowance
 from datago_gpu.imaging.geometry import Region, Size, full_region
 from datago_gpu.imaging.header import read_header
-from datago_gpu.sources.base import Part
+from datago_gpu.sources.reference import Part
 
 __all__ = ["AdmittedPart", "Frame", "PartAdmission"]
 

@@ -7,7 +7,7 @@ from msgspec import Struct
 from datago_gpu.feeder.admit_parts import AdmittedPart
 from datago_gpu.feeder.arena import aligned
 from datago_gpu.imaging.geometry import Region
-from datago_gpu.sources.base import SampleRef
+from datago_gpu.sources.reference import SampleRef
 
 __all__ = ["Admitted"]
 

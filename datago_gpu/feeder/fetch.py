@@ -18,9 +18,9 @@ from datago_gpu.feeder.payload_client import Remote
 from datago_gpu.feeder.prefetch_budget import FREE_BYTES, Claim
 from datago_gpu.feeder.window import Outcome, sizes_of
 from datago_gpu.imaging.allowance import Allowance
-from datago_gpu.sources.base import Part, SampleRef, Skipped
 from datago_gpu.sources.http.failure import HttpFailure
 from datago_gpu.sources.local import Patience, read_file
+from datago_gpu.sources.reference import Part, SampleRef, Skipped
 from datago_gpu.units import MiB
 
 __all__ = ["Fetcher"]

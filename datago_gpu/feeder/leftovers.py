@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from contextlib import aclosing
 
 from datago_gpu.feeder.wire import Carried
-from datago_gpu.sources.base import ListingDigest, Position, Refs, Tally
+from datago_gpu.sources.reference import ListingDigest, Position, Refs, Tally
 
 __all__ = ["Leftovers", "remaining_refs"]
 

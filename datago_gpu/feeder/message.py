@@ -13,7 +13,7 @@ from datago_gpu.feeder.admit_parts import AdmittedPart
 from datago_gpu.feeder.admitted import Admitted
 from datago_gpu.feeder.arena import aligned
 from datago_gpu.imaging.geometry import Region, Size, views_of
-from datago_gpu.sources.base import Skipped
+from datago_gpu.sources.reference import Skipped
 from datago_gpu.sources.sample_info import columns_of
 
 __all__ = ["Layout"]

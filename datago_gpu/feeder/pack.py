@@ -14,7 +14,7 @@ from datago_gpu.feeder import wire
 from datago_gpu.feeder.admitted import Admitted
 from datago_gpu.feeder.arena import Allocator
 from datago_gpu.feeder.message import Layout
-from datago_gpu.sources.base import Skipped
+from datago_gpu.sources.reference import Skipped
 
 __all__ = ["Packer"]
 

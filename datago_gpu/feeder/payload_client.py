@@ -7,10 +7,10 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Protocol
 
 from datago_gpu.config import FileSource, LoaderConfig
-from datago_gpu.sources.base import Need
+from datago_gpu.sources.reference import Need
 
 if TYPE_CHECKING:
-    from datago_gpu.sources.http.client import (
+    from datago_gpu.sources.http.http_client import (
         HttpClient,  # importing aiohttp takes 0.1 s: local files do without
     )
 
@@ -38,7 +38,7 @@ async def remote_of(
     """
     source = config.source_config
     if isinstance(source, FileSource) and source.is_stored:
-        from datago_gpu.sources.object_store.client import Stores
+        from datago_gpu.sources.object_store.stores import Stores
 
         yield Stores(config.http_config, source.storage_options)
     elif http is None:

@@ -11,7 +11,7 @@ from collections import Counter
 from typing import Generic, TypeVar
 
 from datago_gpu.errors import SourceError
-from datago_gpu.sources.base import Skipped
+from datago_gpu.sources.reference import Skipped
 
 __all__ = ["Refusals"]
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from datago_gpu import eventloop
 
 if TYPE_CHECKING:
-    from datago_gpu.sources.http.client import HttpClient
+    from datago_gpu.sources.http.http_client import HttpClient
 
 __all__ = ["connect", "http_client_type", "leave_with", "run"]
 
@@ -46,7 +46,7 @@ async def connect(descriptor: int) -> tuple[asyncio.StreamReader, asyncio.Stream
 def http_client_type() -> type[HttpClient]:
     """Imports HttpClient, which takes 0.1 s, and returns it."""
     with _no_authorities():
-        from datago_gpu.sources.http.client import HttpClient
+        from datago_gpu.sources.http.http_client import HttpClient
 
     return HttpClient
 

@@ -15,7 +15,7 @@ from datago_gpu.eventloop import as_exception, is_ending, watched
 from datago_gpu.feeder.admitted import Admitted
 from datago_gpu.feeder.fifo import Fifo
 from datago_gpu.feeder.prefetch_budget import FREE_BYTES, Budget, Claim
-from datago_gpu.sources.base import Refs, SampleRef, Skipped
+from datago_gpu.sources.reference import Refs, SampleRef, Skipped
 from datago_gpu.units import MiB
 
 __all__ = ["Outcome", "Waits", "Window", "Work", "sizes_of"]

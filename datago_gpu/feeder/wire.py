@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from msgspec import Struct, msgpack
 
-from datago_gpu.sources.base import ListingDigest, Position, Skipped
+from datago_gpu.sources.reference import ListingDigest, Position, Skipped
 from datago_gpu.sources.sample_info import column_of
 
 if TYPE_CHECKING:

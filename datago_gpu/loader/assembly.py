@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datago_gpu.batch import Batch
-from datago_gpu.decode.base import DecodedImages, Decoder, EncodedImages, Payloads
+from datago_gpu.decode.decoder import DecodedImages, Decoder, EncodedImages, Payloads
 from datago_gpu.decode.placement import Placer, row_mapping, scatter_rows
 from datago_gpu.feeder import wire
 from datago_gpu.loader.latents import Latents

@@ -15,7 +15,7 @@ from datago_gpu.feeder.decoding.decode_pool import Pool
 from datago_gpu.feeder.decoding.plan import Plan
 
 if TYPE_CHECKING:
-    from datago_gpu.decode.base import Decoder
+    from datago_gpu.decode.decoder import Decoder
     from datago_gpu.loader.assembly import Assembly
 
 __all__ = ["assembly_maker", "make_pool"]

@@ -13,11 +13,11 @@ from msgspec import structs
 
 from datago_gpu import errors
 from datago_gpu.feeder import wire
-from datago_gpu.feeder.client import FeederClosed
 from datago_gpu.feeder.decoding.decode_pool import DecodersGone
+from datago_gpu.feeder.handle import FeederClosed
 from datago_gpu.loader.handoff import Handoff
 from datago_gpu.loader.supervisor import Supervisor
-from datago_gpu.sources.base import Flaw, Skipped
+from datago_gpu.sources.reference import Flaw, Skipped
 
 if TYPE_CHECKING:
     from datago_gpu.batch import Batch

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from datago_gpu.feeder.leftovers import Leftovers
 from datago_gpu.feeder.wire import Mark, Number, Resume
-from datago_gpu.sources.base import Position, Skipped
+from datago_gpu.sources.reference import Position, Skipped
 
 __all__ = ["Progress"]
 

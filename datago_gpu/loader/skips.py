@@ -12,7 +12,7 @@ import msgspec
 from datago_gpu.config.local_paths import openable, true_text
 from datago_gpu.errors import ConfigError, DecodeError, TooManyErrors
 from datago_gpu.redact import printable_json
-from datago_gpu.sources.base import Flaw, Skipped
+from datago_gpu.sources.reference import Flaw, Skipped
 
 __all__ = ["Skips"]
 

@@ -17,12 +17,12 @@ from typing import Any, Literal, get_args
 import msgspec
 
 from datago_gpu.config import SOURCES, LoaderConfig
-from datago_gpu.config.base import Settings, fields_of, separator_of
 from datago_gpu.config.local_paths import FILE_SCHEME
+from datago_gpu.config.settings import Settings, fields_of, separator_of
 from datago_gpu.config.shards import shown_shards
 from datago_gpu.errors import ConfigError
 from datago_gpu.feeder.wire import Resume
-from datago_gpu.sources.base import ListingDigest, Position
+from datago_gpu.sources.reference import ListingDigest, Position
 
 __all__ = ["OnChange", "check_on_change", "resume_from", "state_of"]
 

@@ -10,10 +10,10 @@ import msgspec
 from datago_gpu.config import LoaderConfig
 from datago_gpu.errors import FeederError
 from datago_gpu.feeder import wire
-from datago_gpu.feeder.client import Feeder
 from datago_gpu.feeder.decoding.decode_pool import Pool
+from datago_gpu.feeder.handle import Feeder
 from datago_gpu.loader.progress import Progress
-from datago_gpu.sources.base import Skipped
+from datago_gpu.sources.reference import Skipped
 
 __all__ = ["Supervisor"]
 

@@ -18,7 +18,7 @@ from urllib.parse import quote
 import msgspec
 from aiohttp import web
 
-from datago_gpu.server.attributes import UnanswerableFilter
+from datago_gpu.server.attribute_filter import UnanswerableFilter
 from datago_gpu.server.connection import SERVER, error_text
 from datago_gpu.server.index import Index, Row, random_prefixes, usual_prefixes
 from datago_gpu.server.media import MediaStore, UrlSigner

@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from datago_gpu.server.attributes import cells, merge_kinds
+from datago_gpu.server.attribute_filter import cells, merge_kinds
 from datago_gpu.server.parameters import Shape
 from datago_gpu.server.partition import shard_of
 from datago_gpu.server.query import KnownNames, Selection, format_date

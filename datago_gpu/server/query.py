@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from datago_gpu.server.attributes import InvalidAttributeFilter, UnanswerableFilter, parse_attribute_filter
+from datago_gpu.server.attribute_filter import InvalidAttributeFilter, UnanswerableFilter, parse_attribute_filter
 from datago_gpu.server.parameters import NULL_CHARACTER, Parameters, Refused, refuse
 from datago_gpu.server.partition import SHARDS
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from datago_gpu.config import FileSource, LoaderConfig, WebDatasetSource
-from datago_gpu.sources.base import Source
+from datago_gpu.sources.reference import Source
 
 if TYPE_CHECKING:
-    from datago_gpu.sources.http.client import HttpClient
+    from datago_gpu.sources.http.http_client import HttpClient
 
 __all__ = ["open_source"]
 
@@ -16,7 +16,7 @@ __all__ = ["open_source"]
 def open_source(config: LoaderConfig, http: HttpClient | None) -> Source:
     """Returns the source that the settings name. The source does nothing until its `refs` is called."""
     if isinstance(config.source_config, FileSource):
-        from datago_gpu.sources.images import Images
+        from datago_gpu.sources.listed_images import Images
 
         if config.source_config.is_stored:
             from datago_gpu.sources.object_store.bucket import Bucket
@@ -27,9 +27,9 @@ def open_source(config: LoaderConfig, http: HttpClient | None) -> Source:
         return Images(config, Folder(config))
     assert http is not None
     if isinstance(config.source_config, WebDatasetSource):
-        from datago_gpu.sources.webdataset.source import WebDataset
+        from datago_gpu.sources.webdataset.shards_source import WebDataset
 
         return WebDataset(config, http)
-    from datago_gpu.sources.dataroom.source import Dataroom
+    from datago_gpu.sources.dataroom.dataroom_source import Dataroom
 
     return Dataroom(config, http)

@@ -18,10 +18,10 @@ from datago_gpu.config.file_names import Selection, is_hidden
 from datago_gpu.config.local_paths import shown_with
 from datago_gpu.errors import SourceError
 from datago_gpu.eventloop import call_in_thread
-from datago_gpu.sources.base import SampleRef, Skipped, printable_path, utf8_text
-from datago_gpu.sources.images import Page
+from datago_gpu.sources.listed_images import Page
 from datago_gpu.sources.local import Patience
 from datago_gpu.sources.passed_over import PassedOver
+from datago_gpu.sources.reference import SampleRef, Skipped, printable_path, utf8_text
 from datago_gpu.sources.sample_info import SampleInfo
 
 __all__ = ["Folder", "Listed", "walk"]

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, TypeVar
 from msgspec import Struct, structs
 
 from datago_gpu.config import LoaderConfig
-from datago_gpu.config.base import RankSplit
-from datago_gpu.sources.base import SampleRef, Skipped
+from datago_gpu.config.settings import RankSplit
+from datago_gpu.sources.reference import SampleRef, Skipped
 from datago_gpu.sources.shuffle import permutation
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import logging
 from typing import Literal
 
 from datago_gpu.redact import printable
-from datago_gpu.sources.base import utf8_text
+from datago_gpu.sources.reference import utf8_text
 
 __all__ = ["Kind", "PassedOver", "log_passed_over"]
 

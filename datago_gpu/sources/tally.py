@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from datago_gpu.errors import ConfigError
 from datago_gpu.redact import printable
-from datago_gpu.sources.base import ListingDigest, Refs, Tally, utf8_text
+from datago_gpu.sources.reference import ListingDigest, Refs, Tally, utf8_text
 
 __all__ = ["Passed", "Walked", "Whole", "hold_until_known"]
 

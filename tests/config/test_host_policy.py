@@ -16,8 +16,8 @@ from datago_gpu import Loader
 from datago_gpu.config import HttpConfig
 from datago_gpu.config.host_policy import ForbiddenHost, HostPolicy
 from datago_gpu.errors import ConfigError
-from datago_gpu.sources.http.client import HttpClient
 from datago_gpu.sources.http.failure import HttpFailure
+from datago_gpu.sources.http.http_client import HttpClient
 from tests.support.images import add_picture
 from tests.support.servers import Answer, MisbehavingServer, json_answer
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from datago_gpu import ConfigError, Loader, SourceError
 from datago_gpu.config.local_paths import plain_path, shown_with
-from datago_gpu.doctor.source import checks
+from datago_gpu.doctor.source_trial import checks
 from datago_gpu.server import DataroomServer
 from datago_gpu.sources.webdataset.addresses import list_addresses
 from tests.support.images import add_picture, file_config

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from datago_gpu.config import DecodeConfig, ImageConfig
-from datago_gpu.decode.base import Decoder
+from datago_gpu.decode.decoder import Decoder
 from datago_gpu.decode.decoders import make_decoder
 from datago_gpu.decode.select import Backend
 from tests.support.gpus import usable

@@ -10,7 +10,7 @@ import io
 import numpy as np
 from PIL import Image
 from datago_gpu.config import DecodeConfig, ImageConfig
-from datago_gpu.decode.base import EncodedImages
+from datago_gpu.decode.decoder import EncodedImages
 from datago_gpu.decode.dali import DaliDecoder
 
 file = io.BytesIO()

@@ -9,7 +9,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from datago_gpu.decode.base import Decoder
+from datago_gpu.decode.decoder import Decoder
 from datago_gpu.decode.fallback import replace_refused
 from datago_gpu.decode.select import choose
 from tests.decode.conftest import MakeDecoder

@@ -1,4 +1,4 @@
-"""What becomes of a batch when DALI fails, by what DALI says. DALI itself is replaced, at the edge of pipeline.py."""
+"""What becomes of a batch when DALI fails, by what DALI says. DALI itself is replaced, below dali_pipeline.py."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from datago_gpu.config import DecodeConfig, ImageConfig
-from datago_gpu.decode import dali, pipeline
+from datago_gpu.decode import dali, dali_pipeline
 from datago_gpu.decode.dali import DaliDecoder
 from datago_gpu.decode.device import DeviceArray
 from datago_gpu.decode.faults import Refused, Setup, classify_error, clean_message
@@ -151,9 +151,9 @@ def make(device_id: int | None, monkeypatch: pytest.MonkeyPatch) -> Callable[...
         if device_id is not None:
             gpu = FakeGpu(device_id)
             install(monkeypatch, gpu)
-            monkeypatch.setattr(pipeline, "_stream", lambda _: FakeStream(gpu))
+            monkeypatch.setattr(dali_pipeline, "_stream", lambda _: FakeStream(gpu))
         FakeDali.made, FakeDali.script, FakeDali.build_problem = [], list(script), None
-        monkeypatch.setattr(pipeline, "define", lambda _: FakeDali(gpu))
+        monkeypatch.setattr(dali_pipeline, "define", lambda _: FakeDali(gpu))
         monkeypatch.setattr(dali, "find_undecodable", lambda *_: [])
         image = ImageConfig(crop_and_resize=True)
         return DaliDecoder(image, DecodeConfig(threads=2), batch_size=8, device_id=device_id)

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from datago_gpu.config import DecodeConfig, ImageConfig
+from datago_gpu.decode.dali_pipeline import _graph, define
 from datago_gpu.decode.faults import Setup
 from datago_gpu.decode.output_format import without_normalisation
-from datago_gpu.decode.pipeline import _graph, define
 
 FORMS: list[dict[str, Any]] = [
     {"dtype": "uint8"},
@@ -51,9 +51,9 @@ def test_dali_accepts_every_graph(device_id: int | None, mask: str) -> None:
 
 def test_dali_refuses_what_a_graph_must_not_be(monkeypatch: pytest.MonkeyPatch) -> None:
     """The tests above would tell."""
-    from datago_gpu.decode import pipeline
+    from datago_gpu.decode import dali_pipeline
 
-    monkeypatch.setattr(pipeline.types, "INTERP_LANCZOS3", "lanczos")
-    monkeypatch.setitem(pipeline._FILTERS, "lanczos", "lanczos")
+    monkeypatch.setattr(dali_pipeline.types, "INTERP_LANCZOS3", "lanczos")
+    monkeypatch.setitem(dali_pipeline._FILTERS, "lanczos", "lanczos")
     with pytest.raises(Exception, match=r"lanczos|interp"):
         graph(0, FORMS[0], CROPS[1], "HWC", "", None)

@@ -21,7 +21,7 @@ from PIL import Image
 
 import datago_gpu
 from datago_gpu.config import DecodeConfig, ImageConfig
-from datago_gpu.decode.base import Decoder
+from datago_gpu.decode.decoder import Decoder
 from datago_gpu.decode.decoders import make_decoder
 from datago_gpu.decode.pillow import PillowDecoder
 from datago_gpu.decode.select import choose

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datago_gpu.config import DecodeConfig, ImageConfig
-from datago_gpu.decode.base import DecodedImages, EncodedImages
+from datago_gpu.decode.decoder import DecodedImages, EncodedImages
 from datago_gpu.decode.decoders import make_decoder
 from datago_gpu.decode.placement import HostPlacer
 from datago_gpu.decode.portions import PortionedDecoder

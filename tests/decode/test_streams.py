@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from datago_gpu.decode.base import Decoder
+from datago_gpu.decode.decoder import Decoder
 from datago_gpu.decode.select import choose
 from tests.decode.conftest import MakeDecoder
 from tests.support.gpus import usable

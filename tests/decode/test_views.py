@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from datago_gpu.decode.base import EncodedImages, Payloads
+from datago_gpu.decode.decoder import EncodedImages, Payloads
 from datago_gpu.decode.select import choose
 from datago_gpu.imaging.geometry import views_of
 from tests.decode.conftest import MakeDecoder

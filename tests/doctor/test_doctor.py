@@ -17,9 +17,9 @@ from PIL import Image
 
 from datago_gpu.config import DecodeConfig, LoaderConfig
 from datago_gpu.decode.select import choose
-from datago_gpu.doctor import Check, machine, source
+from datago_gpu.doctor import Check, machine, source_trial
+from datago_gpu.doctor.back_ends import hardware_decoder
 from datago_gpu.doctor.check import run_within
-from datago_gpu.doctor.decoding import hardware_decoder
 from datago_gpu.doctor.memory import MemorySum
 from datago_gpu.server import DataroomServer
 from tests.support.commands import run_command
@@ -37,7 +37,7 @@ command = partial(run_command, "doctor")
 
 def of_source(config: dict[str, Any], timeout_s: float = 20) -> dict[str, Check]:
     """By name."""
-    checks = source.checks(LoaderConfig.load(config), "cpu", "pillow", timeout_s)
+    checks = source_trial.checks(LoaderConfig.load(config), "cpu", "pillow", timeout_s)
     return {check.name: check for check in checks}
 
 
@@ -189,7 +189,7 @@ def test_a_batch_that_takes_too_long_is_a_warning() -> None:
         server.route("/api/images/count/", lambda request: json_answer({"count": 1}))
         server.script("/a.jpg", Answer(silent=True))
         config = LoaderConfig.load({"source_config": {"api_url": f"{server.url}/api/"}})
-        check = source._time_first_batch("first batch", config, "cpu", "pillow", 1.0)
+        check = source_trial._time_first_batch("first batch", config, "cpu", "pillow", 1.0)
     assert check.state == "warn"
     assert "0 samples were loaded" in check.found
     assert "--timeout" in check.remedy

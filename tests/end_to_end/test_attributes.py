@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from datago_gpu import Loader, TooManyErrors
 from datago_gpu.sources.attributes import DEEPEST, check_attributes
-from datago_gpu.sources.base import SampleRef
 from datago_gpu.sources.dataroom.pages import Entry, _entry
+from datago_gpu.sources.reference import SampleRef
 from tests.support.images import add_picture, file_config
 from tests.support.servers import Answer, MisbehavingServer
 from tests.support.shards import listed, tar_bytes

@@ -16,10 +16,10 @@ import trustme
 
 from datago_gpu import Loader, LoaderConfig, SourceError
 from datago_gpu.config import HttpConfig
-from datago_gpu.doctor import network, source
-from datago_gpu.sources.http.client import HttpClient
+from datago_gpu.doctor import network, source_trial
 from datago_gpu.sources.http.failure import DOWN_AFTER, HttpFailure
-from datago_gpu.sources.object_store.client import Stores
+from datago_gpu.sources.http.http_client import HttpClient
+from datago_gpu.sources.object_store.stores import Stores
 from tests.end_to_end.test_bad_network import BODY, COUNT, HASTY, Store, config, mischief
 from tests.support.listing import KEY, Listing, names
 from tests.support.proxies import ForwardProxy
@@ -427,7 +427,7 @@ def test_doctor_tells_how_each_host_is_asked(dataroom: tuple[Listing, Store], mo
         assert network.proxy_check(settings).found == "127.0.0.1 directly"
         for name, entry in listing.entries.items():
             entry["image_direct_url"] = f"http://{HOST}/files/{name}.jpg"
-        found = {check.name: check for check in source.checks(settings, "cpu", "pillow", 20)}
+        found = {check.name: check for check in source_trial.checks(settings, "cpu", "pillow", 20)}
         assert found["proxy of payloads"].found == f"{HOST} through {proxy.url} (HTTP_PROXY)"
         assert {check.state for check in found.values()} == {"ok"}
         shards = {"source_type": "webdataset", "source_config": {"url": f"http://{HOST}/a.tar::s3://b/c.tar::/d.tar"}}

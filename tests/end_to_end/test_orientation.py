@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from datago_gpu.decode.base import EncodedImages
+from datago_gpu.decode.decoder import EncodedImages
 from datago_gpu.decode.decoders import make_decoder
 from datago_gpu.decode.select import choose
 from datago_gpu.feeder.admit import Admission
 from datago_gpu.feeder.admitted import Admitted
 from datago_gpu.imaging.header import read_header
-from datago_gpu.sources.base import SampleRef
+from datago_gpu.sources.reference import SampleRef
 from datago_gpu.sources.sample_info import SampleInfo
 from tests.long.exif_blocks import XMP_NAME, block, exif_segment, good_blocks, segment
 from tests.support.images import file_config

@@ -21,7 +21,7 @@ from datago_gpu import DatagoError, Loader, SourceError
 from datago_gpu.errors import DecodeError
 from datago_gpu.loader.skips import Skips
 from datago_gpu.redact import printable, printable_json
-from datago_gpu.sources.base import Skipped, utf8_text
+from datago_gpu.sources.reference import Skipped, utf8_text
 from tests.support.images import add_picture
 from tests.support.servers import Answer, MisbehavingServer, json_answer
 

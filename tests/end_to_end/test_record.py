@@ -19,7 +19,7 @@ from msgspec import msgpack, structs
 
 from datago_gpu import Batch, batch
 from datago_gpu.batch import COLUMNS, Sample
-from datago_gpu.decode.base import DecodedImages, EncodedImages
+from datago_gpu.decode.decoder import DecodedImages, EncodedImages
 from datago_gpu.decode.placement import HostPlacer
 from datago_gpu.feeder import wire
 from datago_gpu.feeder.admitted import Admitted
@@ -28,7 +28,7 @@ from datago_gpu.loader import assembly, loaded_batch
 from datago_gpu.loader.assembly import Assembled, Assembly
 from datago_gpu.loader.loaded_batch import LoadedBatch
 from datago_gpu.sources.attributes import NO_ATTRIBUTES
-from datago_gpu.sources.base import Position, SampleRef, sample_bytes
+from datago_gpu.sources.reference import Position, SampleRef, sample_bytes
 from datago_gpu.sources.sample_info import SampleInfo
 
 FIELDS = structs.fields(SampleInfo)

@@ -32,7 +32,7 @@ from rich.traceback import Traceback
 import datago_gpu
 from datago_gpu import ConfigError, DatagoError, FeederError, Loader, LoaderConfig, SourceError, TooManyErrors
 from datago_gpu.config import DataroomSource, HttpConfig
-from datago_gpu.doctor import source as doctor_of_sources
+from datago_gpu.doctor import source_trial
 from datago_gpu.feeder.wire import Resume, Start
 from datago_gpu.server import DataroomServer
 from tests.support.images import add_picture
@@ -228,7 +228,7 @@ def test_the_password_of_a_proxy(
         evidence.add(
             repr(config.http_config),
             pretty_repr(config.http_config),
-            *map(str, doctor_of_sources.checks(config, "cpu", "pillow", 8)),
+            *map(str, source_trial.checks(config, "cpu", "pillow", 8)),
         )
     assert (f"the proxy {proxy.url} (http_config.proxy) refuses name and password" in text) == refused
     assert not any("proxy-authorization" in request.headers for request in api.requests)

@@ -137,8 +137,8 @@ def server(root: Path) -> Iterator[DataroomServer]:
     ("module", "place"),
     [
         ("datago_gpu.feeder.download", "datago_gpu.sources.http.hedge.HedgedClient.get"),
-        ("datago_gpu.feeder.download", "datago_gpu.feeder.download.process.Downloader.take"),
-        ("datago_gpu.feeder.download", "datago_gpu.feeder.download.process.Downloader._tell"),
+        ("datago_gpu.feeder.download", "datago_gpu.feeder.download.downloader.Downloader.take"),
+        ("datago_gpu.feeder.download", "datago_gpu.feeder.download.downloader.Downloader._tell"),
         ("datago_gpu.feeder", "datago_gpu.feeder.download.pool._Member._take"),
         ("datago_gpu.feeder", "datago_gpu.feeder.download.pool.DownloadPool.get"),
     ],

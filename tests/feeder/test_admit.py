@@ -18,7 +18,7 @@ from PIL import Image
 from datago_gpu.feeder.admit import Admission
 from datago_gpu.feeder.admitted import Admitted
 from datago_gpu.imaging.geometry import cover_region
-from datago_gpu.sources.base import SampleRef, Skipped
+from datago_gpu.sources.reference import SampleRef, Skipped
 from datago_gpu.sources.sample_info import SampleInfo
 from tests.support.images import file_config
 from tests.support.pictures import encode, oriented_jpeg, picture

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from datago_gpu.feeder.admit_parts import Frame, PartAdmission
-from datago_gpu.sources.base import Part
+from datago_gpu.sources.reference import Part
 from tests.long.exif_blocks import exif_segment, good_blocks
 from tests.support.images import file_config
 from tests.support.pictures import encode, picture
@@ -16,7 +16,7 @@ IMPORTS_AT_ONCE = """
 import io, sys, threading
 from datago_gpu.config import LoaderConfig
 from datago_gpu.feeder.admit_parts import Frame, PartAdmission
-from datago_gpu.sources.base import Part
+from datago_gpu.sources.reference import Part
 
 assert "numpy" not in sys.modules
 sys.setswitchinterval(1e-5)

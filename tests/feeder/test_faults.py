@@ -20,11 +20,11 @@ import datago_gpu
 from datago_gpu import eventloop
 from datago_gpu.config import LoaderConfig
 from datago_gpu.eventloop import Abrupt
-from datago_gpu.feeder import process, wire
-from datago_gpu.feeder.download import process as download_process
+from datago_gpu.feeder import main, wire
+from datago_gpu.feeder.download import downloader
 from datago_gpu.feeder.wire import Resume
 from datago_gpu.sources.http.deadlines import Deadline
-from tests.feeder.test_process import SHUFFLED, dataroom, feeder, files, shards, shards_over_http, taken
+from tests.feeder.test_main import SHUFFLED, dataroom, feeder, files, shards, shards_over_http, taken
 from tests.support.servers import Answer, MisbehavingServer
 from tests.support.shards import shard_config
 
@@ -61,7 +61,7 @@ def endless_files(root: Path, server: MisbehavingServer, **more: Any) -> LoaderC
 
 Make = Callable[..., LoaderConfig]
 PLACES: dict[str, tuple[Make, dict[str, Any]]] = {
-    "sources.images.Images.refs": (files, {}),
+    "sources.listed_images.Images.refs": (files, {}),
     "sources.folders._entries": (files, {}),
     "sources.order.ShuffledShare.numbers": (files, {"random_sampling": True}),
     "feeder.fetch.Fetcher.__call__": (files, {}),
@@ -75,15 +75,15 @@ PLACES: dict[str, tuple[Make, dict[str, Any]]] = {
     "sources.webdataset.shard_reader.OpenShard.__init__": (shards, {"interleave": 2}),
     "sources.webdataset.grouping.Collector.begin": (shards, {}),
     "sources.webdataset.tar.TarStream.read": (shards, SHUFFLED),
-    "sources.http.client.HttpClient.stream": (shards_over_http, {"interleave": 2}),
-    "sources.object_store.client.Stores._at": (in_object_storage, {}),
-    "sources.object_store.client.Stores.stream": (in_object_storage, {}),
-    "sources.object_store.client.Stores.list_objects": (in_object_storage, {"url": "s3://bucket/prefix/"}),
+    "sources.http.http_client.HttpClient.stream": (shards_over_http, {"interleave": 2}),
+    "sources.object_store.stores.Stores._at": (in_object_storage, {}),
+    "sources.object_store.stores.Stores.stream": (in_object_storage, {}),
+    "sources.object_store.stores.Stores.list_objects": (in_object_storage, {"url": "s3://bucket/prefix/"}),
     "sources.dataroom.api.DataroomApi.page": (dataroom, {}),
     "sources.dataroom.api.DataroomApi.count": (whole_dataroom, {"check_count": True}),
     "sources.dataroom.api.read_page": (dataroom, SHUFFLED),
     "sources.http.hedge.HedgedClient.get": (dataroom, {}),
-    "sources.http.client.HttpClient.get": (dataroom, {"random_sampling": True, "random_method": "server"}),
+    "sources.http.http_client.HttpClient.get": (dataroom, {"random_sampling": True, "random_method": "server"}),
 }
 
 
@@ -141,7 +141,7 @@ def server() -> Iterator[MisbehavingServer]:
 @pytest.fixture(autouse=True)
 def _no_exit(monkeypatch: pytest.MonkeyPatch) -> None:
     """A feeder leaves its process when its trainer is gone; here that would be the process of the tests."""
-    monkeypatch.setattr(process.os, "_exit", lambda _status: None)
+    monkeypatch.setattr(main.os, "_exit", lambda _status: None)
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: error.__name__)
@@ -242,7 +242,7 @@ def test_a_process_that_downloads_ends_with_its_error_as_last_words(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     codes: list[int] = []
-    monkeypatch.setattr(download_process.os, "_exit", codes.append)
-    download_process._leave(Panic("boom"))
+    monkeypatch.setattr(downloader.os, "_exit", codes.append)
+    downloader._leave(Panic("boom"))
     assert codes == [1]
     assert "Panic: boom" in capsys.readouterr().err

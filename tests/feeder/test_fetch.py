@@ -20,10 +20,10 @@ from datago_gpu.feeder.fetch import Fetcher
 from datago_gpu.feeder.prefetch_budget import Budget, Claim
 from datago_gpu.feeder.window import Outcome, Waits, Window, Work
 from datago_gpu.imaging.geometry import full_region
-from datago_gpu.sources.base import SampleRef, Skipped
-from datago_gpu.sources.http.client import HttpClient
 from datago_gpu.sources.http.hedge import HedgedClient
+from datago_gpu.sources.http.http_client import HttpClient
 from datago_gpu.sources.local import read_whole
+from datago_gpu.sources.reference import SampleRef, Skipped
 from datago_gpu.sources.sample_info import SampleInfo
 from tests.support.images import add_picture, file_config
 from tests.support.servers import Answer, MisbehavingServer

@@ -10,7 +10,7 @@ from datago_gpu.feeder.admitted import Admitted
 from datago_gpu.feeder.arena import ALIGNMENT
 from datago_gpu.feeder.grouper import Grouper
 from datago_gpu.feeder.message import Layout
-from datago_gpu.sources.base import SampleRef
+from datago_gpu.sources.reference import SampleRef
 from datago_gpu.sources.sample_info import SampleInfo
 
 BUCKETS = [(64, 64), (48, 80), (80, 48), None]

@@ -20,11 +20,11 @@ from datago_gpu.feeder import wire
 from datago_gpu.feeder.arena import aligned
 from datago_gpu.feeder.pack import Packer
 from datago_gpu.feeder.wire import Counts, Mark, Report, Resume
-from datago_gpu.sources.base import Part, Position, Refs, SampleRef, Tally
+from datago_gpu.sources.reference import Part, Position, Refs, SampleRef, Tally
 from datago_gpu.sources.sample_info import SampleInfo
 from datago_gpu.units import MiB
 from tests.feeder.test_grouper import sample
-from tests.feeder.test_pipeline import QUICK, names_of, stream
+from tests.feeder.test_production import QUICK, names_of, stream
 from tests.support.images import add_picture, add_pictures, file_config
 
 pytestmark = pytest.mark.usefixtures("frozen")

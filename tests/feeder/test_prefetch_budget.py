@@ -17,7 +17,7 @@ from PIL import Image
 from datago_gpu import Loader
 from datago_gpu.feeder.prefetch_budget import FREE_BYTES, Budget, Claim
 from datago_gpu.feeder.window import Outcome, Waits, Window
-from datago_gpu.sources.base import SampleRef, Skipped
+from datago_gpu.sources.reference import SampleRef, Skipped
 from datago_gpu.sources.sample_info import SampleInfo
 from tests.feeder.test_fetch import Stream, admitted, index_of
 from tests.support.bounds import MiB

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from datago_gpu.errors import SourceError
 from datago_gpu.feeder.refusals import Refusals
-from datago_gpu.sources.base import Skipped
+from datago_gpu.sources.reference import Skipped
 
 GOOD = "a sample"
 MOST = 8

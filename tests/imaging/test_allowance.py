@@ -18,12 +18,12 @@ from PIL import Image
 
 from datago_gpu.config import DecodeConfig, ImageConfig, LoaderConfig
 from datago_gpu.config.limits import Limits
-from datago_gpu.decode.base import EncodedImages
+from datago_gpu.decode.decoder import EncodedImages
 from datago_gpu.decode.pillow import PillowDecoder
 from datago_gpu.feeder.admit import Admission
 from datago_gpu.imaging.allowance import Allowance
 from datago_gpu.imaging.costs import decoding_bytes
-from datago_gpu.sources.base import SampleRef
+from datago_gpu.sources.reference import SampleRef
 from datago_gpu.sources.sample_info import SampleInfo
 from tests.support.bounds import MiB, peak_of
 

@@ -13,7 +13,7 @@ from datago_gpu.feeder.admitted import Admitted
 from datago_gpu.feeder.grouper import Grouper
 from datago_gpu.feeder.wire import Mark, Resume
 from datago_gpu.loader.progress import Progress
-from datago_gpu.sources.base import Position, SampleRef, Skipped
+from datago_gpu.sources.reference import Position, SampleRef, Skipped
 from datago_gpu.sources.sample_info import SampleInfo
 
 BAD = -1

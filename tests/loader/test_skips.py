@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from datago_gpu import ConfigError, Loader, TooManyErrors
 from datago_gpu.loader.skips import KEPT, SHARE_FROM, Skips
-from datago_gpu.sources.base import Skipped
+from datago_gpu.sources.reference import Skipped
 from tests.support.images import add_pictures, file_config
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from datago_gpu import ConfigError, DataroomSource, FileSource, Loader, LoaderConfig, WebDatasetSource
 from datago_gpu.feeder.wire import Resume
 from datago_gpu.loader.state import resume_from, state_of
-from datago_gpu.sources.base import Position
+from datago_gpu.sources.reference import Position
 from tests.support.images import SHAPES, add_pictures, file_config
 
 Config = dict[str, Any]

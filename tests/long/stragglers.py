@@ -27,8 +27,8 @@ from benchmarks.suite.figures import Table
 from benchmarks.suite.peers import OURS, find, run
 from benchmarks.suite.workloads import padded_jpeg
 from datago_gpu.config import HttpConfig
-from datago_gpu.sources.http.client import HttpClient
 from datago_gpu.sources.http.hedge import HedgedClient
+from datago_gpu.sources.http.http_client import HttpClient
 from tests.long.child import child
 from tests.support.servers import Answer, MisbehavingServer, Request, json_answer
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from datago_gpu.errors import SourceError
 from datago_gpu.sources import open_source
-from datago_gpu.sources.base import Position, SampleRef, Skipped
+from datago_gpu.sources.reference import Position, SampleRef, Skipped
 from datago_gpu.sources.sample_info import SampleInfo
 from datago_gpu.sources.shuffle import permutation
 from tests.support.images import file_config

@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 
 from datago_gpu.errors import SourceError
 from datago_gpu.sources.barren import MOST_PAGES
-from datago_gpu.sources.base import SampleRef, Skipped
 from datago_gpu.sources.dataroom.pages import NotAPage, OddEntry, read_page
 from datago_gpu.sources.dataroom.pieces import NotJson, TooMany, cut
 from datago_gpu.sources.http.failure import HttpFailure
 from datago_gpu.sources.http.inflate import inflate
+from datago_gpu.sources.reference import SampleRef, Skipped
 from datago_gpu.sources.webdataset import shard_reader as opened
 from datago_gpu.sources.webdataset import tar
 from tests.support.bounds import MiB, run_bounded
@@ -227,8 +227,8 @@ def test_a_hostile_page_ends_the_run_within_bounds(server: MisbehavingServer, bo
 
 async def first_of(config: Any) -> Any:
     from datago_gpu.sources import open_source
-    from datago_gpu.sources.base import Position
-    from datago_gpu.sources.http.client import HttpClient
+    from datago_gpu.sources.http.http_client import HttpClient
+    from datago_gpu.sources.reference import Position
 
     async with HttpClient(config.http_config) as http:
         refs = open_source(config, http).refs(Position())

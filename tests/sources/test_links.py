@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datago_gpu import Loader, SourceError
-from datago_gpu.doctor.source import checks
+from datago_gpu.doctor.source_trial import checks
 from datago_gpu.sources import open_source
-from datago_gpu.sources.base import Position, SampleRef
+from datago_gpu.sources.reference import Position, SampleRef
 from tests.support.images import add_picture, file_config
 
 

@@ -15,11 +15,11 @@ from PIL import Image
 
 from datago_gpu import ConfigError, FileSource, Loader
 from datago_gpu.config.file_names import EXTENSIONS, is_hidden
-from datago_gpu.doctor.source import checks
+from datago_gpu.doctor.source_trial import checks
 from datago_gpu.imaging import formats
 from datago_gpu.sources import open_source
-from datago_gpu.sources.base import Position
 from datago_gpu.sources.passed_over import PassedOver
+from datago_gpu.sources.reference import Position
 from tests.support.images import add_picture, file_config
 
 HIDDEN = (".ipynb_checkpoints/1-checkpoint.jpg", ".Trash-1000/files/old.jpg", "a/.thumbnails/1.png", "a/._1.jpg")

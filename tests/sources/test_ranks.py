@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from datago_gpu.config import LoaderConfig
 from datago_gpu.server import DataroomServer
 from datago_gpu.sources import open_source
-from datago_gpu.sources.base import Position, SampleRef
-from datago_gpu.sources.http.client import HttpClient
+from datago_gpu.sources.http.http_client import HttpClient
+from datago_gpu.sources.reference import Position, SampleRef
 from tests.support.images import add_picture
 from tests.support.shards import write_shards
 

@@ -9,7 +9,7 @@ from contextlib import aclosing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datago_gpu.sources.base import SampleRef, Skipped, sample_bytes
+from datago_gpu.sources.reference import SampleRef, Skipped, sample_bytes
 from datago_gpu.sources.sample_info import SampleInfo
 from datago_gpu.sources.shuffle import SplitMix64, shuffle_stream
 

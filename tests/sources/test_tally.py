@@ -18,8 +18,8 @@ from datago_gpu.config import LoaderConfig
 from datago_gpu.errors import ConfigError, SourceError
 from datago_gpu.feeder.wire import Resume
 from datago_gpu.sources import open_source
-from datago_gpu.sources.base import ListingDigest, Position, SampleRef
-from datago_gpu.sources.http.client import HttpClient
+from datago_gpu.sources.http.http_client import HttpClient
+from datago_gpu.sources.reference import ListingDigest, Position, SampleRef
 from datago_gpu.sources.tally import Passed, Walked, Whole, hold_until_known
 from datago_gpu.sources.webdataset.shard_list import Shard
 from datago_gpu.sources.webdataset.shard_names import names_of

@@ -10,9 +10,9 @@ from contextlib import aclosing
 from typing import Any
 
 from datago_gpu.config import DataroomSource, HttpConfig, LoaderConfig
-from datago_gpu.sources.base import Position, SampleRef, Skipped
-from datago_gpu.sources.dataroom.source import Dataroom
-from datago_gpu.sources.http.client import HttpClient
+from datago_gpu.sources.dataroom.dataroom_source import Dataroom
+from datago_gpu.sources.http.http_client import HttpClient
+from datago_gpu.sources.reference import Position, SampleRef, Skipped
 from tests.support.servers import Answer, MisbehavingServer, Request, json_answer
 
 KEY = "0123456789abcdef0123456789abcdef01234567"

@@ -12,8 +12,8 @@ from typing import Any
 
 from datago_gpu.config import LoaderConfig
 from datago_gpu.sources import open_source
-from datago_gpu.sources.base import Position, SampleRef, Skipped
-from datago_gpu.sources.http.client import HttpClient
+from datago_gpu.sources.http.http_client import HttpClient
+from datago_gpu.sources.reference import Position, SampleRef, Skipped
 
 Files = Iterable[tuple[str, bytes]]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from datago_gpu.config import DecodeConfig, ImageConfig
-from datago_gpu.decode.base import Decoder
+from datago_gpu.decode.decoder import Decoder
 from datago_gpu.decode.decoders import make_decoder
 from datago_gpu.decode.select import Backend, choose
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from nvidia.dali import fn, types
 from nvidia.dali.pipeline import Pipeline
 
-from datago_gpu.decode.base import EncodedImages
+from datago_gpu.decode.decoder import EncodedImages
 
 __all__ = ["bare_pipeline", "decode_all", "on_host"]
 

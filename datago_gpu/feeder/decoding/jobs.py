@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from datago_gpu.decode.base import EncodedImages, Payloads
+from datago_gpu.decode.decoder import EncodedImages, Payloads
 from datago_gpu.errors import DatagoError
 from datago_gpu.feeder.decoding.decode_pool import Pool
 from datago_gpu.feeder.decoding.plan import TASK, Result

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datago_gpu.config import DecodeConfig, ImageConfig
-from datago_gpu.decode.base import DecodedImages, EncodedImages
+from datago_gpu.decode.decoder import DecodedImages, EncodedImages
 from datago_gpu.decode.output_format import OutputFormat, kind_of, makes_one_array
 from datago_gpu.feeder.arena import ALIGNMENT
 from datago_gpu.feeder.decoding.jobs import Job, Jobs

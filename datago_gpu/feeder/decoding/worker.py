@@ -14,7 +14,7 @@ import numpy as np
 from msgspec import msgpack
 from numpy.typing import NDArray
 
-from datago_gpu.decode.base import EncodedImage
+from datago_gpu.decode.decoder import EncodedImage
 from datago_gpu.decode.output_format import OutputFormat
 from datago_gpu.decode.renderer import Renderer, is_small
 from datago_gpu.errors import Rejected

@@ -14,12 +14,12 @@ import msgspec
 from msgspec import Struct
 
 from datago_gpu.config import DataroomSource, HttpConfig
-from datago_gpu.config.base import Natural
+from datago_gpu.config.settings import Natural
 from datago_gpu.errors import ConfigError, SourceError
 from datago_gpu.redact import printable, redacted, shown_address
 from datago_gpu.sources.dataroom.pages import Latent, NotAPage, Page, most_entries, read_page
-from datago_gpu.sources.http.client import HttpClient, Response, without_query
 from datago_gpu.sources.http.failure import HttpFailure
+from datago_gpu.sources.http.http_client import HttpClient, Response, without_query
 from datago_gpu.sources.http.origins import origin_of
 from datago_gpu.units import MiB
 

@@ -12,7 +12,7 @@ from datago_gpu.errors import SourceError
 from datago_gpu.eventloop import started
 from datago_gpu.sources.dataroom.api import DataroomApi
 from datago_gpu.sources.dataroom.pages import AnyEntry, Page
-from datago_gpu.sources.http.client import without_query
+from datago_gpu.sources.http.http_client import without_query
 
 __all__ = ["Tasks", "Walk"]
 

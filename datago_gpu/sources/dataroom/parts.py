@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from datago_gpu.config.base import names_in
 from datago_gpu.config.dataroom import DataroomSource, kind_of
+from datago_gpu.config.settings import names_in
 from datago_gpu.errors import Rejected
 from datago_gpu.redact import without_query
-from datago_gpu.sources.base import Part
 from datago_gpu.sources.dataroom.pages import Latent
+from datago_gpu.sources.reference import Part
 
 __all__ = ["Wanted"]
 

@@ -9,9 +9,9 @@ from email.utils import parsedate_to_datetime
 from aiohttp import ClientResponse, StreamReader
 
 from datago_gpu.redact import clip_word
-from datago_gpu.sources.base import Need
 from datago_gpu.sources.http.failure import HttpFailure
 from datago_gpu.sources.http.inflate import inflate, join_pieces
+from datago_gpu.sources.reference import Need
 
 __all__ = ["Body", "asking_for_rest", "next_piece", "size_of_rest"]
 

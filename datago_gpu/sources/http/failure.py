@@ -1,4 +1,4 @@
-"""Describes why one URL could not be fetched. Separate from client.py, so that only downloads import aiohttp."""
+"""Describes why one URL could not be fetched. Separate from http_client.py, so that only downloads import aiohttp."""
 
 from __future__ import annotations
 

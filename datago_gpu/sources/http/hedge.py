@@ -15,9 +15,9 @@ from typing import Any
 
 from datago_gpu.config import HttpConfig
 from datago_gpu.eventloop import watched
-from datago_gpu.sources.base import Need
-from datago_gpu.sources.http.client import HttpClient
 from datago_gpu.sources.http.failure import HttpFailure
+from datago_gpu.sources.http.http_client import HttpClient
+from datago_gpu.sources.reference import Need
 
 __all__ = ["HedgedClient"]
 

@@ -10,12 +10,12 @@ from datago_gpu.config.file_names import hidden_part
 from datago_gpu.errors import SourceError
 from datago_gpu.redact import without_query
 from datago_gpu.sources.barren import Barren
-from datago_gpu.sources.base import SampleRef
 from datago_gpu.sources.http.failure import HttpFailure
-from datago_gpu.sources.images import Page
-from datago_gpu.sources.object_store.client import MOST_STORED_PAGES, Stores
+from datago_gpu.sources.listed_images import Page
 from datago_gpu.sources.object_store.s3_listing import ODD_KEY
+from datago_gpu.sources.object_store.stores import MOST_STORED_PAGES, Stores
 from datago_gpu.sources.passed_over import PassedOver
+from datago_gpu.sources.reference import SampleRef
 from datago_gpu.sources.sample_info import SampleInfo
 
 __all__ = ["Bucket"]

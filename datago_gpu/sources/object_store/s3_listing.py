@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from datago_gpu.config import HttpConfig
 from datago_gpu.config.proxies import Proxies
 from datago_gpu.sources.http.failure import HttpFailure
-from datago_gpu.sources.object_store.errors import failure_of
+from datago_gpu.sources.object_store.failures import failure_of
 from datago_gpu.sources.object_store.options import plain_name
 
 __all__ = ["ODD_KEY", "S3Listing", "cannot_be_read", "ends_listing", "is_odd", "odd_key_of"]

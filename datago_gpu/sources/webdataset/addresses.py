@@ -14,9 +14,9 @@ from datago_gpu.config.local_paths import FILE_SCHEME, plain_path
 from datago_gpu.config.shards import addresses_in
 from datago_gpu.errors import ConfigError, SourceError
 from datago_gpu.redact import without_query
-from datago_gpu.sources.base import utf8_text
 from datago_gpu.sources.http.origins import origin_of
-from datago_gpu.sources.object_store.client import is_stored
+from datago_gpu.sources.object_store.stores import is_stored
+from datago_gpu.sources.reference import utf8_text
 
 __all__ = [
     "ENDINGS",

@@ -11,11 +11,11 @@ import logging
 import re
 
 from datago_gpu.config import LoaderConfig
-from datago_gpu.config.base import Kind
 from datago_gpu.config.file_names import EXTENSIONS
 from datago_gpu.config.limits import Limits
+from datago_gpu.config.settings import Kind
 from datago_gpu.config.shards import KeyDots, WebDatasetSource
-from datago_gpu.sources.base import (
+from datago_gpu.sources.reference import (
     BAD_ATTRIBUTES,
     FURTHER_IMAGES,
     Part,

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable
 from itertools import islice
 
 from datago_gpu.eventloop import as_exception
-from datago_gpu.sources.base import SampleRef, Skipped
+from datago_gpu.sources.reference import SampleRef, Skipped
 from datago_gpu.sources.webdataset.budget import Budget, Channel
 from datago_gpu.sources.webdataset.shard_list import Shard
 from datago_gpu.sources.webdataset.shard_reader import OpenShard

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from datago_gpu.sources.attributes import NO_ATTRIBUTES, check_attributes, decode_leniently, encode
-from datago_gpu.sources.base import utf8_text
+from datago_gpu.sources.reference import utf8_text
 
 __all__ = ["attributes_of"]
 

@@ -20,11 +20,11 @@ from datago_gpu.eventloop import call_in_thread
 from datago_gpu.redact import without_query
 from datago_gpu.sources.barren import Barren
 from datago_gpu.sources.dataroom.pieces import NotJson, TooMany, cut
-from datago_gpu.sources.http.client import HttpClient
 from datago_gpu.sources.http.failure import HttpFailure
+from datago_gpu.sources.http.http_client import HttpClient
 from datago_gpu.sources.local import Patience
-from datago_gpu.sources.object_store.client import MOST_STORED_PAGES, Stores, is_stored
 from datago_gpu.sources.object_store.s3_listing import ODD_KEY
+from datago_gpu.sources.object_store.stores import MOST_STORED_PAGES, Stores, is_stored
 from datago_gpu.sources.webdataset.addresses import (
     ENDINGS,
     MOST_SHARDS,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import takewhile
 from urllib.parse import unquote, urlsplit
 
-from datago_gpu.sources.base import utf8_text
+from datago_gpu.sources.reference import utf8_text
 from datago_gpu.sources.webdataset.addresses import is_http
 from datago_gpu.sources.webdataset.shard_list import Shard
 

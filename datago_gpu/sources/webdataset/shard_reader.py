@@ -11,8 +11,8 @@ from contextlib import suppress
 from typing import Any
 
 from datago_gpu.eventloop import as_exception, guarded
-from datago_gpu.sources.base import SampleRef, Skipped, sample_bytes, utf8_text
 from datago_gpu.sources.local import Patience, PatientFile
+from datago_gpu.sources.reference import SampleRef, Skipped, sample_bytes, utf8_text
 from datago_gpu.sources.webdataset.budget import Channel, GivenUp, Pipe
 from datago_gpu.sources.webdataset.compression import DAMAGED, format_name, plain
 from datago_gpu.sources.webdataset.grouping import Collector

@@ -16,10 +16,10 @@ from PIL import Image
 
 from datago_gpu.errors import SourceError
 from datago_gpu.server import DataroomServer
-from datago_gpu.sources.base import Position, SampleRef
-from datago_gpu.sources.dataroom.source import Dataroom
-from datago_gpu.sources.http.client import HttpClient
+from datago_gpu.sources.dataroom.dataroom_source import Dataroom
 from datago_gpu.sources.http.failure import HttpFailure
+from datago_gpu.sources.http.http_client import HttpClient
+from datago_gpu.sources.reference import Position, SampleRef
 from tests.support.listing import collect, config_for, ids, names
 
 COUNT = 60

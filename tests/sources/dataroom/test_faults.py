@@ -15,8 +15,8 @@ import pytest
 
 from datago_gpu.config import HttpConfig
 from datago_gpu.errors import SourceError
-from datago_gpu.sources.base import Position, SampleRef, Skipped
 from datago_gpu.sources.dataroom.pages import NotAPage, OddEntry, read_page
+from datago_gpu.sources.reference import Position, SampleRef, Skipped
 from datago_gpu.sources.sample_info import SampleInfo
 from tests.support.listing import HASTY, KEY, Listing, collect, config_for, ids, names, with_results
 from tests.support.servers import Answer, MisbehavingServer, Request, json_answer

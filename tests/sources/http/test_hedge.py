@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from datago_gpu.config import HttpConfig
-from datago_gpu.sources.http.client import HttpClient, HttpFailure
 from datago_gpu.sources.http.hedge import HedgedClient
+from datago_gpu.sources.http.http_client import HttpClient, HttpFailure
 from tests.support.servers import Answer, MisbehavingServer, Request
 
 WARM = 40

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datago_gpu import Loader, SourceError
-from datago_gpu.sources.base import Position, SampleRef
 from datago_gpu.sources.object_store.s3_listing import is_odd, odd_key_of
-from tests.sources.object_store.test_source import files, options
+from datago_gpu.sources.reference import Position, SampleRef
+from tests.sources.object_store.test_buckets import files, options
 from tests.support.images import add_picture, file_config
 from tests.support.moto_s3 import s3_server
 from tests.support.needs import needs

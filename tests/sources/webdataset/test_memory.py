@@ -9,8 +9,8 @@ from contextlib import aclosing
 import pytest
 
 from datago_gpu.sources import open_source
-from datago_gpu.sources.base import Position, SampleRef
-from datago_gpu.sources.http.client import HttpClient
+from datago_gpu.sources.http.http_client import HttpClient
+from datago_gpu.sources.reference import Position, SampleRef
 from tests.support.bounds import MiB, peak_of
 from tests.support.patience import rest
 from tests.support.shards import shard_config, tar_bytes

@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 from datago_gpu.config import HttpConfig
 from datago_gpu.errors import SourceError
 from datago_gpu.sources import open_source
-from datago_gpu.sources.base import Position, SampleRef, Skipped
-from datago_gpu.sources.http.client import HttpClient
 from datago_gpu.sources.http.deflate import Deflated
 from datago_gpu.sources.http.failure import HttpFailure
+from datago_gpu.sources.http.http_client import HttpClient
+from datago_gpu.sources.reference import Position, SampleRef, Skipped
 from tests.support.servers import Answer, MisbehavingServer, Request, json_answer
 from tests.support.shards import keys, listed, pictures, shard_config, tar_bytes
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from datago_gpu.sources.base import SampleRef, Skipped
 from datago_gpu.sources.local import Patience
+from datago_gpu.sources.reference import SampleRef, Skipped
 from datago_gpu.sources.webdataset.budget import Channel
 from datago_gpu.sources.webdataset.grouping import Collector
 from datago_gpu.sources.webdataset.readahead import ReadAhead

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datago_gpu.errors import SourceError
-from datago_gpu.sources.base import Skipped
+from datago_gpu.sources.reference import Skipped
 from datago_gpu.sources.webdataset.budget import GivenUp
 from datago_gpu.sources.webdataset.windows import MOST_WINDOW, SMALL_WINDOW, Windows, xz_window, zstd_window
 from tests.support.bounds import MiB, peak_of

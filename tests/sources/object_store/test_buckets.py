@@ -21,9 +21,9 @@ from datago_gpu import Loader
 from datago_gpu.config import HttpConfig, LoaderConfig
 from datago_gpu.errors import ConfigError, SourceError, TooManyErrors
 from datago_gpu.sources import open_source
-from datago_gpu.sources.base import Position, SampleRef, Skipped
 from datago_gpu.sources.http.failure import HttpFailure
-from datago_gpu.sources.object_store.client import Stores
+from datago_gpu.sources.object_store.stores import Stores
+from datago_gpu.sources.reference import Position, SampleRef, Skipped
 from tests.support.images import file_config
 from tests.support.moto_s3 import KEY, SECRET, s3_client, s3_server
 from tests.support.servers import Answer, MisbehavingServer, Request
@@ -194,7 +194,7 @@ LISTS = """
 import asyncio, json, os, sys
 from datago_gpu import LoaderConfig
 from datago_gpu.sources import open_source
-from datago_gpu.sources.base import Position
+from datago_gpu.sources.reference import Position
 
 async def ids():
     source = open_source(LoaderConfig.load(json.loads(sys.argv[1])), None)

@@ -6,8 +6,8 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, Any
 
+from datago_gpu.compat.datago_settings import config_of_pass, loader_config
 from datago_gpu.compat.logs import initialize_logging, log
-from datago_gpu.compat.settings import config_of_pass, loader_config
 from datago_gpu.compat.stream import Stream
 from datago_gpu.config import LoaderConfig
 from datago_gpu.decode.select import choose

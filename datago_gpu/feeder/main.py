@@ -28,7 +28,7 @@ from datago_gpu.feeder.fetch import Fetcher
 from datago_gpu.feeder.notices import pass_on_logs
 from datago_gpu.feeder.pack import Packer
 from datago_gpu.feeder.payload_client import remote_of
-from datago_gpu.feeder.pipeline import Production
+from datago_gpu.feeder.production import Production
 from datago_gpu.feeder.runtime import connect, http_client_type, leave_with, run
 from datago_gpu.redact import printable
 from datago_gpu.sources import open_source

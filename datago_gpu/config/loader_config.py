@@ -13,14 +13,14 @@ from typing import Annotated, Any, Literal, TypeAlias
 import msgspec
 from msgspec import Meta, Struct
 
-from datago_gpu.config.base import Count, Natural, Settings, fields_of, json_value, printable_key
 from datago_gpu.config.dataroom import DataroomSource
-from datago_gpu.config.decoding import DecodeConfig
+from datago_gpu.config.decode_config import DecodeConfig
 from datago_gpu.config.file import read_config
-from datago_gpu.config.http import HttpConfig
+from datago_gpu.config.http_config import HttpConfig
+from datago_gpu.config.image_config import ImageConfig
 from datago_gpu.config.image_files import FileSource
-from datago_gpu.config.images import ImageConfig
 from datago_gpu.config.local_paths import plain_path, true_text
+from datago_gpu.config.settings import Count, Natural, Settings, fields_of, json_value, printable_key
 from datago_gpu.config.shards import WebDatasetSource
 from datago_gpu.errors import ConfigError
 from datago_gpu.redact import redacted

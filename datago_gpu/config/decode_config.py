@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 
 from msgspec import Meta
 
-from datago_gpu.config.base import Count, Settings
+from datago_gpu.config.settings import Count, Settings
 
 __all__ = ["DecodeConfig"]
 

@@ -17,7 +17,7 @@ from nvidia.dali import fn, tensors, types
 from nvidia.dali.pipeline import Pipeline
 
 from datago_gpu.config import ImageConfig
-from datago_gpu.decode.base import EncodedImages
+from datago_gpu.decode.decoder import EncodedImages
 from datago_gpu.decode.faults import Setup, classify_error
 from datago_gpu.decode.parking import require_cupy
 from datago_gpu.imaging.geometry import views_of

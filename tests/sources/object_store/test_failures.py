@@ -14,9 +14,9 @@ from datago_gpu.config import HttpConfig
 from datago_gpu.config.proxies import Proxies
 from datago_gpu.errors import ConfigError, SourceError
 from datago_gpu.sources.http.failure import HttpFailure
-from datago_gpu.sources.object_store.client import Stores
-from datago_gpu.sources.object_store.errors import meaning_of
+from datago_gpu.sources.object_store.failures import meaning_of
 from datago_gpu.sources.object_store.options import store_options
+from datago_gpu.sources.object_store.stores import Stores
 from tests.support.proxies import ForwardProxy
 from tests.support.servers import Answer, MisbehavingServer
 from tests.support.shards import listed

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta
 
-from datago_gpu.config.base import Count, Settings
+from datago_gpu.config.settings import Count, Settings
 from datago_gpu.imaging.geometry import BucketTable
 
 Aspect = Annotated[float, Meta(ge=0.001, le=1000)]

@@ -20,13 +20,13 @@ from datago_gpu.errors import ConfigError, DatagoError, SourceError
 from datago_gpu.loader import Loader
 from datago_gpu.redact import shown_address
 from datago_gpu.sources import open_source
-from datago_gpu.sources.base import Position, SampleRef, Skipped, printable_path
 from datago_gpu.sources.dataroom.pages import Entry
 from datago_gpu.sources.folders import walk
 from datago_gpu.sources.http.failure import HttpFailure
-from datago_gpu.sources.images import no_images
+from datago_gpu.sources.listed_images import no_images
 from datago_gpu.sources.local import Patience
 from datago_gpu.sources.passed_over import PassedOver
+from datago_gpu.sources.reference import Position, SampleRef, Skipped, printable_path
 
 __all__ = ["checks"]
 
@@ -118,7 +118,7 @@ async def _folder(config: LoaderConfig, source: FileSource, timeout_s: float) ->
 async def _dataroom(config: LoaderConfig, source: DataroomSource) -> list[Check]:
     """Yields two checks: whether the server answers, and whether it accepts the key."""
     from datago_gpu.sources.dataroom.api import DataroomApi
-    from datago_gpu.sources.http.client import HttpClient
+    from datago_gpu.sources.http.http_client import HttpClient
 
     async with HttpClient(config.http_config) as http:
         api = DataroomApi(source, config.http_config, http)
@@ -153,7 +153,7 @@ def _check_payload_host(address: str | None, config: LoaderConfig) -> Iterator[C
 
 async def _first_listed(config: LoaderConfig) -> Check:
     """Reads the first sample of shards or object storage, without a shuffle, which would read far ahead."""
-    from datago_gpu.sources.http.client import HttpClient
+    from datago_gpu.sources.http.http_client import HttpClient
 
     plain = config.with_source(random_sampling=False)
     began = time.perf_counter()

@@ -26,14 +26,14 @@ from datago_gpu.errors import DatagoError, SourceError
 from datago_gpu.feeder import wire
 from datago_gpu.feeder.fetch import Fetcher
 from datago_gpu.feeder.pack import SKIPS_A_MESSAGE, Packer
-from datago_gpu.feeder.pipeline import Production
 from datago_gpu.feeder.prefetch_budget import Claim
+from datago_gpu.feeder.production import Production
 from datago_gpu.feeder.window import Outcome
 from datago_gpu.feeder.wire import Resume
 from datago_gpu.loader.progress import Progress
 from datago_gpu.sources import open_source
-from datago_gpu.sources.base import Position, Refs, SampleRef, Skipped, Source, Tally
-from datago_gpu.sources.http.client import HttpClient
+from datago_gpu.sources.http.http_client import HttpClient
+from datago_gpu.sources.reference import Position, Refs, SampleRef, Skipped, Source, Tally
 from datago_gpu.sources.sample_info import SampleInfo
 from datago_gpu.sources.shuffle import permutation
 from datago_gpu.units import MiB

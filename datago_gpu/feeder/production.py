@@ -25,7 +25,7 @@ from datago_gpu.feeder.pack import Packer
 from datago_gpu.feeder.refusals import Refusals
 from datago_gpu.feeder.window import Outcome, Waits, Window
 from datago_gpu.feeder.wire import Carried, Counts, Mark, Resume, StageCount
-from datago_gpu.sources.base import ListingDigest, Position, Refs, SampleRef, Skipped, Source
+from datago_gpu.sources.reference import ListingDigest, Position, Refs, SampleRef, Skipped, Source
 from datago_gpu.sources.tally import hold_until_known
 
 __all__ = ["Production"]

@@ -14,9 +14,9 @@ from datago_gpu.config import FileSource, LoaderConfig
 from datago_gpu.config.file_names import Selection
 from datago_gpu.errors import SourceError
 from datago_gpu.eventloop import call_in_thread
-from datago_gpu.sources.base import Position, Refs, SampleRef, Skipped, Tally
 from datago_gpu.sources.order import RankShare, ShuffledShare
 from datago_gpu.sources.passed_over import PassedOver, log_passed_over
+from datago_gpu.sources.reference import Position, Refs, SampleRef, Skipped, Tally
 from datago_gpu.sources.tally import Passed, Walked, Whole
 
 __all__ = ["Images", "Lister", "Page", "no_images"]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from msgspec import Meta
 
-from datago_gpu.config.base import Count, Names, Settings, changed_settings, without_secrets
+from datago_gpu.config.settings import Count, Names, Settings, changed_settings, without_secrets
 
 if TYPE_CHECKING:
     from datago_gpu.config.proxies import Proxy

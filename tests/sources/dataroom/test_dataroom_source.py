@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 
 from datago_gpu.config import DataroomSource, LoaderConfig
 from datago_gpu.errors import ConfigError, SourceError
-from datago_gpu.sources.base import Position, SampleRef, Skipped
 from datago_gpu.sources.dataroom.api import api_address
+from datago_gpu.sources.dataroom.dataroom_source import Dataroom, Share
 from datago_gpu.sources.dataroom.listing import Tasks
 from datago_gpu.sources.dataroom.pages import Page
 from datago_gpu.sources.dataroom.random_pages import key_of, prefixes_for
-from datago_gpu.sources.dataroom.source import Dataroom, Share
-from datago_gpu.sources.http.client import HttpClient
+from datago_gpu.sources.http.http_client import HttpClient
+from datago_gpu.sources.reference import Position, SampleRef, Skipped
 from datago_gpu.sources.sample_info import SampleInfo
 from datago_gpu.sources.shuffle import SplitMix64
 from tests.support.listing import KEY, Listing, collect, config_for, ids, names

@@ -26,8 +26,8 @@ from datago_gpu.config import DataroomSource, HttpConfig
 from datago_gpu.errors import ConfigError, SourceError
 from datago_gpu.sources.dataroom.api import api_address
 from datago_gpu.sources.http.body import Body, next_piece
-from datago_gpu.sources.http.client import Counters, HttpClient, Response, without_query
 from datago_gpu.sources.http.failure import HttpFailure
+from datago_gpu.sources.http.http_client import Counters, HttpClient, Response, without_query
 from datago_gpu.sources.http.origins import origin_of
 from tests.support.servers import Answer, MisbehavingServer
 from tests.support.shards import keys

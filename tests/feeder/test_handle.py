@@ -19,7 +19,7 @@ import pytest
 from datago_gpu.config import LoaderConfig
 from datago_gpu.errors import FeederError
 from datago_gpu.feeder import wire
-from datago_gpu.feeder.client import Feeder, FeederClosed
+from datago_gpu.feeder.handle import Feeder, FeederClosed
 from datago_gpu.feeder.spawn import LAST_WORDS_BYTES
 from datago_gpu.feeder.wire import Resume
 from tests.support.images import SHAPES, add_pictures, file_config
@@ -242,7 +242,7 @@ def test_the_api_key_is_in_no_command_line_and_no_environment(start: Any) -> Non
 
 TRAINER = """
 import os, sys, signal
-from datago_gpu.feeder.client import Feeder
+from datago_gpu.feeder.handle import Feeder
 from datago_gpu.feeder.wire import Resume
 from tests.support.images import file_config
 

@@ -17,16 +17,16 @@ from typing import Any
 from msgspec import Struct
 
 from datago_gpu.config import HttpConfig
-from datago_gpu.config.base import without_secrets
+from datago_gpu.config.settings import without_secrets
 from datago_gpu.config.storage import STORE_SCHEMES
 from datago_gpu.errors import ConfigError
 from datago_gpu.eventloop import call_in_thread, is_ending, started
 from datago_gpu.redact import without_query
-from datago_gpu.sources.base import Need
 from datago_gpu.sources.http.failure import HttpFailure
-from datago_gpu.sources.object_store.errors import failure_of, meaning_of, other_region, proxy_of
+from datago_gpu.sources.object_store.failures import failure_of, meaning_of, other_region, proxy_of
 from datago_gpu.sources.object_store.options import proxies_of, store_options
 from datago_gpu.sources.object_store.s3_listing import S3Listing, cannot_be_read, ends_listing, is_odd, odd_key_of
+from datago_gpu.sources.reference import Need
 
 __all__ = ["MOST_STORED_PAGES", "Listed", "Stores", "is_stored"]
 

@@ -20,9 +20,9 @@ from msgspec import msgpack
 
 from datago_gpu import eventloop
 from datago_gpu.config import LoaderConfig
-from datago_gpu.feeder import process, wire
+from datago_gpu.feeder import main, wire
 from datago_gpu.feeder.wire import Resume
-from datago_gpu.sources.base import Position
+from datago_gpu.sources.reference import Position
 from datago_gpu.units import MiB
 from tests.support.images import add_picture, add_pictures, file_config
 from tests.support.servers import Answer, MisbehavingServer, json_answer
@@ -105,7 +105,7 @@ async def feeder(
     ours, theirs = socket.socketpair()
     memory = mmap.mmap(-1, config.arena_mb * MiB)
     async with asyncio.timeout(WAIT_S):
-        serving = asyncio.create_task(process._serve(theirs.detach(), memory, os.getppid(), [], None))
+        serving = asyncio.create_task(main._serve(theirs.detach(), memory, os.getppid(), [], None))
         reader, writer = await asyncio.open_connection(sock=ours)
         writer.write(wire.frame(wire.Start(msgspec.json.encode(config), resume)))
         yield reader, writer, serving
@@ -137,7 +137,7 @@ def server() -> Iterator[MisbehavingServer]:
 @pytest.fixture(autouse=True)
 def _no_exit(monkeypatch: pytest.MonkeyPatch) -> None:
     """A feeder leaves its process when its trainer is gone; here that would be the process of the tests."""
-    monkeypatch.setattr(process.os, "_exit", pytest.fail)
+    monkeypatch.setattr(main.os, "_exit", pytest.fail)
 
 
 HALF_WAY = Resume(Position(0, 2), [(4, 6)], 5)
@@ -169,7 +169,7 @@ def test_a_stream_that_fails_half_way_closes_all_that_it_began(
     def fail(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("datago_gpu.feeder.pipeline.Production._send", fail)
+    monkeypatch.setattr("datago_gpu.feeder.production.Production._send", fail)
     count, end = served(make(tmp_path, server, **more), Resume())
     assert isinstance(end, wire.Failed)
     assert end.message.startswith("the feeder process is out of memory")

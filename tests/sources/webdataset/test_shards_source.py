@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 from datago_gpu.config.shards import WebDatasetSource
 from datago_gpu.errors import ConfigError, SourceError
-from datago_gpu.sources.base import Position, SampleRef, Skipped
+from datago_gpu.sources.reference import Position, SampleRef, Skipped
 from datago_gpu.sources.webdataset.addresses import list_addresses
 from tests.support.shards import keys, listed, pictures, read, shard_config, tar_bytes, write_shards
 

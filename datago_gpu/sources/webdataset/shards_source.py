@@ -24,12 +24,12 @@ from datago_gpu.config import LoaderConfig
 from datago_gpu.config.shards import WebDatasetSource
 from datago_gpu.errors import SourceError
 from datago_gpu.eventloop import call_in_thread
-from datago_gpu.sources.base import Position, Refs, SampleRef, Skipped, printable_path, sample_bytes
-from datago_gpu.sources.http.client import HttpClient
 from datago_gpu.sources.http.failure import HttpFailure
+from datago_gpu.sources.http.http_client import HttpClient
 from datago_gpu.sources.local import Patience
-from datago_gpu.sources.object_store.client import Stores, is_stored
+from datago_gpu.sources.object_store.stores import Stores, is_stored
 from datago_gpu.sources.order import RankShare, ShuffledShare, renumber
+from datago_gpu.sources.reference import Position, Refs, SampleRef, Skipped, printable_path, sample_bytes
 from datago_gpu.sources.shuffle import SplitMix64, permutation, shuffle_stream
 from datago_gpu.sources.tally import Whole
 from datago_gpu.sources.webdataset.budget import Channel

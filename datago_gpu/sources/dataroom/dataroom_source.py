@@ -19,7 +19,14 @@ from datago_gpu.config import DataroomSource, LoaderConfig
 from datago_gpu.errors import Rejected, SourceError
 from datago_gpu.redact import shown_address
 from datago_gpu.sources.barren import Barren
-from datago_gpu.sources.base import (
+from datago_gpu.sources.dataroom.api import DataroomApi
+from datago_gpu.sources.dataroom.listing import Walk
+from datago_gpu.sources.dataroom.pages import ENTRIES_THAT_VOTE, AnyEntry, Entry, OddEntry, usual_dimensions
+from datago_gpu.sources.dataroom.parts import Wanted
+from datago_gpu.sources.dataroom.random_pages import RandomPages
+from datago_gpu.sources.http.http_client import HttpClient, without_query
+from datago_gpu.sources.order import RankShare, renumber
+from datago_gpu.sources.reference import (
     BAD_ATTRIBUTES,
     Position,
     Refs,
@@ -28,13 +35,6 @@ from datago_gpu.sources.base import (
     Tally,
     sample_bytes,
 )
-from datago_gpu.sources.dataroom.api import DataroomApi
-from datago_gpu.sources.dataroom.listing import Walk
-from datago_gpu.sources.dataroom.pages import ENTRIES_THAT_VOTE, AnyEntry, Entry, OddEntry, usual_dimensions
-from datago_gpu.sources.dataroom.parts import Wanted
-from datago_gpu.sources.dataroom.random_pages import RandomPages
-from datago_gpu.sources.http.client import HttpClient, without_query
-from datago_gpu.sources.order import RankShare, renumber
 from datago_gpu.sources.sample_info import SampleInfo
 from datago_gpu.sources.shuffle import SplitMix64, shuffle_stream
 from datago_gpu.sources.tally import Passed, Walked

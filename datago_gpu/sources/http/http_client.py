@@ -27,7 +27,6 @@ from yarl import URL
 from datago_gpu.config import HttpConfig
 from datago_gpu.config.host_policy import ForbiddenHost
 from datago_gpu.redact import without_query
-from datago_gpu.sources.base import Need
 from datago_gpu.sources.http.body import Body
 from datago_gpu.sources.http.deadlines import Deadline, Deadlines
 from datago_gpu.sources.http.failure import HttpFailure
@@ -35,6 +34,7 @@ from datago_gpu.sources.http.retry_after import RetryTimes
 from datago_gpu.sources.http.session import Counters, Session
 from datago_gpu.sources.http.streamed import StreamedBody
 from datago_gpu.sources.local import exhaustion_error
+from datago_gpu.sources.reference import Need
 
 __all__ = ["Counters", "HttpClient", "HttpFailure", "Response", "without_query"]
 
