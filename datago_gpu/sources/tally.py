@@ -17,7 +17,7 @@ from datago_gpu.errors import ConfigError
 from datago_gpu.redact import printable
 from datago_gpu.sources.reference import ListingDigest, Refs, Tally, utf8_text
 
-__all__ = ["Passed", "Walked", "Whole", "hold_until_known"]
+__all__ = ["Known", "Passed", "Walked", "Whole", "hold_until_known"]
 
 log = logging.getLogger("datago_gpu")
 
@@ -218,6 +218,32 @@ class Whole(_Compared):
             return f"; the first change is after {self._same_until}" if self._same_until else ""
         after = f"after {self._same_until}, " if self._same_until else ""
         return f"; the first change is {after}at {self._other_from} or before"
+
+
+class Known(_Compared):
+    """Compares a listing whose digest is known without listing it again."""
+
+    _listed: ListingDigest | None = None
+
+    @property
+    def listed(self) -> ListingDigest | None:
+        """Returns the digest of the whole listing, once `set` was called."""
+        return self._listed
+
+    def expect(self, listed: ListingDigest | None, *, accepts: bool) -> None:
+        super().expect(listed, accepts=accepts)
+        if self._listed:
+            self.set(self._listed)
+
+    def set(self, listed: ListingDigest) -> None:
+        """Sets the digest. Raises ConfigError if it differs from the state's."""
+        self._listed, expected = listed, self._expected
+        if expected:
+            same = (listed.count, listed.digest) == (expected.count, expected.digest)
+            counts = f"there are {listed.count:,} {self._what}, but there were {expected.count:,}"
+            if listed.count == expected.count:
+                counts = f"there are {listed.count:,} {self._what} as before, but some of them have changed"
+            self._conclude("" if same else counts)
 
 
 def _printable(name: bytes) -> str:

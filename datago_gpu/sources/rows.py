@@ -1,0 +1,86 @@
+"""Rows: a listing that is known before the first sample, and whose samples can be read in any order.
+
+A table and a sequence of the user's own are rows. `RowsSource` makes a `Source` of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+from datago_gpu.config import LoaderConfig
+from datago_gpu.config.settings import RankSplit
+from datago_gpu.eventloop import call_in_thread
+from datago_gpu.sources.order import RankShare, ShuffledShare, renumber
+from datago_gpu.sources.reference import ListingDigest, Position, Refs
+from datago_gpu.sources.tally import Known
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["Numbers", "Rows", "RowsSource"]
+
+Numbers: TypeAlias = "range | NDArray[np.int64]"
+"""Numbers of rows, in the order in which they are read."""
+
+
+class Rows(Protocol):
+    """Rows, numbered from 0. Each describes one sample."""
+
+    @property
+    def listed(self) -> ListingDigest:
+        """Returns the digest of all rows (`whole`): other rows, or another order of them, have another digest."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def sizes(self) -> NDArray[np.int32] | None:
+        """Returns the pictures' sizes, upright, (N, 2): height and width, 0 where unknown. None if none is known."""
+        ...
+
+    def read(self, numbers: Numbers) -> Refs:
+        """Yields the sample of each of these rows, in this order, or why a row has none. `index` is the row's number.
+
+        Raises SourceError if the rows can no longer be read.
+        """
+        ...
+
+
+class RowsSource:
+    """The `Source` of rows. Ranks take every world_size-th row; with a shuffle, of a permutation of all rows."""
+
+    def __init__(
+        self, config: LoaderConfig, load: Callable[[], Awaitable[Rows]], what: str, *, shuffled: bool, split: RankSplit
+    ) -> None:
+        """load: opens the rows, for the first epoch. what: the word for rows in messages, used after a number."""
+        self._share = RankShare.of(config)
+        self._shuffled_share = ShuffledShare(config, split) if shuffled else None
+        self._load = load
+        self._rows: Rows | None = None
+        self.tally = Known(what)
+
+    async def rows(self) -> Rows:
+        """Returns the rows, which the first call opens."""
+        if self._rows is None:
+            self._rows = await self._load()
+            self.tally.set(self._rows.listed)
+        return self._rows
+
+    @property
+    def passed_over(self) -> dict[str, int]:
+        """See `Source.passed_over`."""
+        return {}
+
+    async def refs(self, start: Position) -> Refs:
+        """See `Source.refs`."""
+        rows = await self.rows()
+        mine: Numbers = range(self._share.rank, len(rows), self._share.world_size)
+        if self._shuffled_share:
+            mine = await call_in_thread(None, self._shuffled_share.numbers, len(rows), start.epoch)
+        index = start.index
+        async with aclosing(rows.read(mine[index:])) as samples:
+            async for sample in samples:
+                yield renumber(sample, index)
+                index += 1
