@@ -8,7 +8,7 @@ parameters.py  what a request asks to be answered with
 query.py       which images it asks for, as SQL
 attributes.py  types of attributes, and the filter on them
 partition.py   which shard an image is in
-index.py       the SQLite index
+catalogue.py   the SQLite index
 folder.py      finding the images and what changed
 records.py     reading one image's header and sidecar
 """

@@ -19,8 +19,8 @@ import msgspec
 from aiohttp import web
 
 from datago_gpu.server.attribute_filter import UnanswerableFilter
+from datago_gpu.server.catalogue import Index, Row, random_prefixes, usual_prefixes
 from datago_gpu.server.connection import SERVER, error_text
-from datago_gpu.server.index import Index, Row, random_prefixes, usual_prefixes
 from datago_gpu.server.media import MediaStore, UrlSigner
 from datago_gpu.server.parameters import Parameters, Refused, Shape, parse_draw, parse_page, parse_shape
 from datago_gpu.server.query import parse_selection

@@ -23,9 +23,9 @@ from datago_gpu import eventloop
 from datago_gpu.config.local_paths import openable, plain_path
 from datago_gpu.errors import ConfigError
 from datago_gpu.server.app import Api, payload_application
+from datago_gpu.server.catalogue import Index
 from datago_gpu.server.connection import IDLE_S, Connection, Places
 from datago_gpu.server.folder import Folder, ScanStopped
-from datago_gpu.server.index import Index
 from datago_gpu.server.media import PREFIX, UrlSigner
 
 logger = logging.getLogger(__name__)

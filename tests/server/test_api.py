@@ -8,7 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from datago_gpu.server.index import usual_prefixes
+from datago_gpu.server.catalogue import usual_prefixes
 from tests.server.conftest import IDS, Client, request
 
 # fmt: off
