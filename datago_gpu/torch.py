@@ -69,7 +69,7 @@ class LoaderDataset(IterableDataset):  # type: ignore[misc]  # torch need not be
         `state_dict` does not count these batches as done.
 
     Tensors share the batch's memory, on the CPU and on a GPU. Rank and world size are taken from `source_config`, else
-    from torch.distributed if it is initialised, else from the environment variables RANK and WORLD_SIZE.
+    found at each pass, as for a Loader: in torch.distributed if it is initialised, else in what the launcher has set.
 
     Ranks may yield different numbers of batches, and a training step that waits for all ranks then hangs. A warning
     says so once, if torch.distributed is initialised. `epochs` None with `limit` and `drop_last` gives each rank the
@@ -194,12 +194,7 @@ class LoaderDataset(IterableDataset):  # type: ignore[misc]  # torch need not be
 
     def _config(self) -> LoaderConfig:
         """Returns the settings with this process's rank and world size."""
-        source = self.config.source_config
-        if not _is_distributed():
-            return self.config
-        rank = torch.distributed.get_rank() if source.rank is None else source.rank
-        world_size = torch.distributed.get_world_size() if source.world_size is None else source.world_size
-        return self.config.with_source(rank=rank, world_size=world_size)
+        return self.config.with_ranks()
 
 
 def _is_distributed() -> bool:

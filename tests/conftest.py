@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import pytest
 from hypothesis import HealthCheck, settings
 
+from datago_gpu.config.ranks import VARIABLES
 from datago_gpu.decode.select import Backend, choose
 from tests.support import generators
 from tests.support.gpus import usable
@@ -23,7 +24,7 @@ settings.load_profile("suite")
 @pytest.fixture(autouse=True)
 def _no_ambient_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the machine that runs the tests has in its environment must not change them."""
-    names = ["RANK", "WORLD_SIZE", "DATAROOM_API_URL", "DATAROOM_API_KEY"]
+    names = [*VARIABLES, "DATAROOM_API_URL", "DATAROOM_API_KEY"]
     for name in (*names, *(name for name in os.environ if name.lower().endswith("_proxy"))):
         monkeypatch.delenv(name, raising=False)
 

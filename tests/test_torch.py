@@ -328,6 +328,7 @@ def test_ranks_come_from_torch_distributed(config: LoaderConfig, tmp_path_factor
     assert sorted(first + second) == [f"{number:04}.jpg" for number in range(COUNT)]
     assert abs(len(first) - len(second)) == 1
     assert [log.count("ranks may yield different numbers of batches") for log in logged] == [1, 1]
+    assert [log.count("of 2 by torch.distributed, but rank 0 of 5 by RANK and WORLD_SIZE") for log in logged] == [1, 1]
 
 
 @pytest.mark.timeout(200)

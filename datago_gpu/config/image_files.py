@@ -45,8 +45,9 @@ class FileSource(Settings, frozen=True, kw_only=True):
         follow_links: true follows symbolic links to images and folders; each real folder is listed only once, so
             circular links end. False ignores links. `root_path` itself may be a link in any case.
         rank: the share of the samples that this process loads: those with the numbers rank, rank + world_size, ... in
-            the order that all ranks share. Default: the environment variable RANK, else 0.
-        world_size: number of processes that share the samples. Default: the environment variable WORLD_SIZE, else 1.
+            the order that all ranks share. Default: found when the Loader is made, in torch.distributed,
+            jax.distributed, or what torchrun, Open MPI, MPICH or Slurm have set; else 0.
+        world_size: number of processes that share the samples. Default: found as `rank`, else 1.
         rank_split: what the ranks share in a shuffle. "shuffled": the shuffled order of each epoch, so a rank gets
             different samples in each epoch; all ranks need the same `seed`. "listed": the listing, so a rank shuffles
             the same samples in each epoch; ranks may have different seeds.

@@ -5,13 +5,12 @@ A part that checks a bound and a part that relies on the bound both read it from
 
 from __future__ import annotations
 
-import os
-
 from msgspec import Struct
 
 from datago_gpu.config.dataroom import DataroomSource
 from datago_gpu.config.decode_config import DecodeConfig
 from datago_gpu.config.loader_config import LoaderConfig
+from datago_gpu.config.ranks import cpu_share
 from datago_gpu.config.settings import names_in
 from datago_gpu.config.shards import WebDatasetSource
 from datago_gpu.units import MiB
@@ -19,7 +18,6 @@ from datago_gpu.units import MiB
 __all__ = [
     "Limits",
     "bytes_a_pixel",
-    "cpu_share",
     "decode_processes",
     "decoded_batches",
     "decoded_pixel_bytes",
@@ -46,19 +44,13 @@ def decoding_memory(decode: DecodeConfig) -> int:
     """Returns the memory for decoding, in bytes: see `DecodeConfig.memory_mb`."""
     if decode.memory_mb is not None:
         return decode.memory_mb * MiB
-    workers = decode.threads or decode.processes or len(os.sched_getaffinity(0))
+    workers = decode.threads or decode.processes or cpu_share()
     return max(_LEAST_DECODING_MB, _DECODING_MB_A_THREAD * workers) * MiB
 
 
 def decode_processes(decode: DecodeConfig) -> int:
     """Returns the number of processes that decode with Pillow, 0 for threads: see `DecodeConfig.processes`."""
     return decode.threads or cpu_share() if decode.processes is None else decode.processes
-
-
-def cpu_share() -> int:
-    """Returns the number of CPUs that this process may use, divided by the processes of its machine, and at least 1."""
-    processes = os.environ.get("LOCAL_WORLD_SIZE", "")  # set by torchrun and others, for the processes of one machine
-    return max(1, len(os.sched_getaffinity(0)) // (int(processes) if processes.isdecimal() and int(processes) else 1))
 
 
 def files_of_a_sample(config: LoaderConfig) -> int:

@@ -6,6 +6,7 @@ The keys are datago's own schema (`source_type`, `source_config`, `image_config`
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeAlias
@@ -20,6 +21,7 @@ from datago_gpu.config.http_config import HttpConfig
 from datago_gpu.config.image_config import ImageConfig
 from datago_gpu.config.image_files import FileSource
 from datago_gpu.config.local_paths import plain_path, true_text
+from datago_gpu.config.ranks import find_ranks, log_once
 from datago_gpu.config.settings import Count, Natural, Settings, fields_of, json_value, printable_key
 from datago_gpu.config.shards import WebDatasetSource
 from datago_gpu.errors import ConfigError
@@ -178,12 +180,12 @@ class LoaderConfig(Settings, frozen=True, kw_only=True):
         return isinstance(source, DataroomSource) and source.random_sampling and source.random_method == "server"
 
     def rank_and_world_size(self) -> tuple[int, int]:
-        """From the settings, else from RANK and WORLD_SIZE of the environment, else (0, 1)."""
+        """Returns the settings; what is not set is found as `find_ranks` says, or is (0, 1)."""
         rank, world_size = self.source_config.rank, self.source_config.world_size
-        return (
-            _from_environment("RANK", 0) if rank is None else rank,
-            _from_environment("WORLD_SIZE", 1) if world_size is None else world_size,
-        )
+        if rank is not None and world_size is not None:
+            return rank, world_size
+        found = find_ranks()
+        return found.rank if rank is None else rank, found.world_size if world_size is None else world_size
 
     def anchor_paths(self) -> LoaderConfig:
         """Returns a copy whose relative paths start at the current working folder, wherever the program goes."""
@@ -191,8 +193,20 @@ class LoaderConfig(Settings, frozen=True, kw_only=True):
 
     def resolve(self) -> LoaderConfig:
         """Returns a copy with anchored paths, rank and world size, which no later change around the program affects."""
+        return self.anchor_paths().with_ranks()
+
+    def with_ranks(self) -> LoaderConfig:
+        """Returns a copy with rank and world size set. Logs once where they were found, and warns of contradictions."""
+        source = self.source_config
+        if source.rank is not None and source.world_size is not None:
+            return self
+        found = find_ranks()
+        if found.doubt:
+            log_once(logging.WARNING, found.doubt)
         rank, world_size = self.rank_and_world_size()
-        return self.anchor_paths().with_source(rank=rank, world_size=world_size)
+        if found.origin and world_size > 1:
+            log_once(logging.INFO, f"this process loads the share of rank {rank} of {world_size}, by {found.origin}")
+        return self.with_source(rank=rank, world_size=world_size)
 
     def absolute(self, path: str) -> str:
         """The path that `path` means: it may be relative to `base_folder`, begin with `~`, or hold variables.
@@ -266,16 +280,3 @@ def _absolute_folder(folder: str) -> str:
     except (FileNotFoundError, UnicodeEncodeError):
         return ""
     return path
-
-
-def _from_environment(name: str, default: int) -> int:
-    text = os.environ.get(name, "")
-    if not text:
-        return default
-    try:
-        value = int(text)
-    except ValueError:
-        value = -1
-    if value < default:
-        raise ConfigError(f"the environment variable {name} must be a whole number of at least {default}, got {text!r}")
-    return value

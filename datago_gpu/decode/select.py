@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import ctypes
 import operator
-import os
 import re
 import sys
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Literal, SupportsIndex
 
+from datago_gpu.config.ranks import find_local_rank
 from datago_gpu.errors import ConfigError
 
 __all__ = ["INSTALL", "Backend", "choose", "gpus"]
@@ -42,7 +42,7 @@ def choose(device: object = "auto", backend: str | None = "auto") -> Backend:
     """Chooses the back end and the device.
 
     device: "auto", "cuda", "cuda:INDEX" or "cpu"; also the INDEX alone, a torch.device, or None for "auto". "auto" and
-    "cuda" use the GPU that LOCAL_RANK names, else the first.
+    "cuda" use the GPU that LOCAL_RANK (or what MPI or Slurm set instead) names, else the first.
     backend: "auto" (also None), "dali" or "pillow". "auto" is DALI on a GPU and Pillow on the CPU.
     Raises ConfigError if the combination cannot work; the message says what is missing and how to install it.
     """
@@ -102,9 +102,9 @@ def _index(device: str, count: int) -> tuple[int, str]:
         if int(wanted) >= count:
             raise ConfigError(f"device {device!r} does not exist: there are {count} GPUs, counted from 0")
         return int(wanted), f"device={device!r} was requested"
-    local_rank = os.environ.get("LOCAL_RANK", "")
-    if local_rank.isdecimal():
-        return int(local_rank) % count, f"LOCAL_RANK is {local_rank} and there are {count} GPUs"
+    local = find_local_rank()
+    if local.rank is not None:
+        return local.rank % count, f"{local.rank_origin} is {local.rank} and there are {count} GPUs"
     return 0, f"the first of {count} GPUs"
 
 

@@ -6,13 +6,12 @@ iterate.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable
 from queue import SimpleQueue
 
 from datago_gpu.config import DecodeConfig
-from datago_gpu.config.limits import cpu_share
+from datago_gpu.config.ranks import cpu_share
 
 __all__ = ["Threads", "decoding_threads", "gpu_threads", "pillow_threads"]
 
@@ -22,12 +21,12 @@ GPU does the work."""
 
 
 def decoding_threads(decode: DecodeConfig) -> int:
-    """Returns the number of threads that decode on the CPU: the setting, else the CPUs that this process may use."""
-    return decode.threads or len(os.sched_getaffinity(0))
+    """Returns the number of threads that decode on the CPU: the setting, else this process's share of the CPUs."""
+    return decode.threads or cpu_share()
 
 
 def pillow_threads(decode: DecodeConfig) -> int:
-    """Returns the number of threads that decode with Pillow: the setting, else the number of CPUs plus one.
+    """Returns the number of threads that decode with Pillow: the setting, else the share of the CPUs plus one.
 
     The additional thread helps because part of the work holds the GIL: it is 1 to 17% faster on 2 CPUs.
     """

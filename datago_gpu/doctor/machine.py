@@ -16,11 +16,12 @@ from PIL import features
 
 from datago_gpu.config import DecodeConfig, FileSource, HttpConfig, ImageConfig, LoaderConfig
 from datago_gpu.config.limits import decode_processes
+from datago_gpu.config.ranks import find_local_rank, find_ranks
 from datago_gpu.decode.select import choose
 from datago_gpu.decode.threads import decoding_threads, pillow_threads
 from datago_gpu.doctor.check import Check, mib
 from datago_gpu.doctor.memory import MemorySum
-from datago_gpu.errors import DatagoError
+from datago_gpu.errors import ConfigError, DatagoError
 from datago_gpu.feeder import arena
 from datago_gpu.units import MiB
 
@@ -44,6 +45,7 @@ def checks(config: LoaderConfig | None) -> Iterator[Check]:
     yield event_loop()
     yield jpeg()
     yield cpus(decode, cpu_quota(groups))
+    yield ranks(config)
     yield memory(needed, memory_limit(groups), MEMINFO)
     yield shared_memory()
     yield memory_lock(resource.getrlimit(resource.RLIMIT_MEMLOCK)[0], on_gpu=choose().device_id is not None)
@@ -112,6 +114,8 @@ def cpus(decode: DecodeConfig, quota: float | None) -> Check:
     found = f"{usable} of {os.cpu_count()} may be used" + (f", for {quota:g} of their time" if quota else "")
     processes = decode_processes(decode)
     pillow = f"{processes} processes" if processes else f"{pillow_threads(decode)} threads"
+    local = find_local_rank()
+    found += f"; {local.size} processes share them ({local.size_origin})" if local.size > 1 else ""
     found += f"; {pillow} decode with Pillow, {threads} threads with DALI"
     allowed = min(usable, quota or usable)
     if threads > 2 * max(1.0, allowed):
@@ -119,6 +123,29 @@ def cpus(decode: DecodeConfig, quota: float | None) -> Check:
     if allowed < 2:
         return Check.warn("CPUs", found, "provide at least 2 CPUs: the feeder and the decoder run at the same time")
     return Check.ok("CPUs", found)
+
+
+def ranks(config: LoaderConfig | None) -> Check:
+    """Reports which share of the samples a Loader would take here, and where the numbers were found."""
+    remedy = "set rank and world_size in source_config"
+    source = config.source_config if config else None
+    if config and source and source.rank is not None and source.world_size is not None:
+        return Check.ok("ranks", f"rank {source.rank} of {source.world_size}, set in source_config")
+    try:
+        found, local = find_ranks(), find_local_rank()
+    except ConfigError as error:
+        return Check.fail("ranks", str(error), f"correct the variable, or {remedy}")
+    if found.doubt:
+        return Check.warn("ranks", found.doubt, remedy)
+    if found.origin:
+        which = f"rank {found.rank} of {found.world_size}, found in {found.origin}"
+        where = "" if local.rank is None else f"; local rank {local.rank} of {local.size} ({local.rank_origin})"
+        return Check.ok("ranks", which + where)
+    tasks = os.environ.get("SLURM_NTASKS", "1")
+    if tasks != "1":
+        alone = f"rank 0 of 1: this is no task of a Slurm step, although SLURM_NTASKS is {tasks}"
+        return Check.warn("ranks", alone, "start the training with srun or torchrun, or ignore this for one process")
+    return Check.ok("ranks", "rank 0 of 1: neither a launcher nor a framework says that there are more processes")
 
 
 def cpu_quota(groups: list[Path]) -> float | None:

@@ -29,7 +29,7 @@ class RankShare(Struct, frozen=True):
 
     @classmethod
     def of(cls, config: LoaderConfig) -> RankShare:
-        """Returns the share of the rank that the settings or the environment name."""
+        """Returns the share of the rank that the settings name, or that was found."""
         return cls(*config.rank_and_world_size())
 
     def index_of(self, position: int) -> int | None:

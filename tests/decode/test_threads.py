@@ -22,7 +22,7 @@ def test_a_gpu_is_helped_by_the_share_of_its_process(
     monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
     assert gpu_threads(DecodeConfig()) == expected
     assert gpu_threads(DecodeConfig(), mask=True) == max(1, expected // 2)
-    assert decoding_threads(DecodeConfig()) == cpus
+    assert decoding_threads(DecodeConfig()) == max(1, cpus // (8 if processes == "8" else 1))
 
 
 def test_the_setting_holds_for_all() -> None:

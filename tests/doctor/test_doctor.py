@@ -26,7 +26,7 @@ from tests.support.commands import run_command
 from tests.support.images import add_picture, add_pictures
 from tests.support.servers import Answer, MisbehavingServer, json_answer
 
-MACHINE = ["python", "packages", "uvloop", "libjpeg-turbo", "CPUs", "memory", "shared memory", "memory lock",
+MACHINE = ["python", "packages", "uvloop", "libjpeg-turbo", "CPUs", "ranks", "memory", "shared memory", "memory lock",
            "open files"]  # fmt: skip
 GiB = 2**30
 NEEDED = MemorySum(trainer={"Python": GiB // 2}, feeder={"Python": GiB // 2}, downloading={}, shared={})
