@@ -18,6 +18,7 @@ FLOORS = [
     ["loader", "server"],
     ["feeder"],
     ["sources", "decode"],
+    ["plan"],
     ["config"],
     ["imaging", "batch"],
     ["arrays", "eventloop", "interpreter"],

@@ -49,17 +49,18 @@ class BucketTable:
             raise ValueError(
                 f"no bucket of {size} px in steps of {ratio} has an aspect ratio in [{min_aspect}, {max_aspect}]"
             )
-        self._aspects = [round(width / height, 3) for height, width in self.sizes]
+        self.aspects = [round(width / height, 3) for height, width in self.sizes]
+        """Width / height of each bucket, ascending."""
 
     def nearest(self, height: int, width: int) -> tuple[int, int]:
         """Returns the (height, width) of the bucket with the nearest aspect ratio; in a tie, the wider bucket."""
         aspect = width / height
-        after = bisect_left(self._aspects, aspect)
+        after = bisect_left(self.aspects, aspect)
         if after == 0:
             return self.sizes[0]
         if after == len(self.sizes):
             return self.sizes[-1]
-        narrower = aspect - self._aspects[after - 1] < self._aspects[after] - aspect
+        narrower = aspect - self.aspects[after - 1] < self.aspects[after] - aspect
         return self.sizes[after - 1 if narrower else after]
 
 

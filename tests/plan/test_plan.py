@@ -1,0 +1,165 @@
+"""Which rows make up which global batch: columns at once, row after row, and a slow model agree."""
+
+from __future__ import annotations
+
+import time
+from itertools import groupby
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from datago_gpu.imaging.geometry import BucketTable
+from datago_gpu.plan.chain import continued, plan_rest
+from datago_gpu.plan.global_batches import GlobalBatches, group
+from datago_gpu.plan.row_buckets import UNUSABLE, number_of, row_buckets
+from datago_gpu.plan.streamed import StreamPlanner
+from datago_gpu.sources.shuffle import permutation
+
+SIZES = np.array([(64, 64), (32, 128), (128, 32)], np.int32)
+
+rows_of = st.lists(st.integers(UNUSABLE, len(SIZES) - 1), max_size=40)
+"""The bucket of each row."""
+stops = st.lists(st.tuples(st.integers(1, 7), st.integers(0, 6)), max_size=3)
+"""G and steps of runs that were stopped."""
+
+
+def planned(buckets: list[int], together: int, seed: int) -> GlobalBatches:
+    return group(permutation(len(buckets), seed, 0), np.array(buckets, np.int16), SIZES, together)
+
+
+def as_lists(plan: GlobalBatches, first: int = 0) -> list[tuple[tuple[int, ...], list[int], list[bool]]]:
+    steps = zip(plan.buckets.tolist(), plan.rows.tolist(), plan.real.tolist(), strict=True)
+    return [(tuple(bucket), rows, real) for bucket, rows, real in steps][first:]
+
+
+def model(buckets: list[int], order: NDArray[np.int64], together: int) -> list[tuple[int, list[int]]]:
+    """Bucket and distinct rows of each global batch, by sorting what a reader of the documentation would sort."""
+    seen = [(buckets[row], place, row) for place, row in enumerate(order.tolist()) if buckets[row] != UNUSABLE]
+    cut = [
+        rows[at : at + together]
+        for _, of_bucket in groupby(sorted(seen), key=lambda each: each[0])
+        for rows in [list(of_bucket)]
+        for at in range(0, len(rows), together)
+    ]
+    full = sorted((rows for rows in cut if len(rows) == together), key=lambda rows: rows[-1][1])
+    rest = sorted((rows for rows in cut if len(rows) < together), key=lambda rows: rows[0][1])
+    return [(rows[0][0], [row for _, _, row in rows]) for rows in full + rest]
+
+
+@given(rows_of, st.integers(1, 9), st.integers(0, 3))
+def test_batches_are_complete_with_their_last_row_and_the_last_ones_are_filled(
+    buckets: list[int], together: int, seed: int
+) -> None:
+    expected = model(buckets, permutation(len(buckets), seed, 0), together)
+    plan = planned(buckets, together, seed)
+    assert as_lists(plan) == [
+        (
+            tuple(SIZES[bucket].tolist()),
+            [rows[place % len(rows)] for place in range(together)],
+            [place < len(rows) for place in range(together)],
+        )
+        for bucket, rows in expected
+    ]
+    assert sorted(plan.taken(len(plan)).tolist()) == [at for at, bucket in enumerate(buckets) if bucket != UNUSABLE]
+
+
+@given(rows_of, st.integers(1, 9), st.integers(0, 3), st.integers(0, 9))
+def test_drop_last_leaves_out_the_batches_that_are_not_complete(
+    buckets: list[int], together: int, seed: int, taken: int
+) -> None:
+    whole = planned(buckets, together, seed)
+    taken = min(taken, len(whole))
+    cut = whole.drop_last(taken)
+    assert as_lists(cut) == [step for at, step in enumerate(as_lists(whole)) if at < taken or all(step[2])]
+    rows = [*cut.taken(len(cut)).tolist(), *cut.left_out.tolist()]
+    assert sorted(rows) == sorted(whole.taken(len(whole)).tolist())
+
+
+@given(rows_of, st.integers(0, 3), stops, st.integers(1, 7), st.booleans())
+def test_row_after_row_the_plan_is_that_of_whole_columns_however_often_it_was_stopped(
+    buckets: list[int], seed: int, taken: list[tuple[int, int]], together: int, drop_last: bool
+) -> None:
+    order, bucket_of = permutation(len(buckets), seed, 0), np.array(buckets, np.int16)
+    stopped = continued(taken, together)
+    planner = StreamPlanner[int](stopped, drop_last=drop_last)
+    found = []
+    try:
+        for row in order.tolist():
+            if buckets[row] != UNUSABLE:
+                found += planner.add(row, buckets[row])
+        found += planner.end()
+    except ValueError:
+        with pytest.raises(ValueError, match="than there are"):
+            plan_rest(order, bucket_of, SIZES, stopped, drop_last=drop_last)
+        return
+    plan = plan_rest(order, bucket_of, SIZES, stopped, drop_last=drop_last)
+    assert [
+        (tuple(SIZES[batch.bucket].tolist()), [batch.rows[place % len(batch.rows)] for place in range(together)])
+        for batch in found
+    ] == [(bucket, rows) for bucket, rows, _ in as_lists(plan, stopped[-1][1])]
+    assert planner.left_out == plan.left_out.tolist()
+
+
+@given(
+    rows_of, st.integers(0, 3), st.lists(st.tuples(st.integers(1, 7), st.floats(0, 1)), max_size=4), st.integers(1, 7)
+)
+def test_a_stopped_epoch_goes_on_with_exactly_the_rest(
+    buckets: list[int], seed: int, runs: list[tuple[int, float]], together: int
+) -> None:
+    order, bucket_of = permutation(len(buckets), seed, 0), np.array(buckets, np.int16)
+    seen, taken = [], list[tuple[int, int]]()
+    for each, share in [*runs, (together, 1.0)]:
+        taken = continued(taken, each)
+        rest, done = plan_rest(order, bucket_of, SIZES, taken), taken[-1][1]
+        until = done + round(share * (len(rest) - done))
+        assert rest.rows.shape == (len(rest), each)
+        seen += rest.rows[done:until][rest.real[done:until]].tolist()
+        taken[-1] = (each, until)
+    assert sorted(seen) == [at for at, bucket in enumerate(buckets) if bucket != UNUSABLE]
+
+
+@given(rows_of, st.integers(0, 3), st.integers(1, 7), st.integers(0, 9))
+def test_with_the_same_number_of_places_the_rest_is_that_of_a_run_that_never_stopped(
+    buckets: list[int], seed: int, together: int, steps: int
+) -> None:
+    plan = planned(buckets, together, seed)
+    again = plan_rest(
+        permutation(len(buckets), seed, 0), np.array(buckets, np.int16), SIZES,
+        continued([(together, min(steps, len(plan)))], together),
+    )  # fmt: skip
+    assert as_lists(again) == as_lists(plan)
+
+
+tables = st.sampled_from([BucketTable(64, 16, 0.5, 2), BucketTable(512, 32, 0.5, 2), BucketTable(64, 64, 1, 1)])
+
+
+@given(tables, st.lists(st.tuples(st.integers(0, 300), st.integers(0, 300)), max_size=50))
+def test_the_bucket_of_a_row_is_that_of_its_image(table: BucketTable, sizes: list[tuple[int, int]]) -> None:
+    found = row_buckets(np.array(sizes, np.int32).reshape(-1, 2), table)
+    for number, (height, width) in zip(found.tolist(), sizes, strict=True):
+        assert number == number_of(height, width, table)
+        assert (number == UNUSABLE) == (height == 0 or width == 0)
+        assert number == UNUSABLE or table.sizes[number] == table.nearest(height, width)
+
+
+def test_ties_between_two_buckets_are_those_of_one_row() -> None:
+    table = BucketTable(512, 32, 0.5, 2)
+    sizes = np.array(
+        [(1000, round((low + high) * 500)) for low, high in zip(table.aspects, table.aspects[1:], strict=False)],
+        np.int32,
+    )
+    assert row_buckets(sizes, table).tolist() == [number_of(*size, table) for size in sizes.tolist()]
+
+
+def test_a_million_rows_are_planned_in_a_second_of_this_processor() -> None:
+    table = BucketTable(512, 32, 0.5, 2)
+    sizes = np.random.default_rng(1).integers(400, 2000, (1_000_000, 2), np.int32)
+    clock = time.thread_time()
+    bucket_of = row_buckets(sizes, table)
+    plan = group(permutation(len(sizes), 0, 0), bucket_of, np.array(table.sizes, np.int32), 1024)
+    spent = time.thread_time() - clock
+    assert plan.real.sum() == len(sizes)
+    assert spent < 4, "usually 0.4 s: four times the second that is promised, for loaded machines"
