@@ -174,15 +174,18 @@ async def _read_request(reader: asyncio.StreamReader, connection: int) -> Reques
 
 def _with_range(answer: Answer, request: Request) -> tuple[int, dict[str, str], bytes]:
     wanted = request.headers.get("range", "")
+    if answer.ranges and request.headers.get("if-none-match", "-") == answer.headers.get("ETag"):
+        return 304, answer.headers, b""
     condition = request.headers.get("if-range")
     same = condition is None or condition in (answer.headers.get("ETag"), answer.headers.get("Last-Modified"))
     if not (answer.ranges and wanted.startswith("bytes=") and same):
         return answer.status, answer.headers, answer.body
-    start = int(wanted.removeprefix("bytes=").partition("-")[0])
-    total = len(answer.body)
-    if start >= total:
+    start, _, last = wanted.removeprefix("bytes=").partition("-")
+    begin, total = int(start), len(answer.body)
+    end = min(total, int(last) + 1) if last else total
+    if begin >= total:
         return 416, {"Content-Range": f"bytes */{total}"}, b""
-    return 206, {**answer.headers, "Content-Range": f"bytes {start}-{total - 1}/{total}"}, answer.body[start:]
+    return 206, {**answer.headers, "Content-Range": f"bytes {begin}-{end - 1}/{total}"}, answer.body[begin:end]
 
 
 def _head(answer: Answer, status: int, headers: dict[str, str], body: bytes) -> bytes:

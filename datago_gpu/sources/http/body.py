@@ -13,10 +13,11 @@ from datago_gpu.sources.http.failure import HttpFailure
 from datago_gpu.sources.http.inflate import inflate, join_pieces
 from datago_gpu.sources.reference import Need
 
-__all__ = ["Body", "asking_for_rest", "next_piece", "size_of_rest"]
+__all__ = ["PLAIN", "Body", "asking_for_rest", "next_piece", "size_of_rest"]
 
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
-_PLAIN = frozenset(("", "identity", "aws-chunked"))  # S3 stores aws-chunked in an object's headers
+PLAIN = frozenset(("", "identity", "aws-chunked"))
+"""Content-Encodings of a body that is not compressed. S3 stores aws-chunked in an object's headers."""
 _COMPRESSED = frozenset(("gzip", "x-gzip", "deflate"))
 
 
@@ -65,7 +66,7 @@ class Body:
             self._encoding = headers.get("Content-Encoding", "")
         if self._total is not None and self._total > self._max_bytes:
             raise HttpFailure("too-large", f"a body of {self._total} bytes, at most {self._max_bytes} are allowed")
-        if self._encoding and self._encoding.lower() not in (_PLAIN | _COMPRESSED if self.compressed else _PLAIN):
+        if self._encoding and self._encoding.lower() not in (PLAIN | _COMPRESSED if self.compressed else PLAIN):
             raise HttpFailure("encoding", f"compressed as {clip_word(self._encoding)!r}, which was not requested")
         return self.size
 

@@ -29,7 +29,9 @@ from datago_gpu.config.host_policy import ForbiddenHost
 from datago_gpu.redact import without_query
 from datago_gpu.sources.http.body import Body
 from datago_gpu.sources.http.deadlines import Deadline, Deadlines
+from datago_gpu.sources.http.excerpt import Excerpt
 from datago_gpu.sources.http.failure import HttpFailure
+from datago_gpu.sources.http.range_body import RangeBody
 from datago_gpu.sources.http.retry_after import RetryTimes
 from datago_gpu.sources.http.session import Counters, Session
 from datago_gpu.sources.http.streamed import StreamedBody
@@ -40,6 +42,7 @@ __all__ = ["Counters", "HttpClient", "HttpFailure", "Response", "without_query"]
 
 T = TypeVar("T")
 _FIRST_BACKOFF_S = 0.5
+_WITH_A_RANGE = frozenset((200, 206, 304, 416))
 
 
 class Response(Struct, frozen=True):
@@ -96,6 +99,24 @@ class HttpClient:
         """
         body = Body(max_bytes, compressed=compressed)
         return self._patiently(url, lambda target, deadline: self._try(url, target, body, headers, deadline, need))
+
+    def get_range(
+        self,
+        url: str,
+        begin: int,
+        end: int,
+        *,
+        tag: str = "",
+        known: str = "",
+        headers: Mapping[str, str] | None = None,
+    ) -> Coroutine[Any, Any, Excerpt | None]:
+        """Returns the bytes from `begin` up to `end` of the body at `url`, and no others are read. Raises HttpFailure.
+
+        tag: of an earlier excerpt; reason "changed" if the body has another one now. known: the tag of a version that
+        need not be sent; None is returned if the body still has it. headers: as for `stream`. Retries as `get` does.
+        """
+        wanted = RangeBody(begin, end, tag, known)
+        return self._patiently(url, lambda target, deadline: self._try_range(target, wanted, headers, deadline))
 
     async def stream(
         self, url: str, sink: Callable[[bytes], Awaitable[None]], *, headers: Mapping[str, str] | None = None
@@ -208,6 +229,19 @@ class HttpClient:
         finally:
             self.counters.bytes += stream.size - before
             response.release()
+
+    async def _try_range(
+        self, url: URL, wanted: RangeBody, headers: Mapping[str, str] | None, deadline: Deadline
+    ) -> Excerpt | None:
+        response, _ = await self._session.follow(url, wanted.request_headers(headers), deadline, private=headers or {})
+        try:
+            if response.status not in _WITH_A_RANGE:
+                raise await self._session.refusal(response)
+            found = await wanted.read(response, deadline.progress)
+            self.counters.bytes += len(found.content) if found else 0
+            return found
+        finally:
+            response.release()  # closes the connection if more of the body is to come
 
     async def _read_body(
         self, response: aiohttp.ClientResponse, body: Body, deadline: Deadline, need: Need | None

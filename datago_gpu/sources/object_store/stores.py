@@ -11,6 +11,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
+from email.utils import format_datetime
 from functools import partial
 from typing import Any
 
@@ -22,6 +23,7 @@ from datago_gpu.config.storage import STORE_SCHEMES
 from datago_gpu.errors import ConfigError
 from datago_gpu.eventloop import call_in_thread, is_ending, started
 from datago_gpu.redact import without_query
+from datago_gpu.sources.http.excerpt import Excerpt
 from datago_gpu.sources.http.failure import HttpFailure
 from datago_gpu.sources.object_store.failures import failure_of, meaning_of, other_region, proxy_of
 from datago_gpu.sources.object_store.options import proxies_of, store_options
@@ -48,10 +50,19 @@ def is_stored(address: str) -> bool:
 
 
 class Listed(Struct, frozen=True):
-    """Describes an object. key: its path in the bucket; if `is_odd`, it cannot be read. size: in bytes."""
+    """Describes an object. key: its path in the bucket; if `is_odd`, it cannot be read. size: in bytes.
+
+    tag: as `Excerpt.tag`.
+    """
 
     key: str
     size: int
+    tag: str = ""
+
+
+def tag_of_object(meta: Mapping[str, Any]) -> str:
+    """Returns what identifies the version of an object, by what obstore says of it."""
+    return meta["e_tag"] or format_datetime(meta["last_modified"])
 
 
 class Stores:
@@ -92,6 +103,33 @@ class Stores:
 
         content: bytes = await self._translate(url, read)
         return content
+
+    async def get_range(self, url: str, begin: int, end: int, *, tag: str = "") -> Excerpt:
+        """Returns the bytes from `begin` up to `end` of the object at `url`. Raises HttpFailure.
+
+        tag: of an earlier excerpt; reason "changed" if the object was replaced since.
+        """
+        store, key = self._at(url)
+
+        async def read() -> Excerpt:
+            result = await self._obstore.get_async(store, key, options={"range": (begin, end)})
+            return Excerpt(bytes(await result.bytes_async()), result.meta["size"], tag_of_object(result.meta))
+
+        async def look() -> Excerpt:
+            meta = await self._obstore.head_async(store, key)
+            return Excerpt(b"", meta["size"], tag_of_object(meta))
+
+        try:
+            found: Excerpt = await self._translate(url, read)
+        except HttpFailure as failure:
+            if failure.status != 416:
+                raise
+            found = await self._translate(url, look)  # the object ends before `begin`: it may be empty
+        if tag and found.tag != tag:
+            raise failure_of(url, "changed", "the object was replaced while it was read")
+        if len(found.content) != max(0, min(end, found.total or 0) - begin):
+            raise failure_of(url, "cut-short", f"{len(found.content)} bytes arrived")
+        return found
 
     async def stream(self, url: str, sink: Callable[[bytes], Awaitable[None]]) -> None:
         """Passes the object at `url` to `sink` in order, and requests several parts of it at once. Raises HttpFailure.
@@ -149,7 +187,7 @@ class Stores:
                     return odd_key_of(str(error)) or "?"
 
             while isinstance(page := await self._translate(url, next_page), list):
-                yield [Listed(each["path"], each["size"]) for each in page]
+                yield [Listed(each["path"], each["size"], tag_of_object(each)) for each in page]
                 after = page[-1]["path"] if page else after
             odd = page or ""
         if odd:
