@@ -14,7 +14,7 @@ PACKAGE = Path(datago_gpu.__file__).parent
 FLOORS = [
     ["cli"],
     ["doctor"],
-    ["preview", "compat", "torch"],
+    ["preview", "compat", "torch", "index"],
     ["loader", "server"],
     ["feeder"],
     ["sources", "decode"],

@@ -18,6 +18,7 @@ COMMANDS = {
     "bench": "Measure the speed of a loader with any settings.",
     "preview": "Draw what a model will see: the first batches, with crops and masks.",
     "doctor": "Report what is missing or too small on this machine, and what to do about it.",
+    "index": "Make a table of a source's samples, with their places and sizes.",
     "serve": "Serve a folder of images as a Dataroom server does.",
 }
 

@@ -37,11 +37,11 @@ class Refusals(Generic[T]):
     """Holds refused samples back until it is clear whether they are single failures or the end of the run.
 
     most: number of consecutive refusals that end the run; None: no limit. The refusals that end the run are not counted
-    as skipped, so a saved state brings those samples again.
+    as skipped, so a saved state brings those samples again. continues: says what brings them again, for the message.
     """
 
-    def __init__(self, most: int | None) -> None:
-        self._most = most
+    def __init__(self, most: int | None, continues: str = "A state_dict continues with them") -> None:
+        self._most, self._continues = most, continues
         self._row: list[Skipped] = []
         self._length = 0
 
@@ -81,7 +81,7 @@ class Refusals(Generic[T]):
         self.release()
         return SourceError(
             f"{count} {what} in a row could not be loaded ({reasons}), so the source seems to be at fault; the last "
-            f"was {last.where}: {last.reason}{detail}. {_remedy(last.reason)} A state_dict continues with them; "
+            f"was {last.where}: {last.reason}{detail}. {_remedy(last.reason)} {self._continues}; "
             "max_refused_in_a_row sets how many end the run"
         )
 

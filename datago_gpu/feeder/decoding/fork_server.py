@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NoReturn
 if TYPE_CHECKING:
     from datago_gpu.feeder.decoding.worker import Worker
 
-__all__ = ["BY_SIGNAL", "ForkServer", "describe_exit", "start"]
+__all__ = ["BY_SIGNAL", "ForkServer", "describe_exit", "die_with", "start"]
 
 BY_SIGNAL = 128
 """A feeder whose decode process was ended by a signal ends with 128 and the number of the signal, as in shells."""
@@ -68,7 +68,7 @@ def start(plan: str, ends: Sequence[int], arena: int, foreign: Iterable[int]) ->
         signal.signal(signal.SIGTERM, lambda *_: _leave(server))
         return server
     try:
-        _die_with(feeder)
+        die_with(feeder)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         for descriptor in (*foreign, alive):
             os.close(descriptor)
@@ -122,7 +122,7 @@ def _serve(described: str, tasks: int, results: int, file: int, arena: int) -> i
 def _work(worker: Worker, number: int, server: int) -> NoReturn:
     """Runs a decode process to its end."""
     try:
-        _die_with(server)
+        die_with(server)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         with contextlib.suppress(ConnectionError):  # the trainer is gone
             worker.run(number)
@@ -133,7 +133,7 @@ def _work(worker: Worker, number: int, server: int) -> NoReturn:
         os._exit(1)
 
 
-def _die_with(parent: int) -> None:
+def die_with(parent: int) -> None:
     """Lets the kernel kill this process when its parent ends."""
     import ctypes  # the feeder does without
 

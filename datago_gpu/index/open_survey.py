@@ -1,0 +1,42 @@
+"""Chooses the survey for a source, and opens what it needs: processes, or a client for its servers."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import msgspec
+
+from datago_gpu.config import FileSource, LoaderConfig
+from datago_gpu.errors import ConfigError
+from datago_gpu.index.folder_survey import FolderSurvey
+from datago_gpu.index.reader_pool import ReaderPool
+from datago_gpu.index.survey import Survey, whole_source
+
+__all__ = ["open_survey", "source_text"]
+
+_SECRET = frozenset(("api_key", "auth_token", "storage_options"))
+_OF_A_RUN = frozenset(("rank", "world_size", "random_sampling", "random_method", "rank_split", "shuffle_buffer"))
+"""Settings of a source that change nothing in an index."""
+
+
+@asynccontextmanager
+async def open_survey(config: LoaderConfig, readers: int) -> AsyncIterator[Survey]:
+    """Yields the survey of the source that the settings name. readers: see `build_index`. Raises ConfigError."""
+    config = whole_source(config)
+    source = config.source_config
+    if isinstance(source, FileSource) and not source.is_stored:
+        async with ReaderPool(config, readers) as pool:
+            yield FolderSurvey(config, pool)
+        return
+    raise ConfigError(f"an index of source_type {config.source_type!r} cannot be made yet")
+
+
+def source_text(config: LoaderConfig) -> str:
+    """Returns source_type and source_config as JSON, without secrets and without what changes nothing in an index."""
+    shown = {
+        name: value
+        for name, value in msgspec.to_builtins(config.source_config).items()
+        if name not in _SECRET and name not in _OF_A_RUN
+    }
+    return msgspec.json.encode({"source_type": config.source_type, "source_config": shown}, order="sorted").decode()

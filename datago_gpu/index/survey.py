@@ -1,0 +1,80 @@
+"""What all kinds of sources have in common when an index is made: they list units, and look at them.
+
+A unit is the smallest thing that is looked at as a whole: a file, an entry of a Dataroom, a shard. The order of the
+units is the order of the rows, and the same in each run over the same data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any, Protocol
+
+from msgspec import Struct
+
+from datago_gpu.config import LoaderConfig
+from datago_gpu.index.look import Look
+from datago_gpu.sources.attributes import NO_ATTRIBUTES
+from datago_gpu.sources.index_form import IndexPart, IndexRow
+from datago_gpu.sources.reference import SampleRef, Skipped, utf8_text
+
+__all__ = ["Survey", "Task", "Unit", "row_of_sample", "row_of_skip", "whole_source"]
+
+
+class Unit(Struct, frozen=True):
+    """One unit of a listing. key: names the unit; the `key` of its rows is the same. given: what the survey that has
+    listed the unit wants to know about the unit."""
+
+    key: str
+    given: Any
+
+
+Task = tuple[Unit, list[IndexRow]]
+"""A unit, and its rows in an earlier index; empty if it was in none."""
+
+
+class Survey(Protocol):
+    """Lists the units of a source, and looks at them.
+
+    root: the folder in which the paths of rows begin; "" if there are none. at_once: how many calls of `look` may run
+    at the same time. chunk: how many units a call should get.
+    """
+
+    root: str
+    at_once: int
+    chunk: int
+
+    def units(self) -> AsyncGenerator[Unit, None]:
+        """Yields all units. Raises SourceError if the source fails."""
+        ...
+
+    async def look(self, tasks: Sequence[Task]) -> list[list[IndexRow]]:
+        """Returns the rows of each unit. Rows of an earlier index are returned if nothing has changed.
+
+        Raises SourceError if the source fails permanently.
+        """
+        ...
+
+    def key(self, row: IndexRow) -> str:
+        """Returns the key of the unit that a row belongs to."""
+        ...
+
+
+def whole_source(config: LoaderConfig) -> LoaderConfig:
+    """Returns the settings with which a source lists everything, in its own order."""
+    return config.with_source(rank=0, world_size=1, random_sampling=False)
+
+
+def row_of_skip(skip: Skipped, *, path: str | None = None, url: str | None = None) -> IndexRow:
+    """Returns the row for something that cannot be used."""
+    return IndexRow(utf8_text(skip.id), path, url, reason=skip.reason, detail=skip.detail or None)
+
+
+def row_of_sample(ref: SampleRef, look: Look, row: IndexRow) -> IndexRow:
+    """Fills a row, which says where the image is, with what is known about the sample."""
+    info = ref.info
+    row.id, row.source, row.tags = utf8_text(info.id), info.source or None, info.tags
+    row.attributes = info.attributes.decode() if info.attributes != NO_ATTRIBUTES else None
+    row.height, row.width, row.format = look.height, look.width, look.format or None
+    row.reason, row.detail = look.reason or None, look.detail or None
+    row.parts = [IndexPart(part.name, part.kind, url=part.url or None) for part in ref.parts]
+    return row
