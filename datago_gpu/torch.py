@@ -62,7 +62,7 @@ class LoaderDataset(IterableDataset):  # type: ignore[misc]  # torch need not be
     """Yields batches of tensors, for torch and Lightning. Each iteration is one pass over the source by a new Loader.
 
     config, device, backend: as for a Loader, with `epochs` 1 (the default): iterate once per pass; every pass is
-        shuffled differently. With `epochs` None one iteration never ends. `limit` applies to each iteration.
+        shuffled differently. With `epochs` None one iteration never ends. `limit` is of each iteration, on each rank.
     transform: is called with each TensorBatch; the dataset yields its result.
     on_change: as for a Loader: whether a state is refused if the data has changed, or resumed with the changed data.
     taken_ahead: number of batches that the consumer prefetches: 1 for a Lightning Trainer, which looks one batch ahead.

@@ -44,8 +44,9 @@ class LoaderConfig(Settings, frozen=True, kw_only=True):
         decode_config: how encoded images become pixels: a DecodeConfig or a dict.
         batch_size: number of samples in a batch. All samples of a batch share a bucket. At the end of an epoch, batches
             that are not full are delivered short, unless `drop_last` is true.
-        limit: maximum number of samples to deliver, over all epochs. None: no limit.
-        epochs: number of passes over the source. None: no end.
+        limit: maximum number of samples that this process delivers, over all epochs: with several ranks, each of them
+            delivers so many. None: no limit.
+        epochs: number of passes over the source. None: no end. A Loader delivers all passes in one iteration.
         seed: seed of all shuffles. The order depends only on the listing, the seed, the epoch, `rank` and `world_size`,
             and for shards also on `interleave`.
         drop_last: true leaves out the batches that are not full at the end of the run. Between two epochs of a run,

@@ -68,9 +68,10 @@ class Loader:
     on_change: what to do if the data has changed since the state was saved. "refuse": the first batch raises
         ConfigError, which names the change. "accept": the loader warns and continues with the data as it is now.
 
-    A loader is its own iterator: after a `for` over batches or over `samples()` is left early, the next `for` continues
-    where it stopped. Any thread may call next(), one at a time. Bad samples are skipped, not raised; `stats` counts
-    them.
+    After a `for` over batches or over `samples()` is left early, the next `for` continues where it stopped. Once all
+    samples are delivered, a further `for` raises DatagoError: set `epochs` to the number of passes (`batch.epoch` tells
+    which one it is), or use a `LoaderDataset`, of which each iteration is a pass. Any thread may call next(), one at a
+    time. Bad samples are skipped, not raised; `stats` counts them.
 
     Raises ConfigError at once if the settings cannot work. Iterating raises SourceError, FeederError or TooManyErrors,
     each after everything loaded before it has been delivered.
@@ -109,7 +110,8 @@ class Loader:
         self._start(Resume() if state is None else resume_from(self.config, state, self._on_change))
 
     def __iter__(self) -> Iterator[Batch]:
-        return self
+        self._refuse_second_run()
+        return _Batches(self)
 
     @_raises_datago_errors
     def __next__(self) -> Batch:
@@ -127,6 +129,7 @@ class Loader:
         If the iterator is left early, the next `samples()` or `for batch in loader` continues after the last sample
         yielded: the rest of its batch is returned first, as a shorter batch.
         """
+        self._refuse_second_run()
         while True:
             self._refuse_other_processes()
             try:
@@ -220,7 +223,7 @@ class Loader:
         self._delivered_before = resume.delivered
         listed = None if config.skipped_file is None else config.absolute(config.skipped_file)
         self._skips = Skips(config.max_failures, listed, delivered_before=resume.delivered)
-        self._fruitless = False
+        self._fruitless = self._is_exhausted = False
         self._dropped = 0
         self._ready: Handoff[Ready] = Handoff(
             -(-config.samples_buffer_size // config.batch_size), Limits.of(config).pixels
@@ -251,6 +254,16 @@ class Loader:
         if os.getpid() != self._process:
             raise DatagoError(
                 "this Loader was created in another process: create it in the process that iterates over it"
+            )
+
+    def _refuse_second_run(self) -> None:
+        """Raises DatagoError if all samples were delivered: a loop over the epochs would silently run only once."""
+        if self._is_exhausted:
+            epochs, limit = self.config.epochs, self.config.limit
+            had = f"epochs is {epochs}" + (f", limit is {limit}" if limit else "")
+            raise DatagoError(
+                f"this Loader has delivered all its samples ({had}): set epochs to the number of passes, or to None "
+                "for no end; or use datago_gpu.torch.LoaderDataset, of which each iteration is the next pass"
             )
 
     @_raises_datago_errors
@@ -292,6 +305,7 @@ class Loader:
             self._ended_at = self._ended_at or time.perf_counter()
             if self._stop.alive:  # otherwise `close` ended the queue
                 self._check_skips(final=True)
+                self._is_exhausted = True
             raise StopIteration from None
         except DatagoError:
             self._ended_at = time.perf_counter()
@@ -305,6 +319,19 @@ class Loader:
         except TooManyErrors:
             self.close()
             raise
+
+
+class _Batches:
+    """Iterates over the batches of a loader. `iter` of an iterator that has ended must not raise: `islice` calls it."""
+
+    def __init__(self, loader: Loader) -> None:
+        self._loader = loader
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Batch:
+        return next(self._loader)
 
 
 def _stop(worker: Worker, process: int) -> None:

@@ -165,7 +165,7 @@ def seconds_to_close(loader: Loader) -> tuple[float, float]:
     loader.close()
     close = time.perf_counter() - clock
     assert not psutil.pid_exists(feeder)
-    assert list(loader) == []
+    assert next(loader, None) is None
     for thread in threading.enumerate():
         if thread.name.startswith("datago"):
             thread.join(WAIT_S)

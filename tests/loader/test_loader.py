@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 import datago_gpu
-from datago_gpu import Batch, ConfigError, FeederError, Loader, SourceError, TooManyErrors
+from datago_gpu import Batch, ConfigError, DatagoError, FeederError, Loader, SourceError, TooManyErrors
 from datago_gpu.server import DataroomServer
 from tests.support.needs import needs
 from tests.support.patience import end_of_loaders
@@ -213,7 +213,23 @@ def test_a_loop_that_was_left_goes_on_where_it_stopped() -> None:
             first.append(batch.ids)
             break
         assert first + ids(list(loader)) == whole
-        assert list(loader) == []
+        assert next(loader, None) is None
+
+
+def test_a_loop_over_epochs_is_an_error_that_names_the_setting() -> None:
+    """In place of epochs without a batch. The iterator that has ended goes on to end."""
+    with Loader(config(PHOTOS, limit=9), device="cpu") as loader:
+        samples, batches = loader.samples(), iter(loader)
+        start = loader.state_dict()
+        assert len(list(samples)) == 9
+        assert next(samples, None) is next(loader, None) is next(iter(batches), None) is None
+        for again in (lambda: list(loader), lambda: next(loader.samples())):
+            with pytest.raises(DatagoError, match=r"\(epochs is 1, limit is 9\): set epochs to the number of passes"):
+                again()
+        loader.load_state_dict(start)
+        assert sum(map(len, loader)) == 9
+    with pytest.raises(DatagoError, match="LoaderDataset"):  # also if each pass is in a `with`
+        iter(loader)
 
 
 @pytest.mark.parametrize("shuffled", [False, True])

@@ -64,7 +64,7 @@ def test_batches_and_samples_in_any_turn_deliver_everything_once(
                 delivered += next(loader).ids if end > begin else []
             else:
                 end = min(begin + turn, len(order))
-                delivered += [sample.id for sample in islice(loader.samples(), turn)]
+                delivered += [sample.id for sample in islice(loader.samples(), end - begin)]
             assert delivered[begin:] == order[begin:end]
             assert to_come(loader.state_dict()) == set(order[end:])
         state = loader.state_dict()
