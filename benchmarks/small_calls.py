@@ -5,8 +5,9 @@
 Before each step the loop takes 8 images (500 px, scaled to 64 px) from a folder; only the step, 60 calls, is timed.
 The contestants run in turn, each in a process of its own: two processes that burn CPU (the price of sharing the cores
 with any other work), datago with its tasks on 1 and 2 threads, and this loader with decode processes and with threads.
-Each first measures the step alone; printed is the step beside the contestant over the step alone. "waits" is how often
-a step gives up its core, which it does to wait for the GIL: this figure is good on a busy machine, too.
+A run alternates blocks of steps beside the contestant with blocks of steps alone, while the contestant rests: its
+buffers are full, and nothing is taken. Printed is the one over the other, so that a machine that grows slower for a
+while changes both. "waits" is how often a step gives up its core, which it does to wait for the GIL.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import argparse
 import json
 import os
 import resource
+import signal
 import statistics
 import subprocess
 import sys
@@ -24,7 +26,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -32,6 +34,9 @@ from benchmarks.common import machine, material_folder
 from benchmarks.material import make
 
 CALLS, IMAGES, SIZE = 60, 8, 64
+BLOCK, REST_S = 25, 0.25
+"""Steps of a block, and how long buffers of 64 images take to be full."""
+
 NUMBERS = np.ones(40_000, np.float32)
 CONTESTANTS = {
     "CPU burners": ("burners", 2),
@@ -46,6 +51,16 @@ FIGURES = "mean", "p50", "p99"
 Take = Callable[[], object]
 
 
+class Load(NamedTuple):
+    """A contestant that runs beside the steps."""
+
+    take: Take
+    """Takes the images of a step."""
+    rest: Callable[[], None] = lambda: time.sleep(REST_S)
+    """Lets the contestant come to rest."""
+    wake: Callable[[], None] = lambda: None
+
+
 def step() -> float:
     """Returns the seconds of one step."""
     clock = time.perf_counter()
@@ -54,23 +69,37 @@ def step() -> float:
     return time.perf_counter() - clock
 
 
-def measure(steps: int, take: Take) -> list[float]:
-    """Returns the mean, the median and the 99th percentile of a step, in seconds, and the mean number of waits."""
-    seconds, waits = [], 0
-    for _ in range(steps):
-        take()
-        before = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
-        seconds.append(step())
-        waits += resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw - before
-    return [statistics.fmean(seconds), *np.percentile(seconds, [50, 99]).tolist(), waits / steps]
+class Steps:
+    """Times steps. `waits`: how often they gave up their core."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self.waits = 0
+
+    def measure(self, count: int, take: Take) -> None:
+        """Times so many steps, each after a `take`."""
+        for _ in range(count):
+            take()
+            before = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
+            self.seconds.append(step())
+            self.waits += resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw - before
+
+    def figures(self) -> list[float]:
+        """Returns the mean, the median and the 99th percentile of a step, in seconds."""
+        return [statistics.fmean(self.seconds), *np.percentile(self.seconds, [50, 99]).tolist()]
 
 
 @contextmanager
-def burners(count: int | None, _: Path) -> Iterator[Take]:
+def burners(count: int | None, _: Path) -> Iterator[Load]:
     """Burns CPU in other processes, in place of a loader."""
     found = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count or 2)]
+
+    def tell(number: signal.Signals) -> None:
+        for process in found:
+            process.send_signal(number)
+
     try:
-        yield lambda: None
+        yield Load(lambda: None, lambda: tell(signal.SIGSTOP), lambda: tell(signal.SIGCONT))
     finally:
         for process in found:
             process.kill()
@@ -78,7 +107,7 @@ def burners(count: int | None, _: Path) -> Iterator[Take]:
 
 
 @contextmanager
-def datago(tasks: int | None, root: Path) -> Iterator[Take]:
+def datago(tasks: int | None, root: Path) -> Iterator[Load]:
     """Loads with datago."""
     os.environ["DATAGO_MAX_TASKS"] = str(tasks)  # read when it is imported
     from datago import DatagoClient
@@ -97,12 +126,12 @@ def datago(tasks: int | None, root: Path) -> Iterator[Take]:
             assert sample is not None, "datago has no more samples"
             sample.image.get_payload().to_numpy_array()
 
-    yield take
+    yield Load(take)
     client.stop()
 
 
 @contextmanager
-def ours(processes: int | None, root: Path) -> Iterator[Take]:
+def ours(processes: int | None, root: Path) -> Iterator[Load]:
     """Loads with this package."""
     from datago_gpu import Loader
 
@@ -117,7 +146,7 @@ def ours(processes: int | None, root: Path) -> Iterator[Take]:
         "decode_config": {"processes": processes},
     }
     with Loader(config, device="cpu", backend="pillow") as loader:
-        yield lambda: next(loader)
+        yield Load(lambda: next(loader))
 
 
 def compare(args: argparse.Namespace) -> None:
@@ -158,14 +187,19 @@ def contestant(name: str, root: Path, steps: int) -> list[float]:
     """Returns the inflation of a step, by `FIGURES`, the waits of a step, and the images taken in a second."""
     kind, number = CONTESTANTS[name]
     load: Any = {"burners": burners, "datago": datago, "ours": ours}[kind]
-    alone = measure(steps, lambda: None)
-    with load(number, root) as take:
-        measure(max(4, steps // 10), take)  # until the buffers are full
-        clock = time.perf_counter()
-        beside = measure(steps, take)
-        seconds = time.perf_counter() - clock
-    ratios = [there / here for there, here in zip(beside[:-1], alone[:-1], strict=True)]
-    return [*ratios, beside[-1], steps * IMAGES / seconds]
+    alone, beside, taking_s = Steps(), Steps(), 0.0
+    with load(number, root) as it:
+        Steps().measure(max(4, steps // 10), it.take)  # until the buffers have been full once
+        for begin in range(0, steps, BLOCK):
+            count = min(BLOCK, steps - begin)
+            it.rest()
+            alone.measure(count, lambda: None)
+            it.wake()
+            clock = time.perf_counter()
+            beside.measure(count, it.take)
+            taking_s += time.perf_counter() - clock
+    ratios = [there / here for there, here in zip(beside.figures(), alone.figures(), strict=True)]
+    return [*ratios, beside.waits / steps, steps * IMAGES / taking_s]
 
 
 if __name__ == "__main__":
