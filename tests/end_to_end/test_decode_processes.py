@@ -199,7 +199,7 @@ def test_memory_that_is_given_back_is_used_again(root: Path) -> None:
 
 
 def processes_of(loader: Loader) -> list[int]:
-    """The decode processes, once all have started."""
+    """The decode processes, once all have started. The loader must not end before: one process may decode all."""
     end = time.monotonic() + WAIT_S
     while len(loader.decode_pids) < loader.stats().decode_processes:
         assert time.monotonic() < end
@@ -218,7 +218,8 @@ def wait_for_end(*pids: int) -> None:
 
 
 def test_stats_name_the_processes(root: Path) -> None:
-    with Loader(file_config(root, decode_config={"processes": 2}), device="cpu") as loader:
+    config = file_config(root, samples_buffer_size=1, decode_config={"processes": 2})
+    with Loader(config, device="cpu") as loader:
         first, second = processes_of(loader)
         server = psutil.Process(first).parent()
         assert server == psutil.Process(second).parent()
@@ -303,7 +304,8 @@ def test_close_leaves_no_process_whatever_has_died(root: Path, which: str) -> No
 
 def test_a_feeder_that_is_closed_leaves_no_zombie(root: Path) -> None:
     """It waits for its decode processes: whoever they fall to, when it is killed, may not."""
-    with Loader(file_config(root, decode_config={"processes": 2}), device="cpu") as loader:
+    config = file_config(root, samples_buffer_size=1, decode_config={"processes": 2})
+    with Loader(config, device="cpu") as loader:
         pids = processes_of(loader)
         server = psutil.Process(pids[0]).ppid()
         next(loader)
