@@ -15,10 +15,12 @@ if TYPE_CHECKING:
         HttpConfig,
         ImageConfig,
         LoaderConfig,
+        UserSource,
         WebDatasetSource,
     )
     from datago_gpu.errors import ConfigError, DatagoError, DecodeError, FeederError, SourceError, TooManyErrors
     from datago_gpu.loader import Loader
+    from datago_gpu.row import Row
 
 __all__ = [
     "Array",
@@ -34,9 +36,11 @@ __all__ = [
     "ImageConfig",
     "Loader",
     "LoaderConfig",
+    "Row",
     "Sample",
     "SourceError",
     "TooManyErrors",
+    "UserSource",
     "WebDatasetSource",
 ]
 
@@ -44,13 +48,14 @@ __version__: str
 
 _SETTINGS = (
     *("DataroomSource", "DecodeConfig", "FileSource", "HttpConfig"),
-    *("ImageConfig", "LoaderConfig", "WebDatasetSource"),
+    *("ImageConfig", "LoaderConfig", "UserSource", "WebDatasetSource"),
 )
 _HOMES = {
     "Array": "arrays",
     "Batch": "batch",
     "Sample": "batch",
     "Loader": "loader",
+    "Row": "row",
     **dict.fromkeys(_SETTINGS, "config"),
 }
 

@@ -26,6 +26,7 @@ from datago_gpu.config import ConfigLike, LoaderConfig
 from datago_gpu.errors import ConfigError
 from datago_gpu.feeder.wire import Resume
 from datago_gpu.loader import Loader
+from datago_gpu.loader.given_rows import given_rows, load_config
 from datago_gpu.loader.state import check_on_change, resume_from, state_of
 from datago_gpu.sources.reference import Position
 
@@ -64,6 +65,7 @@ class LoaderDataset(IterableDataset):  # type: ignore[misc]  # torch need not be
     config, device, backend: as for a Loader, with `epochs` 1 (the default): iterate once per pass; every pass is
         shuffled differently. With `epochs` None one iteration never ends. `limit` is of each iteration, on each rank.
     transform: is called with each TensorBatch; the dataset yields its result.
+    source: rows of the program's own, as for a Loader. Every pass reads them anew.
     on_change: as for a Loader: whether a state is refused if the data has changed, or resumed with the changed data.
     taken_ahead: number of batches that the consumer prefetches: 1 for a Lightning Trainer, which looks one batch ahead.
         `state_dict` does not count these batches as done.
@@ -99,10 +101,12 @@ class LoaderDataset(IterableDataset):  # type: ignore[misc]  # torch need not be
         *,
         transform: Callable[[TensorBatch], Any] | None = None,
         taken_ahead: int = 0,
+        source: object = None,
         on_change: str = "refuse",
     ) -> None:
         super().__init__()
-        self.config = LoaderConfig.load(config).anchor_paths()
+        self._source = None if source is None else given_rows(source)
+        self.config = load_config(config, self._source).anchor_paths()
         if self.config.epochs not in (1, None):
             raise ConfigError(
                 f"epochs is {self.config.epochs}, but a LoaderDataset makes one pass for each iteration: "
@@ -164,6 +168,7 @@ class LoaderDataset(IterableDataset):  # type: ignore[misc]  # torch need not be
             device=self.device,
             backend=self.backend,
             state=state,
+            source=self._source,
             on_change=self._on_change,
         )
         self.loader, self._state, self._next = loader, state, Resume(Position(epoch + 1))

@@ -26,9 +26,11 @@ def test_the_public_names_are_these() -> None:
         "ImageConfig",
         "Loader",
         "LoaderConfig",
+        "Row",
         "Sample",
         "SourceError",
         "TooManyErrors",
+        "UserSource",
         "WebDatasetSource",
     ]
     assert all(hasattr(datago_gpu, name) for name in datago_gpu.__all__)

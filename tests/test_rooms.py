@@ -20,7 +20,7 @@ FLOORS = [
     ["sources", "decode"],
     ["plan"],
     ["config"],
-    ["imaging", "batch"],
+    ["imaging", "batch", "row"],
     ["arrays", "eventloop", "interpreter"],
     ["errors"],
     ["redact", "units", "heap"],

@@ -59,7 +59,7 @@ def test_a_snippet_runs(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         next(loader)
         found: dict[str, Any] = {"config": config, "loader": loader, "model": torch.nn.Linear(2, 2)}
         exec(block.replace('"/data/photos"', repr(str(photos))), found)
-    LoaderConfig.load(found["config"])
+    (LoaderConfig.load_for_rows if "source=rows" in block else LoaderConfig.load)(found["config"])
     if "batch" in found:
         assert len(found["batch"]) >= 1
     if found["loader"] is not loader and "load_state_dict" in block:

@@ -24,6 +24,7 @@ from datago_gpu.config.local_paths import plain_path, true_text
 from datago_gpu.config.ranks import find_ranks, log_once
 from datago_gpu.config.settings import Count, Natural, Settings, fields_of, json_value, printable_key
 from datago_gpu.config.shards import WebDatasetSource
+from datago_gpu.config.user_source import UserSource
 from datago_gpu.errors import ConfigError
 from datago_gpu.redact import redacted
 
@@ -36,9 +37,10 @@ class LoaderConfig(Settings, frozen=True, kw_only=True):
     """Everything a Loader needs to know.
 
     Attributes:
-        source_type: "file" for a folder of images, "db" for a Dataroom server, "webdataset" for tar shards.
-        source_config: the settings of the source: a FileSource, DataroomSource or WebDatasetSource, as `source_type`
-            requires, or a dict.
+        source_type: "file" for a folder of images, "db" for a Dataroom server, "webdataset" for tar shards, "rows" for
+            rows of the program's own (`Loader(config, source=rows)`).
+        source_config: the settings of the source: a FileSource, DataroomSource, WebDatasetSource or UserSource, as
+            `source_type` requires, or a dict.
         image_config: what is made of each image: an ImageConfig or a dict.
         http_config: how long requests may take and how often they are retried: an HttpConfig or a dict.
         decode_config: how encoded images become pixels: a DecodeConfig or a dict.
@@ -94,8 +96,8 @@ class LoaderConfig(Settings, frozen=True, kw_only=True):
     True
     """
 
-    source_type: Literal["db", "file", "webdataset"] = "db"
-    source_config: FileSource | DataroomSource | WebDatasetSource
+    source_type: Literal["db", "file", "webdataset", "rows"] = "db"
+    source_config: FileSource | DataroomSource | WebDatasetSource | UserSource
     image_config: ImageConfig = ImageConfig()
     http_config: HttpConfig = HttpConfig()
     decode_config: DecodeConfig = DecodeConfig()
@@ -128,6 +130,22 @@ class LoaderConfig(Settings, frozen=True, kw_only=True):
         if isinstance(config, str | bytes | os.PathLike):
             return read_config(config).convert(cls._from_values)
         return cls._from_values(config)
+
+    @classmethod
+    def load_for_rows(cls, config: ConfigLike) -> LoaderConfig:
+        """Make the settings for `Loader(config, source=rows)`, which need no source_type and no source_config."""
+        if isinstance(config, cls):
+            loaded = config
+        elif isinstance(config, str | bytes | os.PathLike):
+            loaded = read_config(config).convert(lambda given: cls._from_values(_with_rows(given)))
+        else:
+            loaded = cls._from_values(_with_rows(config))
+        if loaded.source_type != "rows":
+            raise ConfigError(
+                f"source_type is {loaded.source_type!r}, but rows were given as well: leave out source_type and "
+                "source_config, or the argument `source`"
+            )
+        return loaded
 
     @classmethod
     def _from_values(cls, given: Any) -> LoaderConfig:
@@ -237,16 +255,24 @@ class LoaderConfig(Settings, frozen=True, kw_only=True):
         return msgspec.structs.replace(self, source_config=msgspec.structs.replace(self.source_config, **changes))
 
 
-SOURCES: dict[str, type[FileSource | DataroomSource | WebDatasetSource]] = {
+SOURCES: dict[str, type[FileSource | DataroomSource | WebDatasetSource | UserSource]] = {
     "file": FileSource,
     "db": DataroomSource,
     "webdataset": WebDatasetSource,
+    "rows": UserSource,
 }
 _SECTIONS: dict[str, type[Settings]] = {
     "image_config": ImageConfig,
     "http_config": HttpConfig,
     "decode_config": DecodeConfig,
 }
+
+
+def _with_rows(given: Any) -> Any:
+    """Adds the source of the program's own rows to settings that name no source."""
+    if not isinstance(given, Mapping) or given.get("source_type", "rows") != "rows":
+        return given
+    return {**given, "source_type": "rows", "source_config": given.get("source_config") or {}}
 
 
 def _refuse_unknown_keys(given: Mapping[Any, Any], kind: type[Struct], where: str) -> None:

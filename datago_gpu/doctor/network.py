@@ -56,7 +56,7 @@ def _addresses(config: LoaderConfig) -> Iterable[str]:
     elif isinstance(source, WebDatasetSource):
         given = addresses_in(source.url)
     else:
-        given = [source.root_path]
+        given = [source.root_path] if isinstance(source, FileSource) else []
     hosts: dict[str | None, str] = {}
     for each in given:
         address = each.strip()

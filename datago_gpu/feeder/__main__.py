@@ -5,10 +5,11 @@ import sys
 import datago_gpu.feeder.decoding.plan  # noqa: F401 - settings, which the fork server then shares
 from datago_gpu.feeder.decoding.fork_server import start
 
-*numbers, plan, ends = sys.argv[1:]
+*numbers, plan, ends, rows = sys.argv[1:]
 channel, arena, parent, *links = map(int, numbers)
-decoding = start(plan, [*map(int, ends.split(","))], arena, (channel, *links)) if plan else None
+own = [int(rows)] if rows else []
+decoding = start(plan, [*map(int, ends.split(","))], arena, (channel, *links, *own)) if plan else None
 
 from datago_gpu.feeder.main import main  # noqa: E402 - the fork server runs while this is imported
 
-main(channel, arena, parent, *links, decoding=decoding)
+main(channel, arena, parent, *links, decoding=decoding, rows=own[0] if own else None)

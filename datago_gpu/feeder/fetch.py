@@ -35,6 +35,9 @@ EXPIRED = frozenset((401, 403))
 
 GONE = frozenset((404, 410))
 
+_MISSING = "missing"
+_ABOVE_LIMIT = ", above http_config.max_payload_mb"
+
 _LARGE = 8 * MiB
 """From this size in bytes on, a payload's header is read on a thread: finding its end in 64 MiB takes 50 ms."""
 
@@ -42,7 +45,7 @@ _LARGE = 8 * MiB
 class Fetcher:
     """Loads payloads and has them admitted. `chunk` is how many references one call should get.
 
-    remote: downloads references with a `url`; None for a source of local files.
+    remote: downloads payloads with a `url`; None for a source of local files, whose samples have no parts.
     """
 
     def __init__(self, config: LoaderConfig, remote: Remote | None) -> None:
@@ -57,7 +60,7 @@ class Fetcher:
 
     async def __call__(self, refs: list[SampleRef], claim: Claim) -> list[Outcome]:
         """Loads these samples. A sample that fails is replaced by a Skipped."""
-        if refs[0].path and refs[0].payload is None:
+        if refs[0].path and refs[0].payload is None and not refs[0].parts:
             outcomes = await self._read_all(refs, claim)
         else:
             outcomes = []
@@ -96,11 +99,11 @@ class Fetcher:
         try:
             payload, size = self._patience(lambda: read_file(ref.path, min(room, self._limits.payload)))
         except FileNotFoundError:
-            return Skipped(ref.index, ref.id, ref.where, "missing")
+            return Skipped(ref.index, ref.id, ref.where, _MISSING)
         except OSError as error:
             return Skipped(ref.index, ref.id, ref.where, "unreadable", str(error.strerror))
         if size > self._limits.payload:
-            return self._too_large(ref, size, ", above http_config.max_payload_mb")
+            return self._too_large(ref, size, _ABOVE_LIMIT)
         if size > room:
             return size
         outcome = self._admission.quick(ref, payload)
@@ -116,6 +119,8 @@ class Fetcher:
                 payload = await self._get(ref, ref, claim)
             except HttpFailure as failure:
                 return self._skip_failed(ref, failure)
+            except Rejected as problem:
+                return Skipped(ref.index, ref.id, ref.where, problem.reason, problem.detail)
             outcome = await self._admit(ref, payload, claim)
         else:
             outcome = without_image(ref)
@@ -143,6 +148,8 @@ class Fetcher:
                 if not (part.optional and failure.status in GONE):
                     return self._skip_failed(ref, failure, f"{part.kind} {part.name!r}: ")
             except Rejected as problem:
+                if part.optional and problem.reason == _MISSING:
+                    continue
                 words = (f"{part.kind} {part.name!r}", problem.reason, problem.detail)
                 return Skipped(ref.index, ref.id, ref.where, problem.reason, ": ".join(filter(None, words)))
             if sample.arena_bytes > self._limits.sample:
@@ -171,13 +178,37 @@ class Fetcher:
         return outcome
 
     async def _get(self, ref: SampleRef, wanted: SampleRef | Part, claim: Claim) -> bytes:
-        """Downloads the payload of a sample's image, or of one of its parts."""
+        """Returns the payload of a sample's image, or of one of its parts: as it is, from its file, or downloaded.
+
+        Raises HttpFailure if it cannot be downloaded, Rejected if its file cannot be read.
+        """
         if wanted.payload is not None:
             return wanted.payload
+        if wanted.path:
+            return await self._read_payload(wanted.path, claim)
         await claim.need(FREE_BYTES)
         payload = await self._download_payload(ref, wanted, claim)
         claim.use(len(payload))
         return payload
+
+    async def _read_payload(self, path: str, claim: Claim) -> bytes:
+        while True:
+            room = min(claim.left, self._limits.payload)
+            try:
+                payload, size = await self._on_thread(self._read_file, path, room)
+            except FileNotFoundError:
+                raise Rejected(_MISSING) from None
+            except OSError as error:
+                raise Rejected("unreadable", str(error.strerror)) from None
+            if size > self._limits.payload:
+                raise Rejected("too-large", f"{size} bytes{_ABOVE_LIMIT}")
+            if size <= room:
+                claim.use(size)
+                return payload
+            await claim.need(size)
+
+    def _read_file(self, path: str, most: int) -> tuple[bytes, int]:
+        return self._patience(partial(read_file, path, most))
 
     async def _download_payload(self, ref: SampleRef, wanted: SampleRef | Part, claim: Claim) -> bytes:
         assert self._remote is not None

@@ -15,6 +15,7 @@ from datago_gpu.errors import FeederError
 from datago_gpu.feeder import wire
 from datago_gpu.feeder.decoding.decode_pool import Pool
 from datago_gpu.feeder.spawn import Processes
+from datago_gpu.sources.user.row_wire import Form
 
 __all__ = ["Feeder", "FeederClosed"]
 
@@ -27,10 +28,13 @@ class Feeder:
     """Owns a feeder process and the memory shared with it.
 
     Only one thread may call `receive`, `waiting` and `report`. Any thread may call `close`, at any time and repeatedly.
-    pool: for the feeder's decode processes. Raises FeederError if no process can be started.
+    pool: for the feeder's decode processes. form: describes the program's own rows, if there are any.
+    Raises FeederError if no process can be started.
     """
 
-    def __init__(self, config: LoaderConfig, resume: wire.Resume, pool: Pool | None = None) -> None:
+    def __init__(
+        self, config: LoaderConfig, resume: wire.Resume, pool: Pool | None = None, form: Form | None = None
+    ) -> None:
         try:
             self._processes = Processes(config, pool)
         except OSError as error:
@@ -41,7 +45,7 @@ class Feeder:
         self._closing = threading.RLock()  # a signal handler may call close() while its thread is in close()
         self._closed = self._begun = False
         level = logging.getLogger("datago_gpu").getEffectiveLevel()
-        self._send(wire.Start(msgspec.json.encode(config.resolve()), resume, level))
+        self._send(wire.Start(msgspec.json.encode(config.resolve()), resume, level, form))
 
     @property
     def pids(self) -> list[int]:
@@ -52,6 +56,11 @@ class Feeder:
     def memory(self) -> mmap.mmap:
         """The shared memory that holds the batches."""
         return self._processes.memory
+
+    @property
+    def rows(self) -> socket.socket | None:
+        """The socket for rows of the program's own."""
+        return self._processes.rows
 
     @property
     def was_killed(self) -> bool:

@@ -1,9 +1,10 @@
 """The feeder process: lists, fetches, admits and groups samples, and sends them as batches.
 
-Run by `feeder.spawn` as `python -m datago_gpu.feeder SOCKET_FD ARENA_FD PARENT_PID [SOCKET_FD MEMORY_FD]... PLAN ENDS`;
+Run by `feeder.spawn` as
+`python -m datago_gpu.feeder SOCKET_FD ARENA_FD PARENT_PID [SOCKET_FD MEMORY_FD]... PLAN ENDS ROWS_FD`;
 not for use by hand. The pairs lead to its download processes. PLAN and ENDS are for its decode processes (see
-`decoding.fork_server.start`), or empty. The process ends when the other end of its first socket or the parent process
-is gone.
+`decoding.fork_server.start`), or empty. ROWS_FD is a socket for rows of the program's own, or empty. The process ends
+when the other end of its first socket or the parent process is gone.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from datago_gpu.feeder.production import Production
 from datago_gpu.feeder.runtime import connect, http_client_type, leave_with, run
 from datago_gpu.redact import printable
 from datago_gpu.sources import open_source
+from datago_gpu.sources.user.row_link import row_link
 
 __all__ = ["main"]
 
@@ -39,14 +41,21 @@ _Links = Sequence[tuple[int, int]]
 
 
 def main(
-    socket_descriptor: int, arena_descriptor: int, parent: int, *links: int, decoding: ForkServer | None = None
+    socket_descriptor: int,
+    arena_descriptor: int,
+    parent: int,
+    *links: int,
+    decoding: ForkServer | None = None,
+    rows: int | None = None,
 ) -> None:
     """Serves the process at the other end of the socket until the stream is complete or that process is gone."""
     memory = map_memory(arena_descriptor)
-    run(_serve(socket_descriptor, memory, parent, list(zip(links[::2], links[1::2], strict=True)), decoding))
+    run(_serve(socket_descriptor, memory, parent, list(zip(links[::2], links[1::2], strict=True)), decoding, rows))
 
 
-async def _serve(channel: int, memory: mmap.mmap, parent: int, links: _Links, decoding: ForkServer | None) -> None:
+async def _serve(
+    channel: int, memory: mmap.mmap, parent: int, links: _Links, decoding: ForkServer | None, rows: int | None = None
+) -> None:
     guards = [watched(leave_with(parent))]
     if decoding:
         asyncio.get_running_loop().add_reader(decoding.alive, _leave_with_decoding, decoding)
@@ -65,7 +74,7 @@ async def _serve(channel: int, memory: mmap.mmap, parent: int, links: _Links, de
     guards.append(watched(_leave_with_the_socket(packer, decoding)))
     try:
         with pass_on_logs(start.log_level, tell):
-            await guarded(_produce(config, start.resume, packer, links))
+            await guarded(_produce(config, start, packer, links, rows))
     except Exception as error:
         fail(error)
     finally:
@@ -88,15 +97,16 @@ def _words(error: BaseException, config: LoaderConfig) -> tuple[str, str]:
     return "FeederError", config.redacted(f"the feeder process {what}:\n{shown}")
 
 
-async def _produce(config: LoaderConfig, resume: wire.Resume, packer: Packer, links: _Links) -> None:
+async def _produce(config: LoaderConfig, start: wire.Start, packer: Packer, links: _Links, rows: int | None) -> None:
     async with (
         # Local files start sooner without this import.
         nullcontext() if config.source_type == "file" else http_client_type()(config.http_config) as http,
         remote_of(config, http, links) as remote,
+        row_link(rows, start.rows) as link,
     ):
-        source, fetcher = open_source(config, http), Fetcher(config, remote)
+        source, fetcher = open_source(config, http, link), Fetcher(config, remote)
         try:
-            await Production(config, resume, source, fetcher, packer).run()
+            await Production(config, start.resume, source, fetcher, packer).run()
         finally:
             fetcher.close()
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Protocol
 
-from datago_gpu.config import FileSource, LoaderConfig
+from datago_gpu.config import FileSource, HttpConfig, LoaderConfig, UserSource
+from datago_gpu.config.storage import STORE_SCHEMES
 from datago_gpu.sources.reference import Need
 
 if TYPE_CHECKING:
@@ -28,6 +29,24 @@ class Remote(Protocol):
         ...
 
 
+class _ByScheme:
+    """Asks web servers or object storage, as each address requires. The package for storage is imported when needed."""
+
+    def __init__(self, web: Remote, config: HttpConfig, options: Mapping[str, str]) -> None:
+        self._web, self._config, self._options = web, config, options
+        self._stores: Remote | None = None
+
+    def get(self, url: str, max_bytes: int, need: Need | None = None) -> Awaitable[bytes]:
+        """See `Remote.get`. Raises ConfigError if object storage cannot be used."""
+        if not url.startswith(STORE_SCHEMES):
+            return self._web.get(url, max_bytes, need)
+        if self._stores is None:
+            from datago_gpu.sources.object_store.stores import Stores
+
+            self._stores = Stores(self._config, self._options)
+        return self._stores.get(url, max_bytes, need)
+
+
 @asynccontextmanager
 async def remote_of(
     config: LoaderConfig, http: HttpClient | None, links: Sequence[tuple[int, int]]
@@ -41,6 +60,11 @@ async def remote_of(
         from datago_gpu.sources.object_store.stores import Stores
 
         yield Stores(config.http_config, source.storage_options)
+    elif isinstance(source, UserSource):
+        from datago_gpu.sources.http.hedge import HedgedClient
+
+        assert http is not None
+        yield _ByScheme(HedgedClient(http, config.http_config), config.http_config, source.storage_options)
     elif http is None:
         yield None
     elif links:

@@ -57,6 +57,8 @@ class Processes:
     _downloading: list[subprocess.Popen[bytes]]
     channel: socket.socket
     """To the feeder."""
+    rows: socket.socket | None
+    """To the feeder, for rows of the program's own; None if there are none."""
     memory: mmap.mmap
     """Shared with the feeder."""
 
@@ -68,6 +70,11 @@ class Processes:
             self.channel, theirs = socket.socketpair()
             undo.callback(self.channel.close)
             lent.enter_context(theirs)
+            self.rows, rows = None, []
+            if config.source_type == "rows":
+                self.rows, feeders_end = socket.socketpair()
+                undo.callback(self.rows.close)
+                rows = [lent.enter_context(feeders_end).fileno()]
             limits = Limits.of(config)
             memory = arena.create(limits.arena)
             lent.callback(os.close, memory)
@@ -83,7 +90,10 @@ class Processes:
                 links += [feeders.fileno(), between]
             ends = pool.connect(lent) if pool else ()
             plan = [msgspec.json.encode(pool.plan).decode(), ",".join(map(str, ends))] if pool else ["", ""]
-            self._feeder = self._spawn("datago_gpu.feeder", theirs.fileno(), memory, *links, lent=ends, more=plan)
+            more = [*plan, ",".join(map(str, rows))]
+            self._feeder = self._spawn(
+                "datago_gpu.feeder", theirs.fileno(), memory, *links, lent=[*ends, *rows], more=more
+            )
             undo.pop_all()
 
     def _spawn(
@@ -125,8 +135,10 @@ class Processes:
         KILL_S."""
         if self._is_gentle:
             self._feeder.terminate()
-        with contextlib.suppress(OSError):
-            self.channel.shutdown(socket.SHUT_RDWR)
+        for channel in (self.channel, self.rows):
+            with contextlib.suppress(OSError):
+                if channel:
+                    channel.shutdown(socket.SHUT_RDWR)
         if self._is_gentle:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._feeder.wait(GENTLE_S)
@@ -142,6 +154,8 @@ class Processes:
         for process in self._all:
             process.wait()
         self.channel.close()
+        if self.rows:
+            self.rows.close()
         with contextlib.suppress(BufferError):  # a view of the memory still exists
             self.memory.close()
         if self._last_words >= 0:

@@ -13,6 +13,7 @@ from msgspec import Struct, msgpack
 
 from datago_gpu.sources.reference import ListingDigest, Position, Skipped
 from datago_gpu.sources.sample_info import column_of
+from datago_gpu.sources.user.row_wire import Form
 
 if TYPE_CHECKING:
     from asyncio import StreamReader, StreamWriter  # importing asyncio would add 30 ms to `import datago_gpu`
@@ -94,6 +95,8 @@ class Start(Struct, frozen=True):
     resume: Resume
     log_level: int = logging.WARNING
     """Log messages of this level and above are sent, each as a `Notice`."""
+    rows: Form | None = None
+    """Describes the program's own rows, if there are any."""
 
     def __repr__(self) -> str:
         return f"Start(resume={self.resume!r})"

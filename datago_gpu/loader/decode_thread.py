@@ -133,7 +133,7 @@ class Worker(threading.Thread):
             skipped = self._feeder.record_skips(self._take_skips())
             self._ready.put(Ready(None, skipped=skipped, fruitless=end.fruitless, dropped=end.dropped))
         if isinstance(ended, wire.Failed):
-            raise getattr(errors, ended.kind, errors.DatagoError)(ended.message)
+            raise getattr(errors, ended.kind, errors.DatagoError)(ended.message) from self._feeder.cause_of(ended)
 
     def _follow(self, assembly: Assembly) -> _End | None:
         """Passes on what a feeder sends. Returns its last message, or None if the trainer has closed."""

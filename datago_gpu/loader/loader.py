@@ -12,15 +12,17 @@ from functools import wraps
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar
 
-from datago_gpu.config import ConfigLike, LoaderConfig
+from datago_gpu.config import ConfigLike
 from datago_gpu.config.limits import Limits
 from datago_gpu.decode.select import Backend, choose
 from datago_gpu.errors import DatagoError, TooManyErrors
 from datago_gpu.feeder.wire import Number, Resume
 from datago_gpu.loader.assembly_maker import assembly_maker, make_pool
 from datago_gpu.loader.decode_thread import Ready, Worker, wrap_unexpected
+from datago_gpu.loader.given_rows import given_rows, load_config
 from datago_gpu.loader.handoff import Ended, Handoff
 from datago_gpu.loader.progress import Progress
+from datago_gpu.loader.row_thread import RowThread
 from datago_gpu.loader.skips import Skips
 from datago_gpu.loader.state import check_on_change, resume_from, state_of
 from datago_gpu.loader.stats import Stage, Stats
@@ -36,6 +38,8 @@ log = logging.getLogger("datago_gpu")
 CLOSE_S = 0.8
 """Together with the feeder's KILL_S this keeps close() below one second. If an image is still being decoded then, the
 thread finishes in the background."""
+ROWS_CLOSE_S = 0.2
+"""Of these seconds, how many may be spent on the thread that reads the program's own rows. It then ends by itself."""
 
 _OpenBatch: TypeAlias = "tuple[Batch, list[Number], int]"
 """A batch, the numbers of its samples, and how many of them `samples()` has yielded."""
@@ -65,6 +69,9 @@ class Loader:
     device: "auto" or None (a GPU if there is one), "cuda", "cuda:1", "cpu", the index of a GPU, or a torch.device.
     backend: "auto" or None, "dali", or "pillow" (CPU only).
     state: a `state_dict` to resume from, as with `load_state_dict`, but without starting twice.
+    source: rows of the program's own, in place of a source that the config names: a sequence, an iterable or an
+        iterator of `Row`, or a function that is given the epoch and returns an iterable. One thread of this process,
+        "datago-rows", reads the rows; the docs' "A source of your own" has the details.
     on_change: what to do if the data has changed since the state was saved. "refuse": the first batch raises
         ConfigError, which names the change. "accept": the loader warns and continues with the data as it is now.
 
@@ -98,10 +105,12 @@ class Loader:
         backend: str | None = "auto",
         *,
         state: dict[str, Any] | None = None,
+        source: object = None,
         on_change: str = "refuse",
     ) -> None:
         self._on_change = check_on_change(on_change)
-        self.config = LoaderConfig.load(config).resolve()
+        self._source = None if source is None else given_rows(source)
+        self.config = load_config(config, self._source).resolve()
         self.backend: Backend = choose(device, backend)
         """The back end that decodes, its device, and why it was chosen."""
         self._taking = threading.Lock()
@@ -229,9 +238,14 @@ class Loader:
             -(-config.samples_buffer_size // config.batch_size), Limits.of(config).pixels
         )
         self._began_at, self._ended_at = time.perf_counter(), 0.0
+        if self._source:
+            self._source.check(config, resume)
+        rows = RowThread(self._source, config) if self._source else None
         self._pool = make_pool(self.backend, config)
-        feeder = Supervisor(config, resume, self._pool)
+        feeder = Supervisor(config, resume, self._pool, rows)
         try:
+            if rows:
+                rows.start()
             make = assembly_maker(self.backend, config, self._pool)
             self._worker = Worker(feeder, make, self._ready)
             self._worker.start()
@@ -239,9 +253,9 @@ class Loader:
             feeder.close()
             feeder.dispose()
             if isinstance(error, RuntimeError):  # the process has too many threads already
-                raise wrap_unexpected("the start of the decoding thread", error) from error
+                raise wrap_unexpected("the start of the loader's threads", error) from error
             raise
-        self._stop = weakref.finalize(self, _stop, self._worker, self._process)
+        self._stop = weakref.finalize(self, _stop, self._worker, rows, self._process)
 
     def __reduce__(self) -> str:
         raise DatagoError("a Loader cannot be sent to another process: create it in the process that iterates over it")
@@ -334,9 +348,12 @@ class _Batches:
         return next(self._loader)
 
 
-def _stop(worker: Worker, process: int) -> None:
+def _stop(worker: Worker, rows: RowThread | None, process: int) -> None:
     if os.getpid() != process:  # a forked process shares the feeder's socket and must not shut it down
         return
     worker.stop()
+    begin = time.monotonic()
+    if rows and rows is not threading.current_thread():
+        rows.join(ROWS_CLOSE_S)
     if worker is not threading.current_thread():
-        worker.join(CLOSE_S)
+        worker.join(max(0.0, begin + CLOSE_S - time.monotonic()))

@@ -13,7 +13,9 @@ from datago_gpu.feeder import wire
 from datago_gpu.feeder.decoding.decode_pool import Pool
 from datago_gpu.feeder.handle import Feeder
 from datago_gpu.loader.progress import Progress
+from datago_gpu.loader.row_thread import RowThread
 from datago_gpu.sources.reference import Skipped
+from datago_gpu.sources.user.row_wire import Form
 
 __all__ = ["Supervisor"]
 
@@ -25,14 +27,18 @@ _Key = tuple[int, int, str]
 class Supervisor:
     """Wraps the current feeder of a run and records what is done of what it sent.
 
-    pool: for the decode processes of the feeders, which die with them. The Supervisor owns the pool from now on.
+    pool: for the decode processes of the feeders, which die with them. rows: the thread that reads the program's own
+    rows, if there are any. The Supervisor owns both from now on.
     Any thread may call `close` at any time; all other methods are for one thread.
     """
 
-    def __init__(self, config: LoaderConfig, resume: wire.Resume, pool: Pool | None = None) -> None:
-        self._config, self._pool = config, pool
+    def __init__(
+        self, config: LoaderConfig, resume: wire.Resume, pool: Pool | None = None, rows: RowThread | None = None
+    ) -> None:
+        self._config, self._pool, self._rows = config, pool, rows
+        self._form = Form(rows.rows.count) if rows else None
         try:
-            self._feeder = Feeder(config, resume, pool)
+            self._feeder = self._start(resume)
         except BaseException:
             self._close_pool()
             raise
@@ -92,6 +98,8 @@ class Supervisor:
             raise FeederError(f"{death}\nThe feeder was already restarted once in this run, after: {self._first_death}")
         if self._config.draws_from_server or not (self._begun or self._feeder.was_killed):
             raise death
+        if self._rows and self._rows.rows.once and self._rows.rows.used:
+            raise FeederError(f"{death}\nIt cannot be restarted: the source is an iterator, which cannot start again")
         self._first_death, self._counted_before = death, self._counts
         log.warning("%s; a new one continues from there", str(death))  # a record that is kept must not keep frames
         self._feeder.close()
@@ -99,7 +107,7 @@ class Supervisor:
         if self._pool:
             self._pool.wait_for_end()
         try:
-            self._feeder = Feeder(self._config, self._done.resume(), self._pool)
+            self._feeder = self._start(self._done.resume())
         except FeederError as problem:
             raise FeederError(f"{death}\nIt could not be restarted: {problem}") from problem
         if self._closed:  # `close` ran meanwhile and closed the old feeder
@@ -111,6 +119,8 @@ class Supervisor:
         if self._pool:
             self._pool.wake()
         self._feeder.close()
+        if self._rows:
+            self._rows.stop()
 
     def dispose(self) -> None:
         """Closes the file descriptors. Call it after `close`, on the thread that receives."""
@@ -123,6 +133,16 @@ class Supervisor:
         self._done.skip(new)
         self._told |= {_key(skip) for skip in new if skip.index < 0 or skip.epoch > self._done.epoch}
         return new
+
+    def cause_of(self, failed: wire.Failed) -> BaseException | None:
+        """Returns the exception of the program's own code that a message of the feeder is about, or None."""
+        return self._rows.cause_of(failed.message) if self._rows else None
+
+    def _start(self, resume: wire.Resume) -> Feeder:
+        feeder = Feeder(self._config, resume, self._pool, self._form)
+        if self._rows and feeder.rows:
+            self._rows.attach(feeder.rows)
+        return feeder
 
     def _close_pool(self) -> None:
         if self._pool:

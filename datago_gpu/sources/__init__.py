@@ -9,12 +9,16 @@ from datago_gpu.sources.reference import Source
 
 if TYPE_CHECKING:
     from datago_gpu.sources.http.http_client import HttpClient
+    from datago_gpu.sources.user.row_link import RowLink
 
 __all__ = ["open_source"]
 
 
-def open_source(config: LoaderConfig, http: HttpClient | None) -> Source:
-    """Returns the source that the settings name. The source does nothing until its `refs` is called."""
+def open_source(config: LoaderConfig, http: HttpClient | None, link: RowLink | None = None) -> Source:
+    """Returns the source that the settings name. The source does nothing until its `refs` is called.
+
+    link: to the rows of the program's own, for source_type "rows".
+    """
     if isinstance(config.source_config, FileSource):
         from datago_gpu.sources.listed_images import Images
 
@@ -25,6 +29,10 @@ def open_source(config: LoaderConfig, http: HttpClient | None) -> Source:
         from datago_gpu.sources.folders import Folder
 
         return Images(config, Folder(config))
+    if link is not None:
+        from datago_gpu.sources.user.user_rows import open_user_source
+
+        return open_user_source(config, link)
     assert http is not None
     if isinstance(config.source_config, WebDatasetSource):
         from datago_gpu.sources.webdataset.shards_source import WebDataset

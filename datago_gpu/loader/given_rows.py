@@ -1,0 +1,198 @@
+"""What the argument `source` of a Loader may be, and how its rows are read.
+
+All code here runs in the trainer's process, on the thread of `row_thread`, except what is called when a Loader is made.
+"""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from hashlib import blake2b
+from typing import Any
+
+from datago_gpu.config import ConfigLike, LoaderConfig
+from datago_gpu.config.user_source import UserSource
+from datago_gpu.errors import ConfigError
+from datago_gpu.feeder.wire import Resume
+from datago_gpu.row import Row
+
+__all__ = ["GivenRows", "NotRows", "given_rows", "load_config"]
+
+_WANTED = (
+    "source must be rows: a sequence (with len() and []), an iterable, an iterator, or a function that is given the "
+    "epoch and returns an iterable"
+)
+_PROBES = 8
+"""How many rows of a sequence are read for its digest."""
+_DIGEST_BYTES = 8
+_SHARES = ("rank", "world_size")
+
+
+class NotRows(Exception):
+    """Says that the user's code has returned something that cannot be used. The text names the row and the field."""
+
+
+class GivenRows:
+    """Holds the user's rows. One thread at a time may read them: it holds `in_use`.
+
+    count: the number of rows of a sequence; None if the rows are walked through.
+    """
+
+    count: int | None = None
+    once = False
+    """Whether the rows can be walked through only once."""
+
+    def __init__(self) -> None:
+        self.in_use = threading.Lock()
+        self.used = False
+        """Whether a walk has begun, or a row of a sequence was read."""
+
+    def check(self, config: LoaderConfig, resume: Resume) -> None:
+        """Raises ConfigError if a run with these settings, from this place on, cannot work with these rows."""
+        source = config.source_config
+        if self.count is None and isinstance(source, UserSource) and source.random_sampling:
+            raise ConfigError(
+                "source_config.random_sampling needs a sequence of rows (with len() and []): shuffle in your own code, "
+                "as a function that is given the epoch can, or give a sequence"
+            )
+        if not self.once:
+            return
+        way_out = (
+            "give a function that returns a new iterator for each epoch, an iterable such as a list, or a sequence"
+        )
+        begin = resume.position
+        if self.used:
+            raise ConfigError(
+                f"the source is an iterator, and another Loader or pass has begun to use it up: {way_out}"
+            )
+        if begin.index or resume.done or resume.carried:
+            raise ConfigError(
+                "the source is an iterator, which a state cannot resume: nothing tells whether the iterator is at its "
+                f"beginning. To resume, {way_out}"
+            )
+        if config.epochs is None or config.epochs > begin.epoch + 1:
+            raise ConfigError(
+                f"epochs is {config.epochs}, but the source is an iterator, which can be walked through once: {way_out}"
+            )
+
+    def digest(self) -> str:
+        """Returns a digest of a sequence: of its length, and of the ids of a few rows. For `count` rows."""
+        raise NotImplementedError
+
+    def get(self, number: int) -> object:
+        """Returns a row of a sequence."""
+        raise NotImplementedError
+
+    def walk(self, epoch: int, rank: int, world_size: int) -> tuple[Iterator[object], int]:
+        """Begins a walk. Returns the rows, and of how many rows each belongs to this rank (1: all of them)."""
+        raise NotImplementedError
+
+
+def given_rows(source: object) -> GivenRows:
+    """Returns the rows of the argument `source`. Raises ConfigError if it is nothing that has rows."""
+    if isinstance(source, GivenRows):
+        return source
+    if isinstance(source, Mapping | str | bytes | Row):
+        raise ConfigError(f"{_WANTED}; got a {type(source).__name__}")
+    if isinstance(source, AsyncIterable) or inspect.isasyncgenfunction(source) or inspect.iscoroutinefunction(source):
+        raise ConfigError(f"{_WANTED}; got an asynchronous one: {source!r}")
+    if hasattr(type(source), "__len__") and hasattr(type(source), "__getitem__"):
+        return _Sequence(source)
+    if isinstance(source, Iterator):
+        return _Once(source)
+    if isinstance(source, Iterable):
+        return _Iterable(source)
+    if callable(source):
+        return _Function(source)
+    raise ConfigError(f"{_WANTED}; got a {type(source).__name__}")
+
+
+def load_config(config: ConfigLike, rows: GivenRows | None) -> LoaderConfig:
+    """Returns the settings of a Loader with or without rows of the program's own. Raises ConfigError."""
+    if rows:
+        return LoaderConfig.load_for_rows(config)
+    loaded = LoaderConfig.load(config)
+    if loaded.source_type == "rows":
+        raise ConfigError("source_type 'rows' needs rows: Loader(config, source=rows)")
+    return loaded
+
+
+class _Sequence(GivenRows):
+    def __init__(self, rows: Any) -> None:
+        super().__init__()
+        self._rows = rows
+        try:
+            self.count = len(rows)
+        except Exception as error:
+            raise ConfigError(f"the length of the source cannot be told: {type(error).__name__}: {error}") from error
+        if not self.count:
+            raise ConfigError("the source has no rows: its length is 0")
+
+    def digest(self) -> str:
+        assert self.count is not None
+        found = blake2b(str(self.count).encode(), digest_size=_DIGEST_BYTES)
+        for number in sorted({at * (self.count - 1) // max(1, _PROBES - 1) for at in range(_PROBES)}):
+            row = None
+            with suppress(Exception):  # a row that cannot be read is told of when its turn comes
+                row = self.get(number)
+            found.update(
+                b"\0" + (row.id if isinstance(row, Row) and isinstance(row.id, str) else "").encode("utf-8", "replace")
+            )
+        return found.hexdigest()
+
+    def get(self, number: int) -> object:
+        self.used = True
+        return self._rows[number]
+
+
+class _Iterable(GivenRows):
+    def __init__(self, rows: Iterable[object]) -> None:
+        super().__init__()
+        self._rows = rows
+
+    def walk(self, epoch: int, rank: int, world_size: int) -> tuple[Iterator[object], int]:  # noqa: ARG002
+        self.used = True
+        return iter(self._rows), world_size
+
+
+class _Once(_Iterable):
+    once = True
+
+
+class _Function(GivenRows):
+    """A function is given the epoch; and also rank and world_size if it has parameters of these names."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self._function = function
+        try:
+            signature = inspect.signature(function)
+        except (TypeError, ValueError):  # a function of another language: it is given the epoch
+            self._shares = False
+            return
+        self._shares = all(name in signature.parameters for name in _SHARES)
+        try:
+            signature.bind(0, **self._share(0, 1))
+        except TypeError as error:
+            raise ConfigError(
+                "a function as source is called as source(epoch), or as source(epoch, rank=..., world_size=...) if it "
+                f"has both of these parameters, but {_name(function)}{signature} cannot be called so: {error}"
+            ) from None
+
+    def walk(self, epoch: int, rank: int, world_size: int) -> tuple[Iterator[object], int]:
+        self.used = True
+        rows = self._function(epoch, **self._share(rank, world_size))
+        if isinstance(rows, str | bytes | Mapping) or not isinstance(rows, Iterable):
+            raise NotRows(
+                f"the function {_name(self._function)} must return an iterable of rows, got {type(rows).__name__}"
+            )
+        return iter(rows), 1 if self._shares else world_size
+
+    def _share(self, rank: int, world_size: int) -> dict[str, int]:
+        return {"rank": rank, "world_size": world_size} if self._shares else {}
+
+
+def _name(function: object) -> str:
+    return str(getattr(function, "__qualname__", None) or type(function).__name__)

@@ -1,0 +1,164 @@
+"""Checks the rows of the user's code, and makes messages of them for the feeder."""
+
+from __future__ import annotations
+
+import operator
+import os
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+
+from datago_gpu.config import LoaderConfig
+from datago_gpu.config.limits import Limits
+from datago_gpu.config.local_paths import FILE_SCHEME, plain_path
+from datago_gpu.config.storage import STORE_SCHEMES
+from datago_gpu.loader.given_rows import NotRows
+from datago_gpu.row import Row
+from datago_gpu.sources.attributes import NO_ATTRIBUTES
+from datago_gpu.sources.reference import utf8_text
+from datago_gpu.sources.user.row_wire import Given, Piece, Refused
+
+__all__ = ["RowPacking"]
+
+Buffer: TypeAlias = "bytes | bytearray | memoryview"
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_ADDRESSES = ("http://", "https://", *STORE_SCHEMES)
+_PARTS: tuple[tuple[str, Literal["mask", "image", "latent"]], ...] = (
+    ("masks", "mask"),
+    ("additional_images", "image"),
+    ("latents", "latent"),
+)
+_UNREADABLE = (msgspec.MsgspecError, ValueError, TypeError, OverflowError, RecursionError)
+_LONGEST_PROBLEM = 200
+
+
+class RowPacking:
+    """Makes the message of a row, and lists the payloads that follow the message."""
+
+    def __init__(self, config: LoaderConfig) -> None:
+        self._config, self._most_bytes = config, Limits.of(config).payload
+        self._base = config.base_folder or ""
+
+    def pack(self, row: object, turn: int, number: int) -> tuple[Given | Refused, list[Buffer]]:
+        """Returns the message and the payloads. Raises NotRows, which names the row and the field."""
+        if not isinstance(row, Row):
+            hint = "; make one: Row(id=..., image=...)" if isinstance(row, Mapping | tuple | list) else ""
+            raise NotRows(f"row {number} of the source must be a datago_gpu.Row, got {_shown(row)}{hint}")
+        try:
+            return self._pack(row, turn, number)
+        except _Wrong as wrong:
+            raise NotRows(f"row {number} of the source: {wrong}") from None
+
+    def _pack(self, row: Row, turn: int, number: int) -> tuple[Given | Refused, list[Buffer]]:
+        if type(row.id) is not str:
+            raise _Wrong(f"id must be text, got {_shown(row.id)}: use str(...)")
+        check_size(row)
+        payloads: list[Buffer] = []
+        pieces = [self._piece("image", "", row.image, "image", payloads)]
+        for field, kind in _PARTS:
+            for name, value in _items(field, getattr(row, field)):
+                pieces.append(self._piece(kind, name, value, f"{field}[{name!r}]", payloads))
+        too_large = next((piece for piece in pieces if piece.length > self._most_bytes), None)
+        name = utf8_text(row.id)
+        if too_large:
+            what = f"{too_large.kind} {too_large.name!r}: " if too_large.name else ""
+            detail = f"{what}{too_large.length} bytes, above http_config.max_payload_mb"
+            return Refused(turn, number, name, "too-large", detail), []
+        attributes, flaw = _encode(row)
+        return Given(turn, number, name, attributes, pieces, flaw), payloads
+
+    def _piece(
+        self, kind: Literal["mask", "image", "latent"], name: str, value: object, field: str, payloads: list[Buffer]
+    ) -> Piece:
+        """Describes a payload. Adds it to `payloads` if it is bytes."""
+        if isinstance(value, bytes | bytearray | memoryview):
+            if isinstance(value, memoryview):
+                value = value.cast("B") if value.contiguous else value.tobytes()
+            payloads.append(value)
+            return Piece(kind, name, len(value))
+        if isinstance(value, str) and (scheme := _SCHEME.match(value)):
+            if scheme[0].lower() == FILE_SCHEME:
+                return self._file(kind, name, plain_path(value, self._base), field)
+            if value.lower().startswith(_ADDRESSES):
+                return Piece(kind, name, url=value)
+            raise _Wrong(
+                f"{field} begins with {scheme[0]}, which is not supported: use {', '.join(_ADDRESSES)} or a path"
+            )
+        if isinstance(value, str | os.PathLike):
+            return self._file(kind, name, os.fsdecode(value), field)
+        hint = ", such as the content of a JPEG file" if hasattr(value, "size") else ""
+        raise _Wrong(f"{field} must be encoded bytes{hint}, a path or an address, got {_shown(value)}")
+
+    def _file(self, kind: Literal["mask", "image", "latent"], name: str, path: str, field: str) -> Piece:
+        whole = os.path.join(self._base, path)
+        if not path or "\0" in path:
+            raise _Wrong(f"{field} is not a path: {path!r}")
+        if not os.path.isabs(whole):
+            raise _Wrong(f"{field} is relative, and the working folder was removed: {path!r}")
+        return Piece(kind, name, path=whole.encode("utf-8", "surrogateescape"))
+
+
+class _Wrong(Exception):
+    """Says what is wrong with a field."""
+
+
+def check_size(row: Row) -> None:
+    """Checks width and height."""
+    for field in ("width", "height"):
+        value = getattr(row, field)
+        if type(value) is int and value >= 0:
+            continue
+        try:
+            number = -1 if isinstance(value, bool) else operator.index(value)
+        except TypeError:
+            number = -1
+        if number < 0:
+            raise _Wrong(f"{field} must be a whole number of at least 0, got {_shown(value)}")
+
+
+def _items(field: str, given: object) -> Sequence[tuple[str, object]]:
+    if not given and (given is None or isinstance(given, Mapping)):
+        return ()
+    if not isinstance(given, Mapping):
+        raise _Wrong(f"{field} must be a dict of name -> payload, got {_shown(given)}")
+    for name in given:
+        if not isinstance(name, str) or not name:
+            raise _Wrong(f"{field} must have texts as names, got {name!r}")
+    return [(utf8_text(name), value) for name, value in given.items()]
+
+
+def _encode(row: Row) -> tuple[bytes, str]:
+    """Returns attributes and label as JSON; or "" and why that cannot be done: the row is delivered without them."""
+    attributes: Any = row.attributes
+    if attributes is not None and not isinstance(attributes, Mapping):
+        raise _Wrong(f"attributes must be a dict, got {_shown(attributes)}")
+    if row.label is not None:
+        try:
+            label = operator.index(row.label)
+        except TypeError:
+            raise _Wrong(f"label must be a whole number or None, got {_shown(row.label)}") from None
+        attributes = {"label": label, **(attributes or {})}
+    if not attributes:
+        return NO_ATTRIBUTES, ""
+    try:
+        return msgspec.json.encode(dict(attributes), enc_hook=_plain), ""
+    except _UNREADABLE as error:
+        return NO_ATTRIBUTES, (str(error) or type(error).__name__)[:_LONGEST_PROBLEM]
+
+
+def _plain(value: Any) -> Any:
+    """Returns numbers and arrays of numpy and torch as plain numbers and lists."""
+    if hasattr(value, "dtype") and hasattr(value, "tolist"):
+        return value.tolist()
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"JSON has no value for a {type(value).__name__}")
+
+
+def _shown(value: object) -> str:
+    """Describes a value of the wrong type: short values as they are, others by their type."""
+    text = repr(value) if isinstance(value, int | float | str | None) else ""
+    return text if 0 < len(text) <= 60 else f"a {type(value).__name__}"

@@ -1,0 +1,152 @@
+"""Defines the messages of the socket on which the trainer's process sends rows of its own to the feeder.
+
+The feeder orders rows, and the trainer answers in the order of the orders. Each frame is the length of the message, the
+message as MessagePack, and then the payloads that it announces. A payload is sent as it lies in memory: nothing is
+pickled, and nothing is copied before the kernel does.
+
+Batches are announced on another socket: a row may wait for the user's code, the report of a batch must not wait for a
+row.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct, msgpack
+
+__all__ = [
+    "HEADER_BYTES",
+    "Answer",
+    "Broken",
+    "Digest",
+    "Form",
+    "Given",
+    "Listed",
+    "More",
+    "Order",
+    "Piece",
+    "Read",
+    "Refused",
+    "RowsEnd",
+    "Walk",
+    "body_length",
+    "row_frame",
+]
+
+HEADER_BYTES = 4
+
+
+class Form(Struct, frozen=True):
+    """Describes the program's rows to the feeder. count: of a sequence; None if the rows are walked through."""
+
+    count: int | None = None
+
+
+class Digest(Struct, frozen=True, tag="digest"):
+    """Orders the digest of a sequence."""
+
+    turn: int
+
+
+class Read(Struct, frozen=True, tag="read"):
+    """Orders rows of a sequence by their numbers.
+
+    turn: number of this listing. The first order of a later turn cancels all that is left of earlier ones.
+    """
+
+    turn: int
+    numbers: list[int]
+
+
+class Walk(Struct, frozen=True, tag="walk"):
+    """Begins to walk through the rows of an epoch: orders `count` of this rank's rows behind the first `start`."""
+
+    turn: int
+    epoch: int
+    start: int
+    count: int
+
+
+class More(Struct, frozen=True, tag="more"):
+    """Orders the next rows of the walk."""
+
+    turn: int
+    count: int
+
+
+Order = Digest | Read | Walk | More
+
+
+class Piece(Struct, frozen=True, array_like=True):
+    """Says where one payload of a row is."""
+
+    kind: Literal["mask", "image", "latent"]
+    name: str = ""
+    """Empty for the row's own image."""
+    length: int = -1
+    """The bytes of the payload behind the message; -1 if the payload is elsewhere."""
+    path: bytes = b""
+    """A local file: bytes, since a name need not be UTF-8."""
+    url: str = ""
+
+
+class Given(Struct, frozen=True, tag="row"):
+    """A row. The payloads of its pieces follow the message, in their order."""
+
+    turn: int
+    number: int
+    """The number of the row in the sequence or in the walk, over all ranks."""
+    id: str
+    attributes: bytes
+    """JSON."""
+    pieces: list[Piece]
+    """The image first."""
+    flaw: str = ""
+    """Why the row's attributes cannot be sent."""
+
+
+class Refused(Struct, frozen=True, tag="refused"):
+    """A row that cannot be loaded, and why."""
+
+    turn: int
+    number: int
+    id: str
+    reason: str
+    detail: str
+
+
+class RowsEnd(Struct, frozen=True, tag="end"):
+    """The walk has come to the end of the epoch. empty: whether there was no row at all, for any rank."""
+
+    turn: int
+    empty: bool
+
+
+class Broken(Struct, frozen=True, tag="broken"):
+    """The user's code has failed, or has returned something that is no row."""
+
+    turn: int
+    message: str
+
+
+class Listed(Struct, frozen=True, tag="listed"):
+    """The digest of a sequence."""
+
+    turn: int
+    digest: str
+
+
+Answer = Given | Refused | RowsEnd | Broken | Listed
+
+_encoder = msgpack.Encoder()
+
+
+def row_frame(message: Order | Answer) -> bytes:
+    """Returns the bytes of a message with its length in front."""
+    body = _encoder.encode(message)
+    return len(body).to_bytes(HEADER_BYTES, "big") + body
+
+
+def body_length(header: bytes | bytearray) -> int:
+    """Returns the length of the message behind a header."""
+    return int.from_bytes(header, "big")

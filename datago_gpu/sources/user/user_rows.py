@@ -1,0 +1,78 @@
+"""Makes a `Source` of the program's own rows: of a sequence, whose rows have numbers, or of rows that are walked."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from datago_gpu.config import LoaderConfig
+from datago_gpu.config.user_source import UserSource
+from datago_gpu.sources.reference import ListingDigest, Position, Refs, Source, Tally
+from datago_gpu.sources.rows import Numbers, RowsSource
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from datago_gpu.sources.user.row_link import RowLink
+
+__all__ = ["UserRows", "UserWalk", "open_user_source"]
+
+
+def open_user_source(config: LoaderConfig, link: RowLink) -> Source:
+    """Returns the source of the program's own rows."""
+    source = config.source_config
+    assert isinstance(source, UserSource)
+    if link.form.count is None:
+        return UserWalk(link)
+
+    async def load() -> UserRows:
+        return await UserRows.load(link)
+
+    return RowsSource(config, load, "rows", shuffled=source.random_sampling, split=source.rank_split)
+
+
+class UserRows:
+    """A sequence of rows that lies in the trainer's process. Implements `Rows`."""
+
+    def __init__(self, link: RowLink, count: int, digest: str) -> None:
+        self._link, self._count = link, count
+        self._listed = ListingDigest(count, digest, whole=True)
+
+    @classmethod
+    async def load(cls, link: RowLink) -> UserRows:
+        """Asks the trainer's process for the digest of the sequence. Raises SourceError."""
+        assert link.form.count is not None
+        return cls(link, link.form.count, await link.digest())
+
+    @property
+    def listed(self) -> ListingDigest:
+        """See `Rows.listed`."""
+        return self._listed
+
+    def __len__(self) -> int:
+        return self._count
+
+    def sizes(self) -> NDArray[np.int32] | None:
+        """See `Rows.sizes`."""
+        return None
+
+    def read(self, numbers: Numbers) -> Refs:
+        """See `Rows.read`."""
+        return self._link.read(numbers)
+
+
+class UserWalk:
+    """The `Source` of rows that are walked through. It goes on at a place by leaving out as many rows as lie before."""
+
+    def __init__(self, link: RowLink) -> None:
+        self._link = link
+        self.tally = Tally()
+
+    @property
+    def passed_over(self) -> dict[str, int]:
+        """See `Source.passed_over`."""
+        return {}
+
+    def refs(self, start: Position) -> Refs:
+        """See `Source.refs`."""
+        return self._link.walk(start.epoch, start.index)
