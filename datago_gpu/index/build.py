@@ -149,10 +149,12 @@ class _Build:
 async def _tasks(
     first: Unit | None, units: AsyncIterator[Unit], earlier: list[KnownRows]
 ) -> AsyncGenerator[Task, None]:
-    """Yields each unit, from `first` on, with its rows in the earlier indexes."""
+    """Yields each unit, from `first` on, with its rows in the earlier indexes. What could not be used is forgotten."""
 
     def task(unit: Unit) -> Task:
-        return unit, next(filter(None, (rows.take(unit.key) for rows in earlier)), [])
+        rows = next(filter(None, (known.take(unit.key) for known in earlier)), [])
+        lost = rows and rows[-1].reason and (len(rows) == 1 or not rows[-1].id)
+        return unit, [] if lost else rows
 
     if first is not None:
         yield task(first)

@@ -7,8 +7,9 @@ from contextlib import asynccontextmanager
 
 import msgspec
 
-from datago_gpu.config import FileSource, LoaderConfig
+from datago_gpu.config import DataroomSource, FileSource, LoaderConfig
 from datago_gpu.errors import ConfigError
+from datago_gpu.feeder.runtime import http_client_type
 from datago_gpu.index.folder_survey import FolderSurvey
 from datago_gpu.index.reader_pool import ReaderPool
 from datago_gpu.index.survey import Survey, whole_source
@@ -25,11 +26,20 @@ async def open_survey(config: LoaderConfig, readers: int) -> AsyncIterator[Surve
     """Yields the survey of the source that the settings name. readers: see `build_index`. Raises ConfigError."""
     config = whole_source(config)
     source = config.source_config
-    if isinstance(source, FileSource) and not source.is_stored:
+    if isinstance(source, FileSource) and source.is_stored:
+        from datago_gpu.index.remote_survey import BucketSurvey
+
+        yield BucketSurvey(config)
+    elif isinstance(source, FileSource):
         async with ReaderPool(config, readers) as pool:
             yield FolderSurvey(config, pool)
-        return
-    raise ConfigError(f"an index of source_type {config.source_type!r} cannot be made yet")
+    elif isinstance(source, DataroomSource):
+        from datago_gpu.index.remote_survey import DataroomSurvey
+
+        async with http_client_type()(config.http_config) as http:
+            yield DataroomSurvey(config, http)
+    else:
+        raise ConfigError(f"an index of source_type {config.source_type!r} cannot be made")
 
 
 def source_text(config: LoaderConfig) -> str:

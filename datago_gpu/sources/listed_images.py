@@ -6,7 +6,7 @@ Reads names only; the feeder reads the files and gets the objects.
 from __future__ import annotations
 
 from array import array
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import NamedTuple, Protocol
 
@@ -29,6 +29,8 @@ class Page(NamedTuple):
     """Paths below the root."""
     skipped: Skipped | None = None
     """A folder that cannot be read."""
+    tags: Sequence[str] = ()
+    """For each name, what identifies the version of the object: see `Excerpt.tag`. Of buckets only."""
 
 
 class Lister(Protocol):

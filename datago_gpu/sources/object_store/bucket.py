@@ -49,9 +49,9 @@ class Bucket:
             barren = Barren(self.shown, MOST_STORED_PAGES)
             async with aclosing(self._stores.list_objects(self._address, key)) as pages:
                 async for page in pages:
-                    names = [self._name(each.key) for each in page if self._takes(each.key, passed)]
-                    yield Page(names)
-                    barren.note(len(page), usable=bool(names))
+                    taken = [each for each in page if self._takes(each.key, passed)]
+                    yield Page([self._name(each.key) for each in taken], tags=[each.tag for each in taken])
+                    barren.note(len(page), usable=bool(taken))
         except HttpFailure as failure:
             hint = "" if failure.reason == ODD_KEY else "; check source_config.root_path and the credentials"
             raise SourceError(self._source.redacted(f"cannot list {failure}{hint}")) from None
