@@ -51,6 +51,8 @@ class Sample:
     """Name -> as `image`, or None."""
     latents: dict[str, Array | Any] = field(default_factory=dict)
     """Name -> an array, bytes, or None."""
+    real: bool = True
+    """False in lockstep for a sample that only fills a place of its batch: see `Batch.real`."""
 
     def __repr__(self) -> str:
         return f"Sample(id={self.id!r}, image={describe(self.image)}, original_size={self.original_size})"
@@ -108,6 +110,14 @@ class Batch:
     else a list of N: an array, bytes for a payload that is not an npy file, or None for a sample without the latent."""
     present: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
     """Name of a mask, additional image or latent -> (N,): which samples have it."""
+    real: NDArray[np.bool_] | Any = None
+    """(N,): with `lockstep`, false for a sample that only fills a place and should not count: a repeat that completes
+    the last batch of a bucket, or a repeat in the place of a bad sample, or gray if all samples of the batch were bad.
+    All true without `lockstep`."""
+
+    def __post_init__(self) -> None:
+        if self.real is None:
+            self.real = np.ones(len(self.ids), np.bool_)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -142,6 +152,7 @@ class Batch:
             masks=self._of_sample(self.masks, index),
             additional_images=self._of_sample(self.additional_images, index),
             latents=self._of_sample(self.latents, index),
+            real=bool(self.real[index]),
             **{name: _at(getattr(self, column), index) for name, column in COLUMNS.items()},
         )
 
@@ -163,6 +174,7 @@ class Batch:
             additional_images=cut_named(self.additional_images),
             latents=cut_named(self.latents),
             present=present,
+            real=self.real[rows],
             **{column: _at(getattr(self, column), rows) for column in COLUMNS.values()},
         )
 

@@ -53,7 +53,7 @@ class TensorBatch(dict[str, Any]):
         tensors without `crop_and_resize`; None without `require_images`.
     masks, additional_images, latents: name -> tensor, list or None, as in a Batch.
     embeddings: float32 (N, D), or None.
-    original_sizes, crops, present: on the host: int32 (N, 2), float32 (N, 4), and name -> bool (N,).
+    original_sizes, crops, present, real: on the host: int32 (N, 2), float32 (N, 4), name -> bool (N,), and bool (N,).
     bucket: a Bucket (height, width), or None. epoch: number of the pass, counted from 0.
     ids, sources, attributes, tags, duplicate_states: lists of N.
     """
@@ -74,8 +74,8 @@ class LoaderDataset(IterableDataset):  # type: ignore[misc]  # torch need not be
     found at each pass, as for a Loader: in torch.distributed if it is initialised, else in what the launcher has set.
 
     Ranks may yield different numbers of batches, and a training step that waits for all ranks then hangs. A warning
-    says so once, if torch.distributed is initialised. `epochs` None with `limit` and `drop_last` gives each rank the
-    same number of samples, in full batches.
+    says so once, if torch.distributed is initialised. `lockstep` gives each rank the same number of full batches, and
+    so does `epochs` None with `limit` and `drop_last`.
 
     The dataset has no length: the number of batches depends on the shapes of the images. A DataLoader needs
     `batch_size=None` and `num_workers=0`, because the dataset already loads in its own process. The Loader is closed
@@ -188,13 +188,14 @@ class LoaderDataset(IterableDataset):  # type: ignore[misc]  # torch need not be
 
     def _warn_of_uneven_ranks(self, config: LoaderConfig) -> None:
         even = config.epochs is None and config.limit is not None and config.drop_last
-        if self._warned or even or not _is_distributed() or config.rank_and_world_size()[1] == 1:
+        if self._warned or even or config.lockstep or not _is_distributed() or config.rank_and_world_size()[1] == 1:
             return
         self._warned = True
         _log.warning(
             "ranks may yield different numbers of batches, since samples and shapes differ: a step that waits for all "
-            "ranks (DDP, all_reduce) then hangs at the end of a pass. Set epochs to None, limit to the samples of each "
-            "rank and pass (a multiple of batch_size), and drop_last to true; or use torch's Join"
+            "ranks (DDP, all_reduce) then hangs at the end of a pass. Set lockstep to true; or epochs to None, limit "
+            "to the samples of each rank and pass (a multiple of batch_size), and drop_last to true; or use torch's "
+            "Join"
         )
 
     def _config(self) -> LoaderConfig:

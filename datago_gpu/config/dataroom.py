@@ -176,13 +176,19 @@ class DataroomSource(Settings, frozen=True, kw_only=True):
         return None
 
     @property
-    def optional_parts(self) -> dict[str, Kind]:
-        """What a sample may have beside its image, and may lack: name -> kind."""
-        masks, latents = names_in(self.optional_masks), names_in(self.optional_latents)
+    def parts(self) -> dict[str, Kind]:
+        """What is to be loaded beside the image: name -> kind."""
+        masks = names_in(self.has_masks, self.optional_masks)
+        latents = names_in(self.has_latents, self.optional_latents)
         kinds = {name: kind_of(name, is_mask=False) for name in latents}
         kinds |= {name: kind_of(name, is_mask=True) for name in masks}
+        return {name: kind for name, kind in kinds.items() if self._is_loaded(kind)}
+
+    @property
+    def optional_parts(self) -> dict[str, Kind]:
+        """Those of `parts` that a sample may lack."""
         wanted = names_in(self.has_masks, self.has_latents)
-        return {name: kind for name, kind in kinds.items() if name not in wanted and self._is_loaded(kind)}
+        return {name: kind for name, kind in self.parts.items() if name not in wanted}
 
     def _is_loaded(self, kind: Kind) -> bool:
         return self.require_images or kind == "latent"

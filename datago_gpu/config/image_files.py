@@ -99,6 +99,11 @@ class FileSource(Settings, frozen=True, kw_only=True):
         return changed_settings(self, storage_options=dict.fromkeys(self.storage_options, "***"))
 
     @property
+    def parts(self) -> dict[str, Kind]:
+        """What is to be loaded beside the image: nothing."""
+        return {}
+
+    @property
     def optional_parts(self) -> dict[str, Kind]:
         """What a sample may have beside its image, and may lack: name -> kind."""
         return {}

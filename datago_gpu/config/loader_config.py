@@ -21,6 +21,7 @@ from datago_gpu.config.http_config import HttpConfig
 from datago_gpu.config.image_config import ImageConfig
 from datago_gpu.config.image_files import FileSource
 from datago_gpu.config.local_paths import plain_path, true_text
+from datago_gpu.config.lockstep_rules import lockstep_problem
 from datago_gpu.config.ranks import find_ranks, log_once
 from datago_gpu.config.settings import Count, Natural, Settings, fields_of, json_value, printable_key
 from datago_gpu.config.shards import WebDatasetSource
@@ -53,6 +54,11 @@ class LoaderConfig(Settings, frozen=True, kw_only=True):
             and for shards also on `interleave`.
         drop_last: true leaves out the batches that are not full at the end of the run. Between two epochs of a run,
             their samples wait for samples of the next epoch. `stats().dropped` counts the samples left out.
+        lockstep: true plans the batches of all ranks together: each rank delivers the same number of batches, the same
+            bucket at each step, and exactly `batch_size` samples in each batch. `Batch.real` is false for a sample that
+            only fills a place. Needs samples whose sizes are listed (source_type "table" or "db") and
+            `crop_and_resize`. `limit` is rounded down to whole batches, `drop_last` leaves out the last batch of each
+            bucket in every epoch if it is not full, and the order is also kept with `ordered` false.
         ordered: true delivers samples in the source's order, whatever the network does. False delivers payloads as they
             arrive: each epoch still contains each sample once and ends before the next epoch begins, and a state
             resumes without loss. Samples of shards keep their order, except for images that only Pillow can decode.
@@ -106,6 +112,7 @@ class LoaderConfig(Settings, frozen=True, kw_only=True):
     epochs: Count | None = 1
     seed: Natural = 0
     drop_last: bool = False
+    lockstep: bool = False
     ordered: bool = True
     samples_buffer_size: Count = 64
     samples_buffer_mb: Count = 4096
@@ -185,6 +192,8 @@ class LoaderConfig(Settings, frozen=True, kw_only=True):
         if self.http_config.download_processes and self.source_type != "db":
             return ("http_config.download_processes works only for a Dataroom (source_type 'db'): set it to 0 with "
                     f"source_type {self.source_type!r}")  # fmt: skip
+        if self.lockstep and (problem := lockstep_problem(self)):
+            return problem
         if self.draws_from_server and self.limit is None:
             return "source_config.random_method 'server' draws samples without end: set limit"
         rank, world_size = self.rank_and_world_size()

@@ -56,6 +56,11 @@ class UserSource(Settings, frozen=True, kw_only=True):
         return changed_settings(self, storage_options=dict.fromkeys(self.storage_options, "***"))
 
     @property
+    def parts(self) -> dict[str, Kind]:
+        """What is to be loaded beside the image: unknown, since a row names its own parts."""
+        return {}
+
+    @property
     def optional_parts(self) -> dict[str, Kind]:
         """What a sample may have beside its image, and may lack: name -> kind. A row names its own parts."""
         return {}

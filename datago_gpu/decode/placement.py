@@ -29,7 +29,10 @@ class Placer(Protocol):
         ...
 
     def rows(self, array: Any, source: list[int], target: list[int], count: int) -> Any:
-        """Returns a new array of `count` rows: row source[i] of `array` at target[i], and zeros elsewhere."""
+        """Returns a new array of `count` rows: row source[i] of `array` at target[i], and zeros elsewhere.
+
+        A row may go to several places.
+        """
         ...
 
     def concatenate(self, arrays: Sequence[Any]) -> Any:
@@ -129,10 +132,11 @@ def consecutive_runs(source: Sequence[int], target: Sequence[int]) -> list[tuple
 
 
 def row_mapping(rows: Sequence[int], kept: Sequence[int]) -> tuple[list[int], list[int]]:
-    """Returns `source` and `target` for `scatter_rows`. rows: the sample of each row. kept: samples to return."""
-    places = {row: place for place, row in enumerate(kept)}
-    source = [here for here, row in enumerate(rows) if row in places]
-    return source, [places[rows[here]] for here in source]
+    """Returns `source` and `target` for `scatter_rows`. rows: the sample of each row. kept: samples to return, of which
+    one may occur several times."""
+    at = {row: here for here, row in enumerate(rows)}
+    target = [place for place, row in enumerate(kept) if row in at]
+    return [at[kept[place]] for place in target], target
 
 
 def scatter_rows(placer: Placer, array: Any, source: list[int], target: list[int], count: int) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from datago_gpu.config import LoaderConfig
 from datago_gpu.config.limits import Limits
 from datago_gpu.errors import Rejected
@@ -11,7 +13,11 @@ from datago_gpu.imaging.geometry import Region, Size, cover_region, full_region
 from datago_gpu.imaging.header import read_header
 from datago_gpu.sources.reference import SampleRef, Skipped
 
-__all__ = ["Admission", "without_image"]
+__all__ = ["OTHER_SHAPE", "Admission", "without_image"]
+
+OTHER_SHAPE = "other-shape"
+LEAST_SHOWN = 0.5
+"""The share of a picture that must be visible if its bucket was planned for another shape."""
 
 
 def without_image(ref: SampleRef) -> Admitted:
@@ -42,7 +48,10 @@ class Admission:
         if not header.plain:
             return None
         size = header.upright_size
-        region, bucket = self._view(*size)
+        try:
+            region, bucket = self._view(ref, *size)
+        except Rejected as problem:
+            return Skipped(ref.index, ref.id, ref.where, problem.reason, problem.detail)
         return Admitted(ref, header.tidy(payload), size, header.orientation, region, size, region, bucket)
 
     def pixel_bytes(self, payload: bytes) -> int:
@@ -65,14 +74,14 @@ class Admission:
         try:
             if self._own and (own := self._as_it_is(ref, payload)):
                 return own
-            converted = to_ppm(payload, self._view, self._max_pixels, memory=self._memory)
+            converted = to_ppm(payload, partial(self._view, ref), self._max_pixels, memory=self._memory)
         except Rejected as problem:
             return Skipped(ref.index, ref.id, ref.where, problem.reason, problem.detail)
         if len(converted.payload) > self._max_bytes:
             detail = f"{len(converted.payload)} bytes of pixels do not fit into half of arena_mb"
             return Skipped(ref.index, ref.id, ref.where, "too-large", detail)
         size, seen = converted.size, converted.original_size
-        _, bucket = self._view(*seen)
+        _, bucket = self._view(ref, *seen)
         return Admitted(ref, converted.payload, size, 1, full_region(*size), seen, converted.crop, bucket)
 
     def _as_it_is(self, ref: SampleRef, payload: bytes) -> Admitted | None:
@@ -83,15 +92,27 @@ class Admission:
         if header is None:
             return None
         size, orientation = header
-        region, bucket = self._view(*size)
+        region, bucket = self._view(ref, *size)
         return Admitted(ref, payload, size, orientation, region, size, region, bucket)
 
-    def _view(self, height: int, width: int) -> tuple[Region, Size | None]:
-        """Returns the visible region of an image, and the bucket that the region is scaled to, if any."""
+    def _view(self, ref: SampleRef, height: int, width: int) -> tuple[Region, Size | None]:
+        """Returns the visible region of an image, and the bucket that the region is scaled to, if any.
+
+        Raises Rejected if the bucket was planned for another shape, so that most of the image would not be visible.
+        """
         if self._buckets is None:
             return full_region(height, width), None
-        bucket = self._buckets.nearest(height, width)
-        return cover_region(height, width, bucket), bucket
+        nearest = self._buckets.nearest(height, width)
+        bucket = ref.bucket or nearest
+        region = cover_region(height, width, bucket)
+        if bucket != nearest and region[2] * region[3] < LEAST_SHOWN * height * width:
+            listed = "{} x {}".format(*ref.size) if all(ref.size) else "of another shape"
+            raise Rejected(
+                OTHER_SHAPE,
+                f"{height} x {width}, but listed as {listed}: its planned bucket, {bucket[0]} x {bucket[1]}, would "
+                "show less than half of it. An index holds the upright sizes of the pictures",
+            )
+        return region, bucket
 
     def _too_many_pixels(self, ref: SampleRef, height: int, width: int) -> Skipped:
         detail = f"{height} x {width}, above decode_config.max_pixels ({self._max_pixels})"

@@ -26,6 +26,7 @@ from datago_gpu.feeder import wire
 from datago_gpu.feeder.arena import map_memory
 from datago_gpu.feeder.decoding.fork_server import ForkServer
 from datago_gpu.feeder.fetch import Fetcher
+from datago_gpu.feeder.lockstep import LockstepProduction
 from datago_gpu.feeder.notices import pass_on_logs
 from datago_gpu.feeder.pack import Packer
 from datago_gpu.feeder.payload_client import remote_of
@@ -104,9 +105,12 @@ async def _produce(config: LoaderConfig, start: wire.Start, packer: Packer, link
         remote_of(config, http, links) as remote,
         row_link(rows, start.rows) as link,
     ):
-        source, fetcher = open_source(config, http, link), Fetcher(config, remote)
+        # In lockstep, each rank lists all samples.
+        listed = config.with_source(rank=0, world_size=1) if config.lockstep else config
+        source, fetcher = open_source(listed, http, link), Fetcher(config, remote)
+        production = LockstepProduction if config.lockstep else Production
         try:
-            await Production(config, start.resume, source, fetcher, packer).run()
+            await production(config, start.resume, source, fetcher, packer).run()
         finally:
             fetcher.close()
 

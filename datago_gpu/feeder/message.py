@@ -39,6 +39,7 @@ class Layout:
         mark: wire.Mark,
         skipped: list[Skipped],
         counts: wire.Counts,
+        fills: wire.Fills | None = None,
     ) -> wire.EncodedBatch:
         """Returns the message that announces the batch once its payloads lie in the arena from `offset` on."""
         batch = self._batch
@@ -65,6 +66,7 @@ class Layout:
             orientations=bytes(sample.orientation for sample in batch),
             largest=max(sample.size[0] * sample.size[1] for sample in batch),
             pixels=sum(sample.pixels for sample in batch if sample.bucket is None),
+            fills=fills,
             mark=mark,
             skipped=skipped,
             counts=counts,

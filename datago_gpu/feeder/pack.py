@@ -65,7 +65,14 @@ class Packer:
             self._latest_good = max(self._latest_good, epoch)
         self._reported.set()
 
-    async def send(self, batch: list[Admitted], epoch: int, mark: wire.Mark, counts: Counting) -> None:
+    async def send(
+        self,
+        batch: list[Admitted],
+        epoch: int,
+        mark: wire.Mark,
+        counts: Counting,
+        fills: wire.Fills | None = None,
+    ) -> None:
         """Waits until there is room for a batch, then sends it."""
         layout = Layout(batch)
         offset = await self._take(layout.size)
@@ -78,7 +85,7 @@ class Packer:
         self._out[self._number] = epoch, len(batch)
         self.samples += len(batch)
         self.items += len(batch)
-        await self._write(layout.message(self._number, epoch, offset, mark, self._take_skips(), counts()))
+        await self._write(layout.message(self._number, epoch, offset, mark, self._take_skips(), counts(), fills))
         self._number += 1
 
     async def skip(self, skipped: Skipped, counts: Counting) -> None:

@@ -7,6 +7,7 @@ arena.
 from __future__ import annotations
 
 import logging
+from collections.abc import Container
 from typing import TYPE_CHECKING, Any, Literal
 
 from msgspec import Struct, msgpack
@@ -25,6 +26,7 @@ __all__ = [
     "EncodedBatch",
     "Ended",
     "Failed",
+    "Fills",
     "FromFeeder",
     "Mark",
     "Notice",
@@ -74,6 +76,9 @@ class Resume(Struct, frozen=True):
     """The digest that the listing must have, as far as it was used."""
     accepts_change: bool = False
     """Whether to go on if the listing has changed."""
+    taken: list[tuple[int, int]] = []
+    """In lockstep: G and steps of each part of the epoch that was delivered before. `position.index`, `done` and
+    `carried` then say nothing."""
 
 
 class Mark(Struct, frozen=True):
@@ -181,6 +186,17 @@ class PartColumn(Struct, frozen=True, kw_only=True):
     """For latents; None for a latent of plain bytes."""
 
 
+class Fills(Struct, frozen=True):
+    """Says which sample of a message is at each place of a batch of fixed size."""
+
+    rows: list[int]
+    """For each place, the row in the message."""
+    real: list[bool]
+    """For each place, whether it shows the sample planned there: not a repeat of another place, nor a bad sample."""
+    bad: bool = False
+    """Whether all samples were bad: the message then has no payloads, and its rows are the bad samples."""
+
+
 class EncodedBatch(Struct, frozen=True, tag="batch", kw_only=True):
     """A batch of encoded images. Columns have N entries; arrays are packed in the machine's byte order."""
 
@@ -213,6 +229,8 @@ class EncodedBatch(Struct, frozen=True, tag="batch", kw_only=True):
     """float32 (N, 6): see `views_of`. Empty if images keep their sizes."""
     orientations: bytes
     """uint8 (N,)."""
+    fills: Fills | None = None
+    """Set in lockstep, where a batch has the same number of samples at each step."""
     buckets: bytes = b""
     """int32 (N, 2) if the batch holds samples of different buckets, else empty."""
     pixels: int = 0
@@ -222,6 +240,21 @@ class EncodedBatch(Struct, frozen=True, tag="batch", kw_only=True):
     mark: Mark
     skipped: list[Skipped]
     counts: Counts
+
+    @property
+    def numbers(self) -> list[Number]:
+        """Returns the numbers of the samples of the Batch: in lockstep, of its places."""
+        if self.fills is None:
+            return self.indices
+        end = self.mark.resume_at.index
+        return list(range(end - len(self.fills.rows), end))
+
+    @property
+    def counted(self) -> Container[int]:
+        """Returns the rows whose samples count on this rank: in lockstep, a sample may only fill a place here."""
+        if self.fills is None:
+            return range(len(self.lengths))
+        return {row for row, real in zip(self.fills.rows, self.fills.real, strict=True) if real}
 
     @property
     def ids(self) -> list[str]:

@@ -19,8 +19,10 @@ from datago_gpu.batch import Batch
 from datago_gpu.decode.decoder import DecodedImages, Decoder, EncodedImages, Payloads
 from datago_gpu.decode.placement import Placer, row_mapping, scatter_rows
 from datago_gpu.feeder import wire
+from datago_gpu.loader.gray import GrayImages
 from datago_gpu.loader.latents import Latents
 from datago_gpu.loader.loaded_batch import LoadedBatch
+from datago_gpu.plan.repeat import repeat
 
 __all__ = ["Assembled", "Assembly"]
 
@@ -31,9 +33,9 @@ class Assembled:
 
     message: wire.EncodedBatch
     batch: Batch | None
-    """None if no sample could be decoded."""
+    """None if no sample could be decoded, but for lockstep."""
     kept: list[int]
-    """Indices, in `message`, of the samples in `batch`."""
+    """Indices, in `message`, of the samples that could be decoded."""
     failures: dict[int, str]
     """Index of each other sample -> the decoder's error."""
     rescued: dict[int, str] = field(default_factory=dict)
@@ -52,13 +54,21 @@ class Assembly:
     """Decodes up to `depth` batches at a time, first in, first out. For one thread.
 
     make_decoder: makes a decoder for masks (True) or for images (False).
-    optional: name -> kind, for each mask, image or latent that a sample may lack.
+    optional: name -> kind, for each mask, image or latent that a sample may lack. parts: the same for all that were
+    asked for. gray: makes the images of a batch in lockstep that has no good sample.
     """
 
     def __init__(
-        self, make_decoder: Callable[[bool], Decoder], placer: Placer, optional: Mapping[str, str] | None = None
+        self,
+        make_decoder: Callable[[bool], Decoder],
+        placer: Placer,
+        optional: Mapping[str, str] | None = None,
+        *,
+        parts: Mapping[str, str] | None = None,
+        gray: GrayImages | None = None,
     ) -> None:
-        self._make_decoder, self._placer, self._optional = make_decoder, placer, optional or {}
+        self._make_decoder, self._placer = make_decoder, placer
+        self._optional, self._parts, self._gray_images = optional or {}, dict(parts or {}), gray
         self._images = make_decoder(False)
         self._others: dict[tuple[str, str], Decoder] = {}
         self._under_way: deque[_Job] = deque()
@@ -75,6 +85,7 @@ class Assembly:
             self._images.submit(_images(message, memory))
         buckets = _buckets(message)
         for column in message.parts:
+            self._parts[column.name] = column.kind
             if column.kind == "latent":
                 job.latents.append(Latents(column, memory, self._placer))
             else:
@@ -86,7 +97,7 @@ class Assembly:
     def collect(self) -> Assembled:
         """Waits for the oldest batch under way and returns the result."""
         job = self._under_way.popleft()
-        message, count = job.message, len(job.message.lengths)
+        message = job.message
         images = self._images.collect() if job.images else DecodedImages(None)
         failures, rescued = dict(images.failures), dict(images.rescued)
         pictures = []
@@ -97,12 +108,25 @@ class Assembly:
                 for at, problem in decoded.failures.items():
                     failures.setdefault(column.rows[at], f"{column.kind} {column.name!r}: {problem}")
                 rescued |= {column.rows[at]: problem for at, problem in decoded.rescued.items()}
-        kept = [at for at in range(count) if at not in failures] if failures else list(range(count))
-        if not kept:
-            return Assembled(message, None, kept, failures)
-        batch = LoadedBatch.of(message, kept)
+        if failures:
+            failures = dict(sorted(failures.items()))
+            rescued = {at: problem for at, problem in rescued.items() if at not in failures}
+        good = [at for at in range(len(message.lengths)) if at not in failures]
+        if message.fills and (message.fills.bad or not good):
+            return Assembled(message, self._gray(message, message.fills.rows), [], failures)
+        if not good:
+            return Assembled(message, None, good, failures)
+        kept, real = repeat(message.fills.rows, message.fills.real, good) if message.fills else (good, None)
+        batch = LoadedBatch.of(message, kept, real)
         if images.image is not None:
-            batch.image = self._in_batch_order(images, list(range(count)), kept) if failures else images.image
+            batch.image = self._in_batch_order(images, list(range(len(message.lengths))), kept)
+        self._add_parts(batch, job, pictures, kept)
+        return Assembled(message, batch, good, failures, rescued)
+
+    def _add_parts(
+        self, batch: Batch, job: _Job, pictures: list[tuple[wire.PartColumn, DecodedImages]], kept: list[int]
+    ) -> None:
+        """Adds masks, additional images, latents and embeddings. kept: the row of each sample in the message."""
         for column, decoded in pictures:
             into = batch.masks if column.kind == "mask" else batch.additional_images
             into[column.name] = None if decoded.image is None else self._in_batch_order(decoded, column.rows, kept)
@@ -110,14 +134,18 @@ class Assembly:
         for latents in job.latents:
             batch.latents[latents.name] = latents.of(kept)
             batch.present[latents.name] = np.isin(kept, latents.rows)
-        self._note_absent(batch, len(kept))
+        self._note_absent(batch, self._optional)
         if job.embeddings is not None:
             embeddings = self._placer.finish(job.embeddings)
             batch.embeddings = scatter_rows(self._placer, embeddings, kept, list(range(len(kept))), len(kept))
-        if failures:
-            failures = dict(sorted(failures.items()))
-            rescued = {at: problem for at, problem in rescued.items() if at not in failures}
-        return Assembled(message, batch, kept, failures, rescued)
+
+    def _gray(self, message: wire.EncodedBatch, kept: list[int]) -> Batch:
+        """Returns the batch for a message without a good sample."""
+        batch = LoadedBatch.of(message, kept, [False] * len(kept))
+        if self._gray_images and message.bucket:
+            batch.image = self._gray_images.make(message.bucket, len(kept), self._placer)
+        self._note_absent(batch, self._parts)
+        return batch
 
     def abandon(self) -> None:
         """Drops everything under way. Batches already delivered stay valid."""
@@ -147,13 +175,14 @@ class Assembly:
             return decoded.image
         return scatter_rows(self._placer, decoded.image, *row_mapping(there, kept), len(kept))
 
-    def _note_absent(self, batch: Batch, count: int) -> None:
-        """Adds an entry (None) for each optional name that no sample of this batch has."""
-        for name, kind in self._optional.items():
+    @staticmethod
+    def _note_absent(batch: Batch, parts: Mapping[str, str]) -> None:
+        """Adds an entry (None) for each of these names that no sample of this batch has."""
+        for name, kind in parts.items():
             if name not in batch.present:
                 into = {"mask": batch.masks, "image": batch.additional_images, "latent": batch.latents}[kind]
                 into[name] = None
-                batch.present[name] = np.zeros(count, bool)
+                batch.present[name] = np.zeros(len(batch.real), bool)
 
 
 def _images(message: wire.EncodedBatch, memory: mmap.mmap) -> EncodedImages:

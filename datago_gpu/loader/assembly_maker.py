@@ -54,9 +54,11 @@ def assembly_maker(backend: Backend, config: LoaderConfig, pool: Pool | None) ->
     """
     from datago_gpu.decode.decoders import make_placer
     from datago_gpu.loader.assembly import Assembly
+    from datago_gpu.loader.gray import GrayImages
 
-    begin = _in_processes(config, pool) if pool else _in_this_process(backend, config)
-    return lambda: Assembly(begin(), make_placer(backend), config.source_config.optional_parts)
+    begin, source = _in_processes(config, pool) if pool else _in_this_process(backend, config), config.source_config
+    gray = GrayImages(config.image_config) if config.lockstep else None
+    return lambda: Assembly(begin(), make_placer(backend), source.optional_parts, parts=source.parts, gray=gray)
 
 
 def _in_processes(config: LoaderConfig, pool: Pool) -> Callable[[], _MakeDecoder]:

@@ -206,14 +206,14 @@ class Worker(threading.Thread):
     def _hand_on(self, assembled: Assembled) -> bool:
         """Queues a decoded batch. Returns False if the trainer has closed."""
         message, failures = assembled.message, assembled.failures
-        told = self._feeder.report(message, len(failures))
+        told = self._feeder.report(message, len(message.lengths) - len(assembled.kept))
         self._pixels -= message.pixels
         self.decoded += len(assembled.kept)
         self._note_rescued(assembled)
         self.bytes += sum(message.lengths) + sum(sum(column.lengths) for column in message.parts)
         undecodable, flaws = self._problems(message, failures)
-        whole = len(assembled.kept) == len(message.indices)
-        numbers = message.indices if whole else [message.indices[at] for at in assembled.kept]
+        whole = len(assembled.kept) == len(message.indices) or message.fills
+        numbers = message.numbers if whole else [message.indices[at] for at in assembled.kept]
         ready = Ready(assembled.batch, numbers, message.mark, told + undecodable, flaws)
         return self._ready.put(ready, message.pixels)
 
@@ -222,16 +222,17 @@ class Worker(threading.Thread):
         """Returns the skips of samples that could not be decoded, and the flaws of the samples that are delivered."""
         if not (failures or message.flaws):
             return [], []
-        ids, wheres = message.ids, message.wheres
+        ids, wheres, counted = message.ids, message.wheres, message.counted
         skipped = [
             Skipped(index, ids[at], wheres[at], UNDECODABLE, problem, epoch)
             for at, problem in failures.items()
+            if at in counted
             for epoch, index in [wire.epoch_and_index(message.indices[at], message.epoch)]
         ]
         flaws = [
             Flaw(ids[at], wheres[at], reason, problem)
             for at, found in message.flaws.items()
-            if at not in failures
+            if at not in failures and at in counted
             for reason, problem in found.items()
         ]
         return skipped, flaws

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -13,8 +13,6 @@ from datago_gpu.batch import COLUMNS, Batch
 from datago_gpu.feeder import wire
 
 __all__ = ["LoadedBatch"]
-
-_Value = TypeVar("_Value")
 
 _FIELDS = {column: name for name, column in COLUMNS.items() if column != "embeddings"}
 """Field of a Batch -> field of a sample's record."""
@@ -27,16 +25,20 @@ class LoadedBatch(Batch):
     that batches which wait in the queue are smaller, too.
     """
 
-    __slots__ = ("_kept", "_message")
+    __slots__ = ("_kept", "_message", "_whole")
     _message: wire.EncodedBatch
     _kept: list[int]
-    """Indices of the samples in the message."""
+    """For each sample, its row in the message."""
+    _whole: bool
+    """Whether the samples are those of the message, in the same order."""
 
     @classmethod
-    def of(cls, message: wire.EncodedBatch, kept: list[int]) -> LoadedBatch:
-        """Returns a Batch of the samples kept, without images, parts and embeddings."""
+    def of(cls, message: wire.EncodedBatch, kept: list[int], real: list[bool] | None = None) -> LoadedBatch:
+        """Returns a Batch of the samples kept, without images, parts and embeddings. real: None if all are."""
         batch = cls.__new__(cls)
         batch._message, batch._kept = message, kept  # noqa: SLF001  # of this class
+        batch._whole = kept == list(range(len(message.lengths)))  # noqa: SLF001
+        batch.real = np.ones(len(kept), np.bool_) if real is None else np.array(real, np.bool_)
         batch.image = batch.embeddings = None  # `__init__`, which sets all fields, serves `dataclasses.replace`
         batch.bucket, batch.epoch = message.bucket, message.epoch
         batch.masks, batch.additional_images, batch.latents, batch.present = {}, {}, {}, {}
@@ -45,29 +47,24 @@ class LoadedBatch(Batch):
     def __getattr__(self, name: str) -> Any:
         """Decodes a field that has not been read yet, and keeps the result."""
         if name in _FIELDS:
-            value: Any = _of(self._message.column(_FIELDS[name]), self._kept)
+            value: Any = self._message.column(_FIELDS[name])
+            value = value if self._whole else [value[at] for at in self._kept]
             if name == "attributes":  # one call for all: JSON objects in an array
                 value = msgspec.json.decode(b"[" + b",".join(value) + b"]")
         elif name == "original_sizes":
-            value = _rows(np.frombuffer(self._message.original_sizes, np.int32), 2, self._kept)
+            value = self._rows(np.frombuffer(self._message.original_sizes, np.int32), 2)
         elif name == "crops":
-            value = _rows(np.frombuffer(self._message.crops, np.float32), 4, self._kept)
+            value = self._rows(np.frombuffer(self._message.crops, np.float32), 4)
         else:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
         setattr(self, name, value)
         return value
 
+    def _rows(self, numbers: NDArray[Any], columns: int) -> NDArray[Any]:
+        """Returns a new array with the rows of the samples kept."""
+        rows = numbers.reshape(-1, columns)
+        return rows.copy() if self._whole else rows[self._kept]
+
     def __reduce__(self) -> tuple[type[Batch], tuple[Any, ...]]:
         """Copies and pickles as a plain Batch."""
         return Batch, tuple(getattr(self, each.name) for each in fields(Batch))
-
-
-def _of(values: list[_Value], kept: list[int]) -> list[_Value]:
-    """Returns the values of the samples kept: the list itself if all are."""
-    return values if len(kept) == len(values) else [values[at] for at in kept]
-
-
-def _rows(numbers: NDArray[Any], columns: int, kept: list[int]) -> NDArray[Any]:
-    """Returns a new array with the rows of the samples kept."""
-    rows = numbers.reshape(-1, columns)
-    return rows.copy() if len(kept) == len(rows) else rows[kept]

@@ -21,11 +21,11 @@ from datago_gpu.loader.assembly_maker import assembly_maker, make_pool
 from datago_gpu.loader.decode_thread import Ready, Worker, wrap_unexpected
 from datago_gpu.loader.given_rows import given_rows, load_config
 from datago_gpu.loader.handoff import Ended, Handoff
-from datago_gpu.loader.progress import Progress
 from datago_gpu.loader.row_thread import RowThread
 from datago_gpu.loader.skips import Skips
 from datago_gpu.loader.state import check_on_change, resume_from, state_of
 from datago_gpu.loader.stats import Stage, Stats
+from datago_gpu.loader.steps import progress_of
 from datago_gpu.loader.supervisor import Supervisor
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ class Loader:
         with self._taking:
             batch, numbers, taken = self._current_batch()
             self._begun = None
-            self._progress.deliver(numbers[taken:])
+            self._progress.deliver(numbers[taken:], int((~batch.real[taken:]).sum()))
             return batch[taken:] if taken else batch
 
     def samples(self) -> Iterator[Sample]:
@@ -227,7 +227,7 @@ class Loader:
 
     def _start(self, resume: Resume) -> None:
         config = self.config
-        self._progress = Progress(resume)
+        self._progress = progress_of(config, resume)
         self._begun = None
         self._delivered_before = resume.delivered
         listed = None if config.skipped_file is None else config.absolute(config.skipped_file)
@@ -285,8 +285,9 @@ class Loader:
         with self._taking:
             batch, numbers, taken = self._current_batch()
             self._begun = (batch, numbers, taken + 1) if taken + 1 < len(numbers) else None
-            self._progress.deliver([numbers[taken]])
-            return batch[taken]
+            sample = batch[taken]
+            self._progress.deliver([numbers[taken]], int(not sample.real))
+            return sample
 
     def _current_batch(self) -> _OpenBatch:
         """Returns the batch that `samples` has begun, else the next one. Raises StopIteration at the end."""

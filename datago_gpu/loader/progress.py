@@ -48,9 +48,13 @@ class Progress:
             elif each.index >= 0 and each.epoch == self.epoch:
                 self._note([each.index])
 
-    def deliver(self, numbers: Sequence[Number]) -> None:
-        """Records samples delivered to the user."""
-        self.delivered += len(numbers)
+    def covers(self, skip: Skipped) -> bool:
+        """Returns whether no feeder reports this skip again, because `resume` says that the sample is done."""
+        return skip.index >= 0 and skip.epoch <= self.epoch
+
+    def deliver(self, numbers: Sequence[Number], failures: int = 0) -> None:
+        """Records samples delivered to the user, less the failures."""
+        self.delivered += len(numbers) - failures
         if self._leftovers:
             earlier = [number for number in numbers if isinstance(number, tuple)]
             for epoch, index in earlier:

@@ -22,6 +22,7 @@ from datago_gpu.config.settings import Settings, fields_of, separator_of
 from datago_gpu.config.shards import shown_shards
 from datago_gpu.errors import ConfigError
 from datago_gpu.feeder.wire import Resume
+from datago_gpu.loader.lockstep_state import bucket_settings, is_lockstep, lockstep_state, read_lockstep
 from datago_gpu.sources.reference import ListingDigest, Position
 
 __all__ = ["OnChange", "check_on_change", "resume_from", "state_of"]
@@ -62,6 +63,8 @@ _LONGEST = 200
 
 def state_of(config: LoaderConfig, resume: Resume) -> dict[str, Any]:
     """Returns the state of a stream with these settings at the position `resume`, in plain values for JSON."""
+    if config.lockstep:
+        return lockstep_state(config, _order_of(config), resume)
     order = _order_of(config)
     if resume.listed is not None:
         order["listing"] = msgspec.to_builtins(resume.listed)
@@ -83,6 +86,8 @@ def resume_from(config: LoaderConfig, state: dict[str, Any], on_change: OnChange
     Raises ConfigError if the state belongs to another order of samples (the message names the differences) or is not a
     state. Changed data is noticed later, when the source is listed.
     """
+    if config.lockstep or is_lockstep(state):
+        return _lockstep_resume(config, state, accepts=on_change == "accept")
     try:
         version, order, resume = state["version"], state["order"], msgspec.convert(state["resume"], Resume)
     except (KeyError, TypeError, msgspec.ValidationError) as error:
@@ -104,6 +109,28 @@ def resume_from(config: LoaderConfig, state: dict[str, Any], on_change: OnChange
     if differences:
         raise ConfigError(f"the state belongs to another order of samples: {'; '.join(differences)}")
     return msgspec.structs.replace(resume, listed=listed, accepts_change=accepts)
+
+
+def _lockstep_resume(config: LoaderConfig, state: dict[str, Any], *, accepts: bool) -> Resume:
+    """Returns where a stream resumes if it or the state is in lockstep. Rank and world size may differ."""
+    if not (config.lockstep and is_lockstep(state)):
+        wanted = "true" if is_lockstep(state) else "false"
+        raise ConfigError(
+            f"the state was saved with lockstep {wanted}, but lockstep is {str(config.lockstep).lower()} here, and the "
+            f"order differs: set lockstep to {wanted}, or start without the state"
+        )
+    given, resume = read_lockstep(config, state)
+    theirs, ours = _normalise_order(config, given), _normalise_order(config, _order_of(config))
+    for order in (theirs, ours):
+        order["source_config"].pop("rank_split", None)
+        order["rank"] = order["world_size"] = None
+    anywhere = accepts or resume.listed is not None or not resume.taken
+    found = _list_differences(theirs, ours, but=_PLACES if anywhere else frozenset())
+    if given["buckets"] != bucket_settings(config):
+        found.append(_describe_difference("image_config", given["buckets"], bucket_settings(config)))
+    if found:
+        raise ConfigError(f"the state belongs to another order of samples: {'; '.join(found)}")
+    return msgspec.structs.replace(resume, accepts_change=accepts)
 
 
 def _has_nothing_done(resume: Resume) -> bool:

@@ -12,8 +12,8 @@ from datago_gpu.errors import FeederError
 from datago_gpu.feeder import wire
 from datago_gpu.feeder.decoding.decode_pool import Pool
 from datago_gpu.feeder.handle import Feeder
-from datago_gpu.loader.progress import Progress
 from datago_gpu.loader.row_thread import RowThread
+from datago_gpu.loader.steps import progress_of
 from datago_gpu.sources.reference import Skipped
 from datago_gpu.sources.user.row_wire import Form
 
@@ -42,7 +42,7 @@ class Supervisor:
         except BaseException:
             self._close_pool()
             raise
-        self._done = Progress(resume)
+        self._done = progress_of(config, resume)
         """Everything that was reported as decoded or skipped."""
         self._told: set[_Key] = set()
         """Reported skips that no resume position covers (unreadable folders, or an epoch that has no batch yet). Kept
@@ -80,8 +80,7 @@ class Supervisor:
         Returns the skips that came with the batch and that no feeder before has reported.
         """
         self._done.begin(message.mark)
-        self._done.deliver(message.indices)
-        self._done.delivered -= failures
+        self._done.deliver(message.numbers, failures)
         skipped = self.record_skips(message.skipped)
         # An epoch's first batch carries the last skips of the epoch before.
         self._told = {key for key in self._told if key[0] >= message.epoch}
@@ -131,7 +130,7 @@ class Supervisor:
         """Records skips as done. Returns those that no feeder before has reported."""
         new = [skip for skip in skipped if _key(skip) not in self._told]
         self._done.skip(new)
-        self._told |= {_key(skip) for skip in new if skip.index < 0 or skip.epoch > self._done.epoch}
+        self._told |= {_key(skip) for skip in new if not self._done.covers(skip)}
         return new
 
     def cause_of(self, failed: wire.Failed) -> BaseException | None:

@@ -8,16 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datago_gpu.plan.global_batches import GlobalBatches, group
-from datago_gpu.plan.streamed import Taken
+from datago_gpu.plan.taken import MoreTaken, Taken
 
-__all__ = ["continued", "plan_rest"]
-
-
-def continued(taken: Sequence[Taken], together: int) -> list[Taken]:
-    """Returns `taken` so that its last entry has this G (`together`): an entry with 0 steps is added if necessary."""
-    if taken and taken[-1][0] == together:
-        return list(taken)
-    return [*(each for each in taken if each[1]), (together, 0)]
+__all__ = ["plan_rest"]
 
 
 def plan_rest(
@@ -31,7 +24,7 @@ def plan_rest(
     """Plans the batches of the last entry of `taken`, from its first one: as many as its steps say are taken, too.
 
     The rows of the batches that were taken before, with other G, are left out. All other arguments are as for `group`.
-    Raises ValueError if more batches were taken than there are.
+    Raises MoreTaken if more batches were taken than there are.
     """
     *earlier, (together, steps) = taken
     done = np.zeros(len(bucket_of) if earlier else 0, np.bool_)
@@ -47,4 +40,4 @@ def plan_rest(
 
 def _check(taken: int, there: int) -> None:
     if taken > there:
-        raise ValueError("more batches were taken than there are")
+        raise MoreTaken

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
-__all__ = ["Planned", "StreamPlanner", "Taken"]
+from datago_gpu.plan.taken import MoreTaken, Taken
+
+__all__ = ["Planned", "StreamPlanner"]
 
 T = TypeVar("T")
-
-Taken = tuple[int, int]
-"""How far an epoch was used: G, and the number of global batches of so many rows."""
 
 
 class Planned(NamedTuple, Generic[T]):
@@ -70,11 +69,11 @@ class _Leaving(Generic[T]):
         return [] if self._steps else self._open.take_all()
 
     def end(self) -> list[_Row[T]]:
-        """Returns the rows that are left at the end. Raises ValueError if there are not so many batches."""
+        """Returns the rows that are left at the end. Raises MoreTaken."""
         flushed = self._open.flush()
         for _ in range(self._steps):
             if next(flushed, None) is None:
-                raise ValueError("more batches were taken than there are")
+                raise MoreTaken
         return self._open.take_all()
 
 
@@ -101,7 +100,7 @@ class StreamPlanner(Generic[T]):
         yield from self._group(rows)
 
     def end(self) -> Iterator[Planned[T]]:
-        """Ends the epoch and yields the remaining batches. Raises ValueError if not so many batches can be taken."""
+        """Ends the epoch and yields the remaining batches. Raises MoreTaken."""
         rows: list[_Row[T]] = []
         for leaving in self._leaving:
             rows = leaving.pass_on(rows) + leaving.end()
@@ -113,7 +112,7 @@ class StreamPlanner(Generic[T]):
                 else:
                     yield sent
         if self._skipped:
-            raise ValueError("more batches were taken than there are")
+            raise MoreTaken
 
     def _group(self, rows: list[_Row[T]]) -> Iterator[Planned[T]]:
         for row in rows:

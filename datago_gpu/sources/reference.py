@@ -82,6 +82,10 @@ class SampleRef(Struct):
     """Where the source can restart its listing to find this sample, in a form private to the source; or empty."""
     epoch: int = 0
     """The epoch that `index` belongs to; the feeder sets it."""
+    size: tuple[int, int] = (0, 0)
+    """(height, width) of the picture as the listing says, 0 if unknown. Only a plan of global batches uses it."""
+    bucket: tuple[int, int] | None = None
+    """(height, width) of the bucket that a plan has for the sample, whatever its picture's size turns out to be."""
     renew: Callable[[str], Awaitable[str]] | None = None
     """Asks the origin for a new address of the part of that name, or with "" of the image, if addresses expire."""
 

@@ -56,6 +56,8 @@ class RowsSource:
     ) -> None:
         """load: opens the rows, for the first epoch. what: the word for rows in messages, used after a number."""
         self._share = RankShare.of(config)
+        self.shuffled = shuffled
+        """Whether each epoch has another order of the rows."""
         self._shuffled_share = ShuffledShare(config, split) if shuffled else None
         self._load = load
         self._rows: Rows | None = None

@@ -236,3 +236,30 @@ def test_a_damaged_image_is_admitted_or_skipped_and_never_raises(
         assert 0 <= top <= top + height <= outcome.size[0] + 1e-6
         assert 0 <= left <= left + width <= outcome.size[1] + 1e-6
         assert outcome.size[0] * outcome.size[1] <= 1_000_000
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
+@pytest.mark.parametrize(
+    ("size", "planned", "shown"),
+    [((60, 90), (48, 80), True), ((60, 90), (64, 64), True), ((60, 120), (64, 64), True), ((60, 130), (64, 64), False)],
+)
+def test_a_planned_bucket_stays_unless_it_hides_most_of_the_picture(
+    kind: str, size: tuple[int, int], planned: tuple[int, int], shown: bool
+) -> None:
+    chosen, payload = admission(), encode(picture(*size), kind)
+    ref = SampleRef(7, SampleInfo("an id"), path="/images/7.jpg", size=(77, 77), bucket=planned)
+    outcome = chosen.quick(ref, payload) or chosen.thorough(ref, payload)
+    if not shown:
+        assert isinstance(outcome, Skipped)
+        assert outcome.reason == "other-shape"
+        assert "60 x 130, but listed as 77 x 77" in outcome.detail
+        return
+    assert isinstance(outcome, Admitted)
+    assert (outcome.bucket, outcome.crop) == (planned, pytest.approx(cover_region(*size, planned)))
+
+
+def test_a_shape_beyond_all_buckets_is_no_other_shape() -> None:
+    """Its bucket hides most of it, but so it does without a plan."""
+    ref = SampleRef(7, SampleInfo("an id"), path="/images/7.jpg", bucket=(32, 128))
+    wide = admission(image={"min_aspect_ratio": 0.25, "max_aspect_ratio": 4})
+    assert isinstance(wide.quick(ref, encode(picture(20, 300), "JPEG")), Admitted)

@@ -25,12 +25,13 @@ from datago_gpu.config.limits import Limits
 from datago_gpu.errors import DatagoError, SourceError
 from datago_gpu.feeder import wire
 from datago_gpu.feeder.fetch import Fetcher
+from datago_gpu.feeder.lockstep import LockstepProduction
 from datago_gpu.feeder.pack import SKIPS_A_MESSAGE, Packer
 from datago_gpu.feeder.prefetch_budget import Claim
 from datago_gpu.feeder.production import Production
 from datago_gpu.feeder.window import Outcome
 from datago_gpu.feeder.wire import Resume
-from datago_gpu.loader.progress import Progress
+from datago_gpu.loader.steps import progress_of
 from datago_gpu.sources import open_source
 from datago_gpu.sources.http.http_client import HttpClient
 from datago_gpu.sources.reference import Position, Refs, SampleRef, Skipped, Source, Tally
@@ -100,6 +101,9 @@ Undecodable = set[str] | Callable[[int], set[str]]
 """Names of the samples that the decoder refuses, of all epochs or of the one given."""
 
 
+Making = Callable[[LoaderConfig, Resume, Source, Fetcher, Packer], Production | LockstepProduction]
+
+
 class Taker:
     """Takes up to `depth` batches before it gives back the first, as a decoder does."""
 
@@ -109,7 +113,7 @@ class Taker:
     ) -> None:  # fmt: skip
         self.channel, self.memory, self.limits, self.content = channel, memory, Limits.of(config), content
         self.undecodable, self.depth, self.random = undecodable, depth, random
-        self.progress = Progress(resume)
+        self.progress = progress_of(config, resume)
         self.taken = Taken(resumes=[self.progress.resume()])
         self.skipped: list[Skipped] = []
 
@@ -176,6 +180,8 @@ def stream(
     timing: int = 0,
     depth: int = 2,
     content: Callable[[str], bytes] | None = None,
+    make: Making = Production,
+    take: type[Taker] = Taker,
 ) -> Taken:
     """All that a feeder sends with these settings. `timing` decides in which order things happen."""
     resume = resume or Resume()
@@ -185,7 +191,7 @@ def stream(
         async with HttpClient(config.http_config) as http:
             fetcher = Late(config, http, Random(timing))
             try:
-                await Production(config, resume, source or open_source(config, None), fetcher, packer).run()
+                await make(config, resume, source or open_source(config, None), fetcher, packer).run()
             except DatagoError as error:
                 packer.fail(type(error).__name__, str(error))
             finally:
@@ -198,7 +204,7 @@ def stream(
         packer = Packer(reader, writer, memory, Limits.of(config))
         listening = asyncio.create_task(packer.listen())
         producing = asyncio.create_task(produce(packer))
-        taker = Taker(ours, memory, config, resume, undecodable or set(), depth, Random(timing + 1), content)
+        taker = take(ours, memory, config, resume, undecodable or set(), depth, Random(timing + 1), content)
         taken = await taker.take()
         await producing
         await listening

@@ -1,0 +1,40 @@
+"""Which settings can be used in lockstep."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from datago_gpu.config.loader_config import LoaderConfig
+
+__all__ = ["lockstep_problem"]
+
+
+def lockstep_problem(config: LoaderConfig) -> str | None:
+    """Returns why these settings cannot be used with `lockstep` true, or None."""
+    image = config.image_config
+    if config.source_type in ("file", "webdataset"):
+        return (
+            f"lockstep plans by the sizes of the pictures, and source_type {config.source_type!r} does not list them. "
+            "Make an index once: datago-gpu index CONFIG --out index.arrow. Then set source_type to 'table' and "
+            "source_config.path to index.arrow"
+        )
+    if not image.crop_and_resize or image.mixed_buckets:
+        given = "mixed_buckets true" if image.crop_and_resize else "crop_and_resize false"
+        return (
+            f"lockstep delivers batches of one bucket, and image_config.{given} does not: set crop_and_resize to true "
+            "and mixed_buckets to false"
+        )
+    if not getattr(config.source_config, "require_images", True):
+        return "lockstep plans by the buckets of the images: set source_config.require_images to true"
+    if config.draws_from_server:
+        return (
+            "source_config.random_method 'server' draws other samples on each rank, and lockstep needs one order for "
+            "all: set random_method to 'shuffle'"
+        )
+    if config.limit is not None and config.limit < config.batch_size:
+        return (
+            f"limit ({config.limit}) is below batch_size ({config.batch_size}), and lockstep delivers whole batches: "
+            "raise limit or lower batch_size"
+        )
+    return None

@@ -1,0 +1,167 @@
+"""Runs the feeder's main loop in lockstep: the batches of a plan, each with the same number of samples on every rank.
+
+A sample that is bad changes neither the number of batches nor another batch: its place is filled with a repeat of
+another sample of its batch.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import time
+from collections import deque
+from contextlib import aclosing
+from itertools import count
+
+from msgspec import structs
+
+from datago_gpu.config import LoaderConfig
+from datago_gpu.config.limits import Limits
+from datago_gpu.errors import ConfigError
+from datago_gpu.feeder.admitted import Admitted
+from datago_gpu.feeder.fetch import Fetcher
+from datago_gpu.feeder.fill import fill
+from datago_gpu.feeder.pack import Packer
+from datago_gpu.feeder.planned import Step, open_plan
+from datago_gpu.feeder.refusals import Refusals
+from datago_gpu.feeder.window import Outcome, Waits, Window
+from datago_gpu.feeder.wire import Counts, Mark, Resume, StageCount
+from datago_gpu.plan.taken import MoreTaken, continued
+from datago_gpu.sources.reference import Position, Refs, SampleRef, Skipped, Source
+from datago_gpu.units import MiB
+
+__all__ = ["LockstepProduction"]
+
+log = logging.getLogger("datago_gpu")
+
+
+class LockstepProduction:
+    """Runs one stream from its start to its end, its limit or its failure."""
+
+    def __init__(self, config: LoaderConfig, resume: Resume, source: Source, fetcher: Fetcher, packer: Packer) -> None:
+        self._config, self._resume, self._source = config, resume, source
+        self._fetcher, self._packer, self._limits = fetcher, packer, Limits.of(config)
+        self._planned = open_plan(config, source)
+        self._together = config.batch_size * config.rank_and_world_size()[1]
+        self._steps: deque[Step] = deque()
+        """The steps whose samples are listed and not all sent."""
+        self._outcomes: list[Outcome] = []
+        """Those of the first of these steps."""
+        self._bytes = 0
+        self._sent = resume.delivered // config.batch_size
+        self._refusals: Refusals[Admitted] = Refusals(config.max_refused_in_a_row)
+        self._waits = Waits()
+
+    async def run(self) -> None:
+        """Sends all batches. If the source fails, raises SourceError after all complete batches have been sent."""
+        first, fruitless = self._resume.position.epoch, False
+        for epoch in count(first) if self._config.epochs is None else range(first, self._config.epochs):
+            fruitless = not await self._may_repeat(epoch)
+            if fruitless or self._left() == 0:
+                break
+            await self._run_epoch(epoch)
+            gc.collect()  # the workers of an epoch leave reference cycles of tasks and tracebacks
+        dropped = 0 if self._left() == 0 else self._planned.dropped
+        if dropped:
+            log.warning(
+                "%d samples are left out: the last batch of each bucket is not full, and drop_last is true", dropped
+            )
+        await self._packer.end(self._counts(), fruitless=fruitless, dropped=dropped)
+
+    async def _may_repeat(self, epoch: int) -> bool:
+        """Returns whether to begin this epoch. A stream without end must have brought a good sample in the last two."""
+        first = self._resume.position.epoch
+        needed = max(first, epoch - 2)
+        if self._config.epochs is not None or epoch == first or (needed == first and self._resume.taken):
+            return True
+        return await self._packer.has_decoded_since(needed)
+
+    def _left(self) -> int | None:
+        """Returns how many more batches the limit allows; None: there is no limit."""
+        limit = self._config.limit
+        return None if limit is None else max(0, limit // self._config.batch_size - self._sent)
+
+    async def _run_epoch(self, epoch: int) -> None:
+        window = Window(
+            self._refs(epoch),
+            self._fetcher,
+            size=self._limits.samples_ahead,
+            most_bytes=self._limits.ahead,
+            chunk=self._fetcher.chunk,
+            workers=self._config.http_config.concurrent_downloads,
+            ordered=True,
+            launched=lambda _: None,
+            waits=self._waits,
+        )
+        self._steps.clear()
+        self._outcomes, self._bytes = [], 0
+        async with window, aclosing(window.results()) as results:
+            async for outcomes in results:
+                for outcome in outcomes:
+                    await self._judge(outcome, epoch)
+        for skipped in self._refusals.end():
+            await self._take(skipped, epoch)
+
+    async def _refs(self, epoch: int) -> Refs:
+        """Yields the samples of the steps that are left, after a check that the rows are those of the state."""
+        resume, resumed = self._resume, epoch == self._resume.position.epoch
+        taken = continued(resume.taken if resumed else [], self._together)
+        if resumed:
+            self._source.tally.expect(resume.listed, accepts=resume.accepts_change)
+        try:
+            async with aclosing(self._planned.refs(epoch, taken, self._left(), self._steps.append)) as samples:
+                async for sample in samples:
+                    if isinstance(sample, SampleRef):
+                        sample.epoch = epoch
+                    yield sample
+        except MoreTaken:
+            said = f"the rows make fewer batches in epoch {epoch} than the state says were taken ([G, steps]: {taken})"
+            if not resume.accepts_change:
+                raise ConfigError(f'{said}. Start without the state, or pass on_change="accept"') from None
+            log.warning("%s; the run goes on with the next epoch, because on_change is 'accept'", said)
+
+    async def _judge(self, outcome: Outcome, epoch: int) -> None:
+        if isinstance(outcome, Skipped) and outcome.index < 0:  # it is in no plan
+            await self._skip(outcome, epoch)
+            return
+        for each in self._refusals.take(outcome):
+            await self._take(each, epoch)
+
+    async def _take(self, outcome: Outcome, epoch: int) -> None:
+        """Adds the next sample to its step, and sends the step when it is complete."""
+        self._outcomes.append(outcome)
+        if isinstance(outcome, Admitted):
+            self._bytes += outcome.arena_bytes
+            self._check_bytes()
+        if len(self._outcomes) < self._steps[0].samples:
+            return
+        step = self._steps.popleft()
+        filled = fill(step, self._outcomes)
+        for skipped in filled.skipped:
+            await self._skip(skipped, epoch)
+        behind = Position(epoch, (step.number + 1) * self._config.batch_size)
+        await self._packer.send(filled.samples, epoch, Mark(behind, step.listed), self._counts, filled.fills)
+        self._sent += 1
+        self._outcomes, self._bytes = [], 0
+
+    def _check_bytes(self) -> None:
+        """Raises ConfigError if a batch cannot fit into the arena: in lockstep, a batch is never sent short."""
+        if self._bytes <= self._limits.arena:
+            return
+        count, size = len(self._outcomes), self._config.batch_size
+        needed = -(-2 * self._bytes * size // count // MiB)
+        raise ConfigError(
+            f"{count} samples of a batch of {size} take more than arena_mb ({self._config.arena_mb}), and lockstep "
+            f"does not send short batches: raise arena_mb, to about {needed}, or lower batch_size"
+        )
+
+    async def _skip(self, skipped: Skipped, epoch: int) -> None:
+        await self._packer.skip(structs.replace(skipped, epoch=epoch), self._counts)
+
+    def _counts(self) -> Counts:
+        packer, fetcher = self._packer, self._fetcher
+        stages = {
+            "fetch": StageCount(fetcher.items, self._waits.refs_s, packer.waited_s),
+            "pack": StageCount(packer.items, self._waits.results_s, packer.waited_s),
+        }
+        return Counts(stages, time.process_time(), self._source.passed_over)

@@ -1,0 +1,141 @@
+"""Lists the samples of one rank in the order of a plan: step after step, of each global batch this rank's part."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import aclosing
+from functools import partial
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from datago_gpu.config import LoaderConfig
+from datago_gpu.errors import ConfigError, SourceError
+from datago_gpu.eventloop import call_in_thread
+from datago_gpu.imaging.geometry import Size
+from datago_gpu.plan.taken import Taken
+from datago_gpu.sources.order import RankShare, renumber
+from datago_gpu.sources.reference import ListingDigest, Refs, SampleRef, Skipped, Source
+from datago_gpu.sources.rows import RowsSource
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from datago_gpu.plan.global_batches import GlobalBatches
+
+__all__ = ["NO_SIZE", "Begin", "PlannedRows", "Step", "open_plan"]
+
+NO_SIZE = "no-size"
+"""The reason of a sample that is in no plan, because the listing does not say how large its picture is."""
+
+_UNPLANNED = -2
+"""The numbers of samples that are in no plan go down from here: they have no place in a batch."""
+
+
+class Step(Struct):
+    """One rank's part of a global batch."""
+
+    number: int
+    """Counted from 0 in the part of the epoch that is planned with this run's G."""
+    bucket: Size
+    places: list[int]
+    """For each place of the rank's batch, which of the step's samples is there. A sample may be at several places."""
+    real: list[bool]
+    """For each place, whether its sample counts there; if not, it only completes the global batch."""
+    listed: ListingDigest | None
+    """The digest of the rows on which the plan up to this step depends."""
+
+    @property
+    def samples(self) -> int:
+        """Returns the number of different samples."""
+        return max(self.places) + 1
+
+
+Begin = Callable[[Step], None]
+"""Is called with each step before the step's samples are yielded."""
+
+
+class PlannedRows:
+    """Plans rows that are known before the start."""
+
+    def __init__(self, config: LoaderConfig, source: RowsSource) -> None:
+        self._config, self._source, self._share = config, source, RankShare.of(config)
+        self.dropped = 0
+        """Number of this rank's rows that `drop_last` has left out."""
+
+    async def refs(self, epoch: int, taken: Sequence[Taken], most: int | None, begin: Begin) -> Refs:
+        """Yields this rank's samples of the rest of an epoch, in the order of the plan. Rows without a size follow, as
+        skips.
+
+        taken: as for `plan_rest`. most: number of steps to yield; None: all.
+        Raises ConfigError if no row has a size, and MoreTaken.
+        """
+        from datago_gpu.plan.of_rows import plan_rows  # which imports numpy; most streams never need it here
+
+        source, share = self._source, self._share
+        rows = await source.rows()
+        plan_epoch = partial(plan_rows, self._config, rows.sizes(), epoch, taken, shuffled=source.shuffled)
+        plan, unplanned = await call_in_thread(None, plan_epoch)
+        first = taken[-1][1]
+        last = len(plan) if most is None else min(len(plan), first + most)
+        async with aclosing(rows.read(_numbers(plan, share, first, last))) as samples:
+            for number in range(first, last):
+                step, _ = _step(plan, share, number, source.tally.listed)
+                begin(step)
+                for at in range(step.samples):
+                    sample = await anext(samples, None)
+                    if sample is None:
+                        raise SourceError("the rows have ended before their plan: they were changed during the run")
+                    yield planned(sample, step, at)
+        if last < len(plan):
+            return
+        self.dropped += len(plan.left_out[share.rank :: share.world_size])
+        async with aclosing(rows.read(unplanned[share.rank :: share.world_size])) as samples:
+            async for sample in samples:
+                yield not_planned(sample, sample.index)
+
+
+def open_plan(config: LoaderConfig, source: Source) -> PlannedRows:
+    """Returns the plan for a source. Raises ConfigError for a source that lists no sizes."""
+    if isinstance(source, RowsSource):
+        return PlannedRows(config, source)
+    raise ConfigError(
+        "lockstep needs rows that are known before the start, and this source is read from its beginning to its end: "
+        "pass a sequence (with len and [number]) of rows with width and height"
+    )
+
+
+def _numbers(plan: GlobalBatches, share: RankShare, first: int, last: int) -> NDArray[np.int64]:
+    """Returns the numbers of this rank's rows in these steps, in their order: in each step, each row once."""
+    import numpy as np
+
+    full = min(last, int(plan.real.all(axis=1).sum()))  # batches with repeats are the last ones
+    ours = plan.rows[first:full, share.rank :: share.world_size].ravel()
+    rest = [_step(plan, share, number, None)[1] for number in range(max(first, full), last)]
+    return np.concatenate([ours, *(np.array(numbers, np.int64) for numbers in rest)])
+
+
+def _step(plan: GlobalBatches, share: RankShare, number: int, listed: ListingDigest | None) -> tuple[Step, list[int]]:
+    """Returns this rank's part of a step, and the numbers of its different rows."""
+    rows: list[int] = plan.rows[number, share.rank :: share.world_size].tolist()
+    real: list[bool] = plan.real[number, share.rank :: share.world_size].tolist()
+    height, width = plan.buckets[number].tolist()
+    distinct = {row: at for at, row in enumerate(dict.fromkeys(rows))}
+    return Step(number, (height, width), [distinct[row] for row in rows], real, listed), list(distinct)
+
+
+def planned(sample: SampleRef | Skipped, step: Step, at: int) -> SampleRef | Skipped:
+    """Returns sample number `at` of a step, with its number in the rank's order and its planned bucket."""
+    if isinstance(sample, SampleRef):
+        sample.bucket = step.bucket
+    return renumber(sample, step.number * len(step.places) + step.places.index(at))
+
+
+def not_planned(sample: SampleRef | Skipped, position: int) -> Skipped:
+    """Returns the skip of a sample that is in no plan. position: of its row."""
+    index = _UNPLANNED - position
+    if isinstance(sample, Skipped):
+        return Skipped(index, sample.id, sample.where, sample.reason, sample.detail)
+    detail = "lockstep plans by width and height, and the listing has none for this sample"
+    return Skipped(index, sample.id, sample.where, NO_SIZE, detail)

@@ -1,0 +1,68 @@
+"""Records how far a stream in lockstep has been delivered: by whole batches, which are the same on all ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from msgspec import structs
+
+from datago_gpu.config import LoaderConfig
+from datago_gpu.feeder.wire import Mark, Number, Resume
+from datago_gpu.loader.progress import Progress
+from datago_gpu.plan.taken import continued
+from datago_gpu.sources.reference import Position, Skipped
+
+__all__ = ["Steps", "progress_of"]
+
+
+class Steps:
+    """Records the batches delivered, with the methods of `Progress`. A batch counts once all of its samples do."""
+
+    def __init__(self, config: LoaderConfig, resume: Resume) -> None:
+        self._batch_size, self._resume = config.batch_size, resume
+        self._together = config.batch_size * config.rank_and_world_size()[1]
+        self.epoch = resume.position.epoch
+        """The current epoch."""
+        self._begin_epoch(resume)
+        self._listed = resume.listed
+        self.delivered = resume.delivered
+        """Samples delivered, over all epochs, less those that only fill places."""
+        self._places = resume.delivered
+
+    def begin(self, mark: Mark) -> None:
+        """Starts a batch with this mark."""
+        if mark.resume_at.epoch != self.epoch:
+            self.epoch = mark.resume_at.epoch
+            self._begin_epoch(Resume())
+        self._listed = mark.listed
+
+    def skip(self, skips: Iterable[Skipped]) -> None:
+        """Does nothing: a skipped sample is done with its batch."""
+
+    def covers(self, skip: Skipped) -> bool:
+        """Returns whether no feeder reports this skip again: while the epoch goes on, its batch may be sent again."""
+        return skip.epoch < self.epoch
+
+    def deliver(self, numbers: Sequence[Number], failures: int = 0) -> None:
+        """Records samples delivered to the user. failures: how many of them only fill places."""
+        self.delivered += len(numbers) - failures
+        last = numbers[-1]
+        assert isinstance(last, int)
+        if (last + 1) % self._batch_size == 0:
+            self._steps = (last + 1) // self._batch_size
+            self._places += self._batch_size
+
+    def resume(self) -> Resume:
+        """Returns where to resume."""
+        taken = [*self._before, (self._together, self._steps)] if self._steps else self._before
+        return structs.replace(
+            self._resume, position=Position(self.epoch), taken=taken, delivered=self._places, listed=self._listed
+        )
+
+    def _begin_epoch(self, resume: Resume) -> None:
+        *self._before, (_, self._steps) = continued(resume.taken, self._together)
+
+
+def progress_of(config: LoaderConfig, resume: Resume) -> Progress | Steps:
+    """Returns the record for a stream with these settings."""
+    return Steps(config, resume) if config.lockstep else Progress(resume)

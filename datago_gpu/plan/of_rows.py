@@ -1,0 +1,57 @@
+"""Plans an epoch of rows that are known before the start, as the settings say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datago_gpu.config import LoaderConfig
+from datago_gpu.errors import ConfigError
+from datago_gpu.plan.chain import plan_rest
+from datago_gpu.plan.global_batches import GlobalBatches
+from datago_gpu.plan.row_buckets import UNUSABLE, row_buckets
+from datago_gpu.plan.taken import Taken
+from datago_gpu.sources.shuffle import permutation
+
+__all__ = ["EpochPlan", "bucket_numbers", "plan_rows"]
+
+_NO_SIZES = (
+    "lockstep needs the width and height of each picture before it is loaded, and the rows have none: name the columns "
+    "of the sizes (source_config.width and height), or make an index once: datago-gpu index CONFIG --out index.arrow"
+)
+
+
+class EpochPlan(NamedTuple):
+    """The plan of the rest of an epoch."""
+
+    batches: GlobalBatches
+    unplanned: NDArray[np.int64]
+    """The numbers of the rows without a size."""
+
+
+def bucket_numbers(config: LoaderConfig, sizes: NDArray[np.int32] | None) -> NDArray[np.int16]:
+    """Returns the number of each row's bucket, or UNUSABLE. Raises ConfigError if no row has a size."""
+    if sizes is None:
+        raise ConfigError(_NO_SIZES)
+    found = row_buckets(sizes, config.image_config.buckets())
+    if len(found) and (found == UNUSABLE).all():
+        raise ConfigError(_NO_SIZES)
+    return found
+
+
+def plan_rows(
+    config: LoaderConfig, sizes: NDArray[np.int32] | None, epoch: int, taken: Sequence[Taken], *, shuffled: bool
+) -> EpochPlan:
+    """Plans the rest of an epoch. sizes: (N, 2), height and width of each row. taken: as for `plan_rest`.
+
+    Raises ConfigError if no row has a size, and MoreTaken.
+    """
+    bucket_of = bucket_numbers(config, sizes)
+    count = len(bucket_of)
+    order = permutation(count, config.seed, epoch) if shuffled else np.arange(count)
+    table = np.array(config.image_config.buckets().sizes, np.int32)
+    batches = plan_rest(order, bucket_of, table, taken, drop_last=config.drop_last)
+    return EpochPlan(batches, np.flatnonzero(bucket_of == UNUSABLE))
