@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         HttpConfig,
         ImageConfig,
         LoaderConfig,
+        TableSource,
         UserSource,
         WebDatasetSource,
     )
@@ -39,6 +40,7 @@ __all__ = [
     "Row",
     "Sample",
     "SourceError",
+    "TableSource",
     "TooManyErrors",
     "UserSource",
     "WebDatasetSource",
@@ -48,7 +50,7 @@ __version__: str
 
 _SETTINGS = (
     *("DataroomSource", "DecodeConfig", "FileSource", "HttpConfig"),
-    *("ImageConfig", "LoaderConfig", "UserSource", "WebDatasetSource"),
+    *("ImageConfig", "LoaderConfig", "TableSource", "UserSource", "WebDatasetSource"),
 )
 _HOMES = {
     "Array": "arrays",

@@ -19,6 +19,7 @@ from datago_gpu.config import (
     HttpConfig,
     ImageConfig,
     LoaderConfig,
+    TableSource,
     WebDatasetSource,
 )
 from datago_gpu.config.settings import separator_of
@@ -30,6 +31,7 @@ SECTIONS: list[tuple[str, str, type[msgspec.Struct]]] = [
     ("A folder of images (source_config of source_type file)", "source_config", FileSource),
     ("A Dataroom (source_config of source_type db)", "source_config", DataroomSource),
     ("WebDataset shards (source_config of source_type webdataset)", "source_config", WebDatasetSource),
+    ("Tables (source_config of source_type table)", "source_config", TableSource),
     ("Images (image_config)", "image_config", ImageConfig),
     ("Decoding (decode_config)", "decode_config", DecodeConfig),
     ("Requests (http_config)", "http_config", HttpConfig),
@@ -37,6 +39,8 @@ SECTIONS: list[tuple[str, str, type[msgspec.Struct]]] = [
 """Title, place in the config, and record."""
 _BY_PLACE = sorted(((section, kind) for _, section, kind in SECTIONS), key=lambda each: each[0] == "source_config")
 """A source's setting whose name another section has is called `--source-NAME`."""
+_TYPES = {"root_path": "file", "url": "webdataset", "path": "table"}
+"""Setting that names a source -> source type."""
 NOT_FLAGS = {
     "source_config",
     "image_config",
@@ -99,9 +103,9 @@ def load_config(ctx: click.Context, file: Path | None) -> dict[str, Any]:
         if not source and not os.environ.get("DATAROOM_API_URL"):
             raise click.UsageError(
                 "no source is given: name a folder (--root-path ~/photos), shards (--url 'train-{000..127}.tar'), "
-                "a Dataroom (--api-url, or DATAROOM_API_URL), or a config file"
+                "a table (--path train.parquet), a Dataroom (--api-url, or DATAROOM_API_URL), or a config file"
             )
-        config["source_type"] = "file" if "root_path" in source else "webdataset" if "url" in source else "db"
+        config["source_type"] = next((kind for key, kind in _TYPES.items() if key in source), "db")
     config.setdefault("source_config", {})
     return config
 

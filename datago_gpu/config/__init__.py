@@ -7,6 +7,7 @@ from datago_gpu.config.image_config import ImageConfig
 from datago_gpu.config.image_files import FileSource
 from datago_gpu.config.loader_config import SOURCES, ConfigLike, LoaderConfig
 from datago_gpu.config.shards import WebDatasetSource
+from datago_gpu.config.table import TableSource
 from datago_gpu.config.user_source import UserSource
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "HttpConfig",
     "ImageConfig",
     "LoaderConfig",
+    "TableSource",
     "UserSource",
     "WebDatasetSource",
 ]

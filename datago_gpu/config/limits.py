@@ -13,6 +13,7 @@ from datago_gpu.config.loader_config import LoaderConfig
 from datago_gpu.config.ranks import cpu_share
 from datago_gpu.config.settings import names_in
 from datago_gpu.config.shards import WebDatasetSource
+from datago_gpu.config.table import TableSource
 from datago_gpu.units import MiB
 
 __all__ = [
@@ -56,7 +57,7 @@ def decode_processes(decode: DecodeConfig) -> int:
 def files_of_a_sample(config: LoaderConfig) -> int:
     """Returns how many payloads a sample may have: its image, and the requested masks, images and latents."""
     source = config.source_config
-    if isinstance(source, WebDatasetSource):
+    if isinstance(source, WebDatasetSource | TableSource):
         return 1 + len(source.parts)
     if isinstance(source, DataroomSource):
         wanted = source.has_masks, source.has_latents, source.optional_masks, source.optional_latents
@@ -67,7 +68,7 @@ def files_of_a_sample(config: LoaderConfig) -> int:
 def wants_latents(config: LoaderConfig) -> bool:
     """Returns whether a sample may have latents, which keep their saved size."""
     source = config.source_config
-    if isinstance(source, WebDatasetSource):
+    if isinstance(source, WebDatasetSource | TableSource):
         return "latent" in source.parts.values()
     return isinstance(source, DataroomSource) and bool(names_in(source.has_latents, source.optional_latents))
 

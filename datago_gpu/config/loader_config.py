@@ -25,6 +25,7 @@ from datago_gpu.config.lockstep_rules import lockstep_problem
 from datago_gpu.config.ranks import find_ranks, log_once
 from datago_gpu.config.settings import Count, Natural, Settings, fields_of, json_value, printable_key
 from datago_gpu.config.shards import WebDatasetSource
+from datago_gpu.config.table import TableSource
 from datago_gpu.config.user_source import UserSource
 from datago_gpu.errors import ConfigError
 from datago_gpu.redact import redacted
@@ -38,10 +39,10 @@ class LoaderConfig(Settings, frozen=True, kw_only=True):
     """Everything a Loader needs to know.
 
     Attributes:
-        source_type: "file" for a folder of images, "db" for a Dataroom server, "webdataset" for tar shards, "rows" for
-            rows of the program's own (`Loader(config, source=rows)`).
-        source_config: the settings of the source: a FileSource, DataroomSource, WebDatasetSource or UserSource, as
-            `source_type` requires, or a dict.
+        source_type: "file" for a folder of images, "db" for a Dataroom server, "webdataset" for tar shards, "table" for
+            rows of tables, "rows" for rows of the program's own (`Loader(config, source=rows)`).
+        source_config: the settings of the source: a FileSource, DataroomSource, WebDatasetSource, TableSource or
+            UserSource, as `source_type` requires, or a dict.
         image_config: what is made of each image: an ImageConfig or a dict.
         http_config: how long requests may take and how often they are retried: an HttpConfig or a dict.
         decode_config: how encoded images become pixels: a DecodeConfig or a dict.
@@ -84,8 +85,8 @@ class LoaderConfig(Settings, frozen=True, kw_only=True):
             of this, and at the end of the listing a quarter. None: no limit.
         skipped_file: file to which each skipped sample is appended as one line of JSON with the keys id, reason,
             detail, where and epoch.
-        base_folder: folder for relative paths in `root_path`, `url`, the lines of an @FILE, and `skipped_file`.
-            Default: the working folder when the Loader or LoaderDataset is made.
+        base_folder: folder for relative paths in `root_path`, `url`, the lines of an @FILE, `path`, `root`, and
+            `skipped_file`. Default: the working folder when the Loader or LoaderDataset is made.
 
     >>> config = LoaderConfig(
     ...     source_type="file",
@@ -102,8 +103,8 @@ class LoaderConfig(Settings, frozen=True, kw_only=True):
     True
     """
 
-    source_type: Literal["db", "file", "webdataset", "rows"] = "db"
-    source_config: FileSource | DataroomSource | WebDatasetSource | UserSource
+    source_type: Literal["db", "file", "webdataset", "table", "rows"] = "db"
+    source_config: FileSource | DataroomSource | WebDatasetSource | TableSource | UserSource
     image_config: ImageConfig = ImageConfig()
     http_config: HttpConfig = HttpConfig()
     decode_config: DecodeConfig = DecodeConfig()
@@ -264,10 +265,11 @@ class LoaderConfig(Settings, frozen=True, kw_only=True):
         return msgspec.structs.replace(self, source_config=msgspec.structs.replace(self.source_config, **changes))
 
 
-SOURCES: dict[str, type[FileSource | DataroomSource | WebDatasetSource | UserSource]] = {
+SOURCES: dict[str, type[FileSource | DataroomSource | WebDatasetSource | TableSource | UserSource]] = {
     "file": FileSource,
     "db": DataroomSource,
     "webdataset": WebDatasetSource,
+    "table": TableSource,
     "rows": UserSource,
 }
 _SECTIONS: dict[str, type[Settings]] = {

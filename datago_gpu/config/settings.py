@@ -140,7 +140,7 @@ def printable_key(key: object) -> str:
 
 def printable_value(name: str, value: Any) -> str:
     """Returns a value in a form that may be shown."""
-    if name in ("api_url", "url"):
+    if name in ("api_url", "url", "path", "root"):
         if not isinstance(value, str):
             return f"a {type(value).__name__}"  # it may hold a password
         value = "::".join(shown_address(each) for each in value.split("::"))
@@ -164,7 +164,9 @@ def without_secrets(text: str, secrets: Iterable[str]) -> str:
 
 def separator_of(wanted: Any) -> str | None:
     """Returns the separator of a field that holds several names, such as `Names`."""
-    given = (meta.extra for meta in get_args(wanted)[1:] if isinstance(meta, Meta) and meta.extra)
+    kinds = get_args(wanted) if get_origin(wanted) in (Union, UnionType) else (wanted,)
+    metas = (meta for kind in kinds if get_origin(kind) is Annotated for meta in get_args(kind)[1:])
+    given = (meta.extra for meta in metas if isinstance(meta, Meta) and meta.extra)
     return next((extra["separator"] for extra in given), None)
 
 

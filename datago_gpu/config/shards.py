@@ -23,7 +23,7 @@ from datago_gpu.config.settings import (
 from datago_gpu.config.storage import endpoint_problem
 from datago_gpu.redact import shown_address
 
-__all__ = ["KeyDots", "WebDatasetSource", "addresses_in", "part_names", "shown_shards"]
+__all__ = ["KeyDots", "WebDatasetSource", "addresses_in", "part_names", "passwords_in", "shown_shards"]
 
 KeyDots = Literal["first", "last"]
 _SEPARATOR = re.compile(r"\[[^\]]*\]|(::)")
@@ -127,7 +127,7 @@ class WebDatasetSource(Settings, frozen=True, kw_only=True):
 
     def redacted(self, text: str) -> str:
         """`text` with *** for what is secret, should it be there."""
-        return without_secrets(text, [self.auth_token.strip(), *self.storage_options.values(), *_passwords(self.url)])
+        return without_secrets(text, [self.auth_token.strip(), *self.storage_options.values(), *passwords_in(self.url)])
 
     def __repr__(self) -> str:
         return f"WebDatasetSource({', '.join(f'{name}={value!r}' for name, value in self.__rich_repr__())})"
@@ -169,7 +169,7 @@ def without_login(address: str) -> tuple[str, str]:
     return f"{scheme}://{host}{slash}{path}", f"Basic {proof}"
 
 
-def _passwords(url: str) -> list[str]:
+def passwords_in(url: str) -> list[str]:
     """What a message must not show of the setting `url`: each password, as given and as meant, and its header."""
     found = []
     for address in addresses_in(url):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from datago_gpu.config import DataroomSource, LoaderConfig, WebDatasetSource
+from datago_gpu.config import DataroomSource, LoaderConfig, TableSource, WebDatasetSource
 from datago_gpu.config.limits import (
     Limits,
     decode_processes,
@@ -116,4 +116,6 @@ def _listing(config: LoaderConfig, sample: int) -> dict[str, int]:
         found = {"buffer_mb": most, "the sample that is waited for": sample}
         found["shards that arrive"] = source.concurrent_downloads * _FILE_BUFFER
         return found | ({"shuffle_buffer": most} if source.random_sampling else {})
+    if isinstance(source, TableSource) and source.random_sampling:
+        return {"shuffle_buffer": _SHUFFLED}
     return {}

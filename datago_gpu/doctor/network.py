@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
-from datago_gpu.config import DataroomSource, FileSource, HttpConfig, LoaderConfig, WebDatasetSource
+from datago_gpu.config import DataroomSource, FileSource, HttpConfig, LoaderConfig, TableSource, WebDatasetSource
 from datago_gpu.config.proxies import Proxies
 from datago_gpu.config.shards import addresses_in, without_login
 from datago_gpu.doctor.check import Check
@@ -55,12 +55,14 @@ def _addresses(config: LoaderConfig) -> Iterable[str]:
         given = [source.api_url or os.environ.get("DATAROOM_API_URL", "")]
     elif isinstance(source, WebDatasetSource):
         given = addresses_in(source.url)
+    elif isinstance(source, TableSource):
+        given = source.addresses
     else:
         given = [source.root_path] if isinstance(source, FileSource) else []
     hosts: dict[str | None, str] = {}
     for each in given:
         address = each.strip()
-        if isinstance(source, FileSource | WebDatasetSource) and is_stored(address):
+        if not isinstance(source, DataroomSource) and is_stored(address):
             usual = _OF_STORES.get(address.partition("://")[0], _OF_AZURE)
             address = endpoint_of(address, source.storage_options) or usual
         address = without_login(address)[0]

@@ -10,7 +10,7 @@ from contextlib import aclosing
 
 import msgspec
 
-from datago_gpu.config import DataroomSource, FileSource, HttpConfig, LoaderConfig, WebDatasetSource
+from datago_gpu.config import DataroomSource, FileSource, HttpConfig, LoaderConfig, TableSource, WebDatasetSource
 from datago_gpu.config.local_paths import shown_with
 from datago_gpu.config.proxies import Proxies
 from datago_gpu.decode.select import choose
@@ -92,6 +92,8 @@ def _remedy(config: LoaderConfig) -> str:
         return "check source_config.api_url (or DATAROOM_API_URL) and the network; the line 'proxy' shows the proxies"
     if isinstance(source, WebDatasetSource):
         return "check source_config.url, auth_token and the network"
+    if isinstance(source, TableSource):
+        return "check source_config.path, the names of its columns and, of addresses, auth_token and the network"
     return "check source_config.root_path, and that this user may read it"
 
 

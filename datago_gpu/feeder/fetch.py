@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import groupby
+from operator import attrgetter
 from typing import Any, TypeVar
 
 from datago_gpu.config import LoaderConfig
@@ -34,18 +36,16 @@ EXPIRED = frozenset((401, 403))
 """The statuses that object stores return for an address that has expired."""
 
 GONE = frozenset((404, 410))
-
 _MISSING = "missing"
-_ABOVE_LIMIT = ", above http_config.max_payload_mb"
 
 _LARGE = 8 * MiB
 """From this size in bytes on, a payload's header is read on a thread: finding its end in 64 MiB takes 50 ms."""
 
 
 class Fetcher:
-    """Loads payloads and has them admitted. `chunk` is how many references one call should get.
+    """Loads payloads and has them admitted. `chunk` is how many references to local files one call should get.
 
-    remote: downloads payloads with a `url`; None for a source of local files, whose samples have no parts.
+    remote: downloads references with a `url`; None if there are none.
     """
 
     def __init__(self, config: LoaderConfig, remote: Remote | None) -> None:
@@ -55,17 +55,17 @@ class Fetcher:
         self._admission, self._parts = Admission(config, memory), PartAdmission(config, memory)
         self._patience = Patience(config.http_config)
         self._threads = ThreadPoolExecutor(min(32, config.http_config.concurrent_downloads), "datago-files")
-        self.chunk = FILES_A_JOB if self._remote is None else 1
+        self.chunk = FILES_A_JOB
         self.items = 0
 
     async def __call__(self, refs: list[SampleRef], claim: Claim) -> list[Outcome]:
         """Loads these samples. A sample that fails is replaced by a Skipped."""
-        if refs[0].path and refs[0].payload is None and not refs[0].parts:
-            outcomes = await self._read_all(refs, claim)
-        else:
-            outcomes = []
-            for ref in refs:
-                outcomes.append(await self._download(ref, claim))
+        outcomes: list[Outcome] = []
+        for are_files, some in groupby(refs, attrgetter("is_file")):
+            if are_files:
+                outcomes += await self._read_all(list(some), claim)
+            else:
+                outcomes += [await self._load(ref, claim) for ref in some]
         self.items += len(outcomes)
         return outcomes
 
@@ -97,13 +97,9 @@ class Fetcher:
     def _read(self, ref: SampleRef, room: int) -> Outcome | int:
         """Returns the outcome of a file; or, if that takes more memory than `room`, the bytes that it takes."""
         try:
-            payload, size = self._patience(lambda: read_file(ref.path, min(room, self._limits.payload)))
-        except FileNotFoundError:
-            return Skipped(ref.index, ref.id, ref.where, _MISSING)
-        except OSError as error:
-            return Skipped(ref.index, ref.id, ref.where, "unreadable", str(error.strerror))
-        if size > self._limits.payload:
-            return self._too_large(ref, size, _ABOVE_LIMIT)
+            payload, size = self._read_payload(ref, room)
+        except Rejected as problem:
+            return Skipped(ref.index, ref.id, ref.where, problem.reason, problem.detail)
         if size > room:
             return size
         outcome = self._admission.quick(ref, payload)
@@ -112,7 +108,26 @@ class Fetcher:
         needed = size + self._admission.pixel_bytes(payload)
         return self._admission.thorough(ref, payload) if needed <= room else needed
 
-    async def _download(self, ref: SampleRef, claim: Claim) -> Outcome:
+    def _read_payload(self, wanted: SampleRef | Part, room: int) -> tuple[bytes, int]:
+        """Reads a local file. Returns its content, or nothing if that takes more memory than `room`; and its size.
+
+        Raises Rejected.
+        """
+        try:
+            payload, size = self._patience(lambda: read_file(wanted.path, min(room, self._limits.payload), wanted.span))
+        except FileNotFoundError:
+            raise Rejected(_MISSING) from None
+        except OSError as error:
+            raise Rejected("unreadable", str(error.strerror)) from None
+        except ValueError:
+            raise Rejected("bad-path", "the path contains the character NUL") from None
+        if size > self._limits.payload:
+            raise Rejected("too-large", f"{size} bytes, above http_config.max_payload_mb")
+        if wanted.span and size <= room and len(payload) < size:
+            raise Rejected("cut-short", f"the file ends within the {size} bytes from {wanted.span.begin} on")
+        return payload, size
+
+    async def _load(self, ref: SampleRef, claim: Claim) -> Outcome:
         outcome: Outcome | None
         if ref.has_image:
             try:
@@ -185,35 +200,25 @@ class Fetcher:
         if wanted.payload is not None:
             return wanted.payload
         if wanted.path:
-            return await self._read_payload(wanted.path, claim)
+            return await self._get_file(wanted, claim)
         await claim.need(FREE_BYTES)
         payload = await self._download_payload(ref, wanted, claim)
         claim.use(len(payload))
         return payload
 
-    async def _read_payload(self, path: str, claim: Claim) -> bytes:
+    async def _get_file(self, wanted: SampleRef | Part, claim: Claim) -> bytes:
         while True:
-            room = min(claim.left, self._limits.payload)
-            try:
-                payload, size = await self._on_thread(self._read_file, path, room)
-            except FileNotFoundError:
-                raise Rejected(_MISSING) from None
-            except OSError as error:
-                raise Rejected("unreadable", str(error.strerror)) from None
-            if size > self._limits.payload:
-                raise Rejected("too-large", f"{size} bytes{_ABOVE_LIMIT}")
+            room = claim.left
+            payload, size = await self._on_thread(self._read_payload, wanted, room)
             if size <= room:
                 claim.use(size)
                 return payload
             await claim.need(size)
 
-    def _read_file(self, path: str, most: int) -> tuple[bytes, int]:
-        return self._patience(partial(read_file, path, most))
-
     async def _download_payload(self, ref: SampleRef, wanted: SampleRef | Part, claim: Claim) -> bytes:
         assert self._remote is not None
         try:
-            return await self._remote.get(wanted.url, self._limits.payload, claim.need)
+            return await self._remote.get(wanted.url, self._limits.payload, claim.need, wanted.span)
         except HttpFailure as failure:
             if failure.status not in EXPIRED or ref.renew is None:
                 raise

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Protocol
 
-from datago_gpu.config import FileSource, HttpConfig, LoaderConfig, UserSource
-from datago_gpu.config.storage import STORE_SCHEMES
-from datago_gpu.sources.reference import Need
+from datago_gpu.config import FileSource, LoaderConfig, TableSource, UserSource
+from datago_gpu.sources.reference import Need, Span
 
 if TYPE_CHECKING:
     from datago_gpu.sources.http.http_client import (
@@ -21,30 +20,12 @@ __all__ = ["Remote", "remote_of"]
 class Remote(Protocol):
     """Downloads payloads, any number at once."""
 
-    def get(self, url: str, max_bytes: int, need: Need | None = None) -> Awaitable[bytes]:
-        """Returns the whole body at `url`, of at most `max_bytes`. Raises HttpFailure.
+    def get(self, url: str, max_bytes: int, need: Need | None = None, span: Span | None = None) -> Awaitable[bytes]:
+        """Returns the body at `url`, or the bytes `span` of it, of at most `max_bytes`. Raises HttpFailure.
 
         need: called with the size of the body, before memory is allocated.
         """
         ...
-
-
-class _ByScheme:
-    """Asks web servers or object storage, as each address requires. The package for storage is imported when needed."""
-
-    def __init__(self, web: Remote, config: HttpConfig, options: Mapping[str, str]) -> None:
-        self._web, self._config, self._options = web, config, options
-        self._stores: Remote | None = None
-
-    def get(self, url: str, max_bytes: int, need: Need | None = None) -> Awaitable[bytes]:
-        """See `Remote.get`. Raises ConfigError if object storage cannot be used."""
-        if not url.startswith(STORE_SCHEMES):
-            return self._web.get(url, max_bytes, need)
-        if self._stores is None:
-            from datago_gpu.sources.object_store.stores import Stores
-
-            self._stores = Stores(self._config, self._options)
-        return self._stores.get(url, max_bytes, need)
 
 
 @asynccontextmanager
@@ -60,11 +41,14 @@ async def remote_of(
         from datago_gpu.sources.object_store.stores import Stores
 
         yield Stores(config.http_config, source.storage_options)
-    elif isinstance(source, UserSource):
+    elif isinstance(source, UserSource | TableSource):
+        from datago_gpu.sources.any_remote import AnyRemote
+        from datago_gpu.sources.authorization import headers_by_origin
         from datago_gpu.sources.http.hedge import HedgedClient
 
         assert http is not None
-        yield _ByScheme(HedgedClient(http, config.http_config), config.http_config, source.storage_options)
+        get, headers = HedgedClient(http, config.http_config).get, headers_by_origin(source)
+        yield AnyRemote(config.http_config, get, source.storage_options, headers)
     elif http is None:
         yield None
     elif links:

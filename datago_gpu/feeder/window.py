@@ -185,7 +185,8 @@ class Window:
                     await self._pass_on(ref)
                 else:
                     self._collected.append(ref)
-                if len(self._collected) >= min(self._chunk, self._wanted, max(1, self._fitting // _JOBS_AT_LEAST)):
+                least = min(self._chunk, self._wanted, max(1, self._fitting // _JOBS_AT_LEAST))
+                if len(self._collected) >= least or (isinstance(ref, SampleRef) and not ref.is_file):
                     await self._start_collected()
                 clock = time.perf_counter()
 

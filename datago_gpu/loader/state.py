@@ -46,15 +46,19 @@ _NEVER = frozenset(
 the order. Parts that a sample must have do not affect it, since a skipped sample keeps its number. Filters of a
 Dataroom do."""
 
+_NEVER_OF = {"table": frozenset(("id", "width", "height", "label", "attributes", "optional", "root"))}
+"""Further settings of a source type that do not affect the order."""
+
 _IN_A_SHUFFLE = frozenset(
     (
         *("random_method", "shuffle_buffer", "rank_split"),
-        *("buffer_mb", "reference_image_type", "masks", "additional_images", "latents", "optional"),
+        *("buffer_mb", "reference_image_type", "image", "masks", "additional_images", "latents", "optional"),
     )
 )
-"""Settings that affect only a shuffled order. A shuffle of shards holds as many samples as fit into `buffer_mb`."""
+"""Settings that affect only a shuffled order. A shuffle of shards holds as many samples as fit into `buffer_mb`; tables
+are shuffled another way if a column that is loaded holds bytes."""
 
-_PLACES = frozenset(("root_path", "url"))
+_PLACES = frozenset(("root_path", "url", "path"))
 """Settings that say where the data is. They may differ if the state has a digest of the listing."""
 
 _LONGEST = 200
@@ -142,8 +146,9 @@ def _order_of(config: LoaderConfig) -> dict[str, Any]:
     """Returns the settings on which the order of samples depends."""
     rank, world_size = config.rank_and_world_size()
     source = msgspec.to_builtins(config.source_config)
-    if "url" in source:
-        source["url"] = shown_shards(source["url"])
+    for name in ("url", "path"):
+        if name in source:
+            source[name] = shown_shards(source[name])
     order = {"source_type": config.source_type, "source_config": source, "seed": config.seed}
     return _normalise_order(config, order | {"rank": rank, "world_size": world_size})
 
@@ -159,7 +164,8 @@ def _normalise_order(config: LoaderConfig, order: Mapping[str, Any]) -> dict[str
     kind = SOURCES.get(source_type, Settings) if isinstance(source_type, str) else Settings
     fields = {field.name: field for field in fields_of(kind)}
     source = {}
-    for name in sorted(given.keys() - _NEVER - (frozenset() if shuffled else _IN_A_SHUFFLE)):
+    never = _NEVER | _NEVER_OF.get(str(source_type), frozenset())
+    for name in sorted(given.keys() - never - (frozenset() if shuffled else _IN_A_SHUFFLE)):
         value = given[name]
         if name in fields:
             value = _normalise_value(config, name, value, separator_of(fields[name].type))
@@ -184,7 +190,7 @@ def _normalise_value(config: LoaderConfig, name: str, value: Any, separator: str
         return value
     if name == "root_path":
         return _normalise_address(config, value)
-    if name == "url":
+    if name in ("url", "path"):
         return "::".join(_normalise_address(config, each.strip()) for each in value.split("::") if each.strip())
     if separator:
         return separator.join(sorted({each.strip() for each in value.split(separator)} - {""}))

@@ -188,7 +188,8 @@ def gather(
 def _title(config: LoaderConfig) -> str:
     """Returns a title: the place of the samples and the other source settings, such as "photos, shuffled"."""
     given = {name: value for name, value in config.source_config.__rich_repr__() if name not in _NOT_IN_TITLE}
-    words = [str(given.pop(name)) for name in ("root_path", "url", "api_url") if name in given] or ["a Dataroom"]
+    places = [name for name in ("root_path", "url", "path", "api_url") if name in given]
+    words = [str(given.pop(name)) for name in places] or ["a Dataroom"]
     if given.pop("random_sampling", False):
         words.append("shuffled")
     return config.redacted(single_line(", ".join([*words, *(f"{name} {value}" for name, value in given.items())])))

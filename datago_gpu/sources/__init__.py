@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from datago_gpu.config import FileSource, LoaderConfig, WebDatasetSource
+from datago_gpu.config import FileSource, LoaderConfig, TableSource, WebDatasetSource
 from datago_gpu.sources.reference import Source
 
 if TYPE_CHECKING:
@@ -38,6 +38,10 @@ def open_source(config: LoaderConfig, http: HttpClient | None, link: RowLink | N
         from datago_gpu.sources.webdataset.shards_source import WebDataset
 
         return WebDataset(config, http)
+    if isinstance(config.source_config, TableSource):
+        from datago_gpu.sources.table.table_source import Table
+
+        return Table(config, http)
     from datago_gpu.sources.dataroom.dataroom_source import Dataroom
 
     return Dataroom(config, http)

@@ -76,7 +76,7 @@ def arrow() -> Any:
     try:
         import pyarrow as pa
     except ImportError:
-        raise ConfigError("an index needs the package pyarrow: pip install 'datago_gpu[table]'") from None
+        raise ConfigError("tables and index files need the package pyarrow: pip install 'datago_gpu[table]'") from None
     return pa
 
 

@@ -9,12 +9,15 @@ import random
 import resource
 import threading
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from datago_gpu.config import HttpConfig
 from datago_gpu.errors import DatagoError
 
-__all__ = ["Patience", "PatientFile", "exhaustion_error", "read_file", "read_whole"]
+if TYPE_CHECKING:
+    from datago_gpu.sources.reference import Span
+
+__all__ = ["Patience", "PatientFile", "exhaustion_error", "read_exactly", "read_file", "read_whole"]
 
 T = TypeVar("T")
 
@@ -63,9 +66,15 @@ class Patience:
         raise AssertionError("unreachable")
 
 
-def read_file(path: str, most: int) -> tuple[bytes, int]:
-    """Reads a file. Returns its content (empty if its size is above `most`) and its size in bytes."""
+def read_file(path: str, most: int, span: Span | None = None) -> tuple[bytes, int]:
+    """Reads a file, or these bytes of a file. Returns the content (empty if its size is above `most`) and its size.
+
+    Fewer bytes than the span has are returned if the file ends before.
+    """
     with open(path, "rb", buffering=0) as file:
+        if span:
+            file.seek(span.begin)
+            return (read_exactly(file, span.length) if span.length <= most else b""), span.length
         size = os.fstat(file.fileno()).st_size
         return (read_whole(file, size) if size <= most else b""), size
 
@@ -77,6 +86,14 @@ def read_whole(file: io.RawIOBase, size: int) -> bytes:
     """
     payload = file.read(size + 1) or b""
     while len(payload) < size and (more := file.read(size + 1 - len(payload))):
+        payload += more
+    return payload
+
+
+def read_exactly(file: io.RawIOBase, size: int) -> bytes:
+    """Reads so many bytes; fewer at the end of the file."""
+    payload = b""
+    while len(payload) < size and (more := file.read(size - len(payload))):
         payload += more
     return payload
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from msgspec import Struct
 
@@ -22,6 +22,7 @@ __all__ = [
     "SampleRef",
     "Skipped",
     "Source",
+    "Span",
     "Tally",
     "printable_path",
     "sample_bytes",
@@ -49,6 +50,18 @@ Need = Callable[[int], Awaitable[None]]
 """Asks for memory for a payload of the given number of bytes. Returns once there is room for the payload."""
 
 
+class Span(NamedTuple):
+    """Some bytes of a file."""
+
+    begin: int
+    length: int
+
+    @property
+    def end(self) -> int:
+        """Returns the number of the first byte behind these."""
+        return self.begin + self.length
+
+
 class Part(Struct):
     """One more payload of a sample besides its image."""
 
@@ -60,6 +73,8 @@ class Part(Struct):
     """As `SampleRef.payload`."""
     optional: bool = False
     """Whether the sample is delivered without this part if the part is gone."""
+    span: Span | None = None
+    """As `SampleRef.span`."""
 
 
 class SampleRef(Struct):
@@ -88,6 +103,8 @@ class SampleRef(Struct):
     """(height, width) of the bucket that a plan has for the sample, whatever its picture's size turns out to be."""
     renew: Callable[[str], Awaitable[str]] | None = None
     """Asks the origin for a new address of the part of that name, or with "" of the image, if addresses expire."""
+    span: Span | None = None
+    """The bytes of `path` or `url` that are the image, if the image is a part of a file."""
 
     @property
     def id(self) -> str:
@@ -98,6 +115,11 @@ class SampleRef(Struct):
     def has_image(self) -> bool:
         """Returns False if only other parts were asked for."""
         return bool(self.url or self.path or self.payload)
+
+    @property
+    def is_file(self) -> bool:
+        """Returns whether the sample is one local file, or a part of one, that is still to be read."""
+        return bool(self.path) and self.payload is None and not self.parts
 
     @property
     def where(self) -> str:

@@ -120,7 +120,8 @@ def test_the_guide_has_the_text_of_every_setting() -> None:
     if not GUIDE.exists():
         pytest.skip("docs/ is not beside the package")
     tables = re.split(r"^### ", GUIDE.read_text().partition("## Settings\n")[2], flags=re.MULTILINE)[1:]
-    for (*_, kind), table in zip(SECTIONS, tables, strict=False):
+    tables = [table for table in tables if not table.startswith('`source_config` of "rows"')]  # no command can set them
+    for (*_, kind), table in zip(SECTIONS, tables, strict=True):
         rows = dict(re.findall(r"^\| `(\w+)` \| [^|]* \| (.*) \|$", table, re.MULTILINE))
         texts = {name: text[:1].upper() + text[1:] for name, text in setting_texts(kind).items()}
         assert rows == {name: text for name, text in texts.items() if name not in SECTION_NAMES}

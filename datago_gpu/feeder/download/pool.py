@@ -21,7 +21,7 @@ from datago_gpu.feeder.download.health import UndecidedFailures
 from datago_gpu.feeder.download.orders import Orders, Results, Setup, as_exception
 from datago_gpu.feeder.runtime import connect
 from datago_gpu.feeder.wire import post, read
-from datago_gpu.sources.reference import Need
+from datago_gpu.sources.reference import Need, Span
 
 __all__ = ["DownloadPool"]
 
@@ -55,11 +55,13 @@ class DownloadPool:
         for member in self._members:
             await member.close()
 
-    def get(self, url: str, max_bytes: int, need: Need | None = None) -> Awaitable[bytes]:
+    def get(self, url: str, max_bytes: int, need: Need | None = None, span: Span | None = None) -> Awaitable[bytes]:
         """Returns the whole body at `url`, of at most `max_bytes`. Raises HttpFailure.
 
-        need: called with the size of a body that is larger than FREE_BYTES.
+        need: called with the size of a body that is larger than FREE_BYTES. span: none, since a Dataroom has no parts
+        of files.
         """
+        assert span is None
         member = self._members[0]
         for other in self._members:
             if len(other) < len(member):

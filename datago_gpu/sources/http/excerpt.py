@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from datago_gpu.sources.http.failure import HttpFailure
+
 __all__ = ["Excerpt"]
 
 
@@ -17,3 +19,10 @@ class Excerpt(Struct, frozen=True):
     content: bytes
     total: int | None
     tag: str
+
+    def exactly(self, length: int) -> bytes:
+        """Returns the content, which must have that length. Raises HttpFailure if the body has ended before."""
+        if len(self.content) != length:
+            detail = f"the file ends after {len(self.content)} of the {length} bytes that were requested"
+            raise HttpFailure("cut-short", detail)
+        return self.content

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,7 @@ from datago_gpu.config import HttpConfig
 from datago_gpu.eventloop import watched
 from datago_gpu.sources.http.failure import HttpFailure
 from datago_gpu.sources.http.http_client import HttpClient
-from datago_gpu.sources.reference import Need
+from datago_gpu.sources.reference import Need, Span
 
 __all__ = ["HedgedClient"]
 
@@ -50,17 +50,26 @@ class HedgedClient:
         self.extra = 0
         """Extra requests made so far."""
 
-    async def get(self, url: str, max_bytes: int, need: Need | None = None) -> bytes:
-        """Returns the whole body at `url`, of at most `max_bytes`. Raises HttpFailure.
+    async def get(
+        self,
+        url: str,
+        max_bytes: int,
+        need: Need | None = None,
+        span: Span | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> bytes:
+        """Returns the body at `url`, or the bytes `span` of it, of at most `max_bytes`. Raises HttpFailure.
 
-        need: called with the size of the body before memory is allocated, and again for each extra request.
+        need: called with the size of the body before memory is allocated, and again for each extra request. headers:
+        sent to this URL's own origin only.
         """
+        ask = partial(self._ask, url, max_bytes, span, headers)
         if not self._share:
-            return (await self._http.get(url, max_bytes=max_bytes, need=need)).body
-        request = _Request(url, max_bytes, self._loop, need)
+            return await ask(need)
+        request = _Request(ask, self._loop, need)
         self._begin(request)
         try:
-            body = (await self._http.get(url, max_bytes=max_bytes, need=need)).body
+            body = await ask(need)
         except asyncio.CancelledError:
             if request.answer is None or request.task.uncancel() > request.cancelling:
                 raise
@@ -72,6 +81,19 @@ class HedgedClient:
                     twin.cancel()
         self._seconds.append(self._loop.time() - request.began)
         return body
+
+    async def _ask(
+        self, url: str, max_bytes: int, span: Span | None, headers: Mapping[str, str] | None, need: Need | None
+    ) -> bytes:
+        if span is None:
+            return (await self._http.get(url, max_bytes=max_bytes, headers=headers, private=True, need=need)).body
+        if span.length > max_bytes:
+            raise HttpFailure("too-large", f"{span.length} bytes, at most {max_bytes} are allowed")
+        if need:
+            await need(span.length)
+        excerpt = await self._http.get_range(url, span.begin, span.end, headers=headers)
+        assert excerpt is not None
+        return excerpt.exactly(span.length)
 
     def _begin(self, request: _Request) -> None:
         self._open.add(request)
@@ -111,7 +133,7 @@ class HedgedClient:
         """Sends an extra request. bodies: the bodies of this payload that may be in memory by now, with this one."""
         need = request.need and partial(_need_in_all, request.need, bodies)
         try:
-            answer = (await self._http.get(request.url, max_bytes=request.max_bytes, need=need)).body
+            answer = await request.ask(need)
         except HttpFailure:
             return  # the first request reports the error
         if request in self._open and request.answer is None:
@@ -124,16 +146,21 @@ async def _need_in_all(need: Need, bodies: int, size: int) -> None:
 
 
 class _Request:
-    """A request in flight. asked: when it was last sent."""
+    """A request in flight. ask: sends it. asked: when it was last sent."""
 
-    __slots__ = ("answer", "asked", "began", "cancelling", "max_bytes", "need", "task", "twins", "url")
+    __slots__ = ("answer", "ask", "asked", "began", "cancelling", "need", "task", "twins")
 
-    def __init__(self, url: str, max_bytes: int, loop: asyncio.AbstractEventLoop, need: Need | None) -> None:
+    def __init__(
+        self,
+        ask: Callable[[Need | None], Awaitable[bytes]],
+        loop: asyncio.AbstractEventLoop,
+        need: Need | None,
+    ) -> None:
         task = asyncio.current_task(loop)
         assert task is not None
         self.task: asyncio.Task[Any] = task
         self.cancelling = task.cancelling()
-        self.url, self.max_bytes, self.need = url, max_bytes, need
+        self.ask, self.need = ask, need
         self.began = self.asked = loop.time()
         self.twins: Sequence[asyncio.Task[None]] = ()
         self.answer: bytes | None = None

@@ -48,11 +48,12 @@ _WITH_A_RANGE = frozenset((200, 206, 304, 416))
 class Response(Struct, frozen=True):
     """Holds a whole answer with status 200.
 
-    body: decompressed. url: the final address, after redirects.
+    body: decompressed. url: the final address, after redirects. link: the header Link, which names the next page.
     """
 
     body: bytes
     url: str
+    link: str = ""
 
 
 class HttpClient:
@@ -84,12 +85,14 @@ class HttpClient:
         *,
         max_bytes: int,
         headers: Mapping[str, str] | None = None,
+        private: bool = False,
         compressed: bool = False,
         need: Need | None = None,
     ) -> Coroutine[Any, Any, Response]:
         """Returns the whole body at `url`, of at most `max_bytes` (before and after decompression). Raises HttpFailure.
 
-        headers: additional headers for this URL's own origin only; with them, a redirect to another origin is refused.
+        headers: additional headers for this URL's own origin only; with them, a redirect to another origin is refused,
+        or if `private`, followed without them.
         compressed: ask for a compressed body and decompress it. If false, a compressed body is refused.
         need: called with the size of the body, as far as known, before memory is allocated; no time limit runs while it
         waits.
@@ -98,7 +101,10 @@ class HttpClient:
         counted as tries).
         """
         body = Body(max_bytes, compressed=compressed)
-        return self._patiently(url, lambda target, deadline: self._try(url, target, body, headers, deadline, need))
+        kept = headers if private else None
+        return self._patiently(
+            url, lambda target, deadline: self._try(url, target, body, headers, deadline, need, kept)
+        )
 
     def get_range(
         self,
@@ -191,17 +197,23 @@ class HttpClient:
         headers: Mapping[str, str] | None,
         deadline: Deadline,
         need: Need | None,
+        private: Mapping[str, str] | None,
     ) -> Response:
-        """Makes one try: a request, and the requests that its redirects lead to."""
+        """Makes one try: a request, and the requests that its redirects lead to, without the `private` headers."""
         sent = {**(headers or {}), hdrs.ACCEPT_ENCODING: "gzip"} if body.compressed else headers
         response, reached = await self._session.follow(
-            url, body.request_headers(sent), deadline, stay=headers is not None
+            url,
+            body.request_headers(sent),
+            deadline,
+            stay=headers is not None and private is None,
+            private=private or (),
         )
         try:
             if response.status not in (200, 206):
                 await self._refuse(response, body)
             content = await self._read_body(response, body, deadline, need)
-            return Response(content, given if reached is url else str(reached))
+            final = given if reached is url else str(reached)
+            return Response(content, final, response.headers.get("Link", ""))
         finally:
             if not response.closed:  # it is closed when the whole answer has arrived
                 response.release()

@@ -28,7 +28,7 @@ from datago_gpu.sources.http.failure import HttpFailure
 from datago_gpu.sources.object_store.failures import failure_of, meaning_of, other_region, proxy_of
 from datago_gpu.sources.object_store.options import proxies_of, store_options
 from datago_gpu.sources.object_store.s3_listing import S3Listing, cannot_be_read, ends_listing, is_odd, odd_key_of
-from datago_gpu.sources.reference import Need
+from datago_gpu.sources.reference import Need, Span
 
 __all__ = ["MOST_STORED_PAGES", "Listed", "Stores", "is_stored"]
 
@@ -81,11 +81,17 @@ class Stores:
         self._regions: dict[str, str] = {}
         self._failed_in_a_row = 0
 
-    async def get(self, url: str, max_bytes: int, need: Need | None = None) -> bytes:
-        """Returns the whole object at `url`, of at most `max_bytes`. Raises HttpFailure.
+    async def get(self, url: str, max_bytes: int, need: Need | None = None, span: Span | None = None) -> bytes:
+        """Returns the object at `url`, or the bytes `span` of it, of at most `max_bytes`. Raises HttpFailure.
 
         need: called with the size of the object before it is read.
         """
+        if span:
+            if span.length > max_bytes:
+                raise failure_of(url, "too-large", f"{span.length} bytes, at most {max_bytes} are allowed")
+            if need:
+                await need(span.length)
+            return (await self.get_range(url, span.begin, span.end)).exactly(span.length)
         store, key = self._at(url)
         loop = asyncio.get_running_loop()
 

@@ -15,13 +15,13 @@ from datago_gpu.config.shards import addresses_in
 from datago_gpu.errors import ConfigError, SourceError
 from datago_gpu.redact import without_query
 from datago_gpu.sources.http.origins import origin_of
+from datago_gpu.sources.hub import HUB_SCHEME, HubPath
 from datago_gpu.sources.object_store.stores import is_stored
 from datago_gpu.sources.reference import utf8_text
 
 __all__ = [
     "ENDINGS",
     "MOST_SHARDS",
-    "has_wildcard",
     "http_origin",
     "is_http",
     "is_remote",
@@ -82,7 +82,7 @@ def _local(text: str, absolute: Callable[[str], str], retry: Retry) -> list[str]
     for address in _braces(text):
         if address.startswith("pipe:"):
             raise SourceError("source_config.url contains a command (pipe:), which is not supported: name the shards")
-        if address.startswith("hf://"):
+        if address.startswith(HUB_SCHEME):
             found.append(_on_hub(address))
         elif is_remote(address):
             found.append(address)
@@ -146,18 +146,9 @@ def _names_in(folder: str, retry: Retry) -> list[str]:
 
 def _on_hub(address: str) -> str:
     """Returns the https address of hf://datasets/OWNER/NAME[@REVISION]/PATH."""
-    kind, _, rest = address.removeprefix("hf://").partition("/")
-    owner, name, path = [*rest.split("/", 2), "", ""][:3]
-    name, _, revision = name.partition("@")
-    if kind != "datasets" or not (owner and name) or not path.endswith(ENDINGS):
+    if not address.endswith(ENDINGS):
         raise SourceError(f"{address!r} does not name a shard: use hf://datasets/OWNER/NAME/PATH.tar")
-    hub = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
-    return f"{hub}/datasets/{owner}/{name}/resolve/{revision or 'main'}/{path}"
-
-
-def has_wildcard(address: str) -> bool:
-    """Returns whether an address of object storage or of a server contains a wildcard."""
-    return glob.has_magic(address if is_stored(address) else urlsplit(address).path)
+    return HubPath.parse(address).url
 
 
 def is_http(address: str) -> bool:

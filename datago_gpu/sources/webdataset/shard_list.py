@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from contextlib import aclosing, suppress
-from fnmatch import fnmatchcase
 from functools import partial
 from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit, urlunsplit
 
@@ -28,13 +26,13 @@ from datago_gpu.sources.object_store.stores import MOST_STORED_PAGES, Stores, is
 from datago_gpu.sources.webdataset.addresses import (
     ENDINGS,
     MOST_SHARDS,
-    has_wildcard,
     http_origin,
     is_http,
     is_remote,
     is_shard,
     list_addresses,
 )
+from datago_gpu.sources.wildcards import folder_before_wildcard, has_wildcard, matches_pattern
 from datago_gpu.units import MiB
 
 __all__ = ["Shard", "authorization", "list_shards"]
@@ -118,8 +116,8 @@ async def _in_bucket(address: str, stores: Stores) -> list[tuple[str, int | None
     root = "/".join(address.split("/", 3)[:3])
     prefix, matches = address, partial(_is_below, address.removeprefix(f"{root}/").rstrip("/"))
     if has_wildcard(address):
-        prefix, pattern = _folder_before_wildcard(address), address.removeprefix(f"{root}/").split("/")
-        matches = partial(_matches, pattern)
+        prefix, pattern = folder_before_wildcard(address), address.removeprefix(f"{root}/").split("/")
+        matches = partial(matches_pattern, pattern)
     shards, barren = list[tuple[str, int | None]](), Barren(without_query(address), MOST_STORED_PAGES)
     async with aclosing(stores.list_objects(prefix)) as pages:
         async for page in pages:
@@ -131,23 +129,9 @@ async def _in_bucket(address: str, stores: Stores) -> list[tuple[str, int | None
     return shards
 
 
-def _folder_before_wildcard(address: str) -> str:
-    before = re.split(r"[*?\[]", address, maxsplit=1)[0]
-    return before.rpartition("/")[0] + "/"
-
-
 def _is_below(prefix: str, key: str) -> bool:
     """Returns whether a key below the prefix is that of a shard, and not hidden."""
     return is_shard(key) and not hidden_part(key.removeprefix(prefix).split("/"))
-
-
-def _matches(pattern: list[str], key: str) -> bool:
-    """Returns whether a key matches a pattern. A wildcard matches no slash, and no dot at the beginning."""
-    parts = key.split("/")
-    return len(parts) == len(pattern) and all(
-        fnmatchcase(part, wanted) and part.startswith(".") <= wanted.startswith(".")
-        for part, wanted in zip(parts, pattern, strict=True)
-    )
 
 
 async def _in_listing(address: str, headers: dict[str, str] | None, limits: HttpConfig, http: HttpClient) -> list[str]:

@@ -1,0 +1,222 @@
+"""Parses filter expressions, such as `aesthetic > 5 and license in ("cc0", "by")`, to a small tree.
+
+The grammar is a part of Python's, so Python's own parser reads the text. Nothing is ever evaluated as Python.
+"""
+
+from __future__ import annotations
+
+import ast
+import warnings
+from collections.abc import Iterator
+from typing import Literal, TypeAlias
+
+from msgspec import Struct
+
+__all__ = [
+    "And",
+    "Column",
+    "Comparison",
+    "Constant",
+    "Expression",
+    "ExpressionError",
+    "IsNull",
+    "Member",
+    "Not",
+    "Or",
+    "columns_in",
+    "parse_expression",
+]
+
+Constant: TypeAlias = bool | int | float | str
+Operator = Literal["==", "!=", "<", "<=", ">", ">="]
+
+_OPERATORS: dict[type[ast.cmpop], Operator] = {
+    ast.Eq: "==",
+    ast.NotEq: "!=",
+    ast.Lt: "<",
+    ast.LtE: "<=",
+    ast.Gt: ">",
+    ast.GtE: ">=",
+}
+_WORDS: dict[str, Constant] = {"true": True, "false": False}
+_LONGEST = 100_000
+_ALLOWED = (
+    'allowed are comparisons (==, !=, <, <=, >, >=), in ("a", "b"), not in, is null, is not null, and, or, not, '
+    'parentheses, numbers, texts in quotes, true, false, names of columns, and col("NAME") for names with blanks'
+)
+
+
+class ExpressionError(ValueError):
+    """Says what is wrong with an expression, and where."""
+
+
+class Column(Struct, frozen=True):
+    """Names a column. place: where the name stands in the text, from 1; 0 if unknown."""
+
+    name: str
+    place: int = 0
+
+
+class Comparison(Struct, frozen=True):
+    """Compares two values, at least one of which is a column. The result is null if a value is null."""
+
+    left: Column | Constant
+    operator: Operator
+    right: Column | Constant
+
+
+class Member(Struct, frozen=True):
+    """Holds if the value of a column is one of these. Null if the value is null."""
+
+    column: Column
+    values: tuple[Constant, ...]
+
+
+class IsNull(Struct, frozen=True):
+    """Holds if a column has no value. NaN is a value."""
+
+    column: Column
+
+
+class Not(Struct, frozen=True):
+    """Holds if the inner expression does not. Null if that is null."""
+
+    inner: Expression
+
+
+class And(Struct, frozen=True):
+    """Holds if all parts hold. False if one is false, else null if one is null."""
+
+    parts: tuple[Expression, ...]
+
+
+class Or(Struct, frozen=True):
+    """Holds if one part holds. Null if none holds and one is null."""
+
+    parts: tuple[Expression, ...]
+
+
+Expression: TypeAlias = Comparison | Member | IsNull | Not | And | Or | Column
+"""A Column alone is a column of booleans. As in SQL, a row passes if the expression is true, not if it is null."""
+
+
+def parse_expression(text: str) -> Expression:
+    """Returns the tree of an expression. Raises ExpressionError, which names the place."""
+    if len(text) > _LONGEST:
+        raise ExpressionError(f"the expression has {len(text):,} characters, at most {_LONGEST:,} are allowed")
+    joined = text.strip().replace("\n", " ")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of Python, about escapes in texts
+            tree = ast.parse(joined, mode="eval")
+        return _parse(tree.body, joined)
+    except SyntaxError as error:
+        near = joined[max(0, (error.offset or 1) - 1) :][:20] or "the end"
+        where = f"at character {error.offset or 1}, near {near!r}"
+        raise ExpressionError(f"it cannot be read {where}; {_ALLOWED}") from None
+    except (RecursionError, MemoryError, ValueError) as error:
+        if isinstance(error, ExpressionError):
+            raise
+        raise ExpressionError(f"it cannot be read ({type(error).__name__}); {_ALLOWED}") from None
+
+
+def columns_in(expression: Expression) -> Iterator[Column]:
+    """Yields the columns that an expression names."""
+    match expression:
+        case Column():
+            yield expression
+        case Comparison(left, _, right):
+            yield from (each for each in (left, right) if isinstance(each, Column))
+        case Member(column) | IsNull(column):
+            yield column
+        case Not(inner):
+            yield from columns_in(inner)
+        case And(parts) | Or(parts):
+            for part in parts:
+                yield from columns_in(part)
+
+
+def _parse(node: ast.expr, text: str) -> Expression:
+    match node:
+        case ast.BoolOp(op=ast.And(), values=values):
+            return And(tuple(_parse(each, text) for each in values))
+        case ast.BoolOp(op=ast.Or(), values=values):
+            return Or(tuple(_parse(each, text) for each in values))
+        case ast.UnaryOp(op=ast.Not(), operand=operand):
+            return Not(_parse(operand, text))
+        case ast.Compare(left=left, ops=operators, comparators=others):
+            pairs = zip([left, *others[:-1]], operators, others, strict=True)
+            parts = tuple(_compare(*pair, text) for pair in pairs)
+            return parts[0] if len(parts) == 1 else And(parts)
+    column = _column(node)
+    if column is None:
+        raise _not_allowed(node, text)
+    return column
+
+
+def _compare(left: ast.expr, operator: ast.cmpop, right: ast.expr, text: str) -> Expression:
+    if isinstance(operator, ast.In | ast.NotIn):
+        member: Expression = Member(_column_or_raise(left, text), _constants(right, text))
+        return Not(member) if isinstance(operator, ast.NotIn) else member
+    if isinstance(operator, ast.Is | ast.IsNot):
+        if not _is_null(right):
+            raise ExpressionError(f"{_shown(right, text)} stands behind 'is', where only null or 'not null' can stand")
+        is_null: Expression = IsNull(_column_or_raise(left, text))
+        return Not(is_null) if isinstance(operator, ast.IsNot) else is_null
+    for each in (left, right):
+        if _is_null(each):
+            raise ExpressionError(f"{_shown(each, text)} is compared with {_OPERATORS[type(operator)]}: use 'is null'")
+    values = _operand(left, text), _operand(right, text)
+    if not any(isinstance(each, Column) for each in values):
+        raise ExpressionError(f"{_shown(left, text)} is compared with another constant, not with a column")
+    return Comparison(values[0], _OPERATORS[type(operator)], values[1])
+
+
+def _constants(node: ast.expr, text: str) -> tuple[Constant, ...]:
+    if not isinstance(node, ast.Tuple | ast.List | ast.Set):
+        node = ast.Tuple(elts=[node])  # `in ("a")`
+    found = tuple(_operand(each, text) for each in node.elts)
+    values = tuple(each for each in found if not isinstance(each, Column))
+    if len(values) < len(found):
+        raise ExpressionError("behind 'in' only numbers and texts can stand")
+    return values
+
+
+def _operand(node: ast.expr, text: str) -> Column | Constant:
+    match node:
+        case ast.Constant(value=bool() | int() | float() | str() as value):
+            return value
+        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as value)):
+            return -value
+        case ast.Name(id=word) if word in _WORDS:
+            return _WORDS[word]
+    return _column_or_raise(node, text)
+
+
+def _column_or_raise(node: ast.expr, text: str) -> Column:
+    column = _column(node)
+    if column is None:
+        raise _not_allowed(node, text)
+    return column
+
+
+def _column(node: ast.expr) -> Column | None:
+    match node:
+        case ast.Name(id=name) if name not in _WORDS and name != "null":
+            return Column(name, node.col_offset + 1)
+        case ast.Call(func=ast.Name(id="col"), args=[ast.Constant(value=str() as name)], keywords=[]):
+            return Column(name, node.col_offset + 1)
+    return None
+
+
+def _is_null(node: ast.expr) -> bool:
+    return (isinstance(node, ast.Name) and node.id == "null") or (isinstance(node, ast.Constant) and node.value is None)
+
+
+def _not_allowed(node: ast.expr, text: str) -> ExpressionError:
+    return ExpressionError(f"{_shown(node, text)} is not allowed; {_ALLOWED}")
+
+
+def _shown(node: ast.expr, text: str) -> str:
+    segment = ast.get_source_segment(text, node) or ast.unparse(node)
+    return f"{segment[:40]!r} (character {node.col_offset + 1})"

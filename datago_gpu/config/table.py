@@ -1,0 +1,176 @@
+"""Settings of source_type "table": which rows of which tables are loaded."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar
+
+from msgspec import Meta
+
+from datago_gpu.config.expression import ExpressionError, parse_expression
+from datago_gpu.config.settings import (
+    Count,
+    Kind,
+    Names,
+    Natural,
+    RankSplit,
+    Settings,
+    changed_settings,
+    names_in,
+    without_secrets,
+)
+from datago_gpu.config.shards import addresses_in, passwords_in, shown_shards
+from datago_gpu.config.storage import endpoint_problem
+
+__all__ = ["ALL_SMALL", "TableSource"]
+
+ALL_SMALL = "*"
+"""As `attributes`: all columns of small values."""
+
+Columns = dict[str, str] | Names
+"""Name -> column; or names, each of which is a column, or NAME=COLUMN."""
+
+
+class TableSource(Settings, frozen=True, kw_only=True):
+    """Rows of tables: Parquet, Arrow IPC, JSON lines and CSV. Each row is a sample.
+
+    Attributes:
+        path: the tables: local files, folders, or paths with `*` and `?`; or addresses (http, https, s3, gs, az, hf),
+            also with `*` where they can be listed. Tables end in `.parquet`, `.arrow`, `.feather`, `.jsonl`, `.ndjson`,
+            `.csv` or `.tsv`. Several entries are separated by `::` or given as a list. All tables have the same
+            columns.
+        image: column of the images: bytes, `{bytes, path}` as in Hugging Face datasets, a path, or an address (http,
+            https, s3, gs, az, hf). If the table has the columns `offset` and `length`, the path or address names a file
+            of which the image is a part. "": the first of the usual names: image, jpg, png, webp, img, url, image_url,
+            path, image_path, file_name and others.
+        id: column of the samples' ids. "": `id`, `key` or `__key__`, else the path or address of the image, else the
+            number of the row.
+        width: column of the images' widths in pixels, upright. "": `width` if it exists.
+        height: column of the images' heights in pixels, upright. "": `height` if it exists.
+        label: column of the samples' classes, which becomes an attribute whatever `attributes` says. "": `label` if it
+            exists.
+        attributes: columns that become the attributes of a sample. "*": all columns of texts, numbers, times and lists
+            that are not used otherwise. "": none.
+        masks: columns of masks: a dict of name -> column, or names that are columns. Cells are those of `image`.
+        additional_images: columns of additional images, given as `masks` are.
+        latents: columns of arrays or bytes to load as latents, given as `masks` are.
+        optional: names from `masks`, `additional_images` and `latents` that a row may lack. Rows without one of the
+            other names are skipped.
+        root: folder or address at which relative paths in the table begin. "": the folder of each table.
+        filter: which rows are loaded, as an expression over columns: `aesthetic > 5 and license in ("cc0", "by")`, with
+            and, or, not, ==, !=, <, <=, >, >=, in, is null, is not null and parentheses. "": all rows.
+        random_sampling: true shuffles. Each epoch is a full permutation of the rows, which depends only on `seed` and
+            the epoch. Parquet tables that hold the images' bytes are read in another order of their row groups, and
+            rows are permuted within blocks of `shuffle_buffer`.
+        shuffle_buffer: number of rows in which rows of a Parquet table that holds bytes are mixed. Fewer if they take
+            more than 256 MiB.
+        auth_token: token sent as `Authorization: Bearer` to the http(s) origins in `path`, to no other origin. Default
+            for addresses of Hugging Face: the environment variable HF_TOKEN, else the token of `hf auth login`.
+        storage_options: options of obstore for s3, gs and az, such as `{"endpoint": "http://localhost:9000"}`. Other
+            options are read from the environment.
+        rank: the share of the rows that this process loads, as for files. Of Parquet tables that hold bytes each rank
+            loads as many rows that follow each other.
+        world_size: number of processes that share the rows, as for files.
+        rank_split: what the ranks share in a shuffle, as for files.
+    """
+
+    place: ClassVar[str] = "source_config."
+    path: Annotated[str, Meta(extra={"separator": "::"})]
+    image: str = ""
+    id: str = ""
+    width: str = ""
+    height: str = ""
+    label: str = ""
+    attributes: Names = ALL_SMALL
+    masks: Columns = ""
+    additional_images: Columns = ""
+    latents: Columns = ""
+    optional: Names = ""
+    root: str = ""
+    filter: str = ""
+    random_sampling: bool = False
+    shuffle_buffer: Count = 1000
+    auth_token: str = ""
+    storage_options: dict[str, str] = {}  # noqa: RUF012 - msgspec copies it
+    rank: Natural | None = None
+    world_size: Count | None = None
+    rank_split: RankSplit = "shuffled"
+
+    def _problem(self) -> str | None:
+        if not self.path.strip():
+            return "source_config.path is empty: name a table, such as '/data/train.parquet'"
+        token = self.auth_token.strip()
+        if not (token.isascii() and token.isprintable() and " " not in token):
+            return "source_config.auth_token contains spaces or characters that are not allowed in a token"
+        names = [*_columns_in(self.masks), *_columns_in(self.additional_images), *_columns_in(self.latents)]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            return f"source_config: {', '.join(map(repr, twice))} occurs twice in masks, additional_images and latents"
+        unknown = [name for name in names_in(self.optional) if name not in names]
+        if unknown:
+            return (f"source_config.optional names {', '.join(map(repr, unknown))}, "
+                    "which is not in masks, additional_images or latents")  # fmt: skip
+        if self.filter.strip():
+            try:
+                parse_expression(self.filter)
+            except ExpressionError as error:
+                return f"source_config.filter: {error}"
+        return endpoint_problem(self.storage_options)
+
+    @property
+    def parts(self) -> dict[str, Kind]:
+        """What is to be loaded beside the image: name -> kind."""
+        given: list[tuple[dict[str, str] | str, Kind]] = [
+            (self.masks, "mask"),
+            (self.additional_images, "image"),
+            (self.latents, "latent"),
+        ]
+        return {name: kind for columns, kind in given for name in _columns_in(columns)}
+
+    @property
+    def part_columns(self) -> dict[str, str]:
+        """The columns of `parts`: name -> column."""
+        return _columns_in(self.masks) | _columns_in(self.additional_images) | _columns_in(self.latents)
+
+    @property
+    def optional_parts(self) -> dict[str, Kind]:
+        """Those of `parts` that a row may lack."""
+        optional = names_in(self.optional)
+        return {name: kind for name, kind in self.parts.items() if name in optional}
+
+    def redacted(self, text: str) -> str:
+        """`text` with *** for what is secret, should it be there."""
+        return without_secrets(text, [self.auth_token.strip(), *self.storage_options.values(), *self._passwords()])
+
+    def _passwords(self) -> list[str]:
+        return [*passwords_in(self.path), *passwords_in(self.root)]
+
+    def __repr__(self) -> str:
+        return f"TableSource({', '.join(f'{name}={value!r}' for name, value in self.__rich_repr__())})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        """What rich prints, in tracebacks too: what was set, less what is secret."""
+        return changed_settings(
+            self,
+            path=self.shown_path,
+            root=shown_shards(self.redacted(self.root)),
+            auth_token="***" if self.auth_token else "",
+            storage_options=dict.fromkeys(self.storage_options, "***"),
+        )
+
+    @property
+    def shown_path(self) -> str:
+        """`path` as it may be shown."""
+        return shown_shards(self.redacted(self.path))
+
+    @property
+    def addresses(self) -> list[str]:
+        """The entries of `path`, as they are given."""
+        return [address for address in addresses_in(self.path) if address]
+
+
+def _columns_in(given: dict[str, str] | str) -> dict[str, str]:
+    """Returns name -> column, from either form of the setting."""
+    if isinstance(given, dict):
+        return given
+    pairs = (name.partition("=") for name in names_in(given))
+    return {name.strip(): column.strip() if equals else name for name, equals, column in pairs}

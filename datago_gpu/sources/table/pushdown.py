@@ -1,0 +1,150 @@
+"""Turns filter expressions into pyarrow's own, for the columns of one table."""
+
+from __future__ import annotations
+
+from functools import reduce
+from operator import and_, or_
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from datago_gpu.config.expression import (
+    And,
+    Column,
+    Comparison,
+    Constant,
+    Expression,
+    IsNull,
+    Member,
+    Not,
+    Or,
+    columns_in,
+)
+from datago_gpu.errors import ConfigError
+
+__all__ = ["filter_for"]
+
+_Kind = Literal["number", "text", "truth", "time", "other"]
+_COMPARE = {
+    "==": lambda left, right: left == right,
+    "!=": lambda left, right: left != right,
+    "<": lambda left, right: left < right,
+    "<=": lambda left, right: left <= right,
+    ">": lambda left, right: left > right,
+    ">=": lambda left, right: left >= right,
+}
+
+
+def filter_for(expression: Expression, schema: pa.Schema) -> tuple[pc.Expression, list[str]]:
+    """Returns pyarrow's expression, and the columns that it reads. Raises ConfigError, which names the column."""
+    names = list(dict.fromkeys(column.name for column in columns_in(expression)))
+    for column in columns_in(expression):
+        if column.name not in schema.names:
+            place = f" (character {column.place})" if column.place else ""
+            raise ConfigError(
+                f"source_config.filter names the column {column.name!r}{place}, which the table lacks; "
+                f"its columns are {', '.join(schema.names)}"
+            )
+    return _Pushdown(schema).convert(expression), names
+
+
+class _Pushdown:
+    def __init__(self, schema: pa.Schema) -> None:
+        self._schema = schema
+
+    def convert(self, expression: Expression) -> pc.Expression:
+        match expression:
+            case And(parts):
+                return reduce(and_, map(self.convert, parts))
+            case Or(parts):
+                return reduce(or_, map(self.convert, parts))
+            case Not(inner):
+                return ~self.convert(inner)
+            case IsNull(column):
+                return self._field(column).is_null()
+            case Member(column, values):
+                return self._member(column, values)
+            case Comparison(left, operator, right):
+                first, second = self._operands(left, right)
+                return _COMPARE[operator](first, second)
+            case Column():
+                if self._kind(expression) != "truth":
+                    raise self._mismatch(expression, "it stands alone, but is no column of booleans")
+                return self._field(expression)
+
+    def _operands(self, left: Column | Constant, right: Column | Constant) -> tuple[Any, Any]:
+        if isinstance(left, Column) and isinstance(right, Column):
+            if self._kind(left) != self._kind(right) or self._kind(left) == "other":
+                raise self._mismatch(left, f"it is compared with {right.name!r}, of the type {self._type(right)}")
+            return self._field(left), self._field(right)
+        if isinstance(left, Column):
+            return self._field(left), self._scalar(left, right)
+        assert isinstance(right, Column)
+        return self._scalar(right, left), self._field(right)
+
+    def _member(self, column: Column, values: tuple[Constant, ...]) -> pc.Expression:
+        """Unlike pyarrow's `isin`, which is false for null, as in SQL null."""
+        if not values:
+            return self._field(column) != self._field(column)
+        scalars = [self._scalar(column, value) for value in values]
+        plain = pa.array([each.as_py() for each in scalars], self._wide_type(column, scalars))
+        unknown = pc.scalar(pa.scalar(None, pa.bool_()))
+        field = self._field(column)
+        if plain.type != self._type(column):
+            field = field.cast(plain.type)
+        return field.isin(plain) | (field.is_null() & unknown)
+
+    def _wide_type(self, column: Column, scalars: list[Any]) -> pa.DataType:
+        wanted = self._type(column)
+        if self._kind(column) != "number":
+            return wanted
+        return pa.float64() if any(pa.types.is_floating(each.type) for each in scalars) else pa.int64()
+
+    def _scalar(self, column: Column, value: Column | Constant) -> Any:
+        """Returns a constant in a type that can be compared with the column. Raises ConfigError."""
+        assert not isinstance(value, Column)
+        kind, wanted = self._kind(column), self._type(column)
+        fits = {
+            "number": isinstance(value, int | float) and not isinstance(value, bool),
+            "text": isinstance(value, str),
+            "truth": isinstance(value, bool),
+            "time": isinstance(value, str),
+        }
+        if not fits.get(kind, False):
+            raise self._mismatch(column, f"it is compared with {value!r}")
+        try:
+            if kind == "number":
+                return pa.scalar(value)
+            return pa.scalar(value).cast(wanted) if kind == "time" else pa.scalar(value, wanted)
+        except (pa.ArrowException, OverflowError, ValueError):
+            raise self._mismatch(column, f"{value!r} is not a value of this type") from None
+
+    def _field(self, column: Column) -> pc.Expression:
+        given = self._schema.field(column.name).type
+        return pc.field(column.name) if given == self._type(column) else pc.field(column.name).cast(self._type(column))
+
+    def _type(self, column: Column) -> pa.DataType:
+        """Returns the type in which a column is compared."""
+        given = self._schema.field(column.name).type
+        if pa.types.is_dictionary(given):
+            given = given.value_type
+        if pa.types.is_string_view(given) or pa.types.is_large_string(given):
+            return pa.string()
+        if pa.types.is_decimal(given) or pa.types.is_float16(given):
+            return pa.float64()
+        return given
+
+    def _kind(self, column: Column) -> _Kind:
+        given = self._type(column)
+        if pa.types.is_integer(given) or pa.types.is_floating(given):
+            return "number"
+        if pa.types.is_string(given):
+            return "text"
+        if pa.types.is_boolean(given):
+            return "truth"
+        return "time" if pa.types.is_timestamp(given) or pa.types.is_date(given) or pa.types.is_time(given) else "other"
+
+    def _mismatch(self, column: Column, why: str) -> ConfigError:
+        given = self._schema.field(column.name).type
+        return ConfigError(f"source_config.filter: the column {column.name!r} has the type {given}; {why}")

@@ -1,0 +1,210 @@
+"""Opens tables: Parquet by row groups; Arrow IPC as mapped memory; JSON lines and CSV as a whole."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.dataset as ds
+import pyarrow.fs as fs
+import pyarrow.json
+import pyarrow.parquet as pq
+
+from datago_gpu.errors import SourceError
+from datago_gpu.sources.table.located import Located
+from datago_gpu.sources.table.values import plain_type
+from datago_gpu.units import MiB
+
+__all__ = ["ParquetTable", "WholeTable", "open_table", "settle"]
+
+_MOST_IN_MEMORY = 256 * MiB
+"""The size of rows above which they are moved to a temporary file, which is mapped."""
+_BATCH_BYTES, _MOST_BATCH_ROWS = 8 * MiB, 4096
+_BUFFER = MiB
+_BLOCK = 16 * MiB
+"""The size of the pieces in which text is parsed."""
+_LARGE_TEXT = 256 * MiB
+"""The size from which on texts are parsed piece by piece: types then follow from the first piece."""
+
+
+class ParquetTable:
+    """A Parquet file. Keeps nothing open: a data set may have thousands of files.
+
+    schema: its columns. counts: rows of each row group. sizes: bytes of each row group, decompressed.
+    """
+
+    in_any_order = False
+
+    def __init__(self, file: Located) -> None:
+        self._file = file
+        with pq.ParquetFile(file.open()) as opened:
+            self._metadata = opened.metadata
+            self.schema = opened.schema_arrow
+        groups = [self._metadata.row_group(number) for number in range(self._metadata.num_row_groups)]
+        self.counts = [group.num_rows for group in groups]
+        self.sizes = [group.total_byte_size for group in groups]
+
+    def batches(self, group: int, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """Yields the rows of a row group, some at a time. Columns that the table lacks are left out.
+
+        Reads page by page, since a row group may take gigabytes.
+        """
+        rows = max(1, min(_MOST_BATCH_ROWS, _BATCH_BYTES * self.counts[group] // max(1, self.sizes[group])))
+        known = [name for name in columns if name in self.schema.names]
+        with pq.ParquetFile(self._file.open(), metadata=self._metadata, buffer_size=_BUFFER) as opened:
+            if not known:
+                yield from _without_columns(self.counts[group], rows)
+                return
+            yield from opened.iter_batches(rows, [group], known, use_threads=False)
+
+    def groups_for(self, expression: pc.Expression) -> list[int]:
+        """Returns the groups that may hold rows which pass a filter, by their statistics."""
+        given = self._file.open()
+        where = fs.LocalFileSystem() if isinstance(given, str) else None
+        fragment = ds.ParquetFileFormat().make_fragment(given, where)
+        parts = fragment.split_by_row_group(expression, schema=self.schema)
+        return sorted({group.id for part in parts for group in part.row_groups})
+
+
+class WholeTable:
+    """A table whose rows can be read in any order. Each of its groups is one batch."""
+
+    in_any_order = True
+
+    def __init__(self, schema: pa.Schema, batches: list[pa.RecordBatch]) -> None:
+        self.schema, self.rows = schema, batches
+        self.counts = [batch.num_rows for batch in batches]
+        self.sizes = [0 for _ in batches]
+
+    def groups_for(self, _: pc.Expression) -> list[int]:
+        """See `ParquetTable.groups_for`."""
+        return list(range(len(self.rows)))
+
+    def batches(self, group: int, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """See `ParquetTable.batches`."""
+        yield self.rows[group].select([name for name in columns if name in self.schema.names])
+
+
+def _without_columns(count: int, rows: int) -> Iterator[pa.RecordBatch]:
+    for begin in range(0, count, rows):
+        length = min(rows, count - begin)
+        yield pa.RecordBatch.from_struct_array(pa.array([{}] * length, pa.struct([])))
+
+
+def open_table(file: Located, texts: Sequence[str]) -> ParquetTable | WholeTable:
+    """Opens a table. texts: columns of CSV that stay texts, whatever they look like. Raises SourceError."""
+    try:
+        if file.ending == ".parquet":
+            return ParquetTable(file)
+        return _READERS[file.ending](file, texts)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        words = error.strerror if isinstance(error, OSError) and error.strerror else str(error).partition("\n")[0]
+    raise SourceError(f"cannot read the table {file.shown}: {words[:300] or 'it is damaged'}; check source_config.path")
+
+
+def _arrow(file: Located, _: Sequence[str]) -> WholeTable:
+    """Reads Arrow IPC: a file, or a stream, as Hugging Face datasets keep them."""
+    given = file.open()
+    mapped = pa.memory_map(given) if isinstance(given, str) else given
+    try:
+        reader = pa.ipc.open_file(mapped)
+        batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
+    except pa.ArrowInvalid:
+        mapped.seek(0)
+        reader = pa.ipc.open_stream(mapped)
+        batches = list(reader)
+    if all(_lies_in(batch, mapped) for batch in batches[:1]):
+        return WholeTable(reader.schema, batches)
+    return settle(reader.schema, batches)  # compressed: a row cannot be read alone
+
+
+def _lies_in(batch: pa.RecordBatch, mapped: pa.NativeFile) -> bool:
+    """Returns whether the values of a batch lie in the file itself."""
+    mapped.seek(0)
+    whole = mapped.read_buffer()
+    buffers = [buffer for column in batch.columns for buffer in column.buffers() if buffer is not None and buffer.size]
+    return all(whole.address <= buffer.address < whole.address + whole.size for buffer in buffers)
+
+
+def _jsonl(file: Located, _: Sequence[str]) -> WholeTable:
+    options = pa.json.ReadOptions(block_size=_BLOCK)
+    given = file.open()
+    if _size_of(given) < _LARGE_TEXT:
+        return _whole(pa.json.read_json(given, options))
+    reader = pa.json.open_json(given, options)
+    return settle(reader.schema, reader)
+
+
+def _csv(separator: str) -> Callable[[Located, Sequence[str]], WholeTable]:
+    def read(file: Located, texts: Sequence[str]) -> WholeTable:
+        given = file.open()
+        options = {
+            "read_options": pa.csv.ReadOptions(block_size=_BLOCK),
+            "parse_options": pa.csv.ParseOptions(delimiter=separator, newlines_in_values=True),
+            "convert_options": pa.csv.ConvertOptions(
+                column_types=dict.fromkeys(texts, pa.string()), timestamp_parsers=["no time"]
+            ),
+        }
+        if _size_of(given) < _LARGE_TEXT:
+            return _whole(pa.csv.read_csv(given, **options))
+        reader = pa.csv.open_csv(given, **options)
+        return settle(reader.schema, reader)
+
+    return read
+
+
+def _whole(table: pa.Table) -> WholeTable:
+    table = table.combine_chunks()
+    return WholeTable(table.schema, table.to_batches())
+
+
+def _size_of(given: Any) -> int:
+    return os.path.getsize(given) if isinstance(given, str) else int(given.size())
+
+
+_READERS: dict[str, Callable[[Located, Sequence[str]], WholeTable]] = {
+    ".arrow": _arrow,
+    ".feather": _arrow,
+    ".jsonl": _jsonl,
+    ".ndjson": _jsonl,
+    ".csv": _csv(","),
+    ".tsv": _csv("\t"),
+}
+
+
+def settle(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> WholeTable:
+    """Keeps batches for reading in any order: in memory, or from 256 MiB on in a temporary file, which is mapped."""
+    plain = pa.schema([field.with_type(plain_type(field.type)) for field in schema], metadata=schema.metadata)
+    kept: list[pa.RecordBatch] = []
+    held, writer, file = 0, None, None
+    try:
+        for batch in batches:
+            kept.append(batch.cast(plain, safe=False) if batch.schema.types != plain.types else batch)
+            held += kept[-1].nbytes
+            if writer is None and held > _MOST_IN_MEMORY:
+                file = tempfile.TemporaryFile(prefix="datago-table-")  # noqa: SIM115 - mapped further down
+                writer = pa.ipc.new_file(file, plain)
+            if writer is not None:
+                for each in kept:
+                    writer.write_batch(each)
+                kept.clear()
+        if writer is None or file is None:
+            return WholeTable(plain, kept)
+        writer.close()
+        file.flush()
+        return _mapped(file)
+    except OSError as error:
+        raise SourceError(
+            f"cannot keep the rows of the table in {tempfile.gettempdir()} ({error.strerror}): set TMPDIR to a folder "
+            "with more room"
+        ) from error
+
+
+def _mapped(file: IO[bytes]) -> WholeTable:
+    reader = pa.ipc.open_file(pa.memory_map(f"/proc/self/fd/{file.fileno()}"))
+    return WholeTable(reader.schema, [reader.get_batch(number) for number in range(reader.num_record_batches)])

@@ -1,0 +1,131 @@
+"""Makes samples of rows: a record, places of the image and its parts, attributes."""
+
+from __future__ import annotations
+
+import decimal
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from datago_gpu.sources.attributes import NO_ATTRIBUTES, check_attributes
+from datago_gpu.sources.reference import BAD_ATTRIBUTES, Part, SampleRef, Skipped, utf8_text
+from datago_gpu.sources.sample_info import SampleInfo
+from datago_gpu.sources.table.cells import Place, place_of
+from datago_gpu.sources.table.columns import PartColumn, Roles
+
+__all__ = ["Origin", "SampleMaker"]
+
+_KINDS = ("mask", "image", "latent")
+
+
+class Origin(msgspec.Struct, frozen=True):
+    """The table of a row."""
+
+    address: str
+    """A path or an address without query, for messages."""
+    root: str
+    """The folder or address at which relative paths begin."""
+    label: str
+    """What precedes a row's number in an id that is made of that number."""
+
+    @property
+    def is_remote(self) -> bool:
+        """Returns whether the table has an address."""
+        return "://" in self.address
+
+
+class SampleMaker:
+    """Makes a SampleRef, or a Skipped, of each row."""
+
+    def __init__(self, roles: Roles, parts: Mapping[str, str]) -> None:
+        """parts: the names of the wanted parts of an index -> kind."""
+        self._roles, self._parts = roles, parts
+        self._first, *self._others = roles.images
+
+    def make(self, row: Mapping[str, Any], number: int, origin: Origin) -> SampleRef | Skipped:
+        """Returns the sample of a row, or why there is none. row: column -> value. number: of the row."""
+        roles = self._roles
+        place = self._image(row, origin)
+        given = row[roles.id] if roles.id else None
+        name = utf8_text(str(given)) if given not in (None, "") else self._name(place, number, origin)
+        where = utf8_text(place.path or place.url.partition("?")[0] or origin.address)
+        if roles.is_index and row["reason"]:
+            return Skipped(number, name, where, row["reason"], row["detail"] or "")
+        if place.problem:
+            return Skipped(number, name, where, place.problem, place.detail)
+        info, flaws = self._info(row, name)
+        parts: list[Part] = []
+        for part, there in self._places_of_parts(row, origin):
+            if there.problem and (there.problem != "no-image" or not part.optional):
+                reason = _lacking(part.kind) if there.problem == "no-image" else there.problem
+                return Skipped(number, name, where, reason, f"{part.kind} {part.name!r}: {there.detail}")
+            if not there.problem:
+                made = Part(part.name, part.kind, there.path, there.url, there.payload, part.optional, there.span)
+                parts.append(made)
+        path, url = place.path, place.url
+        if place.payload is not None:
+            path, url = ("", origin.address) if origin.is_remote else (origin.address, "")
+        return SampleRef(number, info, path, url, place.payload, parts, flaws, span=place.span)
+
+    def _image(self, row: Mapping[str, Any], origin: Origin) -> Place:
+        cell = row[self._first]
+        for other in self._others:
+            cell = row[other] if cell is None else cell
+        offset, length = (row[name] if name else None for name in (self._roles.offset, self._roles.length))
+        return place_of(cell, offset, length, self._root(origin))
+
+    def _root(self, origin: Origin) -> str:
+        return self._roles.root or origin.root
+
+    def _name(self, place: Place, number: int, origin: Origin) -> str:
+        if place.name:
+            query = f"#{number}" if "?" in place.url else ""
+            return utf8_text(place.name) + query
+        return f"{origin.label}{number}"
+
+    def _info(self, row: Mapping[str, Any], name: str) -> tuple[SampleInfo, dict[str, str]]:
+        if self._roles.is_index:
+            text, problem = check_attributes((row["attributes"] or "{}").encode("utf-8", "surrogatepass"))
+            info = SampleInfo(name, row["source"] or "", text, row["tags"] or [])
+        else:
+            text, problem = _encode({column: row[column] for column in self._roles.attributes})
+            info = SampleInfo(name, "", text)
+        return info, {BAD_ATTRIBUTES: problem} if problem else {}
+
+    def _places_of_parts(self, row: Mapping[str, Any], origin: Origin) -> list[tuple[PartColumn, Place]]:
+        root = self._root(origin)
+        if not self._roles.is_index:
+            return [(part, place_of(row[part.column], None, None, root)) for part in self._roles.parts]
+        return [
+            (PartColumn(part["name"], part["kind"], "parts", optional=False), place_of(part, None, None, root))
+            for part in row["parts"] or ()
+            if part["kind"] in _KINDS
+        ]
+
+
+def _lacking(kind: str) -> str:
+    return "no-additional-image" if kind == "image" else f"no-{kind}"
+
+
+def _encode(values: dict[str, Any]) -> tuple[bytes, str]:
+    """Returns the attributes as JSON, and what is wrong with them, as `check_attributes` does."""
+    if not values:
+        return NO_ATTRIBUTES, ""
+    try:
+        return check_attributes(_encoder.encode(values))
+    except (msgspec.MsgspecError, ValueError, TypeError, OverflowError, RecursionError) as error:
+        return NO_ATTRIBUTES, str(error)[:200] or type(error).__name__
+
+
+def _as_json(value: Any) -> Any:
+    """Returns a value that msgspec does not know in a form that it does."""
+    if isinstance(value, decimal.Decimal):
+        return float(value)
+    if hasattr(value, "isoformat"):
+        return value.isoformat()
+    raise TypeError(f"values of the type {type(value).__name__} are no JSON")
+
+
+_encoder = msgspec.json.Encoder(enc_hook=_as_json, decimal_format="number")
+"""Writes NaN and infinity as null, times in ISO 8601, bytes in base64."""

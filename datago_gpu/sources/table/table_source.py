@@ -1,0 +1,65 @@
+"""`Table`, the source of rows of tables. Imports pyarrow only when rows are read."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from typing import TYPE_CHECKING
+
+from datago_gpu.config import LoaderConfig, TableSource
+from datago_gpu.eventloop import call_in_thread
+from datago_gpu.sources.index_form import arrow
+from datago_gpu.sources.order import RankShare, renumber
+from datago_gpu.sources.reference import Position, Refs
+from datago_gpu.sources.rows import RowsSource
+
+if TYPE_CHECKING:
+    from datago_gpu.sources.http.http_client import HttpClient
+    from datago_gpu.sources.table.table_rows import TableRows
+
+__all__ = ["Table"]
+
+
+class Table(RowsSource):
+    """The `Source` of source_type "table". Raises ConfigError if pyarrow is missing.
+
+    Rows are shared and shuffled as any `Rows` are. Only Parquet tables that hold bytes have an order of their own, in
+    which each row group is read about once: see `orders`.
+    """
+
+    def __init__(self, config: LoaderConfig, http: HttpClient) -> None:
+        source = config.source_config
+        assert isinstance(source, TableSource)
+        arrow()
+        self._config, self._source, self._http = config, source, http
+        self._opened: TableRows | None = None
+        super().__init__(
+            config, self._open, f"rows of {source.shown_path}", shuffled=source.random_sampling, split=source.rank_split
+        )
+
+    async def _open(self) -> TableRows:
+        from datago_gpu.sources.table.opening import open_rows  # imports pyarrow
+
+        self._opened = await open_rows(self._config, self._source, self._http)
+        return self._opened
+
+    async def refs(self, start: Position) -> Refs:
+        """See `Source.refs`."""
+        await self.rows()
+        assert self._opened is not None
+        refs = self._refs_in_groups(self._opened, start) if self._opened.in_groups else super().refs(start)
+        async with aclosing(refs) as samples:
+            async for sample in samples:
+                yield sample
+
+    async def _refs_in_groups(self, rows: TableRows, start: Position) -> Refs:
+        """Yields the samples of tables that are read row group by row group; rows that are mixed are read together."""
+        block = rows.block_rows(self._source.shuffle_buffer) if self._source.random_sampling else 0
+        share, index = RankShare.of(self._config), start.index
+        numbers = await call_in_thread(
+            None, rows.in_own_order, share, self._config.seed, start.epoch, block, self._source.rank_split
+        )
+        first = block - index % block if block else 0
+        async with aclosing(rows.read(numbers[index:], first=first, at_once=block)) as samples:
+            async for sample in samples:
+                yield renumber(sample, index)
+                index += 1
