@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     )
     from datago_gpu.errors import ConfigError, DatagoError, DecodeError, FeederError, SourceError, TooManyErrors
     from datago_gpu.loader import Loader
+    from datago_gpu.loader.single_call import decode
     from datago_gpu.row import Row
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "TooManyErrors",
     "UserSource",
     "WebDatasetSource",
+    "decode",
 ]
 
 __version__: str
@@ -68,6 +70,8 @@ def __getattr__(name: str) -> Any:
         return _version()
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name == "decode":  # the package of this name can be called
+        return import_module("datago_gpu.decode")
     return getattr(import_module(f"datago_gpu.{_HOMES.get(name, 'errors')}"), name)
 
 

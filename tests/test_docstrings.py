@@ -16,7 +16,14 @@ PHOTOS = Path(datago_gpu.__file__).parent / "photos"
 
 @pytest.mark.parametrize(
     ("module", "name"),
-    [("config", "LoaderConfig"), ("loader", "Loader"), ("batch", "Batch"), ("row", "Row"), ("torch", "LoaderDataset")],
+    [
+        ("config", "LoaderConfig"),
+        ("loader", "Loader"),
+        ("batch", "Batch"),
+        ("row", "Row"),
+        ("loader.single_call", "decode"),
+        ("torch", "LoaderDataset"),
+    ],
 )
 def test_an_example(module: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if module == "torch":

@@ -33,6 +33,7 @@ def test_the_public_names_are_these() -> None:
         "TooManyErrors",
         "UserSource",
         "WebDatasetSource",
+        "decode",
     ]
     assert all(hasattr(datago_gpu, name) for name in datago_gpu.__all__)
 
