@@ -51,7 +51,7 @@ class FolderSurvey:
         job = FilesJob(
             os.fsencode(self.root), [name for name, _ in files], [old[0].digest if old else None for _, old in files]
         )
-        answers = iter((await self._pool.run(job)).rows)
+        answers = iter((await self._pool.run(job)).rows or ())
         rows = []
         for unit, old in tasks:
             if isinstance(unit.given, Skipped):

@@ -12,7 +12,7 @@ from datago_gpu.sources.index_form import IndexRow
 from datago_gpu.sources.local import Patience
 from datago_gpu.sources.reference import utf8_text
 
-__all__ = ["FilesJob", "LocalFiles", "digest_of", "local_text"]
+__all__ = ["FilesJob", "LocalFiles", "ShardJob", "digest_of", "local_text"]
 
 _FIRST_BYTES = 16 * 1024
 """Read of each file at once: most JPEGs have their header in it, and a read of 64 KiB takes three times as long."""
@@ -24,6 +24,15 @@ class FilesJob(Struct, array_like=True, tag="files"):
     root: bytes
     names: list[bytes]
     known: list[str | None]
+
+
+class ShardJob(Struct, array_like=True, tag="shard"):
+    """A shard to read. path: as its rows name the shard; None if it has no such name. known: its digest in an earlier
+    index, or None."""
+
+    address: bytes
+    path: str | None
+    known: str | None
 
 
 class LocalFiles:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 
 import msgspec
 
-from datago_gpu.config import DataroomSource, FileSource, LoaderConfig
+from datago_gpu.config import DataroomSource, FileSource, LoaderConfig, WebDatasetSource
 from datago_gpu.errors import ConfigError
 from datago_gpu.feeder.runtime import http_client_type
 from datago_gpu.index.folder_survey import FolderSurvey
@@ -38,8 +38,14 @@ async def open_survey(config: LoaderConfig, readers: int) -> AsyncIterator[Surve
 
         async with http_client_type()(config.http_config) as http:
             yield DataroomSurvey(config, http)
+    elif isinstance(source, WebDatasetSource):
+        from datago_gpu.index.shard_survey import ShardSurvey
+
+        async with http_client_type()(config.http_config) as http, ReaderPool(config, readers) as pool:
+            with closing(await ShardSurvey.open(config, http, pool)) as survey:
+                yield survey
     else:
-        raise ConfigError(f"an index of source_type {config.source_type!r} cannot be made")
+        raise ConfigError(f"source_type {config.source_type!r} cannot be indexed")
 
 
 def source_text(config: LoaderConfig) -> str:

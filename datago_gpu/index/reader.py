@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import sys
@@ -9,15 +10,16 @@ from typing import Any, TypeAlias
 
 from msgspec import Struct, msgpack
 
-from datago_gpu.config import LoaderConfig
+from datago_gpu.config import LoaderConfig, WebDatasetSource
 from datago_gpu.feeder.decoding.fork_server import die_with
 from datago_gpu.feeder.wire import HEADER_BYTES, frame
-from datago_gpu.index.local_files import FilesJob, LocalFiles
+from datago_gpu.index.local_files import FilesJob, LocalFiles, ShardJob
+from datago_gpu.index.members import LocalShards
 from datago_gpu.sources.index_form import IndexRow
 
 __all__ = ["Answer", "Job", "Reader", "ReaderSetup"]
 
-Job: TypeAlias = FilesJob
+Job: TypeAlias = FilesJob | ShardJob
 
 
 class ReaderSetup(Struct, array_like=True):
@@ -27,9 +29,9 @@ class ReaderSetup(Struct, array_like=True):
 
 
 class Answer(Struct, array_like=True):
-    """The result of a job. rows: for each file; None for one that has not changed."""
+    """The result of a job. rows: for each file, None if it has not changed; or of a shard, None in place of all."""
 
-    rows: list[IndexRow | None]
+    rows: list[IndexRow | None] | None
 
 
 class Reader:
@@ -37,10 +39,15 @@ class Reader:
 
     def __init__(self, config: LoaderConfig) -> None:
         self._files = LocalFiles(config)
+        self._shards = LocalShards(config) if isinstance(config.source_config, WebDatasetSource) else None
 
     def answer(self, job: Job) -> Answer:
         """Returns the result of a job."""
-        return Answer(self._files.rows(job))
+        if isinstance(job, FilesJob):
+            return Answer(self._files.rows(job))
+        assert self._shards
+        rows = self._shards.rows(os.fsdecode(job.address), job.path, job.known)
+        return Answer(None if rows is None else [*rows])
 
 
 def serve(descriptor: int, parent: int) -> None:

@@ -76,5 +76,5 @@ def row_of_sample(ref: SampleRef, look: Look, row: IndexRow) -> IndexRow:
     row.attributes = info.attributes.decode() if info.attributes != NO_ATTRIBUTES else None
     row.height, row.width, row.format = look.height, look.width, look.format or None
     row.reason, row.detail = look.reason or None, look.detail or None
-    row.parts = [IndexPart(part.name, part.kind, url=part.url or None) for part in ref.parts]
+    row.parts = [IndexPart(part.name, part.kind, url=part.url) for part in ref.parts if part.url]
     return row

@@ -14,13 +14,14 @@ from datago_gpu.errors import ConfigError
 from datago_gpu.sources.webdataset.tar import BadShard
 from datago_gpu.sources.webdataset.windows import MOST_WINDOW, SMALL_WINDOW, xz_window, zstd_window
 
-__all__ = ["DAMAGED", "format_name", "plain"]
+__all__ = ["DAMAGED", "compression_of", "format_name", "plain"]
 
 _UNPACKED_BYTES = 64 * 1024
 """The most bytes that are lost before a fault in a compressed stream."""
 _READ_BYTES = 256 * 1024
 _HEAD_BYTES = 64
 _XZ_OVERHEAD = 1024 * 1024
+_MAGIC_BYTES = 6
 _MOST_LAYERS = 3
 _TAR_MAGIC_AT, _TAR_MAGIC_ENDS = 257, 262
 
@@ -70,15 +71,26 @@ def format_name(file: BinaryIO) -> str:
     return next((name for magic, name in _OTHERS.items() if head.startswith(magic)), "")
 
 
+def compression_of(head: bytes) -> str:
+    """Returns how a file with these first bytes is compressed: "gzip", "zstd", "bzip2" or "xz"; "" if it is not."""
+    if head.startswith(b"\x1f\x8b"):
+        return "gzip"
+    if head.startswith(b"\x28\xb5\x2f\xfd") or (head[1:4] == b"\x2a\x4d\x18" and 0x50 <= head[0] <= 0x5F):
+        return "zstd"  # the second magic number begins a skippable frame, as pzstd writes it
+    if head.startswith(b"BZh"):
+        return "bzip2"
+    return "xz" if head.startswith(b"\xfd7zXZ\x00") else ""
+
+
 def _open(file: io.BufferedReader, take: Callable[[int], None]) -> BinaryIO | None:
-    magic = file.peek(6)[:6]
-    if magic[:2] == b"\x1f\x8b":
+    kind = compression_of(file.peek(_MAGIC_BYTES)[:_MAGIC_BYTES])
+    if kind == "gzip":
         return cast(BinaryIO, gzip.GzipFile(fileobj=file, mode="rb"))
-    if magic[:4] == b"\x28\xb5\x2f\xfd" or (magic[1:4] == b"\x2a\x4d\x18" and 0x50 <= magic[0] <= 0x5F):
-        return _with_buffer(_Zstd(file, take))  # the second magic number begins a skippable frame, as pzstd writes it
-    if magic[:3] == b"BZh":
+    if kind == "zstd":
+        return _with_buffer(_Zstd(file, take))
+    if kind == "bzip2":
         return _with_buffer(_Unpacked(file, bz2.BZ2Decompressor))
-    if magic == b"\xfd7zXZ\x00":
+    if kind == "xz":
         most = _usable_window(xz_window(file.peek(_HEAD_BYTES)), take) + _XZ_OVERHEAD
         return _with_buffer(_Unpacked(file, lambda: lzma.LZMADecompressor(memlimit=most)))
     return None

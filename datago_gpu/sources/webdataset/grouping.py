@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
+from typing import Literal
 
 from datago_gpu.config import LoaderConfig
 from datago_gpu.config.file_names import EXTENSIONS
@@ -21,6 +22,7 @@ from datago_gpu.sources.reference import (
     Part,
     SampleRef,
     Skipped,
+    Span,
     printable_path,
     utf8_text,
 )
@@ -94,8 +96,8 @@ class Collector:
     def _start(self, key: str, name: str) -> None:
         self._key, self._name = key, name
         self._seen: set[str] = set()
-        self._image: tuple[str, bytes] | None = None
-        self._parts: dict[str, bytes] = {}
+        self._image: tuple[str, bytes, Span | None] | None = None
+        self._parts: dict[str, tuple[bytes, Span | None]] = {}
         self._attributes: dict[str, bytes] = {}
         self._attribute_bytes = 0
         self._problem: tuple[str, str] | None = None
@@ -146,14 +148,21 @@ class Collector:
         if self._role not in self._optional:
             self._problem = (reason, detail)
 
-    def keep(self, content: bytes) -> None:
-        """Stores the content of the current file."""
+    @property
+    def role(self) -> Literal["image", "attribute", "part"]:
+        """Returns what the current file, which is wanted, is in its sample."""
         if self._role == "reference":
-            self._image = self._name, content
+            return "image"
+        return "attribute" if self._role == "attribute" else "part"
+
+    def keep(self, content: bytes, span: Span | None = None) -> None:
+        """Stores the content of the current file, and where it lies in the shard if the caller wants to know."""
+        if self._role == "reference":
+            self._image = self._name, content, span
         elif self._role == "attribute":
             self._attributes[self._part] = content
         else:
-            self._parts.setdefault(self._role, content)
+            self._parts.setdefault(self._role, (content, span))
 
     def finish(self) -> SampleRef | Skipped | None:
         """Returns the last sample; None if there is none."""
@@ -209,9 +218,10 @@ class Collector:
             return Skipped(0, key, printable_path(where), *problem)
         assert self._image is not None
         parts = [
-            Part(name=name, kind=kind, path=where, payload=self._parts[name], optional=name in self._optional)
+            Part(name, kind, where, payload=content, optional=name in self._optional, span=span)
             for name, kind in self._further.items()
             if name in self._parts
+            for content, span in (self._parts[name],)
         ]
         attributes, problem_of_attributes = attributes_of(self._attributes, as_text=self._as_text)
         return SampleRef(
@@ -221,6 +231,7 @@ class Collector:
             payload=self._image[1],
             parts=parts,
             flaws=self._flaws(problem_of_attributes),
+            span=self._image[2],
         )
 
     def _role_of(self, part: str) -> str:

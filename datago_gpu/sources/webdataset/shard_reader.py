@@ -20,7 +20,7 @@ from datago_gpu.sources.webdataset.links import Links
 from datago_gpu.sources.webdataset.tar import BadShard, TarStream
 from datago_gpu.sources.webdataset.windows import Windows
 
-__all__ = ["OpenShard"]
+__all__ = ["MOST_BYTES", "MOST_FILES", "OpenShard", "Supply", "pump"]
 
 Supply = Callable[[Callable[[bytes], Awaitable[None]]], Awaitable[None]]
 """Passes the bytes of a shard to the given function."""
@@ -29,7 +29,7 @@ _READ_BYTES = 1024 * 1024
 _LOT_SAMPLES = 32
 """Samples passed from the thread to the loop at once: each handover costs about 60 us."""
 _LOT_BYTES = 1024 * 1024
-_MOST_FILES, _MOST_BYTES = 100_000, 64 * 1024**3
+MOST_FILES, MOST_BYTES = 100_000, 64 * 1024**3
 """The most consecutive files, and unpacked bytes, without a sample: a shard with more counts as one without samples."""
 _ROOM_BYTES, _ROOM_SHARE = 256 * 1024, 64
 """The least room reserved at a time, so that small files need not reserve one by one: this many bytes, or this
@@ -70,7 +70,7 @@ class OpenShard:
         self._room = self._begun = 0
         """Reserved bytes that are unused, and reserved bytes that the current sample uses."""
         self._gone = asyncio.Event()
-        self._pump = loop.create_task(_pump(supply, self._pipe)) if supply and self._pipe else None
+        self._pump = loop.create_task(pump(supply, self._pipe)) if supply and self._pipe else None
         threading.Thread(target=self._run, name="datago-shard", daemon=True).start()
 
     async def take(self) -> SampleRef | Skipped | None:
@@ -144,7 +144,7 @@ class OpenShard:
                 self._hand_over(finished)
             files, since = (1, stream.position) if isinstance(finished, SampleRef) else (files + 1, since)
             del finished  # otherwise the sample stays in memory while this thread waits for room
-            if files > _MOST_FILES or stream.position + size - since > _MOST_BYTES:
+            if files > MOST_FILES or stream.position + size - since > MOST_BYTES:
                 told = f"{files} files and {stream.position + size - since} bytes in a row"
                 raise BadShard(f"no sample in {told}, before byte {stream.position}")
             if wanted:
@@ -193,7 +193,7 @@ class OpenShard:
             self._channel.put(lot, size)
 
 
-async def _pump(supply: Supply, pipe: Pipe) -> None:
+async def pump(supply: Supply, pipe: Pipe) -> None:
     try:
         await guarded(supply(pipe.put))
     except Exception as error:  # raised after all earlier samples

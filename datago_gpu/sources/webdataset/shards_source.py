@@ -42,7 +42,7 @@ from datago_gpu.sources.webdataset.tar import BadShard
 from datago_gpu.sources.webdataset.windows import Windows
 from datago_gpu.units import MiB
 
-__all__ = ["WebDataset"]
+__all__ = ["WebDataset", "reason_and_detail"]
 
 _PIPE_BYTES = 4 * MiB
 """The most bytes of each shard between the network and the thread that unpacks it."""
@@ -187,7 +187,7 @@ class WebDataset:
 
     def _skip(self, shard: Shard, error: Exception, missing: int) -> Skipped:
         """Returns the skip for a shard's rest of about `missing` samples. Raises SourceError if its server is down."""
-        reason, detail = _reason_and_detail(error)
+        reason, detail = reason_and_detail(error)
         where = self._source.redacted(printable_path(shard.shown))
         detail = self._source.redacted(detail)
         if isinstance(error, HttpFailure) and error.down:
@@ -199,7 +199,7 @@ class WebDataset:
         first = self._source.redacted(printable_path(shards[0].shown) if shards else self._source.url)
         if lost is None:
             raise SourceError(f"no samples in {len(shards)} shards, the first of which is {first}")
-        reason, detail = _reason_and_detail(lost)
+        reason, detail = reason_and_detail(lost)
         hint = "" if reason in _SAY_WHAT_TO_DO else "; check source_config.url"
         if isinstance(lost, HttpFailure) and lost.status in (401, 403):
             hint = "; check source_config.auth_token or the credentials"
@@ -258,7 +258,7 @@ def _of_access(failure: HttpFailure) -> bool:
     return failure.status in (401, 403) or failure.reason == "no-credentials"
 
 
-def _reason_and_detail(error: Exception) -> tuple[str, str]:
+def reason_and_detail(error: Exception) -> tuple[str, str]:
     """Returns reason and detail of an error."""
     if isinstance(error, HttpFailure):
         return error.reason, error.detail

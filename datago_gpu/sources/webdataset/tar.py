@@ -9,6 +9,7 @@ the same archive are members as well; the caller resolves them.
 
 from __future__ import annotations
 
+import os
 import posixpath
 import re
 import tarfile
@@ -83,11 +84,12 @@ class TarStream:
     """Iterates over the members; `read` then returns the content of a regular one, if wanted.
 
     `position` is the number of bytes used so far. marked: the archive must have an end marker, since a truncated one
-    cannot be detected otherwise. Raises BadShard, and errors of the file.
+    cannot be detected otherwise. size: of the file, in bytes, if contents that are not wanted can be passed over with
+    `seek`. Raises BadShard, and errors of the file.
     """
 
-    def __init__(self, file: BinaryIO, *, marked: bool = False) -> None:
-        self._file, self._marked = file, marked
+    def __init__(self, file: BinaryIO, *, marked: bool = False, size: int | None = None) -> None:
+        self._file, self._marked, self._file_size = file, marked, size
         self._counted = _Counted(file)
         self._archive = _Archive(self._counted)
         self._size = 0
@@ -162,6 +164,12 @@ class TarStream:
     def _skip(self, count: int) -> None:
         if count < 0:
             raise BadShard(f"a member that ends before it begins, at byte {self.position}")
+        if self._file_size is not None:
+            if self.position + count > self._file_size:
+                raise BadShard(f"it ends within a file, at byte {self._file_size}")
+            self._file.seek(count, os.SEEK_CUR)
+            self._counted.position += count
+            return
         while count:
             block = self._file.read(min(count, _BLOCK))
             if not block:
