@@ -10,7 +10,15 @@ from contextlib import aclosing
 
 import msgspec
 
-from datago_gpu.config import DataroomSource, FileSource, HttpConfig, LoaderConfig, TableSource, WebDatasetSource
+from datago_gpu.config import (
+    DataroomSource,
+    FileSource,
+    HttpConfig,
+    LoaderConfig,
+    TableSource,
+    UserSource,
+    WebDatasetSource,
+)
 from datago_gpu.config.local_paths import shown_with
 from datago_gpu.config.proxies import Proxies
 from datago_gpu.decode.select import choose
@@ -41,6 +49,9 @@ def checks(config: LoaderConfig, device: str, backend: str, timeout_s: float) ->
 
 
 def _checks(config: LoaderConfig, device: str, backend: str, timeout_s: float) -> Iterator[Check]:
+    if isinstance(config.source_config, UserSource):
+        yield Check.none("source", "rows of a program's own: only the program that gives them can try them")
+        return
     config = _with_short_limits(config, timeout_s)
     found = list(_check_source(config, timeout_s))
     yield from found

@@ -74,14 +74,16 @@ class RowPacking:
         self, kind: Literal["mask", "image", "latent"], name: str, value: object, field: str, payloads: list[Buffer]
     ) -> Piece:
         """Describes a payload. Adds it to `payloads` if it is bytes."""
-        if isinstance(value, bytes | bytearray | memoryview):
-            if isinstance(value, memoryview):
-                value = value.cast("B") if value.contiguous else value.tobytes()
-            payloads.append(value)
-            return Piece(kind, name, len(value))
+        encoded = _bytes_in(value)
+        if encoded is not None:
+            payloads.append(encoded)
+            return Piece(kind, name, len(encoded))
         if isinstance(value, str) and (scheme := _SCHEME.match(value)):
+            value = str.__str__(value)  # of a subclass, as numpy's texts are
             if scheme[0].lower() == FILE_SCHEME:
                 return self._file(kind, name, plain_path(value, self._base), field)
+            if utf8_text(value) != value:
+                raise _Wrong(f"{field} must be UTF-8 text, got {value!r}")
             if value.lower().startswith(_ADDRESSES):
                 return Piece(kind, name, url=value)
             raise _Wrong(
@@ -103,6 +105,19 @@ class RowPacking:
 
 class _Wrong(Exception):
     """Says what is wrong with a field."""
+
+
+def _bytes_in(value: object) -> Buffer | None:
+    """Returns the bytes of a value that holds bytes and nothing else; None for any other value."""
+    if isinstance(value, bytes | bytearray):
+        return value
+    try:
+        view = memoryview(value)  # type: ignore[arg-type]
+    except TypeError:
+        return None
+    if not isinstance(value, memoryview) and (view.ndim != 1 or view.itemsize != 1):
+        return None  # an array of pixels
+    return view.cast("B") if view.contiguous else view.tobytes()
 
 
 def check_size(row: Row) -> None:

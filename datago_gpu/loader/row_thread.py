@@ -24,6 +24,8 @@ from datago_gpu.sources.user import row_wire as wire
 
 __all__ = ["RowThread"]
 
+_LONGEST_TEXT = 2000
+"""Characters of the text of an exception of the user's code."""
 _MOST_PIECES = 512
 """How many buffers one call of `sendmsg` may have: Linux takes up to 1,024."""
 
@@ -143,7 +145,7 @@ class _RowServer:
             self._send(wire.RowsEnd(self._turn, empty))
             self.end_walk()
         except NotRows as problem:
-            self._break(str(problem))
+            self._break(_printable(str(problem)))
         except BaseException as error:
             self.fail(f"row {number} of the source cannot be read", error)
         else:
@@ -166,8 +168,7 @@ class _RowServer:
 
     def fail(self, what: str, error: BaseException) -> None:
         """Tells the feeder, if it is there, that the user's code has raised an error."""
-        text = f"{what}: {type(error).__name__}: {error}"
-        message = str(SourceError(text))  # as the error will show it
+        message = _printable(f"{what}: {type(error).__name__}: {_text_of(error)}")
         self.problem = message, error
         with suppress(OSError):
             self._break(message)
@@ -204,6 +205,20 @@ class _RowServer:
 
 class _End(Exception):
     """The walk has come to its end."""
+
+
+def _text_of(error: BaseException) -> str:
+    """Returns the text of an error of the user's code, shortened if it is very long."""
+    try:
+        text = str(error)
+    except Exception as problem:
+        return f"(it has no text: {type(problem).__name__})"
+    return text if len(text) <= _LONGEST_TEXT else f"{text[:_LONGEST_TEXT]}..."
+
+
+def _printable(text: str) -> str:
+    """Returns a message as the error that the trainer raises will show it."""
+    return str(SourceError(text))
 
 
 def _send_all(channel: socket.socket, buffers: Sequence[bytes | bytearray | memoryview]) -> None:

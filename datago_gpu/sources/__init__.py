@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from datago_gpu.config import FileSource, LoaderConfig, TableSource, WebDatasetSource
+from datago_gpu.config import FileSource, LoaderConfig, TableSource, UserSource, WebDatasetSource
+from datago_gpu.errors import ConfigError
 from datago_gpu.sources.reference import Source
 
 if TYPE_CHECKING:
@@ -29,7 +30,9 @@ def open_source(config: LoaderConfig, http: HttpClient | None, link: RowLink | N
         from datago_gpu.sources.folders import Folder
 
         return Images(config, Folder(config))
-    if link is not None:
+    if isinstance(config.source_config, UserSource):
+        if link is None:
+            raise ConfigError("source_type 'rows' needs rows: Loader(config, source=rows)")
         from datago_gpu.sources.user.user_rows import open_user_source
 
         return open_user_source(config, link)

@@ -174,6 +174,12 @@ def test_the_key_is_not_shown(tmp_path: Path) -> None:
     assert key[:12] not in str(found["source"])
 
 
+def test_rows_of_a_program_are_left_to_the_program() -> None:
+    config = LoaderConfig.load({"source_type": "rows", "source_config": {}})
+    (check,) = source_trial.checks(config, "cpu", "auto", 1.0)
+    assert (check.name, check.state) == ("source", "none")
+
+
 def test_a_silent_server_is_not_waited_for(tmp_path: Path) -> None:
     with MisbehavingServer() as server:
         server.script("/api/images/", Answer(silent=True))

@@ -33,6 +33,11 @@ WRONG: list[tuple[Any, str]] = [
     (Row(3, b"x"), "row 7 of the source: id must be text, got 3: use str"),  # type: ignore[arg-type]
     (Row("a", None), "image must be encoded bytes, a path or an address, got None"),  # type: ignore[arg-type]
     (Row("a", Image.new("RGB", (2, 2))), "image must be encoded bytes, such as the content of a JPEG file, a path or"),  # type: ignore[arg-type]
+    (
+        Row("a", np.zeros((2, 2, 3), np.uint8)),
+        "image must be encoded bytes, such as the content of a JPEG file, a path",
+    ),  # type: ignore[arg-type]
+    (Row("a", "http://example.org/\ud800"), "image must be UTF-8 text"),
     (Row("a", ""), "image is not a path: ''"),
     (Row("a", "a\0b"), "image is not a path"),
     (Row("a", "ftp://example.org/a.jpg"), "image begins with ftp://, which is not supported: use http://"),
@@ -54,7 +59,7 @@ def test_a_wrong_value_is_named_with_row_and_field(row: Any, words: str) -> None
 
 def test_bytes_of_all_kinds_are_sent_without_a_copy() -> None:
     view = memoryview(np.arange(12, dtype=np.uint16))
-    for given in (b"abc", bytearray(b"abc"), memoryview(b"abc"), view):
+    for given in (b"abc", bytearray(b"abc"), memoryview(b"abc"), view, np.frombuffer(b"abc", np.uint8)):
         message, (payload,) = pack(Row("a", given))
         assert bytes(payload) == bytes(given)
         assert message.pieces[0].length == len(bytes(given))

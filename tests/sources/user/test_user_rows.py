@@ -156,6 +156,15 @@ def test_an_error_of_the_program_comes_after_all_rows_before_it_and_is_known() -
     asyncio.run(read())
 
 
+def raise_(error: BaseException) -> Any:
+    raise error
+
+
+class Wordless(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
 class Broken(list[Row]):
     def __getitem__(self, number: Any) -> Any:
         if number == 5:
@@ -169,6 +178,14 @@ class Broken(list[Row]):
         (Broken(rows_of(9)), "row 5 of the source cannot be read: KeyError: 5"),
         ([*rows_of(2), {"image": b""}], r"row 2 of the source must be a datago_gpu.Row, got a dict; make one: Row\("),
         (lambda epoch: iter(()), "the source has no rows: the program's iterable ended before its first row"),
+        (
+            lambda epoch: raise_(Wordless()),
+            r"the rows of epoch 0 cannot be read: Wordless: \(it has no text: RuntimeErr",
+        ),
+        (lambda epoch: raise_(SystemExit(3)), "the rows of epoch 0 cannot be read: SystemExit: 3"),
+        (lambda epoch: raise_(ValueError("x" * 5000)), r"ValueError: x{2000}\.\.\.$"),
+        (lambda epoch: [Row("\ud800", "http://\ud800")], "row 0 of the source: image must be UTF-8 text"),
+        (lambda epoch: raise_(ValueError("\ud800")), r"ValueError: \\ud800"),
         (lambda epoch: 3, "the function .*lambda.* must return an iterable of rows, got int"),
         (lambda epoch: 1 // epoch, "the rows of epoch 0 cannot be read: ZeroDivisionError"),
         (lambda epoch: [Row("a", 3)], "row 0 of the source: image must be encoded bytes, a path or an address, got 3"),
