@@ -22,12 +22,14 @@ from datago_gpu.feeder.admitted import Admitted
 from datago_gpu.feeder.fetch import Fetcher
 from datago_gpu.feeder.fill import fill
 from datago_gpu.feeder.pack import Packer
-from datago_gpu.feeder.planned import Step, open_plan
+from datago_gpu.feeder.planned import Step
+from datago_gpu.feeder.planned_walk import open_plan
 from datago_gpu.feeder.refusals import Refusals
 from datago_gpu.feeder.window import Outcome, Waits, Window
 from datago_gpu.feeder.wire import Counts, Mark, Resume, StageCount
 from datago_gpu.plan.taken import MoreTaken, continued
 from datago_gpu.sources.reference import Position, Refs, SampleRef, Skipped, Source
+from datago_gpu.sources.tally import hold_until_known
 from datago_gpu.units import MiB
 
 __all__ = ["LockstepProduction"]
@@ -106,10 +108,12 @@ class LockstepProduction:
         """Yields the samples of the steps that are left, after a check that the rows are those of the state."""
         resume, resumed = self._resume, epoch == self._resume.position.epoch
         taken = continued(resume.taken if resumed else [], self._together)
+        tally = self._source.tally
         if resumed:
-            self._source.tally.expect(resume.listed, accepts=resume.accepts_change)
+            tally.expect(resume.listed, accepts=resume.accepts_change)
+        refs = self._planned.refs(epoch, taken, self._left(), self._steps.append)
         try:
-            async with aclosing(self._planned.refs(epoch, taken, self._left(), self._steps.append)) as samples:
+            async with aclosing(hold_until_known(refs, tally) if tally.pending else refs) as samples:
                 async for sample in samples:
                     if isinstance(sample, SampleRef):
                         sample.epoch = epoch

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from datago_gpu.config import LoaderConfig
-from datago_gpu.errors import ConfigError, SourceError
+from datago_gpu.errors import SourceError
 from datago_gpu.eventloop import call_in_thread
 from datago_gpu.imaging.geometry import Size
 from datago_gpu.plan.taken import Taken
 from datago_gpu.sources.order import RankShare, renumber
-from datago_gpu.sources.reference import ListingDigest, Refs, SampleRef, Skipped, Source
+from datago_gpu.sources.reference import ListingDigest, Refs, SampleRef, Skipped
 from datago_gpu.sources.rows import RowsSource
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from datago_gpu.plan.global_batches import GlobalBatches
 
-__all__ = ["NO_SIZE", "Begin", "PlannedRows", "Step", "open_plan"]
+__all__ = ["NO_SIZE", "Begin", "PlannedRows", "Step", "not_planned", "planned"]
 
 NO_SIZE = "no-size"
 """The reason of a sample that is in no plan, because the listing does not say how large its picture is."""
@@ -94,16 +94,6 @@ class PlannedRows:
         async with aclosing(rows.read(unplanned[share.rank :: share.world_size])) as samples:
             async for sample in samples:
                 yield not_planned(sample, sample.index)
-
-
-def open_plan(config: LoaderConfig, source: Source) -> PlannedRows:
-    """Returns the plan for a source. Raises ConfigError for a source that lists no sizes."""
-    if isinstance(source, RowsSource):
-        return PlannedRows(config, source)
-    raise ConfigError(
-        "lockstep needs rows that are known before the start, and this source is read from its beginning to its end: "
-        "pass a sequence (with len and [number]) of rows with width and height"
-    )
 
 
 def _numbers(plan: GlobalBatches, share: RankShare, first: int, last: int) -> NDArray[np.int64]:

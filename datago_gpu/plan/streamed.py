@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
+from datago_gpu.imaging.geometry import Size
 from datago_gpu.plan.taken import MoreTaken, Taken
 
 __all__ = ["Planned", "StreamPlanner"]
@@ -15,7 +16,7 @@ T = TypeVar("T")
 class Planned(NamedTuple, Generic[T]):
     """A global batch."""
 
-    bucket: Hashable
+    bucket: Size
     rows: list[T]
     """The distinct rows: the row at place p of the batch is rows[p % len(rows)], and real if p < len(rows)."""
 
@@ -23,7 +24,7 @@ class Planned(NamedTuple, Generic[T]):
 class _Row(NamedTuple, Generic[T]):
     position: int
     row: T
-    bucket: Hashable
+    bucket: Size
 
 
 class _Open(Generic[T]):
@@ -31,7 +32,7 @@ class _Open(Generic[T]):
 
     def __init__(self, together: int) -> None:
         self._together = together
-        self._rows: dict[Hashable, list[_Row[T]]] = {}
+        self._rows: dict[Size, list[_Row[T]]] = {}
 
     def add(self, row: _Row[T]) -> Planned[T] | None:
         """Adds a row. Returns the batch that the row completes."""
@@ -50,7 +51,7 @@ class _Open(Generic[T]):
         self._rows.clear()
         return sorted(held, key=lambda row: row.position)
 
-    def _take(self, bucket: Hashable) -> Planned[T]:
+    def _take(self, bucket: Size) -> Planned[T]:
         return Planned(bucket, [each.row for each in self._rows.pop(bucket)])
 
 
@@ -58,20 +59,21 @@ class _Leaving(Generic[T]):
     """Leaves out the rows of the first `steps` batches of `together` rows, and passes the other rows on in order."""
 
     def __init__(self, together: int, steps: int) -> None:
-        self._open, self._steps = _Open[T](together), steps
+        self._open, self.steps = _Open[T](together), steps
+        """How many of these batches are still to come."""
 
     def pass_on(self, rows: list[_Row[T]]) -> list[_Row[T]]:
         """Takes the next rows. Returns the rows that are now known to be in none of these batches."""
         for at, row in enumerate(rows):
-            if not self._steps:
+            if not self.steps:
                 return self._open.take_all() + rows[at:]
-            self._steps -= self._open.add(row) is not None
-        return [] if self._steps else self._open.take_all()
+            self.steps -= self._open.add(row) is not None
+        return [] if self.steps else self._open.take_all()
 
     def end(self) -> list[_Row[T]]:
         """Returns the rows that are left at the end. Raises MoreTaken."""
         flushed = self._open.flush()
-        for _ in range(self._steps):
+        for _ in range(self.steps):
             if next(flushed, None) is None:
                 raise MoreTaken
         return self._open.take_all()
@@ -91,7 +93,12 @@ class StreamPlanner(Generic[T]):
         self.left_out: list[T] = []
         """After `end`: the rows in batches that are not complete, if `drop_last` is true."""
 
-    def add(self, row: T, bucket: Hashable) -> Iterator[Planned[T]]:
+    @property
+    def caught_up(self) -> bool:
+        """Returns whether all rows of the batches taken have been added."""
+        return not self._skipped and not any(leaving.steps for leaving in self._leaving)
+
+    def add(self, row: T, bucket: Size) -> Iterator[Planned[T]]:
         """Adds the next row. Yields the batches that can be sent now."""
         rows = [_Row(self._position, row, bucket)]
         self._position += 1

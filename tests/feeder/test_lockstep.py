@@ -24,9 +24,10 @@ from datago_gpu.plan.of_rows import plan_rows
 from datago_gpu.plan.repeat import repeat
 from datago_gpu.plan.taken import Taken as Part
 from datago_gpu.plan.taken import continued
-from datago_gpu.sources.reference import ListingDigest, Refs, SampleRef, Skipped
+from datago_gpu.sources.reference import ListingDigest, Position, Refs, SampleRef, Skipped
 from datago_gpu.sources.rows import Numbers, RowsSource
 from datago_gpu.sources.sample_info import SampleInfo
+from datago_gpu.sources.tally import Walked
 from tests.feeder.test_production import Taken, Taker, stream
 from tests.support.images import SHAPES, add_picture
 
@@ -63,6 +64,24 @@ class Pictures:
                 continue
             name = "gone" if number in self.missing else f"{number:03}.jpg"
             yield SampleRef(number, SampleInfo(str(number)), path=str(self.root / name))
+
+
+class Listing:
+    """The same pictures as a `Source` that is walked in their order, as a Dataroom's."""
+
+    def __init__(self, rows: Pictures) -> None:
+        self.rows, self.tally, self.passed_over = rows, Walked("pictures"), dict[str, int]()
+
+    async def refs(self, start: Position) -> Refs:
+        assert start == Position(start.epoch)
+        self.tally.begin()
+        async for sample in self.rows.read(range(self.rows.count)):
+            self.tally.add(sample.id.encode())
+            if isinstance(sample, SampleRef):
+                height, width = self.rows.shapes[sample.index].tolist()
+                sample.size = height, width
+            yield sample
+        self.tally.end()
 
 
 @pytest.fixture(scope="module")
@@ -112,12 +131,18 @@ class Places(Taker):
 
 
 def run(
-    config: LoaderConfig, rows: Pictures, resume: Resume | None = None, *, shuffled: bool = True, **more: Any
+    config: LoaderConfig,
+    rows: Pictures,
+    resume: Resume | None = None,
+    *,
+    shuffled: bool = True,
+    walked: bool = False,
+    **more: Any,
 ) -> Taken:
     async def load() -> Pictures:
         return rows
 
-    source = RowsSource(config, load, "rows", shuffled=shuffled, split="shuffled")
+    source = Listing(rows) if walked else RowsSource(config, load, "rows", shuffled=shuffled, split="shuffled")
     return stream(config, resume, source=source, make=LockstepProduction, take=Places, **more)
 
 

@@ -88,7 +88,7 @@ class Dataroom:
         self._rank, self._world_size = config.rank_and_world_size()
         self._share = Share.of(self._rank, self._world_size)
         self._api = DataroomApi(self._source, config.http_config, http)
-        self._draws = config.draws_from_server
+        self._draws, self._sized = config.draws_from_server, config.lockstep
         self._wanted = Wanted(self._source)
         self._walked = Walked(f"images of {shown_address(self._api.base)}", shuffled=self._source.random_sampling)
         self.tally: Tally = Tally() if self._draws else self._walked
@@ -190,6 +190,8 @@ class Dataroom:
         unused = set() if self._source.require_embeddings else {"coca_embedding"}
         if not latents:
             unused.add("latents")
+        if not self._sized:
+            unused |= {"width", "height"}
         fields = [name for name in Entry.__struct_fields__ if name not in unused]
         return {"fields": ",".join(fields), "page_size": str(self._source.page_size), **latents}
 
@@ -226,6 +228,7 @@ class Dataroom:
             parts=parts,
             flaws={BAD_ATTRIBUTES: unread} if unread else {},
             cursor=cursor,
+            size=entry.size if self._sized else (0, 0),
             renew=partial(self._api.renew, entry.id),
         )
 

@@ -40,6 +40,8 @@ _LISTS_AN_ENTRY = 200
 """The most lists and objects of a page, per entry that it may have: skipping one takes 0.8 us."""
 _LARGEST_ENTRY = 1024 * 1024
 ENTRIES_THAT_VOTE = 100
+_DIGITS = 9
+"""The most digits of a width or height: more would not fit into 32 bits."""
 _LARGEST_MENDED = 256 * 1024
 """The largest entry, in bytes, that is tried with Python's own decoder, which is slow."""
 
@@ -80,6 +82,13 @@ class Entry(Struct):
     duplicate_state: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
     coca_embedding: Raw = Raw(b"null")
     latents: Raw = Raw(b"null")
+    width: Raw = Raw(b"null")
+    height: Raw = Raw(b"null")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Returns (height, width) as the server says, 0 if unknown. EXIF orientation is not applied."""
+        return _side(self.height), _side(self.width)
 
     def details(self) -> Details:
         """Decodes the lists. Raises ValueError if they do not match the API, or if the entry is too long."""
@@ -225,6 +234,11 @@ def _mend(given: Any) -> Entry:
     except ValueError as problem:
         return _Mended(**structs.asdict(entry), problem=str(problem))
     return entry
+
+
+def _side(raw: Raw) -> int:
+    digits = bytes(raw)
+    return int(digits) if digits.isdigit() and len(digits) <= _DIGITS else 0
 
 
 def _size(raw: Raw) -> int:

@@ -1,0 +1,78 @@
+"""Plans a listing that is walked, such as a Dataroom's: a global batch goes out as soon as it is full.
+
+Every rank walks the whole listing, and keeps only the samples of the batches that are not full.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import aclosing
+
+from datago_gpu.config import DataroomSource, LoaderConfig
+from datago_gpu.errors import ConfigError
+from datago_gpu.feeder.planned import Begin, PlannedRows, Step, not_planned, planned
+from datago_gpu.plan.streamed import Planned, StreamPlanner
+from datago_gpu.plan.taken import Taken
+from datago_gpu.sources.order import RankShare
+from datago_gpu.sources.reference import Position, Refs, SampleRef, Skipped, Source
+from datago_gpu.sources.rows import RowsSource
+
+__all__ = ["PlannedWalk", "open_plan"]
+
+
+def open_plan(config: LoaderConfig, source: Source) -> PlannedRows | PlannedWalk:
+    """Returns the plan for a source, which lists the samples of all ranks. Raises ConfigError if there can be none."""
+    if isinstance(source, RowsSource):
+        return PlannedRows(config, source)
+    if isinstance(config.source_config, DataroomSource):
+        return PlannedWalk(config, source)
+    raise ConfigError(
+        "lockstep needs rows that are known before the start, and this source is read from its beginning to its end: "
+        "pass a sequence (with len and [number]) of rows with width and height"
+    )
+
+
+class PlannedWalk:
+    """Plans a listing that is walked in every epoch, with the methods of `PlannedRows`."""
+
+    def __init__(self, config: LoaderConfig, source: Source) -> None:
+        self._config, self._source, self._share = config, source, RankShare.of(config)
+        self._table = config.image_config.buckets()
+        self._places = self._share.select(range(config.batch_size * self._share.world_size))
+        self.dropped = 0
+        """Number of this rank's samples that `drop_last` has left out."""
+
+    async def refs(self, epoch: int, taken: Sequence[Taken], most: int | None, begin: Begin) -> Refs:
+        """Yields this rank's samples of the rest of an epoch, in the order of the plan, and between them the samples
+        without a size, as skips: see `PlannedRows.refs`. Raises MoreTaken."""
+        planner, number = StreamPlanner[SampleRef](taken, drop_last=self._config.drop_last), taken[-1][1]
+        last = None if most is None else number + most
+        async with aclosing(self._source.refs(Position(epoch))) as samples:
+            async for sample in samples:
+                if isinstance(sample, Skipped) or not all(sample.size):
+                    if planner.caught_up and self._share.index_of(sample.index) is not None:
+                        yield not_planned(sample, sample.index)
+                    continue
+                for batch in planner.add(sample, self._table.nearest(*sample.size)):
+                    for each in self._ours(batch, number, begin):
+                        yield each
+                    number += 1
+                    if number == last:
+                        return
+        for batch in planner.end():
+            for each in self._ours(batch, number, begin):
+                yield each
+            number += 1
+            if number == last:
+                return
+        self.dropped += len(self._share.select(planner.left_out))
+
+    def _ours(self, batch: Planned[SampleRef], number: int, begin: Begin) -> Iterator[SampleRef | Skipped]:
+        """Yields this rank's samples of a global batch, after a call of `begin`."""
+        count = len(batch.rows)
+        rows = [place % count for place in self._places]
+        distinct = {row: at for at, row in enumerate(dict.fromkeys(rows))}
+        real = [place < count for place in self._places]
+        step = Step(number, batch.bucket, [distinct[row] for row in rows], real, self._source.tally.listed)
+        begin(step)
+        return (planned(batch.rows[row], step, at) for row, at in distinct.items())
