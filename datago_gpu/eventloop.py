@@ -31,10 +31,10 @@ class Abrupt(Exception):
     """
 
 
-def run(main: Coroutine[Any, Any, None]) -> None:
-    """Runs a coroutine to its end. uvloop takes two thirds of the time of asyncio's own loop."""
+def run(main: Coroutine[Any, Any, T]) -> T:
+    """Runs a coroutine to its end and returns its result. uvloop takes two thirds of the time of asyncio's own loop."""
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(main)
+        return runner.run(main)
 
 
 def as_exception(error: BaseException) -> Exception:

@@ -26,7 +26,8 @@ from datago_gpu.config import ConfigLike, LoaderConfig
 from datago_gpu.errors import ConfigError
 from datago_gpu.feeder.wire import Resume
 from datago_gpu.loader import Loader
-from datago_gpu.loader.given_rows import given_rows, load_config
+from datago_gpu.loader.given_rows import GivenRows, given_rows, load_config
+from datago_gpu.loader.planning import Plans
 from datago_gpu.loader.state import check_on_change, resume_from, state_of
 from datago_gpu.sources.reference import Position
 
@@ -59,7 +60,7 @@ class TensorBatch(dict[str, Any]):
     """
 
 
-class LoaderDataset(IterableDataset):  # type: ignore[misc]  # torch need not be there where types are checked
+class LoaderDataset(Plans, IterableDataset):  # type: ignore[misc]  # torch need not be there where types are checked
     """Yields batches of tensors, for torch and Lightning. Each iteration is one pass over the source by a new Loader.
 
     config, device, backend: as for a Loader, with `epochs` 1 (the default): iterate once per pass; every pass is
@@ -77,7 +78,8 @@ class LoaderDataset(IterableDataset):  # type: ignore[misc]  # torch need not be
     says so once, if torch.distributed is initialised. `lockstep` gives each rank the same number of full batches, and
     so does `epochs` None with `limit` and `drop_last`.
 
-    The dataset has no length: the number of batches depends on the shapes of the images. A DataLoader needs
+    With `lockstep`, and rows that are known before the start, len() is the number of batches of a pass. Otherwise the
+    dataset has no length: the number of batches depends on which images turn out bad. A DataLoader needs
     `batch_size=None` and `num_workers=0`, because the dataset already loads in its own process. The Loader is closed
     when an iteration ends or fails, or when its iterator is dropped.
 
@@ -154,7 +156,16 @@ class LoaderDataset(IterableDataset):  # type: ignore[misc]  # torch need not be
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickles the dataset without its Loader, which belongs to this process."""
-        return {**self.__dict__, "loader": None}
+        return {**self.__dict__, "loader": None, "_planner": None}
+
+    def _planned(self) -> tuple[LoaderConfig, GivenRows | None]:
+        return self._config(), self._source
+
+    def _begin(self) -> Resume:
+        return self._next
+
+    def _current_epoch(self) -> int:
+        return self._next.position.epoch
 
     def _pass(self) -> Iterator[Any]:
         config, begin = self._config(), self._next

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
-from functools import partial
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -16,13 +15,14 @@ from datago_gpu.imaging.geometry import Size
 from datago_gpu.plan.taken import Taken
 from datago_gpu.sources.order import RankShare, renumber
 from datago_gpu.sources.reference import ListingDigest, Refs, SampleRef, Skipped
-from datago_gpu.sources.rows import RowsSource
+from datago_gpu.sources.rows import Rows, RowsSource
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from datago_gpu.plan.global_batches import GlobalBatches
+    from datago_gpu.plan.of_rows import EpochPlan
 
 __all__ = ["NO_SIZE", "Begin", "PlannedRows", "Step", "not_planned", "planned"]
 
@@ -71,12 +71,10 @@ class PlannedRows:
         taken: as for `plan_rest`. most: number of steps to yield; None: all.
         Raises ConfigError if no row has a size, and MoreTaken.
         """
-        from datago_gpu.plan.of_rows import plan_rows  # which imports numpy; most streams never need it here
-
         source, share = self._source, self._share
         rows = await source.rows()
-        plan_epoch = partial(plan_rows, self._config, rows.sizes(), epoch, taken, shuffled=source.shuffled)
-        plan, unplanned = await call_in_thread(None, plan_epoch)
+        order = await source.order(epoch)
+        plan, unplanned = await call_in_thread(None, self._plan, rows, order, taken)
         first = taken[-1][1]
         last = len(plan) if most is None else min(len(plan), first + most)
         async with aclosing(rows.read(_numbers(plan, share, first, last))) as samples:
@@ -94,6 +92,11 @@ class PlannedRows:
         async with aclosing(rows.read(unplanned[share.rank :: share.world_size])) as samples:
             async for sample in samples:
                 yield not_planned(sample, sample.index)
+
+    def _plan(self, rows: Rows, order: NDArray[np.int64], taken: Sequence[Taken]) -> EpochPlan:
+        from datago_gpu.plan.of_rows import plan_rows  # which imports numpy; most streams never need it here
+
+        return plan_rows(self._config, rows.sizes(), order, taken)
 
 
 def _numbers(plan: GlobalBatches, share: RankShare, first: int, last: int) -> NDArray[np.int64]:

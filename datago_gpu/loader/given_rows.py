@@ -16,6 +16,7 @@ from datago_gpu.config import ConfigLike, LoaderConfig
 from datago_gpu.config.user_source import UserSource
 from datago_gpu.errors import ConfigError
 from datago_gpu.feeder.wire import Resume
+from datago_gpu.loader.row_sizes import RowSizes
 from datago_gpu.row import Row
 
 __all__ = ["GivenRows", "NotRows", "given_rows", "load_config"]
@@ -48,6 +49,8 @@ class GivenRows:
         self.in_use = threading.Lock()
         self.used = False
         """Whether a walk has begun, or a row of a sequence was read."""
+        self.sizes = RowSizes(self)
+        """Of a sequence."""
 
     def check(self, config: LoaderConfig, resume: Resume) -> None:
         """Raises ConfigError if a run with these settings, from this place on, cannot work with these rows."""
@@ -56,6 +59,11 @@ class GivenRows:
             raise ConfigError(
                 "source_config.random_sampling needs a sequence of rows (with len() and []): shuffle in your own code, "
                 "as a function that is given the epoch can, or give a sequence"
+            )
+        if self.count is None and config.lockstep:
+            raise ConfigError(
+                "lockstep plans all rows before the first one is loaded: give a sequence of rows (with len() and []), "
+                "each with width and height"
             )
         if not self.once:
             return

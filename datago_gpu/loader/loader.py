@@ -12,15 +12,16 @@ from functools import wraps
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar
 
-from datago_gpu.config import ConfigLike
+from datago_gpu.config import ConfigLike, LoaderConfig
 from datago_gpu.config.limits import Limits
 from datago_gpu.decode.select import Backend, choose
 from datago_gpu.errors import DatagoError, TooManyErrors
 from datago_gpu.feeder.wire import Number, Resume
 from datago_gpu.loader.assembly_maker import assembly_maker, make_pool
 from datago_gpu.loader.decode_thread import Ready, Worker, wrap_unexpected
-from datago_gpu.loader.given_rows import given_rows, load_config
+from datago_gpu.loader.given_rows import GivenRows, given_rows, load_config
 from datago_gpu.loader.handoff import Ended, Handoff
+from datago_gpu.loader.planning import Plans
 from datago_gpu.loader.row_thread import RowThread
 from datago_gpu.loader.skips import Skips
 from datago_gpu.loader.state import check_on_change, resume_from, state_of
@@ -62,7 +63,7 @@ def _raises_datago_errors(method: Callable[[Loader], R]) -> Callable[[Loader], R
     return call
 
 
-class Loader:
+class Loader(Plans):
     """Streams batches. Loading starts in the constructor. Iterate once, then close the loader, or use it in a `with`.
 
     config: a LoaderConfig, a dict, JSON text, or the path of a JSON or YAML file.
@@ -225,8 +226,17 @@ class Loader:
     def __repr__(self) -> str:
         return f"Loader({self.config.source_config!r}, backend={self.backend.name!r}, device={self.backend.device!r})"
 
+    def _planned(self) -> tuple[LoaderConfig, GivenRows | None]:
+        return self.config, self._source
+
+    def _begin(self) -> Resume:
+        return self._resumed
+
+    def _current_epoch(self) -> int:
+        return self._progress.epoch
+
     def _start(self, resume: Resume) -> None:
-        config = self.config
+        config, self._resumed = self.config, resume
         self._progress = progress_of(config, resume)
         self._begun = None
         self._delivered_before = resume.delivered

@@ -119,7 +119,8 @@ class _RowServer:
         elif isinstance(order, wire.More):
             self._wanted += order.count if self._walk is not None else 0
         elif isinstance(order, wire.Digest):
-            self._send(wire.Listed(self._turn, self._rows.digest()))
+            sizes = self._rows.sizes.read().tobytes() if order.sizes else b""
+            self._send(wire.Listed(self._turn, self._rows.digest(), sizes))
         else:
             self._begin_walk(order)
 

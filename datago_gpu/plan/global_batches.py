@@ -8,14 +8,16 @@ row after the other, returns the same batches.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from datago_gpu.plan.row_buckets import UNUSABLE
+from datago_gpu.plan.streamed import Planned
 
-__all__ = ["GlobalBatches", "group"]
+__all__ = ["GlobalBatches", "gathered", "group"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -98,3 +100,12 @@ def _with_tails(
     for row, tail in zip(real[len(full) :], tails, strict=True):
         row[len(tail) :] = False
     return np.concatenate([full, [np.resize(tail, together) for tail in tails]]), real
+
+
+def gathered(batches: Sequence[Planned[int]], together: int, left_out: Sequence[int]) -> GlobalBatches:
+    """Returns batches that were planned one after the other as arrays. Their rows are numbers."""
+    buckets = np.array([batch.bucket for batch in batches], np.int32).reshape(-1, 2)
+    rows = np.array([np.resize(batch.rows, together) for batch in batches], np.int64).reshape(-1, together)
+    counts = np.array([len(batch.rows) for batch in batches], np.int64)
+    real = np.arange(together) < counts[:, None]
+    return GlobalBatches(buckets, rows, real, np.array(left_out, np.int64))

@@ -14,13 +14,13 @@ from datago_gpu.plan.chain import plan_rest
 from datago_gpu.plan.global_batches import GlobalBatches
 from datago_gpu.plan.row_buckets import UNUSABLE, row_buckets
 from datago_gpu.plan.taken import Taken
-from datago_gpu.sources.shuffle import permutation
 
 __all__ = ["EpochPlan", "bucket_numbers", "plan_rows"]
 
 _NO_SIZES = (
-    "lockstep needs the width and height of each picture before it is loaded, and the rows have none: name the columns "
-    "of the sizes (source_config.width and height), or make an index once: datago-gpu index CONFIG --out index.arrow"
+    "lockstep plans by the width and height of each picture, and the rows have none: name the columns of the sizes "
+    "(source_config.width and height), give each Row its width and height, or make an index once: datago-gpu index "
+    "CONFIG --out index.arrow"
 )
 
 
@@ -43,15 +43,14 @@ def bucket_numbers(config: LoaderConfig, sizes: NDArray[np.int32] | None) -> NDA
 
 
 def plan_rows(
-    config: LoaderConfig, sizes: NDArray[np.int32] | None, epoch: int, taken: Sequence[Taken], *, shuffled: bool
+    config: LoaderConfig, sizes: NDArray[np.int32] | None, order: NDArray[np.int64], taken: Sequence[Taken]
 ) -> EpochPlan:
-    """Plans the rest of an epoch. sizes: (N, 2), height and width of each row. taken: as for `plan_rest`.
+    """Plans the rest of an epoch.
 
-    Raises ConfigError if no row has a size, and MoreTaken.
+    sizes: (N, 2), height and width of each row. order: the rows' numbers in the order of the epoch. taken: as for
+    `plan_rest`. Raises ConfigError if no row has a size, and MoreTaken.
     """
     bucket_of = bucket_numbers(config, sizes)
-    count = len(bucket_of)
-    order = permutation(count, config.seed, epoch) if shuffled else np.arange(count)
     table = np.array(config.image_config.buckets().sizes, np.int32)
     batches = plan_rest(order, bucket_of, table, taken, drop_last=config.drop_last)
     return EpochPlan(batches, np.flatnonzero(bucket_of == UNUSABLE))

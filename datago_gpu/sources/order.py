@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["RankShare", "ShuffledShare", "renumber"]
+__all__ = ["RankShare", "ShuffledShare", "epoch_order", "renumber"]
 
 T = TypeVar("T")
 
@@ -59,6 +59,13 @@ class ShuffledShare:
             own = len(share.select(range(count)))
             return share.rank + share.world_size * permutation(own, self._seed, epoch)
         return permutation(count, self._seed, epoch)[share.rank :: share.world_size]
+
+
+def epoch_order(count: int, seed: int, epoch: int, *, shuffled: bool) -> NDArray[np.int64]:
+    """Returns the numbers below `count` (int64) in the order of an epoch, of all ranks together."""
+    import numpy as np  # only a plan needs numpy here: importing it delays the start of the feeder
+
+    return permutation(count, seed, epoch) if shuffled else np.arange(count)
 
 
 def renumber(sample: SampleRef | Skipped, index: int, cursor: str = "") -> SampleRef | Skipped:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
+from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from datago_gpu.config import LoaderConfig
 from datago_gpu.config.settings import RankSplit
 from datago_gpu.eventloop import call_in_thread
-from datago_gpu.sources.order import RankShare, ShuffledShare, renumber
+from datago_gpu.sources.order import RankShare, ShuffledShare, epoch_order, renumber
 from datago_gpu.sources.reference import ListingDigest, Position, Refs
 from datago_gpu.sources.tally import Known
 
@@ -56,10 +57,8 @@ class RowsSource:
     ) -> None:
         """load: opens the rows, for the first epoch. what: the word for rows in messages, used after a number."""
         self._share = RankShare.of(config)
-        self.shuffled = shuffled
-        """Whether each epoch has another order of the rows."""
         self._shuffled_share = ShuffledShare(config, split) if shuffled else None
-        self._load = load
+        self._load, self._seed, self._shuffled = load, config.seed, shuffled
         self._rows: Rows | None = None
         self.tally = Known(what)
 
@@ -69,6 +68,11 @@ class RowsSource:
             self._rows = await self._load()
             self.tally.set(self._rows.listed)
         return self._rows
+
+    async def order(self, epoch: int) -> NDArray[np.int64]:
+        """Returns the numbers of the rows of all ranks in the order of an epoch. A plan keeps this order."""
+        count = len(await self.rows())
+        return await call_in_thread(None, partial(epoch_order, count, self._seed, epoch, shuffled=self._shuffled))
 
     @property
     def passed_over(self) -> dict[str, int]:

@@ -27,6 +27,7 @@ from datago_gpu.plan.taken import continued
 from datago_gpu.sources.reference import ListingDigest, Position, Refs, SampleRef, Skipped
 from datago_gpu.sources.rows import Numbers, RowsSource
 from datago_gpu.sources.sample_info import SampleInfo
+from datago_gpu.sources.shuffle import permutation
 from datago_gpu.sources.tally import Walked
 from tests.feeder.test_production import Taken, Taker, stream
 from tests.support.images import SHAPES, add_picture
@@ -148,7 +149,8 @@ def run(
 
 def plan_of(config: LoaderConfig, rows: Pictures, epoch: int, taken: Sequence[Part] = ()) -> GlobalBatches:
     together = config.batch_size * config.rank_and_world_size()[1]
-    return plan_rows(config, rows.sizes(), epoch, continued(taken, together), shuffled=True).batches
+    order = permutation(len(rows), config.seed, epoch)
+    return plan_rows(config, rows.sizes(), order, continued(taken, together)).batches
 
 
 numbers = st.sets(st.integers(0, COUNT - 1), max_size=8)

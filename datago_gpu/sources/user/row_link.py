@@ -61,13 +61,13 @@ class RowLink:
         self._turn = 0
         self._arriving = _Message()
 
-    async def digest(self) -> str:
-        """Returns the digest of the sequence. Raises SourceError."""
+    async def listed(self, *, sizes: bool) -> wire.Listed:
+        """Returns the digest of the sequence, and on request the sizes of all rows. Raises SourceError."""
         turn = self._begin()
-        self._post(wire.Digest(turn))
+        self._post(wire.Digest(turn, sizes))
         answer, _ = await self._answer(turn)
         assert isinstance(answer, wire.Listed)
-        return answer.digest
+        return answer
 
     def read(self, numbers: Numbers) -> Refs:
         """Yields the rows of these numbers, in this order; `index` is the number. Raises SourceError."""

@@ -43,9 +43,10 @@ class Form(Struct, frozen=True):
 
 
 class Digest(Struct, frozen=True, tag="digest"):
-    """Orders the digest of a sequence."""
+    """Orders the digest of a sequence. sizes: whether the sizes of all rows are wanted, too."""
 
     turn: int
+    sizes: bool = False
 
 
 class Read(Struct, frozen=True, tag="read"):
@@ -134,6 +135,8 @@ class Listed(Struct, frozen=True, tag="listed"):
 
     turn: int
     digest: str
+    sizes: bytes = b""
+    """int32 (N, 2), in the machine's byte order: height and width of each row, 0 where unknown."""
 
 
 Answer = Given | Refused | RowsEnd | Broken | Listed

@@ -8,6 +8,7 @@ from datago_gpu.config import LoaderConfig
 from datago_gpu.config.user_source import UserSource
 from datago_gpu.sources.reference import ListingDigest, Position, Refs, Source, Tally
 from datago_gpu.sources.rows import Numbers, RowsSource
+from datago_gpu.sources.user.row_wire import Listed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,7 +27,7 @@ def open_user_source(config: LoaderConfig, link: RowLink) -> Source:
         return UserWalk(link)
 
     async def load() -> UserRows:
-        return await UserRows.load(link)
+        return await UserRows.load(link, sizes=config.lockstep)
 
     return RowsSource(config, load, "rows", shuffled=source.random_sampling, split=source.rank_split)
 
@@ -34,15 +35,15 @@ def open_user_source(config: LoaderConfig, link: RowLink) -> Source:
 class UserRows:
     """A sequence of rows that lies in the trainer's process. Implements `Rows`."""
 
-    def __init__(self, link: RowLink, count: int, digest: str) -> None:
-        self._link, self._count = link, count
-        self._listed = ListingDigest(count, digest, whole=True)
+    def __init__(self, link: RowLink, count: int, listed: Listed) -> None:
+        self._link, self._count, self._sizes = link, count, listed.sizes
+        self._listed = ListingDigest(count, listed.digest, whole=True)
 
     @classmethod
-    async def load(cls, link: RowLink) -> UserRows:
-        """Asks the trainer's process for the digest of the sequence. Raises SourceError."""
+    async def load(cls, link: RowLink, *, sizes: bool) -> UserRows:
+        """Asks the trainer's process for the digest of the sequence, and perhaps for all sizes. Raises SourceError."""
         assert link.form.count is not None
-        return cls(link, link.form.count, await link.digest())
+        return cls(link, link.form.count, await link.listed(sizes=sizes))
 
     @property
     def listed(self) -> ListingDigest:
@@ -54,7 +55,9 @@ class UserRows:
 
     def sizes(self) -> NDArray[np.int32] | None:
         """See `Rows.sizes`."""
-        return None
+        import numpy as np  # only a plan needs it: importing it delays the start of the feeder
+
+        return np.frombuffer(self._sizes, np.int32).reshape(-1, 2) if self._sizes else None
 
     def read(self, numbers: Numbers) -> Refs:
         """See `Rows.read`."""

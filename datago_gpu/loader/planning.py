@@ -1,0 +1,222 @@
+"""What a Loader can tell of its batches without loading: their number, their shapes, and their rows."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from datago_gpu.config import LoaderConfig
+from datago_gpu.errors import ConfigError
+from datago_gpu.plan.taken import MoreTaken, Taken, continued
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from datago_gpu.feeder.wire import Resume
+    from datago_gpu.loader.given_rows import GivenRows
+    from datago_gpu.plan.global_batches import GlobalBatches
+    from datago_gpu.sources.reference import Source
+
+__all__ = ["Plans"]
+
+T = TypeVar("T")
+
+_UNKNOWN = "the rows of source_type {!r} are not known before the start: stats() counts the batches as they come"
+
+
+class _Known(NamedTuple):
+    """Rows that are known before the start."""
+
+    sizes: NDArray[np.int32] | None
+    order: Callable[[int], NDArray[np.int64]]
+    """Epoch -> the rows' numbers in its order."""
+
+
+class Plans:
+    """The methods of Loader and LoaderDataset that tell of the batches in lockstep without loading anything."""
+
+    _planner: Planner | None = None
+
+    def __len__(self) -> int:
+        """Returns the number of batches of an epoch, which is the same on all ranks.
+
+        Raises TypeError, as Python's own objects without a length do, if the number is not known: without lockstep, and
+        for a Dataroom.
+        """
+        try:
+            return len(self._plan())
+        except TypeError as problem:
+            raise TypeError(f"object of type {type(self).__name__!r} has no len(): {problem}") from None
+
+    def __bool__(self) -> bool:
+        return True  # whatever the length
+
+    def shapes(self) -> list[tuple[int, int, int]]:
+        """Returns (N, H, W) of each shape that a batch can have in lockstep: what to compile before the first step.
+
+        For a Dataroom these are the shapes of all buckets; else only of those that occur. Raises ConfigError without
+        lockstep.
+        """
+        return self._plan().shapes()
+
+    def plan(self, epoch: int | None = None) -> GlobalBatches:
+        """Returns the global batches of an epoch in lockstep, without loading any: arrays of buckets and row numbers.
+
+        epoch: None for the one that is current. In an epoch that was resumed with another batch_size or world size, the
+        plan is that of the rest. A Dataroom is listed for it; its rows are numbered in the order of the listing, after
+        the shuffle. Raises ConfigError without lockstep, and what listing raises.
+        """
+        begin = self._begin()
+        epoch = self._current_epoch() if epoch is None else epoch
+        return self._plan().plan(epoch, begin.taken if epoch == begin.position.epoch else ())
+
+    def _plan(self) -> Planner:
+        config, rows = self._planned()
+        if self._planner is None or self._planner.config != config:
+            self._planner = Planner(config, rows)
+        return self._planner
+
+    def _planned(self) -> tuple[LoaderConfig, GivenRows | None]:
+        """Returns the settings, with rank and world size, and the program's own rows."""
+        raise NotImplementedError
+
+    def _begin(self) -> Resume:
+        """Returns where the current run began."""
+        raise NotImplementedError
+
+    def _current_epoch(self) -> int:
+        raise NotImplementedError
+
+
+class Planner:
+    """Plans the epochs of a run in lockstep. The sizes of rows are read once, when they are first needed.
+
+    config: with rank and world size. rows: of the program's own.
+    """
+
+    def __init__(self, config: LoaderConfig, rows: GivenRows | None = None) -> None:
+        self.config, self._rows = config, rows
+        self._together = config.batch_size * config.rank_and_world_size()[1]
+        self._lock = threading.Lock()
+        self._known: _Known | None = None
+        self._counts: NDArray[np.int64] | None = None
+
+    def __len__(self) -> int:
+        """Returns the number of batches of an epoch. Raises TypeError if the rows are not known before the start."""
+        config = self.config
+        if not config.lockstep:
+            raise TypeError("without lockstep, the number of batches depends on which pictures turn out bad")
+        if not self._are_known():
+            raise TypeError(_UNKNOWN.format(config.source_type))
+        full, rest = divmod(self._count(), self._together)
+        steps = int(full.sum()) + (0 if config.drop_last else int((rest > 0).sum()))
+        return steps if config.limit is None else min(steps, config.limit // config.batch_size)
+
+    def shapes(self) -> list[tuple[int, int, int]]:
+        """Returns (N, H, W) of each shape that a batch of images can have, without their channels."""
+        config = self.config
+        self._check_lockstep()
+        sizes = config.image_config.buckets().sizes
+        if self._are_known():
+            least = self._together if config.drop_last else 1
+            sizes = [size for size, count in zip(sizes, self._count(), strict=True) if count >= least]
+        return [(config.batch_size, *size) for size in sizes]
+
+    def plan(self, epoch: int, taken: Sequence[Taken] = ()) -> GlobalBatches:
+        """Returns the global batches of an epoch. taken: of batches that were taken with other world or batch sizes.
+
+        Raises ConfigError without lockstep, or if more batches were taken than there are.
+        """
+        from datago_gpu.plan.of_rows import plan_rows
+
+        self._check_lockstep()
+        place = [*continued(taken, self._together)[:-1], (self._together, 0)]
+        try:
+            if not self._are_known():
+                return _call(self._walk, epoch, place)
+            known = self._open()
+            return plan_rows(self.config, known.sizes, known.order(epoch), place).batches
+        except MoreTaken:
+            raise ConfigError(f"the rows make fewer batches in epoch {epoch} than were taken: {place}") from None
+
+    def _check_lockstep(self) -> None:
+        if not self.config.lockstep:
+            raise ConfigError("only batches in lockstep are planned: set lockstep to true")
+
+    def _are_known(self) -> bool:
+        return self.config.source_type != "db" and (self._rows is None or self._rows.count is not None)
+
+    def _count(self) -> NDArray[np.int64]:
+        """Returns the number of rows of each bucket."""
+        import numpy as np
+
+        from datago_gpu.plan.of_rows import bucket_numbers
+        from datago_gpu.plan.row_buckets import UNUSABLE
+
+        if self._counts is None:
+            found = bucket_numbers(self.config, self._open().sizes)
+            buckets = len(self.config.image_config.buckets().sizes)
+            self._counts = np.bincount(found[found != UNUSABLE], minlength=buckets)
+        return self._counts
+
+    def _open(self) -> _Known:
+        with self._lock:
+            if self._known is None:
+                self._known = self._own_rows(self._rows) if self._rows else _call(self._open_source)
+            return self._known
+
+    def _own_rows(self, rows: GivenRows) -> _Known:
+        from datago_gpu.sources.order import epoch_order
+
+        config, sizes = self.config, rows.sizes.get()
+        shuffled = getattr(config.source_config, "random_sampling", False)
+        return _Known(sizes, lambda epoch: epoch_order(len(sizes), config.seed, epoch, shuffled=shuffled))
+
+    async def _open_source(self) -> _Known:
+        from datago_gpu.sources.rows import RowsSource
+
+        async with self._client() as http:
+            source = self._source(http)
+            assert isinstance(source, RowsSource)
+            rows = await source.rows()
+            return _Known(rows.sizes(), lambda epoch: _call(source.order, epoch))
+
+    async def _walk(self, epoch: int, taken: Sequence[Taken]) -> GlobalBatches:
+        """Walks the listing and plans its samples, numbered from 0 in the order of the walk."""
+        from datago_gpu.plan.global_batches import gathered
+        from datago_gpu.plan.streamed import Planned, StreamPlanner
+        from datago_gpu.sources.reference import Position, SampleRef
+
+        config = self.config
+        planner, table = StreamPlanner[int](taken, drop_last=config.drop_last), config.image_config.buckets()
+        found: list[Planned[int]] = []
+        async with self._client() as http, aclosing(self._source(http).refs(Position(epoch))) as samples:
+            async for sample in samples:
+                if isinstance(sample, SampleRef) and all(sample.size):
+                    found += planner.add(sample.index, table.nearest(*sample.size))
+        found += planner.end()
+        return gathered(found, self._together, planner.left_out)
+
+    def _source(self, http: Any) -> Source:
+        from datago_gpu.sources import open_source
+
+        return open_source(self.config.with_source(rank=0, world_size=1), http)
+
+    def _client(self) -> AbstractAsyncContextManager[Any]:
+        if self.config.source_type == "file":
+            return nullcontext()
+        from datago_gpu.feeder.runtime import http_client_type
+
+        return http_client_type()(self.config.http_config)
+
+
+def _call(work: Callable[..., Coroutine[Any, Any, T]], *arguments: Any) -> T:
+    """Runs the coroutine on a thread of its own: this thread may have a running event loop."""
+    from datago_gpu import eventloop
+
+    with ThreadPoolExecutor(1, "datago-plan") as thread:
+        return thread.submit(eventloop.run, work(*arguments)).result()
