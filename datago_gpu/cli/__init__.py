@@ -19,6 +19,7 @@ COMMANDS = {
     "preview": "Draw what a model will see: the first batches, with crops and masks.",
     "doctor": "Report what is missing or too small on this machine, and what to do about it.",
     "index": "Make a table of a source's samples, with their places and sizes.",
+    "plan": "Tell the batches of a run in lockstep, without loading an image.",
     "serve": "Serve a folder of images as a Dataroom server does.",
 }
 

@@ -24,7 +24,7 @@ GUIDE = Path(datago_gpu.__file__).parent.parent / "docs" / "guide.md"
 SECTION_NAMES = {"image_config", "http_config", "decode_config"}
 
 
-@pytest.mark.parametrize("name", [[], ["demo"], ["bench"], ["index"], ["serve"], ["preview"], ["doctor"]])
+@pytest.mark.parametrize("name", [[], ["demo"], ["bench"], ["index"], ["plan"], ["serve"], ["preview"], ["doctor"]])
 def test_every_command_has_help(name: list[str]) -> None:
     result = run_command(*name, "--help")
     assert result.returncode == 0

@@ -13,6 +13,9 @@ from datago_gpu.sources.reference import Position, Refs
 from datago_gpu.sources.rows import RowsSource
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from datago_gpu.sources.http.http_client import HttpClient
     from datago_gpu.sources.table.table_rows import TableRows
 
@@ -42,6 +45,12 @@ class Table(RowsSource):
         self._opened = await open_rows(self._config, self._source, self._http)
         return self._opened
 
+    async def order(self, epoch: int) -> NDArray[np.int64]:
+        """See `RowsSource.order`: row groups stay together where they are read one by one."""
+        await self.rows()
+        assert self._opened is not None
+        return await self._numbers(RankShare(0, 1), epoch) if self._opened.in_groups else await super().order(epoch)
+
     async def refs(self, start: Position) -> Refs:
         """See `Source.refs`."""
         await self.rows()
@@ -53,13 +62,19 @@ class Table(RowsSource):
 
     async def _refs_in_groups(self, rows: TableRows, start: Position) -> Refs:
         """Yields the samples of tables that are read row group by row group; rows that are mixed are read together."""
-        block = rows.block_rows(self._source.shuffle_buffer) if self._source.random_sampling else 0
-        share, index = RankShare.of(self._config), start.index
-        numbers = await call_in_thread(
-            None, rows.in_own_order, share, self._config.seed, start.epoch, block, self._source.rank_split
-        )
+        block, index = self._block_rows(rows), start.index
+        numbers = await self._numbers(RankShare.of(self._config), start.epoch)
         first = block - index % block if block else 0
         async with aclosing(rows.read(numbers[index:], first=first, at_once=block)) as samples:
             async for sample in samples:
                 yield renumber(sample, index)
                 index += 1
+
+    def _block_rows(self, rows: TableRows) -> int:
+        return rows.block_rows(self._source.shuffle_buffer) if self._source.random_sampling else 0
+
+    async def _numbers(self, share: RankShare, epoch: int) -> NDArray[np.int64]:
+        """Returns the numbers of the rows of a share in the order in which row groups are read."""
+        rows, seed, split = self._opened, self._config.seed, self._source.rank_split
+        assert rows is not None
+        return await call_in_thread(None, rows.in_own_order, share, seed, epoch, self._block_rows(rows), split)

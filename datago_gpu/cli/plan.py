@@ -1,0 +1,66 @@
+"""`datago-gpu plan`: what the batches of a run in lockstep will be, without loading an image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from datago_gpu.cli.flags import load_config, setting_flags
+from datago_gpu.cli.out import check_out, write_out
+from datago_gpu.cli.settings_help import SettingsCommand
+from datago_gpu.config import LoaderConfig
+from datago_gpu.loader.planning import Planner
+from datago_gpu.plan.global_batches import GlobalBatches
+
+__all__ = ["plan"]
+
+
+@click.command(cls=SettingsCommand, params=setting_flags())
+@click.argument("config", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--epoch", default=0, show_default=True, type=click.IntRange(0), help="Number of the epoch.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path),
+              help="Path of an .npz file for the arrays buckets, rows, real and left_out.")  # fmt: skip
+@click.pass_context
+def plan(ctx: click.Context, /, config: Path | None, epoch: int, out: Path | None, **_: Any) -> None:
+    """Plan an epoch in lockstep, by the settings in a file CONFIG (JSON or YAML), by flags, or both (flags win).
+
+    Prints the number of steps and how often each shape occurs. The arrays of --out have one entry for each step:
+    buckets (steps, 2) are height and width, rows (steps, G) the numbers of the rows of all ranks, and real (steps, G)
+    is false where a row is only repeated.
+
+    \b
+    datago-gpu plan train.json --lockstep --world-size 8
+    datago-gpu plan train.json --lockstep --epoch 3 --out plan.npz
+    """
+    if out:
+        check_out(out, ".npz")
+    settings = LoaderConfig.load(load_config(ctx, config)).resolve()
+    batches = Planner(settings).plan(epoch)
+    _show(settings, batches)
+    if out:
+        write_out(lambda path: _save(batches, path), out)
+
+
+def _save(batches: GlobalBatches, path: Path) -> None:
+    np.savez(path, buckets=batches.buckets, rows=batches.rows, real=batches.real, left_out=batches.left_out)
+
+
+def _show(config: LoaderConfig, batches: GlobalBatches) -> None:
+    """Prints the steps of each shape, and of all."""
+    world_size = config.rank_and_world_size()[1]
+    table = Table("images of a rank", "steps", "rows", "repeats", box=None)
+    for height, width in sorted({(height, width) for height, width in batches.buckets.tolist()}):
+        there = (batches.buckets == (height, width)).all(axis=1)
+        real = int(batches.real[there].sum())
+        shape = f"{config.batch_size} x {height} x {width}"
+        table.add_row(shape, f"{there.sum():,}", f"{real:,}", f"{batches.real[there].size - real:,}")
+    real = int(batches.real.sum())
+    table.add_row("all", f"{len(batches):,}", f"{real:,}", f"{batches.real.size - real:,}")
+    Console().print(table)
+    left_out = f", {len(batches.left_out):,} rows left out by drop_last" if len(batches.left_out) else ""
+    print(f"{world_size} ranks, {batches.rows.shape[1]:,} samples in each step{left_out}")
