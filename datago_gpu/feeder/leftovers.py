@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from contextlib import aclosing
+from itertools import pairwise
 
 from datago_gpu.feeder.wire import Carried
-from datago_gpu.sources.reference import ListingDigest, Position, Refs, Tally
+from datago_gpu.sources.reference import ListingDigest, PartlyDone, Position, Refs, Tally
 
-__all__ = ["Leftovers", "remaining_refs"]
+__all__ = ["Leftovers", "remaining_refs", "start_of"]
 
 
 class Leftovers:
@@ -42,6 +44,13 @@ class Leftovers:
         """Returns the samples that still wait."""
         found = [Carried(each.start, sorted(left), each.listed) for each, left in self._of.values()]
         return sorted(found, key=lambda each: each.start.epoch)
+
+
+def start_of(carried: Carried) -> PartlyDone:
+    """Returns where the listing begins that brings the waiting samples; all other samples of their epoch are done."""
+    edges = [carried.start.index - 1, *sorted(carried.indices), sys.maxsize]
+    done = [(before + 1, after - 1) for before, after in pairwise(edges)]
+    return PartlyDone.behind(carried.start, done, carried.listed)
 
 
 async def remaining_refs(carried: Carried, refs: Refs, tally: Tally) -> Refs:

@@ -20,12 +20,12 @@ from datago_gpu.errors import DatagoError
 from datago_gpu.feeder.admitted import Admitted
 from datago_gpu.feeder.fetch import Fetcher
 from datago_gpu.feeder.grouper import Grouper
-from datago_gpu.feeder.leftovers import Leftovers, remaining_refs
+from datago_gpu.feeder.leftovers import Leftovers, remaining_refs, start_of
 from datago_gpu.feeder.pack import Packer
 from datago_gpu.feeder.refusals import Refusals
 from datago_gpu.feeder.window import Outcome, Waits, Window
 from datago_gpu.feeder.wire import Carried, Counts, Mark, Resume, StageCount
-from datago_gpu.sources.reference import ListingDigest, Position, Refs, SampleRef, Skipped, Source
+from datago_gpu.sources.reference import ListingDigest, PartlyDone, Position, Refs, SampleRef, Skipped, Source
 from datago_gpu.sources.tally import hold_until_known
 
 __all__ = ["Production"]
@@ -147,7 +147,7 @@ class Production:
 
     def _carried_refs(self, carried: Carried) -> Refs:
         """Yields the samples of an earlier epoch that waited when the state was saved."""
-        refs = self._source.refs(carried.start)
+        refs = self._source.refs(start_of(carried))
         return self._compare(carried.listed, remaining_refs(carried, refs, self._source.tally))
 
     def _undelivered_refs(self, epoch: int) -> Refs:
@@ -155,7 +155,7 @@ class Production:
         resume = self._resume
         if epoch != resume.position.epoch:
             return self._source.refs(Position(epoch))
-        refs = self._source.refs(resume.position)
+        refs = self._source.refs(PartlyDone.behind(resume.position, resume.done, resume.listed))
         return self._compare(resume.listed, _exclude(sorted(resume.done), refs) if resume.done else refs)
 
     def _compare(self, listed: ListingDigest | None, refs: Refs) -> Refs:

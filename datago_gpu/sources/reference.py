@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from typing import Literal, NamedTuple, Protocol
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from typing import Literal, NamedTuple, Protocol, Self
 
 from msgspec import Struct
 
@@ -17,6 +17,7 @@ __all__ = [
     "ListingDigest",
     "Need",
     "Part",
+    "PartlyDone",
     "Position",
     "Refs",
     "SampleRef",
@@ -177,6 +178,21 @@ class Position(Struct, frozen=True):
     """The `cursor` of the sample at `index`; if empty, the source lists from the beginning and counts up to `index`."""
 
 
+class PartlyDone(Position, frozen=True):
+    """A position from which on some samples are done already. A source may leave these samples out."""
+
+    done: list[tuple[int, int]] = []
+    """Ranges [first, last] of samples of the epoch that are done."""
+    samples: str = ""
+    """See `ListingDigest.samples`: of the state that says what is done."""
+
+    @classmethod
+    def behind(cls, place: Position, done: Iterable[tuple[int, int]], listed: ListingDigest | None) -> Self:
+        """Returns the position `place`, before which all samples are done. listed: of the state."""
+        ranges = [(0, place.index - 1), *done]
+        return cls(place.epoch, place.index, place.cursor, ranges, listed.samples if listed else "")
+
+
 _OVERHEAD_BYTES = 1000
 
 Refs = AsyncGenerator[SampleRef | Skipped, None]
@@ -195,6 +211,9 @@ class ListingDigest(Struct, frozen=True, omit_defaults=True):
     """A digest of the lengths of all listed files, if all lengths are known."""
     whole: bool = False
     """Whether the listing is complete."""
+    samples: str = ""
+    """The number of samples of each shard that was read to its end, in the order of the epoch; see `ShardCounts`. Not
+    compared."""
 
 
 class Tally:
@@ -225,6 +244,8 @@ class Source(Protocol):
 
     def refs(self, start: Position) -> Refs:
         """Yields this rank's samples of the epoch `start.epoch`, from number `start.index` on, each with its number.
+
+        May leave out samples that are done, if `start` is a PartlyDone.
 
         Raises ConfigError if the listing is not the one that `tally` expects.
         """

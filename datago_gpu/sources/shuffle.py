@@ -83,12 +83,14 @@ async def shuffle_stream(
     size_of: Callable[[T], int],
     draws_newest: bool,
     passes: Callable[[T], bool] = lambda _: False,
+    overflows: Callable[[], None] = lambda: None,
 ) -> AsyncGenerator[T, None]:
     """Yields every item of the stream once, drawn from a buffer of the next `capacity` items, or of as many as fit into
     `most_bytes`. Closes the stream.
 
     draws_newest: whether the item that has filled the buffer may be drawn at once. The order of saved states depends on
     that: shards are drawn with it, a Dataroom's entries without it. passes: whether an item skips the buffer.
+    overflows: is called before an item is drawn because of `most_bytes`, which makes the order depend on the sizes.
     """
     buffer: list[T] = []
     size = 0
@@ -110,6 +112,7 @@ async def shuffle_stream(
             if len(buffer) > capacity:
                 yield draw(len(buffer) if draws_newest else capacity)
             while size > most_bytes and len(buffer) > 1:
+                overflows()
                 yield draw(len(buffer))
     generator.shuffle(buffer)
     for item in buffer:

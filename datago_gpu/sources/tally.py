@@ -13,6 +13,8 @@ from contextlib import aclosing
 from hashlib import blake2b
 from typing import NamedTuple
 
+from msgspec import structs
+
 from datago_gpu.errors import ConfigError
 from datago_gpu.redact import printable
 from datago_gpu.sources.reference import ListingDigest, Refs, Tally, utf8_text
@@ -63,13 +65,15 @@ class _Compared(Tally):
         self._what = what
         self._expected: ListingDigest | None = None
         self._accepts = False
+        self.has_changed = False
+        """Whether the listing differs from that of the last state, and the user accepts that."""
 
     @property
     def pending(self) -> bool:
         return self._expected is not None
 
     def expect(self, listed: ListingDigest | None, *, accepts: bool) -> None:
-        self._expected, self._accepts = listed, accepts
+        self._expected, self._accepts, self.has_changed = listed, accepts, False
 
     def _conclude(self, changed: str) -> None:
         """Ends the comparison. changed: what has changed, in words; "" if nothing has."""
@@ -79,6 +83,7 @@ class _Compared(Tally):
         said = f"the data has changed since the state was saved: {changed}"
         if not self._accepts:
             raise ConfigError(f"{said}. {_WAY_OUT}")
+        self.has_changed = True
         log.warning("%s; the run continues with the data as it is now, because on_change is 'accept'", said)
 
 
@@ -156,6 +161,11 @@ class Whole(_Compared):
         super().expect(listed, accepts=accepts)
         if listed and self._listed:
             self._conclude(self._describe_change(listed, self._listed))
+
+    def note_samples(self, samples: str) -> None:
+        """Sets how many samples the listed shards have, as far as known: see `ListingDigest.samples`."""
+        if self._listed and self._listed.samples != samples:
+            self._listed = structs.replace(self._listed, samples=samples)
 
     def extend(self, names: Sequence[bytes]) -> None:
         """Adds the next names, in their order."""

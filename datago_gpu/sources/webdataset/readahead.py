@@ -43,26 +43,24 @@ class ReadAhead:
         self._problem: Exception | None = None
         self._closed = False
 
-    async def turns(self, count: int) -> AsyncGenerator[tuple[int, list[OpenShard]], None]:
-        """Yields `count` shards at a time, at most `concurrent`, with the number of the first. Closes them when the
-        next ones are requested. The generator itself must be closed. Raises an error of the opener when that shard's
-        turn comes.
+    async def turns(self, counts: Iterable[int]) -> AsyncGenerator[list[OpenShard], None]:
+        """Yields as many shards at a time as `counts` says, at most `concurrent`; of the last ones fewer if there are
+        no more. Closes them when the next ones are requested. The generator itself must be closed. Raises an error of
+        the opener when that shard's turn comes.
         """
         try:
             self._fill()
             turn = 0
-            while self._open:
+            for count in counts:
                 shards = list(islice(self._open, count))
                 if self._problem and len(shards) < count:
-                    break
+                    raise self._problem
                 self._windows.let(turn + len(shards))
-                yield turn, shards
+                yield shards
                 for _ in shards:
                     await self._open.popleft().close()
                 turn += len(shards)
                 self._fill()
-            if self._problem:
-                raise self._problem
         finally:
             self._closed = True
             for shard in self._open:

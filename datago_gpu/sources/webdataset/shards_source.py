@@ -14,11 +14,12 @@ downloading shard; for larger windows, `buffer_mb` in all, and one window of 128
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 from contextlib import aclosing
 from functools import partial
 from typing import NoReturn
+
+from msgspec import Struct
 
 from datago_gpu.config import LoaderConfig
 from datago_gpu.config.shards import WebDatasetSource
@@ -29,16 +30,25 @@ from datago_gpu.sources.http.http_client import HttpClient
 from datago_gpu.sources.local import Patience
 from datago_gpu.sources.object_store.stores import Stores, is_stored
 from datago_gpu.sources.order import RankShare, ShuffledShare, renumber
-from datago_gpu.sources.reference import Position, Refs, SampleRef, Skipped, printable_path, sample_bytes
+from datago_gpu.sources.reference import PartlyDone, Position, Refs, SampleRef, Skipped, printable_path, sample_bytes
 from datago_gpu.sources.shuffle import SplitMix64, permutation, shuffle_stream
 from datago_gpu.sources.tally import Whole
 from datago_gpu.sources.webdataset.budget import Channel
+from datago_gpu.sources.webdataset.done_shards import (
+    DONE,
+    DoneRanges,
+    ShardCounts,
+    ShardShare,
+    Turn,
+    plan_in_order,
+    plan_shuffled,
+)
 from datago_gpu.sources.webdataset.grouping import Collector
 from datago_gpu.sources.webdataset.readahead import ReadAhead
 from datago_gpu.sources.webdataset.shard_list import Shard, authorization, list_shards
 from datago_gpu.sources.webdataset.shard_names import lengths_of, names_of
 from datago_gpu.sources.webdataset.shard_reader import OpenShard, Supply
-from datago_gpu.sources.webdataset.tar import BadShard
+from datago_gpu.sources.webdataset.shard_turns import Loss, SampleEstimate, TakenTurn
 from datago_gpu.sources.webdataset.windows import Windows
 from datago_gpu.units import MiB
 
@@ -47,8 +57,6 @@ __all__ = ["WebDataset", "reason_and_detail"]
 _PIPE_BYTES = 4 * MiB
 """The most bytes of each shard between the network and the thread that unpacks it."""
 
-_Lost = (BadShard, HttpFailure, OSError)
-"""The errors that lose the rest of a shard."""
 _SAY_WHAT_TO_DO = frozenset(("proxy", "no-credentials", "http-301", "tls"))
 """Reasons whose details need no further hint."""
 
@@ -58,7 +66,8 @@ class WebDataset:
 
     A `cursor` is "SHARD:INDEX": shard number SHARD of this rank's order of the epoch begins with this rank's sample
     number INDEX; with `interleave`, the shards that take turns with it do so together. With a shuffle buffer there is
-    no cursor: the source reads and counts from the beginning.
+    no cursor: the source counts from the beginning. In both cases shards are not opened if all of their samples are
+    known to be done (see `done_shards`).
     """
 
     def __init__(self, config: LoaderConfig, http: HttpClient) -> None:
@@ -80,61 +89,90 @@ class WebDataset:
         """See `Source.refs`. Raises SourceError if no shard can be read."""
         return self._shuffle(start) if self._source.random_sampling else self._walk(start)
 
+    async def _prepare(self, start: Position) -> _Epoch:
+        """Lists the shards, and works out which of them must be opened."""
+        shards, source = await self._list_shards(), self._source
+        split = len(shards) < self._share.world_size
+        mine = self._common_order(shards, start.epoch) if split else self._own_order(shards, start.epoch)
+        share = ShardShare(*(self._share.rank, self._share.world_size) if split else (0, 1), len(mine))
+        known = start if isinstance(start, PartlyDone) and not self.tally.has_changed else PartlyDone()
+        counts, done = ShardCounts(known.samples), DoneRanges(known.done)
+        self.tally.note_samples(counts.text)
+        if source.random_sampling:
+            generator = self._generator(start.epoch)
+            turns = await plan_shuffled(counts, share, source.interleave, source.shuffle_buffer, generator, done)
+            return _Epoch(mine, share, counts, turns, begun=bool(counts.text))
+        first, index = _place_of(start.cursor)
+        turns = list(plan_in_order(counts, share, source.interleave, first, index, done))
+        return _Epoch(mine, share, counts, turns, begun=first > 0 or bool(counts.text))
+
+    def _generator(self, epoch: int) -> SplitMix64:
+        return SplitMix64(self._config.seed, epoch, self._share.rank)
+
     async def _shuffle(self, start: Position) -> Refs:
-        generator = SplitMix64(self._config.seed, start.epoch, self._share.rank)
-        walked, index = self._walk(Position(start.epoch)), 0
+        """Yields the samples as the shuffle buffer draws them."""
+        epoch = await self._prepare(start)
+
+        def spoil() -> None:
+            epoch.counts.spoil()
+            self.tally.note_samples("")
+
         mixed = shuffle_stream(
-            walked,
+            self._walk(Position(start.epoch), epoch),
             self._source.shuffle_buffer,
-            generator,
+            self._generator(start.epoch),
             most_bytes=self._source.buffer_mb * MiB,
-            size_of=sample_bytes,
+            size_of=_bytes_of,
             draws_newest=True,
             passes=_has_no_number,
+            overflows=spoil,
         )
+        index = 0
         async with aclosing(mixed) as samples:
             async for sample in samples:
                 if _has_no_number(sample):
                     yield sample
                     continue
-                if index >= start.index:
+                if index >= start.index and sample is not DONE:
                     yield renumber(sample, index)
                 index += 1
 
-    async def _walk(self, start: Position) -> Refs:
-        shards = await self._list_shards()
-        split = len(shards) < self._share.world_size
-        mine = self._common_order(shards, start.epoch) if split else self._own_order(shards, start.epoch)
-        rank, ranks = (self._share.rank, self._share.world_size) if split else (0, 1)
-        first, index = _place_of(start.cursor)
+    async def _walk(self, start: Position, epoch: _Epoch | None = None) -> Refs:
+        """Yields the samples from number `start.index` on, as the shards take turns.
+
+        With a shuffle, yields `DONE` for the samples of shards that are not opened.
+        """
+        epoch = epoch or await self._prepare(start)
+        keeps_done, seen, index = self._source.random_sampling, epoch.begun, 0
         lost: Exception | None = None
-        seen = first > 0
-        async with aclosing(self._open_ahead(mine[first:]).turns(self._source.interleave)) as turns:
-            async for turn, opened in turns:
-                number = first + turn
-                cursor = f"{number}:{index}"
-                taken = [0] * len(opened)
-                async with aclosing(_in_turn(opened)) as samples:
-                    async for place, sample in samples:
-                        if isinstance(sample, Exception):
-                            lost = sample
-                            if not seen and isinstance(lost, HttpFailure) and _of_access(lost):
-                                self._refuse(mine, lost)
-                            missing = self._usual.left_of(taken[place]) // ranks
-                            yield self._skip(mine[number + place], lost, missing)
+        async with aclosing(self._open_ahead(epoch.to_open()).turns(epoch.openings())) as openings:
+            for turn in epoch.turns:
+                taken = TakenTurn(turn, await anext(openings), epoch.share)
+                index = index if turn.index is None else turn.index
+                cursor = f"{turn.first}:{index}"
+                async with aclosing(taken.samples()) as samples:
+                    async for sample in samples:
+                        if isinstance(sample, Loss):
+                            lost = sample.error
+                            yield self._lose(epoch, sample, seen=seen or taken.has_begun)
                             continue
-                        if sample is None:
-                            self._usual.note(taken[place])
-                            continue
-                        seen = True
-                        taken[place] += 1
-                        if _owner(number + place, len(mine), taken[place] - 1, ranks) != rank:
-                            continue
-                        if index >= start.index:
+                        if sample is DONE:
+                            if keeps_done:
+                                yield sample
+                        elif index >= start.index:
                             yield renumber(sample, index, cursor)
                         index += 1
+                seen = seen or taken.has_begun
+                self._note_counts(epoch, taken)
         if not seen:
-            self._refuse(mine, lost)
+            self._refuse(epoch.shards, lost)
+
+    def _note_counts(self, epoch: _Epoch, taken: TakenTurn) -> None:
+        for number, count in taken.counts():
+            epoch.counts.note(number, count)
+            if count is not None:
+                self._usual.note(count)
+        self.tally.note_samples(epoch.counts.text)
 
     def _open_ahead(self, shards: list[Shard]) -> ReadAhead:
         concurrent, capacity = self._source.concurrent_downloads, self._source.buffer_mb * MiB
@@ -185,8 +223,13 @@ class WebDataset:
         mine = ShuffledShare(self._config, self._source.rank_split)
         return [shards[number] for number in mine.numbers(len(shards), epoch)]
 
-    def _skip(self, shard: Shard, error: Exception, missing: int) -> Skipped:
-        """Returns the skip for a shard's rest of about `missing` samples. Raises SourceError if its server is down."""
+    def _lose(self, epoch: _Epoch, loss: Loss, *, seen: bool) -> Skipped:
+        """Returns the skip for the rest of a shard. Raises SourceError if its server is down, or if no sample was seen
+        yet and no other shard can be accessed either."""
+        error = loss.error
+        if not seen and isinstance(error, HttpFailure) and _of_access(error):
+            self._refuse(epoch.shards, error)
+        shard, missing = epoch.shards[loss.number], self._usual.left_of(loss.taken) // epoch.share.ranks
         reason, detail = reason_and_detail(error)
         where = self._source.redacted(printable_path(shard.shown))
         detail = self._source.redacted(detail)
@@ -208,49 +251,26 @@ class WebDataset:
         raise SourceError(self._source.redacted(text))
 
 
-class SampleEstimate:
-    """Estimates how many samples a shard contains, from the shards that were read to their end."""
+class _Epoch(Struct, frozen=True):
+    """Holds what a walk through the shards needs.
 
-    def __init__(self) -> None:
-        self._samples = self._shards = 0
-
-    def note(self, samples: int) -> None:
-        """Records a shard that was read to its end."""
-        self._samples, self._shards = self._samples + samples, self._shards + 1
-
-    def left_of(self, taken: int) -> int:
-        """Returns about how many samples a shard still contains after `taken` samples; 0 if unknown."""
-        return max(0, round(self._samples / self._shards) - taken) if self._shards else 0
-
-
-def _owner(shard: int, shards: int, sample: int, ranks: int) -> int:
-    """Returns the rank that takes sample number `sample` of shard number `shard`, where all ranks read all `shards`.
-
-    The result depends on no other shard, since a shard that one rank cannot read has no known length. The ranks take
-    turns within a shard. The first ranks of the shards are evenly spread, so that no rank gets the first sample of each
-    shard.
+    shards: this rank's, in the order of the epoch. begun: whether an earlier run has read samples of this epoch.
     """
-    return (shard * ranks // shards + sample) % ranks
 
+    shards: list[Shard]
+    share: ShardShare
+    counts: ShardCounts
+    turns: list[Turn]
+    begun: bool
 
-async def _in_turn(
-    shards: list[OpenShard],
-) -> AsyncGenerator[tuple[int, SampleRef | Skipped | Exception | None], None]:
-    """Yields a sample of each shard in turn, with the shard's place.
+    def to_open(self) -> list[Shard]:
+        """Returns the shards to open, in the order of their turns."""
+        places = ((turn.first + place, count) for turn in self.turns for place, count in enumerate(turn.counts))
+        return [self.shards[number] for number, count in places if count is None]
 
-    Yields None instead of a sample at the end of the shard, and the error if it ends early.
-    """
-    left = deque(enumerate(shards))
-    while left:
-        place, shard = left.popleft()
-        try:
-            sample = await shard.take()
-        except _Lost as error:
-            yield place, error
-            continue
-        if sample is not None:
-            left.append((place, shard))
-        yield place, sample
+    def openings(self) -> list[int]:
+        """Returns how many shards to open for each turn."""
+        return [turn.counts.count(None) for turn in self.turns]
 
 
 def _of_access(failure: HttpFailure) -> bool:
@@ -267,6 +287,11 @@ def reason_and_detail(error: Exception) -> tuple[str, str]:
     if isinstance(error, OSError):
         return "unreadable", str(error.strerror or "")
     return "bad-shard", str(error)
+
+
+def _bytes_of(sample: SampleRef | Skipped) -> int:
+    """Returns the size of a sample in the shuffle buffer."""
+    return 0 if sample is DONE else sample_bytes(sample)
 
 
 def _has_no_number(sample: SampleRef | Skipped) -> bool:

@@ -41,10 +41,12 @@ def test_a_shard_that_cannot_be_opened_is_an_error_behind_those_before_it(
     async def main() -> None:
         shards = [Shard(str(path)) for path in paths]
         ahead = ReadAhead(shards, opener, concurrent=concurrent, capacity=2**20, windows=windows)
-        async with aclosing(ahead.turns(1)) as turns:
-            async for turn, (shard,) in turns:
+        async with aclosing(ahead.turns([1] * len(counts))) as turns:
+            turn = 0
+            async for (shard,) in turns:
                 while await shard.take():
                     found.append(turn)
+                turn += 1
 
     with pytest.raises(RuntimeError, match="can't start"):
         asyncio.run(main())
