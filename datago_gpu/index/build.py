@@ -56,6 +56,7 @@ def build_index(
     index that is there is brought up to date; without it, ConfigError is raised. readers: number of processes that
     read local files; 0: one thread of this process; None: one for each CPU. Raises DatagoError.
     """
+    arrow()  # to say at once if it is missing
     if out.exists() and not update and not part_of(out).exists():
         raise ConfigError(f"{str(out)!r} exists: --update brings it up to date; or remove it, or choose another --out")
     begun = time.monotonic()
