@@ -71,7 +71,7 @@ def _mix(value: Any) -> Any:
 
 def permutation(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
     """Returns a permutation of range(count), int64, that depends only on the arguments."""
-    return SplitMix64.at(_mix(_mix(seed * _GOLDEN) ^ epoch)).numbers(count).argsort(kind="stable")
+    return SplitMix64.at(_mix(_mix(seed * _GOLDEN) ^ epoch)).numbers(count).argsort()  # all are different: one result
 
 
 async def shuffle_stream(

@@ -9,29 +9,19 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import pyarrow as pa
 
+from datago_gpu.sources.table.tables import Group
 from datago_gpu.sources.table.values import python_values
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Access", "AnyOrder", "Forward", "Group", "Taken"]
+__all__ = ["Access", "AnyOrder", "Forward", "Origins", "Taken"]
+
+Origins = list[tuple[int, str]]
+"""Of each batch, the number of its table, and why its rows cannot be read; "" if they can."""
 
 _CURSORS = 4
 """Row groups that are kept open. A stream reads one after the other; two may meet in one window."""
-
-
-class Group(Protocol):
-    """Rows that follow each other in a table, and can be read from the first one on.
-
-    rows: their number. origin: the number of the table among all tables.
-    """
-
-    rows: int
-    origin: int
-
-    def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        """Yields the rows, some at a time, always the same ones together. Raises OSError, pa.ArrowException."""
-        ...
 
 
 class Taken:
@@ -99,8 +89,7 @@ def _sorted(numbers: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.i
 class AnyOrder:
     """Rows in memory, or in mapped files: reading one costs the same wherever it stands."""
 
-    def __init__(self, batches: Sequence[pa.RecordBatch], origins: Sequence[int], columns: Sequence[str]) -> None:
-        """origins: of each batch, the number of its table."""
+    def __init__(self, batches: Sequence[pa.RecordBatch], origins: Origins, columns: Sequence[str]) -> None:
         self._columns, self._origins = columns, origins
         self._batches = [batch.select(list(columns)) for batch in batches]
         self._starts = starts_of([batch.num_rows for batch in batches])
@@ -109,9 +98,20 @@ class AnyOrder:
         """See `Access.take`."""
         wanted, places = _sorted(numbers)
         taken = Taken(self._columns)
+        pieces: list[pa.RecordBatch] = []
+        last = -1
         for number, begin, end in _runs(self._starts, wanted):
-            rows = wanted[begin:end] - self._starts[number]
-            taken.add(_select(self._batches[number], rows), self._origins[number])
+            origin, problem = self._origins[number]
+            if pieces and (problem or origin != last or pieces[0].schema != self._batches[number].schema):
+                taken.add(pa.concat_batches(pieces), last)
+                pieces.clear()
+            if problem:
+                taken.add_unreadable(end - begin, origin, problem)
+            else:
+                pieces.append(_select(self._batches[number], wanted[begin:end] - self._starts[number]))
+            last = origin
+        if pieces:  # together, since each conversion to Python values takes 5 us for each column
+            taken.add(pa.concat_batches(pieces), last)
         return taken, places
 
 

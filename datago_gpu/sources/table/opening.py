@@ -11,13 +11,14 @@ from datago_gpu.config import LoaderConfig, TableSource
 from datago_gpu.config.local_paths import FILE_SCHEME
 from datago_gpu.eventloop import call_in_thread
 from datago_gpu.sources.hub import HUB_SCHEME, HubPath
-from datago_gpu.sources.reference import ListingDigest, utf8_text
+from datago_gpu.sources.reference import utf8_text
 from datago_gpu.sources.table.columns import roles_of, usual_texts
 from datago_gpu.sources.table.fingerprint import SMALL, fingerprint
 from datago_gpu.sources.table.located import Located, local_tables, partitions_of
 from datago_gpu.sources.table.readers import ParquetTable, WholeTable, open_table
 from datago_gpu.sources.table.samples import Origin
-from datago_gpu.sources.table.table_rows import TableRows, Tables
+from datago_gpu.sources.table.table_rows import TableRows
+from datago_gpu.sources.table.tables import Tables
 
 if TYPE_CHECKING:
     from datago_gpu.sources.http.http_client import HttpClient
@@ -40,7 +41,7 @@ async def open_rows(config: LoaderConfig, source: TableSource, http: HttpClient)
             located += await remote.find(address)
         else:
             located += await call_in_thread(None, local_tables, address, config.absolute)
-    return await call_in_thread(None, _open_all, located, source, _root_of(source, config))
+    return await call_in_thread(None, _open_all, located, config, source)
 
 
 def _root_of(source: TableSource, config: LoaderConfig) -> str:
@@ -53,7 +54,8 @@ def _root_of(source: TableSource, config: LoaderConfig) -> str:
     return config.absolute(source.root) if is_local else source.root
 
 
-def _open_all(located: list[Located], source: TableSource, root: str) -> TableRows:
+def _open_all(located: list[Located], config: LoaderConfig, source: TableSource) -> TableRows:
+    root = _root_of(source, config)
     texts = [name for name in (source.image, source.id, *usual_texts()) if name]
     opened = [open_table(each, texts) for each in located]
     partitions = partitions_of(located)
@@ -65,8 +67,9 @@ def _open_all(located: list[Located], source: TableSource, root: str) -> TableRo
         Origin(each.address.partition("?")[0], root or each.folder, f"{utf8_text(each.below)}:" if many else "")
         for each in located
     ]
-    rows = TableRows(source, tables, roles, origins)
-    rows.listed = ListingDigest(len(rows), _digest(located, opened), whole=True)
+    rows = TableRows(source, tables, roles, origins, _digest(located, opened))
+    if config.lockstep:
+        rows.sizes()  # on this thread, since they may be remote
     return rows
 
 

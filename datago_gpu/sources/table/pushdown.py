@@ -87,19 +87,17 @@ class _Pushdown:
         """Unlike pyarrow's `isin`, which is false for null, as in SQL null."""
         if not values:
             return self._field(column) != self._field(column)
-        scalars = [self._scalar(column, value) for value in values]
-        plain = pa.array([each.as_py() for each in scalars], self._wide_type(column, scalars))
-        unknown = pc.scalar(pa.scalar(None, pa.bool_()))
-        field = self._field(column)
-        if plain.type != self._type(column):
-            field = field.cast(plain.type)
-        return field.isin(plain) | (field.is_null() & unknown)
-
-    def _wide_type(self, column: Column, scalars: list[Any]) -> pa.DataType:
+        plain = [self._scalar(column, value).as_py() for value in values]
         wanted = self._type(column)
-        if self._kind(column) != "number":
-            return wanted
-        return pa.float64() if any(pa.types.is_floating(each.type) for each in scalars) else pa.int64()
+        if pa.types.is_integer(wanted):
+            plain = [int(value) for value in plain if value == int(value) and _fits(int(value), wanted)]
+        elif pa.types.is_floating(wanted):
+            wanted = pa.float64()
+        field = self._field(column)
+        if wanted != self._type(column):
+            field = field.cast(wanted)
+        unknown = pc.scalar(pa.scalar(None, pa.bool_()))
+        return field.isin(pa.array(plain, wanted)) | (field.is_null() & unknown)
 
     def _scalar(self, column: Column, value: Column | Constant) -> Any:
         """Returns a constant in a type that can be compared with the column. Raises ConfigError."""
@@ -148,3 +146,10 @@ class _Pushdown:
     def _mismatch(self, column: Column, why: str) -> ConfigError:
         given = self._schema.field(column.name).type
         return ConfigError(f"source_config.filter: the column {column.name!r} has the type {given}; {why}")
+
+
+def _fits(value: int, wanted: pa.DataType) -> bool:
+    """Returns whether a column of integers can hold a number."""
+    bits: int = wanted.bit_width
+    lowest = 0 if pa.types.is_unsigned_integer(wanted) else -(1 << (bits - 1))
+    return lowest <= value < lowest + (1 << bits)

@@ -2,225 +2,191 @@
 
 from __future__ import annotations
 
+import logging
+import shutil
+import tempfile
 import threading
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from contextlib import aclosing
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from datago_gpu.config import TableSource
-from datago_gpu.config.expression import parse_expression
 from datago_gpu.config.settings import RankSplit
-from datago_gpu.errors import ConfigError, SourceError
+from datago_gpu.errors import SourceError
 from datago_gpu.eventloop import call_in_thread
 from datago_gpu.sources.order import RankShare
 from datago_gpu.sources.reference import ListingDigest, Refs, SampleRef, Skipped
 from datago_gpu.sources.rows import Numbers
-from datago_gpu.sources.table.access import Access, AnyOrder, Forward
+from datago_gpu.sources.table.access import Access, AnyOrder, Forward, Origins
 from datago_gpu.sources.table.columns import Roles
-from datago_gpu.sources.table.located import Located
 from datago_gpu.sources.table.orders import block_rows, rows_in_groups
-from datago_gpu.sources.table.pushdown import filter_for
-from datago_gpu.sources.table.readers import ParquetTable, WholeTable, settle
+from datago_gpu.sources.table.readers import settle
 from datago_gpu.sources.table.samples import Origin, SampleMaker
+from datago_gpu.sources.table.tables import Tables
 from datago_gpu.units import MiB
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["TableRows", "Tables"]
+__all__ = ["TableRows"]
 
-_MOST_PIXELS = 1 << 30
-_AT_ONCE, _BYTES_AT_ONCE = 256, 8 * MiB
+log = logging.getLogger("datago_gpu")
+
+_AT_ONCE, _BYTES_AT_ONCE = 1024, 8 * MiB
 """Rows that are read together, and the bytes that they may take: fewer of tables that hold bytes."""
-
-
-class _Group:
-    """A group of one table, with all columns that its data set has. See `access.Group`."""
-
-    def __init__(self, table: ParquetTable | WholeTable, number: int, origin: int, constants: dict[str, Any]) -> None:
-        self._table, self.number, self.origin, self._constants = table, number, origin, constants
-        self.rows, self.bytes = table.counts[number], table.sizes[number]
-
-    def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        """See `access.Group.batches`. A column that the table lacks is null."""
-        for batch in self._table.batches(self.number, columns):
-            arrays = [self._column(batch, name) for name in columns]
-            yield pa.RecordBatch.from_arrays(arrays, list(columns))
-
-    def _column(self, batch: pa.RecordBatch, name: str) -> pa.Array:
-        if name in self._constants:
-            return pa.repeat(pa.scalar(self._constants[name]), batch.num_rows)
-        return batch.column(name) if name in batch.schema.names else pa.nulls(batch.num_rows)
-
-
-class Tables:
-    """The opened tables, before rows are chosen. partitions: of each table, the columns that its folders name."""
-
-    def __init__(
-        self, located: list[Located], opened: list[ParquetTable | WholeTable], partitions: list[dict[str, Any]]
-    ) -> None:
-        self.located, self.opened = located, opened
-        self.schema = opened[0].schema
-        for name, value in partitions[0].items():
-            if name not in self.schema.names:
-                self.schema = self.schema.append(pa.field(name, pa.scalar(value).type))
-        self.groups = [
-            _Group(table, number, origin, constants)
-            for origin, (table, constants) in enumerate(zip(opened, partitions, strict=True))
-            for number in range(len(table.counts))
-        ]
-        self.in_any_order = all(table.in_any_order for table in opened)
-
-    def check(self, columns: Sequence[str], partitions: list[dict[str, Any]]) -> None:
-        """Raises ConfigError if a table lacks one of these columns."""
-        for located, table, constants in zip(self.located, self.opened, partitions, strict=True):
-            lacking = [name for name in columns if name not in table.schema.names and name not in constants]
-            if lacking:
-                raise ConfigError(
-                    f"{located.shown} lacks the column {lacking[0]!r}, which {self.located[0].shown} has: all tables "
-                    "of source_config.path must have it"
-                )
-
-    def passing(self, text: str) -> NDArray[np.int64]:
-        """Returns the numbers of the rows that pass a filter. Reads only the filter's columns. Raises ConfigError."""
-        expression, columns = filter_for(parse_expression(text), self.schema)
-        possible = [set(table.groups_for(expression)) for table in self.opened] if columns else []
-        found, first = [np.empty(0, np.int64)], 0
-        for group in self.groups:
-            if not possible or group.number in possible[group.origin]:
-                found += self._passing_in(group, first, expression, columns)
-            first += group.rows
-        return np.concatenate(found)
-
-    def _passing_in(self, group: _Group, first: int, expression: Any, columns: list[str]) -> Iterator[Any]:
-        wanted = pa.schema([self.schema.field(name) for name in columns])
-        for batch in group.batches(columns):
-            numbers = pa.array(np.arange(first, first + batch.num_rows))
-            table = pa.Table.from_batches([batch]).cast(wanted).append_column("", numbers)
-            yield table.filter(expression).column("").to_numpy()
-            first += batch.num_rows
+_ROOM = 1.2
+"""How much more room than its rows take a copy must find."""
 
 
 class TableRows:
-    """The rows of tables that pass the filter, in the order of the tables. See `Rows`.
+    """The rows of tables that pass the filter, in the order of the tables. See `Rows`."""
 
-    bounds: the numbers at which row groups begin, and the number of all rows. group_bytes: bytes of each row group.
-    """
-
-    def __init__(self, source: TableSource, tables: Tables, roles: Roles, origins: list[Origin]) -> None:
+    def __init__(self, source: TableSource, tables: Tables, roles: Roles, origins: list[Origin], digest: str) -> None:
         self._tables, self._roles, self._origins = tables, roles, origins
-        self.listed = ListingDigest(0, "")
         self._maker = SampleMaker(roles, source.parts)
         self._chosen = tables.passing(source.filter) if source.filter.strip() else None
         starts = np.cumsum([0, *(group.rows for group in tables.groups)], dtype=np.int64)
-        self.bounds = starts if self._chosen is None else np.searchsorted(self._chosen, starts)
-        self.group_bytes = np.array([group.bytes for group in tables.groups], np.int64)
+        self._bounds = starts if self._chosen is None else np.searchsorted(self._chosen, starts)
+        self._group_bytes = np.array([group.bytes for group in tables.groups], np.int64)
+        self.listed = ListingDigest(len(self), digest, whole=True)
         self.in_groups = roles.holds_bytes and not tables.in_any_order
         """Whether rows have to be read group by group."""
         self._columns = roles.read
         self._lock = threading.Lock()
+        self._sizes: NDArray[np.int32] | None = None
         self._forward: Access | None = None
-        self._any_order: Access | None = None
-        if tables.in_any_order:
-            self._any_order = self._in_any_order()
+        self._any_order: Access | None = self._as_they_are() if tables.in_any_order else None
 
     def __len__(self) -> int:
-        return int(self.bounds[-1])
+        return int(self._bounds[-1])
 
     def sizes(self) -> NDArray[np.int32] | None:
-        """See `Rows.sizes`."""
-        columns = [self._roles.height, self._roles.width]
-        if not all(columns):
-            return None
-        found = np.zeros((int(sum(group.rows for group in self._tables.groups)), 2), np.int32)
-        first = 0
-        for group in self._tables.groups:
-            for batch in group.batches(columns):
-                for side, name in enumerate(columns):
-                    found[first : first + batch.num_rows, side] = _pixels(batch.column(name))
-                first += batch.num_rows
-        return found if self._chosen is None else found[self._chosen]
+        """See `Rows.sizes`. Of remote tables, the first call must be on a thread that the loop does not run on."""
+        roles = self._roles
+        if self._sizes is None and roles.height and roles.width:
+            sizes = self._tables.sizes(roles.height, roles.width)
+            self._sizes = sizes if self._chosen is None else sizes[self._chosen]
+        return self._sizes
 
     def block_rows(self, wanted: int) -> int:
         """Returns how many rows are mixed with each other in a shuffle: see `orders`."""
-        return block_rows(self.bounds, self.group_bytes, wanted)
+        return block_rows(self._bounds, self._group_bytes, wanted)
 
     def in_own_order(self, share: RankShare, seed: int, epoch: int, block: int, split: RankSplit) -> NDArray[np.int64]:
         """Returns the numbers of a rank's rows in the order in which row groups are read. block: 0 for no shuffle."""
-        return rows_in_groups(self.bounds, share, seed, epoch, block=block, split=split)
+        return rows_in_groups(self._bounds, share, seed, epoch, block=block, split=split)
 
-    async def read(self, numbers: Numbers, *, first: int = 0, at_once: int = 0) -> Refs:
-        """See `Rows.read`. at_once: rows to read together, 0 for a usual number. first: rows to read before these."""
-        at_once = at_once or self._usual_window()
-        done = 0
+    async def read(self, numbers: Numbers) -> Refs:
+        """See `Rows.read`."""
+        ascends = await call_in_thread(None, _ascends, numbers)
+        async with aclosing(self._read(numbers, _AT_ONCE, _AT_ONCE, forward=ascends)) as samples:
+            async for sample in samples:
+                yield sample
+
+    async def read_blocks(self, numbers: NDArray[np.int64], first: int, block: int) -> Refs:
+        """Yields the samples of these rows in their order, which is that of `in_own_order`.
+
+        first, block: rows of the first block, and of the others. Rows of a block are read together. 0 for no blocks.
+        """
+        async with aclosing(self._read(numbers, first, block, forward=True)) as samples:
+            async for sample in samples:
+                yield sample
+
+    async def _read(self, numbers: Numbers, first: int, at_once: int, *, forward: bool) -> Refs:
+        at_once = at_once or self._rows_at_once()
+        done, count = 0, first or at_once
         while done < len(numbers):
-            count = first if first and not done else at_once
             some = np.asarray(numbers[done : done + count], np.int64)
-            samples = await call_in_thread(None, self._samples, some, numbers)
-            done += count
+            samples = await call_in_thread(None, self._samples, some, forward)
+            done, count = done + count, at_once
             samples.reverse()
-            while samples:
+            while samples:  # so that each payload is freed once it is used
                 yield samples.pop()
 
-    def _usual_window(self) -> int:
-        if not self.in_groups:
-            return _AT_ONCE
-        mean: int = max(1, int(self.group_bytes.sum()) // max(1, sum(group.rows for group in self._tables.groups)))
+    def _rows_at_once(self) -> int:
+        mean: int = max(1, int(self._group_bytes.sum()) // max(1, sum(group.rows for group in self._tables.groups)))
         return max(1, min(_AT_ONCE, _BYTES_AT_ONCE // mean))
 
-    def _samples(self, numbers: NDArray[np.int64], all_numbers: Numbers) -> list[SampleRef | Skipped]:
+    def _samples(self, numbers: NDArray[np.int64], forward: bool) -> list[SampleRef | Skipped]:
         rows = numbers if self._chosen is None else self._chosen[numbers]
         with self._lock:  # cursors move
-            access = self._access(all_numbers)
             try:
-                taken, places = access.take(rows)
+                taken, places = self._access(forward).take(rows)
             except OSError as error:
-                raise SourceError(f"cannot read the table any more: {error.filename or ''} {error.strerror}") from error
+                words = f"{error.filename or 'a table'}: {error.strerror or error}"
+                raise SourceError(f"cannot read the rows any more: {words}") from error
         samples: list[SampleRef | Skipped] = []
         for number, place in zip(numbers.tolist(), places.tolist(), strict=True):
             origin = self._origins[taken.origins[place]]
             if taken.problems[place]:
-                where, why = origin.address, taken.problems[place]
-                samples.append(Skipped(number, f"{origin.label}{number}", where, "bad-rows", why))
+                name, why = f"{origin.label}{number}", taken.problems[place]
+                samples.append(Skipped(number, name, origin.address, "bad-rows", why))
                 continue
             row = {name: values[place] for name, values in taken.columns.items()}
             samples.append(self._maker.make(row, number, origin))
         return samples
 
-    def _access(self, numbers: Numbers) -> Access:
-        """Returns what reads these rows best. Rows without bytes are kept, to be read in any order."""
+    def _access(self, forward: bool) -> Access:
+        """Returns what reads rows best, in their order or in any other. For the latter, rows are copied once."""
         if self._any_order:
             return self._any_order
-        if not self.in_groups and not _ascends(numbers):
-            self._any_order = self._settled()
-            self._forward = None
+        if not forward and self._has_room():
+            self._any_order, self._forward = self._copied(), None
             return self._any_order
         self._forward = self._forward or Forward(self._tables.groups, self._columns)
         return self._forward
 
-    def _in_any_order(self) -> AnyOrder:
+    def _has_room(self) -> bool:
+        """Returns whether there is room for a copy of all rows: of those without bytes always."""
+        if not self.in_groups:
+            return True
+        folder, needed = tempfile.gettempdir(), int(self._group_bytes.sum() * _ROOM)
+        free = shutil.disk_usage(folder).free
+        if free > needed:
+            log.info("the rows of the table, %d MiB, are copied to %s, to be read in any order", needed // MiB, folder)
+            return True
+        if self._forward is None:
+            log.warning(
+                "the table holds bytes, and there is no room in %s for the %d MiB that its rows take (set TMPDIR): row "
+                "groups are read again and again, which is slow. Use Arrow files, or a table of paths or addresses",
+                folder,
+                needed // MiB,
+            )
+        return False
+
+    def _as_they_are(self) -> AnyOrder:
         """Returns access to tables whose rows can be read in any order as they are."""
-        batches, origins = [], []
+        batches: list[pa.RecordBatch] = []
+        origins: Origins = []
         for group in self._tables.groups:
             for batch in group.batches(self._columns):
                 batches.append(batch)
-                origins.append(group.origin)
+                origins.append((group.origin, ""))
         return AnyOrder(batches, origins, self._columns)
 
-    def _settled(self) -> AnyOrder:
+    def _copied(self) -> AnyOrder:
         """Returns access to a copy of all rows, in memory or in a temporary file."""
-        origins: list[int] = []
+        origins: Origins = []
+        schema = pa.schema([self._tables.schema.field(name) for name in self._columns])
 
         def batches() -> Iterator[pa.RecordBatch]:
             for group in self._tables.groups:
-                for batch in group.batches(self._columns):
-                    origins.append(group.origin)
-                    yield batch
+                rows = 0
+                try:
+                    for batch in group.batches(self._columns):
+                        origins.append((group.origin, ""))
+                        rows += batch.num_rows
+                        yield batch.cast(schema, safe=False)
+                except (pa.ArrowException, OSError) as error:
+                    if isinstance(error, OSError) and error.errno is not None:
+                        raise
+                    left = group.rows - rows
+                    origins.append((group.origin, str(error).partition("\n")[0][:200]))
+                    yield pa.RecordBatch.from_arrays([pa.nulls(left, field.type) for field in schema], schema=schema)
 
-        schema = pa.schema([self._tables.schema.field(name) for name in self._columns])
         return AnyOrder(settle(schema, batches()).rows, origins, self._columns)
 
 
@@ -228,9 +194,3 @@ def _ascends(numbers: Numbers) -> bool:
     if isinstance(numbers, range):
         return numbers.step > 0
     return bool((np.diff(numbers) >= 0).all())
-
-
-def _pixels(column: pa.Array) -> NDArray[np.int32]:
-    """Returns sides in pixels; 0 for null, NaN and what is no side of a picture."""
-    sides = np.nan_to_num(pc.fill_null(column.cast(pa.float64(), safe=False), 0).to_numpy(zero_copy_only=False))
-    return np.where((sides > 0) & (sides < _MOST_PIXELS), sides, 0).astype(np.int32)

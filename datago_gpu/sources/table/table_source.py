@@ -65,7 +65,7 @@ class Table(RowsSource):
         block, index = self._block_rows(rows), start.index
         numbers = await self._numbers(RankShare.of(self._config), start.epoch)
         first = block - index % block if block else 0
-        async with aclosing(rows.read(numbers[index:], first=first, at_once=block)) as samples:
+        async with aclosing(rows.read_blocks(numbers[index:], first, block)) as samples:
             async for sample in samples:
                 yield renumber(sample, index)
                 index += 1

@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
-__all__ = ["plain_type", "python_values"]
+__all__ = ["plain_type", "python_values", "without_view"]
 
 
 def python_values(column: pa.Array) -> list[Any]:
@@ -24,9 +24,11 @@ def python_values(column: pa.Array) -> list[Any]:
 
 
 def plain_type(given: pa.DataType) -> pa.DataType:
-    """Returns the type without dictionaries, and without nanoseconds."""
+    """Returns the type without dictionaries, views and nanoseconds."""
     if pa.types.is_dictionary(given):
         return plain_type(given.value_type)
+    if pa.types.is_string_view(given) or pa.types.is_binary_view(given):
+        return without_view(given)
     if pa.types.is_timestamp(given) and given.unit == "ns":
         return pa.timestamp("us", given.tz)
     if pa.types.is_duration(given) and given.unit == "ns":
@@ -41,6 +43,13 @@ def plain_type(given: pa.DataType) -> pa.DataType:
     if pa.types.is_large_list(given):
         return pa.large_list(plain_type(given.value_type))
     return given
+
+
+def without_view(given: pa.DataType) -> pa.DataType:
+    """Returns a type with the same values that is no view: pyarrow cannot select rows of views."""
+    if pa.types.is_string_view(given):
+        return pa.string()
+    return pa.binary() if pa.types.is_binary_view(given) else given
 
 
 def _value(cell: pa.Scalar) -> Any:

@@ -1,0 +1,220 @@
+"""Filters mean what a simple evaluation of them in Python means, and errors name the place."""
+
+from __future__ import annotations
+
+import datetime as dt
+from contextlib import suppress
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from datago_gpu import ConfigError, LoaderConfig
+from datago_gpu.config.expression import (
+    And,
+    Column,
+    Comparison,
+    Expression,
+    ExpressionError,
+    IsNull,
+    Member,
+    Not,
+    Or,
+    columns_in,
+    parse_expression,
+)
+from datago_gpu.sources.table.pushdown import filter_for
+from tests.support.tables import table_config
+
+NAMES = {"n": "number", "f": "number", "t": "text", "b": "truth", "my column": "number"}
+NUMBERS = st.integers(-2, 2) | st.sampled_from([-1.5, 0.5, 1e3])
+TEXTS = st.sampled_from(["", "a", "b", "it's", 'say "x"', "and"])
+OPERATORS = st.sampled_from(["==", "!=", "<", "<=", ">", ">="])
+Row = dict[str, Any]
+
+
+def constant(kind: str) -> st.SearchStrategy[Any]:
+    return {"number": NUMBERS, "text": TEXTS, "truth": st.booleans()}[kind]
+
+
+def written(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else repr(value)
+
+
+def named(name: str) -> str:
+    return name if name.isidentifier() else f'col("{name}")'
+
+
+@st.composite
+def leaves(draw: st.DrawFn) -> str:
+    name = draw(st.sampled_from(sorted(NAMES)))
+    value, operator = draw(constant(NAMES[name])), draw(OPERATORS)
+    values = draw(st.lists(constant(NAMES[name]), min_size=1, max_size=3))
+    forms = [
+        f"{named(name)} {operator} {written(value)}",
+        f"{written(value)} {operator} {named(name)}",
+        f"{named(name)} in ({', '.join(map(written, values))},)",
+        f"{named(name)} not in [{', '.join(map(written, values))}]",
+        f"{named(name)} is null",
+        f"{named(name)} is not null",
+        f"n {operator} f",
+        "b",
+        f"-1 < n {draw(st.sampled_from(['<', '<=']))} {draw(st.integers(-1, 2))}",
+    ]
+    return draw(st.sampled_from(forms))
+
+
+TEXTS_OF_FILTERS = st.recursive(
+    leaves(),
+    lambda inner: st.one_of(
+        inner.map(lambda text: f"not ({text})"),
+        st.tuples(inner, inner).map(lambda pair: f"({pair[0]}) and ({pair[1]})"),
+        st.tuples(inner, inner).map(lambda pair: f"{pair[0]} or {pair[1]}"),
+    ),
+    max_leaves=5,
+)
+ROWS = st.lists(
+    st.fixed_dictionaries(
+        {
+            "n": st.none() | st.integers(-2, 2),
+            "f": st.none() | st.sampled_from([-1.5, 0.5, 1.0, 1e3, float("nan")]),
+            "t": st.none() | TEXTS,
+            "b": st.none() | st.booleans(),
+            "my column": st.none() | st.integers(-2, 2),
+        }
+    ),
+    min_size=1,
+    max_size=6,
+)
+SCHEMA = pa.schema(
+    [("n", pa.int32()), ("f", pa.float64()), ("t", pa.string()), ("b", pa.bool_()), ("my column", pa.int64())]
+)
+
+
+def evaluate(expression: Expression, row: Row) -> bool | None:
+    """The simple evaluation: with None for null, as SQL has it."""
+    match expression:
+        case Column(name):
+            found: bool | None = row[name]
+            return found
+        case IsNull(column):
+            return row[column.name] is None
+        case Not(inner):
+            value = evaluate(inner, row)
+            return None if value is None else not value
+        case And(parts):
+            values = [evaluate(part, row) for part in parts]
+            return False if False in values else None if None in values else True
+        case Or(parts):
+            values = [evaluate(part, row) for part in parts]
+            return True if True in values else None if None in values else False
+        case Member(column, values):
+            return None if row[column.name] is None else row[column.name] in values
+        case Comparison(left, operator, right):
+            left, right = (row[each.name] if isinstance(each, Column) else each for each in (left, right))
+            if left is None or right is None:
+                return None
+            return bool(eval(f"left {operator} right"))
+
+
+@settings(max_examples=150)
+@given(TEXTS_OF_FILTERS, ROWS)
+@example("not (t in ('a',))", [{"n": None, "f": None, "t": None, "b": None, "my column": 1}])
+def test_a_filter_means_what_it_says(text: str, rows: list[Row]) -> None:
+    tree = parse_expression(text)
+    numbered = [{**row, "number": at} for at, row in enumerate(rows)]
+    table = pa.Table.from_pylist(numbered, SCHEMA.append(pa.field("number", pa.int64())))
+    expression, columns = filter_for(tree, table.schema)
+    assert set(columns) == {column.name for column in columns_in(tree)}
+    kept = table.filter(expression)["number"].to_pylist()
+    assert kept == [at for at, row in enumerate(rows) if evaluate(tree, row)]
+
+
+@pytest.mark.parametrize("given_type", [pa.dictionary(pa.int8(), pa.string()), pa.large_string()])
+def test_texts_of_every_type(given_type: pa.DataType) -> None:
+    column = pa.array(["a", "b", None]).cast(given_type if not pa.types.is_dictionary(given_type) else pa.string())
+    column = column.dictionary_encode() if pa.types.is_dictionary(given_type) else column
+    table = pa.table({"t": column})
+    for text, count in (("t == 'a'", 1), ("t != 'a'", 1), ("t in ('a', 'x')", 1), ("t is null", 1)):
+        assert table.filter(filter_for(parse_expression(text), table.schema)[0]).num_rows == count, text
+
+
+def test_times_and_decimals() -> None:
+    table = pa.table(
+        {
+            "at": pa.array(
+                [dt.datetime(2024, 5, 1, tzinfo=dt.UTC), dt.datetime(2025, 1, 1, tzinfo=dt.UTC)], pa.timestamp("us")
+            ),
+            "day": pa.array([dt.date(2024, 5, 1), None]),
+            "score": pa.array([1, 2], pa.decimal128(10, 2)),
+            "half": pa.array([1, 2], pa.float16()),
+            "small": pa.array([1, 200], pa.uint8()),
+        }
+    )
+    for text, count in (
+        ("at >= '2024-06-01'", 1), ("at > '2024-05-01T00:00:00'", 1), ("day == '2024-05-01'", 1), ("score > 1.5", 1),
+        ("half > 1.5", 1), ("score in (1, 2)", 2), ("small in (-1, 1.0, 2.5, 200, 300)", 2), ("small < 300", 2),
+    ):  # fmt: skip
+        assert table.filter(filter_for(parse_expression(text), table.schema)[0]).num_rows == count, text
+
+
+REFUSED = [
+    ("width >", "cannot be read at character"),
+    ("width => 5", "near"),
+    ("width = 5", "cannot be read"),
+    ("(width > 5", "cannot be read"),
+    ("width > 5 AND height > 3", "cannot be read at character 11"),
+    ("__import__('os').system('x') == 1", "\"__import__('os').system('x')\" (character 1) is not allowed"),
+    ("width.__class__ == 1", "'width.__class__' (character 1) is not allowed"),
+    ("width + 1 > 2", "'width + 1' (character 1) is not allowed"),
+    ("len(caption) > 2", "is not allowed; allowed are comparisons"),
+    ("[x for x in y] == 1", "is not allowed"),
+    ("(lambda: 1) == 1", "is not allowed"),
+    ("f'{width}' == 'a'", "is not allowed"),
+    ("width == null", "use 'is null'"),
+    ("width is 5", "where only null"),
+    ("width in (height, 1)", "only numbers and texts"),
+    ("1 < 2", "not with a column"),
+    ("5", "is not allowed"),
+    ("width > 1j", "is not allowed"),
+    ("(" * 500 + "a" + ")" * 500, "cannot be read"),
+    ("not " * 5000 + "a", "cannot be read"),
+    ("a or " * 30_000 + "a", "characters"),
+    ("width > 1\0", "cannot be read"),
+]
+
+
+@pytest.mark.parametrize(("text", "words"), REFUSED, ids=[text[:30] for text, _ in REFUSED])
+def test_what_is_no_filter_is_refused_with_its_place(text: str, words: str) -> None:
+    with pytest.raises(ExpressionError) as caught:
+        parse_expression(text)
+    assert words in str(caught.value)
+    with pytest.raises(ConfigError, match=r"source_config\.filter"):
+        LoaderConfig.load(table_config("/a.parquet", filter=text))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("size > 3", "the column 'size' (character 1), which the table lacks; its columns are n, f, t, b, my column"),
+        ("n == 'a'", "the column 'n' has the type int32; it is compared with 'a'"),
+        ("t > 3", "the column 't' has the type string; it is compared with 3"),
+        ("t == n", "it is compared with 'n', of the type int32"),
+        ("n", "it stands alone, but is no column of booleans"),
+        ("n in ('a', 3)", "it is compared with 'a'"),
+        ("n == true", "it is compared with True"),
+        ("n == 99999999999999999999", "99999999999999999999"),
+    ],
+)
+def test_what_does_not_fit_the_columns_is_a_config_error(text: str, words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        filter_for(parse_expression(text), SCHEMA)
+    assert words in str(caught.value)
+
+
+@given(st.text(max_size=40))
+def test_any_text_is_a_filter_or_refused(text: str) -> None:
+    with suppress(ExpressionError):
+        parse_expression(text)
