@@ -57,9 +57,10 @@ class LoaderConfig(Settings, frozen=True, kw_only=True):
             their samples wait for samples of the next epoch. `stats().dropped` counts the samples left out.
         lockstep: true plans the batches of all ranks together: each rank delivers the same number of batches, the same
             bucket at each step, and exactly `batch_size` samples in each batch. `Batch.real` is false for a sample that
-            only fills a place. Needs samples whose sizes are listed (source_type "table" or "db") and
-            `crop_and_resize`. `limit` is rounded down to whole batches, `drop_last` leaves out the last batch of each
-            bucket in every epoch if it is not full, and the order is also kept with `ordered` false.
+            only fills a place. Needs samples whose sizes are listed (source_type "table" or "db", or a
+            sequence of rows of the program's own) and `crop_and_resize`. `limit` is rounded down to whole batches,
+            `drop_last` leaves out the last batch of each bucket in every epoch if it is not full, and the order is also
+            kept with `ordered` false.
         ordered: true delivers samples in the source's order, whatever the network does. False delivers payloads as they
             arrive: each epoch still contains each sample once and ends before the next epoch begins, and a state
             resumes without loss. Samples of shards keep their order, except for images that only Pillow can decode.

@@ -16,7 +16,7 @@ from datago_gpu.config import ConfigLike, LoaderConfig
 from datago_gpu.config.user_source import UserSource
 from datago_gpu.errors import ConfigError
 from datago_gpu.feeder.wire import Resume
-from datago_gpu.loader.row_sizes import RowSizes
+from datago_gpu.loader.row_sizes import RowSizes, describe_error
 from datago_gpu.row import Row
 
 __all__ = ["GivenRows", "NotRows", "given_rows", "load_config"]
@@ -93,6 +93,10 @@ class GivenRows:
         """Returns a row of a sequence."""
         raise NotImplementedError
 
+    def given_sizes(self) -> object:
+        """Returns the sizes that a sequence has at hand, as its program gives them; None if it has none."""
+        raise NotImplementedError
+
     def walk(self, epoch: int, rank: int, world_size: int) -> tuple[Iterator[object], int]:
         """Begins a walk. Returns the rows, and of how many rows each belongs to this rank (1: all of them)."""
         raise NotImplementedError
@@ -134,7 +138,7 @@ class _Sequence(GivenRows):
         try:
             self.count = len(rows)
         except Exception as error:
-            raise ConfigError(f"the length of the source cannot be told: {type(error).__name__}: {error}") from error
+            raise ConfigError(f"the length of the source cannot be told: {describe_error(error)}") from error
         if not self.count:
             raise ConfigError("the source has no rows: its length is 0")
 
@@ -153,6 +157,10 @@ class _Sequence(GivenRows):
     def get(self, number: int) -> object:
         self.used = True
         return self._rows[number]
+
+    def given_sizes(self) -> object:
+        sizes = getattr(self._rows, "sizes", None)
+        return sizes() if callable(sizes) else sizes
 
 
 class _Iterable(GivenRows):

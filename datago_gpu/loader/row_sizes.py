@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import operator
 from concurrent.futures import Future
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from datago_gpu.errors import SourceError
 from datago_gpu.row import Row
 
 if TYPE_CHECKING:
@@ -14,14 +15,20 @@ if TYPE_CHECKING:
 
     from datago_gpu.loader.given_rows import GivenRows
 
-__all__ = ["RowSizes"]
+__all__ = ["RowSizes", "describe_error"]
 
 _LARGEST = 2**31 - 1
+_LONGEST_TEXT = 2000
+"""Characters of the text of an exception of the program's code."""
 _TURN_S = 0.1
 
 
 class RowSizes:
-    """Reads each row once, when the sizes are first asked for, and keeps the sizes."""
+    """Reads each row once, when the sizes are first asked for, and keeps the sizes.
+
+    A sequence may have the sizes at hand: an attribute or a method `sizes`, (N, 2), height and width of each row. Then
+    no row is read.
+    """
 
     def __init__(self, rows: GivenRows) -> None:
         self._rows = rows
@@ -30,7 +37,7 @@ class RowSizes:
     def read(self) -> NDArray[np.int32]:
         """Returns height and width of each row, (N, 2), 0 where unknown. The caller holds `in_use`.
 
-        Raises what the program's own code raises.
+        Raises SourceError with the exception of the program's own code as its cause.
         """
         if not self._found.done():
             self._found.set_result(self._read())
@@ -50,12 +57,40 @@ class RowSizes:
         import numpy as np  # most programs that give rows do not need it here
 
         assert self._rows.count is not None
+        try:
+            given = self._rows.given_sizes()
+        except BaseException as error:
+            raise SourceError(f"the sizes of the source cannot be read: {describe_error(error)}") from error
+        if given is not None:
+            return self._checked(np.asarray(given))
         found = np.zeros((self._rows.count, 2), np.int32)
         for number in range(len(found)):
-            row = self._rows.get(number)
+            try:
+                row = self._rows.get(number)
+            except BaseException as error:
+                raise SourceError(f"row {number} of the source cannot be read: {describe_error(error)}") from error
             if isinstance(row, Row):  # anything else is told of when its turn comes
                 found[number] = _side(row.height), _side(row.width)
         return found
+
+    def _checked(self, given: NDArray[Any]) -> NDArray[np.int32]:
+        import numpy as np
+
+        if given.shape != (self._rows.count, 2) or given.dtype.kind not in "iu":
+            raise SourceError(
+                f"the sizes of the source must be whole numbers of the shape ({self._rows.count}, 2), height and width "
+                f"of each row, got {given.dtype} of the shape {given.shape}"
+            )
+        return np.where((given > 0) & (given <= _LARGEST), given, 0).astype(np.int32)
+
+
+def describe_error(error: BaseException) -> str:
+    """Describes an error of the program's code: its type and its text, shortened if it is very long."""
+    try:
+        text = str(error)
+    except Exception as problem:
+        text = f"(it has no text: {type(problem).__name__})"
+    return f"{type(error).__name__}: {text if len(text) <= _LONGEST_TEXT else f'{text[:_LONGEST_TEXT]}...'}"
 
 
 def _side(value: object) -> int:

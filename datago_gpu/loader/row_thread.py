@@ -20,12 +20,11 @@ from datago_gpu.config import LoaderConfig
 from datago_gpu.errors import SourceError
 from datago_gpu.loader.given_rows import GivenRows, NotRows
 from datago_gpu.loader.row_packing import RowPacking
+from datago_gpu.loader.row_sizes import describe_error
 from datago_gpu.sources.user import row_wire as wire
 
 __all__ = ["RowThread"]
 
-_LONGEST_TEXT = 2000
-"""Characters of the text of an exception of the user's code."""
 _MOST_PIECES = 512
 """How many buffers one call of `sendmsg` may have: Linux takes up to 1,024."""
 
@@ -119,10 +118,20 @@ class _RowServer:
         elif isinstance(order, wire.More):
             self._wanted += order.count if self._walk is not None else 0
         elif isinstance(order, wire.Digest):
-            sizes = self._rows.sizes.read().tobytes() if order.sizes else b""
-            self._send(wire.Listed(self._turn, self._rows.digest(), sizes))
+            self._list(order)
         else:
             self._begin_walk(order)
+
+    def _list(self, order: wire.Digest) -> None:
+        try:
+            sizes = self._rows.sizes.read().tobytes() if order.sizes else b""
+            digest = self._rows.digest()
+        except SourceError as error:
+            self._note(str(error), error.__cause__ or error)
+        except BaseException as error:
+            self.fail("the source cannot be listed", error)
+        else:
+            self._send(wire.Listed(self._turn, digest, sizes))
 
     def _begin_walk(self, order: wire.Walk) -> None:
         try:
@@ -146,7 +155,7 @@ class _RowServer:
             self._send(wire.RowsEnd(self._turn, empty))
             self.end_walk()
         except NotRows as problem:
-            self._break(_printable(str(problem)))
+            self._break(str(SourceError(str(problem))))  # as the trainer's error will show it
         except BaseException as error:
             self.fail(f"row {number} of the source cannot be read", error)
         else:
@@ -169,7 +178,9 @@ class _RowServer:
 
     def fail(self, what: str, error: BaseException) -> None:
         """Tells the feeder, if it is there, that the user's code has raised an error."""
-        message = _printable(f"{what}: {type(error).__name__}: {_text_of(error)}")
+        self._note(str(SourceError(f"{what}: {describe_error(error)}")), error)
+
+    def _note(self, message: str, error: BaseException) -> None:
         self.problem = message, error
         with suppress(OSError):
             self._break(message)
@@ -206,20 +217,6 @@ class _RowServer:
 
 class _End(Exception):
     """The walk has come to its end."""
-
-
-def _text_of(error: BaseException) -> str:
-    """Returns the text of an error of the user's code, shortened if it is very long."""
-    try:
-        text = str(error)
-    except Exception as problem:
-        return f"(it has no text: {type(problem).__name__})"
-    return text if len(text) <= _LONGEST_TEXT else f"{text[:_LONGEST_TEXT]}..."
-
-
-def _printable(text: str) -> str:
-    """Returns a message as the error that the trainer raises will show it."""
-    return str(SourceError(text))
 
 
 def _send_all(channel: socket.socket, buffers: Sequence[bytes | bytearray | memoryview]) -> None:

@@ -208,6 +208,25 @@ def test_a_picture_that_is_added_to_a_sequence_meanwhile_is_not_seen(folder: Pat
         assert sum(map(len, loader)) == 2 * (len(rows) - 1)
 
 
+def test_ranks_in_lockstep_share_a_sequence_that_has_its_sizes_at_hand(folder: Path) -> None:
+    class Sized(list[Row]):
+        def sizes(self) -> Any:
+            return np.array(SHAPES * 4)
+
+    rows = Sized(rows_in(folder))
+    ranks = []
+    for rank in range(2):
+        source = {"rank": rank, "world_size": 2, "random_sampling": True}
+        config = {**CONFIG, "lockstep": True, "batch_size": 2, "source_config": source}
+        with Loader(config, device="cpu", source=rows) as loader:
+            ranks.append(list(loader))
+            assert len(loader) == len(ranks[-1])
+    for one, other in zip(*ranks, strict=True):
+        assert one.bucket == other.bucket
+        assert one.image.shape == other.image.shape == (2, *one.bucket, 3)
+    assert sorted(sample.id for batch in sum(ranks, []) for sample in batch) == [row.id for row in rows]  # noqa: RUF017
+
+
 @pytest.mark.parametrize("way", ["", "--datasets"])
 def test_the_example_runs(way: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     if way:

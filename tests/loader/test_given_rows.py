@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from msgspec import structs
 
-from datago_gpu import ConfigError, Loader, LoaderConfig, Row
+from datago_gpu import ConfigError, ImageConfig, Loader, LoaderConfig, Row, SourceError
 from datago_gpu.feeder.wire import Carried, Resume
 from datago_gpu.loader.given_rows import NotRows, given_rows, load_config
 from datago_gpu.sources.reference import Position
-from tests.support.own_rows import own_config, rows_of
+from datago_gpu.sources.rows import RowsSource
+from tests.support.own_rows import linked, own_config, rows_of
 
 
 async def asynchronous() -> AsyncIterator[Row]:
@@ -148,3 +152,62 @@ def test_rows_and_another_source_are_refused_together(tmp_path: Path) -> None:
 def test_rows_that_are_not_given_are_missed() -> None:
     with pytest.raises(ConfigError, match=r"source_type 'rows' needs rows: Loader\(config, source=rows\)"):
         Loader({"source_type": "rows", "source_config": {}})
+
+
+class Broken(list[Row]):
+    def __getitem__(self, number: Any) -> Any:
+        return fail()
+
+
+class Sized(list[Row]):
+    def __init__(self, rows: list[Row], sizes: Any) -> None:
+        super().__init__(rows)
+        self.sizes = sizes
+        self.read = 0
+
+    def __getitem__(self, number: Any) -> Any:
+        self.read += 1
+        return super().__getitem__(number)
+
+
+def test_the_sizes_of_a_sequence_are_read_from_its_rows_or_taken_as_they_are_given() -> None:
+    rows = [Row("a", b"x", width=3, height=2), Row("b", b"x"), Row("c", b"x", width=np.int64(5), height=4)]  # type: ignore[arg-type]
+    wanted = [[2, 3], [0, 0], [4, 5]]
+    assert given_rows(rows).sizes.get().tolist() == wanted
+    given = np.array(wanted, np.int64)
+    for sizes in (given, given.tolist, lambda: given):
+        sized = Sized(rows, sizes)
+        assert given_rows(sized).sizes.get().tolist() == wanted
+        assert sized.read == 0
+    far = Sized(rows, [[-1, 2**40], [1, 1], [1, 1]])
+    assert given_rows(far).sizes.get().tolist() == [[0, 0], [1, 1], [1, 1]]
+
+
+def in_lockstep(config: LoaderConfig) -> LoaderConfig:
+    return structs.replace(config, lockstep=True, image_config=ImageConfig(crop_and_resize=True))
+
+
+def fail() -> Any:
+    raise OSError("no disk")
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        (Sized(rows_of(3), [[1, 2]]), r"whole numbers of the shape \(3, 2\), .* got int64 of the shape \(1, 2\)"),
+        (Sized(rows_of(2), [[1.5, 2], [1, 1]]), "got float64"),
+        (Sized(rows_of(2), fail), "the sizes of the source cannot be read: OSError: no disk"),
+        (Broken(rows_of(2)), "row 0 of the source cannot be read: OSError: no disk"),
+    ],
+)
+def test_sizes_that_cannot_be_had_end_the_run(rows: Any, words: str) -> None:
+    with pytest.raises(SourceError, match=words):
+        given_rows(rows).sizes.get()
+
+    async def read() -> None:
+        async with linked(rows, in_lockstep(own_config())) as (source, _):
+            assert isinstance(source, RowsSource)
+            await source.rows()
+
+    with pytest.raises(SourceError, match=words):
+        asyncio.run(read())
