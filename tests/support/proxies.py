@@ -95,10 +95,10 @@ class ForwardProxy(ThreadedServer):
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            to_server[1].transport.abort()  # first: what is awaited below may be cancelled
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            to_server[1].transport.abort()
             with contextlib.suppress(*_GONE):
                 await writer.drain()
                 writer.close()
