@@ -68,8 +68,8 @@ class LoaderDataset(Plans, IterableDataset):  # type: ignore[misc]  # torch need
     transform: is called with each TensorBatch; the dataset yields its result.
     source: rows of the program's own, as for a Loader. Every pass reads them anew.
     on_change: as for a Loader: whether a state is refused if the data has changed, or resumed with the changed data.
-    taken_ahead: number of batches that the consumer prefetches: 1 for a Lightning Trainer, which looks one batch ahead.
-        `state_dict` does not count these batches as done.
+    taken_ahead: number of batches that the consumer prefetches: 1 for a Lightning Trainer, which looks one batch ahead,
+        but not where the dataset has a length. `state_dict` does not count these batches as done.
 
     Tensors share the batch's memory, on the CPU and on a GPU. Rank and world size are taken from `source_config`, else
     found at each pass, as for a Loader: in torch.distributed if it is initialised, else in what the launcher has set.

@@ -169,3 +169,20 @@ def test_checkpoints_of_torch_take_the_state_as_it_is(rows: list[Row], tmp_path:
     assert torch.load(file, weights_only=True) == state
     rest = [batch["ids"] for batch in loaded]
     assert len(rest) == len(loaded) - 2 == 6
+
+
+@pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")
+def test_a_stateful_dataloader_takes_the_state_as_it_is(rows: list[Row]) -> None:
+    stateful = needs("torchdata.stateful_dataloader")
+    dataset_type = needs("datago_gpu.torch").LoaderDataset
+    loader = stateful.StatefulDataLoader(dataset_type(config_of(), device="cpu", source=rows), batch_size=None)
+    assert len(loader) == 8
+    stream = iter(loader)
+    first = [next(stream)["ids"] for _ in range(3)]
+    state = loader.state_dict()
+    del stream
+    other = stateful.StatefulDataLoader(dataset_type(config_of(0, 2, 3), device="cpu", source=rows), batch_size=None)
+    other.load_state_dict(state)
+    rest = [batch["ids"] for batch in other]
+    assert len(first) + len(rest) == 8
+    assert not {id_ for ids in first for id_ in ids} & {id_ for ids in rest[:2] for id_ in ids}
