@@ -36,7 +36,7 @@ class NotRows(Exception):
 
 
 class GivenRows:
-    """Holds the user's rows. One thread at a time may read them: it holds `in_use`.
+    """Holds the user's rows. Whoever runs the user's code holds `in_use`: two Loaders of one LoaderDataset take turns.
 
     count: the number of rows of a sequence; None if the rows are walked through.
     """
@@ -46,7 +46,7 @@ class GivenRows:
     """Whether the rows can be walked through only once."""
 
     def __init__(self) -> None:
-        self.in_use = threading.Lock()
+        self.in_use = threading.RLock()
         self.used = False
         """Whether a walk has begun, or a row of a sequence was read."""
         self.sizes = RowSizes(self)

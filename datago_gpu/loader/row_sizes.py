@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 from datago_gpu.errors import SourceError
@@ -20,7 +19,6 @@ __all__ = ["RowSizes", "describe_error"]
 _LARGEST = 2**31 - 1
 _LONGEST_TEXT = 2000
 """Characters of the text of an exception of the program's code."""
-_TURN_S = 0.1
 
 
 class RowSizes:
@@ -32,26 +30,17 @@ class RowSizes:
 
     def __init__(self, rows: GivenRows) -> None:
         self._rows = rows
-        self._found: Future[NDArray[np.int32]] = Future()
+        self._found: NDArray[np.int32] | None = None
 
-    def read(self) -> NDArray[np.int32]:
-        """Returns height and width of each row, (N, 2), 0 where unknown. The caller holds `in_use`.
+    def get(self) -> NDArray[np.int32]:
+        """Returns height and width of each row, (N, 2), 0 where unknown. Any thread may call this.
 
         Raises SourceError with the exception of the program's own code as its cause.
         """
-        if not self._found.done():
-            self._found.set_result(self._read())
-        return self._found.result()
-
-    def get(self) -> NDArray[np.int32]:
-        """Returns the same on any thread: the sizes may be read on another one at this moment."""
-        while not self._found.done():
-            if self._rows.in_use.acquire(timeout=_TURN_S):
-                try:
-                    self.read()
-                finally:
-                    self._rows.in_use.release()
-        return self._found.result()
+        with self._rows.in_use:
+            if self._found is None:
+                self._found = self._read()
+            return self._found
 
     def _read(self) -> NDArray[np.int32]:
         import numpy as np  # most programs that give rows do not need it here

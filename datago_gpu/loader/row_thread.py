@@ -57,16 +57,15 @@ class RowThread(threading.Thread):
     def run(self) -> None:
         """Runs the thread."""
         packing = RowPacking(self._config)
-        with self.rows.in_use:
-            while (channel := self._channels.get()) is not None and not self._closing.is_set():
-                self._server = server = _RowServer(self.rows, self._config, packing, channel, self._closing)
-                try:
-                    server.serve()
-                except (OSError, EOFError):  # the feeder is gone, or the Loader is closed
-                    pass
-                except BaseException as error:
-                    server.fail("the source cannot be read", error)
-                server.end_walk()
+        while (channel := self._channels.get()) is not None and not self._closing.is_set():
+            self._server = server = _RowServer(self.rows, self._config, packing, channel, self._closing)
+            try:
+                server.serve()
+            except (OSError, EOFError):  # the feeder is gone, or the Loader is closed
+                pass
+            except BaseException as error:
+                server.fail("the source cannot be read", error)
+            server.end_walk()
 
 
 class _RowServer:
@@ -105,7 +104,7 @@ class _RowServer:
         walk, self._walk, self._wanted = self._walk, None, 0
         close = None if self._rows.once else getattr(walk, "close", None)
         if callable(close):
-            with suppress(Exception):
+            with self._rows.in_use, suppress(Exception):
                 close()
 
     def _take(self, order: wire.Order) -> None:
@@ -124,8 +123,9 @@ class _RowServer:
 
     def _list(self, order: wire.Digest) -> None:
         try:
-            sizes = self._rows.sizes.read().tobytes() if order.sizes else b""
-            digest = self._rows.digest()
+            with self._rows.in_use:
+                sizes = self._rows.sizes.get().tobytes() if order.sizes else b""
+                digest = self._rows.digest()
         except SourceError as error:
             self._note(str(error), error.__cause__ or error)
         except BaseException as error:
@@ -135,7 +135,8 @@ class _RowServer:
 
     def _begin_walk(self, order: wire.Walk) -> None:
         try:
-            self._walk, self._every = self._rows.walk(order.epoch, self._rank, self._world_size)
+            with self._rows.in_use:
+                self._walk, self._every = self._rows.walk(order.epoch, self._rank, self._world_size)
         except BaseException as error:
             self.fail(f"the rows of epoch {order.epoch} cannot be read", error)
             return
@@ -147,7 +148,7 @@ class _RowServer:
         """Reads and sends the next row on order."""
         number = self._numbers[0] if self._numbers else self._next_of_rank
         try:
-            row = self._rows.get(self._numbers.popleft()) if self._numbers else self._walk_to(number)
+            row = self._get(self._numbers.popleft()) if self._numbers else self._walk_to(number)
             message, payloads = self._packing.pack(row, self._turn, number)
         except _End:
             # A function that shares the rows itself may have none for one of several ranks.
@@ -161,12 +162,17 @@ class _RowServer:
         else:
             self._send(message, payloads)
 
+    def _get(self, number: int) -> object:
+        with self._rows.in_use:
+            return self._rows.get(number)
+
     def _walk_to(self, number: int) -> object:
         """Returns the row of that number of the walk. Raises _End."""
         assert self._walk is not None
         while not self._closing.is_set():
             try:
-                row = next(self._walk)
+                with self._rows.in_use:
+                    row = next(self._walk)
             except StopIteration:
                 break
             self._seen += 1

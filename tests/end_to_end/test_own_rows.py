@@ -208,6 +208,18 @@ def test_a_picture_that_is_added_to_a_sequence_meanwhile_is_not_seen(folder: Pat
         assert sum(map(len, loader)) == 2 * (len(rows) - 1)
 
 
+def test_two_passes_that_are_open_at_once_take_turns(folder: Path) -> None:
+    needs("torch")
+    from datago_gpu.torch import LoaderDataset
+
+    rows = [row for _ in range(8) for row in rows_in(folder)]
+    dataset = LoaderDataset({**CONFIG, "prefetch_buffer_size": 4}, device="cpu", source=rows)
+    one = iter(dataset)
+    begun = len(next(one)["ids"])
+    assert sum(len(batch["ids"]) for batch in dataset) == len(rows)
+    assert begun + sum(len(batch["ids"]) for batch in one) == len(rows)
+
+
 def test_ranks_in_lockstep_share_a_sequence_that_has_its_sizes_at_hand(folder: Path) -> None:
     class Sized(list[Row]):
         def sizes(self) -> Any:

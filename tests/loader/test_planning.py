@@ -91,7 +91,7 @@ def test_sizes_that_another_thread_reads_are_waited_for() -> None:
         waiting = threading.Thread(target=read)
         waiting.start()
         assert began.wait(20)
-        own = rows.sizes.read()
+        own = rows.sizes.get()
     waiting.join(20)
     assert found[0] is own
 
