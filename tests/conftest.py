@@ -24,7 +24,7 @@ settings.load_profile("suite")
 @pytest.fixture(autouse=True)
 def _no_ambient_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the machine that runs the tests has in its environment must not change them."""
-    names = [*VARIABLES, "DATAROOM_API_URL", "DATAROOM_API_KEY"]
+    names = [*VARIABLES, "DATAROOM_API_URL", "DATAROOM_API_KEY", "HF_TOKEN", "HF_TOKEN_PATH", "HF_HOME", "HF_ENDPOINT"]
     for name in (*names, *(name for name in os.environ if name.lower().endswith("_proxy"))):
         monkeypatch.delenv(name, raising=False)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from typing import Any, NamedTuple
-from urllib.parse import urljoin
+from urllib.parse import quote, urljoin
 
 from datago_gpu.config.local_paths import FILE_SCHEME, plain_path
 from datago_gpu.config.storage import STORE_SCHEMES
@@ -77,8 +77,17 @@ def _place_of_text(text: str, root: str) -> Place:
     if text.startswith("data:"):
         return Place(problem="bad-url", detail="data: addresses are not supported")
     if "://" in root:
-        return Place(url=urljoin(f"{root.rstrip('/')}/", text), name=text)
+        return Place(url=_address_below(root, text), name=text)
     return Place(path=os.path.join(root, text), name=text)
+
+
+def _address_below(root: str, path: str) -> str:
+    """Returns the address of a path below an address. The path is that of a file: a "?" in it begins no query."""
+    if root.startswith(STORE_SCHEMES):
+        bucket, _, folder = root.partition("://")[2].partition("/")
+        key = os.path.normpath(os.path.join("/", folder, path)).lstrip("/")
+        return f"{root.partition('://')[0]}://{bucket}/{key}"
+    return urljoin(f"{root.rstrip('/')}/", quote(path, safe="/%!$&'()*+,;=:@~"))
 
 
 def _place_of_address(text: str, scheme: str) -> Place:

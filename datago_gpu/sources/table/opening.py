@@ -33,15 +33,19 @@ async def open_rows(config: LoaderConfig, source: TableSource, http: HttpClient)
     """Returns the rows that the settings name. Raises ConfigError, SourceError."""
     located: list[Located] = []
     remote: RemoteTables | None = None
-    for address in source.addresses:
-        if "://" in address and not address.lower().startswith(FILE_SCHEME):
-            from datago_gpu.sources.table.remote_tables import RemoteTables
+    try:
+        for address in source.addresses:
+            if "://" in address and not address.lower().startswith(FILE_SCHEME):
+                from datago_gpu.sources.table.remote_tables import RemoteTables
 
-            remote = remote or RemoteTables(config, source, http)
-            located += await remote.find(address)
-        else:
-            located += await call_in_thread(None, local_tables, address, config.absolute)
-    return await call_in_thread(None, _open_all, located, config, source)
+                remote = remote or RemoteTables(config, source, http)
+                located += await remote.find(address)
+            else:
+                located += await call_in_thread(None, local_tables, address, config.absolute)
+        return await call_in_thread(None, _open_all, located, config, source)
+    finally:
+        if remote:
+            remote.close()
 
 
 def _root_of(source: TableSource, config: LoaderConfig) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from typing import IO, Any
 
 import pyarrow as pa
@@ -182,27 +183,34 @@ def settle(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> WholeTable:
     plain = pa.schema([field.with_type(plain_type(field.type)) for field in schema], metadata=schema.metadata)
     kept: list[pa.RecordBatch] = []
     held, writer, file = 0, None, None
-    try:
+    with ExitStack() as stack:
         for batch in batches:
             kept.append(batch.cast(plain, safe=False) if batch.schema.types != plain.types else batch)
             held += kept[-1].nbytes
-            if writer is None and held > _MOST_IN_MEMORY:
-                file = tempfile.TemporaryFile(prefix="datago-table-")  # noqa: SIM115 - mapped further down
-                writer = pa.ipc.new_file(file, plain)
-            if writer is not None:
-                for each in kept:
-                    writer.write_batch(each)
-                kept.clear()
+            try:
+                if writer is None and held > _MOST_IN_MEMORY:
+                    file = stack.enter_context(tempfile.TemporaryFile(prefix="datago-table-"))
+                    writer = pa.ipc.new_file(file, plain)
+                if writer is not None:
+                    for each in kept:
+                        writer.write_batch(each)
+                    kept.clear()
+            except OSError as error:
+                raise _no_room(error) from error
         if writer is None or file is None:
             return WholeTable(plain, kept)
-        writer.close()
-        file.flush()
+        try:
+            writer.close()
+            file.flush()
+        except OSError as error:
+            raise _no_room(error) from error
         return _mapped(file)
-    except OSError as error:
-        raise SourceError(
-            f"cannot keep the rows of the table in {tempfile.gettempdir()} ({error.strerror}): set TMPDIR to a folder "
-            "with more room"
-        ) from error
+
+
+def _no_room(error: OSError) -> SourceError:
+    folder = tempfile.gettempdir()
+    why = error.strerror or str(error).partition("\n")[0]
+    return SourceError(f"cannot keep the rows of the table in {folder} ({why}): set TMPDIR to a folder with more room")
 
 
 def _mapped(file: IO[bytes]) -> WholeTable:

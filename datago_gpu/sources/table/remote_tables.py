@@ -6,7 +6,7 @@ import asyncio
 import re
 import tempfile
 from collections.abc import Mapping
-from contextlib import aclosing
+from contextlib import ExitStack, aclosing
 from functools import partial
 from typing import Any
 
@@ -52,6 +52,11 @@ class RemoteTables:
         self._headers = headers_by_origin(source)
         self._loop = asyncio.get_running_loop()
         self._made: Stores | None = None
+        self._copies = ExitStack()
+
+    def close(self) -> None:
+        """Closes the copies of tables. What is mapped of them stays readable."""
+        self._copies.close()
 
     async def find(self, address: str) -> list[Located]:
         """Returns the tables that an entry of `path` names, in the order of their names. Raises SourceError."""
@@ -127,7 +132,7 @@ class RemoteTables:
             table.length = head.total
             table.opener = partial(RemoteFile, read, head.total, self._loop)
             return table
-        file = tempfile.TemporaryFile(prefix="datago-table-")  # noqa: SIM115 - open as long as the table is
+        file = self._copies.enter_context(tempfile.TemporaryFile(prefix="datago-table-"))  # noqa: SIM115 - see `close`
 
         async def keep(piece: bytes) -> None:
             file.write(piece)
@@ -138,7 +143,8 @@ class RemoteTables:
             await self._http.stream(table.address, keep, headers=self._headers_for(table.address))
         file.flush()
         table.length = file.tell()
-        table.opener = _PathOf(file)
+        path = f"/proc/self/fd/{file.fileno()}"
+        table.opener = lambda: path
         return table
 
     async def _range(self, url: str, tag: str, begin: int, end: int) -> Excerpt:
@@ -159,16 +165,6 @@ class RemoteTables:
     def _stores(self) -> Stores:
         self._made = self._made or Stores(self._config.http_config, self._source.storage_options)
         return self._made
-
-
-class _PathOf:
-    """Returns the path of a temporary file, which stays open as long as this object exists."""
-
-    def __init__(self, file: Any) -> None:
-        self._file = file
-
-    def __call__(self) -> str:
-        return f"/proc/self/fd/{self._file.fileno()}"
 
 
 def _matcher(wanted: str, folder: str) -> Any:
