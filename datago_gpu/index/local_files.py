@@ -10,7 +10,7 @@ from datago_gpu.config import LoaderConfig
 from datago_gpu.index.look import Look, Looker
 from datago_gpu.sources.index_form import IndexRow
 from datago_gpu.sources.local import Patience
-from datago_gpu.sources.reference import utf8_text
+from datago_gpu.sources.reference import Span, utf8_text
 
 __all__ = ["FilesJob", "LocalFiles", "ShardJob", "digest_of", "local_text"]
 
@@ -19,11 +19,15 @@ _FIRST_BYTES = 16 * 1024
 
 
 class FilesJob(Struct, array_like=True, tag="files"):
-    """Some files to look at. names: their paths below the root. known: their digests in an earlier index, or None."""
+    """Some files to look at. names: their paths below the root. known: their digests in an earlier index, or None.
+
+    spans: the parts of the files that are images, None for a whole file; empty if all are whole.
+    """
 
     root: bytes
     names: list[bytes]
     known: list[str | None]
+    spans: list[Span | None] = []
 
 
 class ShardJob(Struct, array_like=True, tag="shard"):
@@ -44,16 +48,18 @@ class LocalFiles:
     def rows(self, job: FilesJob) -> list[IndexRow | None]:
         """Returns the row of each file; None for a file that has not changed."""
         above = os.path.join(os.fsdecode(job.root), "")
-        return [self._row(above, name, known) for name, known in zip(job.names, job.known, strict=True)]
+        spans = job.spans or [None] * len(job.names)
+        return [self._row(above, *each) for each in zip(job.names, job.known, spans, strict=True)]
 
-    def _row(self, above: str, name: bytes, known: str | None) -> IndexRow | None:
+    def _row(self, above: str, name: bytes, known: str | None, span: Span | None) -> IndexRow | None:
         below = os.fsdecode(name)
         row = IndexRow(utf8_text(below), local_text(below), source="filesystem")
+        row.offset, row.length = span or (None, None)
         if row.path is None:
             row.reason, row.detail = "odd-name", "the path is not UTF-8 text: rename the file"
             return row
         try:
-            found = self._patience(lambda: self._look(above + below, known))
+            found = self._patience(lambda: self._look(above + below, known, span))
         except FileNotFoundError:
             row.reason = "missing"
             return row
@@ -67,21 +73,24 @@ class LocalFiles:
         row.reason, row.detail = look.reason or None, look.detail or None
         return row
 
-    def _look(self, path: str, known: str | None) -> tuple[str, int, Look] | None:
-        """Returns digest, size and look of a file; None if it has the known digest. Raises OSError."""
+    def _look(self, path: str, known: str | None, span: Span | None) -> tuple[str, int, Look] | None:
+        """Returns digest, size and look of an image; None if its file has the known digest. Raises OSError."""
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             status = os.fstat(file)
             digest = digest_of(status)
             if digest == known:
                 return None
-            steps = self._looker.look(os.pread(file, _FIRST_BYTES, 0), status.st_size)
+            at, size = span or (0, status.st_size)
+            if at + size > status.st_size:
+                return digest, size, Look(reason="cut-short", detail="the file ends before the end of this part")
+            steps = self._looker.look(os.pread(file, min(size, _FIRST_BYTES), at), size)
             try:
                 begin, end = next(steps)
                 while True:
-                    begin, end = steps.send(os.pread(file, end - begin, begin))
+                    begin, end = steps.send(os.pread(file, end - begin, at + begin))
             except StopIteration as done:
-                return digest, status.st_size, done.value
+                return digest, size, done.value
         finally:
             os.close(file)
 

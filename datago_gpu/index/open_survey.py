@@ -7,7 +7,8 @@ from contextlib import asynccontextmanager, closing
 
 import msgspec
 
-from datago_gpu.config import DataroomSource, FileSource, LoaderConfig, WebDatasetSource
+from datago_gpu.config import DataroomSource, FileSource, LoaderConfig, TableSource, WebDatasetSource
+from datago_gpu.config.shards import shown_shards
 from datago_gpu.errors import ConfigError
 from datago_gpu.feeder.runtime import http_client_type
 from datago_gpu.index.folder_survey import FolderSurvey
@@ -17,6 +18,7 @@ from datago_gpu.index.survey import Survey, whole_source
 __all__ = ["open_survey", "source_text"]
 
 _SECRET = frozenset(("api_key", "auth_token", "storage_options"))
+_ADDRESSES = frozenset(("api_url", "path", "root", "url"))
 _OF_A_RUN = frozenset(("rank", "world_size", "random_sampling", "random_method", "rank_split", "shuffle_buffer"))
 """Settings of a source that change nothing in an index."""
 
@@ -44,14 +46,22 @@ async def open_survey(config: LoaderConfig, readers: int) -> AsyncIterator[Surve
         async with http_client_type()(config.http_config) as http, ReaderPool(config, readers) as pool:
             with closing(await ShardSurvey.open(config, http, pool)) as survey:
                 yield survey
+    elif isinstance(source, TableSource):
+        from datago_gpu.index.table_survey import TableSurvey
+
+        async with http_client_type()(config.http_config) as http, ReaderPool(config, readers) as pool:
+            yield TableSurvey(config, http, pool)
     else:
         raise ConfigError(f"source_type {config.source_type!r} cannot be indexed")
 
 
 def source_text(config: LoaderConfig) -> str:
-    """Returns source_type and source_config as JSON, without secrets and without what changes nothing in an index."""
+    """Returns source_type and source_config as JSON, without secrets and without what changes nothing in an index.
+
+    Addresses are without their queries, which may hold signatures.
+    """
     shown = {
-        name: value
+        name: shown_shards(value) if name in _ADDRESSES else value
         for name, value in msgspec.to_builtins(config.source_config).items()
         if name not in _SECRET and name not in _OF_A_RUN
     }

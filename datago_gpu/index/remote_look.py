@@ -13,6 +13,7 @@ from datago_gpu.eventloop import call_in_thread
 from datago_gpu.index.look import Look, Looker, Looking
 from datago_gpu.sources.http.excerpt import Excerpt
 from datago_gpu.sources.http.failure import HttpFailure
+from datago_gpu.sources.reference import Span
 
 __all__ = ["Found", "GetRange", "RemoteLooker"]
 
@@ -46,24 +47,26 @@ class RemoteLooker:
         self.at_once = _AHEAD * config.http_config.concurrent_downloads
         """How many calls keep all slots busy, although their results are used in order."""
 
-    async def look(self, url: str, known: str = "") -> Found | None:
+    async def look(self, url: str, known: str = "", span: Span | None = None) -> Found | None:
         """Returns what is at an address; None if its digest is `known`. Raises SourceError if the server is down.
 
-        Raises HttpFailure if the file cannot be read.
+        span: the part of the file that is the image. Raises HttpFailure if the file cannot be read.
         """
         async with self._slots:
             try:
-                return await self._look(url, known)
+                return await self._look(url, known, span)
             except HttpFailure as failure:
                 if failure.down:
                     raise SourceError(f"{failure}; {failure.verdict}") from failure
                 raise
 
-    async def _look(self, url: str, known: str) -> Found | None:
-        first = await self._get(url, 0, min(_FIRST_BYTES, self._most_bytes), known=known)
+    async def _look(self, url: str, known: str, span: Span | None) -> Found | None:
+        at, size = span or (0, None)
+        count = min(_FIRST_BYTES, self._most_bytes if size is None else size)
+        first = await self._get(url, at, at + count, known=known)
         if first is None:
             return None
-        size = first.total
+        size = first.total if size is None else size
         if size is None:  # the server does not say how long the file is
             first = await self._get(url, 0, self._most_bytes + 1) or first
             size = len(first.content)
@@ -71,7 +74,7 @@ class RemoteLooker:
         step = _advance(steps, None)
         while not isinstance(step, Look):
             begin, end = step
-            more = await self._get(url, begin, end, tag=first.tag)
+            more = await self._get(url, at + begin, at + end, tag=first.tag)
             if more is None or len(more.content) < end - begin:
                 raise HttpFailure("changed", "the file became shorter while it was read")
             step = await call_in_thread(None, _advance, steps, more.content)

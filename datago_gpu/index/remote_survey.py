@@ -10,7 +10,7 @@ from datago_gpu.config import DataroomSource, FileSource, LoaderConfig
 from datago_gpu.errors import ConfigError
 from datago_gpu.index.look import Look
 from datago_gpu.index.remote_look import Found, RemoteLooker
-from datago_gpu.index.survey import Task, Unit, row_of_sample, row_of_skip
+from datago_gpu.index.survey import Task, Unit, renewed, row_of_sample, row_of_skip
 from datago_gpu.sources.dataroom.dataroom_source import Dataroom
 from datago_gpu.sources.http.excerpt import Excerpt
 from datago_gpu.sources.http.failure import HttpFailure
@@ -114,9 +114,7 @@ class DataroomSurvey:
             found = _failed(failure)
         if found is not None:
             return [_row(ref, found)]
-        row = old[0]
-        was = Look(row.height, row.width, row.format or "", row.reason or "", row.detail or "")
-        old[0] = _row(ref, Found(was, row.bytes, known))
+        old[0] = renewed(ref, old[0], IndexRow("", url=ref.url))
         return old
 
     async def _look(self, ref: SampleRef, known: str) -> Found | None:

@@ -17,7 +17,7 @@ from datago_gpu.sources.attributes import NO_ATTRIBUTES
 from datago_gpu.sources.index_form import IndexPart, IndexRow
 from datago_gpu.sources.reference import SampleRef, Skipped, utf8_text
 
-__all__ = ["Survey", "Task", "Unit", "row_of_sample", "row_of_skip", "whole_source"]
+__all__ = ["Survey", "Task", "Unit", "renewed", "row_of_sample", "row_of_skip", "whole_source"]
 
 
 class Unit(Struct, frozen=True):
@@ -67,6 +67,13 @@ def whole_source(config: LoaderConfig) -> LoaderConfig:
 def row_of_skip(skip: Skipped, *, path: str | None = None, url: str | None = None) -> IndexRow:
     """Returns the row for something that cannot be used."""
     return IndexRow(utf8_text(skip.id), path, url, reason=skip.reason, detail=skip.detail or None)
+
+
+def renewed(ref: SampleRef, old: IndexRow, row: IndexRow) -> IndexRow:
+    """Fills a row with what the sample's source says now, and what an earlier index says about the image."""
+    was = Look(old.height, old.width, old.format or "", old.reason or "", old.detail or "")
+    row.bytes, row.digest = old.bytes, old.digest
+    return row_of_sample(ref, was, row)
 
 
 def row_of_sample(ref: SampleRef, look: Look, row: IndexRow) -> IndexRow:

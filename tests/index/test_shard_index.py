@@ -257,6 +257,16 @@ def test_remote_shards_that_cannot_be_read_are_lost_alone_and_an_update_reads_on
     assert len(usable(out)) == 10
 
 
+def test_no_secret_is_written(tmp_path: Path) -> None:
+    contents = {"0.tar": tar_bytes(samples(0, 2))}
+    with MisbehavingServer() as server:
+        url = serve(server, contents).replace("http://", "http://somebody:pass-word@")
+        make(shard_config(url, auth_token="secret-token"), tmp_path / "x.arrow")
+        assert len(usable(tmp_path / "x.arrow")) == 2
+    content = (tmp_path / "x.arrow").read_bytes()
+    assert [word for word in (b"pass-word", b"secret-token", b"c29tZWJvZHk6") if word in content] == []
+
+
 def test_no_access_to_shards_ends_the_run(tmp_path: Path) -> None:
     with MisbehavingServer() as server:
         for number in range(3):

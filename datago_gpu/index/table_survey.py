@@ -1,0 +1,136 @@
+"""Lists the rows of tables, and looks at the images that they name."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from functools import cached_property
+
+from datago_gpu.config import LoaderConfig, TableSource
+from datago_gpu.config.storage import STORE_SCHEMES
+from datago_gpu.errors import ConfigError
+from datago_gpu.index.local_files import FilesJob
+from datago_gpu.index.look import Look
+from datago_gpu.index.reader_pool import ReaderPool
+from datago_gpu.index.remote_look import Found, RemoteLooker
+from datago_gpu.index.survey import Task, Unit, renewed, row_of_sample, row_of_skip
+from datago_gpu.sources.authorization import headers_by_origin
+from datago_gpu.sources.http.excerpt import Excerpt
+from datago_gpu.sources.http.failure import HttpFailure
+from datago_gpu.sources.http.http_client import HttpClient
+from datago_gpu.sources.http.origins import origin_of
+from datago_gpu.sources.index_form import IndexPart, IndexRow
+from datago_gpu.sources.object_store.stores import Stores
+from datago_gpu.sources.reference import Position, SampleRef, Skipped
+from datago_gpu.sources.table.table_source import Table
+
+__all__ = ["TableSurvey"]
+
+
+class TableSurvey:
+    """The `Survey` of tables whose images lie elsewhere. A unit is a row. Raises ConfigError if a row holds bytes.
+
+    A server is asked whether an image has changed, and the file system for local ones; objects of a bucket are looked
+    at again.
+    """
+
+    chunk = 64
+    root = "/"
+
+    def __init__(self, config: LoaderConfig, http: HttpClient, pool: ReaderPool) -> None:
+        source = config.source_config
+        assert isinstance(source, TableSource)
+        self._config, self._source, self._http, self._pool = config, source, http, pool
+        self._table = Table(config, http)
+        self._headers = headers_by_origin(source)
+        self._looker = RemoteLooker(config, self._get)
+        self.at_once = max(pool.at_once, -(-self._looker.at_once // self.chunk))
+
+    async def units(self) -> AsyncGenerator[Unit, None]:
+        """See `Survey.units`."""
+        async with aclosing(self._table.refs(Position())) as refs:
+            async for ref in refs:
+                if isinstance(ref, SampleRef) and _holds_bytes(ref):
+                    raise ConfigError(
+                        f"{self._source.shown_path} holds the bytes of its images, for which an index has no place: "
+                        'load the table itself, with source_type "table"'
+                    )
+                yield Unit(ref.id, ref)
+
+    async def look(self, tasks: Sequence[Task]) -> list[list[IndexRow]]:
+        """See `Survey.look`."""
+        here = [isinstance(unit.given, SampleRef) and bool(unit.given.path) for unit, _ in tasks]
+        refs = [(unit.given, old) for unit, old in tasks]
+        near, far = await asyncio.gather(
+            self._local([each for each, local in zip(refs, here, strict=True) if local]),
+            self._others([each for each, local in zip(refs, here, strict=True) if not local]),
+        )
+        local_rows, other_rows = iter(near), iter(far)
+        return [next(local_rows if local else other_rows) for local in here]
+
+    def key(self, row: IndexRow) -> str:
+        """See `Survey.key`."""
+        return row.id
+
+    async def _local(self, refs: list[tuple[SampleRef, list[IndexRow]]]) -> list[list[IndexRow]]:
+        names = [os.fsencode(ref.path.removeprefix("/")) for ref, _ in refs]
+        known = [old[0].digest if old else None for _, old in refs]
+        job = FilesJob(b"/", names, known, [ref.span for ref, _ in refs])
+        answers = (await self._pool.run(job)).rows or () if refs else ()
+        rows = []
+        for (ref, old), answer in zip(refs, answers, strict=True):
+            if answer is None:
+                old[0] = _with_parts(renewed(ref, old[0], _placed(ref)), ref)
+                rows.append(old)
+                continue
+            look = Look(answer.height, answer.width, answer.format or "", answer.reason or "", answer.detail or "")
+            rows.append([_with_parts(row_of_sample(ref, look, answer), ref)])
+        return rows
+
+    async def _others(self, refs: list[tuple[SampleRef | Skipped, list[IndexRow]]]) -> list[list[IndexRow]]:
+        return await asyncio.gather(*(self._other(ref, old) for ref, old in refs))
+
+    async def _other(self, ref: SampleRef | Skipped, old: list[IndexRow]) -> list[IndexRow]:
+        if isinstance(ref, Skipped):
+            return [row_of_skip(ref)]
+        known = old[0].digest or "" if old and not ref.url.startswith(STORE_SCHEMES) else ""
+        try:
+            found = await self._looker.look(ref.url, known, ref.span)
+        except HttpFailure as failure:
+            found = Found(Look(reason=failure.reason, detail=failure.detail))
+        if found is None:
+            old[0] = _with_parts(renewed(ref, old[0], _placed(ref)), ref)
+            return old
+        row = _placed(ref)
+        row.bytes, row.digest = found.size, found.digest or None
+        return [_with_parts(row_of_sample(ref, found.look, row), ref)]
+
+    async def _get(self, url: str, begin: int, end: int, *, tag: str = "", known: str = "") -> Excerpt | None:
+        if url.startswith(STORE_SCHEMES):
+            return await self._stores.get_range(url, begin, end, tag=tag)
+        headers = self._headers.get(origin_of(url)) if self._headers else None
+        return await self._http.get_range(url, begin, end, tag=tag, known=known, headers=headers)
+
+    @cached_property
+    def _stores(self) -> Stores:
+        return Stores(self._config.http_config, self._source.storage_options)
+
+
+def _holds_bytes(ref: SampleRef) -> bool:
+    return ref.payload is not None or any(part.payload is not None for part in ref.parts)
+
+
+def _placed(ref: SampleRef) -> IndexRow:
+    """Returns a row that says where the image is."""
+    offset, length = ref.span or (None, None)
+    return IndexRow("", ref.path.removeprefix("/") or None, ref.url or None, offset, length)
+
+
+def _with_parts(row: IndexRow, ref: SampleRef) -> IndexRow:
+    row.parts = [
+        IndexPart(part.name, part.kind, part.path.removeprefix("/") or None, part.url or None, *(part.span or ()))
+        for part in ref.parts
+    ]
+    return row
