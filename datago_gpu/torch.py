@@ -8,7 +8,9 @@ Trainer(max_epochs=3).fit(model, train_dataloaders=dataset)          # or in Lig
 
 from __future__ import annotations
 
+import inspect
 import logging
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import fields
@@ -37,6 +39,10 @@ _log = logging.getLogger("datago_gpu")
 
 _PLAIN = frozenset(COLUMNS.values()) - {"embeddings"}
 """Fields that hold no arrays. `as_tensors` does not search them, because they can be large."""
+
+
+_SHARING = ("DataLoaderDispatcher", "IterableDatasetShard")
+"""Classes of accelerate: one process iterates for all; or each takes a part of what it iterates over."""
 
 
 class Bucket(NamedTuple):
@@ -133,6 +139,7 @@ class LoaderDataset(Plans, IterableDataset):  # type: ignore[misc]  # torch need
                 f"num_workers must be 0 in a DataLoader of a LoaderDataset, got {worker.num_workers}: the dataset "
                 "already loads in its own process and decodes outside the GIL"
             )
+        self._refuse_second_share()
         return self._pass()
 
     def set_epoch(self, epoch: int) -> None:
@@ -197,6 +204,17 @@ class LoaderDataset(Plans, IterableDataset):  # type: ignore[misc]  # torch need
         tensors = as_tensors(batch)
         return tensors if self.transform is None else self.transform(tensors)
 
+    def _refuse_second_share(self) -> None:
+        """Raises ConfigError if accelerate would share out the batches of one rank: the others' would not be seen."""
+        rank, world_size = self.config.rank_and_world_size()
+        if world_size > 1 and (name := _sharing_class()):
+            raise ConfigError(
+                f"accelerate's {name} shares out the batches of one process, but a LoaderDataset already loads only "
+                f"the share of its rank (here {rank} of {world_size}), so most samples would never be seen. Pass the "
+                "LoaderDataset itself to accelerator.prepare, or nothing; in a Trainer of transformers, return it from "
+                "get_train_dataloader"
+            )
+
     def _warn_of_uneven_ranks(self, config: LoaderConfig) -> None:
         even = config.epochs is None and config.limit is not None and config.drop_last
         if self._warned or even or config.lockstep or not _is_distributed() or config.rank_and_world_size()[1] == 1:
@@ -212,6 +230,18 @@ class LoaderDataset(Plans, IterableDataset):  # type: ignore[misc]  # torch need
     def _config(self) -> LoaderConfig:
         """Returns the settings with this process's rank and world size."""
         return self.config.with_ranks()
+
+
+def _sharing_class() -> str:
+    """Returns the name of the class of accelerate, also used by transformers, that shares out what it iterates over; ""
+    if none of them is calling."""
+    frame = inspect.currentframe() if "accelerate.data_loader" in sys.modules else None
+    while frame is not None:
+        name, _, _ = frame.f_code.co_qualname.partition(".")
+        if name in _SHARING and frame.f_globals.get("__name__") == "accelerate.data_loader":
+            return name
+        frame = frame.f_back
+    return ""
 
 
 def _is_distributed() -> bool:

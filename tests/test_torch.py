@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import msgspec
@@ -436,3 +437,24 @@ def test_the_training_example_lowers_its_loss_and_goes_on_from_its_checkpoint(tm
     resumed = run("--steps", "60", "--resume")
     assert "going on after step 40" in resumed
     assert losses(resumed)[60] < first[40]
+
+
+@pytest.mark.parametrize("name", ["DataLoaderDispatcher", "IterableDatasetShard"])
+def test_accelerate_must_not_share_out_the_share_of_a_rank(
+    config: LoaderConfig, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """It would train on one share only, without a word. Tried with accelerate 1.15, of which this is the form."""
+    theirs = ModuleType("accelerate.data_loader")
+    exec(
+        f"class {name}:\n  def __init__(self, data): self.data = data\n  def __iter__(self): return iter(self.data)\n",
+        theirs.__dict__,
+    )
+    monkeypatch.setitem(sys.modules, "accelerate.data_loader", theirs)  # type: ignore[misc]
+    dataset = dataset_of(config)
+    for data in (dataset, DataLoader(dataset, batch_size=None)):
+        wrapped = getattr(theirs, name)(data)
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        with pytest.raises(ConfigError, match=rf"{name} shares out .* \(here 0 of 2\).* get_train_dataloader"):
+            iter(wrapped)
+        monkeypatch.setenv("WORLD_SIZE", "1")  # as on one process
+        iter(wrapped)

@@ -4,8 +4,10 @@ The order includes a digest of the listing, as far as the stream has used the li
 place under the same names, and the feeder notices changed data. A state of an older version of this package has no
 digest, and contains the place of the data instead.
 
-Version 2 stores only settings that affect the order and differ from their defaults. Version 1 stored all settings of
-the source. A state may lack settings that were added later; those have their defaults.
+Version 4 stores what has other keys at other times as JSON text, because torch.distributed.checkpoint fills in a state
+key by key, and would leave out what a loader at its start does not have. Version 2 stored dicts and lists. Both store
+only settings that affect the order and differ from their defaults; version 1 stored all settings of the source. A state
+may lack settings that were added later; those have their defaults. Version 3 is the form in lockstep.
 """
 
 from __future__ import annotations
@@ -30,10 +32,10 @@ __all__ = ["OnChange", "check_on_change", "resume_from", "state_of"]
 OnChange = Literal["refuse", "accept"]
 """What to do if the data has changed since the state was saved."""
 
-STATE_VERSION = 2
-READ_VERSIONS = (1, 2)
+STATE_VERSION = 4
+READ_VERSIONS = (1, 2, STATE_VERSION)
 _KEPT = ("position", "done", "delivered")
-"""Fields of `Resume` that a state contains."""
+"""Fields of `Resume` that a state contains, besides `carried`."""
 
 _NEVER = frozenset(
     (
@@ -70,11 +72,20 @@ def state_of(config: LoaderConfig, resume: Resume) -> dict[str, Any]:
     if config.lockstep:
         return lockstep_state(config, _order_of(config), resume)
     order = _order_of(config)
-    if resume.listed is not None:
-        order["listing"] = msgspec.to_builtins(resume.listed)
+    order["source_config"] = _as_text(order["source_config"])
+    order["listing"] = _as_text(resume.listed)
     place = msgspec.to_builtins(resume)
-    kept = [*_KEPT, "carried"] if resume.carried else _KEPT
-    return {"version": STATE_VERSION, "order": order, "resume": {name: place[name] for name in kept}}
+    kept = {name: place[name] for name in _KEPT} | {"carried": _as_text(resume.carried)}
+    return {"version": STATE_VERSION, "order": order, "resume": kept}
+
+
+def _as_text(value: Any) -> str:
+    return "" if value is None or value == [] else msgspec.json.encode(value).decode()
+
+
+def _from_text(value: Any) -> Any:
+    """Returns a value that `_as_text` wrote, or one of a state of version 1 or 2. Raises msgspec.DecodeError."""
+    return (msgspec.json.decode(value) if value else None) if isinstance(value, str) else value
 
 
 def check_on_change(given: str) -> OnChange:
@@ -93,11 +104,14 @@ def resume_from(config: LoaderConfig, state: dict[str, Any], on_change: OnChange
     if config.lockstep or is_lockstep(state):
         return _lockstep_resume(config, state, accepts=on_change == "accept")
     try:
-        version, order, resume = state["version"], state["order"], msgspec.convert(state["resume"], Resume)
-    except (KeyError, TypeError, msgspec.ValidationError) as error:
+        version, order, resume = state["version"], state["order"], state["resume"]
+        resume = msgspec.convert({**resume, "carried": _from_text(resume.get("carried")) or []}, Resume)
+        if isinstance(order, dict):
+            order = order | {name: _from_text(order.get(name)) for name in ("source_config", "listing")}
+    except (AttributeError, KeyError, TypeError, msgspec.DecodeError) as error:
         raise ConfigError(f"this is not the state of a Loader: {error!r}") from error
     if version not in READ_VERSIONS:
-        versions = " and ".join(map(str, READ_VERSIONS))
+        versions = ", ".join(map(str, READ_VERSIONS))
         raise ConfigError(f"the state has version {version!r}, but this package reads versions {versions}")
     source = order.get("source_config") if isinstance(order, dict) else None
     if not isinstance(source, dict) or not all(isinstance(name, str) for name in source):

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datago_gpu import ConfigError, DataroomSource, FileSource, Loader, LoaderConfig, WebDatasetSource
-from datago_gpu.feeder.wire import Resume
-from datago_gpu.loader.state import resume_from, state_of
-from datago_gpu.sources.reference import Position
+from datago_gpu.feeder.wire import Carried, Resume
+from datago_gpu.loader.state import STATE_VERSION, resume_from, state_of
+from datago_gpu.sources.reference import ListingDigest, Position
 from tests.support.images import SHAPES, add_pictures, file_config
 
 Config = dict[str, Any]
@@ -59,17 +59,29 @@ def test_a_loader_begins_from_a_state(tmp_path: Path) -> None:
 
 def test_a_state_says_only_what_makes_a_difference() -> None:
     assert state_of(config_of(), RESUME) == {
-        "version": 2,
-        "order": {"source_type": "file", "source_config": {"root_path": "/data/d40"}, "rank": 0, "world_size": 1},
-        "resume": {"position": {"epoch": 1, "index": 8, "cursor": "8:x"}, "done": [(3, 4)], "delivered": 22},
+        "version": 4,
+        "order": {
+            "source_type": "file",
+            "source_config": '{"root_path":"/data/d40"}',
+            "rank": 0,
+            "world_size": 1,
+            "listing": "",
+        },
+        "resume": {
+            "position": {"epoch": 1, "index": 8, "cursor": "8:x"},
+            "done": [(3, 4)],
+            "delivered": 22,
+            "carried": "",
+        },
     }
     shuffled = config_of("webdataset", seed=3, random_sampling=True, rank=1, world_size=2, auth_token="t", buffer_mb=64)
     assert state_of(shuffled, RESUME)["order"] == {
         "source_type": "webdataset",
-        "source_config": {"url": "/data/{0..3}.tar", "random_sampling": True, "buffer_mb": 64},
+        "source_config": '{"buffer_mb":64,"random_sampling":true,"url":"/data/{0..3}.tar"}',
         "seed": 3,
         "rank": 1,
         "world_size": 2,
+        "listing": "",
     }
 
 
@@ -99,6 +111,43 @@ def first(source_type: str, *, without: str = "", seed: int = 0, **source: Any) 
         "order": {"source_config": values, "seed": seed, "rank": 0, "world_size": 1},
         "resume": {"position": {"epoch": 1, "index": 8, "cursor": "8:x"}, "done": [[3, 4]], "delivered": 22},
     }
+
+
+# Version 2, as the package wrote it on 2026-11-30.
+SECOND: dict[str, Any] = {
+    "version": 2,
+    "order": {
+        "source_type": "file",
+        "source_config": {"root_path": "/data/d40"},
+        "rank": 0,
+        "world_size": 1,
+        "listing": {"count": 14, "digest": "59f2297b5cc51b2a"},
+    },
+    "resume": {
+        "position": {"epoch": 1, "index": 8, "cursor": "8:x"},
+        "done": [[3, 4]],
+        "delivered": 22,
+        "carried": [{"start": {"epoch": 0, "index": 5, "cursor": "5:y"}, "indices": [5, 13], "listed": None}],
+    },
+}
+
+
+def test_states_of_version_2_load() -> None:
+    """And are written again in the form of today, which a checkpoint can fill in key by key."""
+    listed, carried = ListingDigest(14, "59f2297b5cc51b2a"), [Carried(Position(0, 5, "5:y"), [5, 13])]
+    full = msgspec.structs.replace(RESUME, listed=listed, carried=carried)
+    assert resume_from(config_of(), SECOND) == full
+    again = state_of(config_of(), full)
+    assert resume_from(config_of(), json.loads(json.dumps(again))) == full
+    assert flat(again).keys() == flat(state_of(config_of(), Resume())).keys()
+
+
+def flat(state: dict[str, Any], name: str = "") -> dict[str, Any]:
+    """As torch.distributed.checkpoint takes a state apart."""
+    found: dict[str, Any] = {}
+    for key, value in state.items():
+        found |= flat(value, f"{name}{key}.") if isinstance(value, dict) else {f"{name}{key}": value}
+    return found
 
 
 @pytest.mark.parametrize("source_type", FIRST)
@@ -198,7 +247,7 @@ def test_other_ranks_and_another_kind_of_source_are_named() -> None:
     )
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, STATE_VERSION])
 @pytest.mark.parametrize(
     ("source_type", "spellings"),
     [
@@ -221,7 +270,7 @@ def test_spellings_of_the_same_place_are_the_same(
     """Version 1 wrote what was given, but for passwords and queries."""
     for one in spellings:
         for other in spellings:
-            if version == 2:
+            if version == STATE_VERSION:
                 state = state_of(based(config_of(source_type, **one)), RESUME)
             else:
                 given = {name: ",".join(value) if isinstance(value, list) else value for name, value in one.items()}
@@ -280,8 +329,8 @@ def test_defaults_that_states_rely_on_stay_as_they_are() -> None:
         ({"order": {"source_config": {3: 4}}}, "it has no source_config"),
         ({"order": {"source_type": "tape", "source_config": {}}}, "source_type is 'tape' in the state, 'file' here"),
         ({"resume": 3}, "not the state of a Loader"),
-        ({"version": 3}, "version 3, but this package reads versions 1 and 2"),
-        ({"version": [2]}, r"version \[2\], but this package reads versions 1 and 2"),
+        ({"version": 3}, "version 3, but this package reads versions 1, 2, 4"),
+        ({"version": [2]}, r"version \[2\], but this package reads versions 1, 2, 4"),
     ],
 )
 def test_what_is_no_state_is_refused_before_anything_starts(
@@ -306,10 +355,10 @@ def test_any_order_is_accepted_or_a_config_error(value: Any, source_type: str) -
     good = state_of(config, RESUME)
     named = {name: {**good["order"], name: value} for name in ("source_type", "source_config", "rank", "seed")}
     fields = {
-        name: {**good["order"], "source_config": {**good["order"]["source_config"], name: value}}
+        name: {**good["order"], "source_config": {**json.loads(good["order"]["source_config"]), name: value}}
         for name in KINDS[source_type].__struct_fields__
     }
     for order in (value, *named.values(), *fields.values()):
-        for version in (1, 2):
+        for version in (1, 2, 4):
             with suppress(ConfigError):
                 assert resume_from(config, {**good, "version": version, "order": order}) == RESUME
