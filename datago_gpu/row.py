@@ -11,7 +11,7 @@ from msgspec import Struct
 __all__ = ["Payload", "Row"]
 
 Payload: TypeAlias = "bytes | bytearray | memoryview | str | os.PathLike[str]"
-"""Encoded bytes, or where they lie: a path, or an address (http, https, s3, gs, az)."""
+"""Encoded bytes, or where they lie: a path, or an address (http, https, s3, gs, az, hf)."""
 
 
 class Row(Struct):
@@ -19,8 +19,8 @@ class Row(Struct):
 
     id: the sample's name, as in `Batch.ids`.
     image: the encoded image (JPEG, PNG, ...) as bytes; or where it lies: the path of a file, or an address (http,
-        https, s3, gs, az). A relative path begins at `base_folder`, by default the working folder when the Loader is
-        made.
+        https, s3, gs, az, hf). A relative path begins at `base_folder`, by default the working folder when the Loader
+        is made.
     width, height: of the image in pixels, upright; 0 if unknown. Only lockstep needs them.
     attributes: any values that JSON has, as in `Batch.attributes`.
     masks, latents, additional_images: name -> bytes, path or address, as for `image`. A batch has the names that one of

@@ -14,6 +14,7 @@ from datago_gpu.config import LoaderConfig
 from datago_gpu.config.limits import Limits
 from datago_gpu.config.local_paths import FILE_SCHEME, plain_path
 from datago_gpu.config.storage import STORE_SCHEMES
+from datago_gpu.errors import SourceError
 from datago_gpu.loader.given_rows import NotRows
 from datago_gpu.row import Row
 from datago_gpu.sources.attributes import NO_ATTRIBUTES
@@ -25,7 +26,8 @@ __all__ = ["RowPacking"]
 Buffer: TypeAlias = "bytes | bytearray | memoryview"
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
-_ADDRESSES = ("http://", "https://", *STORE_SCHEMES)
+_HUB_SCHEME = "hf://"
+_ADDRESSES = ("http://", "https://", *STORE_SCHEMES, _HUB_SCHEME)
 _PARTS: tuple[tuple[str, Literal["mask", "image", "latent"]], ...] = (
     ("masks", "mask"),
     ("additional_images", "image"),
@@ -78,17 +80,11 @@ class RowPacking:
         if encoded is not None:
             payloads.append(encoded)
             return Piece(kind, name, len(encoded))
-        if isinstance(value, str) and (scheme := _SCHEME.match(value)):
-            value = str.__str__(value)  # of a subclass, as numpy's texts are
-            if scheme[0].lower() == FILE_SCHEME:
+        if isinstance(value, str) and (found := _SCHEME.match(value)):
+            scheme = found[0].lower()
+            if scheme == FILE_SCHEME:
                 return self._file(kind, name, plain_path(value, self._base), field)
-            if utf8_text(value) != value:
-                raise _Wrong(f"{field} must be UTF-8 text, got {value!r}")
-            if value.lower().startswith(_ADDRESSES):
-                return Piece(kind, name, url=value)
-            raise _Wrong(
-                f"{field} begins with {scheme[0]}, which is not supported: use {', '.join(_ADDRESSES)} or a path"
-            )
+            return Piece(kind, name, url=_url(scheme, value[len(scheme) :], field))
         if isinstance(value, str | os.PathLike):
             return self._file(kind, name, os.fsdecode(value), field)
         hint = ", such as the content of a JPEG file" if hasattr(value, "size") else ""
@@ -105,6 +101,22 @@ class RowPacking:
 
 class _Wrong(Exception):
     """Says what is wrong with a field."""
+
+
+def _url(scheme: str, rest: str, field: str) -> str:
+    """Returns the address that is to be asked."""
+    if utf8_text(rest) != rest:
+        raise _Wrong(f"{field} must be UTF-8 text, got {scheme + rest!r}")
+    if scheme not in _ADDRESSES:
+        raise _Wrong(f"{field} begins with {scheme}, which is not supported: use {', '.join(_ADDRESSES)} or a path")
+    if scheme != _HUB_SCHEME:
+        return scheme + rest
+    from datago_gpu.sources.hub import HubPath  # most rows do not need it
+
+    try:
+        return HubPath.parse(scheme + rest).url
+    except SourceError as problem:
+        raise _Wrong(f"{field}: {problem}") from None
 
 
 def _bytes_in(value: object) -> Buffer | None:

@@ -17,7 +17,7 @@ from datago_gpu import Row
 from datago_gpu.loader.given_rows import NotRows
 from datago_gpu.loader.row_packing import RowPacking
 from datago_gpu.sources.attributes import check_attributes
-from datago_gpu.sources.user.row_wire import Given
+from datago_gpu.sources.user.row_wire import Given, row_frame
 from tests.support.own_rows import own_config
 
 
@@ -38,6 +38,7 @@ WRONG: list[tuple[Any, str]] = [
         "image must be encoded bytes, such as the content of a JPEG file, a path",
     ),  # type: ignore[arg-type]
     (Row("a", "http://example.org/\ud800"), "image must be UTF-8 text"),
+    (Row("a", "hf://models/a"), "image: 'hf://models/a' is not an address of a dataset"),
     (Row("a", ""), "image is not a path: ''"),
     (Row("a", "a\0b"), "image is not a path"),
     (Row("a", "ftp://example.org/a.jpg"), "image begins with ftp://, which is not supported: use http://"),
@@ -76,6 +77,22 @@ def test_a_path_is_absolute_and_keeps_bytes_that_are_not_utf_8(tmp_path: Path) -
     ):
         message, payloads = pack(Row("a", given))
         assert (os.fsdecode(message.pieces[0].path), payloads) == (wanted, [])
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ("https://example.org/Ä.jpg?a=1", "https://example.org/Ä.jpg?a=1"),
+        ("HTTP://Example.org/A.jpg", "http://Example.org/A.jpg"),
+        (np.str_("s3://bucket/a.jpg"), "s3://bucket/a.jpg"),
+        ("hf://datasets/a/b/c d.jpg", "https://huggingface.co/datasets/a/b/resolve/main/c%20d.jpg"),
+    ],
+)
+def test_an_address_is_passed_on(given: str, wanted: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_ENDPOINT", raising=False)
+    message, payloads = pack(Row("a", given))
+    assert (message.pieces[0].url, payloads) == (wanted, [])
+    row_frame(message)
 
 
 def test_what_json_lacks_becomes_plain_or_is_told_of_and_costs_no_picture() -> None:
