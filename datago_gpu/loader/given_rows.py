@@ -45,12 +45,18 @@ class GivenRows:
     once = False
     """Whether the rows can be walked through only once."""
 
-    def __init__(self) -> None:
+    def __init__(self, given: object) -> None:
+        """given: the argument `source`."""
+        self._given = given
         self.in_use = threading.RLock()
         self.used = False
         """Whether a walk has begun, or a row of a sequence was read."""
         self.sizes = RowSizes(self)
         """Of a sequence."""
+
+    def __reduce__(self) -> tuple[Callable[[object], GivenRows], tuple[object]]:
+        """Copies and pickles what was given; a copy may be read at the same time."""
+        return given_rows, (self._given,)
 
     def check(self, config: LoaderConfig, resume: Resume) -> None:
         """Raises ConfigError if a run with these settings, from this place on, cannot work with these rows."""
@@ -133,7 +139,7 @@ def load_config(config: ConfigLike, rows: GivenRows | None) -> LoaderConfig:
 
 class _Sequence(GivenRows):
     def __init__(self, rows: Any) -> None:
-        super().__init__()
+        super().__init__(rows)
         self._rows = rows
         try:
             self.count = len(rows)
@@ -165,7 +171,7 @@ class _Sequence(GivenRows):
 
 class _Iterable(GivenRows):
     def __init__(self, rows: Iterable[object]) -> None:
-        super().__init__()
+        super().__init__(rows)
         self._rows = rows
 
     def walk(self, epoch: int, rank: int, world_size: int) -> tuple[Iterator[object], int]:  # noqa: ARG002
@@ -181,7 +187,7 @@ class _Function(GivenRows):
     """A function is given the epoch; and also rank and world_size if it has parameters of these names."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
-        super().__init__()
+        super().__init__(function)
         self._function = function
         try:
             signature = inspect.signature(function)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
+import pickle
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from pathlib import Path
@@ -18,6 +20,7 @@ from datago_gpu.feeder.wire import Carried, Resume
 from datago_gpu.loader.given_rows import NotRows, given_rows, load_config
 from datago_gpu.sources.reference import Position
 from datago_gpu.sources.rows import RowsSource
+from tests.support.needs import needs
 from tests.support.own_rows import linked, own_config, rows_of
 
 
@@ -116,6 +119,18 @@ def test_an_iterator_that_has_been_used_is_refused() -> None:
     rows.walk(0, 0, 1)
     with pytest.raises(ConfigError, match="another Loader or pass has begun to use it up"):
         rows.check(own_config(), Resume())
+
+
+def test_rows_that_can_be_pickled_can_be_pickled_with_their_dataset() -> None:
+    needs("torch")
+    from datago_gpu.torch import LoaderDataset
+
+    dataset = LoaderDataset({}, device="cpu", source=rows_of(3))
+    for other in (copy.deepcopy(dataset), pickle.loads(pickle.dumps(dataset))):
+        assert other.config == dataset.config
+    rows = given_rows(rows_of(3))
+    copied = pickle.loads(pickle.dumps(rows))
+    assert [copied.get(number) for number in range(copied.count)] == rows_of(3)
 
 
 def test_only_a_sequence_can_be_shuffled() -> None:
