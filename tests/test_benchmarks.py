@@ -118,3 +118,9 @@ def test_the_hand_over_is_measured_by_its_parts() -> None:
     printed = run("handover.py", "--runs", "1", "--batch-size", "8", "--backend", "dali")
     parts = ("DALI: outputs", "looking at payloads", "handing over", "in all")
     assert all(part in printed for part in parts)
+
+
+def test_lockstep_is_compared_with_the_same_rows_without(tmp_path: Path) -> None:
+    printed = run("lockstep.py", "--runs", "1", "--count", "40", "--batch-size", "8", "--material", str(tmp_path))
+    assert "| lockstep | " in printed
+    assert "% of the images a second" in printed

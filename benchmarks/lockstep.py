@@ -1,0 +1,82 @@
+"""What lockstep costs: the same table, with and without `lockstep`, in turn.
+
+    python -m benchmarks.lockstep [--pixels 500px] [--count 2000] [--batch-size 32] [--runs 5]
+
+A run of either kind streams all rows of an Arrow table of local JPEGs, shuffled, at 224 px, with Pillow. Both kinds
+alternate, so that whatever else the machine does touches both. Prints images a second and the feeder's CPU time for an
+image, the median of the runs, and the ratio. Samples that only fill are not counted as images.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from PIL import Image
+
+from benchmarks.common import machine, material_folder, number, parser, table
+from benchmarks.material import PIXELS, make
+from datago_gpu import Loader
+
+
+def main() -> None:
+    options = parser(__doc__ or "", runs=5)
+    options.add_argument("--pixels", default="500px", choices=sorted(PIXELS))
+    options.add_argument("--count", type=int, default=2000, help="number of pictures")
+    options.add_argument("--batch-size", type=int, default=32)
+    args = options.parse_args()
+    print(machine())
+    folder = make(material_folder(args.material) / f"{args.pixels}-{args.count}", args.count, args.pixels)
+    rows = write_table(folder)
+    found: dict[bool, list[tuple[float, float]]] = {False: [], True: []}
+    for _ in range(args.runs + 1):  # the first run of each warms the page cache and does not count
+        for lockstep in found:
+            found[lockstep].append(run(rows, args.batch_size, lockstep=lockstep))
+    medians = {
+        "lockstep" if lockstep else "plain": tuple(statistics.median(each) for each in zip(*runs[1:], strict=True))
+        for lockstep, runs in found.items()
+    }
+    lines = [(name, number(rate), number(cpu * 1e6)) for name, (rate, cpu) in medians.items()]
+    print("\n".join(table(["", "images/s", "us of the feeder's CPU an image"], lines)))
+    share = 1 - medians["lockstep"][0] / medians["plain"][0]
+    print(f"lockstep costs {share:.1%} of the images a second")
+    if args.json:
+        args.json.write_text(json.dumps({**medians, "cost": share}))
+
+
+def write_table(folder: Path) -> Path:
+    """Writes an Arrow table of the pictures of a folder, with their sizes, beside the folder."""
+    path, rows = folder.with_suffix(".arrow"), list[dict[str, Any]]()
+    for picture in sorted(folder.glob("*.jpg")):
+        with Image.open(picture) as image:
+            rows.append({"id": picture.stem, "path": str(picture), "width": image.width, "height": image.height})
+    columns = pa.Table.from_pylist(rows)
+    with pa.ipc.new_file(str(path), columns.schema) as file:
+        file.write_table(columns)
+    return path
+
+
+def run(rows: Path, batch_size: int, *, lockstep: bool) -> tuple[float, float]:
+    """Images a second behind the first batch, and the feeder's seconds of CPU for an image."""
+    config = {
+        "source_type": "table",
+        "source_config": {"path": str(rows), "random_sampling": True},
+        "image_config": {"crop_and_resize": True, "default_image_size": 224},
+        "batch_size": batch_size,
+        "lockstep": lockstep,
+    }
+    with Loader(config, device="cpu", backend="pillow") as loader:
+        images = int(next(loader).real.sum())
+        clock, first = time.perf_counter(), images
+        for batch in loader:
+            images += int(batch.real.sum())
+        seconds, stats = time.perf_counter() - clock, loader.stats()
+    return (images - first) / seconds, stats.feeder_cores * stats.seconds / images
+
+
+if __name__ == "__main__":
+    main()
