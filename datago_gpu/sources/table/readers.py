@@ -63,8 +63,10 @@ class ParquetTable:
                 return
             yield from opened.iter_batches(rows, [group], known, use_threads=False)
 
-    def groups_for(self, expression: pc.Expression) -> list[int]:
-        """Returns the groups that may hold rows which pass a filter, by their statistics."""
+    def groups_for(self, expression: pc.Expression, columns: Sequence[str]) -> list[int]:
+        """Returns the groups that may hold rows which pass a filter of these columns, by their statistics."""
+        if not set(columns) <= set(self.schema.names):
+            return list(range(len(self.counts)))
         given = self._file.open()
         where = fs.LocalFileSystem() if isinstance(given, str) else None
         fragment = ds.ParquetFileFormat().make_fragment(given, where)
@@ -82,7 +84,7 @@ class WholeTable:
         self.counts = [batch.num_rows for batch in batches]
         self.sizes = [0 for _ in batches]
 
-    def groups_for(self, _: pc.Expression) -> list[int]:
+    def groups_for(self, _expression: pc.Expression, _columns: Sequence[str]) -> list[int]:
         """See `ParquetTable.groups_for`."""
         return list(range(len(self.rows)))
 

@@ -85,7 +85,7 @@ class Tables:
     def passing(self, text: str) -> NDArray[np.int64]:
         """Returns the numbers of the rows that pass a filter. Reads only the filter's columns. Raises ConfigError."""
         expression, columns = filter_for(parse_expression(text), self.schema)
-        possible = [set(table.groups_for(expression)) for table in self.opened] if columns else []
+        possible = [set(table.groups_for(expression, columns)) for table in self.opened] if columns else []
         found, first = [np.empty(0, np.int64)], 0
         for group in self.groups:
             if not possible or group.number in possible[group.origin]:

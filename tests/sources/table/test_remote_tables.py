@@ -184,3 +184,32 @@ def test_tables_and_parts_of_files_in_a_bucket(monkeypatch: pytest.MonkeyPatch, 
                 assert sum(loader.stats().skipped.values()) == skipped
             assert [name for batch in batches for name in batch.ids] == ["s3://mine/a.tar@100", "b.jpg"]
             assert [each.get("year") for each in batches[0].attributes] == [2024 if skipped else None] * 2
+
+
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_lockstep_over_a_remote_table_that_holds_bytes(server: MisbehavingServer, shuffled: bool) -> None:
+    shapes = [(60, 40), (40, 60), (60, 40)] * 4
+    pictures = [encode(Image.new("RGB", (width, height)), "JPEG") for height, width in shapes]
+    columns = {"image": pictures, "id": NAMES, "height": [h for h, _ in shapes], "width": [w for _, w in shapes]}
+    url = server.script("/t.parquet", Answer(body=parquet(columns, row_group_size=5), ranges=True))
+    top = {
+        "batch_size": 2,
+        "lockstep": True,
+        "decode_config": {"processes": 0},
+        "image_config": {"crop_and_resize": True, "default_image_size": 64, "downsampling_ratio": 8},
+    }
+    found = []
+    for rank in range(2):
+        config = table_config(url, random_sampling=shuffled, rank=rank, world_size=2, top=top)
+        with Loader(config, device="cpu", backend="pillow") as loader:
+            found.append([(batch.bucket, batch.ids, batch.real.tolist()) for batch in loader])
+            assert loader.stats().skipped == {}
+    assert [bucket for bucket, *_ in found[0]] == [bucket for bucket, *_ in found[1]]
+    once = [
+        name
+        for batches in found
+        for _, ids, real in batches
+        for name, is_real in zip(ids, real, strict=True)
+        if is_real
+    ]
+    assert sorted(once) == sorted(NAMES)
