@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,10 @@ def index(ctx: click.Context, /, config: Path | None, out: Path, update: bool, r
         raise DatagoError(f"none of the {summary.rows} samples can be used: see the column `reason` of {str(out)!r}")
 
 
+def _validity(expires: datetime) -> str:
+    return f"the first expires at {expires:%Y-%m-%d %H:%M} UTC: run the same command with --update before"
+
+
 def _progress() -> Progress:
     return Progress(
         SpinnerColumn(),
@@ -80,6 +85,7 @@ def _show(out: Path, summary: Summary) -> None:
         "known before": f"{summary.known:,}",
         "seconds": f"{summary.seconds:.2f}",
         "file": f"{out}, {summary.bytes / 1e6:,.1f} MB",
+        **({"addresses": _validity(summary.expires)} if summary.expires else {}),
     }.items():
         table.add_row(name, value)
     Console().print(table)

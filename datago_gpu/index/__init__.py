@@ -9,4 +9,5 @@ table_survey.py    tables whose images lie elsewhere
 shard_survey.py    shards: members.py reads the samples of one
 look.py            one image: its size, or why it cannot be used
 journal.py         the rows of an unfinished index; known.py the rows of earlier ones, table_rows.py their columns
+expiry.py          until when signed addresses are valid
 """

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing, closing
+from datetime import datetime
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ from datago_gpu.config import LoaderConfig
 from datago_gpu.config.ranks import cpu_share
 from datago_gpu.errors import ConfigError
 from datago_gpu.feeder.refusals import Refusals
+from datago_gpu.index.expiry import earliest_expiry
 from datago_gpu.index.journal import Journal, write_index
 from datago_gpu.index.keeping import Keeper, Tell, looked_at, without_refused
 from datago_gpu.index.known import KnownRows, Replay
@@ -32,7 +34,10 @@ __all__ = ["Summary", "build_index", "part_of"]
 
 
 class Summary(msgspec.Struct, frozen=True):
-    """What a finished index holds. known: rows that were known before. reasons: rows that cannot be used, by reason."""
+    """What a finished index holds. known: rows that were known before. reasons: rows that cannot be used, by reason.
+
+    expires: when the first of its addresses expires; None if no address says so.
+    """
 
     rows: int
     usable: int
@@ -40,6 +45,7 @@ class Summary(msgspec.Struct, frozen=True):
     reasons: dict[str, int]
     seconds: float
     bytes: int
+    expires: datetime | None
 
 
 def build_index(
@@ -78,13 +84,15 @@ class _Build:
         self._earlier = out.with_name(f"{out.name}.earlier")
         """The rows of interrupted runs that no longer fit the listing."""
         self._known = self._rows = 0
+        self._expires: datetime | None = None
         self._reasons: Counter[str] = Counter()
 
     def summary(self, seconds: float) -> Summary:
         """Returns the result of a finished run."""
         usable = self._rows - self._reasons.total()
         size = os.stat(self._out).st_size
-        return Summary(self._rows, usable, self._known, dict(self._reasons.most_common()), seconds, size)
+        reasons = dict(self._reasons.most_common())
+        return Summary(self._rows, usable, self._known, reasons, seconds, size, self._expires)
 
     async def run(self) -> None:
         """Makes the index."""
@@ -144,6 +152,8 @@ class _Build:
         for batch in batches:
             self._rows += batch.num_rows
             self._reasons.update(reason for reason in batch.column("reason").to_pylist() if reason)
+            found = earliest_expiry(batch.column("url").to_pylist())
+            self._expires = min(filter(None, (self._expires, found)), default=None)
             yield batch
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -151,13 +152,14 @@ def test_an_update_asks_whether_pictures_have_changed(tmp_path: Path) -> None:
         assert reasons(out) == {"im-005": "http-404"}
         store.fault = lambda _request, _good: None
         for entry in store.listing.entries.values():
-            entry["image_direct_url"] = entry["image_direct_url"].replace("sig=one", "sig=two")
+            entry["image_direct_url"] = entry["image_direct_url"].replace("sig=one", "Expires=1796040000&sig=two")
             entry["tags"] = ["new"]
         store.pictures["im-003"] = encode(picture(77, 88), "JPEG")
         del store.listing.entries["im-007"]
         summary = make(config, out, update=True)
     rows = read_rows(out)
     assert (summary.rows, summary.known) == (11, 9)
+    assert summary.expires == datetime(2026, 11, 30, 12, tzinfo=UTC)
     assert [row["id"] for row in rows if row["url"].endswith("sig=two") and row["tags"] == ["new"]] == sorted(
         store.listing.entries
     )
