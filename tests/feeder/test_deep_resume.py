@@ -85,7 +85,7 @@ def through_json(config: LoaderConfig, resume: Resume) -> Resume:
     return resume_from(config, json.loads(json.dumps(state_of(config, resume))))
 
 
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(
     interleave=st.integers(1, 4),
     buffer=st.none() | st.sampled_from([1, 6, 100]),
