@@ -53,7 +53,8 @@ class Stream:
 
     def _fetch(self) -> None:
         try:
-            self._waiting.extend(next(self._loader))
+            # Samples that come one by one need none that only fill a batch.
+            self._waiting.extend(sample for sample in next(self._loader) if sample.real)
         except StopIteration:
             self.ended = True
         except DatagoError as error:

@@ -135,7 +135,7 @@ class LockstepProduction:
         """Adds the next sample to its step, and sends the step when it is complete."""
         self._outcomes.append(outcome)
         if isinstance(outcome, Admitted):
-            self._bytes += outcome.arena_bytes
+            self._bytes += outcome.bytes
             self._check_bytes()
         if len(self._outcomes) < self._steps[0].samples:
             return

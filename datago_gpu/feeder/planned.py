@@ -61,6 +61,7 @@ class PlannedRows:
 
     def __init__(self, config: LoaderConfig, source: RowsSource) -> None:
         self._config, self._source, self._share = config, source, RankShare.of(config)
+        self._bucket_of: NDArray[np.int16] | None = None
         self.dropped = 0
         """Number of this rank's rows that `drop_last` has left out."""
 
@@ -94,9 +95,12 @@ class PlannedRows:
                 yield not_planned(sample, sample.index)
 
     def _plan(self, rows: Rows, order: NDArray[np.int64], taken: Sequence[Taken]) -> EpochPlan:
-        from datago_gpu.plan.of_rows import plan_rows  # which imports numpy; most streams never need it here
+        # These import numpy, and most streams never need it here.
+        from datago_gpu.plan.of_rows import bucket_numbers, plan_rows
 
-        return plan_rows(self._config, rows.sizes(), order, taken)
+        if self._bucket_of is None:
+            self._bucket_of = bucket_numbers(self._config, rows.sizes())
+        return plan_rows(self._config, self._bucket_of, order, taken)
 
 
 def _numbers(plan: GlobalBatches, share: RankShare, first: int, last: int) -> NDArray[np.int64]:

@@ -31,7 +31,8 @@ _UNKNOWN = "the rows of source_type {!r} are not known before the start: stats()
 class _Known(NamedTuple):
     """Rows that are known before the start."""
 
-    sizes: NDArray[np.int32] | None
+    bucket_of: NDArray[np.int16]
+    """The number of each row's bucket."""
     order: Callable[[int], NDArray[np.int64]]
     """Epoch -> the rows' numbers in its order."""
 
@@ -139,7 +140,7 @@ class Planner:
             if not self._are_known():
                 return _call(self._walk, epoch, place)
             known = self._open()
-            return plan_rows(self.config, known.sizes, known.order(epoch), place).batches
+            return plan_rows(self.config, known.bucket_of, known.order(epoch), place).batches
         except MoreTaken:
             raise ConfigError(f"the rows make fewer batches in epoch {epoch} than were taken: {place}") from None
 
@@ -154,11 +155,10 @@ class Planner:
         """Returns the number of rows of each bucket."""
         import numpy as np
 
-        from datago_gpu.plan.of_rows import bucket_numbers
         from datago_gpu.plan.row_buckets import UNUSABLE
 
         if self._counts is None:
-            found = bucket_numbers(self.config, self._open().sizes)
+            found = self._open().bucket_of
             buckets = len(self.config.image_config.buckets().sizes)
             self._counts = np.bincount(found[found != UNUSABLE], minlength=buckets)
         return self._counts
@@ -170,20 +170,24 @@ class Planner:
             return self._known
 
     def _own_rows(self, rows: GivenRows) -> _Known:
+        from datago_gpu.plan.of_rows import bucket_numbers
         from datago_gpu.sources.order import epoch_order
 
         config, sizes = self.config, rows.sizes.get()
         shuffled = getattr(config.source_config, "random_sampling", False)
-        return _Known(sizes, lambda epoch: epoch_order(len(sizes), config.seed, epoch, shuffled=shuffled))
+        return _Known(
+            bucket_numbers(config, sizes), lambda epoch: epoch_order(len(sizes), config.seed, epoch, shuffled=shuffled)
+        )
 
     async def _open_source(self) -> _Known:
+        from datago_gpu.plan.of_rows import bucket_numbers
         from datago_gpu.sources.rows import RowsSource
 
         async with self._client() as http:
             source = self._source(http)
             assert isinstance(source, RowsSource)
             rows = await source.rows()
-            return _Known(rows.sizes(), lambda epoch: _call(source.order, epoch))
+            return _Known(bucket_numbers(self.config, rows.sizes()), lambda epoch: _call(source.order, epoch))
 
     async def _walk(self, epoch: int, taken: Sequence[Taken]) -> GlobalBatches:
         """Walks the listing and plans its samples, numbered from 0 in the order of the walk."""

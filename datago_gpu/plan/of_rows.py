@@ -33,7 +33,10 @@ class EpochPlan(NamedTuple):
 
 
 def bucket_numbers(config: LoaderConfig, sizes: NDArray[np.int32] | None) -> NDArray[np.int16]:
-    """Returns the number of each row's bucket, or UNUSABLE. Raises ConfigError if no row has a size."""
+    """Returns the number of each row's bucket, or UNUSABLE. Raises ConfigError if no row has a size.
+
+    sizes: (N, 2), height and width of each row.
+    """
     if sizes is None:
         raise ConfigError(_NO_SIZES)
     found = row_buckets(sizes, config.image_config.buckets())
@@ -43,14 +46,13 @@ def bucket_numbers(config: LoaderConfig, sizes: NDArray[np.int32] | None) -> NDA
 
 
 def plan_rows(
-    config: LoaderConfig, sizes: NDArray[np.int32] | None, order: NDArray[np.int64], taken: Sequence[Taken]
+    config: LoaderConfig, bucket_of: NDArray[np.int16], order: NDArray[np.int64], taken: Sequence[Taken]
 ) -> EpochPlan:
     """Plans the rest of an epoch.
 
-    sizes: (N, 2), height and width of each row. order: the rows' numbers in the order of the epoch. taken: as for
-    `plan_rest`. Raises ConfigError if no row has a size, and MoreTaken.
+    bucket_of: as `bucket_numbers` returns it. order: the rows' numbers in the order of the epoch. taken: as for
+    `plan_rest`. Raises MoreTaken.
     """
-    bucket_of = bucket_numbers(config, sizes)
     table = np.array(config.image_config.buckets().sizes, np.int32)
     batches = plan_rest(order, bucket_of, table, taken, drop_last=config.drop_last)
     return EpochPlan(batches, np.flatnonzero(bucket_of == UNUSABLE))

@@ -13,9 +13,11 @@ import pytest
 from numpy.typing import NDArray
 
 from datago_gpu import Loader, Row
+from datago_gpu.decode.select import Backend
 from datago_gpu.errors import ConfigError, TooManyErrors
 from tests.support.images import SHAPES, add_pictures
 from tests.support.needs import needs
+from tests.support.pictures import on_host
 
 COUNT = 38
 UNDECODABLE, MISSING = 5, 11
@@ -106,6 +108,23 @@ def test_a_feeder_that_dies_is_replaced_and_counts_no_sample_twice(rows: list[Ro
                 os.kill(loader.feeder_pid, signal.SIGKILL)
         assert loader.stats().skipped == skipped
     assert seen == [tuple((id_, real, pixels) for id_, real, pixels in step) for step in whole]
+
+
+@pytest.mark.filterwarnings("ignore")  # of what DALI says about the broken image
+def test_each_back_end_fills_the_places_of_bad_samples(rows: list[Row], backend: Backend) -> None:
+    bad = {f"r{UNDECODABLE}", f"r{MISSING}"}
+    with Loader(config_of(), device=backend.device, backend=backend.name, source=rows) as loader:
+        plan = loader.plan()
+        for batch, buckets, numbers, real in zip(loader, plan.buckets, plan.rows, plan.real, strict=True):
+            planned = [f"r{number}" for number in numbers]
+            assert batch.bucket == tuple(buckets.tolist())
+            assert batch.image.shape == (6, *buckets, 3)
+            assert batch.real.tolist() == [was and id_ not in bad for was, id_ in zip(real, planned, strict=True)]
+            good = [id_ for id_ in planned if id_ not in bad]
+            assert all(got == id_ if id_ in good else got in good for got, id_ in zip(batch.ids, planned, strict=True))
+            reds = on_host(batch.image).mean(axis=(1, 2))[:, 0]
+            assert reds == pytest.approx([int(id_[1:]) for id_ in batch.ids], abs=3)  # each shows its own colour
+        assert loader.stats().skipped == {"missing": 1, "undecodable": 1}
 
 
 def test_a_run_of_only_bad_samples_ends_with_an_error(tmp_path: Path) -> None:

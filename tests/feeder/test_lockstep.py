@@ -20,7 +20,7 @@ from datago_gpu.feeder import wire
 from datago_gpu.feeder.lockstep import LockstepProduction
 from datago_gpu.feeder.wire import Resume
 from datago_gpu.plan.global_batches import GlobalBatches
-from datago_gpu.plan.of_rows import plan_rows
+from datago_gpu.plan.of_rows import bucket_numbers, plan_rows
 from datago_gpu.plan.repeat import repeat
 from datago_gpu.plan.taken import Taken as Part
 from datago_gpu.plan.taken import continued
@@ -150,7 +150,7 @@ def run(
 def plan_of(config: LoaderConfig, rows: Pictures, epoch: int, taken: Sequence[Part] = ()) -> GlobalBatches:
     together = config.batch_size * config.rank_and_world_size()[1]
     order = permutation(len(rows), config.seed, epoch)
-    return plan_rows(config, rows.sizes(), order, continued(taken, together)).batches
+    return plan_rows(config, bucket_numbers(config, rows.sizes()), order, continued(taken, together)).batches
 
 
 numbers = st.sets(st.integers(0, COUNT - 1), max_size=8)
