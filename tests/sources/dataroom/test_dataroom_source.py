@@ -8,6 +8,7 @@ from array import array
 from contextlib import aclosing
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -364,3 +365,27 @@ def test_closing_half_way_leaves_no_task(listing: Listing, how: dict[str, Any]) 
             assert len(asyncio.all_tasks()) == 1
 
     asyncio.run(cancelled())
+
+
+@pytest.mark.parametrize(
+    ("given", "size"),
+    [
+        ({"width": 640, "height": 480}, (480, 640)),
+        ({"width": 640}, (0, 640)),
+        ({"width": "640", "height": None}, (0, 0)),
+        ({"width": -5, "height": 1e400}, (0, 0)),
+        ({"width": 10**12, "height": 1.5}, (0, 0)),
+        ({"width": [1], "height": {"a": 1}}, (0, 0)),
+    ],
+)
+def test_lockstep_asks_for_sizes_and_takes_none_that_is_no_size(
+    listing: Listing, given: dict[str, Any], size: tuple[int, int]
+) -> None:
+    listing.entries["im-00002"].update(given)
+    config = config_for(listing.api_url)
+    image = msgspec.structs.replace(config.image_config, crop_and_resize=True)
+    found = collect(msgspec.structs.replace(config, image_config=image, lockstep=True))
+    assert pages_asked(listing.server)[0]["fields"].endswith(",width,height")
+    assert isinstance(found[2], SampleRef)
+    assert found[2].size == size
+    assert {ref.size for ref in collect(config) if isinstance(ref, SampleRef)} == {(0, 0)}
