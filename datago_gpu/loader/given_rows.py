@@ -6,6 +6,7 @@ All code here runs in the trainer's process, on the thread of `row_thread`, exce
 from __future__ import annotations
 
 import inspect
+import sys
 import threading
 from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -71,8 +72,10 @@ class GivenRows:
                 "lockstep plans all rows before the first one is loaded: give a sequence of rows (with len() and []), "
                 "each with width and height"
             )
-        if not self.once:
-            return
+        if self.once:
+            self._check_once(config.epochs, resume)
+
+    def _check_once(self, epochs: int | None, resume: Resume) -> None:
         way_out = (
             "give a function that returns a new iterator for each epoch, an iterable such as a list, or a sequence"
         )
@@ -86,9 +89,9 @@ class GivenRows:
                 "the source is an iterator, which a state cannot resume: nothing tells whether the iterator is at its "
                 f"beginning. To resume, {way_out}"
             )
-        if config.epochs is None or config.epochs > begin.epoch + 1:
+        if epochs is None or epochs > begin.epoch + 1:
             raise ConfigError(
-                f"epochs is {config.epochs}, but the source is an iterator, which can be walked through once: {way_out}"
+                f"epochs is {epochs}, but the source is an iterator, which can be walked through once: {way_out}"
             )
 
     def digest(self) -> str:
@@ -116,7 +119,7 @@ def given_rows(source: object) -> GivenRows:
         raise ConfigError(f"{_WANTED}; got a {type(source).__name__}")
     if isinstance(source, AsyncIterable) or inspect.isasyncgenfunction(source) or inspect.iscoroutinefunction(source):
         raise ConfigError(f"{_WANTED}; got an asynchronous one: {source!r}")
-    if hasattr(type(source), "__len__") and hasattr(type(source), "__getitem__"):
+    if hasattr(type(source), "__len__") and hasattr(type(source), "__getitem__") and not _only_iterates(source):
         return _Sequence(source)
     if isinstance(source, Iterator):
         return _Once(source)
@@ -214,6 +217,12 @@ class _Function(GivenRows):
 
     def _share(self, rank: int, world_size: int) -> dict[str, int]:
         return {"rank": rank, "world_size": world_size} if self._shares else {}
+
+
+def _only_iterates(source: object) -> bool:
+    """Returns whether `[]` is there, but does not work: torch's IterableDataset inherits it."""
+    torch_data = sys.modules.get("torch.utils.data")
+    return torch_data is not None and isinstance(source, torch_data.IterableDataset)
 
 
 def _name(function: object) -> str:

@@ -129,7 +129,7 @@ def _bytes_in(value: object) -> Buffer | None:
         return None
     if not isinstance(value, memoryview) and (view.ndim != 1 or view.itemsize != 1):
         return None  # an array of pixels
-    return view.cast("B") if view.contiguous else view.tobytes()
+    return view.cast("B") if view.c_contiguous else view.tobytes()
 
 
 def check_size(row: Row) -> None:

@@ -137,6 +137,9 @@ class _RowServer:
         try:
             with self._rows.in_use:
                 self._walk, self._every = self._rows.walk(order.epoch, self._rank, self._world_size)
+        except NotRows as problem:
+            self._break(str(SourceError(str(problem))))
+            return
         except BaseException as error:
             self.fail(f"the rows of epoch {order.epoch} cannot be read", error)
             return

@@ -133,6 +133,21 @@ def test_rows_that_can_be_pickled_can_be_pickled_with_their_dataset() -> None:
     assert [copied.get(number) for number in range(copied.count)] == rows_of(3)
 
 
+def test_a_dataset_of_torch_that_only_iterates_is_no_sequence() -> None:
+    data = needs("torch.utils.data")
+
+    class Counted(data.IterableDataset):  # type: ignore[misc, name-defined]
+        def __iter__(self) -> Iterator[Row]:
+            return iter(rows_of(3))
+
+        def __len__(self) -> int:
+            return 3
+
+    rows = given_rows(Counted())
+    assert rows.count is None
+    assert list(rows.walk(0, 0, 1)[0]) == rows_of(3)
+
+
 def test_only_a_sequence_can_be_shuffled() -> None:
     given_rows(rows_of(3)).check(own_config(random_sampling=True), Resume())
     with pytest.raises(ConfigError, match="random_sampling needs a sequence of rows"):

@@ -65,6 +65,8 @@ def test_bytes_of_all_kinds_are_sent_without_a_copy() -> None:
         assert bytes(payload) == bytes(given)
         assert message.pieces[0].length == len(bytes(given))
     assert bytes(pack(Row("a", memoryview(b"abcdef")[::2]))[1][0]) == b"ace"
+    turned = memoryview(np.asfortranarray(np.arange(4, dtype=np.uint8).reshape(2, 2)))
+    assert bytes(pack(Row("a", turned))[1][0]) == turned.tobytes()
 
 
 def test_a_path_is_absolute_and_keeps_bytes_that_are_not_utf_8(tmp_path: Path) -> None:

@@ -186,7 +186,7 @@ class Broken(list[Row]):
         (lambda epoch: raise_(ValueError("x" * 5000)), r"ValueError: x{2000}\.\.\.$"),
         (lambda epoch: [Row("\ud800", "http://\ud800")], "row 0 of the source: image must be UTF-8 text"),
         (lambda epoch: raise_(ValueError("\ud800")), r"ValueError: \\ud800"),
-        (lambda epoch: 3, "the function .*lambda.* must return an iterable of rows, got int"),
+        (lambda epoch: 3, "^the function .*lambda.* must return an iterable of rows, got int"),
         (lambda epoch: 1 // epoch, "the rows of epoch 0 cannot be read: ZeroDivisionError"),
         (lambda epoch: [Row("a", 3)], "row 0 of the source: image must be encoded bytes, a path or an address, got 3"),
     ],
