@@ -5,7 +5,7 @@ Every rank walks the whole listing, and keeps only the samples of the batches th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 
 from datago_gpu.config import DataroomSource, LoaderConfig
@@ -18,6 +18,13 @@ from datago_gpu.sources.reference import Position, Refs, SampleRef, Skipped, Sou
 from datago_gpu.sources.rows import RowsSource
 
 __all__ = ["PlannedWalk", "open_plan"]
+
+_UNSIZED = 1000
+"""So many samples at the beginning of a listing may be without a size: if there are more, no sample has one."""
+_NO_SIZES = (
+    f"lockstep plans by width and height, and the first {_UNSIZED:,} samples of the listing have none. Make an index "
+    "once, datago-gpu index CONFIG --out index.arrow, and load source_type 'table' with the path index.arrow"
+)
 
 
 def open_plan(config: LoaderConfig, source: Source) -> PlannedRows | PlannedWalk:
@@ -47,25 +54,38 @@ class PlannedWalk:
         without a size, as skips: see `PlannedRows.refs`. Raises MoreTaken."""
         planner, number = StreamPlanner[SampleRef](taken, drop_last=self._config.drop_last), taken[-1][1]
         last = None if most is None else number + most
+        async with aclosing(self._batches(epoch, planner)) as batches:
+            async for batch in batches:
+                if isinstance(batch, Skipped):
+                    yield batch
+                    continue
+                for sample in self._ours(batch, number, begin):
+                    yield sample
+                number += 1
+                if number == last:
+                    return
+        self.dropped += len(self._share.select(planner.left_out))
+
+    async def _batches(
+        self, epoch: int, planner: StreamPlanner[SampleRef]
+    ) -> AsyncGenerator[Planned[SampleRef] | Skipped, None]:
+        """Walks the listing. Yields the global batches, and this rank's share of the samples that are in none."""
+        unsized: int | None = 0
         async with aclosing(self._source.refs(Position(epoch))) as samples:
             async for sample in samples:
-                if isinstance(sample, Skipped) or not all(sample.size):
-                    if planner.caught_up and self._share.index_of(sample.index) is not None:
-                        yield not_planned(sample, sample.index)
+                if isinstance(sample, SampleRef) and all(sample.size):
+                    unsized = None
+                    for batch in planner.add(sample, self._table.nearest(*sample.size)):
+                        yield batch
                     continue
-                for batch in planner.add(sample, self._table.nearest(*sample.size)):
-                    for each in self._ours(batch, number, begin):
-                        yield each
-                    number += 1
-                    if number == last:
-                        return
+                if unsized is not None and isinstance(sample, SampleRef):
+                    unsized += 1
+                    if unsized > _UNSIZED:
+                        raise ConfigError(_NO_SIZES)
+                if planner.caught_up and self._share.index_of(sample.index) is not None:
+                    yield not_planned(sample, sample.index)
         for batch in planner.end():
-            for each in self._ours(batch, number, begin):
-                yield each
-            number += 1
-            if number == last:
-                return
-        self.dropped += len(self._share.select(planner.left_out))
+            yield batch
 
     def _ours(self, batch: Planned[SampleRef], number: int, begin: Begin) -> Iterator[SampleRef | Skipped]:
         """Yields this rank's samples of a global batch, after a call of `begin`."""

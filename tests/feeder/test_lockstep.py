@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from datago_gpu.config import LoaderConfig
-from datago_gpu.feeder import wire
+from datago_gpu.feeder import planned_walk, wire
 from datago_gpu.feeder.lockstep import LockstepProduction
 from datago_gpu.feeder.wire import Resume
 from datago_gpu.plan.global_batches import GlobalBatches
@@ -76,12 +77,13 @@ class Listing:
     async def refs(self, start: Position) -> Refs:
         assert start == Position(start.epoch)
         self.tally.begin()
-        async for sample in self.rows.read(range(self.rows.count)):
-            self.tally.add(sample.id.encode())
-            if isinstance(sample, SampleRef):
-                height, width = self.rows.shapes[sample.index].tolist()
-                sample.size = height, width
-            yield sample
+        async with aclosing(self.rows.read(range(self.rows.count))) as samples:
+            async for sample in samples:
+                self.tally.add(sample.id.encode())
+                if isinstance(sample, SampleRef):
+                    height, width = self.rows.shapes[sample.index].tolist()
+                    sample.size = height, width
+                yield sample
         self.tally.end()
 
 
@@ -255,6 +257,18 @@ def test_without_any_size_the_error_says_how_to_get_them(root: Path) -> None:
     taken = run(config_of(), Pictures(root, unsized=set(range(COUNT))))
     assert isinstance(taken.end, wire.Failed)
     assert "datago-gpu index CONFIG --out index.arrow" in taken.end.message
+
+
+def test_a_listing_without_any_size_is_an_error_before_all_of_it_is_walked(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planned_walk, "_UNSIZED", 5)
+    some = run(config_of(batch_size=4), Pictures(root, unsized=set(range(5))), walked=True)
+    assert isinstance(some.end, wire.Ended)
+    none = run(config_of(batch_size=4), Pictures(root, unsized=set(range(COUNT))), walked=True)
+    assert isinstance(none.end, wire.Failed)
+    assert "datago-gpu index CONFIG --out index.arrow" in none.end.message
+    assert none.skips().total() <= 5
 
 
 def test_a_limit_counts_whole_batches_also_after_a_resume(root: Path) -> None:
