@@ -8,6 +8,6 @@ remote_survey.py   buckets and Datarooms: remote_look.py downloads the first byt
 table_survey.py    tables whose images lie elsewhere
 shard_survey.py    shards: members.py reads the samples of one
 look.py            one image: its size, or why it cannot be used
-journal.py         the rows of an unfinished index; known.py the rows of earlier ones, table_rows.py their columns
+journal.py         the rows of an unfinished index; known.py the rows of earlier ones, arrow_rows.py their columns
 expiry.py          until when signed addresses are valid
 """

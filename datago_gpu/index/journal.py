@@ -15,14 +15,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datago_gpu.errors import ConfigError
-from datago_gpu.index.table_rows import batch_of, rows_of
-from datago_gpu.sources.index_form import FORMAT, IndexRow, arrow
+from datago_gpu.index.arrow_rows import batch_of, rows_of
+from datago_gpu.sources.index_form import FORMAT, ROOT, SOURCE, IndexRow, arrow
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Journal", "write_index"]
+__all__ = ["Journal", "has_root", "write_index"]
 
+_FORMAT, _SOURCE, _ROOT = FORMAT.encode(), SOURCE.encode(), ROOT.encode()
 _UNIT = "unit"
 """A column of the journal only: the number of the unit that a row belongs to."""
 _ROWS_A_BATCH = 16_384
@@ -42,14 +43,13 @@ class Journal:
         """Rows and units in the file."""
         self._ends: list[tuple[int, int]] = []
         """The rows and the bytes up to the end of each batch."""
+        self._head = self._schema.serialize().to_pybytes()
         try:
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(f"another process is making this index: it writes {str(path)!r}") from None
         except OSError as error:
             raise ConfigError(f"cannot write {str(path)!r}: {error.strerror}") from None
         try:
+            self._lock()
             self._recover()
         except BaseException:
             os.close(self._file)
@@ -67,6 +67,7 @@ class Journal:
         """Writes the rows of some units. Raises ConfigError if that fails; the file still holds all earlier rows."""
         pa = arrow()
         rows = [row for unit in units for row in unit]
+        assert rows, "each unit has a row"
         numbers = [number for number, unit in enumerate(units, self._units) for _ in unit]
         batch = batch_of(rows, self.schema)
         whole = pa.record_batch([*batch.columns, pa.array(numbers, pa.int64())], schema=self._schema)
@@ -109,28 +110,42 @@ class Journal:
         """Deletes the file."""
         self.path.unlink(missing_ok=True)
 
+    def _lock(self) -> None:
+        """Raises ConfigError if another process has the file open."""
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(f"another process is making this index: it writes {str(self.path)!r}") from None
+        except OSError:
+            pass  # some network file systems have no locks
+
     def _recover(self) -> None:
         """Finds the complete batches, and removes what follows them."""
-        pa = arrow()
-        self._header = self._schema.serialize().size
-        if os.fstat(self._file).st_size < self._header:  # new, or its beginning is incomplete
-            os.truncate(self._file, 0)
-            self._write(self._schema.serialize())
+        begun = os.pread(self._file, len(self._head), 0)
+        if begun != self._head and self._head[: len(begun)] == begun:  # new, or its beginning is incomplete
+            self._start()
             return
+        pa = arrow()
         with pa.OSFile(str(self.path), "rb") as source:
-            _check_schema(self.path, source, self._schema)
+            if not _has_root(self.path, source, self._schema):
+                self._start()
+                return
             with suppress(EOFError, OSError, pa.ArrowInvalid):  # the rest of a batch that was not written to its end
                 while True:
-                    message = pa.ipc.read_message(source)
-                    batch = pa.ipc.read_record_batch(message, self._schema)
+                    batch = pa.ipc.read_record_batch(pa.ipc.read_message(source), self._schema)
                     batch.validate(full=True)
                     self.rows += batch.num_rows
                     self._units = batch.column(_UNIT)[-1].as_py() + 1
                     self._ends.append((self.rows, source.tell()))
         self._truncate()
 
+    def _start(self) -> None:
+        """Makes the file one without rows."""
+        os.ftruncate(self._file, 0)
+        self._write(self._head)
+
     def _truncate(self) -> None:
-        self.rows, end = self._ends[-1] if self._ends else (0, self._header)
+        self.rows, end = self._ends[-1] if self._ends else (0, len(self._head))
         os.ftruncate(self._file, end)
         os.lseek(self._file, end, os.SEEK_SET)
 
@@ -183,27 +198,28 @@ def _rebatch(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         yield pa.concat_batches(held)
 
 
-def _check_schema(path: Path, source: Any, schema: pa.Schema) -> None:
-    """Raises ConfigError if a file is no journal with that schema and metadata."""
+def _has_root(path: Path, source: Any, schema: pa.Schema) -> bool:
+    """See `has_root`. source: the opened file. Raises ConfigError also if the file is no journal."""
     pa = arrow()
     try:
         found = pa.ipc.read_schema(source)
     except (OSError, pa.ArrowInvalid):
         raise ConfigError(f"{str(path)!r} is no part of an index: remove the file, or choose another --out") from None
-    check_source(path, found, schema)
+    return has_root(path, found, schema)
 
 
-def check_source(path: Path, found: pa.Schema, schema: pa.Schema) -> None:
-    """Raises ConfigError unless a file's schema is that of an index of the same source."""
+def has_root(path: Path, found: pa.Schema, schema: pa.Schema) -> bool:
+    """Returns whether the paths in a file begin in the same folder. Its rows are of no use otherwise.
+
+    Raises ConfigError unless the file's schema is that of an index of the same source.
+    """
     was, now = found.metadata or {}, schema.metadata
-    if was.get(FORMAT.encode()) != now[FORMAT.encode()] or not found.equals(schema):
+    if was.get(_FORMAT) != now[_FORMAT] or not found.equals(schema):
         raise ConfigError(f"{str(path)!r} is no index of this version: remove the file, or choose another --out")
-    if was != now:
+    if was.get(_SOURCE) != now[_SOURCE]:
+        before, after = (each.get(_SOURCE, b"").decode("utf-8", "replace") for each in (was, now))
         raise ConfigError(
-            f"{str(path)!r} is an index of another source, or of other settings of the source "
-            f"({_shown(was)}, now {_shown(now)}): remove the file, or choose another --out"
+            f"{str(path)!r} is an index of another source, or of other settings of the source ({before}, now {after}): "
+            "remove the file, or choose another --out"
         )
-
-
-def _shown(metadata: dict[bytes, bytes]) -> str:
-    return metadata.get(b"source", b"").decode("utf-8", "replace")
+    return bool(was.get(_ROOT) == now[_ROOT])

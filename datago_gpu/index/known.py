@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datago_gpu.errors import ConfigError
-from datago_gpu.index.journal import check_source
-from datago_gpu.index.table_rows import rows_of
+from datago_gpu.index.arrow_rows import rows_of
+from datago_gpu.index.journal import has_root
 from datago_gpu.sources.index_form import IndexRow, arrow
 
 if TYPE_CHECKING:
@@ -60,9 +60,9 @@ class KnownRows:
             self._file = pa.ipc.open_file(pa.memory_map(str(path)))
         except (OSError, pa.ArrowInvalid):
             raise ConfigError(f"{str(path)!r} is no index: remove the file, or choose another --out") from None
-        check_source(path, self._file.schema, schema)
         self._key = key
-        counts = [self._file.get_batch(number).num_rows for number in range(self._file.num_record_batches)]
+        self._batches = self._file.num_record_batches if has_root(path, self._file.schema, schema) else 0
+        counts = [self._file.get_batch(number).num_rows for number in range(self._batches)]
         self._begins = np.cumsum([0, *counts])
         self._loaded, self._rows = -1, list[IndexRow]()
         self._at = 0
@@ -116,7 +116,7 @@ class KnownRows:
         """Returns the hashes of all keys, sorted, and the number of the first row of each."""
         hashes, places = [np.empty(0, np.uint64)], [np.empty(0, np.int64)]
         last, at = None, 0
-        for number in range(self._file.num_record_batches):
+        for number in range(self._batches):
             begun, firsts = [], []
             for row in rows_of(self._file.get_batch(number)):
                 key = self._key(row)

@@ -87,10 +87,15 @@ class ShardSurvey:
         if _is_local(shard):
             job = ShardJob(os.fsencode(shard.address), self._path(shard), known)
             answer = await self._pool.run(job)
-            return old if answer.rows is None else [row for row in answer.rows if row is not None]
-        async with self._slots:
-            rows = await self._download(shard, known)
-        return old if rows is None else rows
+            rows = None if answer.rows is None else [row for row in answer.rows if row is not None]
+        else:
+            async with self._slots:
+                rows = await self._download(shard, known)
+        if rows is None:
+            return old
+        return rows or [
+            IndexRow("", self._path(shard), None if _is_local(shard) else shard.address, reason="no-samples")
+        ]
 
     async def _download(self, shard: Shard, known: str | None) -> list[IndexRow] | None:
         """Returns the rows of a remote shard; None if it has the known digest. Raises SourceError."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import subprocess
@@ -12,7 +13,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from datago_gpu.config import LoaderConfig
+from datago_gpu.errors import DatagoError
 from datago_gpu.index.build import part_of
+from datago_gpu.index.local_files import FilesJob
+from datago_gpu.index.reader_pool import ReaderPool
 from tests.index.test_folder_index import folder_config, write_pictures
 from tests.index.test_remote_index import Store, db_config, small
 from tests.support.commands import run_command
@@ -102,6 +107,19 @@ def test_after_ctrl_c_the_same_command_goes_on(tmp_path: Path) -> None:
         store.fault = lambda _request, _good: None
         assert 15 <= make(config, out).known <= 25
     assert out.read_bytes() == (tmp_path / "whole.arrow").read_bytes()
+
+
+def test_a_process_that_is_killed_ends_the_run_with_an_error(tmp_path: Path) -> None:
+    config = LoaderConfig.load(folder_config(tmp_path))
+
+    async def run() -> None:
+        async with ReaderPool(config, 1) as pool:
+            (reader,) = psutil.Process().children()
+            reader.kill()
+            await pool.run(FilesJob(b"/", [b"x.jpg"], [None]))
+
+    with pytest.raises(DatagoError, match="has ended with status -9; the same command goes on"):
+        asyncio.run(run())
 
 
 def test_processes_end_with_a_program_that_is_killed(tmp_path: Path) -> None:

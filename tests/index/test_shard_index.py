@@ -147,14 +147,26 @@ def test_a_shard_that_ends_early_or_is_compressed_has_one_row_for_that(tmp_path:
     (tmp_path / "c.tar").write_bytes(b"PK\x03\x04 not a tar")
     (tmp_path / "d.tar").write_bytes(b"")
     (tmp_path / "e.tar").write_bytes(tar_bytes(samples(6, 8)))
+    (tmp_path / "f.tar").write_bytes(tar_bytes([("README", b"no sample")]))
     out = tmp_path / "x.arrow"
     make(shard_config(tmp_path), out)
     assert reasons(out) == {"a.tar": "bad-shard", "b.tar.gz": "compressed-shard", "c.tar": "bad-shard",
-                            "d.tar": "bad-shard"}  # fmt: skip
+                            "d.tar": "bad-shard", "f.tar": "no-samples"}  # fmt: skip
     assert usable(out) == delivered(shard_config(f"{tmp_path}/{{a,e}}.tar"))
     details = {row["path"]: row["detail"] for row in read_rows(out) if row["reason"]}
     assert "decompress the shard" in details["b.tar.gz"]
     assert "a ZIP archive" in details["c.tar"]
+
+
+def test_shards_in_another_folder_change_the_root_and_no_row_is_taken_for_another(tmp_path: Path) -> None:
+    out = tmp_path / "x.arrow"
+    for name in ("a/1.tar", "b/1.tar"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(tar_bytes(samples(0, 2 + (name[0] == "b"))))
+        summary = make(shard_config(f"{tmp_path}/*/*.tar"), out, update=True)
+    assert (summary.rows, summary.known) == (5, 0)
+    make(shard_config(f"{tmp_path}/*/*.tar"), tmp_path / "fresh.arrow")
+    assert out.read_bytes() == (tmp_path / "fresh.arrow").read_bytes()
 
 
 def test_an_update_reads_only_shards_that_have_changed(tmp_path: Path) -> None:
