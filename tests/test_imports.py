@@ -99,3 +99,23 @@ print(compat.datago is first, hasattr(compat, "x"))
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=True)
     assert done.stdout == "[] []\nDatagoClient ImagePayload GetClient\nTrue False\n"
+
+
+def test_rows_of_a_program_import_a_client_for_http_only_when_one_has_an_address() -> None:
+    script = """
+import asyncio, sys
+from datago_gpu.config import LoaderConfig
+from datago_gpu.feeder.payload_client import remote_of
+from datago_gpu.sources.http.failure import HttpFailure
+
+async def ask():
+    async with remote_of(LoaderConfig.load_for_rows({"http_config": {"max_tries": 1}}), None, []) as remote:
+        print("aiohttp" in sys.modules)
+        answers = [remote.get("http://127.0.0.1:1/", 9) for _ in range(3)]
+        print([type(answer).__name__ for answer in await asyncio.gather(*answers, return_exceptions=True)])
+    print("aiohttp" in sys.modules)
+
+asyncio.run(ask())
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=True)
+    assert done.stdout == f"False\n{['HttpFailure'] * 3}\nTrue\n"

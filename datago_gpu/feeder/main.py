@@ -100,8 +100,8 @@ def _words(error: BaseException, config: LoaderConfig) -> tuple[str, str]:
 
 async def _produce(config: LoaderConfig, start: wire.Start, packer: Packer, links: _Links, rows: int | None) -> None:
     async with (
-        # Local files start sooner without this import.
-        nullcontext() if config.source_type == "file" else http_client_type()(config.http_config) as http,
+        # Without this import, local files and rows start sooner.
+        nullcontext() if config.source_type in ("file", "rows") else http_client_type()(config.http_config) as http,
         remote_of(config, http, links) as remote,
         row_link(rows, start.rows) as link,
     ):

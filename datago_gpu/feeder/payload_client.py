@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Sequence
-from contextlib import asynccontextmanager
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Protocol
 
-from datago_gpu.config import FileSource, LoaderConfig, TableSource, UserSource
+from datago_gpu.config import FileSource, HttpConfig, LoaderConfig, TableSource, UserSource
+from datago_gpu.feeder.runtime import http_client_type
 from datago_gpu.sources.reference import Need, Span
 
 if TYPE_CHECKING:
+    from datago_gpu.sources.http.hedge import HedgedClient
     from datago_gpu.sources.http.http_client import (
         HttpClient,  # importing aiohttp takes 0.1 s: local files do without
     )
@@ -28,6 +31,34 @@ class Remote(Protocol):
         ...
 
 
+class _LateClient:
+    """Makes the client of this process when it is first asked for a body: most rows of a program need none.
+
+    http: the client, if there is one already. stack: ends the client that is made here.
+    """
+
+    def __init__(self, config: HttpConfig, http: HttpClient | None, stack: AsyncExitStack) -> None:
+        self._config, self._http, self._stack = config, http, stack
+        self._making = asyncio.Lock()
+        self._client: HedgedClient | None = None
+
+    async def get(
+        self, url: str, max_bytes: int, need: Need | None, span: Span | None, headers: Mapping[str, str] | None
+    ) -> bytes:
+        """See `HedgedClient.get`."""
+        if self._client is None:
+            async with self._making:
+                self._client = self._client or await self._make()
+        return await self._client.get(url, max_bytes, need, span, headers)
+
+    async def _make(self) -> HedgedClient:
+        if self._http is None:
+            self._http = await self._stack.enter_async_context(http_client_type()(self._config))
+        from datago_gpu.sources.http.hedge import HedgedClient  # imports aiohttp, for which the line above prepares
+
+        return HedgedClient(self._http, self._config)
+
+
 @asynccontextmanager
 async def remote_of(
     config: LoaderConfig, http: HttpClient | None, links: Sequence[tuple[int, int]]
@@ -44,11 +75,10 @@ async def remote_of(
     elif isinstance(source, UserSource | TableSource):
         from datago_gpu.sources.any_remote import AnyRemote
         from datago_gpu.sources.authorization import headers_by_origin
-        from datago_gpu.sources.http.hedge import HedgedClient
 
-        assert http is not None
-        get, headers = HedgedClient(http, config.http_config).get, headers_by_origin(source)
-        yield AnyRemote(config.http_config, get, source.storage_options, headers)
+        async with AsyncExitStack() as stack:
+            get, headers = _LateClient(config.http_config, http, stack).get, headers_by_origin(source)
+            yield AnyRemote(config.http_config, get, source.storage_options, headers)
     elif http is None:
         yield None
     elif links:
