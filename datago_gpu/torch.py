@@ -224,7 +224,7 @@ class LoaderDataset(Plans, IterableDataset):  # type: ignore[misc]  # torch need
             "ranks may yield different numbers of batches, since samples and shapes differ: a step that waits for all "
             "ranks (DDP, all_reduce) then hangs at the end of a pass. Set lockstep to true; or epochs to None, limit "
             "to the samples of each rank and pass (a multiple of batch_size), and drop_last to true; or use torch's "
-            "Join"
+            "Join. docs/several-gpus.md has recipes"
         )
 
     def _config(self) -> LoaderConfig:

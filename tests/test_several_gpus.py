@@ -30,7 +30,7 @@ def test_the_recipes_run(tmp_path: Path) -> None:
     needs("torch")
     add_pictures(tmp_path / "photos", [SHAPES[number % 3] for number in range(23)])
     build_index(file_config(tmp_path / "photos"), tmp_path / "index.arrow", readers=0)
-    blocks = BLOCKS
+    blocks = [block if "set_epoch" in block else block.replace("range(2)", "range(1)") for block in BLOCKS]
     for there, here in {'"/data/photos"': repr(str(tmp_path / "photos")), **SMALL}.items():
         assert any(there in block for block in blocks)
         blocks = [block.replace(there, here) for block in blocks]

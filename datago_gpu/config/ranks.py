@@ -121,12 +121,13 @@ def _claims() -> Iterator[Ranks]:
     for claim in (_of_torch(), _of_jax()):
         if claim:
             yield claim
-    for launcher in _LAUNCHERS:
-        if launcher is _SLURM and not _is_task():
-            continue
-        if os.environ.get(launcher.rank) or os.environ.get(launcher.world_size):
-            rank, world_size = _number(launcher.rank, 0), _number(launcher.world_size, 1)
-            yield Ranks(rank, world_size, f"{launcher.rank} and {launcher.world_size}")
+    launchers = [launcher for launcher in _LAUNCHERS if launcher is not _SLURM or _is_task()]
+    given = {each: (os.environ.get(each.rank), os.environ.get(each.world_size)) for each in launchers}
+    # Scripts of sbatch often export WORLD_SIZE alone: that says less than what srun sets for each task.
+    complete = [launcher for launcher in launchers if all(given[launcher])]
+    for launcher in complete or [launcher for launcher in launchers if any(given[launcher])]:
+        rank, world_size = _number(launcher.rank, 0), _number(launcher.world_size, 1)
+        yield Ranks(rank, world_size, f"{launcher.rank} and {launcher.world_size}")
 
 
 def _of_torch() -> Ranks | None:

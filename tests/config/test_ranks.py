@@ -78,6 +78,11 @@ def initialise_jax(monkeypatch: Patch, rank: int | None, world_size: int | None)
             LocalRank(1, 4, "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE"),
         ),
         (JOB, (0, 1, ""), LocalRank()),
+        (
+            STEP | {"WORLD_SIZE": "6", "LOCAL_WORLD_SIZE": "2"},  # exported by the script that calls srun
+            (4, 6, "SLURM_PROCID and SLURM_STEP_NUM_TASKS"),
+            LocalRank(1, 2, "SLURM_LOCALID", "LOCAL_WORLD_SIZE"),
+        ),
     ],
 )
 def test_each_launcher_is_understood(
@@ -193,7 +198,7 @@ def test_processes_of_a_machine_share_its_cpus(
         (TORCHRUN, {}, "ok", "rank 1 of 4, found in RANK and WORLD_SIZE; local rank 1 of 2 (LOCAL_RANK)"),
         (TORCHRUN, {"rank": 2, "world_size": 3}, "ok", "rank 2 of 3, set in source_config"),
         (JOB, {}, "warn", "this is no task of a Slurm step, although SLURM_NTASKS is 6"),
-        (STEP | {"WORLD_SIZE": "1"}, {}, "warn", "but rank 4 of 6 by SLURM_PROCID"),
+        (STEP | {"RANK": "0", "WORLD_SIZE": "1"}, {}, "warn", "but rank 4 of 6 by SLURM_PROCID"),
     ],
 )
 def test_doctor_says_where_the_rank_was_found(

@@ -64,7 +64,7 @@ def resume(whole: Listed, stop: int, waiting: set[int]) -> tuple[PartlyDone, Lis
     return PartlyDone.behind(Position(1, begin, first.cursor), done, listed), listed
 
 
-@settings(max_examples=120)
+@settings(max_examples=80)
 @given(
     counts=st.lists(st.integers(0, 6), min_size=1, max_size=9).filter(any),
     interleave=st.integers(1, 4),
