@@ -46,6 +46,7 @@ NEVER_IN_A_FEEDER_OF_FILES = {
         "torch",
         "cupy",
         "nvidia",
+        "pyarrow",
         "braceexpand",
         "difflib",
         "datago_gpu.config.proxies",

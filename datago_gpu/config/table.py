@@ -6,7 +6,6 @@ from typing import Annotated, Any, ClassVar
 
 from msgspec import Meta
 
-from datago_gpu.config.expression import ExpressionError, parse_expression
 from datago_gpu.config.settings import (
     Count,
     Kind,
@@ -109,12 +108,17 @@ class TableSource(Settings, frozen=True, kw_only=True):
         if unknown:
             return (f"source_config.optional names {', '.join(map(repr, unknown))}, "
                     "which is not in masks, additional_images or latents")  # fmt: skip
+        return self._filter_problem() or endpoint_problem(self.storage_options)
+
+    def _filter_problem(self) -> str | None:
         if self.filter.strip():
+            from datago_gpu.config.expression import ExpressionError, parse_expression  # most configs have no filter
+
             try:
                 parse_expression(self.filter)
             except ExpressionError as error:
                 return f"source_config.filter: {error}"
-        return endpoint_problem(self.storage_options)
+        return None
 
     @property
     def parts(self) -> dict[str, Kind]:

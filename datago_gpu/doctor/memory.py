@@ -25,6 +25,7 @@ _FEEDER, _DOWNLOADING = 80 * MiB, 64 * MiB
 _FORK_SERVER, _DECODING = 48 * MiB, 8 * MiB
 """Memory for Python and the imported modules, and what each decode process has beside these."""
 _SHUFFLED = 256 * MiB
+_TABLES = 160 * MiB
 _PAGES = 4
 """Copies of a page: the current page, and the next one as received, decompressed in pieces, and joined."""
 _FILE_BUFFER = MiB
@@ -116,6 +117,7 @@ def _listing(config: LoaderConfig, sample: int) -> dict[str, int]:
         found = {"buffer_mb": most, "the sample that is waited for": sample}
         found["shards that arrive"] = source.concurrent_downloads * _FILE_BUFFER
         return found | ({"shuffle_buffer": most} if source.random_sampling else {})
-    if isinstance(source, TableSource) and source.random_sampling:
-        return {"shuffle_buffer": _SHUFFLED}
+    if isinstance(source, TableSource):
+        found = {"pyarrow, and rows that are read": _TABLES}
+        return found | ({"shuffle_buffer": _SHUFFLED} if source.random_sampling else {})
     return {}

@@ -12,6 +12,7 @@ from tests.support.bounds import MiB
 
 FILES = {"source_type": "file", "source_config": {"root_path": "/"}}
 DATAROOM = {"source_type": "db", "source_config": {"api_url": "http://127.0.0.1/api/"}}
+TABLE = {"source_type": "table", "source_config": {"path": "/data/t.parquet"}}
 SHARDS = {"source_type": "webdataset", "source_config": {"url": "/data/0.tar"}}
 DENSE = {"image_config": {"crop_and_resize": True}}
 
@@ -32,6 +33,7 @@ def test_the_defaults_are_those_of_the_guide() -> None:
     assert sum(dense.feeder.values()) == (80 + 512 + 1024 + 64 + 64 + 1024) * MiB
     assert sum(sum_of(DATAROOM).feeder.values()) == (80 + 512 + 1024 + 64 + 64 + 1024 + 256) * MiB
     assert sum(sum_of(SHARDS).feeder.values()) == (80 + 512 + 1024 + 64 + 64 + 1024 + 256 + 64 + 8) * MiB
+    assert sum(sum_of(TABLE).feeder.values()) == (80 + 512 + 1024 + 64 + 64 + 1024 + 160) * MiB
     assert sum(dense.shared.values()) == 512 * MiB + dense.shared["decoded batches"]
     parts = dense.trainer, dense.feeder, dense.decoding, dense.shared
     assert dense.total == sum(sum(each.values()) for each in parts)
@@ -69,6 +71,9 @@ def test_decode_processes_take_the_decoding_from_the_trainer() -> None:
         (SHARDS, {"source_config": {"random_sampling": True}}),
         (SHARDS, {"source_config": {"masks": "mask.png"}}),
         (SHARDS, {"source_config": {"latents": "vae.npy"}}),
+        (TABLE, {"source_config": {"random_sampling": True}}),
+        (TABLE, {"source_config": {"masks": "m"}}),
+        (TABLE, {"source_config": {"latents": "z"}}),
     ],
 )
 def test_what_allows_more_counts(base: dict[str, Any], more: dict[str, Any]) -> None:

@@ -20,6 +20,7 @@ from datago_gpu.sources.http.http_client import HttpClient
 from datago_gpu.sources.reference import Position, SampleRef
 from tests.support.images import add_picture
 from tests.support.shards import write_shards
+from tests.support.tables import write_table
 
 COUNTS = [4, 1, 7, 3, 5]
 """Samples of each shard; in a folder and in a Dataroom, pictures of each subfolder."""
@@ -40,6 +41,18 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("shards")
     write_shards(root, COUNTS, size=100)
     return root
+
+
+@pytest.fixture(scope="module")
+def sources(folder: Path, shards: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """Settings that list the same names: source type -> source_config."""
+    names = {"path": [f"{number}/{each}.jpg" for number, count in enumerate(COUNTS) for each in range(count)]}
+    table = write_table(tmp_path_factory.mktemp("tables") / "t.parquet", names, row_group_size=6)
+    return {
+        "file": {"root_path": str(folder)},
+        "webdataset": {"url": f"{shards}/*.tar"},
+        "table": {"path": str(table), "root": str(folder)},
+    }
 
 
 @pytest.fixture(scope="module")
@@ -152,10 +165,10 @@ def test_ranks_of_a_dataroom(
     assert_everything_once(asyncio.run(shares(ranks("db", source, world_size, seeds), epoch)))
 
 
-@pytest.mark.parametrize("source_type", ["file", "webdataset"])
-def test_what_a_rank_takes(folder: Path, shards: Path, source_type: str) -> None:
+@pytest.mark.parametrize("source_type", ["file", "webdataset", "table"])
+def test_what_a_rank_takes(sources: dict[str, dict[str, Any]], source_type: str) -> None:
     """Other samples in each epoch, or always the same ones in another order."""
-    source = {"root_path": str(folder)} if source_type == "file" else {"url": f"{shards}/*.tar"}
+    source = sources[source_type]
 
     def share(epoch: int, split: str) -> list[str]:
         shuffled = {**source, "random_sampling": True, "rank_split": split}
@@ -167,8 +180,8 @@ def test_what_a_rank_takes(folder: Path, shards: Path, source_type: str) -> None
     assert len({tuple(sorted(each)) for each in shuffled}) > 1
 
 
-def test_one_rank_is_shuffled_alike_by_both(folder: Path, shards: Path) -> None:
-    for source_type, source in (("file", {"root_path": str(folder)}), ("webdataset", {"url": f"{shards}/*.tar"})):
+def test_one_rank_is_shuffled_alike_by_both(sources: dict[str, dict[str, Any]]) -> None:
+    for source_type, source in sources.items():
         orders = [
             asyncio.run(shares(ranks(source_type, {**source, "random_sampling": True, "rank_split": split}, 1, [3]), 2))
             for split in ("listed", "shuffled")

@@ -71,7 +71,7 @@ def _open_all(located: list[Located], config: LoaderConfig, source: TableSource)
         Origin(each.address.partition("?")[0], root or each.folder, f"{utf8_text(each.below)}:" if many else "")
         for each in located
     ]
-    rows = TableRows(source, tables, roles, origins, _digest(located, opened))
+    rows = TableRows(config, tables, roles, origins, _digest(located, opened))
     if config.lockstep:
         rows.sizes()  # on this thread, since they may be remote
     return rows

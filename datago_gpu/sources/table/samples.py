@@ -38,9 +38,9 @@ class Origin(msgspec.Struct, frozen=True):
 class SampleMaker:
     """Makes a SampleRef, or a Skipped, of each row."""
 
-    def __init__(self, roles: Roles, parts: Mapping[str, str]) -> None:
-        """parts: the names of the wanted parts of an index -> kind."""
-        self._roles, self._parts = roles, parts
+    def __init__(self, roles: Roles, most_bytes: int) -> None:
+        """most_bytes: of a payload in a cell."""
+        self._roles, self._most_bytes = roles, most_bytes
         self._first, *self._others = roles.images
 
     def make(self, row: Mapping[str, Any], number: int, origin: Origin) -> SampleRef | Skipped:
@@ -73,10 +73,14 @@ class SampleMaker:
         for other in self._others:
             cell = row[other] if cell is None else cell
         offset, length = (row[name] if name else None for name in (self._roles.offset, self._roles.length))
-        return place_of(cell, offset, length, self._root(origin))
+        return self._place(cell, offset, length, origin)
 
-    def _root(self, origin: Origin) -> str:
-        return self._roles.root or origin.root
+    def _place(self, cell: Any, offset: Any, length: Any, origin: Origin) -> Place:
+        place = place_of(cell, offset, length, self._roles.root or origin.root)
+        size = len(place.payload or b"")
+        if size > self._most_bytes:
+            return Place(name=place.name, problem="too-large", detail=f"{size} bytes, above http_config.max_payload_mb")
+        return place
 
     def _name(self, place: Place, number: int, origin: Origin) -> str:
         if place.name:
@@ -94,11 +98,10 @@ class SampleMaker:
         return info, {BAD_ATTRIBUTES: problem} if problem else {}
 
     def _places_of_parts(self, row: Mapping[str, Any], origin: Origin) -> list[tuple[PartColumn, Place]]:
-        root = self._root(origin)
         if not self._roles.is_index:
-            return [(part, place_of(row[part.column], None, None, root)) for part in self._roles.parts]
+            return [(part, self._place(row[part.column], None, None, origin)) for part in self._roles.parts]
         return [
-            (PartColumn(part["name"], part["kind"], "parts", optional=False), place_of(part, None, None, root))
+            (PartColumn(part["name"], part["kind"], "parts", optional=False), self._place(part, None, None, origin))
             for part in row["parts"] or ()
             if part["kind"] in _KINDS
         ]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from datago_gpu.config import TableSource
+from datago_gpu.config import LoaderConfig, TableSource
 from datago_gpu.config.settings import RankSplit
 from datago_gpu.errors import SourceError
 from datago_gpu.eventloop import call_in_thread
@@ -44,9 +44,11 @@ _ROOM = 1.2
 class TableRows:
     """The rows of tables that pass the filter, in the order of the tables. See `Rows`."""
 
-    def __init__(self, source: TableSource, tables: Tables, roles: Roles, origins: list[Origin], digest: str) -> None:
+    def __init__(self, config: LoaderConfig, tables: Tables, roles: Roles, origins: list[Origin], digest: str) -> None:
+        source = config.source_config
+        assert isinstance(source, TableSource)
         self._tables, self._roles, self._origins = tables, roles, origins
-        self._maker = SampleMaker(roles, source.parts)
+        self._maker = SampleMaker(roles, config.http_config.max_payload_mb * MiB)
         self._chosen = tables.passing(source.filter) if source.filter.strip() else None
         starts = np.cumsum([0, *(group.rows for group in tables.groups)], dtype=np.int64)
         self._bounds = starts if self._chosen is None else np.searchsorted(self._chosen, starts)

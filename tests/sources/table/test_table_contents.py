@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import decimal
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from datago_gpu import ConfigError, Loader
+from datago_gpu import ConfigError, Loader, SourceError
 from datago_gpu.sources.index_form import ROOT, IndexPart, IndexRow, index_schema
 from datago_gpu.sources.reference import BAD_ATTRIBUTES, Position, SampleRef, Skipped, Span
+from datago_gpu.sources.table import readers
 from tests.support.images import add_picture
 from tests.support.needs import needs
 from tests.support.tables import ids_of, samples_of, table_config, write_table
@@ -191,6 +193,24 @@ def test_a_damaged_row_group_costs_only_its_rows(tmp_path: Path) -> None:
             assert 1 <= len(bad) <= 5
             good = {each.id for each in found if isinstance(each, SampleRef)}
             assert {*names[:5], *names[10:]} <= good
+
+
+def test_a_cell_that_is_too_large_is_skipped(tmp_path: Path) -> None:
+    rows = {"image": [b"x" * 2**20, b"x" * (2**20 + 1), b"x"], "m": [b"", b"", b"x" * (2**20 + 1)]}
+    path = write_table(tmp_path / "t.parquet", rows)
+    top = {"http_config": {"max_payload_mb": 1}}
+    found = samples_of(table_config(path, masks="m", optional="m", top=top))
+    assert [each.reason for each in found if isinstance(each, Skipped)] == ["empty", "too-large", "too-large"]
+
+
+def test_no_room_for_rows_that_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_table(tmp_path / "t.parquet", {"path": [f"{number}.jpg" for number in range(100)]})
+    monkeypatch.setattr(readers, "_MOST_IN_MEMORY", 100)
+    config = table_config(path, random_sampling=True)
+    assert len(ids_of(config)) == 100
+    monkeypatch.setattr(tempfile, "tempdir", "/proc/self")  # where no file can be made
+    with pytest.raises(SourceError, match="set TMPDIR"):
+        samples_of(config)
 
 
 def test_folders_are_columns_and_all_tables_need_the_image(tmp_path: Path) -> None:
