@@ -124,3 +124,8 @@ def test_lockstep_is_compared_with_the_same_rows_without(tmp_path: Path) -> None
     printed = run("lockstep.py", "--runs", "1", "--count", "40", "--batch-size", "8", "--material", str(tmp_path))
     assert "| lockstep | " in printed
     assert "% of the images a second" in printed
+
+
+def test_rows_of_tables_are_measured(tmp_path: Path) -> None:
+    few = ("--rows", "300", "--read", "100", "--only", "Parquet, shuffled")
+    assert "| Parquet, shuffled | " in run("table_rows.py", *few, "--material", str(tmp_path))

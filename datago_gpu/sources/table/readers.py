@@ -26,7 +26,8 @@ __all__ = ["ParquetTable", "WholeTable", "open_table", "settle"]
 _MOST_IN_MEMORY = 256 * MiB
 """The size of rows above which they are moved to a temporary file, which is mapped."""
 _BATCH_BYTES, _MOST_BATCH_ROWS = 8 * MiB, 4096
-_BUFFER = MiB
+_PAGE_BY_PAGE: dict[str, Any] = {"buffer_size": MiB, "pre_buffer": False}
+"""Without these, pyarrow reads a row group as a whole."""
 _BLOCK = 16 * MiB
 """The size of the pieces in which text is parsed."""
 _LARGE_TEXT = 256 * MiB
@@ -57,7 +58,7 @@ class ParquetTable:
         """
         rows = max(1, min(_MOST_BATCH_ROWS, _BATCH_BYTES * self.counts[group] // max(1, self.sizes[group])))
         known = [name for name in columns if name in self.schema.names]
-        with pq.ParquetFile(self._file.open(), metadata=self._metadata, buffer_size=_BUFFER) as opened:
+        with pq.ParquetFile(self._file.open(), metadata=self._metadata, **_PAGE_BY_PAGE) as opened:
             if not known:
                 yield from _without_columns(self.counts[group], rows)
                 return
