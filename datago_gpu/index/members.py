@@ -53,7 +53,7 @@ class Members:
         self._collector = Collector(config, place.shown)
         self._place, self._looker, self._digest = place, looker, digest
         self._looks: dict[Span, Look] = {}
-        """The images of the current sample."""
+        """The pictures of the current sample: its image, masks and further images."""
 
     def rows(self, stream: TarStream, links: Links, read: ReadAt | None) -> Iterator[IndexRow]:
         """Yields the row of each sample. Raises BadShard, and errors of the file."""
@@ -84,11 +84,11 @@ class Members:
 
     def _keep(self, stream: TarStream, span: Span, read: ReadAt | None) -> None:
         """Reads as much of a file as is needed."""
-        role = self._collector.role
-        if role == "attribute":
+        kind = self._collector.kind
+        if kind == "attribute":
             self._collector.keep(stream.read() if read is None else _exactly(read, span.begin, span.end))
             return
-        if role == "image":
+        if kind != "latent":
             self._looks[span] = self._look(span, read or _reader_of(stream.read(), span.begin))
         self._collector.keep(b"", span)
 
@@ -119,9 +119,12 @@ class Members:
             for part in sample.parts
             if part.span
         ]
-        empty = next((part for part in row.parts if not part.length), None)
-        if empty is not None and row.reason is None:
-            row.reason, row.detail = "empty", f"{empty.kind} {empty.name!r}"
+        for part in sample.parts:
+            assert part.span
+            look = looks.get(part.span) or Look(reason="" if part.span.length else "empty")
+            if look.reason and row.reason is None:
+                words = (f"{part.kind} {part.name!r}", look.reason, look.detail)
+                row.reason, row.detail = look.reason, ": ".join(filter(None, words))
         return row
 
 

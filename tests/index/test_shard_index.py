@@ -111,16 +111,20 @@ def test_a_local_shard_has_the_samples_of_a_loader(form: int, tmp_path: Path) ->
 
 def test_parts_that_are_asked_for_have_their_places(tmp_path: Path) -> None:
     lacking = [file for file in samples(3, 4) if not file[0].endswith("npy")]
-    content = tar_bytes([*samples(0, 3), *lacking, *samples(4, 5), ("s/0005.jpg", b"x"), ("s/0005.mask.png", b"")])
+    whole = encode(picture(9, 9), "JPEG")
+    bad = [(f"s/0005{end}", content) for end, content in ((".jpg", whole), (".mask.png", b""))]
+    bad += [(f"s/0006{end}", content) for end, content in ((".jpg", whole), (".mask.png", b"no picture"))]
+    bad += [(f"s/0007{end}", content) for end, content in ((".jpg", whole), (".mask.png", whole), (".npy", b""))]
+    content = tar_bytes([*samples(0, 3), *lacking, *samples(4, 5), *bad])
     (tmp_path / "a.tar").write_bytes(content)
     config = shard_config(tmp_path / "a.tar", masks=["mask.png"], latents=["npy"], optional=["npy"])
     make(config, tmp_path / "x.arrow")
     assert list(usable(tmp_path / "x.arrow")) == [f"s/{number:04}" for number in range(5)]
-    assert reasons(tmp_path / "x.arrow") == {"s/0005": "unknown-format"}
+    assert reasons(tmp_path / "x.arrow") == {"s/0005": "empty", "s/0006": "unknown-format", "s/0007": "empty"}
     check_places(tmp_path / "x.arrow", {"a.tar": content})
     parts = [[(part["name"], part["kind"]) for part in row["parts"]] for row in read_rows(tmp_path / "x.arrow")]
     mask, latent = ("mask.png", "mask"), ("npy", "latent")
-    assert parts == [[mask, latent]] * 3 + [[mask], [mask, latent], [mask]]
+    assert parts == [[mask, latent]] * 3 + [[mask], [mask, latent], [mask], [mask], [mask, latent]]
 
 
 def test_links_lead_to_the_file_that_they_name(tmp_path: Path) -> None:

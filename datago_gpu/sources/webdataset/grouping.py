@@ -149,11 +149,11 @@ class Collector:
             self._problem = (reason, detail)
 
     @property
-    def role(self) -> Literal["image", "attribute", "part"]:
+    def kind(self) -> Literal["attribute"] | Kind:
         """Returns what the current file, which is wanted, is in its sample."""
         if self._role == "reference":
             return "image"
-        return "attribute" if self._role == "attribute" else "part"
+        return "attribute" if self._role == "attribute" else self._further[self._role]
 
     def keep(self, content: bytes, span: Span | None = None) -> None:
         """Stores the content of the current file, and where it lies in the shard if the caller wants to know."""
