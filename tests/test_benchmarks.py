@@ -129,3 +129,10 @@ def test_lockstep_is_compared_with_the_same_rows_without(tmp_path: Path) -> None
 def test_rows_of_tables_are_measured(tmp_path: Path) -> None:
     few = ("--rows", "300", "--read", "100", "--only", "Parquet, shuffled")
     assert "| Parquet, shuffled | " in run("table_rows.py", *few, "--material", str(tmp_path))
+
+
+def test_rows_of_a_program_are_compared_with_a_folder(tmp_path: Path) -> None:
+    printed = run("own_rows.py", "--runs", "1", "--count", "20", "--batch-size", "8", "--material", str(tmp_path))
+    assert all(
+        f"| {kind} | " in printed for kind in ("a folder", "rows by path", "rows by bytes", "a generator of bytes")
+    )
