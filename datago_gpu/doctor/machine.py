@@ -137,14 +137,16 @@ def ranks(config: LoaderConfig | None) -> Check:
         return Check.fail("ranks", str(error), f"correct the variable, or {remedy}")
     if found.doubt:
         return Check.warn("ranks", found.doubt, remedy)
+    tasks = os.environ.get("SLURM_NTASKS", "1")
+    if found.world_size == 1 and tasks != "1":
+        alone = (
+            f"rank 0 of 1, although SLURM_NTASKS is {tasks}: srun has not started this process as one of these tasks"
+        )
+        return Check.warn("ranks", alone, "start the training with srun or torchrun, or ignore this for one process")
     if found.origin:
         which = f"rank {found.rank} of {found.world_size}, found in {found.origin}"
         where = "" if local.rank is None else f"; local rank {local.rank} of {local.size} ({local.rank_origin})"
         return Check.ok("ranks", which + where)
-    tasks = os.environ.get("SLURM_NTASKS", "1")
-    if tasks != "1":
-        alone = f"rank 0 of 1: this is no task of a Slurm step, although SLURM_NTASKS is {tasks}"
-        return Check.warn("ranks", alone, "start the training with srun or torchrun, or ignore this for one process")
     return Check.ok("ranks", "rank 0 of 1: neither a launcher nor a framework says that there are more processes")
 
 

@@ -25,6 +25,8 @@ OPEN_MPI = {
 MPICH = {"PMI_RANK": "2", "PMI_SIZE": "3", "MPI_LOCALRANKID": "2", "MPI_LOCALNRANKS": "3"}
 JOB = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "6", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}
 """What a script of sbatch sees, which is one process."""
+SHELL = JOB | {"SLURM_STEP_ID": "4294967290", "SLURM_STEP_NUM_TASKS": "1", "SLURM_PTY_PORT": "34889"}
+"""What a shell of salloc sees, where Slurm runs it as a step."""
 STEP = JOB | {
     "SLURM_STEP_ID": "0",
     "SLURM_STEP_NUM_TASKS": "6",
@@ -78,6 +80,7 @@ def initialise_jax(monkeypatch: Patch, rank: int | None, world_size: int | None)
             LocalRank(1, 4, "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE"),
         ),
         (JOB, (0, 1, ""), LocalRank()),
+        (SHELL, (0, 1, "SLURM_PROCID and SLURM_STEP_NUM_TASKS"), LocalRank(0, 1, "SLURM_LOCALID", "")),
         (
             STEP | {"WORLD_SIZE": "6", "LOCAL_WORLD_SIZE": "2"},  # exported by the script that calls srun
             (4, 6, "SLURM_PROCID and SLURM_STEP_NUM_TASKS"),
@@ -197,7 +200,8 @@ def test_processes_of_a_machine_share_its_cpus(
         ({}, {}, "ok", "rank 0 of 1: neither a launcher nor"),
         (TORCHRUN, {}, "ok", "rank 1 of 4, found in RANK and WORLD_SIZE; local rank 1 of 2 (LOCAL_RANK)"),
         (TORCHRUN, {"rank": 2, "world_size": 3}, "ok", "rank 2 of 3, set in source_config"),
-        (JOB, {}, "warn", "this is no task of a Slurm step, although SLURM_NTASKS is 6"),
+        (JOB, {}, "warn", "rank 0 of 1, although SLURM_NTASKS is 6: srun has not started this process"),
+        (SHELL, {}, "warn", "rank 0 of 1, although SLURM_NTASKS is 6"),
         (STEP | {"RANK": "0", "WORLD_SIZE": "1"}, {}, "warn", "but rank 4 of 6 by SLURM_PROCID"),
     ],
 )
