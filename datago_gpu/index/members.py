@@ -22,6 +22,7 @@ from datago_gpu.sources.webdataset.compression import compression_of, format_nam
 from datago_gpu.sources.webdataset.grouping import Collector
 from datago_gpu.sources.webdataset.links import Links
 from datago_gpu.sources.webdataset.shard_reader import MOST_BYTES, MOST_FILES
+from datago_gpu.sources.webdataset.shard_turns import reason_and_detail
 from datago_gpu.sources.webdataset.tar import BadShard, TarStream
 
 __all__ = ["LocalShards", "Members", "ShardPlace", "compressed_row"]
@@ -194,8 +195,6 @@ def compressed_row(place: ShardPlace, kind: str) -> IndexRow:
 
 def lost(error: Exception) -> Skipped:
     """Returns the skip for the rest of a shard."""
-    from datago_gpu.sources.webdataset.shards_source import reason_and_detail
-
     reason, detail = reason_and_detail(error)
     return Skipped(-1, "", "", reason, detail)
 

@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 import sys
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from msgspec import Struct, msgpack
 
@@ -14,8 +14,10 @@ from datago_gpu.config import LoaderConfig, WebDatasetSource
 from datago_gpu.feeder.decoding.fork_server import die_with
 from datago_gpu.feeder.wire import HEADER_BYTES, frame
 from datago_gpu.index.local_files import FilesJob, LocalFiles, ShardJob
-from datago_gpu.index.members import LocalShards
 from datago_gpu.sources.index_form import IndexRow
+
+if TYPE_CHECKING:
+    from datago_gpu.index.members import LocalShards
 
 __all__ = ["Answer", "Job", "Reader", "ReaderSetup"]
 
@@ -39,7 +41,11 @@ class Reader:
 
     def __init__(self, config: LoaderConfig) -> None:
         self._files = LocalFiles(config)
-        self._shards = LocalShards(config) if isinstance(config.source_config, WebDatasetSource) else None
+        self._shards: LocalShards | None = None
+        if isinstance(config.source_config, WebDatasetSource):
+            from datago_gpu.index.members import LocalShards  # imports asyncio: a reader of pictures starts without
+
+            self._shards = LocalShards(config)
 
     def answer(self, job: Job) -> Answer:
         """Returns the result of a job."""

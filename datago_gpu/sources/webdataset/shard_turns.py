@@ -13,7 +13,7 @@ from datago_gpu.sources.webdataset.done_shards import DoneShard, ShardShare, Tur
 from datago_gpu.sources.webdataset.shard_reader import OpenShard
 from datago_gpu.sources.webdataset.tar import BadShard
 
-__all__ = ["Loss", "SampleEstimate", "TakenTurn"]
+__all__ = ["Loss", "SampleEstimate", "TakenTurn", "reason_and_detail"]
 
 _LOSSES = (BadShard, HttpFailure, OSError)
 """The errors that lose the rest of a shard."""
@@ -25,6 +25,17 @@ class Loss(Struct, frozen=True):
     number: int
     taken: int
     error: Exception
+
+
+def reason_and_detail(error: Exception) -> tuple[str, str]:
+    """Returns reason and detail of an error that loses the rest of a shard."""
+    if isinstance(error, HttpFailure):
+        return error.reason, error.detail
+    if isinstance(error, FileNotFoundError):
+        return "missing", ""
+    if isinstance(error, OSError):
+        return "unreadable", str(error.strerror or "")
+    return "bad-shard", str(error)
 
 
 class TakenTurn:

@@ -48,11 +48,11 @@ from datago_gpu.sources.webdataset.readahead import ReadAhead
 from datago_gpu.sources.webdataset.shard_list import Shard, authorization, list_shards
 from datago_gpu.sources.webdataset.shard_names import lengths_of, names_of
 from datago_gpu.sources.webdataset.shard_reader import OpenShard, Supply
-from datago_gpu.sources.webdataset.shard_turns import Loss, SampleEstimate, TakenTurn
+from datago_gpu.sources.webdataset.shard_turns import Loss, SampleEstimate, TakenTurn, reason_and_detail
 from datago_gpu.sources.webdataset.windows import Windows
 from datago_gpu.units import MiB
 
-__all__ = ["WebDataset", "reason_and_detail"]
+__all__ = ["WebDataset"]
 
 _PIPE_BYTES = 4 * MiB
 """The most bytes of each shard between the network and the thread that unpacks it."""
@@ -276,17 +276,6 @@ class _Epoch(Struct, frozen=True):
 def _of_access(failure: HttpFailure) -> bool:
     """Returns whether a failure means that no other shard can be accessed either."""
     return failure.status in (401, 403) or failure.reason == "no-credentials"
-
-
-def reason_and_detail(error: Exception) -> tuple[str, str]:
-    """Returns reason and detail of an error."""
-    if isinstance(error, HttpFailure):
-        return error.reason, error.detail
-    if isinstance(error, FileNotFoundError):
-        return "missing", ""
-    if isinstance(error, OSError):
-        return "unreadable", str(error.strerror or "")
-    return "bad-shard", str(error)
 
 
 def _bytes_of(sample: SampleRef | Skipped) -> int:
