@@ -137,7 +137,7 @@ class LockstepProduction:
         if isinstance(outcome, Admitted):
             self._bytes += outcome.bytes
             self._check_bytes()
-        if len(self._outcomes) < self._steps[0].samples:
+        if len(self._outcomes) < len(self._steps[0].first_places):
             return
         step = self._steps.popleft()
         filled = fill(step, self._outcomes)

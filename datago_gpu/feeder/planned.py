@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from datago_gpu.plan.global_batches import GlobalBatches
     from datago_gpu.plan.of_rows import EpochPlan
 
-__all__ = ["NO_SIZE", "Begin", "PlannedRows", "Step", "not_planned", "planned"]
+__all__ = ["NO_SIZE", "Begin", "PlannedRows", "Step", "not_planned", "planned", "step_of"]
 
 NO_SIZE = "no-size"
 """The reason of a sample that is in no plan, because the listing does not say how large its picture is."""
@@ -41,15 +41,12 @@ class Step(Struct):
     bucket: Size
     places: list[int]
     """For each place of the rank's batch, which of the step's samples is there. A sample may be at several places."""
+    first_places: list[int]
+    """For each of the step's different samples, the first place where it is."""
     real: list[bool]
     """For each place, whether its sample counts there; if not, it only completes the global batch."""
     listed: ListingDigest | None
     """The digest of the rows on which the plan up to this step depends."""
-
-    @property
-    def samples(self) -> int:
-        """Returns the number of different samples."""
-        return max(self.places) + 1
 
 
 Begin = Callable[[Step], None]
@@ -74,15 +71,14 @@ class PlannedRows:
         """
         source, share = self._source, self._share
         rows = await source.rows()
-        order = await source.order(epoch)
-        plan, unplanned = await call_in_thread(None, self._plan, rows, order, taken)
+        plan, unplanned = await call_in_thread(None, self._plan, rows, await source.order(epoch), taken)
         first = taken[-1][1]
         last = len(plan) if most is None else min(len(plan), first + most)
         async with aclosing(rows.read(_numbers(plan, share, first, last))) as samples:
             for number in range(first, last):
                 step, _ = _step(plan, share, number, source.tally.listed)
                 begin(step)
-                for at in range(step.samples):
+                for at in range(len(step.first_places)):
                     sample = await anext(samples, None)
                     if sample is None:
                         raise SourceError("the rows have ended before their plan: they were changed during the run")
@@ -118,15 +114,24 @@ def _step(plan: GlobalBatches, share: RankShare, number: int, listed: ListingDig
     rows: list[int] = plan.rows[number, share.rank :: share.world_size].tolist()
     real: list[bool] = plan.real[number, share.rank :: share.world_size].tolist()
     height, width = plan.buckets[number].tolist()
-    distinct = {row: at for at, row in enumerate(dict.fromkeys(rows))}
-    return Step(number, (height, width), [distinct[row] for row in rows], real, listed), list(distinct)
+    return step_of(number, (height, width), rows, real, listed)
+
+
+def step_of(
+    number: int, bucket: Size, rows: Sequence[int], real: list[bool], listed: ListingDigest | None
+) -> tuple[Step, list[int]]:
+    """Returns a step, and its different rows. rows: of each place."""
+    first = dict(zip(reversed(rows), range(len(rows) - 1, -1, -1), strict=True))  # row -> the first of its places
+    distinct = list(dict.fromkeys(rows))
+    at = dict(zip(distinct, range(len(distinct)), strict=True))
+    return Step(number, bucket, [at[row] for row in rows], [first[row] for row in distinct], real, listed), distinct
 
 
 def planned(sample: SampleRef | Skipped, step: Step, at: int) -> SampleRef | Skipped:
     """Returns sample number `at` of a step, with its number in the rank's order and its planned bucket."""
     if isinstance(sample, SampleRef):
         sample.bucket = step.bucket
-    return renumber(sample, step.number * len(step.places) + step.places.index(at))
+    return renumber(sample, step.number * len(step.places) + step.first_places[at])
 
 
 def not_planned(sample: SampleRef | Skipped, position: int) -> Skipped:

@@ -10,7 +10,7 @@ from contextlib import aclosing
 
 from datago_gpu.config import DataroomSource, LoaderConfig
 from datago_gpu.errors import ConfigError
-from datago_gpu.feeder.planned import Begin, PlannedRows, Step, not_planned, planned
+from datago_gpu.feeder.planned import Begin, PlannedRows, not_planned, planned, step_of
 from datago_gpu.plan.streamed import Planned, StreamPlanner
 from datago_gpu.plan.taken import Taken
 from datago_gpu.sources.order import RankShare
@@ -90,9 +90,7 @@ class PlannedWalk:
     def _ours(self, batch: Planned[SampleRef], number: int, begin: Begin) -> Iterator[SampleRef | Skipped]:
         """Yields this rank's samples of a global batch, after a call of `begin`."""
         count = len(batch.rows)
-        rows = [place % count for place in self._places]
-        distinct = {row: at for at, row in enumerate(dict.fromkeys(rows))}
-        real = [place < count for place in self._places]
-        step = Step(number, batch.bucket, [distinct[row] for row in rows], real, self._source.tally.listed)
+        rows, real = [place % count for place in self._places], [place < count for place in self._places]
+        step, distinct = step_of(number, batch.bucket, rows, real, self._source.tally.listed)
         begin(step)
-        return (planned(batch.rows[row], step, at) for row, at in distinct.items())
+        return (planned(batch.rows[row], step, at) for at, row in enumerate(distinct))

@@ -55,7 +55,7 @@ def sample(number: int, kind: str) -> Admitted | Skipped:
 def assembled(places: list[int], real: list[bool], kinds: list[str], image: ImageConfig) -> Assembled:
     """What the trainer gets of these samples, after their way through a message."""
     outcomes = [sample(number, kind) for number, kind in enumerate(kinds)]
-    filled = fill(Step(0, SIZE, places, real, None), outcomes)
+    filled = fill(Step(0, SIZE, places, list(range(len(kinds))), real, None), outcomes)
     layout, mark = Layout(filled.samples), wire.Mark(Position(0, len(places)))
     message = layout.message(0, 0, 0, mark, [], wire.Counts(), filled.fills)
     decode = DecodeConfig(threads=1)
