@@ -39,7 +39,8 @@ class WebDatasetSource(Settings, frozen=True, kw_only=True):
             given as a list. `@FILE` stands for the lines of a local file. An address that does not end like a shard is
             listed: a prefix of object storage, or a JSON listing over http(s).
         auth_token: token sent as `Authorization: Bearer` to the http(s) origins in `url`, to no other origin, and not
-            after a redirect to another origin.
+            after a redirect to another origin. Default for addresses of Hugging Face: the environment variable
+            HF_TOKEN, else the token of `hf auth login`.
         reference_image_type: which file of a sample is its image: the part of the file name after the key, with or
             without the last extension ("png", "image.png", "image"). "": the first image.
         key_dots: which dot of a file name ends the key of the sample. "first": as in webdataset. "last": for names such

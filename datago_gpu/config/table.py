@@ -54,7 +54,8 @@ class TableSource(Settings, frozen=True, kw_only=True):
         latents: columns of arrays or bytes to load as latents, given as `masks` are.
         optional: names from `masks`, `additional_images` and `latents` that a row may lack. Rows without one of the
             other names are skipped.
-        root: folder or address at which relative paths in the table begin. "": the folder of each table.
+        root: folder or address at which relative paths in the table begin. "": the folder of each table, or what an
+            index says.
         filter: which rows are loaded, as an expression over columns: `aesthetic > 5 and license in ("cc0", "by")`, with
             and, or, not, ==, !=, <, <=, >, >=, in, is null, is not null and parentheses. "": all rows.
         random_sampling: true shuffles. Each epoch is a full permutation of the rows, which depends only on `seed` and
@@ -62,8 +63,9 @@ class TableSource(Settings, frozen=True, kw_only=True):
             rows are permuted within blocks of `shuffle_buffer`.
         shuffle_buffer: number of rows in which rows of a Parquet table that holds bytes are mixed. Fewer if they take
             more than 256 MiB.
-        auth_token: token sent as `Authorization: Bearer` to the http(s) origins in `path`, to no other origin. Default
-            for addresses of Hugging Face: the environment variable HF_TOKEN, else the token of `hf auth login`.
+        auth_token: token sent as `Authorization: Bearer` to the http(s) origins in `path` and `root`, to no other
+            origin. Default for addresses of Hugging Face: the environment variable HF_TOKEN, else the token of
+            `hf auth login`.
         storage_options: options of obstore for s3, gs and az, such as `{"endpoint": "http://localhost:9000"}`. Other
             options are read from the environment.
         rank: the share of the rows that this process loads, as for files. Of Parquet tables that hold bytes each rank

@@ -15,10 +15,10 @@ __all__ = ["headers_by_origin"]
 
 
 def headers_by_origin(source: TableSource | UserSource) -> Mapping[str, Mapping[str, str]]:
-    """Returns origin -> headers, for the origins in `path` and for Hugging Face. Raises SourceError."""
+    """Returns origin -> headers, for the origins in `path` and `root`, and for Hugging Face. Raises SourceError."""
     given, addresses, proofs = "", list[str](), dict[str, str]()
     if isinstance(source, TableSource):
-        given, addresses = source.auth_token.strip(), source.addresses
+        given, addresses = source.auth_token.strip(), [*source.addresses, source.root]
     for address in addresses:
         if address.lower().startswith(HUB_SCHEME) and given:
             proofs[hub_origin()] = f"Bearer {given}"
@@ -38,4 +38,4 @@ def _origin(address: str) -> str:
         return origin_of(address)
     except ValueError as problem:
         words = str(problem)
-    raise SourceError(f"an address in source_config.path {words}: {without_query(address)!r}")
+    raise SourceError(f"an address in source_config.path or root {words}: {without_query(address)!r}")

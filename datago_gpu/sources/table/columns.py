@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pyarrow as pa
 from msgspec import Struct
 
@@ -11,7 +13,7 @@ from datago_gpu.config.table import ALL_SMALL
 from datago_gpu.errors import ConfigError
 from datago_gpu.sources.index_form import FORMAT, ROOT, VERSION
 
-__all__ = ["PartColumn", "Roles", "holds_bytes", "roles_of", "usual_texts"]
+__all__ = ["PartColumn", "Roles", "holds_bytes", "roles_of", "root_of", "usual_texts"]
 
 _IMAGES = (
     *("image", "jpg", "jpeg", "png", "webp", "img", "picture", "image_bytes", "url", "image_url", "path"),
@@ -44,8 +46,6 @@ class Roles(Struct, frozen=True, kw_only=True):
     height: str = ""
     attributes: list[str] = []
     parts: list[PartColumn] = []
-    root: str = ""
-    """Where an index says that relative paths begin."""
     is_index: bool = False
     holds_bytes: bool = False
     """Whether a place of an image or part may hold its bytes."""
@@ -64,6 +64,12 @@ class Roles(Struct, frozen=True, kw_only=True):
         return [name for name in dict.fromkeys(named) if name]
 
 
+def root_of(schema: pa.Schema) -> str:
+    """Returns where an index says that relative paths begin; "" for other tables."""
+    metadata = schema.metadata or {}
+    return str(metadata.get(ROOT.encode(), b"").decode()) if FORMAT.encode() in metadata else ""
+
+
 def usual_texts() -> tuple[str, ...]:
     """Returns usual names of columns of texts: of paths, addresses and ids."""
     return (*_IMAGES, *_IDS)
@@ -76,9 +82,9 @@ def roles_of(source: TableSource, schema: pa.Schema, shown: str) -> Roles:
     """
     version = (schema.metadata or {}).get(FORMAT.encode())
     if version:
-        return _index_roles(version.decode(), schema, shown)
+        return _index_roles(version.decode(), shown)
     columns = _Columns(schema, shown)
-    image = columns.named("image", source.image) or columns.first(_IMAGES, _can_be_image)
+    image = columns.named("image", source.image) or columns.first(_IMAGES, _can_be_image) or columns.only(_is_picture)
     if not image:
         raise ConfigError(
             f"{shown} has no column of a usual name for images ({', '.join(_IMAGES[:6])}, ...): set "
@@ -103,10 +109,9 @@ def roles_of(source: TableSource, schema: pa.Schema, shown: str) -> Roles:
     return _with_attributes(named, source, columns, label)
 
 
-def _index_roles(version: str, schema: pa.Schema, shown: str) -> Roles:
+def _index_roles(version: str, shown: str) -> Roles:
     if version != VERSION:
         raise ConfigError(f"{shown} is an index of version {version}, but this package reads version {VERSION}")
-    metadata = schema.metadata or {}
     return Roles(
         images=["path", "url"],
         offset="offset",
@@ -114,7 +119,6 @@ def _index_roles(version: str, schema: pa.Schema, shown: str) -> Roles:
         id="id",
         width="width",
         height="height",
-        root=metadata.get(ROOT.encode(), b"").decode(),
         is_index=True,
     )
 
@@ -123,7 +127,7 @@ def _with_attributes(roles: Roles, source: TableSource, columns: _Columns, label
     if source.attributes.strip() == ALL_SMALL:
         used = {*roles.images, roles.offset, roles.length, roles.id, roles.width, roles.height}
         used |= {part.column for part in roles.parts}
-        names = [field.name for field in columns.schema if field.name not in used and _is_small(field.type)]
+        names = [name for name in columns.single if name not in used and _is_small(columns.schema.field(name).type)]
     else:
         names = [columns.named("attributes", name) for name in names_in(source.attributes)]
     if label and label not in names:
@@ -141,6 +145,16 @@ class _Columns:
             self._lower.setdefault(name.lower(), name)
 
     @property
+    def single(self) -> list[str]:
+        """Returns the names that only one column has."""
+        return [name for name in self.schema.names if self.schema.names.count(name) == 1]
+
+    def only(self, fits: Callable[[pa.DataType], bool]) -> str:
+        """Returns the only column whose type fits; "" if there is none, or more than one."""
+        found = [name for name in self.single if fits(self._type(name))]
+        return found[0] if len(found) == 1 else ""
+
+    @property
     def listed(self) -> str:
         """Returns the names of all columns, with their types."""
         names = [f"{field.name} ({str(field.type)[:40]})" for field in self.schema]
@@ -153,9 +167,8 @@ class _Columns:
             raise ConfigError(f"{self._shown} has the column {name!r} ({role}) {why}; its columns are {self.listed}")
         return name
 
-    def first(self, usual: tuple[str, ...], fits: object) -> str:
+    def first(self, usual: tuple[str, ...], fits: Callable[[pa.DataType], bool]) -> str:
         """Returns the first column of a usual name, in any case, whose type fits; "" if there is none."""
-        assert callable(fits)
         found = (self._lower[name] for name in usual if name in self._lower)
         return next((name for name in found if self.schema.names.count(name) == 1 and fits(self._type(name))), "")
 
@@ -202,6 +215,14 @@ def _can_be_image(given: pa.DataType) -> bool:
     if pa.types.is_struct(given):
         return bool({"bytes", "path", "url"} & {given.field(number).name for number in range(given.num_fields)})
     return _is_text(given) or holds_bytes(given) or bool(pa.types.is_null(given))
+
+
+def _is_picture(given: pa.DataType) -> bool:
+    """Returns whether this is how Hugging Face datasets store images, whatever the column's name."""
+    return pa.types.is_struct(given) and {given.field(number).name for number in range(given.num_fields)} == {
+        "bytes",
+        "path",
+    }
 
 
 def _can_be_id(given: pa.DataType) -> bool:

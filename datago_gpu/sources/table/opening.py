@@ -12,7 +12,7 @@ from datago_gpu.config.local_paths import FILE_SCHEME
 from datago_gpu.eventloop import call_in_thread
 from datago_gpu.sources.hub import HUB_SCHEME, HubPath
 from datago_gpu.sources.reference import utf8_text
-from datago_gpu.sources.table.columns import roles_of, usual_texts
+from datago_gpu.sources.table.columns import roles_of, root_of, usual_texts
 from datago_gpu.sources.table.fingerprint import SMALL, fingerprint
 from datago_gpu.sources.table.located import Located, local_tables, partitions_of
 from datago_gpu.sources.table.readers import ParquetTable, WholeTable, open_table
@@ -68,8 +68,12 @@ def _open_all(located: list[Located], config: LoaderConfig, source: TableSource)
     tables.check(roles.places, partitions)
     many = len(located) > 1
     origins = [
-        Origin(each.address.partition("?")[0], root or each.folder, f"{utf8_text(each.below)}:" if many else "")
-        for each in located
+        Origin(
+            each.address.partition("?")[0],
+            root or root_of(table.schema) or each.folder,
+            f"{utf8_text(each.below)}:" if many else "",
+        )
+        for each, table in zip(located, opened, strict=True)
     ]
     rows = TableRows(config, tables, roles, origins, _digest(located, opened))
     if config.lockstep:

@@ -76,7 +76,7 @@ class SampleMaker:
         return self._place(cell, offset, length, origin)
 
     def _place(self, cell: Any, offset: Any, length: Any, origin: Origin) -> Place:
-        place = place_of(cell, offset, length, self._roles.root or origin.root)
+        place = place_of(cell, offset, length, origin.root)
         size = len(place.payload or b"")
         if size > self._most_bytes:
             return Place(name=place.name, problem="too-large", detail=f"{size} bytes, above http_config.max_payload_mb")

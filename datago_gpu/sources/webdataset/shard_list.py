@@ -20,6 +20,7 @@ from datago_gpu.sources.barren import Barren
 from datago_gpu.sources.dataroom.pieces import NotJson, TooMany, cut
 from datago_gpu.sources.http.failure import HttpFailure
 from datago_gpu.sources.http.http_client import HttpClient
+from datago_gpu.sources.hub import hub_origin, hub_token
 from datago_gpu.sources.local import Patience
 from datago_gpu.sources.object_store.s3_listing import ODD_KEY
 from datago_gpu.sources.object_store.stores import MOST_STORED_PAGES, Stores, is_stored
@@ -73,12 +74,7 @@ async def list_shards(
     """Returns all shards that the setting `url` names, in its order. Raises SourceError."""
     patience = Patience(config.http_config)
     given = await call_in_thread(None, list_addresses, source.url, config.absolute, patience)
-    named, logins = list[str](), dict[str, str]()
-    for address in given:
-        plain, login = without_login(address) if is_http(address) else (address, "")
-        named.append(plain)
-        if is_http(plain):
-            logins[http_origin(plain)] = logins.get(http_origin(plain), "") or login
+    named, logins = _without_logins(given)
     shards: list[Shard] = []
     for address in named:
         login = logins.get(http_origin(address), "") if is_http(address) else ""
@@ -103,6 +99,19 @@ async def list_shards(
             own = is_http(each) and http_origin(each) in logins
             shards.append(Shard(each, own, logins[http_origin(each)] if own else "", length))
     return shards
+
+
+def _without_logins(given: list[str]) -> tuple[list[str], dict[str, str]]:
+    """Returns the addresses without names and passwords, and origin -> the header that authenticates requests to it."""
+    named, logins = list[str](), dict[str, str]()
+    for address in given:
+        plain, login = without_login(address) if is_http(address) else (address, "")
+        named.append(plain)
+        if is_http(plain):
+            logins[http_origin(plain)] = logins.get(http_origin(plain), "") or login
+    if hub_origin() in logins and (token := hub_token()):
+        logins[hub_origin()] = logins[hub_origin()] or f"Bearer {token}"
+    return named, logins
 
 
 def authorization(token: str, login: str) -> dict[str, str] | None:

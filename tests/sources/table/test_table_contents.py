@@ -176,6 +176,24 @@ def test_an_index_is_read_without_further_settings(tmp_path: Path) -> None:
     assert [(part.name, part.kind, part.path) for part in last.parts] == [("m", "mask", "/data/m.png")]
 
 
+def test_indexes_of_several_folders_keep_their_roots(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        values = [{**msgspec.structs.asdict(IndexRow(name, path=f"{name}.jpg")), "parts": []}]
+        write_table(tmp_path / f"{name}.arrow", pa.Table.from_pylist(values, index_schema({ROOT: f"/data/{name}"})))
+    assert [ref.path for ref in refs_of(table_config(tmp_path))] == ["/data/a/a.jpg", "/data/b/b.jpg"]
+    assert [ref.path for ref in refs_of(table_config(tmp_path, root="/c"))] == ["/c/a.jpg", "/c/b.jpg"]
+
+
+def test_an_image_column_of_any_name_and_columns_of_one_name(tmp_path: Path) -> None:
+    """The only column that holds images as Hugging Face datasets do."""
+    cells = pa.array([{"bytes": b"x", "path": "x.jpg"}])
+    table = pa.table([cells, pa.array([1]), pa.array([2])], names=["scan", "n", "n"])
+    (ref,) = refs_of(table_config(write_table(tmp_path / "t.parquet", table)))
+    assert (ref.id, ref.payload, ref.info.attributes) == ("x.jpg", b"x", b"{}")
+    with pytest.raises(ConfigError, match="more than once"):
+        samples_of(table_config(tmp_path / "t.parquet", attributes="n"))
+
+
 def test_a_damaged_row_group_costs_only_its_rows(tmp_path: Path) -> None:
     names = [f"{number}.jpg" for number in range(20)]
     options = {"row_group_size": 5, "use_dictionary": False, "compression": "none"}

@@ -334,6 +334,20 @@ def test_the_token_goes_to_the_origins_named_and_not_across_a_redirect(server: M
         assert sorted(ranges(elsewhere)) == ["", "", "bytes=1000-"]
 
 
+def test_the_users_token_of_hugging_face_goes_there_only(
+    server: MisbehavingServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", server.url)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    with MisbehavingServer() as cdn:
+        at_cdn = cdn.script("/a.tar", Answer(200, tar_bytes(pictures(0, 1))))
+        server.script("/datasets/me/set/resolve/main/a.tar", Answer(302, headers={"Location": at_cdn}))
+        cdn.script("/b.tar", Answer(200, tar_bytes(pictures(1, 2))))
+        assert len(listed(f"hf://datasets/me/set/a.tar::{cdn.url}/b.tar")) == 2
+        assert [request.headers.get("authorization") for request in cdn.requests] == [None, None]
+    assert {request.headers.get("authorization") for request in server.requests} == {f"Bearer {TOKEN}"}
+
+
 def test_a_listing_as_of_google_storage_is_followed_page_by_page(server: MisbehavingServer) -> None:
     names = ["train/a-0.tar", "train/README", "train/a-1.tar", "train/a-2.tar"]
 
