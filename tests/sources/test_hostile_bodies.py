@@ -303,7 +303,7 @@ def test_a_key_of_endless_parts_ends_its_shard(tmp_path: Path) -> None:
 
 
 def test_files_without_end_that_make_no_sample_end_their_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(opened, "_MOST_FILES", 300)
+    monkeypatch.setattr(opened, "MOST_FILES", 300)
     few = [(f"{number}.txt", b"x") for number in range(290)]
     good = [("good.jpg", b"x"), ("good.txt", b"x")]
     (tmp_path / "a.tar").write_bytes(tar_bytes([*few, *good, *few, *good]))
