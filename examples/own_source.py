@@ -35,10 +35,10 @@ def make_database(file: Path) -> None:
     database.close()
 
 
-def database_rows(file: Path) -> Callable[[int, int, int], Iterator[Row]]:
-    """Returns a function that yields the rows of one epoch and rank."""
+def database_rows(file: Path) -> Callable[..., Iterator[Row]]:
+    """Returns a function that yields the rows of one epoch and rank, from number `start` on."""
 
-    def rows(epoch: int, rank: int, world_size: int) -> Iterator[Row]:
+    def rows(epoch: int, rank: int, world_size: int, start: int) -> Iterator[Row]:
         # Opened here: the loader calls this on a thread of its own, and SQLite wants to be used where it was opened.
         database = sqlite3.connect(file)
         try:
@@ -46,7 +46,8 @@ def database_rows(file: Path) -> Callable[[int, int, int], Iterator[Row]]:
             order = "name" if epoch % 2 == 0 else "name desc"
             share = "where rowid % ? = ?"
             found = database.execute(
-                f"select name, image, caption from photos {share} order by {order}", (world_size, rank)
+                f"select name, image, caption from photos {share} order by {order} limit -1 offset ?",
+                (world_size, rank, start),
             )
             for name, image, caption in found:
                 yield Row(name, image, attributes={"caption": caption})

@@ -11,7 +11,7 @@ import threading
 from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from hashlib import blake2b
-from typing import Any
+from typing import Any, NamedTuple
 
 from datago_gpu.config import ConfigLike, LoaderConfig
 from datago_gpu.config.user_source import UserSource
@@ -20,7 +20,7 @@ from datago_gpu.feeder.wire import Resume
 from datago_gpu.loader.row_sizes import RowSizes, describe_error
 from datago_gpu.row import Row
 
-__all__ = ["GivenRows", "NotRows", "given_rows", "load_config"]
+__all__ = ["GivenRows", "NotRows", "Walk", "given_rows", "load_config"]
 
 _WANTED = (
     "source must be rows: a sequence (with len() and []), an iterable, an iterator, or a function that is given the "
@@ -34,6 +34,16 @@ _SHARES = ("rank", "world_size")
 
 class NotRows(Exception):
     """Says that the user's code has returned something that cannot be used. The text names the row and the field."""
+
+
+class Walk(NamedTuple):
+    """A walk through the rows of an epoch."""
+
+    rows: Iterator[object]
+    every: int
+    """Every how many rows one belongs to this rank. 1: all do."""
+    first: int = 0
+    """The number of the first row that is yielded: the rows before were left out by the user's code."""
 
 
 class GivenRows:
@@ -106,8 +116,8 @@ class GivenRows:
         """Returns the sizes that a sequence has at hand, as its program gives them; None if it has none."""
         raise NotImplementedError
 
-    def walk(self, epoch: int, rank: int, world_size: int) -> tuple[Iterator[object], int]:
-        """Begins a walk. Returns the rows, and of how many rows each belongs to this rank (1: all of them)."""
+    def walk(self, epoch: int, rank: int, world_size: int, start: int = 0) -> Walk:
+        """Begins a walk. start: number of this rank's rows that are done."""
         raise NotImplementedError
 
 
@@ -177,9 +187,9 @@ class _Iterable(GivenRows):
         super().__init__(rows)
         self._rows = rows
 
-    def walk(self, epoch: int, rank: int, world_size: int) -> tuple[Iterator[object], int]:  # noqa: ARG002
+    def walk(self, epoch: int, rank: int, world_size: int, start: int = 0) -> Walk:  # noqa: ARG002
         self.used = True
-        return iter(self._rows), world_size
+        return Walk(iter(self._rows), world_size)
 
 
 class _Once(_Iterable):
@@ -187,7 +197,7 @@ class _Once(_Iterable):
 
 
 class _Function(GivenRows):
-    """A function is given the epoch; and also rank and world_size if it has parameters of these names."""
+    """A function is given the epoch; also rank and world_size if it has parameters of these names, and `start`."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__(function)
@@ -195,28 +205,31 @@ class _Function(GivenRows):
         try:
             signature = inspect.signature(function)
         except (TypeError, ValueError):  # a function of another language: it is given the epoch
-            self._shares = False
+            self._shares = self._starts = False
             return
         self._shares = all(name in signature.parameters for name in _SHARES)
+        self._starts = "start" in signature.parameters
         try:
-            signature.bind(0, **self._share(0, 1))
+            signature.bind(0, **self._named(0, 1, 0))
         except TypeError as error:
             raise ConfigError(
-                "a function as source is called as source(epoch), or as source(epoch, rank=..., world_size=...) if it "
-                f"has both of these parameters, but {_name(function)}{signature} cannot be called so: {error}"
+                "a function as source is called as source(epoch), and with rank=..., world_size=... and with start=... "
+                f"if it has these parameters, but {_name(function)}{signature} cannot be called so: {error}"
             ) from None
 
-    def walk(self, epoch: int, rank: int, world_size: int) -> tuple[Iterator[object], int]:
+    def walk(self, epoch: int, rank: int, world_size: int, start: int = 0) -> Walk:
         self.used = True
-        rows = self._function(epoch, **self._share(rank, world_size))
+        every = 1 if self._shares else world_size
+        rows = self._function(epoch, **self._named(rank, world_size, start * every))
         if isinstance(rows, str | bytes | Mapping) or not isinstance(rows, Iterable):
             raise NotRows(
                 f"the function {_name(self._function)} must return an iterable of rows, got {type(rows).__name__}"
             )
-        return iter(rows), 1 if self._shares else world_size
+        return Walk(iter(rows), every, start * every if self._starts else 0)
 
-    def _share(self, rank: int, world_size: int) -> dict[str, int]:
-        return {"rank": rank, "world_size": world_size} if self._shares else {}
+    def _named(self, rank: int, world_size: int, start: int) -> dict[str, int]:
+        share = {"rank": rank, "world_size": world_size} if self._shares else {}
+        return share | ({"start": start} if self._starts else {})
 
 
 def _only_iterates(source: object) -> bool:

@@ -87,7 +87,7 @@ class _RowServer:
         """The rows of a sequence that are on order."""
         self._walk: Iterator[Any] | None = None
         self._every, self._seen, self._wanted = 1, 0, 0
-        """Of a walk: every how many rows one is this rank's, how many rows were seen, and how many are on order."""
+        """Of a walk: every how many rows one is this rank's, how many rows lie behind, and how many are on order."""
         self.problem: tuple[str, BaseException] | None = None
         """What the feeder was told of a failure of the user's code, and the exception."""
 
@@ -136,16 +136,16 @@ class _RowServer:
     def _begin_walk(self, order: wire.Walk) -> None:
         try:
             with self._rows.in_use:
-                self._walk, self._every = self._rows.walk(order.epoch, self._rank, self._world_size)
+                walk = self._rows.walk(order.epoch, self._rank, self._world_size, order.start)
         except NotRows as problem:
             self._break(str(SourceError(str(problem))))
             return
         except BaseException as error:
             self.fail(f"the rows of epoch {order.epoch} cannot be read", error)
             return
-        self._seen, self._wanted = 0, order.count
-        self._next_of_rank = self._rank if self._every > 1 else 0
-        self._next_of_rank += order.start * self._every
+        self._walk, self._every, self._seen = walk
+        self._wanted = order.count
+        self._next_of_rank = order.start * self._every + (self._rank if self._every > 1 else 0)
 
     def _answer(self) -> None:
         """Reads and sends the next row on order."""

@@ -85,7 +85,7 @@ def test_what_has_no_rows_is_refused(source: Any, words: str) -> None:
 def test_a_function_is_given_the_epoch_and_if_it_asks_for_both_its_rank_and_the_world_size(
     function: Any, expected: tuple[list[Any], int]
 ) -> None:
-    rows, every = given_rows(function).walk(5, 1, 3)
+    rows, every, _ = given_rows(function).walk(5, 1, 3)
     first = next(rows)
     assert ([*first] if isinstance(first, tuple) else [first], every) == expected
 
@@ -145,7 +145,7 @@ def test_a_dataset_of_torch_that_only_iterates_is_no_sequence() -> None:
 
     rows = given_rows(Counted())
     assert rows.count is None
-    assert list(rows.walk(0, 0, 1)[0]) == rows_of(3)
+    assert list(rows.walk(0, 0, 1).rows) == rows_of(3)
 
 
 def test_only_a_sequence_can_be_shuffled() -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from datago_gpu.errors import ConfigError
 from datago_gpu.sources.reference import ListingDigest, Position, SampleRef, Skipped
 from tests.support.own_rows import linked, own_config, read_from, rows_of
 
-KINDS = ("sequence", "iterable", "function", "ranked")
+KINDS = ("sequence", "iterable", "function", "ranked", "starting", "ranked and starting")
 
 
 class Walked:
@@ -40,7 +40,14 @@ def source_of(kind: str, rows: list[Row]) -> Any:
     def ranked(epoch: int, rank: int, world_size: int) -> Iterator[Row]:
         return iter((rows[epoch:] + rows[:epoch])[rank::world_size])
 
-    return {"sequence": rows, "iterable": Walked(rows), "function": function, "ranked": ranked}[kind]
+    def starting(epoch: int, start: int) -> Iterator[Row]:
+        return islice(function(epoch), start, None)
+
+    def both(epoch: int, rank: int, world_size: int, start: int) -> Iterator[Row]:
+        return islice(ranked(epoch, rank, world_size), start, None)
+
+    functions = [rows, Walked(rows), function, ranked, starting, both]
+    return dict(zip(KINDS, functions, strict=True))[kind]
 
 
 @settings(max_examples=60)
@@ -79,6 +86,21 @@ def test_ranks_share_all_rows_and_resume_exactly_where_they_stopped(
     for rank in range(ranks):
         asyncio.run(read(rank, data.draw(st.integers(1, number))))
     assert sorted(seen) == sorted(row.id for row in rows)
+
+
+def test_a_function_that_asks_where_to_start_leaves_out_what_is_done_by_itself() -> None:
+    starts: list[int] = []
+
+    def rows(epoch: int, *, start: int = 0) -> Iterator[Row]:
+        starts.append(start)
+        yield from rows_of(100)[start:]
+
+    async def read() -> list[str]:
+        async with linked(rows, own_config(rank=1, world_size=2)) as (source, _):
+            return [sample.id for sample in await read_from(source, Position(0, 48))]
+
+    assert asyncio.run(read()) == ["r97", "r99"]
+    assert starts == [96]
 
 
 def test_shuffled_epochs_differ() -> None:
