@@ -15,6 +15,7 @@ import os
 import traceback
 from collections.abc import Sequence
 from contextlib import nullcontext
+from typing import TYPE_CHECKING
 
 from msgspec import msgpack
 
@@ -26,7 +27,6 @@ from datago_gpu.feeder import wire
 from datago_gpu.feeder.arena import map_memory
 from datago_gpu.feeder.decoding.fork_server import ForkServer
 from datago_gpu.feeder.fetch import Fetcher
-from datago_gpu.feeder.lockstep import LockstepProduction
 from datago_gpu.feeder.notices import pass_on_logs
 from datago_gpu.feeder.pack import Packer
 from datago_gpu.feeder.payload_client import remote_of
@@ -35,6 +35,9 @@ from datago_gpu.feeder.runtime import connect, http_client_type, leave_with, run
 from datago_gpu.redact import printable
 from datago_gpu.sources import open_source
 from datago_gpu.sources.user.row_link import row_link
+
+if TYPE_CHECKING:
+    from datago_gpu.feeder.lockstep import LockstepProduction
 
 __all__ = ["main"]
 
@@ -108,11 +111,18 @@ async def _produce(config: LoaderConfig, start: wire.Start, packer: Packer, link
         # In lockstep, each rank lists all samples.
         listed = config.with_source(rank=0, world_size=1) if config.lockstep else config
         source, fetcher = open_source(listed, http, link), Fetcher(config, remote)
-        production = LockstepProduction if config.lockstep else Production
         try:
-            await production(config, start.resume, source, fetcher, packer).run()
+            await _production(config)(config, start.resume, source, fetcher, packer).run()
         finally:
             fetcher.close()
+
+
+def _production(config: LoaderConfig) -> type[Production | LockstepProduction]:
+    if not config.lockstep:
+        return Production
+    from datago_gpu.feeder.lockstep import LockstepProduction  # other streams start sooner without this import
+
+    return LockstepProduction
 
 
 async def _leave_with_the_socket(packer: Packer, decoding: ForkServer | None) -> None:
