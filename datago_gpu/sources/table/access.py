@@ -127,9 +127,13 @@ class Forward:
         """See `Access.take`."""
         wanted, places = _sorted(numbers)
         taken = Taken(self._columns)
-        for number, begin, end in _runs(self._starts, wanted):
-            rows = wanted[begin:end] - self._starts[number]
-            self._cursor(number, int(rows[0])).read(rows, taken)
+        try:
+            for number, begin, end in _runs(self._starts, wanted):
+                rows = wanted[begin:end] - self._starts[number]
+                self._cursor(number, int(rows[0])).read(rows, taken)
+        except OSError:
+            self._cursors.clear()  # another try begins anew
+            raise
         return taken, places
 
     def _cursor(self, number: int, row: int) -> _Cursor:

@@ -11,6 +11,7 @@ from datago_gpu.config import LoaderConfig, TableSource
 from datago_gpu.config.local_paths import FILE_SCHEME
 from datago_gpu.eventloop import call_in_thread
 from datago_gpu.sources.hub import HUB_SCHEME, HubPath
+from datago_gpu.sources.local import Patience
 from datago_gpu.sources.reference import utf8_text
 from datago_gpu.sources.table.columns import roles_of, root_of, usual_texts
 from datago_gpu.sources.table.fingerprint import SMALL, fingerprint
@@ -61,7 +62,8 @@ def _root_of(source: TableSource, config: LoaderConfig) -> str:
 def _open_all(located: list[Located], config: LoaderConfig, source: TableSource) -> TableRows:
     root = _root_of(source, config)
     texts = [name for name in (source.image, source.id, *usual_texts()) if name]
-    opened = [open_table(each, texts) for each in located]
+    patience = Patience(config.http_config)
+    opened = [open_table(each, texts, patience) for each in located]
     partitions = partitions_of(located)
     tables = Tables(located, opened, partitions)
     roles = roles_of(source, tables.schema, located[0].shown)

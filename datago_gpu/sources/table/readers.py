@@ -6,12 +6,14 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from itertools import chain
 from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from datago_gpu.errors import SourceError
+from datago_gpu.sources.local import Patience
 from datago_gpu.sources.table.located import Located
 from datago_gpu.sources.table.values import plain_type
 from datago_gpu.units import MiB
@@ -104,12 +106,12 @@ def _without_columns(count: int, rows: int) -> Iterator[pa.RecordBatch]:
         yield pa.RecordBatch.from_struct_array(pa.array([{}] * length, pa.struct([])))
 
 
-def open_table(file: Located, texts: Sequence[str]) -> ParquetTable | WholeTable:
+def open_table(file: Located, texts: Sequence[str], patience: Patience) -> ParquetTable | WholeTable:
     """Opens a table. texts: columns of CSV that stay texts, whatever they look like. Raises SourceError."""
     try:
         if file.ending == ".parquet":
-            return ParquetTable(file)
-        return _READERS[file.ending](file, texts)
+            return patience(lambda: ParquetTable(file))
+        return patience(lambda: _READERS[file.ending](file, texts))
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         words = error.strerror if isinstance(error, OSError) and error.strerror else str(error).partition("\n")[0]
     raise SourceError(f"cannot read the table {file.shown}: {words[:300] or 'it is damaged'}; check source_config.path")
@@ -117,26 +119,29 @@ def open_table(file: Located, texts: Sequence[str]) -> ParquetTable | WholeTable
 
 def _arrow(file: Located, _: Sequence[str]) -> WholeTable:
     """Reads Arrow IPC: a file, or a stream, as Hugging Face datasets keep them."""
-    given = file.open()
-    mapped = pa.memory_map(given) if isinstance(given, str) else given
+    mapped = pa.memory_map(file.open())
+    whole = mapped.read_buffer()
+    mapped.seek(0)
     try:
         reader = pa.ipc.open_file(mapped)
-        batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
+        batches = map(reader.get_batch, range(reader.num_record_batches))
     except pa.ArrowInvalid:
         mapped.seek(0)
         reader = pa.ipc.open_stream(mapped)
-        batches = list(reader)
-    if all(_lies_in(batch, mapped) for batch in batches[:1]):
-        return WholeTable(reader.schema, batches)
-    return settle(reader.schema, batches)  # compressed: a row cannot be read alone
+        batches = iter(reader)
+    first = next(batches, None)
+    if first is None:
+        return WholeTable(reader.schema, [])
+    if _lies_in(first, whole):
+        return WholeTable(reader.schema, [first, *batches])
+    return settle(reader.schema, chain([first], batches))  # compressed: a row cannot be read alone
 
 
-def _lies_in(batch: pa.RecordBatch, mapped: pa.NativeFile) -> bool:
-    """Returns whether the values of a batch lie in the file itself."""
-    mapped.seek(0)
-    whole = mapped.read_buffer()
+def _lies_in(batch: pa.RecordBatch, whole: pa.Buffer) -> bool:
+    """Returns whether the values of a batch lie in the mapped file itself."""
+    begin, end = whole.address, whole.address + whole.size
     buffers = [buffer for column in batch.columns for buffer in column.buffers() if buffer is not None and buffer.size]
-    return all(whole.address <= buffer.address < whole.address + whole.size for buffer in buffers)
+    return all(begin <= buffer.address < end for buffer in buffers)
 
 
 def _jsonl(file: Located, _: Sequence[str]) -> WholeTable:

@@ -17,6 +17,7 @@ from datago_gpu.config import LoaderConfig, TableSource
 from datago_gpu.config.settings import RankSplit
 from datago_gpu.errors import SourceError
 from datago_gpu.eventloop import call_in_thread
+from datago_gpu.sources.local import Patience
 from datago_gpu.sources.order import RankShare
 from datago_gpu.sources.reference import ListingDigest, Refs, SampleRef, Skipped
 from datago_gpu.sources.rows import Numbers
@@ -57,6 +58,7 @@ class TableRows:
         self.in_groups = roles.holds_bytes and not tables.in_any_order
         """Whether rows have to be read group by group."""
         self._columns = roles.read
+        self._patience = Patience(config.http_config)
         self._lock = threading.Lock()
         self._sizes: NDArray[np.int32] | None = None
         self._forward: Access | None = None
@@ -116,7 +118,7 @@ class TableRows:
         rows = numbers if self._chosen is None else self._chosen[numbers]
         with self._lock:  # cursors move
             try:
-                taken, places = self._access(forward).take(rows)
+                taken, places = self._patience(lambda: self._access(forward).take(rows))
             except OSError as error:
                 words = f"{error.filename or 'a table'}: {error.strerror or error}"
                 raise SourceError(f"cannot read the rows any more: {words}") from error

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import datetime as dt
 import decimal
+import errno
 import json
 import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -211,6 +213,29 @@ def test_a_damaged_row_group_costs_only_its_rows(tmp_path: Path) -> None:
             assert 1 <= len(bad) <= 5
             good = {each.id for each in found if isinstance(each, SampleRef)}
             assert {*names[:5], *names[10:]} <= good
+
+
+def test_a_file_system_that_fails_for_a_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As NFS does: the read is tried again, and goes on where it stopped. What stays broken ends the run."""
+    names = [f"{number}.jpg" for number in range(9)]
+    path = write_table(
+        tmp_path / "t.parquet", {"image": [name.encode() for name in names], "id": names}, row_group_size=4
+    )
+    left, batches = [3], readers.ParquetTable.batches
+
+    def failing(self: readers.ParquetTable, group: int, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        for batch in batches(self, group, columns):
+            left[0] -= 1
+            if left[0] in (0, 1):
+                raise OSError(errno.ESTALE, "Stale file handle", str(path))
+            yield batch
+
+    monkeypatch.setattr(readers.ParquetTable, "batches", failing)
+    top = {"http_config": {"max_tries": 3, "max_backoff_s": 0.01}}
+    assert ids_of(table_config(path, top=top)) == names
+    left[0] = 1
+    with pytest.raises(SourceError, match=r"t\.parquet: Stale file handle"):
+        ids_of(table_config(path, top={"http_config": {"max_tries": 1}}))
 
 
 def test_a_cell_that_is_too_large_is_skipped(tmp_path: Path) -> None:
