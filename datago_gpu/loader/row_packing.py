@@ -21,7 +21,7 @@ from datago_gpu.sources.attributes import NO_ATTRIBUTES
 from datago_gpu.sources.reference import utf8_text
 from datago_gpu.sources.user.row_wire import Given, Piece, Refused
 
-__all__ = ["RowPacking"]
+__all__ = ["RowPacking", "bytes_in"]
 
 Buffer: TypeAlias = "bytes | bytearray | memoryview"
 
@@ -76,7 +76,7 @@ class RowPacking:
         self, kind: Literal["mask", "image", "latent"], name: str, value: object, field: str, payloads: list[Buffer]
     ) -> Piece:
         """Describes a payload. Adds it to `payloads` if it is bytes."""
-        encoded = _bytes_in(value)
+        encoded = bytes_in(value)
         if encoded is not None:
             payloads.append(encoded)
             return Piece(kind, name, len(encoded))
@@ -119,7 +119,7 @@ def _url(scheme: str, rest: str, field: str) -> str:
         raise _Wrong(f"{field}: {problem}") from None
 
 
-def _bytes_in(value: object) -> Buffer | None:
+def bytes_in(value: object) -> Buffer | None:
     """Returns the bytes of a value that holds bytes and nothing else; None for any other value."""
     if isinstance(value, bytes | bytearray):
         return value

@@ -22,6 +22,7 @@ from datago_gpu.feeder.message import Layout
 from datago_gpu.feeder.wire import Counts, Mark
 from datago_gpu.imaging.allowance import Allowance
 from datago_gpu.loader.assembly_maker import assembly_maker
+from datago_gpu.loader.row_packing import bytes_in
 from datago_gpu.sources.reference import Position, SampleRef, Skipped
 from datago_gpu.sources.sample_info import SampleInfo
 
@@ -47,7 +48,7 @@ def decode(
 ) -> Batch:
     """Decodes some encoded images to a Batch, with the pixels that a Loader with these settings gives.
 
-    payloads: up to 4,096 encoded images (JPEG, PNG, ...).
+    payloads: up to 4,096 encoded images (JPEG, PNG, ...): bytes, or other buffers of single bytes.
     image_config, decode_config: as in a LoaderConfig. `processes` and `prefetch` have no effect.
     device, backend: as for a Loader.
     on_error: what to do about an image that cannot be decoded. "raise": DecodeError for the first one found. "skip":
@@ -96,9 +97,10 @@ def _check(payloads: Iterable[bytes | bytearray | memoryview]) -> list[bytes]:
         raise ConfigError(f"payloads must be a list of encoded images, got {type(payloads).__name__}: use [payload]")
     encoded = []
     for at, payload in enumerate(payloads):
-        if not isinstance(payload, bytes | bytearray | memoryview):
+        found = bytes_in(payload)
+        if found is None:
             raise ConfigError(f"payloads[{at}] must be the bytes of an encoded image, got {type(payload).__name__}")
-        encoded.append(bytes(payload))
+        encoded.append(bytes(found))
     if not encoded:
         raise ConfigError("payloads is empty")
     if len(encoded) > _MOST:

@@ -104,6 +104,10 @@ def test_an_image_that_only_the_decoder_refuses_is_named_too(backend: Backend) -
         (lambda: decode([]), "payloads is empty"),
         (lambda: decode(picture(0)), r"payloads must be a list of encoded images, got bytes: use \[payload\]"),
         (lambda: decode(["a.jpg"]), r"payloads\[0\] must be the bytes of an encoded image, got str"),  # type: ignore[list-item]
+        (
+            lambda: decode([np.zeros((2, 2, 3), np.uint8)]),
+            r"payloads\[0\] must be the bytes of an encoded image, got nda",
+        ),  # type: ignore[list-item]
         (lambda: decode([b""] * 4097), "payloads has 4097 images, but a call takes at most 4096"),
         (lambda: decode([b"x"], {"dtype": "int8"}), "image_config.dtype must be"),
         (lambda: decode([b"x"], on_error="ignore"), "on_error must be 'raise' or 'skip', got 'ignore'"),  # type: ignore[arg-type]
@@ -117,8 +121,9 @@ def test_what_cannot_work_is_a_config_error(call: Callable[[], Any], words: str)
 
 
 def test_other_bytes_iterables_and_defaults() -> None:
-    batch = decode((form(picture(0)) for form in (bytes, bytearray, memoryview)), device="cpu")
-    assert [image.shape for image in batch.image] == [(40, 40, 3)] * 3
+    forms = (bytes, bytearray, memoryview, lambda payload: np.frombuffer(payload, np.uint8))
+    batch = decode((form(picture(0)) for form in forms), device="cpu")
+    assert [image.shape for image in batch.image] == [(40, 40, 3)] * 4
     limited = {"max_pixels": 100}
     with pytest.raises(DecodeError, match="too-many-pixels"):
         decode([picture(0)], device="cpu", decode_config=limited)
