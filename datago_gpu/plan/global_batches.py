@@ -69,7 +69,7 @@ def group(
     full, tails = _full(by_bucket, starts, counts, together), _tails(by_bucket, starts, counts, together)
     del by_bucket
     places, real = _with_tails(full, tails, together)
-    return GlobalBatches(sizes[found[places[:, 0]]], order[places], real, order[:0])
+    return GlobalBatches(sizes[found[places[:, 0]]], order[places], real, np.empty(0, np.int64))
 
 
 def _full(
