@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import pyarrow as pa
 
+from datago_gpu.sources.table.soundness import damage_of
 from datago_gpu.sources.table.tables import Group
 from datago_gpu.sources.table.values import python_values
 
@@ -93,6 +94,15 @@ class AnyOrder:
         self._columns, self._origins = columns, origins
         self._batches = [batch.select(list(columns)) for batch in batches]
         self._starts = starts_of([batch.num_rows for batch in batches])
+        self._checked = [False] * len(batches)
+
+    def _origin(self, number: int) -> tuple[int, str]:
+        """Returns the table of a batch, and why its rows cannot be read. Checks a batch when it is read first."""
+        origin, problem = self._origins[number]
+        if not problem and not self._checked[number]:
+            problem, self._checked[number] = damage_of(self._batches[number]), True
+            self._origins[number] = origin, problem
+        return origin, problem
 
     def take(self, numbers: NDArray[np.int64]) -> tuple[Taken, NDArray[np.int64]]:
         """See `Access.take`."""
@@ -101,7 +111,7 @@ class AnyOrder:
         pieces: list[pa.RecordBatch] = []
         last = -1
         for number, begin, end in _runs(self._starts, wanted):
-            origin, problem = self._origins[number]
+            origin, problem = self._origin(number)
             if pieces and (problem or origin != last or pieces[0].schema != self._batches[number].schema):
                 taken.add(pa.concat_batches(pieces), last)
                 pieces.clear()

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from datago_gpu.errors import SourceError
 from datago_gpu.sources.local import Patience
 from datago_gpu.sources.table.located import Located
+from datago_gpu.sources.table.soundness import damage_of
 from datago_gpu.sources.table.values import plain_type
 from datago_gpu.units import MiB
 
@@ -201,7 +202,7 @@ def settle(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> WholeTable:
     held, writer, file = 0, None, None
     with ExitStack() as stack:
         for batch in batches:
-            kept.append(batch.cast(plain, safe=False) if batch.schema.types != plain.types else batch)
+            kept.append(_as(plain, batch))
             held += kept[-1].nbytes
             try:
                 if writer is None and held > _MOST_IN_MEMORY:
@@ -221,6 +222,13 @@ def settle(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> WholeTable:
         except OSError as error:
             raise _no_room(error) from error
         return _mapped(file)
+
+
+def _as(plain: pa.Schema, batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Returns a batch with these types. Rows of a damaged batch are null."""
+    if damage_of(batch):
+        return pa.RecordBatch.from_arrays([pa.nulls(batch.num_rows, each.type) for each in plain], schema=plain)
+    return batch.cast(plain, safe=False) if batch.schema.types != plain.types else batch
 
 
 def _no_room(error: OSError) -> SourceError:

@@ -163,35 +163,36 @@ class TableRows:
 
     def _as_they_are(self) -> AnyOrder:
         """Returns access to tables whose rows can be read in any order as they are."""
-        batches: list[pa.RecordBatch] = []
         origins: Origins = []
-        for group in self._tables.groups:
-            for batch in group.batches(self._columns):
-                batches.append(batch)
-                origins.append((group.origin, ""))
+        batches = list(self._batches(origins, None))
         return AnyOrder(batches, origins, self._columns)
 
     def _copied(self) -> AnyOrder:
         """Returns access to a copy of all rows, in memory or in a temporary file."""
         origins: Origins = []
         schema = pa.schema([self._tables.schema.field(name) for name in self._columns])
+        return AnyOrder(settle(schema, self._batches(origins, schema)).rows, origins, self._columns)
 
-        def batches() -> Iterator[pa.RecordBatch]:
-            for group in self._tables.groups:
-                rows = 0
-                try:
-                    for batch in group.batches(self._columns):
-                        origins.append((group.origin, ""))
-                        rows += batch.num_rows
-                        yield batch.cast(schema, safe=False)
-                except (pa.ArrowException, OSError) as error:
-                    if isinstance(error, OSError) and error.errno is not None:
-                        raise
-                    left = group.rows - rows
-                    origins.append((group.origin, str(error).partition("\n")[0][:200]))
-                    yield pa.RecordBatch.from_arrays([pa.nulls(left, field.type) for field in schema], schema=schema)
+    def _batches(self, origins: Origins, schema: pa.Schema | None) -> Iterator[pa.RecordBatch]:
+        """Yields all rows, with nulls for those that cannot be read. origins: is extended for each batch.
 
-        return AnyOrder(settle(schema, batches()).rows, origins, self._columns)
+        schema: of all batches; None to leave them as they are, unchecked.
+        """
+        for group in self._tables.groups:
+            rows = 0
+            try:
+                for batch in group.batches(self._columns, check=schema is not None):
+                    found = batch.cast(schema, safe=False) if schema else batch
+                    origins.append((group.origin, ""))
+                    rows += batch.num_rows
+                    yield found
+            except (pa.ArrowException, OSError) as error:
+                if isinstance(error, OSError) and error.errno is not None:
+                    raise
+                origins.append((group.origin, str(error).partition("\n")[0][:200]))
+                left = group.rows - rows
+                nulls = [pa.nulls(left, schema.field(name).type if schema else None) for name in self._columns]
+                yield pa.RecordBatch.from_arrays(nulls, list(self._columns))
 
 
 def _ascends(numbers: Numbers) -> bool:

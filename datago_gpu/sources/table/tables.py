@@ -14,6 +14,7 @@ from datago_gpu.errors import ConfigError, SourceError
 from datago_gpu.sources.table.located import Located
 from datago_gpu.sources.table.pushdown import filter_for
 from datago_gpu.sources.table.readers import ParquetTable, WholeTable
+from datago_gpu.sources.table.soundness import damage_of
 from datago_gpu.sources.table.values import without_view
 
 if TYPE_CHECKING:
@@ -34,12 +35,14 @@ class Group:
         self._table, self.number, self.origin, self._constants = table, number, origin, constants
         self.rows, self.bytes = table.counts[number], table.sizes[number]
 
-    def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    def batches(self, columns: Sequence[str], *, check: bool = True) -> Iterator[pa.RecordBatch]:
         """Yields the rows, some at a time, always the same ones together. A column that the table lacks is null.
 
-        Raises OSError, pa.ArrowException.
+        check: look for damage that pyarrow would not notice. Raises OSError, pa.ArrowException.
         """
         for batch in self._table.batches(self.number, columns):
+            if check and self._table.in_any_order and (problem := damage_of(batch)):
+                raise pa.ArrowInvalid(problem)
             arrays = [self._column(batch, name) for name in columns]
             yield pa.RecordBatch.from_arrays(arrays, list(columns))
 

@@ -59,7 +59,10 @@ def _value(cell: pa.Scalar) -> Any:
     try:
         return cell.as_py()
     except UnicodeDecodeError:
-        return cell.cast(pa.binary()).as_py().decode("utf-8", "surrogateescape")
+        try:
+            return cell.cast(pa.binary()).as_py().decode("utf-8", "surrogateescape")
+        except pa.ArrowException:  # a list of texts
+            return None
     except (pa.ArrowException, ValueError, OverflowError, KeyError):
         try:
             return cell.cast(pa.string()).as_py()  # such as times beyond the year 9999, or of an unknown zone
