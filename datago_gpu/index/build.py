@@ -129,7 +129,7 @@ class _Build:
         If the listing has changed since, the rows behind that place become those of an earlier index.
         """
         replay, first = Replay(journal.units(), survey.key), None
-        async for unit in units:
+        while (unit := await anext(units, None)) is not None:  # the caller goes on with the rest of them
             if not replay.take(unit.key):
                 first = unit
                 break
@@ -158,7 +158,7 @@ class _Build:
 
 
 async def _tasks(
-    first: Unit | None, units: AsyncIterator[Unit], earlier: list[KnownRows]
+    first: Unit | None, units: AsyncGenerator[Unit, None], earlier: list[KnownRows]
 ) -> AsyncGenerator[Task, None]:
     """Yields each unit, from `first` on, with its rows in the earlier indexes. What could not be used is forgotten."""
 
@@ -169,8 +169,9 @@ async def _tasks(
 
     if first is not None:
         yield task(first)
-        async for unit in units:
-            yield task(unit)
+        async with aclosing(units) as rest:
+            async for unit in rest:
+                yield task(unit)
 
 
 def _behind(batches: Iterator[pa.RecordBatch], count: int) -> Iterator[pa.RecordBatch]:

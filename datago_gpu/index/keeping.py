@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
 from datago_gpu.eventloop import started
@@ -53,7 +53,7 @@ class Keeper:
         self._written_at = time.monotonic()
 
 
-async def looked_at(survey: Survey, tasks: AsyncIterator[Task]) -> AsyncGenerator[Result, None]:
+async def looked_at(survey: Survey, tasks: AsyncGenerator[Task, None]) -> AsyncGenerator[Result, None]:
     """Yields the result of each unit, in their order. Looks at several units at the same time."""
     waiting: deque[asyncio.Task[list[Result]]] = deque()
     try:
@@ -77,33 +77,37 @@ async def _look(survey: Survey, tasks: list[Task]) -> list[Result]:
     return [(found, bool(old) and found is old) for found, (_, old) in zip(rows, tasks, strict=True)]
 
 
-async def _chunks(tasks: AsyncIterator[Task], size: int) -> AsyncGenerator[list[Task], None]:
+async def _chunks(tasks: AsyncGenerator[Task, None], size: int) -> AsyncGenerator[list[Task], None]:
     chunk: list[Task] = []
-    async for task in tasks:
-        chunk.append(task)
-        if len(chunk) >= size:
-            yield chunk
-            chunk = []
+    async with aclosing(tasks) as given:
+        async for task in given:
+            chunk.append(task)
+            if len(chunk) >= size:
+                yield chunk
+                chunk = []
     if chunk:
         yield chunk
 
 
-async def without_refused(results: AsyncIterator[Result], refusals: Refusals[None]) -> AsyncGenerator[Result, None]:
+async def without_refused(
+    results: AsyncGenerator[Result, None], refusals: Refusals[None]
+) -> AsyncGenerator[Result, None]:
     """Yields the same results, but holds refused samples back until it is clear that the source is not at fault.
 
     Raises SourceError after too many refusals in a row; then those are not among the results.
     """
     held: deque[tuple[Result, int]] = deque()
     released = 0
-    async for result in results:
-        outcomes = _outcomes(result[0])
-        held.append((result, len(outcomes)))
-        for outcome in outcomes:
-            released += len(refusals.take(outcome))
-        while held and held[0][1] <= released:
-            result, used = held.popleft()
-            released -= used
-            yield result
+    async with aclosing(results) as given:
+        async for result in given:
+            outcomes = _outcomes(result[0])
+            held.append((result, len(outcomes)))
+            for outcome in outcomes:
+                released += len(refusals.take(outcome))
+            while held and held[0][1] <= released:
+                result, used = held.popleft()
+                released -= used
+                yield result
     refusals.end()
     for result, _ in held:
         yield result
