@@ -136,3 +136,8 @@ def test_rows_of_a_program_are_compared_with_a_folder(tmp_path: Path) -> None:
     assert all(
         f"| {kind} | " in printed for kind in ("a folder", "rows by path", "rows by bytes", "a generator of bytes")
     )
+
+
+def test_an_index_is_made_of_shards(tmp_path: Path) -> None:
+    few = ("--runs", "1", "--count", "30", "--only", "shards", "--no-updates")
+    assert "| shards | 6 |" in run("indexing.py", *few, "--material", str(tmp_path))
