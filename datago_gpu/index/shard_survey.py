@@ -40,7 +40,7 @@ class ShardSurvey:
     chunk = 1
 
     def __init__(self, config: LoaderConfig, http: HttpClient, pool: ReaderPool, shards: list[Shard]) -> None:
-        """shards: see `list_units`."""
+        """shards: all of them, in listed order."""
         source = config.source_config
         assert isinstance(source, WebDatasetSource)
         self._config, self._source, self._http, self._pool = config, source, http, pool
@@ -68,7 +68,7 @@ class ShardSurvey:
     async def units(self) -> AsyncGenerator[Unit, None]:
         """See `Survey.units`."""
         for shard in self._shards:
-            yield Unit(self._path(shard) or shard.address, shard)
+            yield Unit(self._path(shard) or _without_signature(shard.address), shard)
 
     async def look(self, tasks: Sequence[Task]) -> list[list[IndexRow]]:
         """See `Survey.look`."""
@@ -76,7 +76,7 @@ class ShardSurvey:
 
     def key(self, row: IndexRow) -> str:
         """See `Survey.key`."""
-        return row.path or row.url or ""
+        return row.path or _without_signature(row.url or "")
 
     def _path(self, shard: Shard) -> str | None:
         """Returns the path of a local shard below the root, as its rows have it."""
@@ -91,11 +91,10 @@ class ShardSurvey:
         else:
             async with self._slots:
                 rows = await self._download(shard, known)
+        url = None if _is_local(shard) else shard.address
         if rows is None:
-            return old
-        return rows or [
-            IndexRow("", self._path(shard), None if _is_local(shard) else shard.address, reason="no-samples")
-        ]
+            return _at(url, old)
+        return rows or [IndexRow("", self._path(shard), url, reason="no-samples")]
 
     async def _download(self, shard: Shard, known: str | None) -> list[IndexRow] | None:
         """Returns the rows of a remote shard; None if it has the known digest. Raises SourceError."""
@@ -154,6 +153,19 @@ class ShardSurvey:
         if self._stores is None:
             self._stores = Stores(self._config.http_config, self._source.storage_options)
         return self._stores
+
+
+def _at(url: str | None, rows: list[IndexRow]) -> list[IndexRow]:
+    """Returns the same rows with the current address of their shard, which may have got another signature."""
+    for row in rows:
+        row.url = url
+        for part in row.parts:
+            part.url = url
+    return rows
+
+
+def _without_signature(address: str) -> str:
+    return address.partition("?")[0]
 
 
 def _is_local(shard: Shard) -> bool:

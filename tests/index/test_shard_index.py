@@ -274,6 +274,18 @@ def test_remote_shards_that_cannot_be_read_are_lost_alone_and_an_update_reads_on
     assert len(usable(out)) == 10
 
 
+def test_shards_with_new_signatures_are_not_read_again(tmp_path: Path) -> None:
+    contents, out = {"0.tar": tar_bytes(samples(0, 3))}, tmp_path / "x.arrow"
+    with MisbehavingServer() as server:
+        serve(server, contents)
+        config = shard_config(f"{server.url}/0.tar?sig=one", masks="mask.png")
+        make(config, out)
+        config["source_config"]["url"] = f"{server.url}/0.tar?sig=two"
+        assert make(config, out, update=True).known == 3
+    places = [place for row in read_rows(out) for place in (row, *row["parts"])]
+    assert {place["url"] for place in places} == {f"{server.url}/0.tar?sig=two"}
+
+
 def test_no_secret_is_written(tmp_path: Path) -> None:
     contents = {"0.tar": tar_bytes(samples(0, 2))}
     with MisbehavingServer() as server:
