@@ -11,7 +11,7 @@ from random import Random
 from typing import Any
 
 from datago_gpu import LoaderConfig
-from tests.drawn.worlds import BREAKS, WORLDS, Broken, World
+from tests.drawn.worlds import BREAKS, TABLES, WORLDS, Broken, World
 from tests.model import Order, files, rooms, shards
 
 __all__ = ["ALL", "Case", "Step", "drawn_case", "order_of", "settled"]
@@ -101,7 +101,11 @@ def drawn_shards(random: Random) -> Settings:
     }
 
 
-SOURCES = {"file": drawn_folder, "db": drawn_room, "webdataset": drawn_shards}
+def drawn_table(random: Random) -> Settings:
+    return {"path": random.choice(TABLES), "attributes": "", "rank_split": random.choice(["shuffled", "listed"])}
+
+
+SOURCES = {"file": drawn_folder, "db": drawn_room, "webdataset": drawn_shards, "table": drawn_table}
 
 
 def drawn_config(random: Random) -> Settings:
@@ -173,6 +177,8 @@ def settled(case: Case, folder: Path) -> LoaderConfig:
     world, source = WORLDS[case.world], dict(case.config["source_config"])
     if case.config["source_type"] == "file":
         source["root_path"] = str(world.root / "files")
+    elif case.config["source_type"] == "table":
+        source |= {"path": str(world.root / "tables" / source["path"]), "root": str(world.root / "files")}
     elif case.config["source_type"] == "db":
         source |= {"api_url": world.room.url, "api_key": world.room.key}
     elif case.over_http:
@@ -186,7 +192,7 @@ def settled(case: Case, folder: Path) -> LoaderConfig:
 
 def order_of(config: LoaderConfig, world: World, broken: Broken | None) -> Order:
     """The order that the model has for these settings."""
-    if config.source_type == "file":
+    if config.source_type in ("file", "table"):
         return files(config, world.as_files())
     if config.source_type == "webdataset":
         return shards(config, world.as_shards(broken))

@@ -13,8 +13,9 @@ from tests.drawn.pictures import BAD_NOTE, Picture, drawn_pictures
 from tests.model import Item, Lost, Shard
 from tests.support.servers import Answer, MisbehavingServer
 from tests.support.shards import tar_bytes
+from tests.support.tables import write_table
 
-__all__ = ["BREAKS", "WORLDS", "Broken", "World"]
+__all__ = ["BREAKS", "TABLES", "WORLDS", "Broken", "World"]
 
 Broken = tuple[int, str]
 """A shard that breaks on its way over HTTP: its number, and one of BREAKS."""
@@ -66,6 +67,9 @@ class World:
                     path.write_bytes(picture.content)
             if picture.fault != "nameless":
                 _write_sidecar(picture, root / "room")
+        for name in TABLES:
+            rows = {"path": [item.id for item in self.as_files()]}
+            write_table(root / "tables" / name, rows, **({"row_group_size": 7} if name.endswith(".parquet") else {}))
         (root / "shards").mkdir()
         for number, pictures in enumerate(self._dealt()):
             content = tar_bytes(member for picture in pictures for member in _members(picture))
@@ -186,6 +190,9 @@ def _middle_of_last(content: bytes, pictures: list[Picture]) -> int:
     *_, (name, _) = _members(pictures[-1])
     return content.rindex(name.encode()) + 600
 
+
+TABLES = ["files.arrow", "files.csv", "files.parquet"]
+"""Tables of the paths of the files, in the order of a walk."""
 
 _MIXED = (
     *("", "", "broken pixels", "", "cut short", "heavy", "", "heavy", "odd", "", "no image", "", "", "nameless"),

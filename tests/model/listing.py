@@ -84,7 +84,10 @@ def share(config: LoaderConfig, count: int, epoch: int) -> list[int]:
 
 
 def files(config: LoaderConfig, items: list[Item]) -> Order:
-    """A folder: every world_size-th file, of the walk or of the shuffle of an epoch. It has nothing but pictures."""
+    """A folder, or a table of its paths: every world_size-th file, of the walk or of the shuffle of an epoch.
+
+    It has nothing but pictures.
+    """
     rank, world_size = config.rank_and_world_size()
     items = [replace(item, attributes="{}", is_flawed=False, embedding=(), pieces={}) for item in items]
 

@@ -85,6 +85,20 @@ def test_a_cell_can_be_an_address_a_path_or_a_part_of_a_file(tmp_path: Path) -> 
     assert [sample.id for sample in found][:3] == ["https://h/a.jpg#0", "shards/0.tar@512", "S3://bucket/b.jpg@0"]
 
 
+def test_relative_paths_begin_at_the_base_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_table(tmp_path / "a" / "t[1].csv", {"path": ["x.jpg"]})
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PLACE", "a")
+    for path, source, folder in (
+        ("a/t[1].csv", {}, tmp_path / "a"),
+        ("$PLACE/t*.csv", {"root": "photos"}, tmp_path / "photos"),
+        (f"file://{tmp_path}/a", {"root": "~"}, Path.home()),
+    ):
+        assert one(table_config(path, **source)).path == str(folder / "x.jpg")
+    config = table_config("t[[]1].csv", root=".", top={"base_folder": str(tmp_path / "a")})
+    assert one(config).path == str(tmp_path / "a" / "x.jpg")
+
+
 def test_bad_cells_are_skips(tmp_path: Path) -> None:
     image = pa.array(
         [None, {"bytes": b"", "path": "a"}, {"bytes": None, "path": None}, {"bytes": None, "path": "ftp://h/b.jpg"}]
