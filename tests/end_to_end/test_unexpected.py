@@ -10,11 +10,12 @@ from typing import Any
 import psutil
 import pytest
 
-from datago_gpu import DatagoError, FeederError, Loader
+from datago_gpu import DatagoError, FeederError, Loader, Row
 from datago_gpu.loader.assembly import Assembly
 from datago_gpu.server import DataroomServer
 from tests.feeder.download.test_pool import config as download_config
 from tests.support.images import add_pictures, file_config
+from tests.support.patience import end_of_loaders
 
 
 class Panic(BaseException):
@@ -90,11 +91,15 @@ def test_what_ends_the_program_passes(
         WAYS[way](loader)
 
 
-def test_a_thread_that_cannot_be_started_leaves_nothing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("datago_gpu.loader.decode_thread.Worker.start", raising(RuntimeError("can't start new thread")))
-    with pytest.raises(DatagoError, match=r"^unexpected error in the start of the decoding thread: .*start new thread"):
-        Loader(file_config(root), device="cpu", backend="pillow")
+@pytest.mark.parametrize("thread", ["decode_thread.Worker", "row_thread.RowThread"])
+def test_a_thread_that_cannot_be_started_leaves_nothing(thread: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"datago_gpu.loader.{thread}.start", raising(RuntimeError("can't start new thread")))
+    with pytest.raises(
+        DatagoError, match=r"^unexpected error in the start of the loader's threads: .*start new thread"
+    ):
+        Loader({}, device="cpu", backend="pillow", source=[Row("a", b"x")])
     assert not psutil.Process().children()
+    end_of_loaders()
 
 
 PATCHED = """
