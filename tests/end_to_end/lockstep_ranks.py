@@ -1,7 +1,8 @@
 """Ranks of one machine that step together over gloo. Run by test_lockstep_ranks.py, not by pytest.
 
-python lockstep_ranks.py WORLD_SIZE STORE CONFIGS EPOCHS: forks the ranks, so that torch is imported once. Each waits
-for all others at every step, as a training does. Prints what each rank has had, as JSON.
+python lockstep_ranks.py FOLDER JOBS: JOBS are the settings of the ranks of each job, and its epochs, as JSON.
+Runs one job after the other. Forks the ranks, so that torch is imported once. Each rank waits for all others at every
+step, as a training does. Prints what each rank of each job has had, as JSON.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +20,19 @@ from datago_gpu import Row
 from datago_gpu.torch import LoaderDataset
 
 
-def main(world_size: int, store: str, configs: list[dict[str, Any]], epochs: int) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        ranks = []
-        for rank in range(world_size):
-            process = os.fork()
-            if not process:
-                found = run(rank, world_size, store, configs[rank], epochs)
-                (Path(folder) / str(rank)).write_text(json.dumps(found))
-                os._exit(0)
-            ranks.append(process)
-        codes = [os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in ranks]
-        assert codes == [0] * world_size, codes
-        print(json.dumps([json.loads((Path(folder) / str(rank)).read_text()) for rank in range(world_size)]))
+def run_job(folder: Path, configs: list[dict[str, Any]], epochs: int) -> list[Any]:
+    """Runs the ranks with these settings."""
+    ranks = []
+    for rank in range(len(configs)):
+        process = os.fork()
+        if not process:
+            found = run(rank, len(configs), str(folder / "store"), configs[rank], epochs)
+            (folder / str(rank)).write_text(json.dumps(found))
+            os._exit(0)
+        ranks.append(process)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in ranks]
+    assert not any(codes), codes
+    return [json.loads((folder / str(rank)).read_text()) for rank in range(len(configs))]
 
 
 def run(rank: int, world_size: int, store: str, config: dict[str, Any], epochs: int) -> dict[str, Any]:
@@ -61,4 +61,9 @@ def run(rank: int, world_size: int, store: str, config: dict[str, Any], epochs: 
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3]), int(sys.argv[4]))
+    jobs = []
+    for number, (configs, epochs) in enumerate(json.loads(sys.argv[2])):
+        own = Path(sys.argv[1]) / str(number)
+        own.mkdir()
+        jobs.append(run_job(own, configs, epochs))
+    print(json.dumps(jobs))

@@ -57,31 +57,30 @@ def rows_in(folder: Path) -> list[tuple[str, str, int, int]]:
     return [(f"{at:04}", str(folder / f"{at:04}.jpg"), width, height) for at, (height, width) in enumerate(shapes)]
 
 
-def run_ranks(configs: list[dict[str, Any]], store: Path) -> list[dict[str, Any]]:
+Job = tuple[list[dict[str, Any]], int]
+"""The settings of each rank, and the number of epochs."""
+
+
+def run_jobs(jobs: list[Job], folder: Path) -> list[list[dict[str, Any]]]:
     script = Path(__file__).with_name("lockstep_ranks.py")
-    arguments = [str(len(configs)), str(store), json.dumps(configs), str(EPOCHS)]
+    own = {"GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-W", "error", str(script), *arguments],
+        [sys.executable, "-W", "error", str(script), str(folder), json.dumps(jobs)],
         capture_output=True,
         text=True,
-        timeout=150,
+        timeout=180,
         check=False,
-        env={
-            **os.environ,
-            "GLOO_SOCKET_IFNAME": "lo",
-            "PYTHONPATH": str(Path(__file__).parents[2]),
-            "OMP_NUM_THREADS": "1",
-        },
+        env={**os.environ, **own},
     )
     assert done.returncode == 0, done.stderr
-    ranks: list[dict[str, Any]] = json.loads(done.stdout)
-    return ranks
+    found: list[list[dict[str, Any]]] = json.loads(done.stdout)
+    return found
 
 
 def check(ranks: list[dict[str, Any]], plans: list[GlobalBatches]) -> None:
     """Compares what the ranks have had with the plan of each epoch. Row n has the id of NAMES[n]."""
     world_size, bad = len(ranks), {f"{number:04}" for number in BAD}
-    assert all((rank["epoch"], rank["taken"]) == (EPOCHS, []) for rank in ranks)
+    assert all((rank["epoch"], rank["taken"]) == (len(plans), []) for rank in ranks)
     skips = 0
     for epoch, plan in enumerate(plans):
         seen = Counter[str]()
@@ -105,36 +104,38 @@ def check(ranks: list[dict[str, Any]], plans: list[GlobalBatches]) -> None:
 NAMES = [f"{number:04}" for number in range(COUNT)]
 
 
-def plans_of(planner: Planner) -> list[GlobalBatches]:
-    return [planner.plan(epoch) for epoch in range(EPOCHS)]
-
-
-@pytest.mark.timeout(200)
-def test_four_ranks_over_a_table(folders: tuple[Path, Path], tmp_path: Path) -> None:
-    needs("datago_gpu.torch")
+def of_table(folders: tuple[Path, Path], table: Path) -> tuple[Job, Planner]:
+    """Four ranks over a table of relative paths, which the last rank finds in another folder."""
     lines = [f"{at:04},{at:04}.jpg,{width},{height}" for at, (_, _, width, height) in enumerate(rows_in(folders[0]))]
-    (tmp_path / "rows.csv").write_text("\n".join(["id,path,width,height", *lines]))
+    table.write_text("\n".join(["id,path,width,height", *lines]))
     configs = [
-        settings(rank, 4, 3, source_type="table", source={"path": str(tmp_path / "rows.csv"), "root": str(root)})
+        settings(rank, 4, 3, source_type="table", source={"path": str(table), "root": str(root)})
         for rank, root in enumerate([folders[0]] * 3 + [folders[1]])
     ]
-    check(run_ranks(configs, tmp_path / "store"), plans_of(Planner(LoaderConfig.load(configs[0]))))
+    return (configs, EPOCHS), Planner(LoaderConfig.load(configs[0]))
 
 
-@pytest.mark.timeout(200)
-def test_two_ranks_over_rows_of_their_own(folders: tuple[Path, Path], tmp_path: Path) -> None:
-    needs("datago_gpu.torch")
-    configs = [settings(rank, 2, 5) for rank in range(2)]
-    sources = [rows_in(folder) for folder in folders]
-    ranks = run_ranks(
-        [{**config, "rows": rows} for config, rows in zip(configs, sources, strict=True)], tmp_path / "store"
-    )
+def of_own_rows(folders: tuple[Path, Path]) -> tuple[Job, Planner]:
+    """Two ranks over a list of rows."""
+    configs, sources = [settings(rank, 2, 5) for rank in range(2)], [rows_in(folder) for folder in folders]
     rows = given_rows([Row(id_, path, width=width, height=height) for id_, path, width, height in sources[0]])
-    check(ranks, plans_of(Planner(LoaderConfig.load_for_rows(configs[0]), rows)))
+    planner = Planner(LoaderConfig.load_for_rows(configs[0]), rows)
+    return ([{**config, "rows": own} for config, own in zip(configs, sources, strict=True)], 1), planner
 
 
-@pytest.mark.timeout(200)
-def test_two_ranks_over_a_dataroom(folders: tuple[Path, Path], tmp_path: Path) -> None:
+def of_dataroom(servers: tuple[DataroomServer, DataroomServer]) -> tuple[Job, Planner]:
+    """Two ranks over a Dataroom each, which list the same pictures."""
+    configs = [
+        settings(rank, 2, 5, source_type="db", source={
+            "api_url": server.url, "api_key": server.key, "random_sampling": False
+        })
+        for rank, server in enumerate(servers)
+    ]  # fmt: skip
+    return (configs, 1), Planner(LoaderConfig.load(configs[0]))
+
+
+@pytest.mark.timeout(240)
+def test_ranks_step_together_whatever_is_bad_on_one_of_them(folders: tuple[Path, Path], tmp_path: Path) -> None:
     needs("datago_gpu.torch")
     changed = tmp_path / "changed"
     shutil.copytree(folders[0], changed)
@@ -144,11 +145,8 @@ def test_two_ranks_over_a_dataroom(folders: tuple[Path, Path], tmp_path: Path) -
     ):
         for number in BAD:  # listed as before
             shutil.copy(folders[1] / f"{number:04}.jpg", changed)
-        configs = [
-            settings(rank, 2, 5, source_type="db", source={
-                "api_url": server.url, "api_key": server.key, "random_sampling": False
-            })
-            for rank, server in enumerate((good, bad))
-        ]  # fmt: skip
-        ranks = run_ranks(configs, tmp_path / "store")
-        check(ranks, plans_of(Planner(LoaderConfig.load(configs[0]))))
+        runs = [of_table(folders, tmp_path / "rows.csv"), of_own_rows(folders), of_dataroom((good, bad))]
+        (tmp_path / "jobs").mkdir()
+        found = run_jobs([job for job, _ in runs], tmp_path / "jobs")
+        for ranks, ((_, epochs), planner) in zip(found, runs, strict=True):
+            check(ranks, [planner.plan(epoch) for epoch in range(epochs)])
