@@ -304,3 +304,18 @@ def test_a_changed_listing_is_refused_or_accepted(root: Path) -> None:
     fewer = run(config, Pictures(root, count=COUNT - 1), resume)
     assert isinstance(fewer.end, wire.Failed)
     assert "there are 22 rows, but there were 23" in fewer.end.message
+
+
+@pytest.mark.parametrize("walked", [False, True])
+def test_a_state_with_more_batches_than_there_are_is_refused_or_goes_on_with_the_next_epoch(
+    root: Path, walked: bool
+) -> None:
+    rows, config = Pictures(root), config_of(batch_size=4, epochs=2)
+    whole = run(config, rows, walked=walked)
+    refused = run(config, rows, Resume(taken=[(3, 2), (4, 99)]), walked=walked)
+    assert isinstance(refused.end, wire.Failed)
+    assert (
+        "fewer batches in epoch 0 than the state says were taken ([G, steps]: [(3, 2), (4, 99)])" in refused.end.message
+    )
+    accepted = run(config, rows, Resume(taken=[(4, 99)], accepts_change=True), walked=walked)
+    assert accepted.batches == [batch for batch in whole.batches if batch[0] == 1]
