@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,7 @@ def test_a_thread_that_cannot_be_started_leaves_nothing(thread: str, monkeypatch
         Loader({}, device="cpu", backend="pillow", source=[Row("a", b"x")])
     assert not psutil.Process().children()
     end_of_loaders()
+    assert not any(each.name == "datago-rows" for each in threading.enumerate())
 
 
 PATCHED = """
