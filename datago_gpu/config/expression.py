@@ -6,6 +6,7 @@ The grammar is a part of Python's, so Python's own parser reads the text. Nothin
 from __future__ import annotations
 
 import ast
+import re
 import warnings
 from collections.abc import Iterator
 from typing import Literal, TypeAlias
@@ -39,6 +40,10 @@ _OPERATORS: dict[type[ast.cmpop], Operator] = {
     ast.GtE: ">=",
 }
 _WORDS: dict[str, Constant] = {"true": True, "false": False}
+_MEANT = {"=": "==", "=>": ">=", "=<": "<=", "<>": "!=", "&": "and", "&&": "and", "|": "or", "||": "or", "!": "not"}
+"""Operators of other languages -> the word that is allowed here."""
+_LOWER_CASE = ("AND", "OR", "NOT", "IN", "IS", "NULL")
+"""Words of SQL that are allowed in lower case."""
 _LONGEST = 100_000
 _ALLOWED = (
     'allowed are comparisons (==, !=, <, <=, >, >=), in ("a", "b"), not in, is null, is not null, and, or, not, '
@@ -111,9 +116,10 @@ def parse_expression(text: str) -> Expression:
             tree = ast.parse(joined, mode="eval")
         return _parse(tree.body, joined)
     except SyntaxError as error:
-        near = joined[max(0, (error.offset or 1) - 1) :][:20] or "the end"
-        where = f"at character {error.offset or 1}, near {near!r}"
-        raise ExpressionError(f"it cannot be read {where}; {_ALLOWED}") from None
+        place = max(0, (error.offset or 1) - 1)
+        near = joined[place:][:20] or "the end"
+        where = f"at character {place + 1}, near {near!r}"
+        raise ExpressionError(f"it cannot be read {where}{_hint(joined, place)}; {_ALLOWED}") from None
     except (RecursionError, MemoryError, ValueError) as error:
         if isinstance(error, ExpressionError):
             raise
@@ -160,7 +166,7 @@ def _compare(left: ast.expr, operator: ast.cmpop, right: ast.expr, text: str) ->
         return Not(member) if isinstance(operator, ast.NotIn) else member
     if isinstance(operator, ast.Is | ast.IsNot):
         if not _is_null(right):
-            raise ExpressionError(f"{_shown(right, text)} stands behind 'is', where only null or 'not null' can stand")
+            raise ExpressionError(f"{_shown(right, text)} stands after 'is', where only null or 'not null' can stand")
         is_null: Expression = IsNull(_column_or_raise(left, text))
         return Not(is_null) if isinstance(operator, ast.IsNot) else is_null
     for each in (left, right):
@@ -178,7 +184,7 @@ def _constants(node: ast.expr, text: str) -> tuple[Constant, ...]:
     found = tuple(_operand(each, text) for each in node.elts)
     values = tuple(each for each in found if not isinstance(each, Column))
     if len(values) < len(found):
-        raise ExpressionError("behind 'in' only numbers and texts can stand")
+        raise ExpressionError("after 'in' only numbers and texts can stand")
     return values
 
 
@@ -214,7 +220,22 @@ def _is_null(node: ast.expr) -> bool:
 
 
 def _not_allowed(node: ast.expr, text: str) -> ExpressionError:
-    return ExpressionError(f"{_shown(node, text)} is not allowed; {_ALLOWED}")
+    hint = ""
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitAnd | ast.BitOr):
+        hint = _hint("&" if isinstance(node.op, ast.BitAnd) else "|", 0)
+    elif isinstance(node, ast.Name):
+        hint = _hint(node.id, 0)
+    return ExpressionError(f"{_shown(node, text)} is not allowed{hint}; {_ALLOWED}")
+
+
+def _hint(text: str, place: int) -> str:
+    """Returns what to write instead of the operator of another language that stands near this place; else ""."""
+    for found in re.finditer(r"[=<>&|!]+|[A-Z]+\b", text):
+        word = found[0]
+        meant = word.lower() if word in _LOWER_CASE else _MEANT.get(word)
+        if meant and found.start() <= place <= found.end() + 1:
+            return f": write {meant!r} instead of {word!r}"
+    return ""
 
 
 def _shown(node: ast.expr, text: str) -> str:

@@ -55,7 +55,8 @@ class TableSurvey:
                 if isinstance(ref, SampleRef) and _holds_bytes(ref):
                     raise ConfigError(
                         f"{self._source.shown_path} holds the bytes of its images, for which an index has no place: "
-                        'load the table itself, with source_type "table"'
+                        'load the table itself, with source_type "table". For lockstep, add columns of the widths and '
+                        "heights to it (docs/guide.md, Lockstep)"
                     )
                 yield Unit(ref.id, ref)
 

@@ -126,7 +126,7 @@ def given_rows(source: object) -> GivenRows:
     if isinstance(source, GivenRows):
         return source
     if isinstance(source, Mapping | str | bytes | Row):
-        raise ConfigError(f"{_WANTED}; got a {type(source).__name__}")
+        raise ConfigError(f"{_WANTED}; got the type {type(source).__name__}")
     if isinstance(source, AsyncIterable) or inspect.isasyncgenfunction(source) or inspect.iscoroutinefunction(source):
         raise ConfigError(f"{_WANTED}; got an asynchronous one: {source!r}")
     if hasattr(type(source), "__len__") and hasattr(type(source), "__getitem__") and not _only_iterates(source):
@@ -137,7 +137,7 @@ def given_rows(source: object) -> GivenRows:
         return _Iterable(source)
     if callable(source):
         return _Function(source)
-    raise ConfigError(f"{_WANTED}; got a {type(source).__name__}")
+    raise ConfigError(f"{_WANTED}; got the type {type(source).__name__}")
 
 
 def load_config(config: ConfigLike, rows: GivenRows | None) -> LoaderConfig:

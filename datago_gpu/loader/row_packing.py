@@ -47,8 +47,8 @@ class RowPacking:
     def pack(self, row: object, turn: int, number: int) -> tuple[Given | Refused, list[Buffer]]:
         """Returns the message and the payloads. Raises NotRows, which names the row and the field."""
         if not isinstance(row, Row):
-            hint = "; make one: Row(id=..., image=...)" if isinstance(row, Mapping | tuple | list) else ""
-            raise NotRows(f"row {number} of the source must be a datago_gpu.Row, got {_shown(row)}{hint}")
+            hint = "make one: Row(id=..., image=...)"
+            raise NotRows(f"row {number} of the source must be a datago_gpu.Row, got {_shown(row)}; {hint}")
         try:
             return self._pack(row, turn, number)
         except _Wrong as wrong:

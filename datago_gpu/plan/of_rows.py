@@ -17,10 +17,12 @@ from datago_gpu.plan.taken import Taken
 
 __all__ = ["EpochPlan", "bucket_numbers", "plan_rows"]
 
-_NO_SIZES = (
-    "lockstep plans by the width and height of each picture, and the rows have none: name the columns of the sizes "
-    "(source_config.width and height), give each Row its width and height, or make an index once: datago-gpu index "
-    "CONFIG --out index.arrow"
+_NO_SIZES = "lockstep plans by the width and height of each picture, and "
+_NO_SIZES_OF_ROWS = "the rows have none: give each Row its width and height"
+_NO_SIZES_OF_TABLE = (
+    "the table has none. If it has columns of sizes, name them (source_config.width and height). If its images lie "
+    "elsewhere, make an index once: datago-gpu index CONFIG --out index.arrow. If it holds the bytes of its images, "
+    "add columns of sizes to it (docs/guide.md, Lockstep)"
 )
 
 
@@ -37,11 +39,9 @@ def bucket_numbers(config: LoaderConfig, sizes: NDArray[np.int32] | None) -> NDA
 
     sizes: (N, 2), height and width of each row.
     """
-    if sizes is None:
-        raise ConfigError(_NO_SIZES)
-    found = row_buckets(sizes, config.image_config.buckets())
-    if len(found) and (found == UNUSABLE).all():
-        raise ConfigError(_NO_SIZES)
+    found = None if sizes is None else row_buckets(sizes, config.image_config.buckets())
+    if found is None or (len(found) and (found == UNUSABLE).all()):
+        raise ConfigError(_NO_SIZES + (_NO_SIZES_OF_TABLE if config.source_type == "table" else _NO_SIZES_OF_ROWS))
     return found
 
 

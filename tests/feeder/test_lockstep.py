@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
+from datago_gpu import ConfigError
 from datago_gpu.config import LoaderConfig
 from datago_gpu.feeder import planned_walk, wire
 from datago_gpu.feeder.lockstep import LockstepProduction
@@ -32,6 +33,7 @@ from datago_gpu.sources.shuffle import permutation
 from datago_gpu.sources.tally import Walked
 from tests.feeder.test_production import Taken, Taker, stream
 from tests.support.images import SHAPES, add_picture
+from tests.support.tables import table_config
 
 pytestmark = pytest.mark.usefixtures("frozen")
 
@@ -256,7 +258,16 @@ def test_rows_without_a_size_are_skipped_once_by_one_rank(root: Path) -> None:
 def test_without_any_size_the_error_says_how_to_get_them(root: Path) -> None:
     taken = run(config_of(), Pictures(root, unsized=set(range(COUNT))))
     assert isinstance(taken.end, wire.Failed)
-    assert "datago-gpu index CONFIG --out index.arrow" in taken.end.message
+    assert "give each Row its width and height" in taken.end.message
+
+
+def test_a_table_without_sizes_has_three_ways_to_get_them() -> None:
+    config = LoaderConfig.load(table_config("a.parquet", top={"lockstep": True}))
+    for sizes in (None, np.zeros((3, 2), np.int32)):
+        with pytest.raises(
+            ConfigError, match=r"name them .*datago-gpu index CONFIG --out index\.arrow.*add columns of sizes"
+        ):
+            bucket_numbers(config, sizes)
 
 
 def test_a_listing_without_any_size_is_an_error_before_all_of_it_is_walked(

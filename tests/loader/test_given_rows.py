@@ -48,10 +48,10 @@ class Lengthless:
 @pytest.mark.parametrize(
     ("source", "words"),
     [
-        ({"a": 1}, "source must be rows: a sequence .*; got a dict"),
-        ("photos", "source must be rows: .*; got a str"),
-        (Row("a", b""), "source must be rows: .*; got a Row"),
-        (3, "source must be rows: .*; got a int"),
+        ({"a": 1}, "source must be rows: a sequence .*; got the type dict"),
+        ("photos", "source must be rows: .*; got the type str"),
+        (Row("a", b""), "source must be rows: .*; got the type Row"),
+        (3, "source must be rows: .*; got the type int"),
         (asynchronous, "source must be rows: .*; got an asynchronous one"),
         (asynchronous(), "source must be rows: .*; got an asynchronous one"),
         ([], "the source has no rows: its length is 0"),

@@ -28,7 +28,7 @@ def pack(row: Any) -> tuple[Given, list[Any]]:
 
 
 WRONG: list[tuple[Any, str]] = [
-    (None, "row 7 of the source must be a datago_gpu.Row, got None"),
+    (None, "row 7 of the source must be a datago_gpu.Row, got None; make one: Row"),
     (("a", b"x"), "row 7 of the source must be a datago_gpu.Row, got a tuple; make one: Row"),
     (Row(3, b"x"), "row 7 of the source: id must be text, got 3: use str"),  # type: ignore[arg-type]
     (Row("a", None), "image must be encoded bytes, a path or an address, got None"),  # type: ignore[arg-type]

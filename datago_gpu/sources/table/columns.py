@@ -163,8 +163,9 @@ class _Columns:
     def named(self, role: str, name: str) -> str:
         """Returns the name; "" if none is given. Raises ConfigError if there is no such column."""
         if name and self.schema.names.count(name) != 1:
-            why = "more than once" if name in self.schema.names else "not"
-            raise ConfigError(f"{self._shown} has the column {name!r} ({role}) {why}; its columns are {self.listed}")
+            several = name in self.schema.names
+            has = f"several columns {name!r}" if several else f"no column {name!r}"
+            raise ConfigError(f"{self._shown} has {has} (wanted for {role}); its columns are {self.listed}")
         return name
 
     def first(self, usual: tuple[str, ...], fits: Callable[[pa.DataType], bool]) -> str:

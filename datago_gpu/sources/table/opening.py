@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from datago_gpu.config import LoaderConfig, TableSource
 from datago_gpu.config.local_paths import FILE_SCHEME
+from datago_gpu.errors import SourceError
 from datago_gpu.eventloop import call_in_thread
 from datago_gpu.sources.hub import HUB_SCHEME, HubPath
 from datago_gpu.sources.local import Patience
@@ -78,9 +79,18 @@ def _open_all(located: list[Located], config: LoaderConfig, source: TableSource)
         for each, table in zip(located, opened, strict=True)
     ]
     rows = TableRows(config, tables, roles, origins, _digest(located, opened))
+    if not len(rows):
+        raise SourceError(_nothing(source, sum(sum(table.counts) for table in opened)))
     if config.lockstep:
         rows.sizes()  # on this thread, since they may be remote
     return rows
+
+
+def _nothing(source: TableSource, count: int) -> str:
+    """Returns why there is nothing to load. count: rows of all tables."""
+    if not count:
+        return f"the tables of {source.shown_path} have no rows"
+    return f"none of the {count:,} rows of {source.shown_path} passes source_config.filter: {source.filter}"
 
 
 def _digest(located: Sequence[Located], opened: Sequence[ParquetTable | WholeTable]) -> str:

@@ -162,10 +162,13 @@ def test_times_and_decimals() -> None:
 
 REFUSED = [
     ("width >", "cannot be read at character"),
-    ("width => 5", "near"),
-    ("width = 5", "cannot be read"),
+    ("width => 5", "near '=> 5': write '>=' instead of '=>'"),
+    ("A = 5", "cannot be read at character 3, near '= 5': write '==' instead of '='"),
+    ("(width > 5) & (height > 3)", "write 'and' instead of '&'"),
+    ("width > 5 && height > 3", "write 'and' instead of '&&'"),
+    ("width > 5 and NOT large", "write 'not' instead of 'NOT'"),
     ("(width > 5", "cannot be read"),
-    ("width > 5 AND height > 3", "cannot be read at character 11"),
+    ("width > 5 AND height > 3", "cannot be read at character 11, near 'AND height > 3': write 'and'"),
     ("__import__('os').system('x') == 1", "\"__import__('os').system('x')\" (character 1) is not allowed"),
     ("width.__class__ == 1", "'width.__class__' (character 1) is not allowed"),
     ("width + 1 > 2", "'width + 1' (character 1) is not allowed"),
