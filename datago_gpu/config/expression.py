@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import ast
 import re
+import tokenize
 import warnings
 from collections.abc import Iterator
+from io import StringIO
 from typing import Literal, TypeAlias
 
 from msgspec import Struct
@@ -114,16 +116,26 @@ def parse_expression(text: str) -> Expression:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of Python, about escapes in texts
             tree = ast.parse(joined, mode="eval")
+        if "#" in joined:
+            _refuse_comments(joined)
         return _parse(tree.body, joined)
     except SyntaxError as error:
         place = max(0, (error.offset or 1) - 1)
         near = joined[place:][:20] or "the end"
         where = f"at character {place + 1}, near {near!r}"
         raise ExpressionError(f"it cannot be read {where}{_hint(joined, place)}; {_ALLOWED}") from None
-    except (RecursionError, MemoryError, ValueError) as error:
+    except (RecursionError, MemoryError, ValueError, tokenize.TokenError) as error:
         if isinstance(error, ExpressionError):
             raise
         raise ExpressionError(f"it cannot be read ({type(error).__name__}); {_ALLOWED}") from None
+
+
+def _refuse_comments(text: str) -> None:
+    """Raises ExpressionError at a comment: the lines are joined, so it would hide all that follows."""
+    for token in tokenize.generate_tokens(StringIO(text).readline):
+        if token.type == tokenize.COMMENT:
+            place = f"{token.string[:40]!r} (character {token.start[1] + 1})"
+            raise ExpressionError(f"{place} is a comment, which is not allowed; {_ALLOWED}")
 
 
 def columns_in(expression: Expression) -> Iterator[Column]:

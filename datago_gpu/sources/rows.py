@@ -8,7 +8,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from functools import partial
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+from msgspec import structs
 
 from datago_gpu.config import LoaderConfig
 from datago_gpu.config.settings import RankSplit
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["Numbers", "Rows", "RowsSource"]
+
+_DIGEST_BYTES = 8
 
 Numbers: TypeAlias = "range | NDArray[np.int64]"
 """Numbers of rows, in the order in which they are read."""
@@ -59,14 +64,17 @@ class RowsSource:
         self._share = RankShare.of(config)
         self._shuffled_share = ShuffledShare(config, split) if shuffled else None
         self._load, self._seed, self._shuffled = load, config.seed, shuffled
+        self._lockstep = config.lockstep
         self._rows: Rows | None = None
         self.tally = Known(what)
 
     async def rows(self) -> Rows:
         """Returns the rows, which the first call opens."""
         if self._rows is None:
-            self._rows = await self._load()
-            self.tally.set(self._rows.listed)
+            rows = await self._load()
+            listed = await call_in_thread(None, _planned_digest, rows) if self._lockstep else rows.listed
+            self._rows = rows
+            self.tally.set(listed)
         return self._rows
 
     async def order(self, epoch: int) -> NDArray[np.int64]:
@@ -90,3 +98,13 @@ class RowsSource:
             async for sample in samples:
                 yield renumber(sample, index)
                 index += 1
+
+
+def _planned_digest(rows: Rows) -> ListingDigest:
+    """Returns the digest of rows and of their sizes: a plan of other sizes has other batches."""
+    listed, sizes = rows.listed, rows.sizes()
+    if sizes is None:
+        return listed
+    digest = blake2b(listed.digest.encode() + b"\0", digest_size=_DIGEST_BYTES)
+    digest.update(sizes.tobytes())
+    return structs.replace(listed, digest=digest.hexdigest())

@@ -314,6 +314,11 @@ def test_a_changed_listing_is_refused_or_accepted(root: Path) -> None:
     fewer = run(config, Pictures(root, count=COUNT - 1), resume)
     assert isinstance(fewer.end, wire.Failed)
     assert "there are 22 rows, but there were 23" in fewer.end.message
+    other_sizes = Pictures(root)
+    other_sizes.shapes = other_sizes.shapes[::-1].copy()
+    other = run(config, other_sizes, resume)
+    assert isinstance(other.end, wire.Failed), "other sizes make other batches"
+    assert "there are 23 rows as before, but some of them have changed" in other.end.message
 
 
 @pytest.mark.parametrize("walked", [False, True])

@@ -90,7 +90,7 @@ class _Pushdown:
         plain = [self._scalar(column, value).as_py() for value in values]
         wanted = self._type(column)
         if pa.types.is_integer(wanted):
-            plain = [int(value) for value in plain if value == int(value) and _fits(int(value), wanted)]
+            plain = [int(value) for value in plain if _fits(value, wanted)]
         elif pa.types.is_floating(wanted):
             wanted = pa.float64()
         field = self._field(column)
@@ -148,8 +148,10 @@ class _Pushdown:
         return ConfigError(f"source_config.filter: the column {column.name!r} has the type {given}; {why}")
 
 
-def _fits(value: int, wanted: pa.DataType) -> bool:
+def _fits(value: float, wanted: pa.DataType) -> bool:
     """Returns whether a column of integers can hold a number."""
+    if isinstance(value, float) and not value.is_integer():
+        return False
     bits: int = wanted.bit_width
     lowest = 0 if pa.types.is_unsigned_integer(wanted) else -(1 << (bits - 1))
     return lowest <= value < lowest + (1 << bits)

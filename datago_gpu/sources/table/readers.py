@@ -68,9 +68,13 @@ class ParquetTable:
                 return
             yield from opened.iter_batches(rows, [group], known, use_threads=False)
 
-    def groups_for(self, expression: pc.Expression, columns: Sequence[str]) -> list[int]:
-        """Returns the groups that may hold rows which pass a filter of these columns, by their statistics."""
-        if not set(columns) <= set(self.schema.names):
+    def groups_for(self, expression: pc.Expression, wanted: pa.Schema) -> list[int]:
+        """Returns the groups that may hold rows which pass a filter, by their statistics.
+
+        wanted: the columns of the filter, with the types that it was made for. Tables of other types are not judged.
+        """
+        if any(name not in self.schema.names or self.schema.field(name).type != type_
+               for name, type_ in zip(wanted.names, wanted.types, strict=True)):  # fmt: skip
             return list(range(len(self.counts)))
         import pyarrow.dataset as ds
         from pyarrow import fs
@@ -92,7 +96,7 @@ class WholeTable:
         self.counts = [batch.num_rows for batch in batches]
         self.sizes = [0 for _ in batches]
 
-    def groups_for(self, _expression: pc.Expression, _columns: Sequence[str]) -> list[int]:
+    def groups_for(self, _expression: pc.Expression, _wanted: pa.Schema) -> list[int]:
         """See `ParquetTable.groups_for`."""
         return list(range(len(self.rows)))
 

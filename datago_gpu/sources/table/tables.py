@@ -62,7 +62,7 @@ class Tables:
     def __init__(
         self, located: list[Located], opened: list[ParquetTable | WholeTable], partitions: list[dict[str, Any]]
     ) -> None:
-        self.located, self.opened = located, opened
+        self.located, self.opened, self._partitions = located, opened, partitions
         given = opened[0].schema
         self.schema = pa.schema([each.with_type(without_view(each.type)) for each in given], metadata=given.metadata)
         for name, value in partitions[0].items():
@@ -88,12 +88,16 @@ class Tables:
     def passing(self, text: str) -> NDArray[np.int64]:
         """Returns the numbers of the rows that pass a filter. Reads only the filter's columns. Raises ConfigError."""
         expression, columns = filter_for(parse_expression(text), self.schema)
-        possible = [set(table.groups_for(expression, columns)) for table in self.opened] if columns else []
+        wanted = pa.schema([self.schema.field(name) for name in columns])
+        possible = [
+            set(range(len(table.counts)) if constants.keys() & set(columns) else table.groups_for(expression, wanted))
+            for table, constants in zip(self.opened, self._partitions, strict=True)
+        ]
         found, first = [np.empty(0, np.int64)], 0
         for group in self.groups:
-            if not possible or group.number in possible[group.origin]:
+            if group.number in possible[group.origin]:
                 try:
-                    found += self._passing_in(group, first, expression, columns)
+                    found += self._passing_in(group, first, expression, wanted)
                 except (pa.ArrowException, OSError) as error:
                     words = str(error).partition("\n")[0][:200]
                     shown = self.located[group.origin].shown
@@ -103,9 +107,8 @@ class Tables:
             first += group.rows
         return np.concatenate(found)
 
-    def _passing_in(self, group: Group, first: int, expression: Any, columns: list[str]) -> Iterator[Any]:
-        wanted = pa.schema([self.schema.field(name) for name in columns])
-        for batch in group.batches(columns):
+    def _passing_in(self, group: Group, first: int, expression: Any, wanted: pa.Schema) -> Iterator[Any]:
+        for batch in group.batches(wanted.names):
             numbers = pa.array(np.arange(first, first + batch.num_rows))
             table = pa.Table.from_batches([batch]).cast(wanted).append_column("", numbers)
             yield table.filter(expression).column("").to_numpy()

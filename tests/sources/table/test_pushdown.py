@@ -156,6 +156,7 @@ def test_times_and_decimals() -> None:
     for text, count in (
         ("at >= '2024-06-01'", 1), ("at > '2024-05-01T00:00:00'", 1), ("day == '2024-05-01'", 1), ("score > 1.5", 1),
         ("half > 1.5", 1), ("score in (1, 2)", 2), ("small in (-1, 1.0, 2.5, 200, 300)", 2), ("small < 300", 2),
+        ("small in (1e999, 1)", 1), ("small not in (-1e999, 1)", 1),
     ):  # fmt: skip
         assert table.filter(filter_for(parse_expression(text), table.schema)[0]).num_rows == count, text
 
@@ -186,6 +187,7 @@ REFUSED = [
     ("not " * 5000 + "a", "cannot be read"),
     ("a or " * 30_000 + "a", "characters"),
     ("width > 1\0", "cannot be read"),
+    ("width > 1  # wide\nand height > 1", "'# wide and height > 1' (character 12) is a comment"),
 ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import decimal
 import errno
+import itertools
 import json
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -299,3 +300,29 @@ def test_string_views_and_compressed_batches(tmp_path: Path) -> None:
     assert ids_of(table_config(path, filter="t == 'b'")) == names[1::3]
     assert sorted(ids_of(table_config(path, random_sampling=True))) == names
     assert ids_of(table_config(path), Position(0, 5)) == names[5:]
+
+
+@pytest.mark.parametrize("text", ["n == 'b'", "n in ('b', 'c')", "n > 'a'"])
+def test_a_filter_over_tables_of_other_types_of_text(tmp_path: Path, text: str) -> None:
+    kinds = [pa.string(), pa.string_view(), pa.large_string(), pa.dictionary(pa.int8(), pa.string())]
+    for first, second in itertools.product(kinds, kinds):
+        for name, kind in (("1", first), ("2", second)):
+            columns = {"path": ["a.jpg", "b.jpg"], "n": pa.array(["a", "b"]).cast(kind)}
+            write_table(tmp_path / f"{name}.parquet", columns, row_group_size=1)
+        assert ids_of(table_config(tmp_path, filter=text)) == ["b.jpg", "b.jpg"], (first, second)
+
+
+def test_a_filter_over_a_column_that_is_a_number_in_one_table_and_a_text_in_another(tmp_path: Path) -> None:
+    for name, values in (("1", [1, 2]), ("2", ["2", "1"]), ("3", ["x", "2"])):
+        write_table(tmp_path / f"{name}.parquet", {"path": ["a.jpg", "b.jpg"], "n": values})
+    (tmp_path / "3.parquet").rename(tmp_path / "x.txt")
+    assert ids_of(table_config(tmp_path, filter="n > 1")) == ["b.jpg", "a.jpg"]
+    (tmp_path / "x.txt").rename(tmp_path / "3.parquet")
+    with pytest.raises(SourceError, match=r"cannot filter the rows of .*3\.parquet"):
+        ids_of(table_config(tmp_path, filter="n > 1"))
+
+
+def test_a_column_that_a_folder_names_counts_and_not_the_column_of_the_file(tmp_path: Path) -> None:
+    for lang in ("de", "en"):
+        write_table(tmp_path / f"lang={lang}" / "t.parquet", {"path": [f"{lang}.jpg"], "lang": ["-"]})
+    assert [name.split("/")[-1] for name in ids_of(table_config(tmp_path, filter="lang == 'en'"))] == ["en.jpg"]
