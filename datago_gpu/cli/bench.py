@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from datago_gpu.cli.config_file import ConfigFile
 from datago_gpu.cli.flags import load_config, setting_flags
 from datago_gpu.cli.run import report, run, show
 from datago_gpu.cli.settings_help import SettingsCommand
@@ -17,7 +18,7 @@ __all__ = ["bench"]
 
 
 @click.command(cls=SettingsCommand, params=setting_flags())
-@click.argument("config", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("config", required=False, type=ConfigFile())
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option("--backend", default="auto", show_default=True, help="auto, dali or pillow.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, as the last line.")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from datago_gpu.cli.config_file import ConfigFile
 from datago_gpu.doctor import Check, examine
 
 __all__ = ["doctor"]
@@ -19,7 +20,7 @@ _MARKS = {"ok": "ok", "none": "-", "warn": "warn", "fail": "FAIL"}
 
 
 @click.command()
-@click.argument("config", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("config", required=False, type=ConfigFile())
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N; cuda requires a GPU.")
 @click.option("--backend", default="auto", show_default=True, type=click.Choice(["auto", "dali", "pillow"]))
 @click.option("--timeout", "timeout_s", default=20.0, show_default=True, type=click.FloatRange(min=1, max=3600),

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from datago_gpu.cli.config_file import ConfigFile
 from datago_gpu.cli.flags import load_config, setting_flags
 from datago_gpu.cli.out import check_out
 from datago_gpu.cli.settings_help import SettingsCommand
@@ -22,7 +23,7 @@ __all__ = ["index"]
 
 
 @click.command(cls=SettingsCommand, params=setting_flags())
-@click.argument("config", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("config", required=False, type=ConfigFile())
 @click.option("--out", default="index.arrow", show_default=True, type=click.Path(dir_okay=False, path_type=Path),
               help="Path of the .arrow file to write.")  # fmt: skip
 @click.option("--update", is_flag=True, help="Bring an index that is there up to date: look only at what has changed.")
@@ -60,6 +61,10 @@ def index(ctx: click.Context, /, config: Path | None, out: Path, update: bool, r
         raise DatagoError(f"none of the {summary.rows} samples can be used: see the column `reason` of {str(out)!r}")
 
 
+def _size(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB" if count >= 1e6 else f"{count / 1e3:,.0f} kB"
+
+
 def _validity(expires: datetime) -> str:
     return f"the first expires at {expires:%Y-%m-%d %H:%M} UTC: run the same command with --update before"
 
@@ -84,7 +89,7 @@ def _show(out: Path, summary: Summary) -> None:
         "unusable": bad,
         "known before": f"{summary.known:,}",
         "seconds": f"{summary.seconds:.2f}",
-        "file": f"{out}, {summary.bytes / 1e6:,.1f} MB",
+        "file": f"{out}, {_size(summary.bytes)}",
         **({"addresses": _validity(summary.expires)} if summary.expires else {}),
     }.items():
         table.add_row(name, value)

@@ -10,6 +10,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from datago_gpu.cli.config_file import ConfigFile
 from datago_gpu.cli.flags import load_config, setting_flags
 from datago_gpu.cli.out import check_out, write_out
 from datago_gpu.cli.settings_help import SettingsCommand
@@ -21,7 +22,7 @@ __all__ = ["plan"]
 
 
 @click.command(cls=SettingsCommand, params=setting_flags())
-@click.argument("config", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("config", required=False, type=ConfigFile())
 @click.option("--epoch", default=0, show_default=True, type=click.IntRange(0), help="Number of the epoch.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path),
               help="Path of an .npz file for the arrays buckets, rows, real and left_out.")  # fmt: skip
@@ -29,17 +30,18 @@ __all__ = ["plan"]
 def plan(ctx: click.Context, /, config: Path | None, epoch: int, out: Path | None, **_: Any) -> None:
     """Plan an epoch in lockstep, by the settings in a file CONFIG (JSON or YAML), by flags, or both (flags win).
 
-    Prints the number of steps and how often each shape occurs. The arrays of --out have one entry for each step:
+    The plan is that of a run with --lockstep, also where CONFIG does not set lockstep. Prints the number of steps and
+    how often each shape occurs: samples of a rank x height x width. The arrays of --out have one entry for each step:
     buckets (steps, 2) are height and width, rows (steps, G) the numbers of the rows of all ranks, and real (steps, G)
     is false where a row is only repeated.
 
     \b
-    datago-gpu plan train.json --lockstep --world-size 8
-    datago-gpu plan train.json --lockstep --epoch 3 --out plan.npz
+    datago-gpu plan train.json --world-size 8
+    datago-gpu plan train.json --epoch 3 --out plan.npz
     """
     if out:
         check_out(out, ".npz")
-    settings = LoaderConfig.load(load_config(ctx, config)).resolve()
+    settings = LoaderConfig.load({**load_config(ctx, config), "lockstep": True}).resolve()
     batches = Planner(settings).plan(epoch)
     _show(settings, batches)
     if out:
@@ -53,7 +55,7 @@ def _save(batches: GlobalBatches, path: Path) -> None:
 def _show(config: LoaderConfig, batches: GlobalBatches) -> None:
     """Prints the steps of each shape, and of all."""
     world_size = config.rank_and_world_size()[1]
-    table = Table("images of a rank", "steps", "rows", "repeats", box=None)
+    table = Table("shape", "steps", "rows", "repeats", box=None)
     for height, width in sorted({(height, width) for height, width in batches.buckets.tolist()}):
         there = (batches.buckets == (height, width)).all(axis=1)
         real = int(batches.real[there].sum())
@@ -63,4 +65,4 @@ def _show(config: LoaderConfig, batches: GlobalBatches) -> None:
     table.add_row("all", f"{len(batches):,}", f"{real:,}", f"{batches.real.size - real:,}")
     Console().print(table)
     left_out = f", {len(batches.left_out):,} rows left out by drop_last" if len(batches.left_out) else ""
-    print(f"{world_size} ranks, {batches.rows.shape[1]:,} samples in each step{left_out}")
+    print(f"{world_size} rank{'s' * (world_size != 1)}, {batches.rows.shape[1]:,} samples in each step{left_out}")

@@ -10,6 +10,7 @@ from typing import Any
 import click
 from rich.console import Console
 
+from datago_gpu.cli.config_file import ConfigFile
 from datago_gpu.cli.flags import load_config, setting_flags
 from datago_gpu.cli.out import check_out, write_out
 from datago_gpu.cli.settings_help import SettingsCommand
@@ -21,7 +22,7 @@ _WRITERS: dict[str, Callable[[Overview, Path], None]] = {".png": write_sheet, ".
 
 
 @click.command(cls=SettingsCommand, params=setting_flags())
-@click.argument("config", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("config", required=False, type=ConfigFile())
 @click.option("--out", default="preview.png", show_default=True, type=click.Path(dir_okay=False, path_type=Path),
               help="Path of the .png or self-contained .html to write.")  # fmt: skip
 @click.option(

@@ -30,6 +30,8 @@ __all__ = ["checks"]
 MEMINFO = Path("/proc/meminfo")
 _NO_LIMIT = 2**60
 """Bytes. Version 1 of control groups writes a number above this one for "no limit"."""
+_EXTRAS = ("cloud", "table", "zstd")
+"""Extras whose packages are listed where they are installed. Other checks have those of the others."""
 _SPARE_FILES = 64
 """Open files needed besides downloads: of the interpreter and libraries, the socket to the feeder, hedges."""
 
@@ -58,21 +60,22 @@ def _default_config() -> LoaderConfig:
 
 
 def packages() -> Check:
-    """Compares the installed packages with the requirements of pyproject.toml."""
+    """Compares the installed packages with the requirements of pyproject.toml, those of `_EXTRAS` where installed."""
     here, wrong = [], []
     try:
         asked, own = metadata.requires("datago-gpu") or [], metadata.version("datago-gpu")
     except metadata.PackageNotFoundError:
         return Check.warn("packages", "datago_gpu is imported but not installed", "pip install datago_gpu")
     for line in asked:
-        if "extra ==" in line:
+        extra = re.search(r"extra == .([\w-]+)", line)
+        if extra and extra[1] not in _EXTRAS:
             continue
         name = re.split(r"[^\w.-]", line)[0]
         lowest = re.search(r">=([\d.]+)", line)
         try:
             version = metadata.version(name)
         except metadata.PackageNotFoundError:
-            wrong.append(f"{name} is missing")
+            wrong += [] if extra else [f"{name} is missing"]
             continue
         here.append(f"{name} {version}")
         if lowest and _numbers(version) < _numbers(lowest[1]):
@@ -113,16 +116,20 @@ def cpus(decode: DecodeConfig, quota: float | None) -> Check:
     threads = decoding_threads(decode)
     found = f"{usable} of {os.cpu_count()} may be used" + (f", for {quota:g} of their time" if quota else "")
     processes = decode_processes(decode)
-    pillow = f"{processes} processes" if processes else f"{pillow_threads(decode)} threads"
+    pillow = _counted(processes, "process") if processes else _counted(pillow_threads(decode), "thread")
     local = find_local_rank()
     found += f"; {local.size} processes share them ({local.size_origin})" if local.size > 1 else ""
-    found += f"; {pillow} decode with Pillow, {threads} threads with DALI"
+    found += f"; to decode: {pillow} with Pillow, {_counted(threads, 'thread')} with DALI"
     allowed = min(usable, quota or usable)
     if threads > 2 * max(1.0, allowed):
         return Check.warn("CPUs", found, f"set decode_config.threads to {max(1, round(allowed))}")
     if allowed < 2:
         return Check.warn("CPUs", found, "provide at least 2 CPUs: the feeder and the decoder run at the same time")
     return Check.ok("CPUs", found)
+
+
+def _counted(number: int, word: str) -> str:
+    return f"{number} {word}" if number == 1 else f"{number} {word}{'es' if word.endswith('s') else 's'}"
 
 
 def ranks(config: LoaderConfig | None) -> Check:

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from datago_gpu.cli.plan import plan
 from datago_gpu.errors import ConfigError
 
-FLAGS = ["--lockstep", "--crop-and-resize", "--default-image-size", "64", "--downsampling-ratio", "16"]
+FLAGS = ["--crop-and-resize", "--default-image-size", "64", "--downsampling-ratio", "16"]
 
 
 @pytest.fixture
@@ -36,6 +36,6 @@ def test_a_plan_is_printed_and_saved(table: Path, tmp_path: Path) -> None:
         assert arrays["left_out"].tolist() == []
 
 
-def test_without_lockstep_nothing_is_planned(table: Path) -> None:
-    with pytest.raises(ConfigError, match="set lockstep to true"):
-        CliRunner().invoke(plan, ["--source-type", "table", "--path", str(table)], catch_exceptions=False)
+def test_sources_that_lockstep_cannot_plan_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="datago-gpu index CONFIG"):
+        CliRunner().invoke(plan, ["--root-path", str(tmp_path)], catch_exceptions=False)

@@ -218,4 +218,4 @@ def test_doctor_says_that_processes_share_the_cpus(monkeypatch: Patch) -> None:
     set_all(monkeypatch, TORCHRUN)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
     found = machine.cpus(LoaderConfig.load(FILES).decode_config, None).found
-    assert "2 processes share them (LOCAL_WORLD_SIZE); 4 processes decode with Pillow, 4 threads with DALI" in found
+    assert "2 processes share them (LOCAL_WORLD_SIZE); to decode: 4 processes with Pillow, 4 threads with DALI" in found
