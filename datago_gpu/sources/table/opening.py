@@ -17,8 +17,9 @@ from datago_gpu.sources.reference import utf8_text
 from datago_gpu.sources.table.columns import roles_of, root_of, usual_texts
 from datago_gpu.sources.table.fingerprint import SMALL, fingerprint
 from datago_gpu.sources.table.located import Located, local_tables, partitions_of
-from datago_gpu.sources.table.readers import ParquetTable, WholeTable, open_table
+from datago_gpu.sources.table.readers import ParquetTable, open_table
 from datago_gpu.sources.table.samples import Origin
+from datago_gpu.sources.table.settled import WholeTable
 from datago_gpu.sources.table.table_rows import TableRows
 from datago_gpu.sources.table.tables import Tables
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import chain
-from typing import IO, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,23 +13,17 @@ import pyarrow.compute as pc
 from datago_gpu.errors import SourceError
 from datago_gpu.sources.local import Patience
 from datago_gpu.sources.table.located import Located
-from datago_gpu.sources.table.soundness import damage_of
-from datago_gpu.sources.table.values import plain_type
+from datago_gpu.sources.table.settled import WholeTable, settle
+from datago_gpu.sources.table.texts import read_csv, read_jsonl
 from datago_gpu.units import MiB
 
 # The parts of pyarrow are imported where they are used: all together take 0.2 s.
 
-__all__ = ["ParquetTable", "WholeTable", "open_table", "settle"]
+__all__ = ["ParquetTable", "open_table"]
 
-_MOST_IN_MEMORY = 256 * MiB
-"""The size of rows above which they are moved to a temporary file, which is mapped."""
 _BATCH_BYTES, _MOST_BATCH_ROWS = 8 * MiB, 4096
 _PAGE_BY_PAGE: dict[str, Any] = {"buffer_size": MiB, "pre_buffer": False}
 """Without these, pyarrow reads a row group as a whole."""
-_BLOCK = 16 * MiB
-"""The size of the pieces in which text is parsed."""
-_LARGE_TEXT = 256 * MiB
-"""The size from which on texts are parsed piece by piece: types then follow from the first piece."""
 
 
 class ParquetTable:
@@ -86,25 +78,6 @@ class ParquetTable:
         return sorted({group.id for part in parts for group in part.row_groups})
 
 
-class WholeTable:
-    """A table whose rows can be read in any order. Each of its groups is one batch."""
-
-    in_any_order = True
-
-    def __init__(self, schema: pa.Schema, batches: list[pa.RecordBatch]) -> None:
-        self.schema, self.rows = schema, batches
-        self.counts = [batch.num_rows for batch in batches]
-        self.sizes = [0 for _ in batches]
-
-    def groups_for(self, _expression: pc.Expression, _wanted: pa.Schema) -> list[int]:
-        """See `ParquetTable.groups_for`."""
-        return list(range(len(self.rows)))
-
-    def batches(self, group: int, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        """See `ParquetTable.batches`."""
-        yield self.rows[group].select([name for name in columns if name in self.schema.names])
-
-
 def _without_columns(count: int, rows: int) -> Iterator[pa.RecordBatch]:
     for begin in range(0, count, rows):
         length = min(rows, count - begin)
@@ -117,7 +90,7 @@ def open_table(file: Located, texts: Sequence[str], patience: Patience) -> Parqu
         if file.ending == ".parquet":
             return patience(lambda: ParquetTable(file))
         return patience(lambda: _READERS[file.ending](file, texts))
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+    except (pa.ArrowException, OSError, UnicodeError) as error:
         words = error.strerror if isinstance(error, OSError) and error.strerror else str(error).partition("\n")[0]
     raise SourceError(f"cannot read the table {file.shown}: {words[:300] or 'it is damaged'}; check source_config.path")
 
@@ -149,98 +122,11 @@ def _lies_in(batch: pa.RecordBatch, whole: pa.Buffer) -> bool:
     return all(begin <= buffer.address < end for buffer in buffers)
 
 
-def _jsonl(file: Located, _: Sequence[str]) -> WholeTable:
-    from pyarrow import json
-
-    options = json.ReadOptions(block_size=_BLOCK)
-    given = file.open()
-    if _size_of(given) < _LARGE_TEXT:
-        return _whole(json.read_json(given, options))
-    reader = json.open_json(given, options)
-    return settle(reader.schema, reader)
-
-
-def _csv(separator: str) -> Callable[[Located, Sequence[str]], WholeTable]:
-    def read(file: Located, texts: Sequence[str]) -> WholeTable:
-        from pyarrow import csv
-
-        given = file.open()
-        options = {
-            "read_options": csv.ReadOptions(block_size=_BLOCK),
-            "parse_options": csv.ParseOptions(delimiter=separator, newlines_in_values=True),
-            "convert_options": csv.ConvertOptions(
-                column_types=dict.fromkeys(texts, pa.string()), timestamp_parsers=["no time"]
-            ),
-        }
-        if _size_of(given) < _LARGE_TEXT:
-            return _whole(csv.read_csv(given, **options))
-        reader = csv.open_csv(given, **options)
-        return settle(reader.schema, reader)
-
-    return read
-
-
-def _whole(table: pa.Table) -> WholeTable:
-    table = table.combine_chunks()
-    return WholeTable(table.schema, table.to_batches())
-
-
-def _size_of(given: Any) -> int:
-    return os.path.getsize(given) if isinstance(given, str) else int(given.size())
-
-
 _READERS: dict[str, Callable[[Located, Sequence[str]], WholeTable]] = {
     ".arrow": _arrow,
     ".feather": _arrow,
-    ".jsonl": _jsonl,
-    ".ndjson": _jsonl,
-    ".csv": _csv(","),
-    ".tsv": _csv("\t"),
+    ".jsonl": read_jsonl,
+    ".ndjson": read_jsonl,
+    ".csv": partial(read_csv, separator=","),
+    ".tsv": partial(read_csv, separator="\t"),
 }
-
-
-def settle(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> WholeTable:
-    """Keeps batches for reading in any order: in memory, or from 256 MiB on in a temporary file, which is mapped."""
-    plain = pa.schema([field.with_type(plain_type(field.type)) for field in schema], metadata=schema.metadata)
-    kept: list[pa.RecordBatch] = []
-    held, writer, file = 0, None, None
-    with ExitStack() as stack:
-        for batch in batches:
-            kept.append(_as(plain, batch))
-            held += kept[-1].nbytes
-            try:
-                if writer is None and held > _MOST_IN_MEMORY:
-                    file = stack.enter_context(tempfile.TemporaryFile(prefix="datago-table-"))
-                    writer = pa.ipc.new_file(file, plain)
-                if writer is not None:
-                    for each in kept:
-                        writer.write_batch(each)
-                    kept.clear()
-            except OSError as error:
-                raise _no_room(error) from error
-        if writer is None or file is None:
-            return WholeTable(plain, kept)
-        try:
-            writer.close()
-            file.flush()
-        except OSError as error:
-            raise _no_room(error) from error
-        return _mapped(file)
-
-
-def _as(plain: pa.Schema, batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Returns a batch with these types. Rows of a damaged batch are null."""
-    if damage_of(batch):
-        return pa.RecordBatch.from_arrays([pa.nulls(batch.num_rows, each.type) for each in plain], schema=plain)
-    return batch.cast(plain, safe=False) if batch.schema.types != plain.types else batch
-
-
-def _no_room(error: OSError) -> SourceError:
-    folder = tempfile.gettempdir()
-    why = error.strerror or str(error).partition("\n")[0]
-    return SourceError(f"cannot keep the rows of the table in {folder} ({why}): set TMPDIR to a folder with more room")
-
-
-def _mapped(file: IO[bytes]) -> WholeTable:
-    reader = pa.ipc.open_file(pa.memory_map(f"/proc/self/fd/{file.fileno()}"))
-    return WholeTable(reader.schema, [reader.get_batch(number) for number in range(reader.num_record_batches)])

@@ -24,8 +24,8 @@ from datago_gpu.sources.rows import Numbers
 from datago_gpu.sources.table.access import Access, AnyOrder, Forward, Origins
 from datago_gpu.sources.table.columns import Roles
 from datago_gpu.sources.table.orders import block_rows, rows_in_groups
-from datago_gpu.sources.table.readers import settle
 from datago_gpu.sources.table.samples import Origin, SampleMaker
+from datago_gpu.sources.table.settled import settle
 from datago_gpu.sources.table.tables import Tables
 from datago_gpu.units import MiB
 

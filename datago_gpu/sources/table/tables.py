@@ -13,7 +13,8 @@ from datago_gpu.config.expression import parse_expression
 from datago_gpu.errors import ConfigError, SourceError
 from datago_gpu.sources.table.located import Located
 from datago_gpu.sources.table.pushdown import filter_for
-from datago_gpu.sources.table.readers import ParquetTable, WholeTable
+from datago_gpu.sources.table.readers import ParquetTable
+from datago_gpu.sources.table.settled import WholeTable
 from datago_gpu.sources.table.soundness import damage_of
 from datago_gpu.sources.table.values import without_view
 

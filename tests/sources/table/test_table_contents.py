@@ -21,7 +21,7 @@ from PIL import Image
 from datago_gpu import ConfigError, Loader, SourceError
 from datago_gpu.sources.index_form import ROOT, IndexPart, IndexRow, index_schema
 from datago_gpu.sources.reference import BAD_ATTRIBUTES, Position, SampleRef, Skipped, Span
-from datago_gpu.sources.table import readers
+from datago_gpu.sources.table import readers, settled
 from tests.support.images import add_picture
 from tests.support.needs import needs
 from tests.support.tables import ids_of, samples_of, table_config, write_table
@@ -193,7 +193,7 @@ def test_an_image_column_of_any_name_and_columns_of_one_name(tmp_path: Path) -> 
     table = pa.table([cells, pa.array([1]), pa.array([2])], names=["scan", "n", "n"])
     (ref,) = refs_of(table_config(write_table(tmp_path / "t.parquet", table)))
     assert (ref.id, ref.payload, ref.info.attributes) == ("x.jpg", b"x", b"{}")
-    with pytest.raises(ConfigError, match="more than once"):
+    with pytest.raises(ConfigError, match="several columns 'n'"):
         samples_of(table_config(tmp_path / "t.parquet", attributes="n"))
 
 
@@ -249,7 +249,7 @@ def test_a_cell_that_is_too_large_is_skipped(tmp_path: Path) -> None:
 
 def test_no_room_for_rows_that_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_table(tmp_path / "t.parquet", {"path": [f"{number}.jpg" for number in range(100)]})
-    monkeypatch.setattr(readers, "_MOST_IN_MEMORY", 100)
+    monkeypatch.setattr(settled, "_MOST_IN_MEMORY", 100)
     config = table_config(path, random_sampling=True)
     assert len(ids_of(config)) == 100
     monkeypatch.setattr(tempfile, "tempdir", "/proc/self")  # where no file can be made
