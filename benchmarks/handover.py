@@ -26,8 +26,8 @@ from PIL import Image
 from benchmarks.common import machine, parser
 from datago_gpu.batch import COLUMNS
 from datago_gpu.config import LoaderConfig
-from datago_gpu.decode.decoders import make_decoder, make_placer
-from datago_gpu.decode.select import choose
+from datago_gpu.decoders.make import make_decoder, make_placer
+from datago_gpu.decoders.select import choose
 from datago_gpu.feeder import wire
 from datago_gpu.feeder.admit import Admission
 from datago_gpu.feeder.admitted import Admitted

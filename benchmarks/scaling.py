@@ -26,7 +26,7 @@ class Finder:
         if name == "datago_gpu.feeder.decoding.worker":
             sys.meta_path.remove(self)
             import os, time
-            from datago_gpu.decode.renderer import Renderer
+            from datago_gpu.decoders.renderer import Renderer
             seconds = float(os.environ["SLEEP_S"])
             def rest(self, image, out):
                 time.sleep(seconds)

@@ -60,6 +60,7 @@ _HOMES = {
     "Sample": "batch",
     "Loader": "loader",
     "Row": "row",
+    "decode": "loader.single_call",
     **dict.fromkeys(_SETTINGS, "config"),
 }
 
@@ -70,8 +71,6 @@ def __getattr__(name: str) -> Any:
         return _version()
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    if name == "decode":  # the package of this name can be called
-        return import_module("datago_gpu.decode")
     return getattr(import_module(f"datago_gpu.{_HOMES.get(name, 'errors')}"), name)
 
 

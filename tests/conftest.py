@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from datago_gpu.config.ranks import VARIABLES
-from datago_gpu.decode.select import Backend, choose
+from datago_gpu.decoders.select import Backend, choose
 from tests.support import generators
 from tests.support.gpus import usable
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +19,7 @@ FLOORS = [
     ["loader", "server"],
     ["feeder"],
     ["plan"],
-    ["sources", "decode"],
+    ["sources", "decoders"],
     ["config"],
     ["imaging", "batch", "row"],
     ["arrays", "eventloop", "interpreter"],
@@ -52,6 +53,11 @@ def test_imports_go_down(file: str) -> None:
         room = room_of(module)
         assert room in FLOOR_OF, f"{module} is in no room"
         assert room == own or FLOOR_OF[room] > FLOOR_OF[own], f"{file} imports {module}, which lies above it"
+
+
+def test_no_file_name_occurs_twice() -> None:
+    names = Counter(Path(file).name for file in FILES)
+    assert {name for name, count in names.items() if count > 1} == {"__init__.py", "__main__.py"}
 
 
 def test_each_room_has_its_floor() -> None:

@@ -115,6 +115,6 @@ if __name__ == "__main__":
     os.environ.pop("RANK", None)
     os.environ.pop("WORLD_SIZE", None)
     main(
-        {"datago_gpu.loader.loader": "datago-gpu", "datago_gpu.decode.pillow": "datago-gpu", "PIL": "pillow"},
+        {"datago_gpu.loader.loader": "datago-gpu", "datago_gpu.decoders.pillow": "datago-gpu", "PIL": "pillow"},
         {"files": files, "shards": shards, "dataroom": dataroom, "million": files, "payloads": payloads},
     )

@@ -8,7 +8,7 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 
 from datago_gpu.batch import Batch
-from datago_gpu.decode.device import on_host
+from datago_gpu.decoders.device import on_host
 
 __all__ = ["ContactSheet"]
 

@@ -10,7 +10,7 @@ from datago_gpu.compat.datago_settings import config_of_pass, loader_config
 from datago_gpu.compat.logs import initialize_logging, log
 from datago_gpu.compat.stream import Stream
 from datago_gpu.config import LoaderConfig
-from datago_gpu.decode.select import choose
+from datago_gpu.decoders.select import choose
 from datago_gpu.errors import DatagoError
 
 if TYPE_CHECKING:

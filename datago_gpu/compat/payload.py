@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from datago_gpu.decode.device import DeviceArray, on_host
+from datago_gpu.decoders.device import DeviceArray, on_host
 from datago_gpu.errors import DatagoError
 
 __all__ = ["ImagePayload", "LatentPayload", "RawImage"]

@@ -12,7 +12,7 @@ from PIL import Image
 from datago_gpu import batch
 from datago_gpu.compat.payload import ImagePayload, LatentPayload, RawImage
 from datago_gpu.config import DataroomSource, FileSource, LoaderConfig, WebDatasetSource
-from datago_gpu.decode.device import on_host
+from datago_gpu.decoders.device import on_host
 
 __all__ = ["Sample", "as_dict", "to_datago"]
 

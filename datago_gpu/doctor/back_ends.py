@@ -11,7 +11,7 @@ import subprocess
 from collections.abc import Iterator
 from importlib.util import find_spec
 
-from datago_gpu.decode.select import Backend, choose
+from datago_gpu.decoders.select import Backend, choose
 from datago_gpu.doctor.check import Check
 from datago_gpu.errors import ConfigError, FeederError
 from datago_gpu.interpreter import WANTED, command

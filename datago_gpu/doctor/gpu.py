@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
-from datago_gpu.decode.select import gpus
+from datago_gpu.decoders.select import gpus
 from datago_gpu.doctor.check import Check, mib
 
 __all__ = ["checks"]

@@ -17,8 +17,8 @@ from PIL import features
 from datago_gpu.config import DecodeConfig, FileSource, HttpConfig, ImageConfig, LoaderConfig
 from datago_gpu.config.limits import decode_processes
 from datago_gpu.config.ranks import find_local_rank, find_ranks
-from datago_gpu.decode.select import choose
-from datago_gpu.decode.threads import decoding_threads, pillow_threads
+from datago_gpu.decoders.select import choose
+from datago_gpu.decoders.threads import decoding_threads, pillow_threads
 from datago_gpu.doctor.check import Check, mib
 from datago_gpu.doctor.memory import MemorySum
 from datago_gpu.errors import ConfigError, DatagoError

@@ -13,7 +13,7 @@ from datago_gpu.config.limits import (
     files_of_a_sample,
     wants_latents,
 )
-from datago_gpu.decode.threads import pillow_threads
+from datago_gpu.decoders.threads import pillow_threads
 from datago_gpu.imaging.allowance import KEPT
 from datago_gpu.units import MiB
 

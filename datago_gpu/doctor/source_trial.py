@@ -21,7 +21,7 @@ from datago_gpu.config import (
 )
 from datago_gpu.config.local_paths import shown_with
 from datago_gpu.config.proxies import Proxies
-from datago_gpu.decode.select import choose
+from datago_gpu.decoders.select import choose
 from datago_gpu.doctor.check import Check, run_within
 from datago_gpu.doctor.network import describe_route
 from datago_gpu.errors import ConfigError, DatagoError, SourceError

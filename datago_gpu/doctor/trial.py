@@ -10,10 +10,10 @@ import numpy as np
 from PIL import Image
 
 from datago_gpu.config import DecodeConfig, ImageConfig
-from datago_gpu.decode.decoder import EncodedImages
-from datago_gpu.decode.decoders import make_decoder
-from datago_gpu.decode.device import on_host
-from datago_gpu.decode.select import Backend, choose
+from datago_gpu.decoders.decoder import EncodedImages
+from datago_gpu.decoders.device import on_host
+from datago_gpu.decoders.make import make_decoder
+from datago_gpu.decoders.select import Backend, choose
 from datago_gpu.errors import DatagoError
 
 _SIDE = 64

@@ -2,7 +2,7 @@
 
 import sys
 
-import datago_gpu.feeder.decoding.plan  # noqa: F401 - settings, which the fork server then shares
+import datago_gpu.feeder.decoding.memory_plan  # noqa: F401 - settings, which the fork server then shares
 from datago_gpu.feeder.decoding.fork_server import start
 
 *numbers, plan, ends, rows = sys.argv[1:]

@@ -11,7 +11,7 @@ from contextlib import aclosing
 from datago_gpu.config import DataroomSource, LoaderConfig
 from datago_gpu.errors import ConfigError
 from datago_gpu.feeder.planned import Begin, PlannedRows, not_planned, planned, step_of
-from datago_gpu.plan.streamed import Planned, StreamPlanner
+from datago_gpu.plan.stream_planner import Planned, StreamPlanner
 from datago_gpu.plan.taken import Taken
 from datago_gpu.sources.order import RankShare
 from datago_gpu.sources.reference import Position, Refs, SampleRef, Skipped, Source

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datago_gpu.batch import Batch
-from datago_gpu.decode.decoder import DecodedImages, Decoder, EncodedImages, Payloads
-from datago_gpu.decode.placement import Placer, row_mapping, scatter_rows
+from datago_gpu.decoders.decoder import DecodedImages, Decoder, EncodedImages, Payloads
+from datago_gpu.decoders.placement import Placer, row_mapping, scatter_rows
 from datago_gpu.feeder import wire
 from datago_gpu.loader.gray import GrayImages
 from datago_gpu.loader.latents import Latents

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from datago_gpu.config import LoaderConfig
 from datago_gpu.config.limits import Limits, decode_processes
-from datago_gpu.decode.select import Backend
+from datago_gpu.decoders.select import Backend
 from datago_gpu.errors import FeederError
 from datago_gpu.feeder.decoding.decode_pool import Pool
-from datago_gpu.feeder.decoding.plan import Plan
+from datago_gpu.feeder.decoding.memory_plan import Plan
 
 if TYPE_CHECKING:
-    from datago_gpu.decode.decoder import Decoder
+    from datago_gpu.decoders.decoder import Decoder
     from datago_gpu.loader.assembly import Assembly
 
 __all__ = ["assembly_maker", "make_pool"]
@@ -52,7 +52,7 @@ def assembly_maker(backend: Backend, config: LoaderConfig, pool: Pool | None) ->
     Call this while the feeder starts, which takes as long as the imports. Call it on the trainer's thread: a process
     forked while another thread imports a module gets half of that module.
     """
-    from datago_gpu.decode.decoders import make_placer
+    from datago_gpu.decoders.make import make_placer
     from datago_gpu.loader.assembly import Assembly
     from datago_gpu.loader.gray import GrayImages
 
@@ -73,8 +73,8 @@ def _in_processes(config: LoaderConfig, pool: Pool) -> Callable[[], _MakeDecoder
 
 
 def _in_this_process(backend: Backend, config: LoaderConfig) -> Callable[[], _MakeDecoder]:
-    from datago_gpu.decode.decoders import load_decoder, make_decoder
-    from datago_gpu.decode.threads import pillow_threads
+    from datago_gpu.decoders.make import load_decoder, make_decoder
+    from datago_gpu.decoders.threads import pillow_threads
     from datago_gpu.imaging.allowance import Allowance
 
     load_decoder(backend)

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from datago_gpu.config import ImageConfig
-from datago_gpu.decode.encode import Encoder
-from datago_gpu.decode.output_format import OutputFormat, makes_one_array
-from datago_gpu.decode.placement import Placer
+from datago_gpu.decoders.encode import Encoder
+from datago_gpu.decoders.output_format import OutputFormat, makes_one_array
+from datago_gpu.decoders.placement import Placer
 from datago_gpu.imaging.geometry import Size
 
 __all__ = ["GrayImages"]

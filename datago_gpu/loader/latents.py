@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from datago_gpu.decode.placement import Placer, row_mapping, scatter_rows
+from datago_gpu.decoders.placement import Placer, row_mapping, scatter_rows
 from datago_gpu.feeder import wire
 from datago_gpu.feeder.npy import as_array
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar
 
 from datago_gpu.config import ConfigLike, LoaderConfig
 from datago_gpu.config.limits import Limits
-from datago_gpu.decode.select import Backend, choose
+from datago_gpu.decoders.select import Backend, choose
 from datago_gpu.errors import DatagoError, TooManyErrors
 from datago_gpu.feeder.wire import Number, Resume
 from datago_gpu.loader.assembly_maker import assembly_maker, make_pool

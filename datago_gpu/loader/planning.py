@@ -192,7 +192,7 @@ class Planner:
     async def _walk(self, epoch: int, taken: Sequence[Taken]) -> GlobalBatches:
         """Walks the listing and plans its samples, numbered from 0 in the order of the walk."""
         from datago_gpu.plan.global_batches import gathered
-        from datago_gpu.plan.streamed import Planned, StreamPlanner
+        from datago_gpu.plan.stream_planner import Planned, StreamPlanner
         from datago_gpu.sources.reference import Position, SampleRef
 
         config = self.config

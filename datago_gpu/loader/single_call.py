@@ -13,8 +13,8 @@ from msgspec import structs
 
 from datago_gpu.config import DecodeConfig, ImageConfig, LoaderConfig
 from datago_gpu.config.limits import Limits
-from datago_gpu.decode.select import Backend, choose
-from datago_gpu.decode.threads import decoding_threads, pillow_threads
+from datago_gpu.decoders.select import Backend, choose
+from datago_gpu.decoders.threads import decoding_threads, pillow_threads
 from datago_gpu.errors import ConfigError, DecodeError
 from datago_gpu.feeder.admit import Admission
 from datago_gpu.feeder.admitted import Admitted

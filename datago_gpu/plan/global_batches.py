@@ -2,8 +2,8 @@
 
 A global batch of a bucket is complete with its last row, and batches are in the order in which they become complete.
 The batches that are not complete at the end follow in the order of their first rows, filled with repeats of their own
-rows; or they are left out. So the order of rows decides everything: `StreamPlanner` of `streamed.py`, which sees one
-row after the other, returns the same batches.
+rows; or they are left out. So the order of rows decides everything: `StreamPlanner` of `stream_planner.py`, which sees
+one row after the other, returns the same batches.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datago_gpu.plan.row_buckets import UNUSABLE
-from datago_gpu.plan.streamed import Planned
+from datago_gpu.plan.stream_planner import Planned
 
 __all__ = ["GlobalBatches", "gathered", "group"]
 

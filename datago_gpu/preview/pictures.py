@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from datago_gpu.config import ImageConfig
-from datago_gpu.decode.device import on_host
+from datago_gpu.decoders.device import on_host
 from datago_gpu.imaging.geometry import Region
 
 __all__ = ["fit_area", "mask_levels", "outline_crop", "to_picture"]

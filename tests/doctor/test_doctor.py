@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from datago_gpu.config import DecodeConfig, LoaderConfig
-from datago_gpu.decode.select import choose
+from datago_gpu.decoders.select import choose
 from datago_gpu.doctor import Check, machine, source_trial
 from datago_gpu.doctor.back_ends import hardware_decoder
 from datago_gpu.doctor.check import run_within

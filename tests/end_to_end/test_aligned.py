@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from datago_gpu import Batch, Loader
-from datago_gpu.decode.select import Backend, choose
+from datago_gpu.decoders.select import Backend, choose
 from datago_gpu.server import DataroomServer
 from tests.support.listing import KEY, Listing, names
 from tests.support.pictures import on_host, oriented_jpeg

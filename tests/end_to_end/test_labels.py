@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from datago_gpu import Batch, ConfigError, Loader, LoaderConfig
-from datago_gpu.decode.select import Backend, choose
+from datago_gpu.decoders.select import Backend, choose
 from tests.support.made.png import chunk, png
 from tests.support.made.tiff import BLACK_IS_ZERO, tiff
 from tests.support.needs import needs

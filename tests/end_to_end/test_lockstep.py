@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from datago_gpu import Loader, Row
-from datago_gpu.decode.select import Backend
+from datago_gpu.decoders.select import Backend
 from datago_gpu.errors import ConfigError, TooManyErrors
 from tests.support.images import SHAPES, add_pictures
 from tests.support.needs import needs

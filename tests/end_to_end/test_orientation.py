@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from datago_gpu.decode.decoder import EncodedImages
-from datago_gpu.decode.decoders import make_decoder
-from datago_gpu.decode.select import choose
+from datago_gpu.decoders.decoder import EncodedImages
+from datago_gpu.decoders.make import make_decoder
+from datago_gpu.decoders.select import choose
 from datago_gpu.feeder.admit import Admission
 from datago_gpu.feeder.admitted import Admitted
 from datago_gpu.imaging.header import read_header

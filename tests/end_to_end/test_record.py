@@ -19,8 +19,8 @@ from msgspec import msgpack, structs
 
 from datago_gpu import Batch, batch
 from datago_gpu.batch import COLUMNS, Sample
-from datago_gpu.decode.decoder import DecodedImages, EncodedImages
-from datago_gpu.decode.placement import HostPlacer
+from datago_gpu.decoders.decoder import DecodedImages, EncodedImages
+from datago_gpu.decoders.placement import HostPlacer
 from datago_gpu.feeder import wire
 from datago_gpu.feeder.admitted import Admitted
 from datago_gpu.feeder.message import Layout

@@ -30,7 +30,7 @@ IN_THE_DECODING_THREAD = [
     "datago_gpu.loader.assembly.Assembly.collect",
     "datago_gpu.loader.assembly.Assembly.close",
     "datago_gpu.loader.assembly.LoadedBatch.of",
-    "datago_gpu.decode.renderer.render_array",
+    "datago_gpu.decoders.renderer.render_array",
     "datago_gpu.loader.supervisor.Supervisor.receive",
     "datago_gpu.loader.supervisor.Supervisor.report",
 ]

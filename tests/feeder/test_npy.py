@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from datago_gpu.decode.placement import HostPlacer
+from datago_gpu.decoders.placement import HostPlacer
 from datago_gpu.feeder.npy import BadArray, as_array, read_form
 from datago_gpu.feeder.wire import ArrayForm, PartColumn
 from datago_gpu.loader.latents import Latents

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import datago_gpu
-from datago_gpu.decode.decoder import DecodedImages
+from datago_gpu.decoders.decoder import DecodedImages
 from tests.support.pictures import on_host as as_numpy
 from tools.gpu_report.arrays import Arrays
 from tools.gpu_report.bad import bad_images

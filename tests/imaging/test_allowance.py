@@ -18,8 +18,8 @@ from PIL import Image
 
 from datago_gpu.config import DecodeConfig, ImageConfig, LoaderConfig
 from datago_gpu.config.limits import Limits
-from datago_gpu.decode.decoder import EncodedImages
-from datago_gpu.decode.pillow import PillowDecoder
+from datago_gpu.decoders.decoder import EncodedImages
+from datago_gpu.decoders.pillow import PillowDecoder
 from datago_gpu.feeder.admit import Admission
 from datago_gpu.imaging.allowance import Allowance
 from datago_gpu.imaging.costs import decoding_bytes

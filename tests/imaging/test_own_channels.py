@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from datago_gpu import Loader
-from datago_gpu.decode.select import Backend
+from datago_gpu.decoders.select import Backend
 from datago_gpu.errors import Rejected
 from datago_gpu.imaging.geometry import cover_region, full_region
 from datago_gpu.imaging.own_channels import own_header, render_own

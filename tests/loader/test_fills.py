@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from datago_gpu.batch import Batch
 from datago_gpu.config import DecodeConfig, ImageConfig
-from datago_gpu.decode.pillow import PillowDecoder
-from datago_gpu.decode.placement import HostPlacer
+from datago_gpu.decoders.pillow import PillowDecoder
+from datago_gpu.decoders.placement import HostPlacer
 from datago_gpu.feeder import wire
 from datago_gpu.feeder.admit_parts import AdmittedPart
 from datago_gpu.feeder.admitted import Admitted

@@ -197,7 +197,7 @@ def test_a_source_without_images_is_an_error(tmp_path: Path, missing: str) -> No
 
 
 def test_cuda_without_a_gpu_says_what_is_missing() -> None:
-    from datago_gpu.decode.select import choose
+    from datago_gpu.decoders.select import choose
 
     if choose().device_id is not None:
         pytest.skip("there is a GPU")

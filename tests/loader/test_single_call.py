@@ -17,7 +17,7 @@ from PIL import Image
 
 import datago_gpu
 from datago_gpu import ConfigError, DecodeError, ImageConfig, Loader, Row, decode
-from datago_gpu.decode.select import Backend
+from datago_gpu.decoders.select import Backend
 from tests.support.images import SHAPES
 from tests.support.pictures import on_host
 

@@ -1,6 +1,6 @@
 """EXIF blocks as cameras and programs write them, damaged ones made of them, and JPEGs that hold them.
 
-The same seed makes the same blocks. What they are tried on is in odd_exif.py and in tests/decode/test_exif.py.
+The same seed makes the same blocks. What they are tried on is in odd_exif.py and in tests/decoders/test_exif.py.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from benchmarks.common import machine, parser
-from datago_gpu.decode.nvcheck import header_problem
+from datago_gpu.decoders.nvcheck import header_problem
 from datago_gpu.imaging.header import read_header
 from tests.long.mutations import good_files
 

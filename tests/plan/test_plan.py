@@ -15,7 +15,7 @@ from datago_gpu.imaging.geometry import BucketTable
 from datago_gpu.plan.chain import plan_rest
 from datago_gpu.plan.global_batches import GlobalBatches, group
 from datago_gpu.plan.row_buckets import UNUSABLE, number_of, row_buckets
-from datago_gpu.plan.streamed import StreamPlanner
+from datago_gpu.plan.stream_planner import StreamPlanner
 from datago_gpu.plan.taken import MoreTaken, continued
 from datago_gpu.sources.shuffle import permutation
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from datago_gpu.config import ImageConfig, LoaderConfig
-from datago_gpu.decode.output_format import OutputFormat
+from datago_gpu.decoders.output_format import OutputFormat
 from datago_gpu.errors import ConfigError, DatagoError
 from datago_gpu.preview import Overview, gather, write_page, write_sheet
 from datago_gpu.preview.gather import Panel, ShownBatch, ShownSample, _title

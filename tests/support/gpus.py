@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from datago_gpu.decode.select import choose
+from datago_gpu.decoders.select import choose
 from datago_gpu.errors import ConfigError
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from datago_gpu.decode.decoder import DecodedImages, Decoder, EncodedImages
+from datago_gpu.decoders.decoder import DecodedImages, Decoder, EncodedImages
 from datago_gpu.imaging.geometry import Region, cover_region, full_region
 from tools.gpu_report.turned import STORED
 

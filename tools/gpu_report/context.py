@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from datago_gpu.config import DecodeConfig, ImageConfig
-from datago_gpu.decode.decoder import Decoder
-from datago_gpu.decode.decoders import make_decoder
-from datago_gpu.decode.select import Backend, choose
+from datago_gpu.decoders.decoder import Decoder
+from datago_gpu.decoders.make import make_decoder
+from datago_gpu.decoders.select import Backend, choose
 
 __all__ = ["Context"]
 

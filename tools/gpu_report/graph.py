@@ -1,6 +1,6 @@
 """The loader's DALI graph with nothing around it: DALI's own feeding and prefetching. The limit to measure against.
 
-Written apart from datago_gpu/decode/dali.py on purpose; tests/gpu holds the two to the same pixels.
+Written apart from datago_gpu/decoders/dali.py on purpose; tests/gpu holds the two to the same pixels.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from nvidia.dali import fn, types
 from nvidia.dali.pipeline import Pipeline
 
-from datago_gpu.decode.decoder import EncodedImages
+from datago_gpu.decoders.decoder import EncodedImages
 
 __all__ = ["bare_pipeline", "decode_all", "on_host"]
 

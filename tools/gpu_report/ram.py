@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from datago_gpu.decode.decoder import DecodedImages, Decoder, EncodedImages
+from datago_gpu.decoders.decoder import DecodedImages, Decoder, EncodedImages
 from datago_gpu.imaging.geometry import cover_region
 from datago_gpu.imaging.header import read_header
 from tools.gpu_report.rates import Meter, Rate

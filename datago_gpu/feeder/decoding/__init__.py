@@ -7,6 +7,6 @@
     numpy array over the pixels <------     pixels
 
 The feeder forks a fork server before it starts a thread or an event loop (fork_server.py). The fork server imports
-numpy and Pillow, forks the decode processes, which share these pages, and waits for them. plan.py says where things lie
-in the shared memory; decode_pool.py holds the trainer's ends.
+numpy and Pillow, forks the decode processes, which share these pages, and waits for them. memory_plan.py says where
+things lie in the shared memory; decode_pool.py holds the trainer's ends.
 """

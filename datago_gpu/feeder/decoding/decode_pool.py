@@ -11,7 +11,7 @@ from collections.abc import Callable
 from msgspec import msgpack
 
 from datago_gpu.feeder import arena
-from datago_gpu.feeder.decoding.plan import PROCESS, Plan, Result
+from datago_gpu.feeder.decoding.memory_plan import PROCESS, Plan, Result
 
 __all__ = ["DecodersGone", "Pool"]
 

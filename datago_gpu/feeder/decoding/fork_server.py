@@ -93,7 +93,7 @@ def _serve(described: str, tasks: int, results: int, file: int, arena: int) -> i
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # numpy would start threads for matrices, which decoding has none of
     import msgspec
 
-    from datago_gpu.feeder.decoding.plan import Plan
+    from datago_gpu.feeder.decoding.memory_plan import Plan
     from datago_gpu.feeder.decoding.shared_allowance import SharedAllowance
     from datago_gpu.feeder.decoding.worker import Worker
 

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from datago_gpu.decode.decoder import EncodedImages, Payloads
+from datago_gpu.decoders.decoder import EncodedImages, Payloads
 from datago_gpu.errors import DatagoError
 from datago_gpu.feeder.decoding.decode_pool import Pool
-from datago_gpu.feeder.decoding.plan import TASK, Result
+from datago_gpu.feeder.decoding.memory_plan import TASK, Result
+from datago_gpu.feeder.decoding.shared_tables import Tables
 from datago_gpu.feeder.decoding.shelf import Part, Shelf
-from datago_gpu.feeder.decoding.tables import Tables
 
 __all__ = ["Job", "Jobs"]
 

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datago_gpu.config import DecodeConfig, ImageConfig
-from datago_gpu.decode.decoder import DecodedImages, EncodedImages
-from datago_gpu.decode.output_format import OutputFormat, kind_of, makes_one_array
+from datago_gpu.decoders.decoder import DecodedImages, EncodedImages
+from datago_gpu.decoders.output_format import OutputFormat, kind_of, makes_one_array
 from datago_gpu.feeder.arena import ALIGNMENT
 from datago_gpu.feeder.decoding.jobs import Job, Jobs
-from datago_gpu.feeder.decoding.plan import ENCODED_FACTOR, ENCODED_HEAD
+from datago_gpu.feeder.decoding.memory_plan import ENCODED_FACTOR, ENCODED_HEAD
 from datago_gpu.imaging.labels import widest_dtype
 
 __all__ = ["ProcessDecoder"]

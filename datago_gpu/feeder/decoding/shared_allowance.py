@@ -9,7 +9,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from datago_gpu.feeder.decoding.plan import LOCK_OF_MEMORY, LOCK_OF_TURNS
+from datago_gpu.feeder.decoding.memory_plan import LOCK_OF_MEMORY, LOCK_OF_TURNS
 from datago_gpu.heap import give_memory_back
 from datago_gpu.imaging.allowance import KEPT
 

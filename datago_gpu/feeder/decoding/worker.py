@@ -14,13 +14,13 @@ import numpy as np
 from msgspec import msgpack
 from numpy.typing import NDArray
 
-from datago_gpu.decode.decoder import EncodedImage
-from datago_gpu.decode.output_format import OutputFormat
-from datago_gpu.decode.renderer import Renderer, is_small
+from datago_gpu.decoders.decoder import EncodedImage
+from datago_gpu.decoders.output_format import OutputFormat
+from datago_gpu.decoders.renderer import Renderer, is_small
 from datago_gpu.errors import Rejected
-from datago_gpu.feeder.decoding.plan import LOCK_OF_JOBS, PROCESS, TASK, Plan, Result
+from datago_gpu.feeder.decoding.memory_plan import LOCK_OF_JOBS, PROCESS, TASK, Plan, Result
 from datago_gpu.feeder.decoding.shared_allowance import SharedAllowance, locked
-from datago_gpu.feeder.decoding.tables import Tables
+from datago_gpu.feeder.decoding.shared_tables import Tables
 
 __all__ = ["Worker"]
 

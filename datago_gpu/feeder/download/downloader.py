@@ -18,7 +18,7 @@ from msgspec import msgpack
 
 from datago_gpu.eventloop import catch_lost_errors, guarded
 from datago_gpu.feeder.arena import Allocator, map_memory
-from datago_gpu.feeder.download.orders import Failure, Orders, Results, Setup, as_failure
+from datago_gpu.feeder.download.transfers import Failure, Orders, Results, Setup, as_failure
 from datago_gpu.feeder.fifo import Fifo
 from datago_gpu.feeder.notices import pass_on_logs
 from datago_gpu.feeder.prefetch_budget import FREE_BYTES

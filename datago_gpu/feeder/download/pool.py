@@ -18,7 +18,7 @@ from datago_gpu.config import HttpConfig
 from datago_gpu.eventloop import is_ending, watched
 from datago_gpu.feeder.arena import map_memory
 from datago_gpu.feeder.download.health import UndecidedFailures
-from datago_gpu.feeder.download.orders import Orders, Results, Setup, as_exception
+from datago_gpu.feeder.download.transfers import Orders, Results, Setup, as_exception
 from datago_gpu.feeder.runtime import connect
 from datago_gpu.feeder.wire import post, read
 from datago_gpu.sources.reference import Need, Span

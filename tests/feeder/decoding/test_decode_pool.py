@@ -10,7 +10,7 @@ import pytest
 
 from datago_gpu import LoaderConfig
 from datago_gpu.feeder.decoding.decode_pool import DecodersGone, Pool
-from datago_gpu.feeder.decoding.plan import Plan
+from datago_gpu.feeder.decoding.memory_plan import Plan
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks.common import NotHere
 from datago_gpu import Loader
-from datago_gpu.decode.decoder import Decoder, EncodedImages
+from datago_gpu.decoders.decoder import Decoder, EncodedImages
 from datago_gpu.errors import Rejected
 from datago_gpu.imaging.pixels import render
 from tools.gpu_report.arrays import Arrays

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import NotHere
-from datago_gpu.decode.decoder import DecodedImages, Decoder
+from datago_gpu.decoders.decoder import DecodedImages, Decoder
 from tools.gpu_report.arrays import Arrays
 from tools.gpu_report.context import Context
 from tools.gpu_report.findings import Findings

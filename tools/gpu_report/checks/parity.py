@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.common import NotHere
-from datago_gpu.decode.decoder import EncodedImages
+from datago_gpu.decoders.decoder import EncodedImages
 from tools.gpu_report.arrays import Arrays
 from tools.gpu_report.context import Context
 from tools.gpu_report.findings import Findings

@@ -11,7 +11,7 @@ from typing import Self
 import numpy as np
 
 from benchmarks.common import NotHere
-from datago_gpu.decode.decoder import EncodedImages
+from datago_gpu.decoders.decoder import EncodedImages
 from tools.gpu_report.arrays import Arrays
 from tools.gpu_report.context import Context
 from tools.gpu_report.findings import Findings

@@ -1,0 +1,1 @@
+"""Turns batches of encoded images into pixels."""

@@ -1,0 +1,196 @@
+"""One DALI pipeline: encoded images in, pixels out, first in, first out. The only file that imports DALI.
+
+GPU and CPU use the same graph. On a GPU, nvJPEG decodes whole images (a decoder fused with a crop crashes on Hopper in
+nvImageCodec 0.9), then each image's region is resized. DALI turns the pixels upright. Sizes and regions are in
+displayed coordinates; the feeder ensures that DALI reads the same orientation from which they were computed. Turning
+the pixels in this graph instead would cost an additional pass over every image.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from nvidia.dali import fn, tensors, types
+from nvidia.dali.pipeline import Pipeline
+
+from datago_gpu.config import ImageConfig
+from datago_gpu.decoders.decoder import EncodedImages
+from datago_gpu.decoders.faults import Setup, classify_error
+from datago_gpu.decoders.parking import require_cupy
+from datago_gpu.imaging.geometry import views_of
+
+__all__ = ["DaliPipeline", "define"]
+
+_FILTERS = {"lanczos": types.INTERP_LANCZOS3, "nearest": types.INTERP_NN}
+_DTYPES = {"uint8": types.UINT8, "float16": types.FLOAT16, "float32": types.FLOAT}
+
+_STREAMS: dict[int, Any] = {}
+"""GPU -> the stream on which we wait for outputs. Never destroyed, because DALI frees the outputs on this stream."""
+
+
+class DaliPipeline:
+    """Wraps a DALI pipeline, for one thread. After a DALI error or `close`, all methods raise RuntimeError.
+
+    Raises DatagoError if DALI cannot be set up.
+    """
+
+    def __init__(self, setup: Setup) -> None:
+        self._setup = setup
+        self._pipeline: Pipeline | None = None
+        self._fed: deque[list[Any]] = deque()
+        """What DALI was given, for each iteration under way. Each tensor refers to a Python object. If DALI's threads
+        dropped the last reference, they would wait for the GIL at each payload."""
+        try:
+            self._pipeline = define(setup)
+            self._pipeline.build()
+            return
+        except Exception as error:  # of any type; the cause is the installation or the device
+            problem = self._fail(error, "be set up")
+        raise problem
+
+    def start(self, images: EncodedImages, rows: list[int]) -> None:
+        """Starts to decode some images of a batch. Their memory must not change until `outputs` has returned them.
+
+        Raises DatagoError.
+        """
+        self._open_pipeline()
+        try:
+            # DALI would convert the payloads to tensors one by one; converting them here takes half the time.
+            single = list(map(tensors.TensorCPU, images.buffers(rows)))
+            fed = [tensors.TensorListCPU(single, "", False)]
+            self._open_pipeline().feed_input("payloads", fed[0])
+            if self._setup.image.crop_and_resize:
+                fed.append(tensors.TensorListCPU(_views(images, rows)))
+                self._open_pipeline().feed_input("views", fed[1])
+            self._open_pipeline().schedule_run()
+            self._fed.append(fed)
+            return
+        except Exception as error:  # of any type: part of the batch may have been fed
+            problem = self._fail(error, f"take a batch of {len(rows)} images")
+        raise problem
+
+    def outputs(self) -> Any:
+        """Waits for the oldest images under way and returns a complete TensorList.
+
+        Raises Refused if DALI reports that an image cannot be decoded; DatagoError for any other error.
+        """
+        self._open_pipeline()
+        try:
+            if self._setup.device_id is None:
+                (output,) = self._open_pipeline().outputs()
+            else:
+                stream = _stream(self._setup.device_id)
+                (output,) = self._open_pipeline().outputs(cuda_stream=stream.ptr)
+                _wait(stream)
+            self._fed.popleft()
+            return output
+        except Exception as error:
+            problem = self._fail(error, f"decode a batch of up to {self._setup.batch_size} images")
+        raise problem
+
+    def close(self) -> None:
+        """Frees threads and memory. Waits for all work under way, because DALI cannot be interrupted."""
+        self._pipeline = None
+        self._fed.clear()
+
+    def _open_pipeline(self) -> Pipeline:
+        """Returns the pipeline. Do not keep it in a variable: the traceback of an error would keep it alive."""
+        if self._pipeline is None:
+            raise RuntimeError("the decoder is closed, or has failed")
+        return self._pipeline
+
+    def _fail(self, error: Exception, doing: str) -> Exception:
+        """Drops the pipeline after an error (DALI calls it "no longer valid") and returns the exception to raise.
+
+        Raise it outside of the `except` block: the traceback of DALI's error keeps the pipeline and its threads alive.
+        """
+        self.close()
+        return classify_error(error, doing, self._setup)
+
+
+def define(setup: Setup) -> Pipeline:
+    """Defines the pipeline without building it. Only building needs a GPU."""
+    # With depth 1 each batch starts with its schedule_run, without priming, and any number of batches may be under way:
+    # the executor does not limit them. One decode and one resize run at a time, so consecutive batches overlap.
+    pipeline = Pipeline(
+        batch_size=setup.batch_size,
+        num_threads=setup.threads,
+        device_id=setup.device_id,
+        prefetch_queue_depth=1,
+        exec_dynamic=True,
+    )
+    with pipeline:
+        pipeline.set_outputs(_graph(setup))
+    return pipeline
+
+
+def _views(images: EncodedImages, rows: list[int]) -> NDArray[np.float32]:
+    """Returns the rows of `views_of`: one array for regions and targets, because a feed costs more than its numbers."""
+    if images.views is None:
+        targets = [images.target_of(row) or (0, 0) for row in range(len(images))]
+        views = views_of(images.regions.tolist(), images.sizes.tolist(), targets)
+        return np.frombuffer(views, np.float32).reshape(-1, 6)[rows]
+    return images.views if len(rows) == len(images) else images.views[rows]
+
+
+def _graph(setup: Setup) -> Any:
+    payloads = fn.external_source(name="payloads", dtype=types.UINT8, ndim=1, no_copy=True)
+    options: dict[str, Any] = {"device": "cpu"}
+    if setup.device_id is not None:
+        options = {"device": "mixed", "affine": False, "jpeg_fancy_upsampling": setup.decode.fancy_upsampling}
+        if setup.decode.hw_decoder_load is not None:
+            options["hw_decoder_load"] = setup.decode.hw_decoder_load
+    pixels = fn.decoders.image(payloads, output_type=types.GRAY if setup.mask else types.RGB, **options)
+    if setup.image.crop_and_resize:
+        pixels = _resize(pixels, _FILTERS[setup.mask or "lanczos"])
+    return _format(pixels, setup.image, is_mask=bool(setup.mask))
+
+
+def _resize(pixels: Any, interpolation: Any) -> Any:
+    """Scales each image's region to its target. LANCZOS3 with antialiasing equals Pillow's LANCZOS."""
+    views = fn.external_source(name="views", dtype=types.FLOAT, ndim=1, no_copy=True)
+    return fn.resize(
+        pixels,
+        size=views[4:6],
+        roi_start=views[0:2],
+        roi_end=views[2:4],
+        roi_relative=False,
+        interp_type=interpolation,
+        antialias=True,
+    )
+
+
+def _format(pixels: Any, image: ImageConfig, *, is_mask: bool) -> Any:
+    if is_mask and image.mask_dtype == "int32":
+        if image.layout == "CHW":
+            pixels = fn.transpose(pixels, perm=[2, 0, 1], output_layout="CHW")
+        return fn.cast(pixels, dtype=types.INT32)
+    if (image.layout, image.dtype) == ("HWC", "uint8"):
+        return pixels
+    # uint8 keeps its range; floating values are (x / 255 - mean) / std = (x - 255 mean) / (255 std).
+    unit = 1.0 if image.dtype == "uint8" else 255.0
+    channels = 1 if is_mask else 3
+    return fn.crop_mirror_normalize(
+        pixels,
+        dtype=_DTYPES[image.dtype],
+        output_layout=image.layout,
+        mean=[255.0 * value for value in image.mean or channels * (0.0,)],
+        std=[unit * value for value in image.std or channels * (1.0,)],
+    )
+
+
+def _stream(device_id: int) -> Any:
+    if device_id not in _STREAMS:
+        _STREAMS[device_id] = require_cupy().cuda.Stream(non_blocking=True)
+    return _STREAMS[device_id]
+
+
+def _wait(stream: Any) -> None:
+    """Sleeps until all work on a stream is done. `outputs()` without a stream would keep a core busy."""
+    cuda = require_cupy().cuda
+    event = cuda.Event(block=True, disable_timing=True)
+    cuda.runtime.eventRecord(event.ptr, stream.ptr)
+    event.synchronize()
