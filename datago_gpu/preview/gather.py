@@ -64,6 +64,8 @@ class ShownBatch:
     epoch: int
     count: int
     samples: list[ShownSample]
+    fills: int = 0
+    """How many of the samples only fill a place in lockstep. They are not shown."""
 
 
 @dataclass(slots=True)
@@ -88,21 +90,21 @@ Key = tuple[int, str, tuple[int, int]]
 
 class _Gatherer:
     def __init__(self, config: LoaderConfig, overview: Overview, most: int) -> None:
-        self._config, self._overview, self._most = config, overview, most
+        self._config, self.overview, self._most = config, overview, most
         self._waiting: dict[Key, list[tuple[ShownSample, Region]]] = defaultdict(list)
 
     def add(self, batch: Batch) -> None:
         """Copies what it keeps, small."""
-        samples = [batch[index] for index in range(min(self._most, len(batch)))]
-        self._overview.masks += [name for name in batch.masks if name not in self._overview.masks]
+        real = [index for index in range(len(batch)) if batch.real[index]]
+        samples = [batch[index] for index in real[: self._most]]
+        self.overview.masks += [name for name in batch.masks if name not in self.overview.masks]
         kinds = self._mask_kinds(samples)
-        self._overview.label_maps |= {name for name, kind in kinds.items() if kind == "labels"}
-        shown = ShownBatch(
-            batch.bucket, batch.epoch, len(batch), [self._draw_sample(sample, kinds) for sample in samples]
-        )
+        self.overview.label_maps |= {name for name, kind in kinds.items() if kind == "labels"}
+        drawn = [self._draw_sample(sample, kinds) for sample in samples]
+        shown = ShownBatch(batch.bucket, batch.epoch, len(batch), drawn, fills=len(batch) - len(real))
         for sample, each in zip(samples, shown.samples, strict=True):
             self._waiting[batch.epoch, sample.id, sample.original_size].append((each, sample.crop))
-        self._overview.batches.append(shown)
+        self.overview.batches.append(shown)
 
     def add_original(self, batch: Batch) -> None:
         """Adds a batch of the second pass, which holds one sample."""
@@ -125,13 +127,13 @@ class _Gatherer:
         return {
             name: kind_of_mask(mask_levels(sample.masks[name], image) for sample in samples
                                if sample.masks.get(name) is not None)
-            for name in self._overview.masks
+            for name in self.overview.masks
         }  # fmt: skip
 
     def _draw_sample(self, sample: Sample, kinds: dict[str, MaskKind]) -> ShownSample:
         image = self._config.image_config
         view = fit_area(to_picture(sample.image, image), AREA, LONGEST)
-        for number, name in enumerate(self._overview.masks):
+        for number, name in enumerate(self.overview.masks):
             if sample.masks.get(name) is not None:
                 view = overlay_mask(view, mask_levels(sample.masks[name], image), kinds[name], colour_of(number))
         panels = [Panel("model", view)]
@@ -195,6 +197,17 @@ def _title(config: LoaderConfig) -> str:
     return config.redacted(single_line(", ".join([*words, *(f"{name} {value}" for name, value in given.items())])))
 
 
+def _in_the_order_of_rows(config: LoaderConfig, fetched: int, batches: int) -> dict[str, Any]:
+    """Returns the settings by which the rows of these batches come one after the other, as they were planned."""
+    samples = config.batch_size * config.rank_and_world_size()[1]
+    open_at_most = len(config.image_config.buckets().sizes)  # batches that had begun when the last one was full
+    return {
+        "lockstep": False,
+        "limit": fetched + (batches + open_at_most) * samples,
+        "source_config": msgspec.structs.replace(config.source_config, rank=0, world_size=1),
+    }
+
+
 def _add_originals(config: LoaderConfig, gatherer: _Gatherer, fetched: int) -> None:
     """Adds the originals in a second pass. fetched: number of samples that the first pass has loaded."""
     changes: dict[str, Any] = {
@@ -205,6 +218,8 @@ def _add_originals(config: LoaderConfig, gatherer: _Gatherer, fetched: int) -> N
         "max_failures": None,
         "skipped_file": None,
     }
+    if config.lockstep:
+        changes |= _in_the_order_of_rows(config, fetched, len(gatherer.overview.batches))
     with Loader(msgspec.structs.replace(config, **changes), device="cpu", backend="pillow") as loader:
         for batch in loader:
             gatherer.add_original(batch)

@@ -13,9 +13,11 @@ SIZES_NOTE = "sizes are width x height in pixels"
 def heading(batch: ShownBatch) -> tuple[str, str]:
     """Returns the size of a batch (width x height; `Batch.bucket` is (H, W)), and a note with the other facts."""
     name = f"{batch.bucket[1]} x {batch.bucket[0]}" if batch.bucket else "own sizes"
-    shown = "" if len(batch.samples) == batch.count else f", {len(batch.samples)} of them shown"
+    real = batch.count - batch.fills
+    shown = "" if len(batch.samples) == real else f", {len(batch.samples)} of them shown"
     epoch = f", epoch {batch.epoch}" if batch.epoch else ""
-    return name, f"{batch.count} samples{shown}{epoch}"
+    fills = f", {batch.fills} more only fill places" if batch.fills else ""
+    return name, f"{real} samples{shown}{fills}{epoch}"
 
 
 def size_note(sample: ShownSample) -> str:

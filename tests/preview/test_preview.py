@@ -381,3 +381,29 @@ def test_a_sheet_too_tall_is_refused(tmp_path: Path) -> None:
 )
 def test_the_title_says_where_samples_come_from_without_secrets(source: dict[str, Any], title: str) -> None:
     assert _title(LoaderConfig.load(source)) == title
+
+
+def test_in_lockstep_each_row_is_shown_once_with_its_original(pictures: Path, tmp_path: Path) -> None:
+    names = [f"{number:03}.png" for number in range(8)]
+    rows = []
+    for name in names:
+        with Image.open(pictures / name) as picture:
+            rows.append(f"{name},{picture.width},{picture.height}")
+    (pictures / "rows.csv").write_text("\n".join(["path,width,height", *rows]))
+    config = {
+        "source_type": "table",
+        "source_config": {"path": str(pictures / "rows.csv"), "random_sampling": True},
+        "image_config": {"crop_and_resize": True, "default_image_size": 64, "downsampling_ratio": 16},
+        "batch_size": 3,
+        "lockstep": True,
+    }
+    found = gather(config, batches=9, samples=9, device="cpu", backend="pillow")
+    samples = [sample for batch in found.batches for sample in batch.samples]
+    assert sorted(sample.id for sample in samples) == names
+    assert all(sample.panels[-1].name == "original" for sample in samples)
+    assert [batch.fills for batch in found.batches] == [3 - len(batch.samples) for batch in found.batches]
+    assert any(batch.fills for batch in found.batches)
+    found.batches.append(ShownBatch((64, 64), 0, 3, [], fills=3))
+    write_sheet(found, tmp_path / "sheet.png")
+    write_page(found, tmp_path / "page.html")
+    assert "0 samples, 3 more only fill places" in (tmp_path / "page.html").read_text()
