@@ -23,7 +23,7 @@ from datago_gpu.config.expression import (
 )
 from datago_gpu.errors import ConfigError
 
-__all__ = ["filter_for"]
+__all__ = ["filter_for", "may_keep_nan"]
 
 _Kind = Literal["number", "text", "truth", "time", "other"]
 _COMPARE = {
@@ -47,6 +47,16 @@ def filter_for(expression: Expression, schema: pa.Schema) -> tuple[pc.Expression
                 f"its columns are {', '.join(schema.names)}"
             )
     return _Pushdown(schema).convert(expression), names
+
+
+def may_keep_nan(expression: Expression, schema: pa.Schema) -> bool:
+    """Returns whether rows with NaN may pass: the statistics of a Parquet file leave NaN out, so they cannot decide."""
+    match expression:
+        case And(parts) | Or(parts):
+            return any(may_keep_nan(part, schema) for part in parts)
+        case Not() | Comparison(operator="!="):
+            return any(pa.types.is_floating(schema.field(column.name).type) for column in columns_in(expression))
+    return False
 
 
 class _Pushdown:
@@ -77,11 +87,31 @@ class _Pushdown:
         if isinstance(left, Column) and isinstance(right, Column):
             if self._kind(left) != self._kind(right) or self._kind(left) == "other":
                 raise self._mismatch(left, f"it is compared with {right.name!r}, of the type {self._type(right)}")
-            return self._field(left), self._field(right)
+            return self._columns(left, right)
         if isinstance(left, Column):
-            return self._field(left), self._scalar(left, right)
+            return self._compared(left, right)
         assert isinstance(right, Column)
-        return self._scalar(right, left), self._field(right)
+        value, column = reversed(self._compared(right, left))
+        return value, column
+
+    def _columns(self, left: Column, right: Column) -> tuple[Any, Any]:
+        types = self._type(left), self._type(right)
+        if types[0] == types[1] or not any(pa.types.is_floating(each) or pa.types.is_uint64(each) for each in types):
+            return self._field(left), self._field(right)
+        return self._as_float(left), self._as_float(right)
+
+    def _compared(self, column: Column, value: Column | Constant) -> tuple[Any, Any]:
+        """Returns a column and a constant. pyarrow itself compares whole numbers in types that cannot hold them."""
+        scalar, wanted = self._scalar(column, value), self._type(column)
+        if not pa.types.is_integer(wanted):
+            return self._field(column), scalar
+        number = scalar.as_py()
+        if _fits(number, wanted):
+            return self._field(column), pa.scalar(int(number), wanted)
+        return self._as_float(column), pa.scalar(float(number))
+
+    def _as_float(self, column: Column) -> pc.Expression:
+        return self._field(column).cast(pa.float64(), safe=False)
 
     def _member(self, column: Column, values: tuple[Constant, ...]) -> pc.Expression:
         """Unlike pyarrow's `isin`, which is false for null, as in SQL null."""
@@ -113,7 +143,7 @@ class _Pushdown:
             raise self._mismatch(column, f"it is compared with {value!r}")
         try:
             if kind == "number":
-                return pa.scalar(value)
+                return pa.scalar(value, pa.uint64() if isinstance(value, int) and value >= 1 << 63 else None)
             return pa.scalar(value).cast(wanted) if kind == "time" else pa.scalar(value, wanted)
         except (pa.ArrowException, OverflowError, ValueError):
             raise self._mismatch(column, f"{value!r} is not a value of this type") from None

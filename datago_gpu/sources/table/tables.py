@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from datago_gpu.config.expression import parse_expression
 from datago_gpu.errors import ConfigError, SourceError
 from datago_gpu.sources.table.located import Located
-from datago_gpu.sources.table.pushdown import filter_for
+from datago_gpu.sources.table.pushdown import filter_for, may_keep_nan
 from datago_gpu.sources.table.readers import ParquetTable
 from datago_gpu.sources.table.settled import WholeTable
 from datago_gpu.sources.table.soundness import damage_of
@@ -88,12 +88,10 @@ class Tables:
 
     def passing(self, text: str) -> NDArray[np.int64]:
         """Returns the numbers of the rows that pass a filter. Reads only the filter's columns. Raises ConfigError."""
-        expression, columns = filter_for(parse_expression(text), self.schema)
+        tree = parse_expression(text)
+        expression, columns = filter_for(tree, self.schema)
         wanted = pa.schema([self.schema.field(name) for name in columns])
-        possible = [
-            set(range(len(table.counts)) if constants.keys() & set(columns) else table.groups_for(expression, wanted))
-            for table, constants in zip(self.opened, self._partitions, strict=True)
-        ]
+        possible = self._possible(expression, wanted, all_groups=may_keep_nan(tree, self.schema))
         found, first = [np.empty(0, np.int64)], 0
         for group in self.groups:
             if group.number in possible[group.origin]:
@@ -107,6 +105,15 @@ class Tables:
                     ) from error
             first += group.rows
         return np.concatenate(found)
+
+    def _possible(self, expression: Any, wanted: pa.Schema, *, all_groups: bool) -> list[set[int]]:
+        """Returns, of each table, the groups that may hold rows which pass. wanted: the filter's columns."""
+        return [
+            set(range(len(table.counts)))
+            if all_groups or not constants.keys().isdisjoint(wanted.names)
+            else set(table.groups_for(expression, wanted))
+            for table, constants in zip(self.opened, self._partitions, strict=True)
+        ]
 
     def _passing_in(self, group: Group, first: int, expression: Any, wanted: pa.Schema) -> Iterator[Any]:
         for batch in group.batches(wanted.names):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import json
 import logging
+import mmap
 import os
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,12 +30,20 @@ _LARGE_TEXT = 256 * MiB
 """The size from which on texts are parsed piece by piece: types then follow from the first piece."""
 
 
+_NULL, _NULL_AT_FIRST = re.compile(rb"\n\s*null"), re.compile(rb"(?:\xef\xbb\xbf)?\s*null")
+
+
 def read_jsonl(file: Located, _: Sequence[str]) -> WholeTable:
     """Reads JSON lines. Raises pa.ArrowException, OSError."""
     from pyarrow.json import ParseOptions, ReadOptions, open_json, read_json
 
     options, given = ReadOptions(block_size=_BLOCK), file.open()
-    if os.path.getsize(given) >= _LARGE_TEXT:
+    is_large = os.path.getsize(given) >= _LARGE_TEXT
+    if _has_null(given):
+        if is_large:
+            raise pa.ArrowInvalid("a line is null, which is no JSON object")
+        return _whole(_lines(file, given))
+    if is_large:
         texts = _time_columns(open_json(given, options).schema)
         reader = open_json(given, options, ParseOptions(explicit_schema=texts))
         return settle(reader.schema, reader)
@@ -43,6 +53,14 @@ def read_jsonl(file: Located, _: Sequence[str]) -> WholeTable:
         return _whole(read_json(given, options, ParseOptions(explicit_schema=texts)) if len(texts) else table)
     except pa.ArrowInvalid:
         return _whole(_lines(file, given))
+
+
+def _has_null(path: str) -> bool:
+    """Returns whether a line begins with null: pyarrow ends the process if such a line is the first of a block."""
+    if not os.path.getsize(path):
+        return False
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return bool(_NULL_AT_FIRST.match(content) or _NULL.search(content))
 
 
 def _time_columns(schema: pa.Schema) -> pa.Schema:

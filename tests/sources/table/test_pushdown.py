@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
+import tempfile
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -11,7 +13,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from datago_gpu import ConfigError, LoaderConfig
+from datago_gpu import ConfigError, LoaderConfig, SourceError
 from datago_gpu.config.expression import (
     And,
     Column,
@@ -26,7 +28,7 @@ from datago_gpu.config.expression import (
     parse_expression,
 )
 from datago_gpu.sources.table.pushdown import filter_for
-from tests.support.tables import table_config
+from tests.support.tables import ids_of, table_config, write_table
 
 NAMES = {"n": "number", "f": "number", "t": "text", "b": "truth", "my column": "number"}
 NUMBERS = st.integers(-2, 2) | st.sampled_from([-1.5, 0.5, 1e3])
@@ -92,6 +94,8 @@ SCHEMA = pa.schema(
     [("n", pa.int32()), ("f", pa.float64()), ("t", pa.string()), ("b", pa.bool_()), ("my column", pa.int64())]
 )
 
+TABLE, NAN = SCHEMA.append(pa.field("path", pa.string())), float("nan")
+
 
 def evaluate(expression: Expression, row: Row) -> bool | None:
     """The simple evaluation: with None for null, as SQL has it."""
@@ -130,6 +134,41 @@ def test_a_filter_means_what_it_says(text: str, rows: list[Row]) -> None:
     assert set(columns) == {column.name for column in columns_in(tree)}
     kept = table.filter(expression)["number"].to_pylist()
     assert kept == [at for at, row in enumerate(rows) if evaluate(tree, row)]
+
+
+@settings(max_examples=40)
+@given(TEXTS_OF_FILTERS, ROWS)
+@example("not (f > 0.0)", [{"n": 1, "f": 1.0, "t": "", "b": True, "my column": 1}, dict.fromkeys(NAMES) | {"f": NAN}])
+@example("f != 1.0", [{"n": 1, "f": 1.0, "t": "", "b": True, "my column": 1}, dict.fromkeys(NAMES) | {"f": NAN}])
+def test_the_statistics_of_row_groups_leave_no_row_out(text: str, rows: list[Row]) -> None:
+    """A Parquet file's statistics do not count NaN."""
+    tree = parse_expression(text)
+    kept = [str(at) for at, row in enumerate(rows) if evaluate(tree, row)]
+    with tempfile.TemporaryDirectory() as folder:
+        table = pa.Table.from_pylist([{**row, "path": str(at)} for at, row in enumerate(rows)], TABLE)
+        path = write_table(Path(folder) / "t.parquet", table, row_group_size=2)
+        try:
+            assert ids_of(table_config(path, filter=text)) == kept
+        except SourceError:  # no row passes
+            assert not kept
+
+
+def test_whole_numbers_of_64_bits() -> None:
+    """pyarrow compares them with 1.5 in 32 bits, and unsigned ones with 1 in 63 bits, and raises if one is larger."""
+    table = pa.table(
+        {
+            "large": pa.array([20_000_001, 3 << 60, 1, None]),
+            "hash": pa.array([2**64 - 1, 1 << 63, 1, None], pa.uint64()),
+            "share": pa.array([0.5, 2.5, 1.0, 1.0]),
+        }
+    )
+    for text, count in (
+        ("large > 1.5", 2), ("large > 1e6", 2), ("large < 1e30", 3), ("large > share", 2), ("hash > 1", 2),
+        ("hash > 1.5", 2), ("hash == 18446744073709551615", 1), ("hash in (18446744073709551615, 1)", 2),
+        ("hash > -1", 3), ("hash != 5", 3), ("-0.5 < hash", 3), ("hash > share", 2), ("hash > large", 2),
+        ("large < 9223372036854775808", 3),
+    ):  # fmt: skip
+        assert table.filter(filter_for(parse_expression(text), table.schema)[0]).num_rows == count, text
 
 
 @pytest.mark.parametrize("given_type", [pa.dictionary(pa.int8(), pa.string()), pa.large_string()])

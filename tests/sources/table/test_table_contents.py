@@ -326,3 +326,15 @@ def test_a_column_that_a_folder_names_counts_and_not_the_column_of_the_file(tmp_
     for lang in ("de", "en"):
         write_table(tmp_path / f"lang={lang}" / "t.parquet", {"path": [f"{lang}.jpg"], "lang": ["-"]})
     assert [name.split("/")[-1] for name in ids_of(table_config(tmp_path, filter="lang == 'en'"))] == ["en.jpg"]
+
+
+@pytest.mark.parametrize(
+    "text", ['null\n{"path": "a.jpg"}', '\n null\n{"path": "a.jpg"}\nnull', '\ufeffnull\n{"path": "a.jpg"}']
+)
+def test_a_line_that_is_null_is_left_out(tmp_path: Path, text: str) -> None:
+    """pyarrow's reader ends the process with a segmentation fault."""
+    (tmp_path / "t.jsonl").write_text(text)
+    assert ids_of(table_config(tmp_path / "t.jsonl")) == ["a.jpg"]
+    (tmp_path / "t.jsonl").write_text("null\n")
+    with pytest.raises(SourceError, match="no line of the file is a JSON object"):
+        ids_of(table_config(tmp_path / "t.jsonl"))
