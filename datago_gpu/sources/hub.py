@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from msgspec import Struct
 
-from datago_gpu.errors import SourceError
+from datago_gpu.errors import ConfigError, SourceError
 from datago_gpu.sources.http.origins import origin_of
 
 __all__ = ["HUB_SCHEME", "HubPath", "hub_origin", "hub_token"]
@@ -67,8 +67,12 @@ def hub_token() -> str:
 
 
 def hub_origin() -> str:
-    """Returns scheme, host and port of the server that hf:// addresses mean."""
-    return origin_of(_hub())
+    """Returns scheme, host and port of the server that hf:// addresses mean. Raises ConfigError."""
+    try:
+        return origin_of(_hub())
+    except ValueError as problem:
+        words = str(problem)
+    raise ConfigError(f"the environment variable HF_ENDPOINT is no address of a server: the address {words}")
 
 
 def _hub() -> str:

@@ -109,7 +109,7 @@ def _without_logins(given: list[str]) -> tuple[list[str], dict[str, str]]:
         named.append(plain)
         if is_http(plain):
             logins[http_origin(plain)] = logins.get(http_origin(plain), "") or login
-    if hub_origin() in logins and (token := hub_token()):
+    if (token := hub_token()) and hub_origin() in logins:
         logins[hub_origin()] = logins[hub_origin()] or f"Bearer {token}"
     return named, logins
 

@@ -10,9 +10,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from datago_gpu import ConfigError, LoaderConfig, TableSource
+from datago_gpu import ConfigError, LoaderConfig, SourceError, TableSource, UserSource
 from datago_gpu.feeder.wire import Resume
 from datago_gpu.loader.state import resume_from, state_of
+from datago_gpu.sources.authorization import headers_by_origin
 from datago_gpu.sources.reference import ListingDigest, Position
 from tests.support.tables import samples_of, table_config, write_table
 
@@ -83,6 +84,28 @@ def test_no_secret_is_shown() -> None:
     with pytest.raises(ConfigError) as caught:
         LoaderConfig.load({"source_type": "table", "source_config": {"path": ["https://me:pa55word@h", 3]}})
     assert "pa55word" not in str(caught.value)
+
+
+def test_which_headers_go_to_which_origin(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Those of Hugging Face also where a local table, such as an index, names files there."""
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.setenv("HF_ENDPOINT", "https://hub.example.org/")
+    of = "https://me:pw@h/a.parquet::hf://datasets/a/b/c.parquet::/d.parquet"
+    login = {"https://h": {"Authorization": "Basic bWU6cHc="}}
+    assert headers_by_origin(TableSource(path=of)) == login
+    given = {"Authorization": "Bearer t0ken"}
+    token = {"https://h": given, "https://hub.example.org": given, "http://r:8": given}
+    assert headers_by_origin(TableSource(path=of, auth_token="t0ken", root="http://r:8/x")) == token
+    monkeypatch.setenv("HF_TOKEN", "hf_1")
+    of_hub = {"https://hub.example.org": {"Authorization": "Bearer hf_1"}}
+    assert headers_by_origin(TableSource(path="/index.arrow")) == of_hub
+    assert headers_by_origin(UserSource()) == of_hub
+    assert headers_by_origin(TableSource(path=of)) == login | of_hub
+    monkeypatch.setenv("HF_ENDPOINT", "hub.example.org")
+    with pytest.raises(ConfigError, match="HF_ENDPOINT"):
+        headers_by_origin(TableSource(path=of))
+    with pytest.raises(SourceError, match="port"):
+        headers_by_origin(TableSource(path="http://h:99999/a.parquet", auth_token="t"))
 
 
 def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
