@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -94,3 +95,4 @@ def _show(out: Path, summary: Summary) -> None:
     }.items():
         table.add_row(name, value)
     Console().print(table)
+    click.echo(f"To load it: {json.dumps({'source_type': 'table', 'source_config': {'path': str(out)}})}")

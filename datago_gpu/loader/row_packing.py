@@ -182,7 +182,7 @@ def _plain(value: Any) -> Any:
         return value.tolist()
     if isinstance(value, Mapping):
         return dict(value)
-    raise TypeError(f"JSON has no value for a {type(value).__name__}")
+    raise TypeError(f"JSON has no value for the type {type(value).__name__}")
 
 
 def _shown(value: object) -> str:

@@ -269,7 +269,10 @@ def test_parts_attributes_and_flaws_come_over(tmp_path: Path) -> None:
         ("image", "i", "", "https://example.org/i.jpg?sign=1", None),
         ("latent", "l", "", "", b"latent"),
     ]
-    assert (second.info.attributes, second.flaws) == (b"{}", {"bad-attributes": "JSON has no value for a object"})
+    assert (second.info.attributes, second.flaws) == (
+        b"{}",
+        {"bad-attributes": "JSON has no value for the type object"},
+    )
     assert second.where == "row 1"
 
 
