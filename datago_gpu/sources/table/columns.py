@@ -22,6 +22,8 @@ _IMAGES = (
 _IDS = ("id", "key", "__key__", "image_id")
 _LARGE_LIST = 64
 """The least number of values of a list of fixed length that counts as an embedding, not as an attribute."""
+_MOST_LEVELS = 100
+"""The most levels of lists and structs within each other of a column that counts as an attribute."""
 _OF_AN_INDEX = ("id", "path", "url", "offset", "length", "width", "height", "attributes", "source", "tags", "parts")
 
 
@@ -238,13 +240,15 @@ def _is_number(given: pa.DataType) -> bool:
     return bool(pa.types.is_integer(given) or pa.types.is_floating(given))
 
 
-def _is_small(given: pa.DataType) -> bool:
-    """Returns whether values of this type are attributes: no bytes, and no embeddings."""
+def _is_small(given: pa.DataType, level: int = 0) -> bool:
+    """Returns whether values of this type are attributes: no bytes, no embeddings, and no more levels than JSON has."""
+    if level > _MOST_LEVELS:
+        return False
     if pa.types.is_fixed_size_list(given) and given.list_size >= _LARGE_LIST:
         return False
     if pa.types.is_dictionary(given):
-        return _is_small(given.value_type)
+        return _is_small(given.value_type, level)
     if isinstance(given, pa.BaseExtensionType):
         return False
     inner = [given.field(number).type for number in range(given.num_fields)]
-    return all(map(_is_small, inner)) if inner else not holds_bytes(given)
+    return all(_is_small(each, level + 1) for each in inner) if inner else not holds_bytes(given)

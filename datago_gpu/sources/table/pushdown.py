@@ -40,10 +40,11 @@ def filter_for(expression: Expression, schema: pa.Schema) -> tuple[pc.Expression
     """Returns pyarrow's expression, and the columns that it reads. Raises ConfigError, which names the column."""
     names = list(dict.fromkeys(column.name for column in columns_in(expression)))
     for column in columns_in(expression):
-        if column.name not in schema.names:
+        if schema.names.count(column.name) != 1:
             place = f" (character {column.place})" if column.place else ""
+            why = "has more than once" if column.name in schema.names else "lacks"
             raise ConfigError(
-                f"source_config.filter names the column {column.name!r}{place}, which the table lacks; "
+                f"source_config.filter names the column {column.name!r}{place}, which the table {why}; "
                 f"its columns are {', '.join(schema.names)}"
             )
     return _Pushdown(schema).convert(expression), names

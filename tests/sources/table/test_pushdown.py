@@ -258,6 +258,12 @@ def test_what_does_not_fit_the_columns_is_a_config_error(text: str, words: str) 
     assert words in str(caught.value)
 
 
+def test_a_column_that_is_there_twice_is_named() -> None:
+    schema = pa.schema([("n", pa.int8()), ("n", pa.int8())])
+    with pytest.raises(ConfigError, match="which the table has more than once"):
+        filter_for(parse_expression("n > 1"), schema)
+
+
 @given(st.text(max_size=40))
 def test_any_text_is_a_filter_or_refused(text: str) -> None:
     with suppress(ExpressionError):

@@ -338,3 +338,9 @@ def test_a_line_that_is_null_is_left_out(tmp_path: Path, text: str) -> None:
     (tmp_path / "t.jsonl").write_text("null\n")
     with pytest.raises(SourceError, match="no line of the file is a JSON object"):
         ids_of(table_config(tmp_path / "t.jsonl"))
+
+
+def test_lists_within_lists_that_are_too_deep_are_no_attributes(tmp_path: Path) -> None:
+    deep = "[" * 2000 + "]" * 2000
+    (tmp_path / "t.jsonl").write_text(f'{{"path": "a.jpg", "deep": {deep}, "flat": [[1]]}}\n')
+    assert attributes_of(table_config(tmp_path / "t.jsonl")) == [{"flat": [[1]]}]
