@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import chain
@@ -37,7 +39,7 @@ class ParquetTable:
     def __init__(self, file: Located) -> None:
         import pyarrow.parquet as pq
 
-        self._file = file
+        self._file, self._version = file, _version(file)
         with pq.ParquetFile(file.open()) as opened:
             self._metadata = opened.metadata
             self.schema = opened.schema_arrow
@@ -48,17 +50,25 @@ class ParquetTable:
     def batches(self, group: int, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """Yields the rows of a row group, some at a time. Columns that the table lacks are left out.
 
-        Reads page by page, since a row group may take gigabytes.
+        Raises OSError if another file is there now, whose rows would be others. Reads page by page, since a row group
+        may take gigabytes.
         """
         import pyarrow.parquet as pq
 
         rows = max(1, min(_MOST_BATCH_ROWS, _BATCH_BYTES * self.counts[group] // max(1, self.sizes[group])))
         known = [name for name in columns if name in self.schema.names]
         with pq.ParquetFile(self._file.open(), metadata=self._metadata, **_PAGE_BY_PAGE) as opened:
+            self._check_version()
             if not known:
                 yield from _without_columns(self.counts[group], rows)
                 return
-            yield from opened.iter_batches(rows, [group], known, use_threads=False)
+            for batch in opened.iter_batches(rows, [group], known, use_threads=False):
+                self._check_version()
+                yield batch
+
+    def _check_version(self) -> None:
+        if _version(self._file) != self._version:
+            raise OSError(errno.EINVAL, "the file was replaced while it was read", self._file.shown)
 
     def groups_for(self, expression: pc.Expression, wanted: pa.Schema) -> list[int]:
         """Returns the groups that may hold rows which pass a filter, by their statistics.
@@ -76,6 +86,14 @@ class ParquetTable:
         fragment = ds.ParquetFileFormat().make_fragment(given, where)
         parts = fragment.split_by_row_group(expression, schema=self.schema)
         return sorted({group.id for part in parts for group in part.row_groups})
+
+
+def _version(file: Located) -> tuple[int, int] | None:
+    """Returns what changes if a local file is replaced. None for a remote one, where each request is checked."""
+    if file.opener is not None:
+        return None
+    status = os.stat(file.address)
+    return status.st_size, status.st_mtime_ns
 
 
 def _without_columns(count: int, rows: int) -> Iterator[pa.RecordBatch]:

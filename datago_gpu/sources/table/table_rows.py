@@ -122,6 +122,11 @@ class TableRows:
             except OSError as error:
                 words = f"{error.filename or 'a table'}: {error.strerror or error}"
                 raise SourceError(f"cannot read the rows any more: {words}") from error
+            except pa.ArrowException as error:  # of mapped files whose content has changed
+                words = str(error).partition("\n")[0][:200]
+                raise SourceError(
+                    f"cannot read the rows any more: a table was changed during the run ({words})"
+                ) from error
         samples: list[SampleRef | Skipped] = []
         for number, place in zip(numbers.tolist(), places.tolist(), strict=True):
             origin = self._origins[taken.origins[place]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 import decimal
 import errno
@@ -9,6 +10,7 @@ import itertools
 import json
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +20,13 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from datago_gpu import ConfigError, Loader, SourceError
+from datago_gpu import ConfigError, Loader, LoaderConfig, SourceError
+from datago_gpu.sources import open_source
+from datago_gpu.sources.http.http_client import HttpClient
 from datago_gpu.sources.index_form import ROOT, IndexPart, IndexRow, index_schema
 from datago_gpu.sources.reference import BAD_ATTRIBUTES, Position, SampleRef, Skipped, Span
 from datago_gpu.sources.table import readers, settled
+from datago_gpu.sources.table.access import AnyOrder
 from tests.support.images import add_picture
 from tests.support.needs import needs
 from tests.support.tables import ids_of, samples_of, table_config, write_table
@@ -344,3 +349,32 @@ def test_lists_within_lists_that_are_too_deep_are_no_attributes(tmp_path: Path) 
     deep = "[" * 2000 + "]" * 2000
     (tmp_path / "t.jsonl").write_text(f'{{"path": "a.jpg", "deep": {deep}, "flat": [[1]]}}\n')
     assert attributes_of(table_config(tmp_path / "t.jsonl")) == [{"flat": [[1]]}]
+
+
+def test_a_local_parquet_file_that_is_replaced_while_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    rows = {"image": [b"x" * 1000] * 3000, "id": [f"old{at}" for at in range(3000)]}
+    write_table(path, rows, row_group_size=1000)
+    seen: list[str] = []
+
+    async def read() -> None:
+        loaded = LoaderConfig.load(table_config(path))
+        async with HttpClient(loaded.http_config) as http, aclosing(open_source(loaded, http).refs(Position())) as refs:
+            async for ref in refs:
+                if not seen:
+                    write_table(path, rows | {"id": [f"new{at}" for at in range(3000)]}, row_group_size=1000)
+                seen.append(ref.id)
+
+    with pytest.raises(SourceError, match=r"t\.parquet: the file was replaced while it was read"):
+        asyncio.run(read())
+    assert all(name.startswith("old") for name in seen)
+
+
+def test_a_mapped_table_whose_content_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def take(*_: object) -> None:
+        raise pa.ArrowIndexError("buffer slice would exceed buffer length")
+
+    monkeypatch.setattr(AnyOrder, "take", take)
+    path = write_table(tmp_path / "t.arrow", {"path": ["a.jpg"]})
+    with pytest.raises(SourceError, match="a table was changed during the run"):
+        ids_of(table_config(path))
