@@ -35,6 +35,7 @@ def test_the_command_says_what_the_index_holds(tmp_path: Path) -> None:
     lines = dict(line.strip().split(maxsplit=1) for line in first.stdout.splitlines())
     assert lines["samples"] == "12"
     assert lines["unusable"] == "1 empty"
+    assert json.loads(lines["To"].removeprefix("load it: "))["source_config"] == {"path": str(out)}
     assert len(usable(out)) == 12
     again = run_command("index", "--root-path", str(root), "--out", str(out))
     assert again.returncode == 2
