@@ -139,14 +139,3 @@ def test_what_is_no_table_is_a_source_error(tmp_path: Path) -> None:
     for name in ("empty", "a.parquet", "b.jsonl", "c.arrow", "gone.csv", "*.tsv", "photo.jpg"):
         with pytest.raises(SourceError, match=r"check source_config\.path"):
             samples_of(table_config(tmp_path / name))
-
-
-def test_tables_without_a_row_to_load_are_a_source_error(tmp_path: Path) -> None:
-    table = write_table(tmp_path / "t.parquet", PATHS)
-    with pytest.raises(
-        SourceError, match=r"none of the 10 rows of .*t\.parquet passes source_config\.filter: width > 90"
-    ):
-        samples_of(table_config(table, filter="width > 90"))
-    (tmp_path / "header.csv").write_text("path,width\n")
-    with pytest.raises(SourceError, match=r"the tables of .*header\.csv have no rows"):
-        samples_of(table_config(tmp_path / "header.csv"))
