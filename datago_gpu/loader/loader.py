@@ -340,7 +340,7 @@ class Loader(Plans):
     def _check_skips(self, *, final: bool) -> None:
         try:
             delivered = self._progress.delivered - self._delivered_before
-            self._skips.check(delivered, final=final, fruitless=self._fruitless)
+            self._skips.check(delivered, final=final, fruitless=self._fruitless, dropped=self._dropped)
         except TooManyErrors:
             self.close()
             raise

@@ -63,23 +63,26 @@ class Skips:
             log.log(level, "delivered with a flaw: %s", DecodeError(each.id, each.where, each.reason, each.detail))
             self.flaws_by_reason[each.reason] += 1
 
-    def check(self, delivered: int, *, final: bool = False, fruitless: bool = False) -> None:
+    def check(self, delivered: int, *, final: bool = False, fruitless: bool = False, dropped: int = 0) -> None:
         """Raises TooManyErrors if more samples are bad than allowed.
 
         final: the stream has ended. fruitless: it ended early because the last passes over the source had no sample.
+        dropped: number of good samples that `drop_last` left out.
         """
         share = isinstance(self._allowed, float)
         bad = self._lost if share else self.by_reason.total()
-        seen = delivered + bad
+        good = delivered + dropped
+        seen = good + bad
         if isinstance(self._allowed, float):
             spent = bad > self._allowed * seen and (final or seen >= SHARE_FROM)
         else:
             spent = self._allowed is not None and bad > self._allowed
-        if spent or (final and bad and (fruitless or not (delivered or self._delivered_before))):
+        if spent or (final and bad and (fruitless or not (good or self._delivered_before))):
             reasons = ", ".join(f"{count} {reason}" for reason, count in self.by_reason.most_common())
             allowed = "" if self._allowed is None else f"; max_failures is {self._allowed}"
             barren = "; the last epochs had no good sample" if fruitless and delivered else ""
-            text = f"{bad} of {seen} samples were bad ({reasons}){allowed}{barren}; the last bad ones:"
+            left_out = f"; drop_last left out {dropped}" if dropped else ""
+            text = f"{bad} of {seen} samples were bad ({reasons}){left_out}{allowed}{barren}; the last bad ones:"
             raise TooManyErrors(text, self._last)
 
 

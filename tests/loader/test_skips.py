@@ -77,6 +77,14 @@ def test_a_run_that_goes_on_may_find_only_bad_ones_left() -> None:
         failures.check(0, final=True, fruitless=True)
 
 
+def test_samples_that_drop_last_leaves_out_are_good() -> None:
+    failures = Skips(None)
+    failures.add(bad(1))
+    failures.check(0, final=True, dropped=56)
+    with pytest.raises(TooManyErrors, match=r"1 of 57 samples were bad \(1 truncated\); drop_last left out 56"):
+        failures.check(0, final=True, fruitless=True, dropped=56)
+
+
 def test_a_run_without_samples_is_no_error() -> None:
     for allowed in (None, 0, 0.0):
         Skips(allowed).check(0, final=True)
