@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from msgspec import Struct, msgpack
 
-from datago_gpu.sources.reference import ListingDigest, Position, Skipped
+from datago_gpu.sources.reference import Counted, ListingDigest, Position, Skipped
 from datago_gpu.sources.sample_info import column_of
 from datago_gpu.sources.user.row_wire import Form
 
@@ -57,7 +57,7 @@ class Carried(Struct, frozen=True):
 
     start: Position
     """Where the listing of that epoch must begin to include all of them."""
-    indices: list[int]
+    indices: list[Counted]
     listed: ListingDigest | None = None
     """The digest that the listing of that epoch must have."""
 
@@ -66,9 +66,9 @@ class Resume(Struct, frozen=True):
     """Says where a stream begins, and which samples behind that place were delivered before."""
 
     position: Position = Position()
-    done: list[tuple[int, int]] = []
+    done: list[tuple[Counted, Counted]] = []
     """Ranges [first, last] of samples of the epoch that were delivered or skipped."""
-    delivered: int = 0
+    delivered: Counted = 0
     """Samples delivered so far, over all epochs; they count against the limit."""
     carried: list[Carried] = []
     """The samples of earlier epochs that wait."""

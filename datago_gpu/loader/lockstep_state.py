@@ -7,20 +7,25 @@ Rank and world size are no part of it: `taken` has the number of samples in the 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
 from datago_gpu.config import LoaderConfig
 from datago_gpu.errors import ConfigError
 from datago_gpu.feeder.wire import Resume
-from datago_gpu.sources.reference import ListingDigest, Position
+from datago_gpu.sources.reference import Counted, ListingDigest, Position
 
 __all__ = ["LOCKSTEP_VERSION", "bucket_settings", "is_lockstep", "lockstep_state", "read_lockstep"]
 
 LOCKSTEP_VERSION = 3
 """Other versions are of other forms: see state.py."""
 _BUCKETS = ("default_image_size", "downsampling_ratio", "min_aspect_ratio", "max_aspect_ratio")
+
+
+_Together = Annotated[int, Meta(ge=1, le=1 << 24)]
+"""A number of samples in a global batch."""
 
 
 class _Order(msgspec.Struct):
@@ -36,9 +41,9 @@ class _Order(msgspec.Struct):
 class _State(msgspec.Struct):
     version: int
     order: _Order
-    epoch: int
-    taken: list[tuple[int, int]]
-    delivered: int | None = None
+    epoch: Counted
+    taken: list[tuple[_Together, Counted]]
+    delivered: Counted | None = None
     """Number of samples of all ranks in the batches delivered, over all epochs. Only with a limit."""
 
 

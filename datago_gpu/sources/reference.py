@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
-from typing import Literal, NamedTuple, Protocol, Self
+from typing import Annotated, Literal, NamedTuple, Protocol, Self
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from datago_gpu.redact import printable
 from datago_gpu.sources.sample_info import SampleInfo
@@ -13,6 +13,7 @@ from datago_gpu.sources.sample_info import SampleInfo
 __all__ = [
     "BAD_ATTRIBUTES",
     "FURTHER_IMAGES",
+    "Counted",
     "Flaw",
     "ListingDigest",
     "Need",
@@ -46,6 +47,9 @@ def printable_path(path: str) -> str:
     """Returns a path in a form that is safe to show in a message."""
     return printable(utf8_text(path))
 
+
+Counted = Annotated[int, Meta(ge=0, le=1 << 62)]
+"""A number that a state may hold: others are refused when the state is read."""
 
 Need = Callable[[int], Awaitable[None]]
 """Asks for memory for a payload of the given number of bytes. Returns once there is room for the payload."""
@@ -172,8 +176,8 @@ class Flaw(Struct, frozen=True):
 class Position(Struct, frozen=True):
     """A position in the stream: the sample numbered `index` of an epoch."""
 
-    epoch: int = 0
-    index: int = 0
+    epoch: Counted = 0
+    index: Counted = 0
     cursor: str = ""
     """The `cursor` of the sample at `index`; if empty, the source lists from the beginning and counts up to `index`."""
 
@@ -203,7 +207,7 @@ requests and threads. The garbage collector would close it at an unknown time, i
 class ListingDigest(Struct, frozen=True, omit_defaults=True):
     """Identifies the names listed so far: their number, and a digest of them in their order."""
 
-    count: int
+    count: Counted
     digest: str
     marks: str = ""
     """Set for a whole listing: short digests of its first 1, 2, 4, 8, ... names, which show where a change begins."""

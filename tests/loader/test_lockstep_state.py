@@ -127,3 +127,19 @@ def test_a_skip_is_kept_until_its_epoch_is_over() -> None:
     steps.begin(Mark(Position(1, 2), LISTED))
     assert steps.covers(skip)
     assert msgspec.structs.replace(skip, epoch=1).epoch == steps.epoch
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"epoch": -1}, {"epoch": 1 << 70}, {"taken": [[0, 5]]}, {"taken": [[-2, 3]]}, {"taken": [[4, -1]]},
+        {"taken": [[1 << 40, 1]]}, {"taken": [[4, 1 << 70]]}, {"delivered": -1}, {"delivered": 1 << 70},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_numbers_that_no_run_has_are_refused(change: dict[str, Any]) -> None:
+    config = config_of(batch_size=4, limit=100)
+    state = state_of(config, after(config, Resume(), 3))
+    for changed in (state | change, state | {"order": state["order"] | {"rows": [1 << 70, "0123", True]}}):
+        with pytest.raises(ConfigError, match="not the state of a Loader"):
+            resume_from(config, changed)
