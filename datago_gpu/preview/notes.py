@@ -17,7 +17,7 @@ def heading(batch: ShownBatch) -> tuple[str, str]:
     shown = "" if len(batch.samples) == real else f", {len(batch.samples)} of them shown"
     epoch = f", epoch {batch.epoch}" if batch.epoch else ""
     fills = f", {batch.fills} more only fill places" if batch.fills else ""
-    return name, f"{real} samples{shown}{fills}{epoch}"
+    return name, f"{real} sample{'s' * (real != 1)}{shown}{fills}{epoch}"
 
 
 def size_note(sample: ShownSample) -> str:
