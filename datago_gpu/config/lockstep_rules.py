@@ -7,7 +7,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from datago_gpu.config.loader_config import LoaderConfig
 
-__all__ = ["lockstep_problem"]
+__all__ = ["JUDGED_FROM", "lockstep_problem"]
+
+JUDGED_FROM = 100
+"""In lockstep, a rank judges only by so many samples of its own that the data is bad as a whole: of a small validation
+set it may have a single one."""
 
 
 def lockstep_problem(config: LoaderConfig) -> str | None:

@@ -17,6 +17,7 @@ from msgspec import structs
 
 from datago_gpu.config import LoaderConfig
 from datago_gpu.config.limits import Limits
+from datago_gpu.config.lockstep_rules import JUDGED_FROM
 from datago_gpu.errors import ConfigError
 from datago_gpu.feeder.admitted import Admitted
 from datago_gpu.feeder.fetch import Fetcher
@@ -53,6 +54,8 @@ class LockstepProduction:
         self._sent = resume.delivered // config.batch_size
         self._refusals: Refusals[Admitted] = Refusals(config.max_refused_in_a_row)
         self._waits = Waits()
+        self._share = 0
+        """This rank's samples in the last epoch."""
 
     async def run(self) -> None:
         """Sends all batches. If the source fails, raises SourceError after all complete batches have been sent."""
@@ -71,12 +74,15 @@ class LockstepProduction:
         await self._packer.end(self._counts(), fruitless=fruitless, dropped=dropped)
 
     async def _may_repeat(self, epoch: int) -> bool:
-        """Returns whether to begin this epoch. A stream without end must have brought a good sample in the last two."""
+        """Returns whether to begin this epoch. A stream without end must have brought a good sample in the last two,
+        if this rank's share is large enough to judge by.
+        """
         first = self._resume.position.epoch
+        share, self._share = self._share, 0
         needed = max(first, epoch - 2)
         if self._config.epochs is not None or epoch == first or (needed == first and self._resume.taken):
             return True
-        return await self._packer.has_decoded_since(needed)
+        return share < JUDGED_FROM or await self._packer.has_decoded_since(needed)
 
     def _left(self) -> int | None:
         """Returns how many more batches the limit allows; None: there is no limit."""
@@ -140,6 +146,7 @@ class LockstepProduction:
         if len(self._outcomes) < len(self._steps[0].first_places):
             return
         step = self._steps.popleft()
+        self._share += sum(step.real)
         filled = fill(step, self._outcomes)
         for skipped in filled.skipped:
             await self._skip(skipped, epoch)

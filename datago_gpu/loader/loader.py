@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar
 
 from datago_gpu.config import ConfigLike, LoaderConfig
 from datago_gpu.config.limits import Limits
+from datago_gpu.config.lockstep_rules import JUDGED_FROM
 from datago_gpu.decoders.select import Backend, choose
 from datago_gpu.errors import DatagoError, TooManyErrors
 from datago_gpu.feeder.wire import Number, Resume
@@ -241,7 +242,8 @@ class Loader(Plans):
         self._begun = None
         self._delivered_before = resume.delivered
         listed = None if config.skipped_file is None else config.absolute(config.skipped_file)
-        self._skips = Skips(config.max_failures, listed, delivered_before=resume.delivered)
+        judged_from = JUDGED_FROM if config.lockstep else 1
+        self._skips = Skips(config.max_failures, listed, delivered_before=resume.delivered, judged_from=judged_from)
         self._fruitless = self._is_exhausted = False
         self._dropped = 0
         self._ready: Handoff[Ready] = Handoff(

@@ -30,11 +30,14 @@ class Skips:
     For a share, a lost shard counts as the number of samples that it held.
 
     file: also lists each skipped sample in this file; see `SkippedFile`.
+    judged_from: number of bad samples from which a stream without a good one is an error.
     delivered_before: samples delivered before the state was saved. If there are any, all others may be bad.
     """
 
-    def __init__(self, allowed: float | None, file: str | None = None, *, delivered_before: int = 0) -> None:
-        self._allowed, self._delivered_before = allowed, delivered_before
+    def __init__(
+        self, allowed: float | None, file: str | None = None, *, delivered_before: int = 0, judged_from: int = 1
+    ) -> None:
+        self._allowed, self._delivered_before, self._judged_from = allowed, delivered_before, judged_from
         self._file = SkippedFile(file) if file is not None else None
         self._last: deque[DecodeError] = deque(maxlen=KEPT)
         self.by_reason: Counter[str] = Counter()
@@ -77,12 +80,13 @@ class Skips:
             spent = bad > self._allowed * seen and (final or seen >= SHARE_FROM)
         else:
             spent = self._allowed is not None and bad > self._allowed
-        if spent or (final and bad and (fruitless or not (good or self._delivered_before))):
+        barren = fruitless or not (good or self._delivered_before)
+        if spent or (final and barren and bad >= self._judged_from):
             reasons = ", ".join(f"{count} {reason}" for reason, count in self.by_reason.most_common())
             allowed = "" if self._allowed is None else f"; max_failures is {self._allowed}"
-            barren = "; the last epochs had no good sample" if fruitless and delivered else ""
+            last = "; the last epochs had no good sample" if fruitless and delivered else ""
             left_out = f"; drop_last left out {dropped}" if dropped else ""
-            text = f"{bad} of {seen} samples were bad ({reasons}){left_out}{allowed}{barren}; the last bad ones:"
+            text = f"{bad} of {seen} samples were bad ({reasons}){left_out}{allowed}{last}; the last bad ones:"
             raise TooManyErrors(text, self._last)
 
 

@@ -18,6 +18,7 @@ from PIL import Image
 
 from datago_gpu import ConfigError
 from datago_gpu.config import LoaderConfig
+from datago_gpu.config.lockstep_rules import JUDGED_FROM
 from datago_gpu.feeder import planned_walk, wire
 from datago_gpu.feeder.lockstep import LockstepProduction
 from datago_gpu.feeder.wire import Resume
@@ -300,11 +301,14 @@ def test_a_batch_that_exceeds_the_arena_is_an_error_that_names_the_setting(tmp_p
     assert "raise arena_mb" in taken.end.message
 
 
-def test_a_source_without_a_good_sample_does_not_repeat_for_ever(root: Path) -> None:
-    rows = Pictures(root, missing=set(range(COUNT)))
-    taken = run(config_of(batch_size=4, epochs=None, max_refused_in_a_row=None), rows)
+@pytest.mark.parametrize("count", [COUNT, JUDGED_FROM])
+def test_a_source_without_a_good_sample_does_not_repeat_for_ever(tmp_path: Path, count: int) -> None:
+    """But the few samples that a rank may have of a small set say nothing about the data."""
+    rows = Pictures(tmp_path, count=count, missing=set(range(count)))
+    taken = run(config_of(batch_size=4, epochs=None, limit=8 * count, max_refused_in_a_row=None), rows)
     assert isinstance(taken.end, wire.Ended)
-    assert taken.end.fruitless
+    assert taken.end.fruitless == (count == JUDGED_FROM)
+    assert (4 * len(taken.batches) == 8 * count) == (count < JUDGED_FROM)
     assert not any(real for _, _, ids in taken.batches for _, real in ids)  # type: ignore[misc, has-type]
 
 

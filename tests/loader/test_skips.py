@@ -34,6 +34,17 @@ def test_skips_are_counted_by_reason() -> None:
     assert dict(failures.by_reason) == {"truncated": 4, "empty": 2}
 
 
+def test_in_lockstep_a_few_bad_samples_say_nothing_about_the_data() -> None:
+    """Of a small validation set, a rank may have a single sample."""
+    few, many = Skips(None, judged_from=100), Skips(None, judged_from=100)
+    few.add(bad(99))
+    few.check(0, final=True)
+    few.check(0, final=True, fruitless=True)
+    many.add(bad(100))
+    with pytest.raises(TooManyErrors):
+        many.check(0, final=True)
+
+
 def test_the_first_of_each_reason_warns_and_the_others_are_for_debugging(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG, "datago_gpu"):
         Skips(None).add([*bad(3), *bad(1, "empty", first=9)])

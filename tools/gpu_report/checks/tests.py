@@ -20,7 +20,7 @@ from tools.gpu_report.context import Context
 from tools.gpu_report.findings import Findings
 
 ROOT = Path(__file__).resolve().parents[3]
-WHERE = ("tests/decode", "tests/imaging", "tests/end_to_end/test_aligned.py")
+WHERE = ("tests/decoders", "tests/imaging", "tests/end_to_end/test_aligned.py")
 NEEDED = ("pytest", "hypothesis", "psutil", "pytest_timeout")
 """Without one of them pytest finds no test, and does not say why in the report."""
 MOST_FAILURES = 15
