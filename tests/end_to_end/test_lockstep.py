@@ -13,6 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from datago_gpu import Loader, Row
+from datago_gpu.config.lockstep_rules import JUDGED_FROM
 from datago_gpu.decoders.select import Backend
 from datago_gpu.errors import ConfigError, TooManyErrors
 from tests.support.images import SHAPES, add_pictures
@@ -128,13 +129,15 @@ def test_each_back_end_fills_the_places_of_bad_samples(rows: list[Row], backend:
 
 
 def test_a_run_of_only_bad_samples_ends_with_an_error(tmp_path: Path) -> None:
-    rows = [Row(f"r{number}", tmp_path / "gone.jpg", width=64, height=64) for number in range(5)]
-    with Loader(config_of(batch_size=2), device="cpu", source=rows) as loader:
-        batches = []
-        with pytest.raises(TooManyErrors, match="5 missing"):
-            batches += list(iter(lambda: next(loader), None))
-    with Loader(config_of(batch_size=2), device="cpu", source=rows) as loader:
-        batch = next(loader)
+    rows = [Row(f"r{number}", tmp_path / "gone.jpg", width=64, height=64) for number in range(JUDGED_FROM)]
+    config = config_of(batch_size=20, max_refused_in_a_row=None)
+    batches = []
+    with Loader(config, device="cpu", source=rows) as loader, pytest.raises(TooManyErrors, match="100 missing"):
+        batches.extend(iter(lambda: next(loader), None))
+    with Loader(config, device="cpu", source=rows[1:]) as loader:
+        batches.extend(loader)
+        assert loader.stats().skipped == {"missing": JUDGED_FROM - 1}
+    for batch in batches:
         assert (batch.image == 128).all()
         assert not batch.real.any()
 

@@ -31,7 +31,8 @@ The promise, in the order in which a sample meets it, with the module that has i
 9. *Skips* are told once each, also over several loaders that go on from each other's states. The rest of a shard may
    be told of again where its shard is read again.
 10. *A stream of which nothing can be used* is an error: TooManyErrors where samples are bad and none is delivered, also
-   not before the state that it began from, and SourceError where a rank's shards hold no sample at all.
+   not before the state that it began from, nor left out by `drop_last`, and SourceError where a rank's shards hold no
+   sample at all.
 11. *A budget* (`max_failures`) is looked at before each batch, and at the end. *A row of samples that cannot be had* is
    held back: a good sample shows that they are single faults, and too long a row ends the run with SourceError.
 12. *With `ordered` false* (loose.py) payloads are taken as they arrive. Then each sample comes once an epoch, and the

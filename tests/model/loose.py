@@ -71,6 +71,9 @@ class Loose:
             assert error in ("", None) or bad
             return
         ends = self._end()
+        if self._config.drop_last and bad and not ends:  # how many good samples are left out is not promised
+            assert error in ("", "TooManyErrors", None)
+            return
         if not ends and self._is_spent(bad, at_the_end=True):
             ends = "TooManyErrors"
         elif not ends or ends == "fruitless":

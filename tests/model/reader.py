@@ -86,7 +86,7 @@ class Reader:
                 self.error = "TooManyErrors" if self._is_spent() else "SourceError"
                 return False
             if event is None:
-                barren = self._stream.is_fruitless or not self._delivered
+                barren = self._stream.is_fruitless or not self._delivered + self._stream.left_out
                 self.error = "TooManyErrors" if self._is_spent(at_the_end=True) or (self.skipped and barren) else ""
                 return False
             if isinstance(event, Dropped):
@@ -96,7 +96,8 @@ class Reader:
         return not self.error
 
     def _is_spent(self, *, at_the_end: bool = False) -> bool:
-        return is_spent(self.config, len(self.skipped), self.delivered, at_the_end=at_the_end)
+        good = self.delivered + (self._stream.left_out if at_the_end else 0)
+        return is_spent(self.config, len(self.skipped), good, at_the_end=at_the_end)
 
     def _note_dropped(self, dropped: Dropped) -> None:
         self._enter(dropped.epoch, dropped.waited)

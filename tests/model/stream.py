@@ -202,6 +202,11 @@ class Stream:
         """Epochs of which a sample could be decoded."""
         self.is_fruitless = False
 
+    @property
+    def left_out(self) -> int:
+        """At its end: the samples that `drop_last` leaves out, unless the limit was reached."""
+        return len(self._groups) if self._wanted(0) > 0 else 0
+
     def events(self) -> Iterator[Sent | Dropped]:
         epoch = self._start.epoch
         for of_epoch, number in sorted(each for each in self._start.waiting if isinstance(each, tuple)):
