@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
-from datago_gpu.config.settings import Count, Kind, Names, Natural, Settings, changed_settings, names_in
+from datago_gpu.config.settings import Count, Kind, Names, Natural, names_in
+from datago_gpu.config.source_settings import SourceSettings
 from datago_gpu.redact import redacted, shown_address
 
 __all__ = ["DataroomSource", "kind_of"]
@@ -56,7 +58,7 @@ _FILTERS: dict[str, str] = {
 """Setting -> parameter of the Dataroom API."""
 
 
-class DataroomSource(Settings, frozen=True, kw_only=True):
+class DataroomSource(SourceSettings, frozen=True, kw_only=True):
     """Images of a Dataroom server that pass all the filters given, in the server's order (by id).
 
     A filter left empty is not sent. Several names are comma-separated text, as on the server, or a list.
@@ -118,7 +120,6 @@ class DataroomSource(Settings, frozen=True, kw_only=True):
         world_size: number of processes that share the images, as for files.
     """
 
-    place: ClassVar[str] = "source_config."
     sources: Names = ""
     sources_ne: Names = ""
     tags: Names = ""
@@ -213,9 +214,8 @@ class DataroomSource(Settings, frozen=True, kw_only=True):
             sent["duplicate_state"] = str(self.duplicate_state)
         return sent
 
-    def __repr__(self) -> str:
-        return f"DataroomSource({', '.join(f'{name}={value!r}' for name, value in self.__rich_repr__())})"
+    def _secrets(self) -> Iterable[str]:
+        return [self.key]
 
-    def __rich_repr__(self) -> list[tuple[str, Any]]:
-        """What rich prints, in tracebacks too: msgspec's own would show the key."""
-        return changed_settings(self, api_key="***", api_url=self.shown_address)
+    def _shown(self) -> dict[str, Any]:
+        return {"api_key": "***", "api_url": self.shown_address}

@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import Any, ClassVar
+from collections.abc import Iterable
+from typing import Any
 
 from datago_gpu.config.file_names import EXTENSIONS, Selection
 from datago_gpu.config.local_paths import FILE_SCHEME
-from datago_gpu.config.settings import (
-    Count,
-    Kind,
-    Names,
-    Natural,
-    RankSplit,
-    Settings,
-    changed_settings,
-    names_in,
-    without_secrets,
-)
+from datago_gpu.config.settings import Count, Names, Natural, RankSplit, names_in
+from datago_gpu.config.source_settings import SourceSettings, hidden
 from datago_gpu.config.storage import STORE_SCHEMES, endpoint_problem
 
 __all__ = ["FileSource"]
@@ -25,7 +17,7 @@ __all__ = ["FileSource"]
 _EXTENSION = re.compile(r"\.?[^./\s*?][^/\s*?]*")
 
 
-class FileSource(Settings, frozen=True, kw_only=True):
+class FileSource(SourceSettings, frozen=True, kw_only=True):
     """A folder of images, walked with its subfolders in the order of their names.
 
     Attributes:
@@ -53,7 +45,6 @@ class FileSource(Settings, frozen=True, kw_only=True):
             the same samples in each epoch; ranks may have different seeds.
     """
 
-    place: ClassVar[str] = "source_config."
     root_path: str
     random_sampling: bool = False
     storage_options: dict[str, str] = {}  # noqa: RUF012 - msgspec copies it
@@ -87,23 +78,8 @@ class FileSource(Settings, frozen=True, kw_only=True):
         given = tuple(f".{name.lower().removeprefix('.')}" for name in names_in(self.extensions))
         return Selection(given or EXTENSIONS, self.hidden, self.follow_links)
 
-    def redacted(self, text: str) -> str:
-        """`text` with *** for the values of storage_options, should they be there."""
-        return without_secrets(text, self.storage_options.values())
+    def _secrets(self) -> Iterable[str]:
+        return self.storage_options.values()
 
-    def __repr__(self) -> str:
-        return f"FileSource({', '.join(f'{name}={value!r}' for name, value in self.__rich_repr__())})"
-
-    def __rich_repr__(self) -> list[tuple[str, Any]]:
-        """What rich prints, in tracebacks too: what was set, less what is secret."""
-        return changed_settings(self, storage_options=dict.fromkeys(self.storage_options, "***"))
-
-    @property
-    def parts(self) -> dict[str, Kind]:
-        """What is to be loaded beside the image: nothing."""
-        return {}
-
-    @property
-    def optional_parts(self) -> dict[str, Kind]:
-        """What a sample may have beside its image, and may lack: name -> kind."""
-        return {}
+    def _shown(self) -> dict[str, Any]:
+        return {"storage_options": hidden(self.storage_options)}

@@ -28,7 +28,6 @@ from datago_gpu.config.shards import WebDatasetSource
 from datago_gpu.config.table import TableSource
 from datago_gpu.config.user_source import UserSource
 from datago_gpu.errors import ConfigError
-from datago_gpu.redact import redacted
 
 __all__ = ["SOURCES", "ConfigLike", "LoaderConfig"]
 
@@ -259,8 +258,7 @@ class LoaderConfig(Settings, frozen=True, kw_only=True):
 
     def redacted(self, text: str) -> str:
         """`text` with *** for the API key and other secrets, should they be there."""
-        source, text = self.source_config, self.http_config.redacted(text)
-        return redacted(text, source.key) if isinstance(source, DataroomSource) else source.redacted(text)
+        return self.source_config.redacted(self.http_config.redacted(text))
 
     def with_source(self, **changes: Any) -> LoaderConfig:
         """A copy whose source_config has these values."""

@@ -4,22 +4,14 @@ from __future__ import annotations
 
 import base64
 import re
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
 from urllib.parse import unquote
 
 from msgspec import Meta
 
-from datago_gpu.config.settings import (
-    Count,
-    Kind,
-    Names,
-    Natural,
-    RankSplit,
-    Settings,
-    changed_settings,
-    names_in,
-    without_secrets,
-)
+from datago_gpu.config.settings import Count, Kind, Names, Natural, RankSplit, names_in
+from datago_gpu.config.source_settings import SourceSettings, hidden, kinds_of, parts_problem, token_problem
 from datago_gpu.config.storage import endpoint_problem
 from datago_gpu.redact import shown_address
 
@@ -30,7 +22,7 @@ _SEPARATOR = re.compile(r"\[[^\]]*\]|(::)")
 """Between addresses, and what no separator stands in: the brackets of an IPv6 address."""
 
 
-class WebDatasetSource(Settings, frozen=True, kw_only=True):
+class WebDatasetSource(SourceSettings, frozen=True, kw_only=True):
     """Samples in tar shards, as the WebDataset convention has them: files that share a key, one behind the other.
 
     Attributes:
@@ -71,7 +63,6 @@ class WebDatasetSource(Settings, frozen=True, kw_only=True):
             samples are shuffled.
     """
 
-    place: ClassVar[str] = "source_config."
     url: Annotated[str, Meta(extra={"separator": "::"})]
     auth_token: str = ""
     reference_image_type: str = ""
@@ -94,31 +85,20 @@ class WebDatasetSource(Settings, frozen=True, kw_only=True):
     def _problem(self) -> str | None:
         if not self.url.strip():
             return "source_config.url is empty: name the shards, such as '/data/train-{0000..0127}.tar'"
-        token = self.auth_token.strip()
-        if not (token.isascii() and token.isprintable() and " " not in token):
-            return "source_config.auth_token contains spaces or characters that are not allowed in a token"
+        if problem := token_problem(self.auth_token):
+            return problem
         if self.interleave > self.concurrent_downloads:
             return (f"source_config.interleave ({self.interleave}) must be at most concurrent_downloads "
                     f"({self.concurrent_downloads}): raise concurrent_downloads or lower interleave")  # fmt: skip
         names = part_names(self.masks) + part_names(self.additional_images) + part_names(self.latents)
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            return f"source_config: {', '.join(map(repr, twice))} occurs twice in masks, additional_images and latents"
-        unknown = [name for name in part_names(self.optional) if name not in names]
-        if unknown:
-            return (f"source_config.optional names {', '.join(map(repr, unknown))}, "
-                    "which is not in masks, additional_images or latents")  # fmt: skip
+        if problem := parts_problem(names, part_names(self.optional)):
+            return problem
         return endpoint_problem(self.storage_options)
 
     @property
     def parts(self) -> dict[str, Kind]:
         """What is to be loaded beside the image: name -> kind."""
-        given: list[tuple[str, Kind]] = [
-            (self.masks, "mask"),
-            (self.additional_images, "image"),
-            (self.latents, "latent"),
-        ]
-        return {name: kind for text, kind in given for name in part_names(text)}
+        return kinds_of(*map(part_names, (self.masks, self.additional_images, self.latents)))
 
     @property
     def optional_parts(self) -> dict[str, Kind]:
@@ -126,21 +106,15 @@ class WebDatasetSource(Settings, frozen=True, kw_only=True):
         optional = part_names(self.optional)
         return {name: kind for name, kind in self.parts.items() if name in optional}
 
-    def redacted(self, text: str) -> str:
-        """`text` with *** for what is secret, should it be there."""
-        return without_secrets(text, [self.auth_token.strip(), *self.storage_options.values(), *passwords_in(self.url)])
+    def _secrets(self) -> Iterable[str]:
+        return [self.auth_token.strip(), *self.storage_options.values(), *passwords_in(self.url)]
 
-    def __repr__(self) -> str:
-        return f"WebDatasetSource({', '.join(f'{name}={value!r}' for name, value in self.__rich_repr__())})"
-
-    def __rich_repr__(self) -> list[tuple[str, Any]]:
-        """What rich prints, in tracebacks too: what was set, less what is secret."""
-        return changed_settings(
-            self,
-            url=shown_shards(self.redacted(self.url)),
-            auth_token="***" if self.auth_token else "",
-            storage_options=dict.fromkeys(self.storage_options, "***"),
-        )
+    def _shown(self) -> dict[str, Any]:
+        return {
+            "url": shown_shards(self.redacted(self.url)),
+            "auth_token": "***",
+            "storage_options": hidden(self.storage_options),
+        }
 
 
 def part_names(text: str) -> list[str]:

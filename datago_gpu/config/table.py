@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from collections.abc import Iterable
+from typing import Annotated, Any
 
 from msgspec import Meta
 
-from datago_gpu.config.settings import (
-    Count,
-    Kind,
-    Names,
-    Natural,
-    RankSplit,
-    Settings,
-    changed_settings,
-    names_in,
-    without_secrets,
-)
+from datago_gpu.config.settings import Count, Kind, Names, Natural, RankSplit, names_in
 from datago_gpu.config.shards import addresses_in, passwords_in, shown_shards
+from datago_gpu.config.source_settings import SourceSettings, hidden, kinds_of, parts_problem, token_problem
 from datago_gpu.config.storage import endpoint_problem
 
 __all__ = ["ALL_SMALL", "TableSource"]
@@ -29,7 +21,7 @@ Columns = dict[str, str] | Names
 """Name -> column; or names, each of which is a column, or NAME=COLUMN."""
 
 
-class TableSource(Settings, frozen=True, kw_only=True):
+class TableSource(SourceSettings, frozen=True, kw_only=True):
     """Rows of tables: Parquet, Arrow IPC, JSON lines and CSV. Each row is a sample.
 
     Attributes:
@@ -74,7 +66,6 @@ class TableSource(Settings, frozen=True, kw_only=True):
         rank_split: what the ranks share in a shuffle, as for files.
     """
 
-    place: ClassVar[str] = "source_config."
     path: Annotated[str, Meta(extra={"separator": "::"})]
     image: str = ""
     id: str = ""
@@ -99,17 +90,11 @@ class TableSource(Settings, frozen=True, kw_only=True):
     def _problem(self) -> str | None:
         if not self.path.strip():
             return "source_config.path is empty: name a table, such as '/data/train.parquet'"
-        token = self.auth_token.strip()
-        if not (token.isascii() and token.isprintable() and " " not in token):
-            return "source_config.auth_token contains spaces or characters that are not allowed in a token"
+        if problem := token_problem(self.auth_token):
+            return problem
         names = [*_columns_in(self.masks), *_columns_in(self.additional_images), *_columns_in(self.latents)]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            return f"source_config: {', '.join(map(repr, twice))} occurs twice in masks, additional_images and latents"
-        unknown = [name for name in names_in(self.optional) if name not in names]
-        if unknown:
-            return (f"source_config.optional names {', '.join(map(repr, unknown))}, "
-                    "which is not in masks, additional_images or latents")  # fmt: skip
+        if problem := parts_problem(names, names_in(self.optional)):
+            return problem
         return self._filter_problem() or endpoint_problem(self.storage_options)
 
     def _filter_problem(self) -> str | None:
@@ -125,12 +110,7 @@ class TableSource(Settings, frozen=True, kw_only=True):
     @property
     def parts(self) -> dict[str, Kind]:
         """What is to be loaded beside the image: name -> kind."""
-        given: list[tuple[dict[str, str] | str, Kind]] = [
-            (self.masks, "mask"),
-            (self.additional_images, "image"),
-            (self.latents, "latent"),
-        ]
-        return {name: kind for columns, kind in given for name in _columns_in(columns)}
+        return kinds_of(*map(_columns_in, (self.masks, self.additional_images, self.latents)))
 
     @property
     def part_columns(self) -> dict[str, str]:
@@ -143,25 +123,17 @@ class TableSource(Settings, frozen=True, kw_only=True):
         optional = names_in(self.optional)
         return {name: kind for name, kind in self.parts.items() if name in optional}
 
-    def redacted(self, text: str) -> str:
-        """`text` with *** for what is secret, should it be there."""
-        return without_secrets(text, [self.auth_token.strip(), *self.storage_options.values(), *self._passwords()])
+    def _secrets(self) -> Iterable[str]:
+        passwords = [*passwords_in(self.path), *passwords_in(self.root)]
+        return [self.auth_token.strip(), *self.storage_options.values(), *passwords]
 
-    def _passwords(self) -> list[str]:
-        return [*passwords_in(self.path), *passwords_in(self.root)]
-
-    def __repr__(self) -> str:
-        return f"TableSource({', '.join(f'{name}={value!r}' for name, value in self.__rich_repr__())})"
-
-    def __rich_repr__(self) -> list[tuple[str, Any]]:
-        """What rich prints, in tracebacks too: what was set, less what is secret."""
-        return changed_settings(
-            self,
-            path=self.shown_path,
-            root=shown_shards(self.redacted(self.root)),
-            auth_token="***" if self.auth_token else "",
-            storage_options=dict.fromkeys(self.storage_options, "***"),
-        )
+    def _shown(self) -> dict[str, Any]:
+        return {
+            "path": self.shown_path,
+            "root": shown_shards(self.redacted(self.root)),
+            "auth_token": "***",
+            "storage_options": hidden(self.storage_options),
+        }
 
     @property
     def shown_path(self) -> str:
