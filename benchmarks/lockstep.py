@@ -10,36 +10,29 @@ image, the median of the runs, and the ratio. Samples that only fill are not cou
 from __future__ import annotations
 
 import json
-import statistics
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 from PIL import Image
 
-from benchmarks.common import machine, material_folder, number, parser, table
-from benchmarks.material import PIXELS, make
+from benchmarks.common import machine, number, parser, table
+from benchmarks.in_turn import in_turn, picture_options, pictures_of
 from datago_gpu import Loader
 
 
 def main() -> None:
     options = parser(__doc__ or "", runs=5)
-    options.add_argument("--pixels", default="500px", choices=sorted(PIXELS))
-    options.add_argument("--count", type=int, default=2000, help="number of pictures")
-    options.add_argument("--batch-size", type=int, default=32)
+    picture_options(options, 2000)
     args = options.parse_args()
     print(machine())
-    folder = make(material_folder(args.material) / f"{args.pixels}-{args.count}", args.count, args.pixels)
-    rows = write_table(folder)
-    found: dict[bool, list[tuple[float, float]]] = {False: [], True: []}
-    for _ in range(args.runs + 1):  # the first run of each warms the page cache and does not count
-        for lockstep in found:
-            found[lockstep].append(run(rows, args.batch_size, lockstep=lockstep))
-    medians = {
-        "lockstep" if lockstep else "plain": tuple(statistics.median(each) for each in zip(*runs[1:], strict=True))
-        for lockstep, runs in found.items()
-    }
+    rows = write_table(pictures_of(args))
+    kinds = {"plain": False, "lockstep": True}
+    medians = in_turn(
+        args.runs, {kind: partial(run, rows, args.batch_size, lockstep=lockstep) for kind, lockstep in kinds.items()}
+    )
     lines = [(name, number(rate), number(cpu * 1e6)) for name, (rate, cpu) in medians.items()]
     print("\n".join(table(["", "images/s", "us of the feeder's CPU an image"], lines)))
     share = 1 - medians["lockstep"][0] / medians["plain"][0]

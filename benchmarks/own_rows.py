@@ -10,25 +10,23 @@ thread that reads the rows in the trainer's process ("datago-rows"), and that of
 from __future__ import annotations
 
 import json
-import statistics
 import threading
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import machine, material_folder, number, parser, table
-from benchmarks.material import PIXELS, make
+from benchmarks.common import machine, number, parser, table
+from benchmarks.in_turn import in_turn, picture_options, pictures_of
 from datago_gpu import Loader, Row
 
 
 def main() -> None:
     options = parser(__doc__ or "", runs=5)
-    options.add_argument("--pixels", default="500px", choices=sorted(PIXELS))
-    options.add_argument("--count", type=int, default=1000, help="number of pictures")
-    options.add_argument("--batch-size", type=int, default=32)
+    picture_options(options, 1000)
     args = options.parse_args()
     print(machine())
-    folder = make(material_folder(args.material) / f"{args.pixels}-{args.count}", args.count, args.pixels)
+    folder = pictures_of(args)
     pictures = sorted(folder.glob("*.jpg"))
     rows = [Row(path.name, path.read_bytes()) for path in pictures]
     kinds: dict[str, Any] = {
@@ -37,11 +35,9 @@ def main() -> None:
         "rows by bytes": rows,
         "a generator of bytes": lambda epoch: (row for row in rows),  # noqa: ARG005 - it is called with the epoch
     }
-    found: dict[str, list[tuple[float, float]]] = {kind: [] for kind in kinds}
-    for _ in range(args.runs + 1):  # the first run of each warms the page cache and does not count
-        for kind, source in kinds.items():
-            found[kind].append(run(folder, source, args.batch_size))
-    medians = {kind: [statistics.median(each) for each in zip(*runs[1:], strict=True)] for kind, runs in found.items()}
+    medians = in_turn(
+        args.runs, {kind: partial(run, folder, source, args.batch_size) for kind, source in kinds.items()}
+    )
     print(f"{sum(path.stat().st_size for path in pictures) / len(pictures) / 1e3:.0f} KB an image")
     lines = [(kind, number(thread * 1e6), number(feeder * 1e6)) for kind, (thread, feeder) in medians.items()]
     print("\n".join(table(["", "us of the thread of the rows", "us of the feeder"], lines)))
