@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -28,10 +28,13 @@ from datago_gpu.config import ConfigLike, LoaderConfig
 from datago_gpu.errors import ConfigError
 from datago_gpu.feeder.wire import Resume
 from datago_gpu.loader import Loader
-from datago_gpu.loader.given_rows import GivenRows, given_rows, load_config
 from datago_gpu.loader.planning import Plans
+from datago_gpu.loader.row_setup import load_config
 from datago_gpu.loader.state import check_on_change, resume_from, state_of
 from datago_gpu.sources.reference import Position
+
+if TYPE_CHECKING:
+    from datago_gpu.loader.given_rows import GivenRows
 
 __all__ = ["Bucket", "LoaderDataset", "TensorBatch", "as_tensors"]
 
@@ -113,8 +116,8 @@ class LoaderDataset(Plans, IterableDataset):  # type: ignore[misc]  # torch need
         on_change: str = "refuse",
     ) -> None:
         super().__init__()
-        self._source = None if source is None else given_rows(source)
-        self.config = load_config(config, self._source).anchor_paths()
+        loaded, self._source = load_config(config, source)
+        self.config = loaded.anchor_paths()
         if self.config.epochs not in (1, None):
             raise ConfigError(
                 f"epochs is {self.config.epochs}, but a LoaderDataset makes one pass for each iteration: "

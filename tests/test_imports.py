@@ -54,6 +54,10 @@ NEVER_IN_A_FEEDER_OF_FILES = {
         "datago_gpu.server",
     ),
 }
+NEVER_IN_A_TRAINER_WITHOUT_ROWS_AND_LOCKSTEP = {
+    *("datago_gpu.loader.given_rows", "datago_gpu.loader.row_thread", "datago_gpu.loader.gray"),
+    *("datago_gpu.plan.of_rows", "datago_gpu.plan.stream_planner"),
+}
 ONLY_ONCE_THE_FEEDER_STARTS = {"numpy", "PIL", "simplejpeg", "cykooz_resizer", "asyncio", "aiohttp", "rich", "click"}
 
 
@@ -86,6 +90,20 @@ def test_a_feeder_of_files_imports_little_and_starts_before_the_trainer_imports_
     before = set(of_trainer[: of_trainer.index("starts a process")])
     assert "datago_gpu.feeder.spawn" in before
     assert before & ONLY_ONCE_THE_FEEDER_STARTS == set()
+    assert set(of_trainer) & NEVER_IN_A_TRAINER_WITHOUT_ROWS_AND_LOCKSTEP == set()
+
+
+def test_a_trainer_whose_decode_processes_decode_imports_no_pillow(tmp_path: Path) -> None:
+    add_pictures(tmp_path, [(40, 40)] * 3)
+    config = {"source_config": {"root_path": str(tmp_path)}, "source_type": "file", "decode_config": {"processes": 1}}
+    script = f"""
+import sys
+from datago_gpu import Loader
+with Loader({config!r}, device="cpu", backend="pillow") as loader:
+    print(sum(len(batch) for batch in loader), loader.stats().decode_processes, "PIL" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=50, check=True)
+    assert done.stdout == "3 1 False\n"
 
 
 def test_the_names_of_compat_are_imported_when_they_are_asked_for() -> None:

@@ -10,7 +10,7 @@ import mmap
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,10 +19,12 @@ from datago_gpu.batch import Batch
 from datago_gpu.decoders.decoder import DecodedImages, Decoder, EncodedImages, Payloads
 from datago_gpu.decoders.placement import Placer, row_mapping, scatter_rows
 from datago_gpu.feeder import wire
-from datago_gpu.loader.gray import GrayImages
 from datago_gpu.loader.latents import Latents
 from datago_gpu.loader.loaded_batch import LoadedBatch
 from datago_gpu.plan.repeat import repeat
+
+if TYPE_CHECKING:
+    from datago_gpu.loader.gray import GrayImages
 
 __all__ = ["Assembled", "Assembly"]
 

@@ -17,6 +17,7 @@ from datago_gpu.feeder.decoding.memory_plan import Plan
 if TYPE_CHECKING:
     from datago_gpu.decoders.decoder import Decoder
     from datago_gpu.loader.assembly import Assembly
+    from datago_gpu.loader.gray import GrayImages
 
 __all__ = ["assembly_maker", "make_pool"]
 
@@ -54,11 +55,16 @@ def assembly_maker(backend: Backend, config: LoaderConfig, pool: Pool | None) ->
     """
     from datago_gpu.decoders.make import make_placer
     from datago_gpu.loader.assembly import Assembly
-    from datago_gpu.loader.gray import GrayImages
 
     begin, source = _in_processes(config, pool) if pool else _in_this_process(backend, config), config.source_config
-    gray = GrayImages(config.image_config) if config.lockstep else None
+    gray = _gray_images(config) if config.lockstep else None
     return lambda: Assembly(begin(), make_placer(backend), source.optional_parts, parts=source.parts, gray=gray)
+
+
+def _gray_images(config: LoaderConfig) -> GrayImages:
+    from datago_gpu.loader.gray import GrayImages  # imports Pillow, which this process often needs for nothing else
+
+    return GrayImages(config.image_config)
 
 
 def _in_processes(config: LoaderConfig, pool: Pool) -> Callable[[], _MakeDecoder]:

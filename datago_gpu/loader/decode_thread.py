@@ -1,4 +1,4 @@
-"""The only thread that the trainer's process gets: it receives encoded batches, decodes them and queues the results."""
+"""The thread of the trainer's process that receives encoded batches, decodes them and queues the results."""
 
 from __future__ import annotations
 

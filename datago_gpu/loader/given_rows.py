@@ -13,14 +13,14 @@ from contextlib import suppress
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
-from datago_gpu.config import ConfigLike, LoaderConfig
+from datago_gpu.config import LoaderConfig
 from datago_gpu.config.user_source import UserSource
 from datago_gpu.errors import ConfigError
 from datago_gpu.feeder.wire import Resume
 from datago_gpu.loader.row_sizes import RowSizes, describe_error
 from datago_gpu.row import Row
 
-__all__ = ["GivenRows", "NotRows", "Walk", "given_rows", "load_config"]
+__all__ = ["GivenRows", "NotRows", "Walk", "given_rows"]
 
 _WANTED = (
     "source must be rows: a sequence (with len() and []), an iterable, an iterator, or a function that is given the "
@@ -138,16 +138,6 @@ def given_rows(source: object) -> GivenRows:
     if callable(source):
         return _Function(source)
     raise ConfigError(f"{_WANTED}; got the type {type(source).__name__}")
-
-
-def load_config(config: ConfigLike, rows: GivenRows | None) -> LoaderConfig:
-    """Returns the settings of a Loader with or without rows of the program's own. Raises ConfigError."""
-    if rows:
-        return LoaderConfig.load_for_rows(config)
-    loaded = LoaderConfig.load(config)
-    if loaded.source_type == "rows":
-        raise ConfigError("source_type 'rows' needs rows: Loader(config, source=rows)")
-    return loaded
 
 
 class _Sequence(GivenRows):

@@ -20,10 +20,9 @@ from datago_gpu.errors import DatagoError, TooManyErrors
 from datago_gpu.feeder.wire import Number, Resume
 from datago_gpu.loader.assembly_maker import assembly_maker, make_pool
 from datago_gpu.loader.decode_thread import Ready, Worker, wrap_unexpected
-from datago_gpu.loader.given_rows import GivenRows, given_rows, load_config
 from datago_gpu.loader.handoff import Ended, Handoff
 from datago_gpu.loader.planning import Plans
-from datago_gpu.loader.row_thread import RowThread
+from datago_gpu.loader.row_setup import load_config, make_row_thread
 from datago_gpu.loader.skips import Skips
 from datago_gpu.loader.state import check_on_change, resume_from, state_of
 from datago_gpu.loader.stats import Stage, Stats
@@ -32,6 +31,8 @@ from datago_gpu.loader.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from datago_gpu.batch import Batch, Sample
+    from datago_gpu.loader.given_rows import GivenRows
+    from datago_gpu.loader.row_thread import RowThread
 
 __all__ = ["Loader"]
 
@@ -111,8 +112,8 @@ class Loader(Plans):
         on_change: str = "refuse",
     ) -> None:
         self._on_change = check_on_change(on_change)
-        self._source = None if source is None else given_rows(source)
-        self.config = load_config(config, self._source).resolve()
+        loaded, self._source = load_config(config, source)
+        self.config = loaded.resolve()
         self.backend: Backend = choose(device, backend)
         """The back end that decodes, its device, and why it was chosen."""
         self._taking = threading.Lock()
@@ -250,9 +251,7 @@ class Loader(Plans):
             -(-config.samples_buffer_size // config.batch_size), Limits.of(config).pixels
         )
         self._began_at, self._ended_at = time.perf_counter(), 0.0
-        if self._source:
-            self._source.check(config, resume)
-        rows = RowThread(self._source, config) if self._source else None
+        rows = make_row_thread(config, resume, self._source)
         self._pool = make_pool(self.backend, config)
         feeder = Supervisor(config, resume, self._pool, rows)
         try:

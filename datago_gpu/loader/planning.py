@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -220,6 +219,8 @@ class Planner:
 
 def _call(work: Callable[..., Coroutine[Any, Any, T]], *arguments: Any) -> T:
     """Runs the coroutine on a thread of its own: this thread may have a running event loop."""
+    from concurrent.futures import ThreadPoolExecutor  # most runs plan nothing in this process
+
     from datago_gpu import eventloop
 
     with ThreadPoolExecutor(1, "datago-plan") as thread:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import mmap
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -12,10 +13,12 @@ from datago_gpu.errors import FeederError
 from datago_gpu.feeder import wire
 from datago_gpu.feeder.decoding.decode_pool import Pool
 from datago_gpu.feeder.handle import Feeder
-from datago_gpu.loader.row_thread import RowThread
 from datago_gpu.loader.steps import progress_of
 from datago_gpu.sources.reference import Skipped
 from datago_gpu.sources.user.row_wire import Form
+
+if TYPE_CHECKING:
+    from datago_gpu.loader.row_thread import RowThread
 
 __all__ = ["Supervisor"]
 

@@ -17,7 +17,8 @@ from msgspec import structs
 
 from datago_gpu import ConfigError, ImageConfig, Loader, LoaderConfig, Row, SourceError
 from datago_gpu.feeder.wire import Carried, Resume
-from datago_gpu.loader.given_rows import NotRows, given_rows, load_config
+from datago_gpu.loader.given_rows import NotRows, given_rows
+from datago_gpu.loader.row_setup import load_config
 from datago_gpu.sources.reference import Position
 from datago_gpu.sources.rows import RowsSource
 from tests.support.needs import needs
@@ -167,8 +168,8 @@ def test_settings_for_rows_need_no_source_in_any_of_their_forms(tmp_path: Path) 
         wanted,
         {"source_type": "rows", "batch_size": 3},
     ):
-        assert load_config(form, rows) == wanted
-    shuffled = load_config({"source_config": {"random_sampling": True}}, rows)
+        assert load_config(form, rows) == (wanted, rows)
+    shuffled, _ = load_config({"source_config": {"random_sampling": True}}, rows)
     assert shuffled == LoaderConfig.load({"source_type": "rows", "source_config": {"random_sampling": True}})
 
 
