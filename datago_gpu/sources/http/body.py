@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from email.utils import parsedate_to_datetime
 
 from aiohttp import ClientResponse, StreamReader
@@ -13,7 +13,16 @@ from datago_gpu.sources.http.failure import HttpFailure
 from datago_gpu.sources.http.inflate import inflate, join_pieces
 from datago_gpu.sources.reference import Need
 
-__all__ = ["PLAIN", "Body", "asking_for_rest", "next_piece", "size_of_rest"]
+__all__ = [
+    "PLAIN",
+    "Body",
+    "another_part",
+    "asking_for_rest",
+    "begin_and_total",
+    "check_encoding",
+    "next_piece",
+    "size_of_rest",
+]
 
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 PLAIN = frozenset(("", "identity", "aws-chunked"))
@@ -66,8 +75,7 @@ class Body:
             self._encoding = headers.get("Content-Encoding", "")
         if self._total is not None and self._total > self._max_bytes:
             raise HttpFailure("too-large", f"a body of {self._total} bytes, at most {self._max_bytes} are allowed")
-        if self._encoding and self._encoding.lower() not in (PLAIN | _COMPRESSED if self.compressed else PLAIN):
-            raise HttpFailure("encoding", f"compressed as {clip_word(self._encoding)!r}, which was not requested")
+        check_encoding(self._encoding, PLAIN | _COMPRESSED if self.compressed else PLAIN)
         return self.size
 
     def _continue(self, headers: Mapping[str, str]) -> None:
@@ -147,12 +155,30 @@ def size_of_rest(headers: Mapping[str, str], begun: Mapping[str, str], size: int
     Checks that the partial answer is the requested one: from byte `size` on, of the body that came with the headers
     `begun`, and `total` bytes long where that is known. Raises HttpFailure.
     """
-    match = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
+    begin, whole = begin_and_total(headers)
     same = headers.get("ETag", "") in ("", begun.get("ETag", ""))
-    whole = int(match[3]) if match and match[3] != "*" else None
-    if not (size and same and match and int(match[1]) == size and total in (None, whole)):
-        raise HttpFailure("cut-short", "the server sent another part than the one requested", transient=True)
+    if not (size and same and begin == size and total in (None, whole)):
+        raise another_part()
     return whole
+
+
+def begin_and_total(headers: Mapping[str, str]) -> tuple[int | None, int | None]:
+    """Returns the first byte of a partial answer and the size of the whole body, by Content-Range; None if unknown."""
+    match = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
+    if match is None:
+        return None, None
+    return int(match[1]), None if match[3] == "*" else int(match[3])
+
+
+def another_part() -> HttpFailure:
+    """Returns the failure of a partial answer that is not the requested one."""
+    return HttpFailure("cut-short", "the server sent another part than the one requested", transient=True)
+
+
+def check_encoding(encoding: str, accepted: Collection[str]) -> None:
+    """Raises HttpFailure if a body has a Content-Encoding that is not among the accepted ones."""
+    if encoding.lower() not in accepted:
+        raise HttpFailure("encoding", f"compressed as {clip_word(encoding)!r}, which was not requested")
 
 
 def _strong_validator(headers: Mapping[str, str]) -> str:

@@ -7,15 +7,13 @@ from collections.abc import Callable, Mapping
 
 from aiohttp import ClientResponse
 
-from datago_gpu.redact import clip_word
-from datago_gpu.sources.http.body import PLAIN, next_piece
+from datago_gpu.sources.http.body import PLAIN, another_part, begin_and_total, check_encoding, next_piece
 from datago_gpu.sources.http.excerpt import Excerpt
 from datago_gpu.sources.http.failure import HttpFailure
 from datago_gpu.units import MiB
 
 __all__ = ["RangeBody", "tag_of"]
 
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 _MOST_BEFORE = 8 * MiB
 """The most bytes before `begin` that are read from a server that does not support ranges."""
 _NOTHING = re.compile(r"bytes \*/(\d+)")
@@ -48,16 +46,16 @@ class RangeBody:
             raise HttpFailure("changed", "the file was replaced while it was read")
         if response.status == 416:
             return self._beyond(headers, tag)
-        encoding = headers.get("Content-Encoding", "")
-        if encoding.lower() not in PLAIN:
-            raise HttpFailure("encoding", f"compressed as {clip_word(encoding)!r}, which was not requested")
+        check_encoding(headers.get("Content-Encoding", ""), PLAIN)
         if response.status == 206:
             return Excerpt(*await self._read_part(response, progress), tag)
         return Excerpt(*await self._read_whole(response, progress), tag)
 
     async def _read_part(self, response: ClientResponse, progress: Callable[[], None]) -> tuple[bytes, int | None]:
         """Reads an answer that begins at `begin`. Returns the excerpt, and the size of the whole body."""
-        total = self._total(response.headers)
+        begin, total = begin_and_total(response.headers)
+        if begin != self._begin:
+            raise another_part()
         content = await _first_bytes(response, self._end - self._begin, progress)
         end = self._end if total is None else min(self._end, total)
         if len(content) < end - self._begin:
@@ -77,13 +75,6 @@ class RangeBody:
         if total is None and len(content) < self._end:
             total = len(content)
         return content[self._begin :], total
-
-    def _total(self, headers: Mapping[str, str]) -> int | None:
-        """Returns the size of the whole body by the headers of a partial answer; None if unknown."""
-        match = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
-        if match is None or int(match[1]) != self._begin:
-            raise HttpFailure("cut-short", "the server sent another part than the one requested", transient=True)
-        return None if match[3] == "*" else int(match[3])
 
     def _beyond(self, headers: Mapping[str, str], tag: str) -> Excerpt:
         """Returns the empty excerpt that lies behind the end of the body."""
