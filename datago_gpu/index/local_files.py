@@ -14,9 +14,6 @@ from datago_gpu.sources.reference import Span, utf8_text
 
 __all__ = ["FilesJob", "LocalFiles", "ShardJob", "digest_of", "local_text"]
 
-_FIRST_BYTES = 16 * 1024
-"""Read of each file at once: most JPEGs have their header in it, and a read of 64 KiB takes three times as long."""
-
 
 class FilesJob(Struct, array_like=True, tag="files"):
     """Some files to look at. names: their paths below the root. known: their digests in an earlier index, or None.
@@ -69,8 +66,7 @@ class LocalFiles:
         if found is None:
             return None
         row.digest, row.bytes, look = found
-        row.height, row.width, row.format = look.height, look.width, look.format or None
-        row.reason, row.detail = look.reason or None, look.detail or None
+        look.fill(row)
         return row
 
     def _look(self, path: str, known: str | None, span: Span | None) -> tuple[str, int, Look] | None:
@@ -84,13 +80,8 @@ class LocalFiles:
             at, size = span or (0, status.st_size)
             if at + size > status.st_size:
                 return digest, size, Look(reason="cut-short", detail="the file ends before the end of this part")
-            steps = self._looker.look(os.pread(file, min(size, _FIRST_BYTES), at), size)
-            try:
-                begin, end = next(steps)
-                while True:
-                    begin, end = steps.send(os.pread(file, end - begin, at + begin))
-            except StopIteration as done:
-                return digest, size, done.value
+            look = self._looker.look_into(lambda begin, end: os.pread(file, end - begin, at + begin), size)
+            return digest, size, look
         finally:
             os.close(file)
 

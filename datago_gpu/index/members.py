@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import BinaryIO, cast
 
 from datago_gpu.config import LoaderConfig
 from datago_gpu.index.local_files import digest_of
-from datago_gpu.index.look import Look, Looker
+from datago_gpu.index.look import Look, Looker, ReadAt
 from datago_gpu.index.survey import row_of_sample, row_of_skip
 from datago_gpu.sources.index_form import IndexPart, IndexRow
 from datago_gpu.sources.local import Patience
@@ -25,15 +25,11 @@ from datago_gpu.sources.webdataset.shard_reader import MOST_BYTES, MOST_FILES
 from datago_gpu.sources.webdataset.shard_turns import reason_and_detail
 from datago_gpu.sources.webdataset.tar import BadShard, TarStream
 
-__all__ = ["LocalShards", "Members", "ShardPlace", "compressed_row"]
+__all__ = ["LocalShards", "Members", "ShardPlace", "compressed_row", "lost", "read_stream"]
 
-_HEAD_BYTES = 16 * 1024
 _BUFFER_BYTES = 16 * 1024
 """Read at once of a local shard: a tar header and the small files that follow it."""
 _STREAM_BYTES = 1024 * 1024
-
-ReadAt = Callable[[int, int], bytes]
-"""Reads the bytes from one number up to another of a file."""
 
 
 class ShardPlace:
@@ -90,19 +86,11 @@ class Members:
             self._collector.keep(stream.read() if read is None else _exactly(read, span.begin, span.end))
             return
         if kind != "latent":
-            self._looks[span] = self._look(span, read or _reader_of(stream.read(), span.begin))
+            source = read or _reader_of(stream.read(), span.begin)
+            self._looks[span] = self._looker.look_into(
+                lambda begin, end: _exactly(source, span.begin + begin, span.begin + end), span.length
+            )
         self._collector.keep(b"", span)
-
-    def _look(self, span: Span, read: ReadAt) -> Look:
-        first = min(_HEAD_BYTES, span.length)
-        steps = self._looker.look(_exactly(read, span.begin, span.begin + first), span.length)
-        try:
-            begin, end = next(steps)
-            while True:
-                begin, end = steps.send(_exactly(read, span.begin + begin, span.begin + end))
-        except StopIteration as done:
-            look: Look = done.value
-            return look
 
     def _row(self, sample: SampleRef | Skipped) -> IndexRow:
         looks, self._looks = self._looks, {}

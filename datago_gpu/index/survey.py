@@ -71,9 +71,8 @@ def row_of_skip(skip: Skipped, *, path: str | None = None, url: str | None = Non
 
 def renewed(ref: SampleRef, old: IndexRow, row: IndexRow) -> IndexRow:
     """Fills a row with what the sample's source says now, and what an earlier index says about the image."""
-    was = Look(old.height, old.width, old.format or "", old.reason or "", old.detail or "")
     row.bytes, row.digest = old.bytes, old.digest
-    return row_of_sample(ref, was, row)
+    return row_of_sample(ref, Look.of_row(old), row)
 
 
 def row_of_sample(ref: SampleRef, look: Look, row: IndexRow) -> IndexRow:
@@ -81,7 +80,6 @@ def row_of_sample(ref: SampleRef, look: Look, row: IndexRow) -> IndexRow:
     info = ref.info
     row.id, row.source, row.tags = utf8_text(info.id), info.source or None, info.tags
     row.attributes = info.attributes.decode() if info.attributes != NO_ATTRIBUTES else None
-    row.height, row.width, row.format = look.height, look.width, look.format or None
-    row.reason, row.detail = look.reason or None, look.detail or None
+    look.fill(row)
     row.parts = [IndexPart(part.name, part.kind, url=part.url) for part in ref.parts if part.url]
     return row

@@ -86,8 +86,7 @@ class TableSurvey:
                 old[0] = _with_parts(renewed(ref, old[0], _placed(ref)), ref)
                 rows.append(old)
                 continue
-            look = Look(answer.height, answer.width, answer.format or "", answer.reason or "", answer.detail or "")
-            rows.append([_with_parts(row_of_sample(ref, look, answer), ref)])
+            rows.append([_with_parts(row_of_sample(ref, Look.of_row(answer), answer), ref)])
         return rows
 
     async def _others(self, refs: list[tuple[SampleRef | Skipped, list[IndexRow]]]) -> list[list[IndexRow]]:
