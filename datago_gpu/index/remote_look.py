@@ -11,9 +11,11 @@ from datago_gpu.config.limits import Limits
 from datago_gpu.errors import SourceError
 from datago_gpu.eventloop import call_in_thread
 from datago_gpu.index.look import Look, Looker, Looking
+from datago_gpu.index.survey import row_of_place, row_of_sample
 from datago_gpu.sources.http.excerpt import Excerpt
 from datago_gpu.sources.http.failure import HttpFailure
-from datago_gpu.sources.reference import Span
+from datago_gpu.sources.index_form import IndexRow
+from datago_gpu.sources.reference import SampleRef, Span
 
 __all__ = ["Found", "GetRange", "RemoteLooker"]
 
@@ -35,6 +37,17 @@ class Found(NamedTuple):
     look: Look
     size: int | None = None
     digest: str = ""
+
+    @classmethod
+    def unreadable(cls, failure: HttpFailure) -> Found:
+        """Returns the result for a file that cannot be read."""
+        return cls(Look(reason=failure.reason, detail=failure.detail))
+
+    def row(self, ref: SampleRef) -> IndexRow:
+        """Returns the row of the sample whose image was looked at."""
+        row = row_of_place(ref)
+        row.bytes, row.digest = self.size, self.digest or None
+        return row_of_sample(ref, self.look, row)
 
 
 class RemoteLooker:

@@ -10,7 +10,7 @@ from datago_gpu.config import DataroomSource, FileSource, LoaderConfig
 from datago_gpu.errors import ConfigError
 from datago_gpu.index.look import Look
 from datago_gpu.index.remote_look import Found, RemoteLooker
-from datago_gpu.index.survey import Task, Unit, renewed, row_of_sample, row_of_skip
+from datago_gpu.index.survey import Task, Unit, renewed, row_of_skip
 from datago_gpu.sources.dataroom.dataroom_source import Dataroom
 from datago_gpu.sources.http.excerpt import Excerpt
 from datago_gpu.sources.http.failure import HttpFailure
@@ -67,8 +67,8 @@ class BucketSurvey:
         try:
             found = await self._looker.look(ref.url) or Found(Look())
         except HttpFailure as failure:
-            found = _failed(failure)
-        return [_row(ref, found)]
+            found = Found.unreadable(failure)
+        return [found.row(ref)]
 
 
 class DataroomSurvey:
@@ -111,10 +111,10 @@ class DataroomSurvey:
         try:
             found = await self._look(ref, known)
         except HttpFailure as failure:
-            found = _failed(failure)
+            found = Found.unreadable(failure)
         if found is not None:
-            return [_row(ref, found)]
-        old[0] = renewed(ref, old[0], IndexRow("", url=ref.url))
+            return [found.row(ref)]
+        old[0] = renewed(ref, old[0])
         return old
 
     async def _look(self, ref: SampleRef, known: str) -> Found | None:
@@ -133,12 +133,3 @@ async def _from_store(
 ) -> Excerpt | None:
     assert not known  # the listing has told
     return await stores.get_range(url, begin, end, tag=tag)
-
-
-def _failed(failure: HttpFailure) -> Found:
-    return Found(Look(reason=failure.reason, detail=failure.detail))
-
-
-def _row(ref: SampleRef, found: Found) -> IndexRow:
-    row = IndexRow("", url=ref.url, bytes=found.size, digest=found.digest or None)
-    return row_of_sample(ref, found.look, row)

@@ -17,7 +17,7 @@ from datago_gpu.sources.attributes import NO_ATTRIBUTES
 from datago_gpu.sources.index_form import IndexPart, IndexRow
 from datago_gpu.sources.reference import SampleRef, Skipped, utf8_text
 
-__all__ = ["Survey", "Task", "Unit", "renewed", "row_of_sample", "row_of_skip", "whole_source"]
+__all__ = ["Survey", "Task", "Unit", "renewed", "row_of_place", "row_of_sample", "row_of_skip", "whole_source"]
 
 
 class Unit(Struct, frozen=True):
@@ -69,8 +69,15 @@ def row_of_skip(skip: Skipped, *, path: str | None = None, url: str | None = Non
     return IndexRow(utf8_text(skip.id), path, url, reason=skip.reason, detail=skip.detail or None)
 
 
-def renewed(ref: SampleRef, old: IndexRow, row: IndexRow) -> IndexRow:
-    """Fills a row with what the sample's source says now, and what an earlier index says about the image."""
+def row_of_place(ref: SampleRef) -> IndexRow:
+    """Returns a row that says where the image of a sample is."""
+    offset, length = ref.span or (None, None)
+    return IndexRow("", _below_root(ref.path), ref.url or None, offset, length)
+
+
+def renewed(ref: SampleRef, old: IndexRow) -> IndexRow:
+    """Returns a row with what the sample's source says now, and what an earlier index says about the image."""
+    row = row_of_place(ref)
     row.bytes, row.digest = old.bytes, old.digest
     return row_of_sample(ref, Look.of_row(old), row)
 
@@ -81,5 +88,14 @@ def row_of_sample(ref: SampleRef, look: Look, row: IndexRow) -> IndexRow:
     row.id, row.source, row.tags = utf8_text(info.id), info.source or None, info.tags
     row.attributes = info.attributes.decode() if info.attributes != NO_ATTRIBUTES else None
     look.fill(row)
-    row.parts = [IndexPart(part.name, part.kind, url=part.url) for part in ref.parts if part.url]
+    row.parts = [
+        IndexPart(part.name, part.kind, _below_root(part.path), part.url or None, *(part.span or ()))
+        for part in ref.parts
+        if part.path or part.url
+    ]
     return row
+
+
+def _below_root(path: str) -> str | None:
+    """Returns the absolute path of a sample's file as its row has it: sources with such paths have the root "/"."""
+    return path.removeprefix("/") or None

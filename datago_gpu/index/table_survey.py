@@ -9,7 +9,6 @@ from contextlib import aclosing
 from functools import cached_property
 
 from datago_gpu.config import LoaderConfig, TableSource
-from datago_gpu.config.storage import STORE_SCHEMES
 from datago_gpu.errors import ConfigError
 from datago_gpu.index.local_files import FilesJob
 from datago_gpu.index.look import Look
@@ -21,8 +20,8 @@ from datago_gpu.sources.http.excerpt import Excerpt
 from datago_gpu.sources.http.failure import HttpFailure
 from datago_gpu.sources.http.http_client import HttpClient
 from datago_gpu.sources.http.origins import origin_of
-from datago_gpu.sources.index_form import IndexPart, IndexRow
-from datago_gpu.sources.object_store.stores import Stores
+from datago_gpu.sources.index_form import IndexRow
+from datago_gpu.sources.object_store.stores import Stores, is_stored
 from datago_gpu.sources.reference import Position, SampleRef, Skipped
 from datago_gpu.sources.table.table_source import Table
 
@@ -83,10 +82,10 @@ class TableSurvey:
         rows = []
         for (ref, old), answer in zip(refs, answers, strict=True):
             if answer is None:
-                old[0] = _with_parts(renewed(ref, old[0], _placed(ref)), ref)
+                old[0] = renewed(ref, old[0])
                 rows.append(old)
-                continue
-            rows.append([_with_parts(row_of_sample(ref, Look.of_row(answer), answer), ref)])
+            else:
+                rows.append([row_of_sample(ref, Look.of_row(answer), answer)])
         return rows
 
     async def _others(self, refs: list[tuple[SampleRef | Skipped, list[IndexRow]]]) -> list[list[IndexRow]]:
@@ -95,20 +94,18 @@ class TableSurvey:
     async def _other(self, ref: SampleRef | Skipped, old: list[IndexRow]) -> list[IndexRow]:
         if isinstance(ref, Skipped):
             return [row_of_skip(ref)]
-        known = old[0].digest or "" if old and not ref.url.startswith(STORE_SCHEMES) else ""
+        known = old[0].digest or "" if old and not is_stored(ref.url) else ""
         try:
             found = await self._looker.look(ref.url, known, ref.span)
         except HttpFailure as failure:
-            found = Found(Look(reason=failure.reason, detail=failure.detail))
-        if found is None:
-            old[0] = _with_parts(renewed(ref, old[0], _placed(ref)), ref)
-            return old
-        row = _placed(ref)
-        row.bytes, row.digest = found.size, found.digest or None
-        return [_with_parts(row_of_sample(ref, found.look, row), ref)]
+            found = Found.unreadable(failure)
+        if found is not None:
+            return [found.row(ref)]
+        old[0] = renewed(ref, old[0])
+        return old
 
     async def _get(self, url: str, begin: int, end: int, *, tag: str = "", known: str = "") -> Excerpt | None:
-        if url.startswith(STORE_SCHEMES):
+        if is_stored(url):
             return await self._stores.get_range(url, begin, end, tag=tag)
         headers = self._headers.get(origin_of(url)) if self._headers else None
         return await self._http.get_range(url, begin, end, tag=tag, known=known, headers=headers)
@@ -120,17 +117,3 @@ class TableSurvey:
 
 def _holds_bytes(ref: SampleRef) -> bool:
     return ref.payload is not None or any(part.payload is not None for part in ref.parts)
-
-
-def _placed(ref: SampleRef) -> IndexRow:
-    """Returns a row that says where the image is."""
-    offset, length = ref.span or (None, None)
-    return IndexRow("", ref.path.removeprefix("/") or None, ref.url or None, offset, length)
-
-
-def _with_parts(row: IndexRow, ref: SampleRef) -> IndexRow:
-    row.parts = [
-        IndexPart(part.name, part.kind, part.path.removeprefix("/") or None, part.url or None, *(part.span or ()))
-        for part in ref.parts
-    ]
-    return row
