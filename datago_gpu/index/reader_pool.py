@@ -6,7 +6,7 @@ import asyncio
 import os
 import socket
 import subprocess
-from contextlib import AsyncExitStack, suppress
+from contextlib import suppress
 from typing import Self
 
 import msgspec
@@ -26,8 +26,11 @@ _END_S = 5.0
 
 
 class ReaderPool:
-    """Has `processes` processes, or with 0 reads on a thread of this process. The processes end with the pool, and with
-    this process, however it ends."""
+    """Has up to `processes` processes, or with 0 reads on a thread of this process.
+
+    Starts a process when a job finds none that is free, so an index of remote files starts none. The processes end with
+    the pool, and with this process, however it ends.
+    """
 
     def __init__(self, config: LoaderConfig, processes: int) -> None:
         self._config, self._processes = config, processes
@@ -38,14 +41,6 @@ class ReaderPool:
         """How many jobs keep all processes busy."""
 
     async def __aenter__(self) -> Self:
-        async with AsyncExitStack() as undo:
-            for _ in range(self._processes):
-                member = _Member(self._config)
-                undo.push_async_callback(member.close)
-                await member.connect()
-                self._members.append(member)
-                self._free.put_nowait(member)
-            undo.pop_all()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -56,10 +51,19 @@ class ReaderPool:
         """Returns the result of a job. Raises DatagoError if its process has ended."""
         if self._own:
             return await call_in_thread(None, self._own.answer, job)
-        member = await self._free.get()
+        member = await self._take()
         answer = await member.run(job)
         self._free.put_nowait(member)
         return answer
+
+    async def _take(self) -> _Member:
+        """Returns a free process, or a new one as long as there are fewer than allowed."""
+        if self._free.empty() and len(self._members) < self._processes:
+            member = _Member(self._config)
+            self._members.append(member)
+            await member.connect()
+            return member
+        return await self._free.get()
 
 
 class _Member:

@@ -114,24 +114,42 @@ def test_a_process_that_is_killed_ends_the_run_with_an_error(tmp_path: Path) -> 
     config = LoaderConfig.load(folder_config(tmp_path))
 
     async def run() -> None:
+        job = FilesJob(b"/", [b"x.jpg"], [None])
         async with ReaderPool(config, 1) as pool:
+            await pool.run(job)
             (reader,) = psutil.Process().children()
             reader.kill()
-            await pool.run(FilesJob(b"/", [b"x.jpg"], [None]))
+            await pool.run(job)
 
     with pytest.raises(DatagoError, match="has ended with status -9; the same command goes on"):
         asyncio.run(run())
+
+
+def test_a_process_is_started_only_for_a_job(tmp_path: Path) -> None:
+    config = LoaderConfig.load(folder_config(tmp_path))
+
+    async def run() -> list[int]:
+        job, counts = FilesJob(b"/", [b"x.jpg"], [None]), list[int]()
+        async with ReaderPool(config, 4) as pool:
+            for jobs in (0, 1, 1, 2, 9):
+                await asyncio.gather(*(pool.run(job) for _ in range(jobs)))
+                counts.append(len(psutil.Process().children()))
+        return [*counts, len(psutil.Process().children())]
+
+    assert asyncio.run(run()) == [0, 1, 1, 2, 4, 0]
 
 
 def test_processes_end_with_a_program_that_is_killed(tmp_path: Path) -> None:
     script = f"""
 import asyncio, sys
 from datago_gpu.config import LoaderConfig
+from datago_gpu.index.local_files import FilesJob
 from datago_gpu.index.reader_pool import ReaderPool
 
 async def main():
     config = LoaderConfig.load({folder_config(tmp_path)!r})
-    async with ReaderPool(config, 2):
+    async with ReaderPool(config, 2) as pool:
+        await asyncio.gather(*(pool.run(FilesJob(b"/", [b"x.jpg"], [None])) for _ in range(3)))
         print("ready", flush=True)
         await asyncio.sleep(60)
 
