@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 
 import pyarrow as pa
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from datago_gpu.config import TableSource
 from datago_gpu.config.settings import Kind, names_in
@@ -13,7 +14,7 @@ from datago_gpu.config.table import ALL_SMALL
 from datago_gpu.errors import ConfigError
 from datago_gpu.sources.index_form import FORMAT, ROOT, VERSION
 
-__all__ = ["PartColumn", "Roles", "holds_bytes", "roles_of", "root_of", "usual_texts"]
+__all__ = ["PartColumn", "Roles", "roles_of", "root_of", "usual_texts"]
 
 _IMAGES = (
     *("image", "jpg", "jpeg", "png", "webp", "img", "picture", "image_bytes", "url", "image_url", "path"),
@@ -105,7 +106,7 @@ def roles_of(source: TableSource, schema: pa.Schema, shown: str) -> Roles:
         width=columns.number("width", source.width),
         height=columns.number("height", source.height),
         parts=parts,
-        holds_bytes=any(holds_bytes(schema.field(name).type) for name in (image, *(part.column for part in parts))),
+        holds_bytes=any(_holds_bytes(schema.field(name).type) for name in (image, *(part.column for part in parts))),
     )
     label = columns.named("label", source.label) or columns.first(("label",), _is_small)
     return _with_attributes(named, source, columns, label)
@@ -134,7 +135,7 @@ def _with_attributes(roles: Roles, source: TableSource, columns: _Columns, label
         names = [columns.named("attributes", name) for name in names_in(source.attributes)]
     if label and label not in names:
         names.append(label)
-    return Roles(**{name: getattr(roles, name) for name in roles.__struct_fields__} | {"attributes": names})
+    return structs.replace(roles, attributes=names)
 
 
 class _Columns:
@@ -142,14 +143,12 @@ class _Columns:
 
     def __init__(self, schema: pa.Schema, shown: str) -> None:
         self.schema, self._shown = schema, shown
+        self._counts = Counter(schema.names)
+        self.single = [name for name, count in self._counts.items() if count == 1]
+        """The names that only one column has."""
         self._lower: dict[str, str] = {}
-        for name in schema.names:
+        for name in self._counts:
             self._lower.setdefault(name.lower(), name)
-
-    @property
-    def single(self) -> list[str]:
-        """Returns the names that only one column has."""
-        return [name for name in self.schema.names if self.schema.names.count(name) == 1]
 
     def only(self, fits: Callable[[pa.DataType], bool]) -> str:
         """Returns the only column whose type fits; "" if there is none, or more than one."""
@@ -164,16 +163,15 @@ class _Columns:
 
     def named(self, role: str, name: str) -> str:
         """Returns the name; "" if none is given. Raises ConfigError if there is no such column."""
-        if name and self.schema.names.count(name) != 1:
-            several = name in self.schema.names
-            has = f"several columns {name!r}" if several else f"no column {name!r}"
+        if name and self._counts[name] != 1:
+            has = f"several columns {name!r}" if self._counts[name] else f"no column {name!r}"
             raise ConfigError(f"{self._shown} has {has} (wanted for {role}); its columns are {self.listed}")
         return name
 
     def first(self, usual: tuple[str, ...], fits: Callable[[pa.DataType], bool]) -> str:
         """Returns the first column of a usual name, in any case, whose type fits; "" if there is none."""
         found = (self._lower[name] for name in usual if name in self._lower)
-        return next((name for name in found if self.schema.names.count(name) == 1 and fits(self._type(name))), "")
+        return next((name for name in found if self._counts[name] == 1 and fits(self._type(name))), "")
 
     def number(self, role: str, given: str) -> str:
         """Returns the column of that role, or of the usual name, if it holds numbers. Raises ConfigError."""
@@ -185,7 +183,7 @@ class _Columns:
     def span(self, image: str) -> tuple[str, str]:
         """Returns the columns of offset and length, if the images are places and both columns exist."""
         offset, length = (self.first((name,), pa.types.is_integer) for name in ("offset", "length"))
-        return (offset, length) if offset and length and not holds_bytes(self._type(image)) else ("", "")
+        return (offset, length) if offset and length and not _holds_bytes(self._type(image)) else ("", "")
 
     def check_place(self, role: str, column: str) -> None:
         """Raises ConfigError if the column cannot hold places or bytes."""
@@ -200,12 +198,12 @@ class _Columns:
         return found.value_type if pa.types.is_dictionary(found) else found
 
 
-def holds_bytes(given: pa.DataType) -> bool:
+def _holds_bytes(given: pa.DataType) -> bool:
     """Returns whether cells of this type may hold the bytes of a picture."""
     if pa.types.is_dictionary(given):
         given = given.value_type
     if pa.types.is_struct(given):
-        return any(holds_bytes(given.field(number).type) for number in range(given.num_fields))
+        return any(_holds_bytes(given.field(number).type) for number in range(given.num_fields))
     return bool(
         pa.types.is_binary(given)
         or pa.types.is_large_binary(given)
@@ -217,7 +215,7 @@ def holds_bytes(given: pa.DataType) -> bool:
 def _can_be_image(given: pa.DataType) -> bool:
     if pa.types.is_struct(given):
         return bool({"bytes", "path", "url"} & {given.field(number).name for number in range(given.num_fields)})
-    return _is_text(given) or holds_bytes(given) or bool(pa.types.is_null(given))
+    return _is_text(given) or _holds_bytes(given) or bool(pa.types.is_null(given))
 
 
 def _is_picture(given: pa.DataType) -> bool:
@@ -251,4 +249,4 @@ def _is_small(given: pa.DataType, level: int = 0) -> bool:
     if isinstance(given, pa.BaseExtensionType):
         return False
     inner = [given.field(number).type for number in range(given.num_fields)]
-    return all(_is_small(each, level + 1) for each in inner) if inner else not holds_bytes(given)
+    return all(_is_small(each, level + 1) for each in inner) if inner else not _holds_bytes(given)
