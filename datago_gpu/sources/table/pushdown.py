@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import reduce
-from operator import and_, or_
+from operator import and_, eq, ge, gt, le, lt, ne, or_
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -26,14 +26,7 @@ from datago_gpu.errors import ConfigError
 __all__ = ["filter_for", "may_keep_nan"]
 
 _Kind = Literal["number", "text", "truth", "time", "other"]
-_COMPARE = {
-    "==": lambda left, right: left == right,
-    "!=": lambda left, right: left != right,
-    "<": lambda left, right: left < right,
-    "<=": lambda left, right: left <= right,
-    ">": lambda left, right: left > right,
-    ">=": lambda left, right: left >= right,
-}
+_COMPARE = {"==": eq, "!=": ne, "<": lt, "<=": le, ">": gt, ">=": ge}
 
 
 def filter_for(expression: Expression, schema: pa.Schema) -> tuple[pc.Expression, list[str]]:
@@ -85,15 +78,15 @@ class _Pushdown:
                 return self._field(expression)
 
     def _operands(self, left: Column | Constant, right: Column | Constant) -> tuple[Any, Any]:
-        if isinstance(left, Column) and isinstance(right, Column):
-            if self._kind(left) != self._kind(right) or self._kind(left) == "other":
-                raise self._mismatch(left, f"it is compared with {right.name!r}, of the type {self._type(right)}")
-            return self._columns(left, right)
-        if isinstance(left, Column):
+        if not isinstance(left, Column):
+            assert isinstance(right, Column)
+            column, constant = self._compared(right, left)
+            return constant, column
+        if not isinstance(right, Column):
             return self._compared(left, right)
-        assert isinstance(right, Column)
-        value, column = reversed(self._compared(right, left))
-        return value, column
+        if self._kind(left) != self._kind(right) or self._kind(left) == "other":
+            raise self._mismatch(left, f"it is compared with {right.name!r}, of the type {self._type(right)}")
+        return self._columns(left, right)
 
     def _columns(self, left: Column, right: Column) -> tuple[Any, Any]:
         types = self._type(left), self._type(right)
@@ -101,7 +94,7 @@ class _Pushdown:
             return self._field(left), self._field(right)
         return self._as_float(left), self._as_float(right)
 
-    def _compared(self, column: Column, value: Column | Constant) -> tuple[Any, Any]:
+    def _compared(self, column: Column, value: Constant) -> tuple[Any, Any]:
         """Returns a column and a constant. pyarrow itself compares whole numbers in types that cannot hold them."""
         scalar, wanted = self._scalar(column, value), self._type(column)
         if not pa.types.is_integer(wanted):
@@ -115,7 +108,7 @@ class _Pushdown:
         return self._field(column).cast(pa.float64(), safe=False)
 
     def _member(self, column: Column, values: tuple[Constant, ...]) -> pc.Expression:
-        """Unlike pyarrow's `isin`, which is false for null, as in SQL null."""
+        """Returns what `in` means. For null the result is null, as in SQL; that of pyarrow's `isin` is false."""
         if not values:
             return self._field(column) != self._field(column)
         plain = [self._scalar(column, value).as_py() for value in values]
@@ -130,9 +123,8 @@ class _Pushdown:
         unknown = pc.scalar(pa.scalar(None, pa.bool_()))
         return field.isin(pa.array(plain, wanted)) | (field.is_null() & unknown)
 
-    def _scalar(self, column: Column, value: Column | Constant) -> Any:
+    def _scalar(self, column: Column, value: Constant) -> Any:
         """Returns a constant in a type that can be compared with the column. Raises ConfigError."""
-        assert not isinstance(value, Column)
         kind, wanted = self._kind(column), self._type(column)
         fits = {
             "number": isinstance(value, int | float) and not isinstance(value, bool),
