@@ -16,7 +16,7 @@ from datago_gpu.errors import SourceError
 from datago_gpu.redact import without_query
 from datago_gpu.sources.reference import printable_path
 
-__all__ = ["ENDINGS", "Located", "ending_of", "local_tables", "one_kind", "partitions_of"]
+__all__ = ["ENDINGS", "Located", "ending_of", "is_private", "local_tables", "one_kind", "partitions_of"]
 
 ENDINGS = (".parquet", ".arrow", ".feather", ".jsonl", ".ndjson", ".csv", ".tsv")
 """In a folder with tables of several kinds, those of the first kind are taken."""
@@ -98,17 +98,18 @@ def one_kind(found: Iterable[Located], shown: str) -> list[Located]:
 
 
 def _walk(folder: str) -> Iterator[str]:
-    """Yields the files below a folder, without hidden ones and those of writers (`_metadata`), by name."""
+    """Yields the files below a folder by name, without private ones: see `is_private`."""
 
     def fail(error: OSError) -> None:
         raise error
 
     for root, folders, names in os.walk(folder, onerror=fail, followlinks=False):
-        folders[:] = sorted(name for name in folders if not _is_private(name))
-        yield from (os.path.join(root, name) for name in sorted(names) if not _is_private(name))
+        folders[:] = sorted(name for name in folders if not is_private(name))
+        yield from (os.path.join(root, name) for name in sorted(names) if not is_private(name))
 
 
-def _is_private(name: str) -> bool:
+def is_private(name: str) -> bool:
+    """Returns whether a file or folder is hidden, or one that writers keep beside their tables, such as `_metadata`."""
     return name.startswith("_") or is_hidden(name)
 
 

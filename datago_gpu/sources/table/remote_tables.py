@@ -5,15 +5,13 @@ from __future__ import annotations
 import asyncio
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, aclosing
 from functools import partial
-from typing import Any
 
 import msgspec
 
 from datago_gpu.config import LoaderConfig, TableSource
-from datago_gpu.config.file_names import hidden_part
 from datago_gpu.config.shards import without_login
 from datago_gpu.config.storage import STORE_SCHEMES
 from datago_gpu.errors import SourceError
@@ -25,7 +23,7 @@ from datago_gpu.sources.http.http_client import HttpClient
 from datago_gpu.sources.http.origins import origin_of
 from datago_gpu.sources.hub import HUB_SCHEME, HubPath
 from datago_gpu.sources.object_store.stores import Stores, is_stored
-from datago_gpu.sources.table.located import Located, ending_of, one_kind
+from datago_gpu.sources.table.located import Located, ending_of, is_private, one_kind
 from datago_gpu.sources.table.remote_file import RemoteFile
 from datago_gpu.sources.wildcards import folder_before_wildcard, has_wildcard, matches_pattern
 from datago_gpu.units import MiB
@@ -41,7 +39,6 @@ class _Entry(msgspec.Struct):
 
     path: str
     type: str = "file"
-    size: int = 0
 
 
 class RemoteTables:
@@ -110,7 +107,7 @@ class RemoteTables:
         raise SourceError(f"{without_query(url)}: the list of files has more than {_MOST_PAGES} pages")
 
     async def _of_bucket(self, address: str) -> list[tuple[str, str]]:
-        """Returns address and key below the prefix of the objects that an address names."""
+        """Returns address and key below the prefix of the tables that an address names."""
         if ending_of(address) and not has_wildcard(address):
             return [(address, address.rpartition("/")[2])]
         root = "/".join(address.split("/", 3)[:3]) + "/"
@@ -119,7 +116,7 @@ class RemoteTables:
         matches, keys = _matcher(wanted, folder), list[str]()
         async with aclosing(self._stores.list_objects(f"{root}{folder}")) as pages:
             async for page in pages:
-                keys += [each.key for each in page if matches(each.key)]
+                keys += [each.key for each in page if ending_of(each.key) and matches(each.key)]
         return [(root + key, key.removeprefix(f"{folder}/")) for key in sorted(keys)]
 
     async def _open(self, table: Located) -> Located:
@@ -167,13 +164,12 @@ class RemoteTables:
         return self._made
 
 
-def _matcher(wanted: str, folder: str) -> Any:
+def _matcher(wanted: str, folder: str) -> Callable[[str], bool]:
     """Returns a function that tells whether a path is below the folder and not hidden, or matches the wildcards."""
     if has_wildcard(wanted):
         return partial(matches_pattern, wanted.split("/"))
 
     def is_below(path: str) -> bool:
-        below = path.removeprefix(f"{folder}/").split("/")
-        return not hidden_part(below) and not any(part.startswith("_") for part in below)
+        return not any(map(is_private, path.removeprefix(f"{folder}/").split("/")))
 
     return is_below
