@@ -1,4 +1,4 @@
-"""A file behind an address, for pyarrow's threads: read by Range, ahead of a reader that goes on where it stopped."""
+"""Reads a remote file by Range, for pyarrow's threads. The next blocks are requested before a steady reader asks."""
 
 from __future__ import annotations
 
@@ -48,20 +48,10 @@ class RemoteFile(io.RawIOBase):
     def tell(self) -> int:
         return self._position
 
-    def size(self) -> int:
-        """Returns the bytes of the file."""
-        return self._size
-
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
         self._position = max(0, base + offset)
         return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        """See `io.RawIOBase`."""
-        content = self.read(len(buffer))
-        buffer[: len(content)] = content
-        return len(content)
 
     def read(self, size: int | None = -1) -> bytes:
         """Returns the next bytes: as many as asked for, fewer only at the end of the file."""
@@ -73,7 +63,7 @@ class RemoteFile(io.RawIOBase):
             if begin == self._last_end:
                 content = self._from_blocks(begin, end)
             else:
-                content = self._wait(self._ask(begin, end)).exactly(end - begin)
+                content = self._ask(begin, end).result().exactly(end - begin)
         except HttpFailure as failure:
             raise SourceError(f"cannot read {failure}; check source_config.path") from failure
         self._position = self._last_end = end
@@ -94,7 +84,7 @@ class RemoteFile(io.RawIOBase):
                     self._blocks[ahead] = self._ask(ahead * _BLOCK, min((ahead + 1) * _BLOCK, self._size))
             start = number * _BLOCK
             length = min(_BLOCK, self._size - start)
-            block = self._wait(self._blocks[number]).exactly(length)
+            block = self._blocks[number].result().exactly(length)
             pieces.append(block[max(0, begin - start) : end - start])
             self._blocks.move_to_end(number)
             while len(self._blocks) > _KEPT:
@@ -103,7 +93,3 @@ class RemoteFile(io.RawIOBase):
 
     def _ask(self, begin: int, end: int) -> Future[Excerpt]:
         return asyncio.run_coroutine_threadsafe(self._read(begin, end), self._loop)
-
-    @staticmethod
-    def _wait(future: Future[Excerpt]) -> Excerpt:
-        return future.result()
