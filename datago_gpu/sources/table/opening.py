@@ -66,10 +66,9 @@ def _open_all(located: list[Located], config: LoaderConfig, source: TableSource)
     texts = [name for name in (source.image, source.id, *usual_texts()) if name]
     patience = Patience(config.http_config)
     opened = [open_table(each, texts, patience) for each in located]
-    partitions = partitions_of(located)
-    tables = Tables(located, opened, partitions)
+    tables = Tables(located, opened, partitions_of(located))
     roles = roles_of(source, tables.schema, located[0].shown)
-    tables.check(roles.places, partitions)
+    tables.check(roles.places)
     many = len(located) > 1
     origins = [
         Origin(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import decimal
 from collections.abc import Mapping
 from typing import Any
 
@@ -123,8 +122,6 @@ def _encode(values: dict[str, Any]) -> tuple[bytes, str]:
 
 def _as_json(value: Any) -> Any:
     """Returns a value that msgspec does not know in a form that it does."""
-    if isinstance(value, decimal.Decimal):
-        return float(value)
     if hasattr(value, "isoformat"):
         return value.isoformat()
     raise TypeError(f"values of the type {type(value).__name__} are no JSON")

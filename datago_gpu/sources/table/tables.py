@@ -76,9 +76,9 @@ class Tables:
         ]
         self.in_any_order = all(table.in_any_order for table in opened)
 
-    def check(self, columns: Sequence[str], partitions: list[dict[str, Any]]) -> None:
+    def check(self, columns: Sequence[str]) -> None:
         """Raises ConfigError if a table lacks one of these columns."""
-        for located, table, constants in zip(self.located, self.opened, partitions, strict=True):
+        for located, table, constants in zip(self.located, self.opened, self._partitions, strict=True):
             lacking = [name for name in columns if name not in table.schema.names and name not in constants]
             if lacking:
                 raise ConfigError(
