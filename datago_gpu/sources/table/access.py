@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import pyarrow as pa
 
-from datago_gpu.sources.table.soundness import damage_of
+from datago_gpu.sources.table.soundness import damage_of, is_damage, words_of
 from datago_gpu.sources.table.tables import Group
 from datago_gpu.sources.table.values import python_values
 
@@ -74,7 +74,7 @@ def _select(batch: pa.RecordBatch, rows: NDArray[np.int64]) -> pa.RecordBatch:
     return batch.take(pa.array(rows))
 
 
-def starts_of(counts: Sequence[int]) -> NDArray[np.int64]:
+def _starts_of(counts: Sequence[int]) -> NDArray[np.int64]:
     """Returns the number of the first row of each group."""
     return np.cumsum([0, *counts[:-1]], dtype=np.int64)
 
@@ -93,7 +93,7 @@ class AnyOrder:
     def __init__(self, batches: Sequence[pa.RecordBatch], origins: Origins, columns: Sequence[str]) -> None:
         self._columns, self._origins = columns, origins
         self._batches = [batch.select(list(columns)) for batch in batches]
-        self._starts = starts_of([batch.num_rows for batch in batches])
+        self._starts = _starts_of([batch.num_rows for batch in batches])
         self._checked = [False] * len(batches)
 
     def _origin(self, number: int) -> tuple[int, str]:
@@ -130,7 +130,7 @@ class Forward:
 
     def __init__(self, groups: Sequence[Group], columns: Sequence[str]) -> None:
         self._groups, self._columns = groups, columns
-        self._starts = starts_of([group.rows for group in groups])
+        self._starts = _starts_of([group.rows for group in groups])
         self._cursors: OrderedDict[int, _Cursor] = OrderedDict()
 
     def take(self, numbers: NDArray[np.int64]) -> tuple[Taken, NDArray[np.int64]]:
@@ -183,9 +183,9 @@ class _Cursor:
         try:
             batch = next(self._batches, None)
         except (pa.ArrowException, OSError) as error:
-            if isinstance(error, OSError) and error.errno is not None:
+            if not is_damage(error):
                 raise
-            self._problem = str(error).partition("\n")[0][:200] or type(error).__name__
+            self._problem = words_of(error)
             return
         if batch is None:
             self._problem = "the row group ends before its last row"

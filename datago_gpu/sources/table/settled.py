@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from datago_gpu.errors import SourceError
-from datago_gpu.sources.table.soundness import damage_of
+from datago_gpu.sources.table.soundness import damage_of, words_of
 from datago_gpu.sources.table.values import plain_type
 from datago_gpu.units import MiB
 
@@ -77,8 +77,7 @@ def _as(plain: pa.Schema, batch: pa.RecordBatch) -> pa.RecordBatch:
 
 
 def _no_room(error: OSError) -> SourceError:
-    folder = tempfile.gettempdir()
-    why = error.strerror or str(error).partition("\n")[0]
+    folder, why = tempfile.gettempdir(), error.strerror or words_of(error)
     return SourceError(f"cannot keep the rows of the table in {folder} ({why}): set TMPDIR to a folder with more room")
 
 

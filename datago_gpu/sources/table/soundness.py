@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-__all__ = ["damage_of"]
+__all__ = ["damage_of", "is_damage", "words_of"]
 
 _FLAT = (
     *(pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_null, pa.types.is_temporal),
     *(pa.types.is_decimal, pa.types.is_fixed_size_binary),
 )
 """Types whose values lie at places that follow from their numbers: only the lengths of the buffers need a check."""
+_LONGEST_WORDS = 200
 
 
 def damage_of(batch: pa.RecordBatch) -> str:
@@ -21,8 +22,18 @@ def damage_of(batch: pa.RecordBatch) -> str:
             column.validate()
             _check(column)
     except (pa.ArrowException, ValueError, OSError) as error:
-        return str(error).partition("\n")[0][:200] or type(error).__name__
+        return words_of(error)
     return ""
+
+
+def is_damage(error: Exception) -> bool:
+    """Returns whether the content of a file is to blame. pyarrow reports that as an OSError too, but without errno."""
+    return not isinstance(error, OSError) or error.errno is None
+
+
+def words_of(error: Exception) -> str:
+    """Returns the first line of what pyarrow says, for a message."""
+    return str(error).partition("\n")[0][:_LONGEST_WORDS] or type(error).__name__
 
 
 def _check(column: pa.Array) -> None:

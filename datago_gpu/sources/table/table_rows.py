@@ -26,6 +26,7 @@ from datago_gpu.sources.table.columns import Roles
 from datago_gpu.sources.table.orders import block_rows, rows_in_groups
 from datago_gpu.sources.table.samples import Origin, SampleMaker
 from datago_gpu.sources.table.settled import settle
+from datago_gpu.sources.table.soundness import is_damage, words_of
 from datago_gpu.sources.table.tables import Tables
 from datago_gpu.units import MiB
 
@@ -39,7 +40,7 @@ log = logging.getLogger("datago_gpu")
 _AT_ONCE, _BYTES_AT_ONCE = 1024, 8 * MiB
 """Rows that are read together, and the bytes that they may take: fewer of tables that hold bytes."""
 _ROOM = 1.2
-"""How much more room than its rows take a copy must find."""
+"""Rows are copied to a folder if it has so many times the room that the rows take."""
 
 
 class TableRows:
@@ -123,9 +124,8 @@ class TableRows:
                 words = f"{error.filename or 'a table'}: {error.strerror or error}"
                 raise SourceError(f"cannot read the rows any more: {words}") from error
             except pa.ArrowException as error:  # of mapped files whose content has changed
-                words = str(error).partition("\n")[0][:200]
                 raise SourceError(
-                    f"cannot read the rows any more: a table was changed during the run ({words})"
+                    f"cannot read the rows any more: a table was changed during the run ({words_of(error)})"
                 ) from error
         samples: list[SampleRef | Skipped] = []
         for number, place in zip(numbers.tolist(), places.tolist(), strict=True):
@@ -192,9 +192,9 @@ class TableRows:
                     rows += batch.num_rows
                     yield found
             except (pa.ArrowException, OSError) as error:
-                if isinstance(error, OSError) and error.errno is not None:
+                if not is_damage(error):
                     raise
-                origins.append((group.origin, str(error).partition("\n")[0][:200]))
+                origins.append((group.origin, words_of(error)))
                 left = group.rows - rows
                 nulls = [pa.nulls(left, schema.field(name).type if schema else None) for name in self._columns]
                 yield pa.RecordBatch.from_arrays(nulls, list(self._columns))

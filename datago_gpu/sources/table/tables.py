@@ -15,7 +15,7 @@ from datago_gpu.sources.table.located import Located
 from datago_gpu.sources.table.pushdown import filter_for, may_keep_nan
 from datago_gpu.sources.table.readers import ParquetTable
 from datago_gpu.sources.table.settled import WholeTable
-from datago_gpu.sources.table.soundness import damage_of
+from datago_gpu.sources.table.soundness import damage_of, words_of
 from datago_gpu.sources.table.values import without_view
 
 if TYPE_CHECKING:
@@ -98,10 +98,9 @@ class Tables:
                 try:
                     found += self._passing_in(group, first, expression, wanted)
                 except (pa.ArrowException, OSError) as error:
-                    words = str(error).partition("\n")[0][:200]
                     shown = self.located[group.origin].shown
                     raise SourceError(
-                        f"cannot filter the rows of {shown}: {words}; check source_config.path"
+                        f"cannot filter the rows of {shown}: {words_of(error)}; check source_config.path"
                     ) from error
             first += group.rows
         return np.concatenate(found)
