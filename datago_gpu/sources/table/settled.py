@@ -29,7 +29,7 @@ class WholeTable:
     def __init__(self, schema: pa.Schema, batches: list[pa.RecordBatch]) -> None:
         self.schema, self.rows = schema, batches
         self.counts = [batch.num_rows for batch in batches]
-        self.sizes = [0 for _ in batches]
+        self.sizes = [batch.get_total_buffer_size() for batch in batches]
 
     def groups_for(self, _expression: pc.Expression, _wanted: pa.Schema) -> list[int]:
         """See `ParquetTable.groups_for`."""

@@ -38,7 +38,7 @@ __all__ = ["TableRows"]
 log = logging.getLogger("datago_gpu")
 
 _AT_ONCE, _BYTES_AT_ONCE = 1024, 8 * MiB
-"""Rows that are read together, and the bytes that they may take: fewer of tables that hold bytes."""
+"""At most so many rows are read together, and fewer if they would take more than these bytes."""
 _ROOM = 1.2
 """Rows are copied to a folder if it has so many times the room that the rows take."""
 
@@ -86,8 +86,10 @@ class TableRows:
 
     async def read(self, numbers: Numbers) -> Refs:
         """See `Rows.read`."""
-        ascends = await call_in_thread(None, _ascends, numbers)
-        async with aclosing(self._read(numbers, _AT_ONCE, _AT_ONCE, forward=ascends)) as samples:
+        each_once = self._any_order is not None or await call_in_thread(None, _ascends, numbers)
+        # Otherwise row groups may be read again for the next rows, so that more rows are read together.
+        at_once = self._rows_at_once() if each_once else self.block_rows(_AT_ONCE)
+        async with aclosing(self._read(numbers, at_once, at_once, forward=each_once)) as samples:
             async for sample in samples:
                 yield sample
 

@@ -104,6 +104,27 @@ def test_ranks_and_resuming(form: str, data: st.DataObject) -> None:
     assert sorted(name for rank in found for name in rank) == wanted
 
 
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_rows_that_are_read_together_take_few_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shuffled: bool
+) -> None:
+    """Also of Arrow files, whose rows can be read in any order."""
+    monkeypatch.setattr(table_rows, "_BYTES_AT_ONCE", 10_000)
+    together, read = list[int](), table_rows.TableRows._samples
+
+    def note(rows: table_rows.TableRows, numbers: Any, forward: bool) -> Any:
+        together.append(len(numbers))
+        return read(rows, numbers, forward)
+
+    monkeypatch.setattr(table_rows.TableRows, "_samples", note)
+    columns = {"image": [b"x" * 1000] * 40, "id": list(range(40))}
+    path = write_table(tmp_path / "t.arrow", columns, max_chunksize=25)
+    found = ids_of(table_config(path, random_sampling=shuffled))
+    assert sorted(found, key=int) == [str(number) for number in range(40)]
+    assert sum(together) == 40
+    assert 5 < max(together) < 10
+
+
 @pytest.mark.parametrize("room", [True, False])
 @settings(max_examples=10)
 @given(data=st.data())
