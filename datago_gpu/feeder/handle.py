@@ -15,6 +15,7 @@ from datago_gpu.errors import FeederError
 from datago_gpu.feeder import wire
 from datago_gpu.feeder.decoding.decode_pool import Pool
 from datago_gpu.feeder.spawn import Processes
+from datago_gpu.framing import HEADER_BYTES, body_length, frame, is_readable, receive_exactly
 from datago_gpu.sources.user.row_wire import Form
 
 __all__ = ["Feeder", "FeederClosed"]
@@ -70,9 +71,9 @@ class Feeder:
     def receive(self) -> wire.FromFeeder:
         """Returns the next message. Raises FeederError if the feeder is gone, FeederClosed after `close`."""
         try:
-            header = self._read(wire.HEADER_BYTES)
+            header = receive_exactly(self._channel, HEADER_BYTES)
             self._begun = True
-            return self._decoder.decode(self._read(int.from_bytes(header, "big")))
+            return self._decoder.decode(receive_exactly(self._channel, body_length(header)))
         except (OSError, EOFError):
             if self._closed:
                 raise FeederClosed from None
@@ -80,13 +81,7 @@ class Feeder:
 
     def waiting(self) -> bool:
         """Returns whether a message can be received now."""
-        try:
-            self._channel.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return False
-        except OSError:
-            pass
-        return True
+        return is_readable(self._channel)
 
     def report(self, number: int, failures: int) -> None:
         """Gives the memory of a batch back to the feeder. Does nothing if the feeder has ended."""
@@ -106,17 +101,6 @@ class Feeder:
 
     def _send(self, message: wire.Start | wire.Report) -> None:
         try:
-            self._channel.sendall(wire.frame(message))
+            self._channel.sendall(frame(message))
         except OSError:
             return  # `receive` notices and reports the cause
-
-    def _read(self, size: int) -> bytearray:
-        """Reads `size` bytes without a buffer, so that `waiting` sees all unread bytes. Raises EOFError at the end."""
-        body = bytearray(size)
-        view = memoryview(body)
-        while view:
-            received = self._channel.recv_into(view)
-            if not received:
-                raise EOFError
-            view = view[received:]
-        return body

@@ -1,7 +1,6 @@
-"""Defines the messages between the feeder process and the trainer's process, and their framing.
+"""Defines the messages between the feeder process and the trainer's process, framed as `datago_gpu.framing` says.
 
-Each message is four bytes of length (big-endian) and MessagePack. Payloads are not part of messages: they lie in the
-arena.
+Payloads are not part of messages: they lie in the arena.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from msgspec import Struct, msgpack
 
+from datago_gpu.framing import HEADER_BYTES, body_length, frame
 from datago_gpu.sources.reference import Counted, ListingDigest, Position, Skipped
 from datago_gpu.sources.sample_info import column_of
 from datago_gpu.sources.user.row_wire import Form
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from asyncio import StreamReader, StreamWriter  # importing asyncio would add 30 ms to `import datago_gpu`
 
 __all__ = [
+    "HEADER_BYTES",
     "ArrayForm",
     "Carried",
     "Counts",
@@ -38,10 +39,10 @@ __all__ = [
     "StageCount",
     "Start",
     "epoch_and_index",
+    "frame",
+    "post",
+    "read",
 ]
-
-HEADER_BYTES = 4
-
 
 Number = int | tuple[int, int]
 """The index of a sample in a batch; or (epoch, index) if the sample is of an earlier epoch than the batch."""
@@ -307,18 +308,10 @@ class Failed(Struct, frozen=True, tag="failed"):
 
 FromFeeder = EncodedBatch | SkippedOnly | Notice | Ended | Failed
 
-_encoder = msgpack.Encoder()
-
-
-def frame(message: Struct) -> bytes:
-    """Returns the bytes of a message with its length in front, ready to send."""
-    body = _encoder.encode(message)
-    return len(body).to_bytes(HEADER_BYTES, "big") + body
-
 
 async def read(reader: StreamReader) -> bytes:
     """Reads and returns the body of the next message. Raises asyncio.IncompleteReadError at the end."""
-    return await reader.readexactly(int.from_bytes(await reader.readexactly(HEADER_BYTES), "big"))
+    return await reader.readexactly(body_length(await reader.readexactly(HEADER_BYTES)))
 
 
 def post(writer: StreamWriter, message: Struct) -> None:

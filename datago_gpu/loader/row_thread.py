@@ -18,6 +18,7 @@ from msgspec import msgpack
 
 from datago_gpu.config import LoaderConfig
 from datago_gpu.errors import SourceError
+from datago_gpu.framing import HEADER_BYTES, body_length, frame, is_readable, receive_exactly
 from datago_gpu.loader.given_rows import GivenRows, NotRows
 from datago_gpu.loader.row_packing import RowPacking
 from datago_gpu.loader.row_sizes import describe_error
@@ -94,7 +95,7 @@ class _RowServer:
     def serve(self) -> None:
         """Answers orders until the feeder is gone (EOFError, OSError)."""
         while not self._closing.is_set():
-            if not (self._numbers or self._wanted) or self._is_readable():
+            if not (self._numbers or self._wanted) or is_readable(self._channel):
                 self._take(self._receive())
             else:
                 self._answer()
@@ -201,27 +202,11 @@ class _RowServer:
 
     def _send(self, message: wire.Answer, payloads: Sequence[bytes | bytearray | memoryview] = ()) -> None:
         """Sends each row at once: the next one may take for ever. Sending several together would save 3 us a row."""
-        _send_all(self._channel, (wire.row_frame(message), *payloads))
-
-    def _is_readable(self) -> bool:
-        try:
-            self._channel.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return False
-        return True
+        _send_all(self._channel, (frame(message), *payloads))
 
     def _receive(self) -> wire.Order:
-        header = self._read(wire.HEADER_BYTES)
-        return self._decoder.decode(self._read(wire.body_length(header)))
-
-    def _read(self, size: int) -> bytes:
-        body = bytearray()
-        while len(body) < size:
-            received = self._channel.recv(size - len(body))
-            if not received:
-                raise EOFError
-            body += received
-        return bytes(body)
+        header = receive_exactly(self._channel, HEADER_BYTES)
+        return self._decoder.decode(receive_exactly(self._channel, body_length(header)))
 
 
 class _End(Exception):

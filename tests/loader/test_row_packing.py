@@ -14,10 +14,11 @@ from msgspec import json
 from PIL import Image
 
 from datago_gpu import Row
+from datago_gpu.framing import frame
 from datago_gpu.loader.given_rows import NotRows
 from datago_gpu.loader.row_packing import RowPacking
 from datago_gpu.sources.attributes import check_attributes
-from datago_gpu.sources.user.row_wire import Given, row_frame
+from datago_gpu.sources.user.row_wire import Given
 from tests.support.own_rows import own_config
 
 
@@ -94,7 +95,7 @@ def test_an_address_is_passed_on(given: str, wanted: str, monkeypatch: pytest.Mo
     monkeypatch.delenv("HF_ENDPOINT", raising=False)
     message, payloads = pack(Row("a", given))
     assert (message.pieces[0].url, payloads) == (wanted, [])
-    row_frame(message)
+    frame(message)
 
 
 def test_what_json_lacks_becomes_plain_or_is_told_of_and_costs_no_picture() -> None:

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from msgspec import Struct, msgpack
 
 from datago_gpu.errors import SourceError
+from datago_gpu.framing import HEADER_BYTES, body_length, frame
 from datago_gpu.sources.attributes import check_attributes
 from datago_gpu.sources.order import renumber
 from datago_gpu.sources.reference import BAD_ATTRIBUTES, Part, Refs, SampleRef, Skipped
@@ -110,7 +111,7 @@ class RowLink:
 
     def _post(self, order: wire.Order) -> None:
         if not self._writer.is_closing():
-            self._writer.write(wire.row_frame(order))
+            self._writer.write(frame(order))
 
     async def _answer(self, turn: int) -> tuple[wire.Answer, list[bytes]]:
         """Returns the next answer of this turn. Raises SourceError if the program's code has failed."""
@@ -129,7 +130,7 @@ class RowLink:
         message, reader = self._arriving, self._reader
         try:
             if message.length is None:
-                message.length = wire.body_length(await reader.readexactly(wire.HEADER_BYTES))
+                message.length = body_length(await reader.readexactly(HEADER_BYTES))
             if message.answer is None:
                 message.answer = self._decoder.decode(await reader.readexactly(message.length))
             if isinstance(message.answer, wire.Given):

@@ -1,7 +1,7 @@
 """Defines the messages of the socket on which the trainer's process sends rows of its own to the feeder.
 
-The feeder orders rows, and the trainer answers in the order of the orders. Each frame is the length of the message, the
-message as MessagePack, and then the payloads that it announces. A payload is sent as it lies in memory: nothing is
+The feeder orders rows, and the trainer answers in the order of the orders. Messages are framed as `datago_gpu.framing`
+says, and the payloads that a message announces follow its frame. A payload is sent as it lies in memory: nothing is
 pickled, and nothing is copied before the kernel does.
 
 Batches are announced on another socket: a row may wait for the user's code, the report of a batch must not wait for a
@@ -12,10 +12,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from msgspec import Struct, msgpack
+from msgspec import Struct
 
 __all__ = [
-    "HEADER_BYTES",
     "Answer",
     "Broken",
     "Digest",
@@ -29,11 +28,7 @@ __all__ = [
     "Refused",
     "RowsEnd",
     "Walk",
-    "body_length",
-    "row_frame",
 ]
-
-HEADER_BYTES = 4
 
 
 class Form(Struct, frozen=True):
@@ -140,16 +135,3 @@ class Listed(Struct, frozen=True, tag="listed"):
 
 
 Answer = Given | Refused | RowsEnd | Broken | Listed
-
-_encoder = msgpack.Encoder()
-
-
-def row_frame(message: Order | Answer) -> bytes:
-    """Returns the bytes of a message with its length in front."""
-    body = _encoder.encode(message)
-    return len(body).to_bytes(HEADER_BYTES, "big") + body
-
-
-def body_length(header: bytes | bytearray) -> int:
-    """Returns the length of the message behind a header."""
-    return int.from_bytes(header, "big")
