@@ -15,11 +15,10 @@ from datago_gpu.index.look import Look
 from datago_gpu.index.reader_pool import ReaderPool
 from datago_gpu.index.remote_look import Found, RemoteLooker
 from datago_gpu.index.survey import Task, Unit, renewed, row_of_sample, row_of_skip
-from datago_gpu.sources.authorization import headers_by_origin
+from datago_gpu.sources.authorization import headers_by_origin, headers_for
 from datago_gpu.sources.http.excerpt import Excerpt
 from datago_gpu.sources.http.failure import HttpFailure
 from datago_gpu.sources.http.http_client import HttpClient
-from datago_gpu.sources.http.origins import origin_of
 from datago_gpu.sources.index_form import IndexRow
 from datago_gpu.sources.object_store.stores import Stores, is_stored
 from datago_gpu.sources.reference import Position, SampleRef, Skipped
@@ -107,7 +106,7 @@ class TableSurvey:
     async def _get(self, url: str, begin: int, end: int, *, tag: str = "", known: str = "") -> Excerpt | None:
         if is_stored(url):
             return await self._stores.get_range(url, begin, end, tag=tag)
-        headers = self._headers.get(origin_of(url)) if self._headers else None
+        headers = headers_for(url, self._headers)
         return await self._http.get_range(url, begin, end, tag=tag, known=known, headers=headers)
 
     @cached_property

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from datago_gpu.config import HttpConfig
 from datago_gpu.config.storage import STORE_SCHEMES
-from datago_gpu.sources.http.failure import HttpFailure
-from datago_gpu.sources.http.origins import origin_of
+from datago_gpu.sources.authorization import headers_for
 from datago_gpu.sources.reference import Need, Span
 
 if TYPE_CHECKING:
@@ -51,13 +50,4 @@ class AnyRemote:
         """
         if url.startswith(STORE_SCHEMES):
             return await self.stores.get(url, max_bytes, need, span)
-        return await self._get(url, max_bytes, need, span, self._headers_for(url))
-
-    def _headers_for(self, url: str) -> Mapping[str, str] | None:
-        if not self._headers:
-            return None
-        try:
-            return self._headers.get(origin_of(url))
-        except ValueError as problem:
-            detail = str(problem)
-        raise HttpFailure("bad-url", f"the address {detail}")
+        return await self._get(url, max_bytes, need, span, headers_for(url, self._headers))

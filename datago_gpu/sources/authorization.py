@@ -8,10 +8,11 @@ from datago_gpu.config import TableSource, UserSource
 from datago_gpu.config.shards import without_login
 from datago_gpu.errors import SourceError
 from datago_gpu.redact import without_query
+from datago_gpu.sources.http.failure import HttpFailure
 from datago_gpu.sources.http.origins import origin_of
 from datago_gpu.sources.hub import HUB_SCHEME, hub_origin, hub_token
 
-__all__ = ["headers_by_origin"]
+__all__ = ["headers_by_origin", "headers_for"]
 
 
 def headers_by_origin(source: TableSource | UserSource) -> Mapping[str, Mapping[str, str]]:
@@ -31,6 +32,17 @@ def headers_by_origin(source: TableSource | UserSource) -> Mapping[str, Mapping[
     if token:
         proofs.setdefault(hub_origin(), f"Bearer {token}")
     return {origin: {"Authorization": proof} for origin, proof in proofs.items()}
+
+
+def headers_for(url: str, headers: Mapping[str, Mapping[str, str]]) -> Mapping[str, str] | None:
+    """Returns those of the headers that belong to the origin of a payload's address. Raises HttpFailure."""
+    if not headers:
+        return None
+    try:
+        return headers.get(origin_of(url))
+    except ValueError as problem:
+        detail = str(problem)
+    raise HttpFailure("bad-url", f"the address {detail}")
 
 
 def _origin(address: str) -> str:
