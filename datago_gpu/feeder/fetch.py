@@ -32,9 +32,6 @@ T = TypeVar("T")
 FILES_A_JOB = 8
 """Local files read in one call on a thread. Such a call costs about 60 us, a file from the page cache 20 us."""
 
-EXPIRED = frozenset((401, 403))
-"""The statuses that object stores return for an address that has expired."""
-
 GONE = frozenset((404, 410))
 _MISSING = "missing"
 
@@ -220,7 +217,7 @@ class Fetcher:
         try:
             return await self._remote.get(wanted.url, self._limits.payload, claim.need, wanted.span)
         except HttpFailure as failure:
-            if failure.status not in EXPIRED or ref.renew is None:
+            if not failure.may_be_expired or ref.renew is None:
                 raise
         renewed = await ref.renew(wanted.name if isinstance(wanted, Part) else "")
         return await self._remote.get(renewed, self._limits.payload, claim.need)

@@ -24,8 +24,6 @@ from datago_gpu.sources.reference import Position, SampleRef, Skipped
 
 __all__ = ["BucketSurvey", "DataroomSurvey"]
 
-_EXPIRED = frozenset((401, 403))
-
 
 class BucketSurvey:
     """The `Survey` of images below a prefix of object storage. A unit is an object."""
@@ -122,7 +120,7 @@ class DataroomSurvey:
         try:
             return await self._looker.look(ref.url, known)
         except HttpFailure as failure:
-            if failure.status not in _EXPIRED or ref.renew is None:
+            if not failure.may_be_expired or ref.renew is None:
                 raise
         ref.url = await ref.renew("")
         return await self._looker.look(ref.url, known)

@@ -88,6 +88,11 @@ class HttpFailure(Exception):
         return "its server answered no other request either"
 
     @property
+    def may_be_expired(self) -> bool:
+        """Returns whether the address may have expired: object stores return these statuses for such an address."""
+        return self.status in (401, 403)
+
+    @property
     def of_server(self) -> bool:
         """Returns whether the server, not this URL, may be to blame."""
         return self.reason in _SERVER_IS_SILENT or self.status >= 500
