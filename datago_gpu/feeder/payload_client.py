@@ -12,10 +12,9 @@ from datago_gpu.feeder.runtime import http_client_type
 from datago_gpu.sources.reference import Need, Span
 
 if TYPE_CHECKING:
+    # Importing aiohttp takes 0.1 s: local files do without.
     from datago_gpu.sources.http.hedge import HedgedClient
-    from datago_gpu.sources.http.http_client import (
-        HttpClient,  # importing aiohttp takes 0.1 s: local files do without
-    )
+    from datago_gpu.sources.http.http_client import HttpClient
 
 __all__ = ["Remote", "remote_of"]
 

@@ -28,13 +28,12 @@ def without_pixels(head: bytes) -> bytes | int | None:
     """
     if len(head) < _WEBP_BYTES:
         return _WEBP_BYTES
-    if head.startswith(_JPEG):
+    kind = format_of(head)
+    if kind == "jpeg":
         return _jpeg(head)
-    if head.startswith(_PNG):
+    if kind == "png":
         return _png(head)
-    if head.startswith(_RIFF) and head[8:12] == _WEBP:
-        return _webp(head)
-    return None
+    return _webp(head) if kind == "webp" else None
 
 
 def _jpeg(head: bytes) -> bytes | int | None:
@@ -79,13 +78,12 @@ def is_complete(head: bytes, tail: bytes, size: int) -> bool:
 
     Files of a format without such a sign count as complete. tail: at least 12 bytes, or all.
     """
-    if head.startswith(_JPEG):
+    kind = format_of(head)
+    if kind == "jpeg":
         return tail.endswith(_END_OF_JPEG)
-    if head.startswith(_PNG):
+    if kind == "png":
         return tail.endswith(_END_OF_PNG)
-    if head.startswith(_RIFF) and head[8:12] == _WEBP:
-        return int.from_bytes(head[4:8], "little") + 8 <= size
-    return True
+    return kind != "webp" or int.from_bytes(head[4:8], "little") + 8 <= size
 
 
 def format_of(head: bytes) -> str:

@@ -160,7 +160,10 @@ class _Build:
 async def _tasks(
     first: Unit | None, units: AsyncGenerator[Unit, None], earlier: list[KnownRows]
 ) -> AsyncGenerator[Task, None]:
-    """Yields each unit, from `first` on, with its rows in the earlier indexes. What could not be used is forgotten."""
+    """Yields each unit, from `first` on, with its rows in the earlier indexes.
+
+    A unit that could not be used gets no rows, so that the unit is looked at again.
+    """
 
     def task(unit: Unit) -> Task:
         rows = next(filter(None, (known.take(unit.key) for known in earlier)), [])

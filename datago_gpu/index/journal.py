@@ -94,7 +94,7 @@ class Journal:
                 yield pa.ipc.read_record_batch(pa.ipc.read_message(source), self._schema)
 
     def cut(self, rows: int) -> None:
-        """Removes all rows behind the first `rows`, whose batch may be rewritten for that."""
+        """Removes all rows behind the first `rows`. A batch of which a part stays is written anew."""
         kept = [end for end in self._ends if end[0] <= rows]
         more = rows - (kept[-1][0] if kept else 0)
         batch = None
@@ -127,7 +127,7 @@ class Journal:
             return
         pa = arrow()
         with pa.OSFile(str(self.path), "rb") as source:
-            if not _has_root(self.path, source, self._schema):
+            if not has_root(self.path, _schema_of(self.path, source), self._schema):
                 self._start()
                 return
             with suppress(EOFError, OSError, pa.ArrowInvalid):  # the rest of a batch that was not written to its end
@@ -198,14 +198,13 @@ def _rebatch(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         yield pa.concat_batches(held)
 
 
-def _has_root(path: Path, source: Any, schema: pa.Schema) -> bool:
-    """See `has_root`. source: the opened file. Raises ConfigError also if the file is no journal."""
+def _schema_of(path: Path, source: Any) -> pa.Schema:
+    """Reads the schema at the beginning of an opened journal. Raises ConfigError if the file is no journal."""
     pa = arrow()
     try:
-        found = pa.ipc.read_schema(source)
+        return pa.ipc.read_schema(source)
     except (OSError, pa.ArrowInvalid):
         raise ConfigError(f"{str(path)!r} is no part of an index: remove the file, or choose another --out") from None
-    return has_root(path, found, schema)
 
 
 def has_root(path: Path, found: pa.Schema, schema: pa.Schema) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,7 +68,6 @@ class KnownRows:
         self._loaded, self._rows = -1, list[IndexRow]()
         self._at = 0
         """The row that is expected next."""
-        self._places: tuple[NDArray[np.uint64], NDArray[np.int64]] | None = None
 
     def take(self, key: str) -> list[IndexRow]:
         """Returns the rows of a unit; none if the index has none."""
@@ -105,14 +105,15 @@ class KnownRows:
 
     def _candidates(self, key: str) -> Iterator[int]:
         """Yields the first rows of the units that may have this key, in their order."""
-        hashes, places = self._places = self._places or self._sorted()
+        hashes, places = self._places
         wanted = np.uint64(_hash(key))
         at = int(np.searchsorted(hashes, wanted))
         while at < len(hashes) and hashes[at] == wanted:
             yield int(places[at])
             at += 1
 
-    def _sorted(self) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    @cached_property
+    def _places(self) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
         """Returns the hashes of all keys, sorted, and the number of the first row of each."""
         hashes, places = [np.empty(0, np.uint64)], [np.empty(0, np.int64)]
         last, at = None, 0

@@ -44,7 +44,7 @@ class ShardPlace:
 
 
 class Members:
-    """Makes rows of the samples of one shard. read: reads the shard at any place; None if it can be read only once."""
+    """Makes rows of the samples of one shard."""
 
     def __init__(self, config: LoaderConfig, place: ShardPlace, looker: Looker, digest: str | None) -> None:
         self._collector = Collector(config, place.shown)
@@ -53,7 +53,10 @@ class Members:
         """The pictures of the current sample: its image, masks and further images."""
 
     def rows(self, stream: TarStream, links: Links, read: ReadAt | None) -> Iterator[IndexRow]:
-        """Yields the row of each sample. Raises BadShard, and errors of the file."""
+        """Yields the row of each sample. Raises BadShard, and errors of the file.
+
+        read: reads the shard at any place; None if the shard can be read only once, from its beginning.
+        """
         try:
             yield from self._rows(stream, links, read)
         finally:

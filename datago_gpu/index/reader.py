@@ -31,7 +31,11 @@ class ReaderSetup(Struct, array_like=True):
 
 
 class Answer(Struct, array_like=True):
-    """The result of a job. rows: for each file, None if it has not changed; or of a shard, None in place of all."""
+    """The result of a job.
+
+    rows: of files, one row for each file, or None in its place if the file has not changed. Of a shard, its rows; None
+    in place of the list if the shard has not changed.
+    """
 
     rows: list[IndexRow | None] | None
 

@@ -31,7 +31,7 @@ SOURCE = "source"
 
 
 class IndexPart(Struct, array_like=True):
-    """One more payload of a sample: a mask, a further image or a latent. It lies where the row's texts say."""
+    """One more payload of a sample, and where it lies, in the words of `IndexRow`."""
 
     name: str
     kind: str
