@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import time
 from collections import deque
 from contextlib import aclosing
 from itertools import count
@@ -26,8 +25,9 @@ from datago_gpu.feeder.pack import Packer
 from datago_gpu.feeder.planned import Step
 from datago_gpu.feeder.planned_walk import open_plan
 from datago_gpu.feeder.refusals import Refusals
-from datago_gpu.feeder.window import Outcome, Waits, Window
-from datago_gpu.feeder.wire import Counts, Mark, Resume, StageCount
+from datago_gpu.feeder.stages import Stages
+from datago_gpu.feeder.window import Outcome
+from datago_gpu.feeder.wire import Mark, Resume
 from datago_gpu.plan.taken import MoreTaken, continued
 from datago_gpu.sources.reference import Position, Refs, SampleRef, Skipped, Source
 from datago_gpu.sources.tally import hold_until_known
@@ -43,17 +43,17 @@ class LockstepProduction:
 
     def __init__(self, config: LoaderConfig, resume: Resume, source: Source, fetcher: Fetcher, packer: Packer) -> None:
         self._config, self._resume, self._source = config, resume, source
-        self._fetcher, self._packer, self._limits = fetcher, packer, Limits.of(config)
+        self._packer, self._arena = packer, Limits.of(config).arena
+        self._stages = Stages(config, source, fetcher, packer)
         self._planned = open_plan(config, source)
         self._together = config.batch_size * config.rank_and_world_size()[1]
         self._steps: deque[Step] = deque()
         """The steps whose samples are listed and not all sent."""
         self._outcomes: list[Outcome] = []
-        """Those of the first of these steps."""
+        """The outcomes of the first of these steps."""
         self._bytes = 0
         self._sent = resume.delivered // config.batch_size
         self._refusals: Refusals[Admitted] = Refusals(config.max_refused_in_a_row)
-        self._waits = Waits()
         self._share = 0
         """This rank's samples in the last epoch."""
 
@@ -71,7 +71,7 @@ class LockstepProduction:
             log.warning(
                 "%d samples are left out: the last batch of each bucket is not full, and drop_last is true", dropped
             )
-        await self._packer.end(self._counts(), fruitless=fruitless, dropped=dropped)
+        await self._packer.end(self._stages.counts(), fruitless=fruitless, dropped=dropped)
 
     async def _may_repeat(self, epoch: int) -> bool:
         """Returns whether to begin this epoch. A stream without end must have brought a good sample in the last two,
@@ -90,17 +90,7 @@ class LockstepProduction:
         return None if limit is None else max(0, limit // self._config.batch_size - self._sent)
 
     async def _run_epoch(self, epoch: int) -> None:
-        window = Window(
-            self._refs(epoch),
-            self._fetcher,
-            size=self._limits.samples_ahead,
-            most_bytes=self._limits.ahead,
-            chunk=self._fetcher.chunk,
-            workers=self._config.http_config.concurrent_downloads,
-            ordered=True,
-            launched=lambda _: None,
-            waits=self._waits,
-        )
+        window = self._stages.window(self._refs(epoch), ordered=True, launched=lambda _: None)
         self._steps.clear()
         self._outcomes, self._bytes = [], 0
         async with window, aclosing(window.results()) as results:
@@ -151,28 +141,20 @@ class LockstepProduction:
         for skipped in filled.skipped:
             await self._skip(skipped, epoch)
         behind = Position(epoch, (step.number + 1) * self._config.batch_size)
-        await self._packer.send(filled.samples, epoch, Mark(behind, step.listed), self._counts, filled.fills)
+        await self._packer.send(filled.samples, epoch, Mark(behind, step.listed), self._stages.counts, filled.fills)
         self._sent += 1
         self._outcomes, self._bytes = [], 0
 
     def _check_bytes(self) -> None:
         """Raises ConfigError if a batch cannot fit into the arena: in lockstep, a batch is never sent short."""
-        if self._bytes <= self._limits.arena:
+        if self._bytes <= self._arena:
             return
-        count, size = len(self._outcomes), self._config.batch_size
-        needed = -(-2 * self._bytes * size // count // MiB)
+        held, size = len(self._outcomes), self._config.batch_size
+        needed = -(-2 * self._bytes * size // held // MiB)
         raise ConfigError(
-            f"{count} samples of a batch of {size} take more than arena_mb ({self._config.arena_mb}), and lockstep "
+            f"{held} samples of a batch of {size} take more than arena_mb ({self._config.arena_mb}), and lockstep "
             f"does not send short batches: raise arena_mb, to about {needed}, or lower batch_size"
         )
 
     async def _skip(self, skipped: Skipped, epoch: int) -> None:
-        await self._packer.skip(structs.replace(skipped, epoch=epoch), self._counts)
-
-    def _counts(self) -> Counts:
-        packer, fetcher = self._packer, self._fetcher
-        stages = {
-            "fetch": StageCount(fetcher.items, self._waits.refs_s, packer.waited_s),
-            "pack": StageCount(packer.items, self._waits.results_s, packer.waited_s),
-        }
-        return Counts(stages, time.process_time(), self._source.passed_over)
+        await self._packer.skip(structs.replace(skipped, epoch=epoch), self._stages.counts)

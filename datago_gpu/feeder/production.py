@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import logging
 import sys
-import time
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable
@@ -23,8 +22,9 @@ from datago_gpu.feeder.grouper import Grouper
 from datago_gpu.feeder.leftovers import Leftovers, remaining_refs, start_of
 from datago_gpu.feeder.pack import Packer
 from datago_gpu.feeder.refusals import Refusals
-from datago_gpu.feeder.window import Outcome, Waits, Window
-from datago_gpu.feeder.wire import Carried, Counts, Mark, Resume, StageCount
+from datago_gpu.feeder.stages import Stages
+from datago_gpu.feeder.window import Outcome
+from datago_gpu.feeder.wire import Carried, Mark, Resume
 from datago_gpu.sources.reference import ListingDigest, PartlyDone, Position, Refs, SampleRef, Skipped, Source
 from datago_gpu.sources.tally import hold_until_known
 
@@ -38,14 +38,15 @@ class Production:
 
     def __init__(self, config: LoaderConfig, resume: Resume, source: Source, fetcher: Fetcher, packer: Packer) -> None:
         self._config, self._resume = config, resume
-        self._source, self._fetcher, self._packer = source, fetcher, packer
-        self._limits = Limits.of(config)
+        self._source, self._packer = source, packer
+        self._stages = Stages(config, source, fetcher, packer)
+        limits = Limits.of(config)
         self._grouper = Grouper(
             config.batch_size,
-            self._limits.batch,
-            self._limits.held,
-            most_words=self._limits.words,
-            batch_pixels=self._limits.pixels,
+            limits.batch,
+            limits.held,
+            most_words=limits.words,
+            batch_pixels=limits.pixels,
             mixed=config.image_config.mixed_buckets,
         )
         self._outstanding: dict[int, str] = {}
@@ -59,7 +60,6 @@ class Production:
         self._listed = resume.listed
         """The listing's digest at the last sample that is done."""
         self._refusals: Refusals[Admitted] = Refusals(config.max_refused_in_a_row)
-        self._waits = Waits()
 
     async def run(self) -> None:
         """Sends all batches. If the source fails, raises SourceError after all fetched samples have been sent."""
@@ -77,7 +77,7 @@ class Production:
             log.warning(
                 "%d samples are left out at the end, because their batches are not full and drop_last is true", dropped
             )
-        await self._packer.end(self._counts(), fruitless=fruitless, dropped=dropped)
+        await self._packer.end(self._stages.counts(), fruitless=fruitless, dropped=dropped)
 
     async def _may_repeat(self, epoch: int) -> bool:
         """Returns whether to begin this epoch: a source without a usable sample would otherwise repeat for ever.
@@ -121,17 +121,8 @@ class Production:
 
     async def _run_through(self, refs: Refs, of_epoch: int, epoch: int) -> bool:
         """Adds samples of one epoch to batches of the same or another epoch. Returns True when the limit is reached."""
-        window = Window(
-            refs,
-            self._fetcher,
-            size=self._limits.samples_ahead,
-            most_bytes=self._limits.ahead,
-            chunk=self._fetcher.chunk,
-            workers=self._config.http_config.concurrent_downloads,
-            ordered=self._config.ordered,
-            launched=self._note_launch if of_epoch == epoch else _of_epoch(of_epoch),
-            waits=self._waits,
-        )
+        launched = self._note_launch if of_epoch == epoch else _of_epoch(of_epoch)
+        window = self._stages.window(refs, ordered=self._config.ordered, launched=launched)
         async with window, aclosing(window.results()) as results:
             window.want(self._still_wanted())
             try:
@@ -180,7 +171,7 @@ class Production:
     async def _skip(self, skips: list[Skipped], epoch: int) -> None:
         for skipped in skips:
             self._settle(epoch, skipped.index)
-            await self._packer.skip(msgspec.structs.replace(skipped, epoch=epoch), self._counts)
+            await self._packer.skip(msgspec.structs.replace(skipped, epoch=epoch), self._stages.counts)
 
     async def _limit_reached(self, epoch: int) -> bool:
         """Sends the held samples and checks whether all could be decoded; if not, more samples are needed.
@@ -211,7 +202,7 @@ class Production:
         self._begun = epoch
         for sample in batch:
             self._settle(sample.ref.epoch, sample.ref.index)
-        await self._packer.send(batch, epoch, Mark(self._resume_at(epoch), self._listed, carried), self._counts)
+        await self._packer.send(batch, epoch, Mark(self._resume_at(epoch), self._listed, carried), self._stages.counts)
 
     def _note_launch(self, ref: SampleRef | Skipped) -> None:
         if ref.index >= 0:
@@ -235,15 +226,6 @@ class Production:
         for index, cursor in self._outstanding.items():
             return Position(epoch, index, cursor)
         return self._newest
-
-    def _counts(self) -> Counts:
-        """Returns the counts. The source is asked only when there is room; the stages behind it wait for each other."""
-        packer, fetcher = self._packer, self._fetcher
-        stages = {
-            "fetch": StageCount(fetcher.items, self._waits.refs_s, packer.waited_s),
-            "pack": StageCount(packer.items, self._waits.results_s, packer.waited_s),
-        }
-        return Counts(stages, time.process_time(), self._source.passed_over)
 
 
 def _of_epoch(epoch: int) -> Callable[[SampleRef | Skipped], None]:

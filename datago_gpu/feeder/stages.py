@@ -1,0 +1,48 @@
+"""The stages of a run, which list, fetch and send samples, and what they have counted."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from datago_gpu.config import LoaderConfig
+from datago_gpu.config.limits import Limits
+from datago_gpu.feeder.fetch import Fetcher
+from datago_gpu.feeder.pack import Packer
+from datago_gpu.feeder.window import Waits, Window
+from datago_gpu.feeder.wire import Counts, StageCount
+from datago_gpu.sources.reference import Refs, SampleRef, Skipped, Source
+
+__all__ = ["Stages"]
+
+
+class Stages:
+    """Holds the stages. A run opens one window after the other, and the waits of all windows are counted together."""
+
+    def __init__(self, config: LoaderConfig, source: Source, fetcher: Fetcher, packer: Packer) -> None:
+        self._config, self._limits = config, Limits.of(config)
+        self._source, self._fetcher, self._packer = source, fetcher, packer
+        self._waits = Waits()
+
+    def window(self, refs: Refs, *, ordered: bool, launched: Callable[[SampleRef | Skipped], None]) -> Window:
+        """Returns the window that fetches these samples. ordered, launched: as for `Window`."""
+        return Window(
+            refs,
+            self._fetcher,
+            size=self._limits.samples_ahead,
+            most_bytes=self._limits.ahead,
+            chunk=self._fetcher.chunk,
+            workers=self._config.http_config.concurrent_downloads,
+            ordered=ordered,
+            launched=launched,
+            waits=self._waits,
+        )
+
+    def counts(self) -> Counts:
+        """Returns the counts. The source is asked only when there is room; the stages behind it wait for each other."""
+        packer, fetcher = self._packer, self._fetcher
+        stages = {
+            "fetch": StageCount(fetcher.items, self._waits.refs_s, packer.waited_s),
+            "pack": StageCount(packer.items, self._waits.results_s, packer.waited_s),
+        }
+        return Counts(stages, time.process_time(), self._source.passed_over)
