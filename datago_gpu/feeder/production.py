@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import logging
 import sys
-from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable
 from contextlib import aclosing
@@ -25,6 +24,7 @@ from datago_gpu.feeder.refusals import Refusals
 from datago_gpu.feeder.stages import Stages
 from datago_gpu.feeder.window import Outcome
 from datago_gpu.feeder.wire import Carried, Mark, Resume
+from datago_gpu.sources.done_ranges import DoneRanges
 from datago_gpu.sources.reference import ListingDigest, PartlyDone, Position, Refs, SampleRef, Skipped, Source
 from datago_gpu.sources.tally import hold_until_known
 
@@ -147,7 +147,7 @@ class Production:
         if epoch != resume.position.epoch:
             return self._source.refs(Position(epoch))
         refs = self._source.refs(PartlyDone.behind(resume.position, resume.done, resume.listed))
-        return self._compare(resume.listed, _exclude(sorted(resume.done), refs) if resume.done else refs)
+        return self._compare(resume.listed, _exclude(DoneRanges(resume.done), refs) if resume.done else refs)
 
     def _compare(self, listed: ListingDigest | None, refs: Refs) -> Refs:
         """Yields the same samples, after checking that the listing is the one of the state."""
@@ -238,10 +238,9 @@ def _of_epoch(epoch: int) -> Callable[[SampleRef | Skipped], None]:
     return note
 
 
-async def _exclude(done: list[tuple[int, int]], listed: Refs) -> Refs:
-    """Yields the samples whose index is in none of the ranges [first, last]. Closes the listing."""
+async def _exclude(done: DoneRanges, listed: Refs) -> Refs:
+    """Yields the samples that are not done. Closes the listing."""
     async with aclosing(listed) as refs:
         async for ref in refs:
-            after = bisect_right(done, (ref.index, sys.maxsize))
-            if not after or ref.index > done[after - 1][1]:
+            if not done.cover(ref.index, ref.index):
                 yield ref

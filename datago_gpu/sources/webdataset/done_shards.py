@@ -6,18 +6,18 @@ which shard has which number in the epoch: the shards take turns, and a shuffle 
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import AsyncGenerator, Iterable, Iterator
 from contextlib import aclosing
 from sys import maxsize
 
 from msgspec import Struct
 
+from datago_gpu.sources.done_ranges import DoneRanges
 from datago_gpu.sources.reference import Skipped
 from datago_gpu.sources.shuffle import SplitMix64, shuffle_stream
 from datago_gpu.sources.webdataset.addresses import MOST_SHARDS
 
-__all__ = ["DONE", "DoneRanges", "DoneShard", "ShardCounts", "ShardShare", "Turn", "plan_in_order", "plan_shuffled"]
+__all__ = ["DONE", "DoneShard", "ShardCounts", "ShardShare", "Turn", "plan_in_order", "plan_shuffled"]
 
 DONE = Skipped(0, "", "", "done")
 """Stands for a sample of a shard that is not opened."""
@@ -117,25 +117,6 @@ class ShardShare(Struct, frozen=True):
             for place, count in enumerate(counts)
             if sample < count and self.takes(first + place, sample)
         )
-
-
-class DoneRanges:
-    """Holds the numbers of samples that are done, as ranges [first, last]."""
-
-    def __init__(self, ranges: Iterable[tuple[int, int]]) -> None:
-        self._firsts: list[int] = []
-        self._lasts: list[int] = []
-        for first, last in sorted(ranges):
-            if self._lasts and first <= self._lasts[-1] + 1:
-                self._lasts[-1] = max(self._lasts[-1], last)
-            elif first <= last:
-                self._firsts.append(first)
-                self._lasts.append(last)
-
-    def cover(self, first: int, last: int = maxsize) -> bool:
-        """Returns whether all numbers from `first` to `last` are done; an empty range is."""
-        place = bisect_right(self._firsts, first) - 1
-        return last < first or (place >= 0 and self._lasts[place] >= last)
 
 
 class Turn(Struct, frozen=True):

@@ -25,6 +25,7 @@ from datago_gpu.config import LoaderConfig
 from datago_gpu.config.shards import WebDatasetSource
 from datago_gpu.errors import SourceError
 from datago_gpu.eventloop import call_in_thread
+from datago_gpu.sources.done_ranges import DoneRanges
 from datago_gpu.sources.http.failure import HttpFailure
 from datago_gpu.sources.http.http_client import HttpClient
 from datago_gpu.sources.local import Patience
@@ -36,7 +37,6 @@ from datago_gpu.sources.tally import Whole
 from datago_gpu.sources.webdataset.budget import Channel
 from datago_gpu.sources.webdataset.done_shards import (
     DONE,
-    DoneRanges,
     ShardCounts,
     ShardShare,
     Turn,

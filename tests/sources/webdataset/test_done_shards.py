@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 
 from datago_gpu.errors import ConfigError, SourceError
 from datago_gpu.sources import open_source
+from datago_gpu.sources.done_ranges import DoneRanges
 from datago_gpu.sources.http.http_client import HttpClient
 from datago_gpu.sources.reference import ListingDigest, PartlyDone, Position, SampleRef, Skipped
 from datago_gpu.sources.webdataset import shards_source
-from datago_gpu.sources.webdataset.done_shards import DoneRanges, ShardCounts, ShardShare
+from datago_gpu.sources.webdataset.done_shards import ShardCounts, ShardShare
 from datago_gpu.sources.webdataset.shard_reader import OpenShard
 from tests.support.shards import shard_config, write_shards
 
