@@ -13,16 +13,15 @@ from datago_gpu.imaging.geometry import Region, Size, cover_region, full_region
 from datago_gpu.imaging.header import read_header
 from datago_gpu.sources.reference import SampleRef, Skipped
 
-__all__ = ["OTHER_SHAPE", "Admission", "without_image"]
+__all__ = ["Admission", "without_image"]
 
-OTHER_SHAPE = "other-shape"
-LEAST_SHOWN = 0.5
+_LEAST_SHOWN = 0.5
 """The share of a picture that must be visible if its bucket was planned for another shape."""
 
 
-def without_image(ref: SampleRef) -> Admitted:
-    """Returns the sample for settings that ask for parts, but for no image."""
-    return Admitted(ref, b"", (0, 0), 1, full_region(0, 0), (0, 0), full_region(0, 0), None)
+def without_image(ref: SampleRef, bucket: Size | None = None) -> Admitted:
+    """Returns the sample without a payload: the settings ask for parts, but for no image, or the sample is bad."""
+    return Admitted(ref, b"", (0, 0), 1, full_region(0, 0), (0, 0), full_region(0, 0), bucket)
 
 
 class Admission:
@@ -105,10 +104,10 @@ class Admission:
         nearest = self._buckets.nearest(height, width)
         bucket = ref.bucket or nearest
         region = cover_region(height, width, bucket)
-        if bucket != nearest and region[2] * region[3] < LEAST_SHOWN * height * width:
+        if bucket != nearest and region[2] * region[3] < _LEAST_SHOWN * height * width:
             listed = "{} x {}".format(*ref.size) if all(ref.size) else "of another shape"
             raise Rejected(
-                OTHER_SHAPE,
+                "other-shape",
                 f"{height} x {width}, but listed as {listed}: its planned bucket, {bucket[0]} x {bucket[1]}, would "
                 "show less than half of it. An index holds the upright sizes of the pictures",
             )

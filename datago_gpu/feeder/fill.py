@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
+from datago_gpu.feeder.admit import without_image
 from datago_gpu.feeder.admitted import Admitted
 from datago_gpu.feeder.planned import Step
 from datago_gpu.feeder.window import Outcome
 from datago_gpu.feeder.wire import Fills
-from datago_gpu.imaging.geometry import Size, full_region
+from datago_gpu.imaging.geometry import Size
 from datago_gpu.plan.repeat import repeat
 from datago_gpu.sources.reference import SampleRef, Skipped
 from datago_gpu.sources.sample_info import SampleInfo
@@ -45,6 +46,4 @@ def fill(step: Step, outcomes: Sequence[Outcome]) -> Filled:
 
 def _stand_in(skipped: Skipped, bucket: Size) -> Admitted:
     """Returns a sample without a payload: only its id is known. The trainer's side makes a gray picture of it."""
-    nothing = full_region(0, 0)
-    ref = SampleRef(skipped.index, SampleInfo(skipped.id))
-    return Admitted(ref, b"", (0, 0), 1, nothing, (0, 0), nothing, bucket)
+    return without_image(SampleRef(skipped.index, SampleInfo(skipped.id)), bucket)

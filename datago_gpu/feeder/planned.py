@@ -1,4 +1,4 @@
-"""Lists the samples of one rank in the order of a plan: step after step, of each global batch this rank's part."""
+"""Lists the samples of one rank in the order of a plan: this rank's part of each global batch."""
 
 from __future__ import annotations
 
@@ -24,10 +24,7 @@ if TYPE_CHECKING:
     from datago_gpu.plan.global_batches import GlobalBatches
     from datago_gpu.plan.of_rows import EpochPlan
 
-__all__ = ["NO_SIZE", "Begin", "PlannedRows", "Step", "not_planned", "planned", "step_of"]
-
-NO_SIZE = "no-size"
-"""The reason of a sample that is in no plan, because the listing does not say how large its picture is."""
+__all__ = ["Begin", "PlannedRows", "Step", "not_planned", "planned", "step_of"]
 
 _UNPLANNED = -2
 """The numbers of samples that are in no plan go down from here: they have no place in a batch."""
@@ -140,4 +137,4 @@ def not_planned(sample: SampleRef | Skipped, position: int) -> Skipped:
     if isinstance(sample, Skipped):
         return Skipped(index, sample.id, sample.where, sample.reason, sample.detail)
     detail = "lockstep plans by width and height, and the listing has none for this sample"
-    return Skipped(index, sample.id, sample.where, NO_SIZE, detail)
+    return Skipped(index, sample.id, sample.where, "no-size", detail)
