@@ -21,7 +21,7 @@ def plan_rest(
     *,
     drop_last: bool = False,
 ) -> GlobalBatches:
-    """Plans the batches of the last entry of `taken`, from its first one: as many as its steps say are taken, too.
+    """Plans the batches with the G of the last entry of `taken`; first come the batches that its steps count as taken.
 
     The rows of the batches that were taken before, with other G, are left out. All other arguments are as for `group`.
     Raises MoreTaken if more batches were taken than there are.

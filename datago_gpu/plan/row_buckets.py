@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from datago_gpu.imaging.geometry import BucketTable
 
-__all__ = ["UNUSABLE", "number_of", "row_buckets"]
+__all__ = ["UNUSABLE", "row_buckets"]
 
 UNUSABLE = -1
 """The bucket of a row whose size is not known."""
@@ -27,11 +27,6 @@ def row_buckets(sizes: NDArray[np.integer], table: BucketTable) -> NDArray[np.in
         part = slice(start, start + _AT_ONCE)
         found[part] = _nearest(sizes[part], aspects)
     return found
-
-
-def number_of(height: int, width: int, table: BucketTable) -> int:
-    """Returns the number of one row's bucket, or UNUSABLE."""
-    return table.sizes.index(table.nearest(height, width)) if height > 0 and width > 0 else UNUSABLE
 
 
 def _nearest(sizes: NDArray[np.integer], aspects: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from datago_gpu.imaging.geometry import BucketTable
 from datago_gpu.plan.chain import plan_rest
 from datago_gpu.plan.global_batches import GlobalBatches, group
-from datago_gpu.plan.row_buckets import UNUSABLE, number_of, row_buckets
+from datago_gpu.plan.row_buckets import UNUSABLE, row_buckets
 from datago_gpu.plan.stream_planner import StreamPlanner
 from datago_gpu.plan.taken import MoreTaken, continued
 from datago_gpu.sources.shuffle import permutation
@@ -131,6 +131,11 @@ def test_with_the_same_number_of_places_the_rest_is_that_of_a_run_that_never_sto
         continued([(together, min(steps, len(plan)))], together),
     )  # fmt: skip
     assert as_lists(again) == as_lists(plan)
+
+
+def number_of(height: int, width: int, table: BucketTable) -> int:
+    """The number of one row's bucket, or UNUSABLE."""
+    return table.sizes.index(table.nearest(height, width)) if height > 0 and width > 0 else UNUSABLE
 
 
 tables = st.sampled_from([BucketTable(64, 16, 0.5, 2), BucketTable(512, 32, 0.5, 2), BucketTable(64, 64, 1, 1)])
