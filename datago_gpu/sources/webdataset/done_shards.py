@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterable, Iterator
 from contextlib import aclosing
+from itertools import groupby
 from sys import maxsize
 
 from msgspec import Struct
@@ -44,21 +45,21 @@ class ShardCounts:
 
     def __init__(self, text: str = "") -> None:
         self._counts: list[int | None] = []
-        self._before, self._times = "", 0
-        """The text of all runs of equal counts but the last one, and the length of that one."""
-        self._is_spoiled = False
         for part in filter(None, text.split(",")):
             count, _, times = part.partition("*")
-            for _ in range(min(int(times), MOST_SHARDS) if times.isdecimal() else 1):
-                self._append(int(count) if count.isdecimal() else None)
+            known = int(count) if count.isdecimal() else None
+            self._counts += [known] * (min(int(times), MOST_SHARDS) if times.isdecimal() else 1)
+        runs = [(count, len(list(equal))) for count, equal in groupby(self._counts)]
+        self._before = "".join(f"{_run_text(*run)}," for run in runs[:-1])
+        """The text of all runs of equal counts but the last one. It grows with each run, since joining takes longer."""
+        self._times = runs[-1][1] if runs else 0
+        """The length of the last run."""
+        self._is_spoiled = False
 
     @property
     def text(self) -> str:
         """Returns the counts as text."""
-        if not self._counts:
-            return ""
-        last = "-" if self._counts[-1] is None else str(self._counts[-1])
-        return self._before + (f"{last}*{self._times}" if self._times > 1 else last)
+        return self._before + _run_text(self._counts[-1], self._times) if self._counts else ""
 
     def note(self, number: int, count: int | None) -> None:
         """Records the samples of shard `number`; None if it was not read to its end. Keeps what is recorded already."""
@@ -192,6 +193,12 @@ async def _shuffle(
     async with aclosing(mixed) as shards:
         async for shard in shards:
             yield shard
+
+
+def _run_text(count: int | None, times: int) -> str:
+    """Returns the text of a run of equal counts."""
+    known = "-" if count is None else str(count)
+    return f"{known}*{times}" if times > 1 else known
 
 
 def _groups(first: int, end: int, size: int) -> list[tuple[int, int]]:
