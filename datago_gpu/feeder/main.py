@@ -14,7 +14,7 @@ import mmap
 import os
 import traceback
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 from msgspec import msgpack
@@ -34,10 +34,11 @@ from datago_gpu.feeder.production import Production
 from datago_gpu.feeder.runtime import connect, http_client_type, leave_with, run
 from datago_gpu.redact import printable
 from datago_gpu.sources import open_source
-from datago_gpu.sources.user.row_link import row_link
+from datago_gpu.sources.user.row_wire import Form
 
 if TYPE_CHECKING:
     from datago_gpu.feeder.lockstep import LockstepProduction
+    from datago_gpu.sources.user.row_link import RowLink
 
 __all__ = ["main"]
 
@@ -106,7 +107,7 @@ async def _produce(config: LoaderConfig, start: wire.Start, packer: Packer, link
         # Without this import, local files and rows start sooner.
         nullcontext() if config.source_type in ("file", "rows") else http_client_type()(config.http_config) as http,
         remote_of(config, http, links) as remote,
-        row_link(rows, start.rows) as link,
+        _link_to_rows(rows, start.rows) as link,
     ):
         # In lockstep, each rank lists all samples.
         listed = config.with_source(rank=0, world_size=1) if config.lockstep else config
@@ -115,6 +116,14 @@ async def _produce(config: LoaderConfig, start: wire.Start, packer: Packer, link
             await _production(config)(config, start.resume, source, fetcher, packer).run()
         finally:
             fetcher.close()
+
+
+def _link_to_rows(descriptor: int | None, form: Form | None) -> AbstractAsyncContextManager[RowLink | None]:
+    if descriptor is None or form is None:
+        return nullcontext()
+    from datago_gpu.sources.user.row_link import row_link  # other streams start sooner without this import
+
+    return row_link(descriptor, form)
 
 
 def _production(config: LoaderConfig) -> type[Production | LockstepProduction]:

@@ -28,11 +28,8 @@ _BUFFER_BYTES = MiB
 
 
 @asynccontextmanager
-async def row_link(descriptor: int | None, form: wire.Form | None) -> AsyncIterator[RowLink | None]:
-    """Yields the link to the program's rows; None if there are none. descriptor: of the socket."""
-    if descriptor is None or form is None:
-        yield None
-        return
+async def row_link(descriptor: int, form: wire.Form) -> AsyncIterator[RowLink]:
+    """Yields the link to the program's rows. descriptor: of the socket."""
     reader, writer = await asyncio.open_connection(sock=socket.socket(fileno=descriptor), limit=_BUFFER_BYTES)
     try:
         yield RowLink(form, reader, writer)
