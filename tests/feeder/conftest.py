@@ -1,4 +1,4 @@
-"""What tests of real feeder processes share."""
+"""What tests of the feeder share."""
 
 from __future__ import annotations
 
@@ -11,6 +11,13 @@ import pytest
 
 from datago_gpu import eventloop
 from tests.support.patience import end_of_loaders
+from tests.support.servers import MisbehavingServer
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[MisbehavingServer]:
+    with MisbehavingServer() as running:
+        yield running
 
 
 @pytest.fixture(scope="module")

@@ -16,11 +16,9 @@ from PIL import Image
 from datago_gpu.config import LoaderConfig
 from datago_gpu.feeder.wire import Resume
 from datago_gpu.loader.state import resume_from, state_of
-from datago_gpu.sources.webdataset import shards_source
-from datago_gpu.sources.webdataset.shard_reader import OpenShard
 from datago_gpu.sources.webdataset.shards_source import WebDataset
 from tests.feeder.test_production import Taken, stream
-from tests.support.shards import tar_bytes
+from tests.support.shards import record_opened, tar_bytes
 
 SHARDS, SAMPLES = 12, 5
 WIDE = {0, 31, 57, 58}
@@ -48,15 +46,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    found: list[int] = []
-
-    class Recorded(OpenShard):
-        def __init__(self, address: str, *given: Any) -> None:
-            found.append(int(Path(address).stem))
-            super().__init__(address, *given)
-
-    monkeypatch.setattr(shards_source, "OpenShard", Recorded)
-    return found
+    return record_opened(monkeypatch)
 
 
 def config(folder: Path, **more: Any) -> LoaderConfig:

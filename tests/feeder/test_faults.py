@@ -9,7 +9,7 @@ import asyncio
 import inspect
 import pkgutil
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -130,12 +130,6 @@ def end_of(config: LoaderConfig) -> wire.Ended | wire.Failed:
 
     eventloop.run(main())
     return found[0]
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[MisbehavingServer]:
-    with MisbehavingServer() as running:
-        yield running
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ import asyncio
 import mmap
 import os
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -126,12 +126,6 @@ def served(config: LoaderConfig, resume: Resume) -> tuple[int, wire.Ended | wire
 
     eventloop.run(main())
     return found[0]
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[MisbehavingServer]:
-    with MisbehavingServer() as running:
-        yield running
 
 
 @pytest.fixture(autouse=True)

@@ -10,10 +10,14 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from datago_gpu.config import LoaderConfig
 from datago_gpu.sources import open_source
 from datago_gpu.sources.http.http_client import HttpClient
 from datago_gpu.sources.reference import Position, SampleRef, Skipped
+from datago_gpu.sources.webdataset import shards_source
+from datago_gpu.sources.webdataset.shard_reader import OpenShard
 
 Files = Iterable[tuple[str, bytes]]
 
@@ -44,6 +48,19 @@ def write_shards(root: Path, counts: Iterable[int], **more: Any) -> list[Path]:
         paths[-1].write_bytes(tar_bytes(pictures(begin, begin + count, **more)))
         begin += count
     return paths
+
+
+def record_opened(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A list to which the source adds each shard that it opens, by the number in the shard's name."""
+    found: list[int] = []
+
+    class Recorded(OpenShard):
+        def __init__(self, address: str, *given: Any) -> None:
+            found.append(int(Path(address).stem))
+            super().__init__(address, *given)
+
+    monkeypatch.setattr(shards_source, "OpenShard", Recorded)
+    return found
 
 
 def shard_config(url: str | Path, **more: Any) -> LoaderConfig:

@@ -17,26 +17,15 @@ from datago_gpu.sources import open_source
 from datago_gpu.sources.done_ranges import DoneRanges
 from datago_gpu.sources.http.http_client import HttpClient
 from datago_gpu.sources.reference import ListingDigest, PartlyDone, Position, SampleRef, Skipped
-from datago_gpu.sources.webdataset import shards_source
 from datago_gpu.sources.webdataset.done_shards import ShardCounts, ShardShare
-from datago_gpu.sources.webdataset.shard_reader import OpenShard
-from tests.support.shards import shard_config, write_shards
+from tests.support.shards import record_opened, shard_config, write_shards
 
 Listed = list[tuple[SampleRef | Skipped, ListingDigest | None]]
 
 
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The numbers of the shards that are opened, as they stand in the folder."""
-    found: list[int] = []
-
-    class Recorded(OpenShard):
-        def __init__(self, address: str, *given: Any) -> None:
-            found.append(int(Path(address).stem))
-            super().__init__(address, *given)
-
-    monkeypatch.setattr(shards_source, "OpenShard", Recorded)
-    return found
+    return record_opened(monkeypatch)
 
 
 def run(
