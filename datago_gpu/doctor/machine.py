@@ -75,7 +75,8 @@ def packages() -> Check:
         try:
             version = metadata.version(name)
         except metadata.PackageNotFoundError:
-            wrong += [] if extra else [f"{name} is missing"]
+            if not extra:
+                wrong.append(f"{name} is missing")
             continue
         here.append(f"{name} {version}")
         if lowest and _numbers(version) < _numbers(lowest[1]):
@@ -136,7 +137,7 @@ def ranks(config: LoaderConfig | None) -> Check:
     """Reports which share of the samples a Loader would take here, and where the numbers were found."""
     remedy = "set rank and world_size in source_config"
     source = config.source_config if config else None
-    if config and source and source.rank is not None and source.world_size is not None:
+    if source and source.rank is not None and source.world_size is not None:
         return Check.ok("ranks", f"rank {source.rank} of {source.world_size}, set in source_config")
     try:
         found, local = find_ranks(), find_local_rank()

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from datago_gpu.config import LoaderConfig
 from datago_gpu.errors import SourceError
@@ -135,6 +135,6 @@ def not_planned(sample: SampleRef | Skipped, position: int) -> Skipped:
     """Returns the skip of a sample that is in no plan. position: of its row."""
     index = _UNPLANNED - position
     if isinstance(sample, Skipped):
-        return Skipped(index, sample.id, sample.where, sample.reason, sample.detail)
+        return structs.replace(sample, index=index)
     detail = "lockstep plans by width and height, and the listing has none for this sample"
     return Skipped(index, sample.id, sample.where, "no-size", detail)
