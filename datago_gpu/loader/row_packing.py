@@ -6,18 +6,19 @@ import operator
 import os
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import msgspec
 
 from datago_gpu.config import LoaderConfig
 from datago_gpu.config.limits import Limits
 from datago_gpu.config.local_paths import FILE_SCHEME, plain_path
+from datago_gpu.config.settings import Kind
 from datago_gpu.config.storage import STORE_SCHEMES
 from datago_gpu.errors import SourceError
 from datago_gpu.loader.given_rows import NotRows
 from datago_gpu.row import Row
-from datago_gpu.sources.attributes import NO_ATTRIBUTES
+from datago_gpu.sources.attributes import NO_ATTRIBUTES, UNREADABLE, describe_problem
 from datago_gpu.sources.reference import utf8_text
 from datago_gpu.sources.user.row_wire import Given, Piece, Refused
 
@@ -28,13 +29,11 @@ Buffer: TypeAlias = "bytes | bytearray | memoryview"
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _HUB_SCHEME = "hf://"
 _ADDRESSES = ("http://", "https://", *STORE_SCHEMES, _HUB_SCHEME)
-_PARTS: tuple[tuple[str, Literal["mask", "image", "latent"]], ...] = (
+_PARTS: tuple[tuple[str, Kind], ...] = (
     ("masks", "mask"),
     ("additional_images", "image"),
     ("latents", "latent"),
 )
-_UNREADABLE = (msgspec.MsgspecError, ValueError, TypeError, OverflowError, RecursionError)
-_LONGEST_PROBLEM = 200
 
 
 class RowPacking:
@@ -57,7 +56,7 @@ class RowPacking:
     def _pack(self, row: Row, turn: int, number: int) -> tuple[Given | Refused, list[Buffer]]:
         if type(row.id) is not str:
             raise _Wrong(f"id must be text, got {_shown(row.id)}: use str(...)")
-        check_size(row)
+        _check_size(row)
         payloads: list[Buffer] = []
         pieces = [self._piece("image", "", row.image, "image", payloads)]
         for field, kind in _PARTS:
@@ -72,9 +71,7 @@ class RowPacking:
         attributes, flaw = _encode(row)
         return Given(turn, number, name, attributes, pieces, flaw), payloads
 
-    def _piece(
-        self, kind: Literal["mask", "image", "latent"], name: str, value: object, field: str, payloads: list[Buffer]
-    ) -> Piece:
+    def _piece(self, kind: Kind, name: str, value: object, field: str, payloads: list[Buffer]) -> Piece:
         """Describes a payload. Adds it to `payloads` if it is bytes."""
         encoded = bytes_in(value)
         if encoded is not None:
@@ -90,7 +87,7 @@ class RowPacking:
         hint = ", such as the content of a JPEG file" if hasattr(value, "size") else ""
         raise _Wrong(f"{field} must be encoded bytes{hint}, a path or an address, got {_shown(value)}")
 
-    def _file(self, kind: Literal["mask", "image", "latent"], name: str, path: str, field: str) -> Piece:
+    def _file(self, kind: Kind, name: str, path: str, field: str) -> Piece:
         whole = os.path.join(self._base, path)
         if not path or "\0" in path:
             raise _Wrong(f"{field} is not a path: {path!r}")
@@ -132,7 +129,7 @@ def bytes_in(value: object) -> Buffer | None:
     return view.cast("B") if view.c_contiguous else view.tobytes()
 
 
-def check_size(row: Row) -> None:
+def _check_size(row: Row) -> None:
     """Checks width and height."""
     for field in ("width", "height"):
         value = getattr(row, field)
@@ -158,7 +155,7 @@ def _items(field: str, given: object) -> Sequence[tuple[str, object]]:
 
 
 def _encode(row: Row) -> tuple[bytes, str]:
-    """Returns attributes and label as JSON; or "" and why that cannot be done: the row is delivered without them."""
+    """Returns attributes and label as JSON, and ""; or empty attributes, and why JSON cannot hold the given ones."""
     attributes: Any = row.attributes
     if attributes is not None and not isinstance(attributes, Mapping):
         raise _Wrong(f"attributes must be a dict, got {_shown(attributes)}")
@@ -172,8 +169,8 @@ def _encode(row: Row) -> tuple[bytes, str]:
         return NO_ATTRIBUTES, ""
     try:
         return msgspec.json.encode(dict(attributes), enc_hook=_plain), ""
-    except _UNREADABLE as error:
-        return NO_ATTRIBUTES, (str(error) or type(error).__name__)[:_LONGEST_PROBLEM]
+    except UNREADABLE as error:
+        return NO_ATTRIBUTES, describe_problem(error)
 
 
 def _plain(value: Any) -> Any:

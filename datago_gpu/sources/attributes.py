@@ -13,13 +13,22 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["DEEPEST", "NO_ATTRIBUTES", "check_attributes", "decode_leniently", "encode"]
+__all__ = [
+    "DEEPEST",
+    "NO_ATTRIBUTES",
+    "UNREADABLE",
+    "check_attributes",
+    "decode_leniently",
+    "describe_problem",
+    "encode",
+]
 
 NO_ATTRIBUTES = b"{}"
 DEEPEST = 500
 """The most levels of objects and lists. Python decodes about 1,000 levels, less the calls under way: how many these are
 differs from the feeder to the trainer, so that this limit, not the stack, decides."""
-_UNREADABLE = (msgspec.MsgspecError, ValueError, TypeError, OverflowError, RecursionError)
+UNREADABLE = (msgspec.MsgspecError, ValueError, TypeError, OverflowError, RecursionError)
+"""What encoding and decoding JSON raises where a value or a text cannot be JSON."""
 _LONGEST_PROBLEM = 200
 
 
@@ -36,13 +45,18 @@ def check_attributes(text: bytes) -> tuple[bytes, str]:
         return NO_ATTRIBUTES, ""
     try:
         value = msgspec.json.decode(text)
-    except _UNREADABLE as error:
-        return NO_ATTRIBUTES, f"{error or type(error).__name__}"[:_LONGEST_PROBLEM]
+    except UNREADABLE as error:
+        return NO_ATTRIBUTES, describe_problem(error)
     if not isinstance(value, dict):
         return NO_ATTRIBUTES, f"they are not a JSON object, but of the Python type {type(value).__name__}"
     if text.count(b"{") + text.count(b"[") > DEEPEST and _is_deeper(value, DEEPEST):
         return NO_ATTRIBUTES, f"they are nested more than {DEEPEST} levels deep"
     return text, ""
+
+
+def describe_problem(error: Exception) -> str:
+    """Describes an error of `UNREADABLE` in a few words, never none: no words stand for no problem."""
+    return (str(error) or type(error).__name__)[:_LONGEST_PROBLEM]
 
 
 def _is_deeper(value: dict[str, Any], most: int) -> bool:
@@ -72,7 +86,7 @@ def encode(value: Any) -> bytes:
     """Returns a value as JSON. Raises ValueError, with a text for the user, if JSON cannot represent the value."""
     try:
         return msgspec.json.encode(value)
-    except _UNREADABLE:
+    except UNREADABLE:
         raise ValueError(
             "they contain half a surrogate pair, text that is not UTF-8, or a number out of range"
         ) from None

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from datago_gpu.sources.attributes import NO_ATTRIBUTES, check_attributes
+from datago_gpu.sources.attributes import NO_ATTRIBUTES, UNREADABLE, check_attributes, describe_problem
 from datago_gpu.sources.reference import BAD_ATTRIBUTES, Part, SampleRef, Skipped, utf8_text
 from datago_gpu.sources.sample_info import SampleInfo
 from datago_gpu.sources.table.cells import Place, place_of
@@ -116,8 +116,8 @@ def _encode(values: dict[str, Any]) -> tuple[bytes, str]:
         return NO_ATTRIBUTES, ""
     try:
         return check_attributes(_encoder.encode(values))
-    except (msgspec.MsgspecError, ValueError, TypeError, OverflowError, RecursionError) as error:
-        return NO_ATTRIBUTES, str(error)[:200] or type(error).__name__
+    except UNREADABLE as error:
+        return NO_ATTRIBUTES, describe_problem(error)
 
 
 def _as_json(value: Any) -> Any:

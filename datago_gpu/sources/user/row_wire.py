@@ -10,9 +10,9 @@ row.
 
 from __future__ import annotations
 
-from typing import Literal
-
 from msgspec import Struct
+
+from datago_gpu.config.settings import Kind
 
 __all__ = [
     "Answer",
@@ -76,7 +76,7 @@ Order = Digest | Read | Walk | More
 class Piece(Struct, frozen=True, array_like=True):
     """Says where one payload of a row is."""
 
-    kind: Literal["mask", "image", "latent"]
+    kind: Kind
     name: str = ""
     """Empty for the row's own image."""
     length: int = -1
