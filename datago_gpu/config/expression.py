@@ -166,7 +166,7 @@ def _parse(node: ast.expr, text: str) -> Expression:
             pairs = zip([left, *others[:-1]], operators, others, strict=True)
             parts = tuple(_compare(*pair, text) for pair in pairs)
             return parts[0] if len(parts) == 1 else And(parts)
-    column = _column(node)
+    column = _column(node, text)
     if column is None:
         raise _not_allowed(node, text)
     return column
@@ -212,18 +212,18 @@ def _operand(node: ast.expr, text: str) -> Column | Constant:
 
 
 def _column_or_raise(node: ast.expr, text: str) -> Column:
-    column = _column(node)
+    column = _column(node, text)
     if column is None:
         raise _not_allowed(node, text)
     return column
 
 
-def _column(node: ast.expr) -> Column | None:
+def _column(node: ast.expr, text: str) -> Column | None:
     match node:
         case ast.Name(id=name) if name not in _WORDS and name != "null":
-            return Column(name, node.col_offset + 1)
+            return Column(name, _place(node, text))
         case ast.Call(func=ast.Name(id="col"), args=[ast.Constant(value=str() as name)], keywords=[]):
-            return Column(name, node.col_offset + 1)
+            return Column(name, _place(node, text))
     return None
 
 
@@ -252,4 +252,10 @@ def _hint(text: str, place: int) -> str:
 
 def _shown(node: ast.expr, text: str) -> str:
     segment = ast.get_source_segment(text, node) or ast.unparse(node)
-    return f"{segment[:40]!r} (character {node.col_offset + 1})"
+    return f"{segment[:40]!r} (character {_place(node, text)})"
+
+
+def _place(node: ast.expr, text: str) -> int:
+    """Returns where a node stands in the text, in characters from 1. Python's own parser counts bytes."""
+    before = node.col_offset if text.isascii() else len(text.encode()[: node.col_offset].decode())
+    return before + 1

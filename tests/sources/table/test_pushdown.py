@@ -212,6 +212,7 @@ REFUSED = [
     ("__import__('os').system('x') == 1", "\"__import__('os').system('x')\" (character 1) is not allowed"),
     ("width.__class__ == 1", "'width.__class__' (character 1) is not allowed"),
     ("width + 1 > 2", "'width + 1' (character 1) is not allowed"),
+    ("gr\N{LATIN SMALL LETTER O WITH DIAERESIS}n > 1 and x + 1", "'x + 1' (character 14) is not allowed"),
     ("len(caption) > 2", "is not allowed; allowed are comparisons"),
     ("[x for x in y] == 1", "is not allowed"),
     ("(lambda: 1) == 1", "is not allowed"),
