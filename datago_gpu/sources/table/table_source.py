@@ -45,17 +45,20 @@ class Table(RowsSource):
         self._opened = await open_rows(self._config, self._source, self._http)
         return self._opened
 
-    async def order(self, epoch: int) -> NDArray[np.int64]:
-        """See `RowsSource.order`: row groups stay together where they are read one by one."""
+    async def _table_rows(self) -> TableRows:
         await self.rows()
         assert self._opened is not None
-        return await self._numbers(RankShare(0, 1), epoch) if self._opened.in_groups else await super().order(epoch)
+        return self._opened
+
+    async def order(self, epoch: int) -> NDArray[np.int64]:
+        """See `RowsSource.order`: row groups stay together where they are read one by one."""
+        rows = await self._table_rows()
+        return await self._numbers(rows, RankShare(0, 1), epoch) if rows.in_groups else await super().order(epoch)
 
     async def refs(self, start: Position) -> Refs:
         """See `Source.refs`."""
-        await self.rows()
-        assert self._opened is not None
-        refs = self._refs_in_groups(self._opened, start) if self._opened.in_groups else super().refs(start)
+        rows = await self._table_rows()
+        refs = self._refs_in_groups(rows, start) if rows.in_groups else super().refs(start)
         async with aclosing(refs) as samples:
             async for sample in samples:
                 yield sample
@@ -63,7 +66,7 @@ class Table(RowsSource):
     async def _refs_in_groups(self, rows: TableRows, start: Position) -> Refs:
         """Yields the samples of tables that are read row group by row group; rows that are mixed are read together."""
         block, index = self._block_rows(rows), start.index
-        numbers = await self._numbers(RankShare.of(self._config), start.epoch)
+        numbers = await self._numbers(rows, RankShare.of(self._config), start.epoch)
         first = block - index % block if block else 0
         async with aclosing(rows.read_blocks(numbers[index:], first, block)) as samples:
             async for sample in samples:
@@ -73,8 +76,7 @@ class Table(RowsSource):
     def _block_rows(self, rows: TableRows) -> int:
         return rows.block_rows(self._source.shuffle_buffer) if self._source.random_sampling else 0
 
-    async def _numbers(self, share: RankShare, epoch: int) -> NDArray[np.int64]:
+    async def _numbers(self, rows: TableRows, share: RankShare, epoch: int) -> NDArray[np.int64]:
         """Returns the numbers of the rows of a share in the order in which row groups are read."""
-        rows, seed, split = self._opened, self._config.seed, self._source.rank_split
-        assert rows is not None
+        seed, split = self._config.seed, self._source.rank_split
         return await call_in_thread(None, rows.in_own_order, share, seed, epoch, self._block_rows(rows), split)
