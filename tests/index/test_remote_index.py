@@ -14,14 +14,13 @@ from datago_gpu.config import LoaderConfig
 from datago_gpu.errors import ConfigError, SourceError
 from datago_gpu.index.build import part_of
 from datago_gpu.server import DataroomServer
-from tests.support.indexes import delivered, make, read_rows, reasons, usable
+from tests.support.indexes import HASTY, delivered, make, read_rows, reasons, usable
 from tests.support.listing import KEY, Listing
 from tests.support.moto_s3 import KEY as S3_KEY
 from tests.support.moto_s3 import SECRET, s3_client, s3_server
 from tests.support.pictures import encode, oriented_jpeg, picture
 from tests.support.servers import Answer, MisbehavingServer, Request
 
-HASTY = {"max_backoff_s": 0.02, "stall_timeout_s": 0.3, "total_timeout_s": 5, "max_tries": 12}
 LARGE = encode(picture(300, 400), "JPEG", quality=95) + bytes(500_000) + b"\xff\xd9"
 
 

@@ -20,13 +20,11 @@ from datago_gpu.config import LoaderConfig
 from datago_gpu.errors import SourceError
 from datago_gpu.index.build import build_index, part_of
 from tests.index.test_folder_index import journal_of
-from tests.support.indexes import delivered, make, read_rows, reasons, usable
+from tests.support.indexes import HASTY, delivered, make, read_rows, reasons, usable
 from tests.support.moto_s3 import KEY, SECRET, s3_server
 from tests.support.pictures import encode, oriented_jpeg, picture
 from tests.support.servers import Answer, MisbehavingServer, Request
 from tests.support.shards import Files, tar_bytes
-
-HASTY = {"max_backoff_s": 0.02, "stall_timeout_s": 0.3, "total_timeout_s": 5, "max_tries": 12}
 
 
 def shard_config(url: str | Path, **source: Any) -> dict[str, Any]:

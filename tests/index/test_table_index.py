@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 
 from datago_gpu.errors import ConfigError
-from tests.index.test_remote_index import HASTY
 from tests.index.test_shard_index import samples, shard_config
-from tests.support.indexes import delivered, make, read_rows, reasons, usable
+from tests.support.indexes import HASTY, delivered, make, read_rows, reasons, usable
 from tests.support.pictures import encode, oriented_jpeg, picture
 from tests.support.servers import Answer, MisbehavingServer
 from tests.support.shards import tar_bytes

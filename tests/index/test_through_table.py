@@ -9,8 +9,8 @@ import numpy as np
 
 from datago_gpu import Loader
 from tests.index.test_folder_index import folder_config
-from tests.index.test_shard_index import HASTY, odd_files, samples, serve, shard_config
-from tests.support.indexes import make
+from tests.index.test_shard_index import odd_files, samples, serve, shard_config
+from tests.support.indexes import HASTY, make
 from tests.support.pictures import encode, oriented_jpeg, picture
 from tests.support.servers import MisbehavingServer
 from tests.support.shards import tar_bytes

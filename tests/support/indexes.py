@@ -11,6 +11,8 @@ from datago_gpu import Loader
 from datago_gpu.config import LoaderConfig
 from datago_gpu.index.build import Summary, build_index
 
+HASTY = {"max_backoff_s": 0.02, "stall_timeout_s": 0.3, "total_timeout_s": 5, "max_tries": 12}
+"""http_config for servers that misbehave."""
 Sizes = dict[str, tuple[int, int]]
 
 
