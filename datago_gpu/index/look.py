@@ -19,14 +19,14 @@ from datago_gpu.sources.index_form import IndexRow
 from datago_gpu.sources.reference import SampleRef, Skipped
 from datago_gpu.sources.sample_info import SampleInfo
 
-__all__ = ["Look", "Looker", "Looking", "ReadAt"]
+__all__ = ["Look", "Looker", "Looking", "ReadAt", "read_fully"]
 
 _FIRST_BYTES = 16 * 1024
 """Read of each file at once: most JPEGs have their header in it, and a read of 64 KiB takes three times as long."""
 _TAIL_BYTES = 12
 
 ReadAt = Callable[[int, int], bytes]
-"""Reads the bytes from one number up to another of a file; fewer if the file ends before."""
+"""Reads the bytes from one number up to another of a file. May return fewer, as on some network file systems."""
 
 
 class Look(NamedTuple):
@@ -65,11 +65,11 @@ class Looker:
 
     def look_into(self, read: ReadAt, size: int) -> Look:
         """Looks at a file of `size` bytes that can be read at any place. Raises what `read` raises."""
-        steps = self.look(read(0, min(size, _FIRST_BYTES)), size)
+        steps = self.look(read_fully(read, 0, min(size, _FIRST_BYTES)), size)
         try:
             begin, end = next(steps)
             while True:
-                begin, end = steps.send(read(begin, end))
+                begin, end = steps.send(read_fully(read, begin, end))
         except StopIteration as done:
             look: Look = done.value
             return look
@@ -140,3 +140,11 @@ class Looker:
             detail = f"{height} x {width}, above decode_config.max_pixels ({self._most_pixels})"
             return Look(reason="too-many-pixels", detail=detail)
         return Look(height, width, kind)
+
+
+def read_fully(read: ReadAt, begin: int, end: int) -> bytes:
+    """Returns the bytes from `begin` up to `end`, in as many calls as needed; fewer if the file ends before."""
+    content = read(begin, end)
+    while len(content) < end - begin and (more := read(begin + len(content), end)):
+        content += more
+    return content

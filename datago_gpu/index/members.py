@@ -13,7 +13,7 @@ from typing import BinaryIO, cast
 
 from datago_gpu.config import LoaderConfig
 from datago_gpu.index.local_files import digest_of
-from datago_gpu.index.look import Look, Looker, ReadAt
+from datago_gpu.index.look import Look, Looker, ReadAt, read_fully
 from datago_gpu.index.survey import row_of_sample, row_of_skip
 from datago_gpu.sources.index_form import IndexPart, IndexRow
 from datago_gpu.sources.local import Patience
@@ -197,10 +197,7 @@ def _reader_of(content: bytes, at: int) -> ReadAt:
 
 def _exactly(read: ReadAt, begin: int, end: int) -> bytes:
     """Reads bytes. Raises BadShard if the file ends before."""
-    content = read(begin, end)
-    while len(content) < end - begin:
-        more = read(begin + len(content), end)
-        if not more:
-            raise BadShard(f"it ends within a file, at byte {begin + len(content)}")
-        content += more
+    content = read_fully(read, begin, end)
+    if len(content) < end - begin:
+        raise BadShard(f"it ends within a file, at byte {begin + len(content)}")
     return content

@@ -38,6 +38,17 @@ def write_pictures(root: Path, count: int, begin: int = 0) -> None:
         path.write_bytes(encode(picture(16 + number % 7, 20 + number % 5), "JPEG"))
 
 
+def test_a_read_that_returns_less_than_asked_for_is_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on some network file systems. The pixels of a TGA decide, so that the whole file is read."""
+    root, whole = tmp_path / "photos", os.pread
+    root.mkdir()
+    (root / "a.jpg").write_bytes(encode(picture(90, 120), "JPEG"))
+    (root / "b.tga").write_bytes(encode(picture(30, 40), "TGA"))
+    monkeypatch.setattr(os, "pread", lambda file, size, at: whole(file, min(size, 1000), at))
+    make(folder_config(root), tmp_path / "x.arrow")
+    assert usable(tmp_path / "x.arrow") == {"a.jpg": (90, 120), "b.tga": (30, 40)}
+
+
 def test_an_index_has_the_samples_and_the_sizes_of_a_loader(tmp_path: Path) -> None:
     root, out = tmp_path / "photos", tmp_path / "photos.arrow"
     root.mkdir()
