@@ -7,7 +7,7 @@ import re
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, aclosing
-from functools import partial
+from functools import cached_property, partial
 
 import msgspec
 
@@ -48,7 +48,6 @@ class RemoteTables:
         self._config, self._source, self._http = config, source, http
         self._headers = headers_by_origin(source)
         self._loop = asyncio.get_running_loop()
-        self._made: Stores | None = None
         self._copies = ExitStack()
 
     def close(self) -> None:
@@ -158,14 +157,16 @@ class RemoteTables:
             words = str(problem)
         raise SourceError(f"an address in source_config.path {words}: {without_query(url)!r}")
 
-    @property
+    @cached_property
     def _stores(self) -> Stores:
-        self._made = self._made or Stores(self._config.http_config, self._source.storage_options)
-        return self._made
+        return Stores(self._config.http_config, self._source.storage_options)
 
 
 def _matcher(wanted: str, folder: str) -> Callable[[str], bool]:
-    """Returns a function that tells whether a path is below the folder and not hidden, or matches the wildcards."""
+    """Returns a function that decides by the path of a file whether the file is wanted.
+
+    With wildcards, the path must match. Without, no part of the path below `folder` may be private.
+    """
     if has_wildcard(wanted):
         return partial(matches_pattern, wanted.split("/"))
 

@@ -1,4 +1,4 @@
-"""`Table`, the source of rows of tables. Imports pyarrow only when rows are read."""
+"""`Table`, the source of rows of tables. Imports pyarrow only when a `Table` is made."""
 
 from __future__ import annotations
 
