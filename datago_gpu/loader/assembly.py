@@ -35,7 +35,7 @@ class Assembled:
 
     message: wire.EncodedBatch
     batch: Batch | None
-    """None if no sample could be decoded, but for lockstep."""
+    """None if no sample could be decoded. In lockstep there is always a batch."""
     kept: list[int]
     """Indices, in `message`, of the samples that could be decoded."""
     failures: dict[int, str]
@@ -56,8 +56,8 @@ class Assembly:
     """Decodes up to `depth` batches at a time, first in, first out. For one thread.
 
     make_decoder: makes a decoder for masks (True) or for images (False).
-    optional: name -> kind, for each mask, image or latent that a sample may lack. parts: the same for all that were
-    asked for. gray: makes the images of a batch in lockstep that has no good sample.
+    optional: name -> kind, for each mask, image or latent that a sample may lack. parts: the same for each one that
+    the settings ask for. gray: makes the images of a batch in lockstep that has no good sample.
     """
 
     def __init__(

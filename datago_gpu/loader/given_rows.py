@@ -41,7 +41,7 @@ class Walk(NamedTuple):
 
     rows: Iterator[object]
     every: int
-    """Every how many rows one belongs to this rank. 1: all do."""
+    """One of so many rows belongs to this rank. With 1, all rows do."""
     first: int = 0
     """The number of the first row that is yielded: the rows before were left out by the user's code."""
 
@@ -122,7 +122,7 @@ class GivenRows:
 
 
 def given_rows(source: object) -> GivenRows:
-    """Returns the rows of the argument `source`. Raises ConfigError if it is nothing that has rows."""
+    """Returns the rows of the argument `source`. Raises ConfigError if the argument has no rows."""
     if isinstance(source, GivenRows):
         return source
     if isinstance(source, Mapping | str | bytes | Row):
@@ -156,7 +156,7 @@ class _Sequence(GivenRows):
         found = blake2b(str(self.count).encode(), digest_size=_DIGEST_BYTES)
         for number in sorted({at * (self.count - 1) // max(1, _PROBES - 1) for at in range(_PROBES)}):
             row = None
-            with suppress(Exception):  # a row that cannot be read is told of when its turn comes
+            with suppress(Exception):  # a row that cannot be read is an error once a batch needs the row
                 row = self.get(number)
             found.update(
                 b"\0" + (row.id if isinstance(row, Row) and isinstance(row.id, str) else "").encode("utf-8", "replace")

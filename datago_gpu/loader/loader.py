@@ -42,7 +42,8 @@ CLOSE_S = 0.8
 """Together with the feeder's KILL_S this keeps close() below one second. If an image is still being decoded then, the
 thread finishes in the background."""
 ROWS_CLOSE_S = 0.2
-"""Of these seconds, how many may be spent on the thread that reads the program's own rows. It then ends by itself."""
+"""How many of these seconds `close` waits for the thread that reads the program's own rows. If the program's code takes
+longer, the thread ends by itself afterwards."""
 
 _OpenBatch: TypeAlias = "tuple[Batch, list[Number], int]"
 """A batch, the numbers of its samples, and how many of them `samples()` has yielded."""

@@ -58,7 +58,7 @@ class RowSizes:
                 row = self._rows.get(number)
             except BaseException as error:
                 raise SourceError(f"row {number} of the source cannot be read: {describe_error(error)}") from error
-            if isinstance(row, Row):  # anything else is told of when its turn comes
+            if isinstance(row, Row):  # any other value is an error once a batch needs the row
                 found[number] = _side(row.height), _side(row.width)
         return found
 

@@ -88,7 +88,7 @@ class _RowServer:
         """The rows of a sequence that are on order."""
         self._walk: Iterator[Any] | None = None
         self._every, self._seen, self._wanted = 1, 0, 0
-        """Of a walk: every how many rows one is this rank's, how many rows lie behind, and how many are on order."""
+        """Of a walk: one of `_every` rows is this rank's, `_seen` rows were read, and `_wanted` rows are on order."""
         self.problem: tuple[str, BaseException] | None = None
         """What the feeder was told of a failure of the user's code, and the exception."""
 
@@ -171,7 +171,7 @@ class _RowServer:
             return self._rows.get(number)
 
     def _walk_to(self, number: int) -> object:
-        """Returns the row of that number of the walk. Raises _End."""
+        """Returns the row with this number in the walk. Raises _End if the walk has no such row."""
         assert self._walk is not None
         while not self._closing.is_set():
             try:

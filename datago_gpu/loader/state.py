@@ -4,8 +4,8 @@ The order includes a digest of the listing, as far as the stream has used the li
 place under the same names, and the feeder notices changed data. A state of an older version of this package has no
 digest, and contains the place of the data instead.
 
-Version 4 stores what has other keys at other times as JSON text, because torch.distributed.checkpoint fills in a state
-key by key, and would leave out what a loader at its start does not have. Version 2 stored dicts and lists. Both store
+Version 4 stores values whose keys vary as JSON text: torch.distributed.checkpoint fills in a state key by key, and
+would leave out a key that a loader does not have at its start. Version 2 stored them as dicts and lists. Both store
 only settings that affect the order and differ from their defaults; version 1 stored all settings of the source. A state
 may lack settings that were added later; those have their defaults. Version 3 is the form in lockstep.
 """

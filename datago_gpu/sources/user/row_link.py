@@ -38,7 +38,7 @@ async def row_link(descriptor: int, form: wire.Form) -> AsyncIterator[RowLink]:
 
 
 class _Message(Struct):
-    """A message that arrives piece by piece: whoever waits for a piece may be cancelled, and the next one goes on."""
+    """A message that arrives piece by piece. If a reader is cancelled, the next one reads the missing pieces."""
 
     length: int | None = None
     answer: wire.Answer | None = None

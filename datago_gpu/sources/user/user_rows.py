@@ -65,7 +65,7 @@ class UserRows:
 
 
 class UserWalk:
-    """The `Source` of rows that are walked through. It goes on at a place by leaving out as many rows as lie before."""
+    """The `Source` of rows that are walked through. To resume, the rows before the position are left out."""
 
     def __init__(self, link: RowLink) -> None:
         self._link = link
