@@ -15,6 +15,7 @@ from typing import Any
 
 from datago_gpu.config import HttpConfig
 from datago_gpu.eventloop import watched
+from datago_gpu.sources.http.excerpt import read_span
 from datago_gpu.sources.http.failure import HttpFailure
 from datago_gpu.sources.http.http_client import HttpClient
 from datago_gpu.sources.reference import Need, Span
@@ -87,13 +88,7 @@ class HedgedClient:
     ) -> bytes:
         if span is None:
             return (await self._http.get(url, max_bytes=max_bytes, headers=headers, private=True, need=need)).body
-        if span.length > max_bytes:
-            raise HttpFailure("too-large", f"{span.length} bytes, at most {max_bytes} are allowed")
-        if need:
-            await need(span.length)
-        excerpt = await self._http.get_range(url, span.begin, span.end, headers=headers)
-        assert excerpt is not None
-        return excerpt.exactly(span.length)
+        return await read_span(partial(self._http.get_range, url, headers=headers), span, max_bytes, need)
 
     def _begin(self, request: _Request) -> None:
         self._open.add(request)

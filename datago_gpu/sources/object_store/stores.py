@@ -23,7 +23,7 @@ from datago_gpu.config.storage import STORE_SCHEMES
 from datago_gpu.errors import ConfigError
 from datago_gpu.eventloop import call_in_thread, is_ending, started
 from datago_gpu.redact import without_query
-from datago_gpu.sources.http.excerpt import Excerpt
+from datago_gpu.sources.http.excerpt import Excerpt, read_span
 from datago_gpu.sources.http.failure import HttpFailure
 from datago_gpu.sources.object_store.failures import failure_of, meaning_of, other_region, proxy_of
 from datago_gpu.sources.object_store.options import proxies_of, store_options
@@ -87,11 +87,7 @@ class Stores:
         need: called with the size of the object before it is read.
         """
         if span:
-            if span.length > max_bytes:
-                raise failure_of(url, "too-large", f"{span.length} bytes, at most {max_bytes} are allowed")
-            if need:
-                await need(span.length)
-            return (await self.get_range(url, span.begin, span.end)).exactly(span.length)
+            return await read_span(partial(self.get_range, url), span, max_bytes, need)
         store, key = self._at(url)
         loop = asyncio.get_running_loop()
 
