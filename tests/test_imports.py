@@ -138,3 +138,20 @@ asyncio.run(ask())
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=True)
     assert done.stdout == f"False\n{['HttpFailure'] * 3}\nTrue\n"
+
+
+def test_an_index_of_a_bucket_imports_no_client_for_http() -> None:
+    script = """
+import asyncio, sys
+from datago_gpu.config import LoaderConfig
+from datago_gpu.index.open_survey import open_survey
+
+async def ask():
+    source = {"root_path": "s3://photos/", "storage_options": {"region": "x"}}
+    async with open_survey(LoaderConfig.load({"source_config": source}), 0) as survey:
+        print(type(survey).__name__, "aiohttp" in sys.modules)
+
+asyncio.run(ask())
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=True)
+    assert done.stdout == "BucketSurvey False\n"

@@ -4,7 +4,7 @@ build.py           one run: what is known already, what is looked at, what is wr
 keeping.py         many units at once, their rows in listed order
 survey.py          what the surveys have in common; open_survey.py chooses one
 folder_survey.py   local folders: reader_pool.py has the processes, reader.py is one, local_files.py its work
-remote_survey.py   buckets and Datarooms: remote_look.py downloads the first bytes
+bucket_survey.py   object storage, and dataroom_survey.py Datarooms: remote_look.py downloads the first bytes
 table_survey.py    tables whose images lie elsewhere
 shard_survey.py    shards: members.py reads the samples of one
 look.py            one image: its size, or why it cannot be used

@@ -29,27 +29,30 @@ async def open_survey(config: LoaderConfig, readers: int) -> AsyncIterator[Surve
     config = whole_source(config)
     source = config.source_config
     if isinstance(source, FileSource) and source.is_stored:
-        from datago_gpu.index.remote_survey import BucketSurvey
+        from datago_gpu.index.bucket_survey import BucketSurvey
 
         yield BucketSurvey(config)
     elif isinstance(source, FileSource):
         async with ReaderPool(config, readers) as pool:
             yield FolderSurvey(config, pool)
     elif isinstance(source, DataroomSource):
-        from datago_gpu.index.remote_survey import DataroomSurvey
+        http_client = http_client_type()  # before the import below, so that aiohttp reads no certificates
+        from datago_gpu.index.dataroom_survey import DataroomSurvey
 
-        async with http_client_type()(config.http_config) as http:
+        async with http_client(config.http_config) as http:
             yield DataroomSurvey(config, http)
     elif isinstance(source, WebDatasetSource):
+        http_client = http_client_type()
         from datago_gpu.index.shard_survey import ShardSurvey
 
-        async with http_client_type()(config.http_config) as http, ReaderPool(config, readers) as pool:
+        async with http_client(config.http_config) as http, ReaderPool(config, readers) as pool:
             with closing(await ShardSurvey.open(config, http, pool)) as survey:
                 yield survey
     elif isinstance(source, TableSource):
+        http_client = http_client_type()
         from datago_gpu.index.table_survey import TableSurvey
 
-        async with http_client_type()(config.http_config) as http, ReaderPool(config, readers) as pool:
+        async with http_client(config.http_config) as http, ReaderPool(config, readers) as pool:
             yield TableSurvey(config, http, pool)
     else:
         raise ConfigError(f"source_type {config.source_type!r} cannot be indexed")

@@ -1,72 +1,21 @@
-"""Lists the images of a bucket or a Dataroom, and looks at their first bytes."""
+"""Lists the entries of a Dataroom, and looks at the first bytes of their images."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from functools import partial
 
-from datago_gpu.config import DataroomSource, FileSource, LoaderConfig
+from datago_gpu.config import DataroomSource, LoaderConfig
 from datago_gpu.errors import ConfigError
-from datago_gpu.index.look import Look
 from datago_gpu.index.remote_look import Found, RemoteLooker
 from datago_gpu.index.survey import Task, Unit, renewed, row_of_skip
 from datago_gpu.sources.dataroom.dataroom_source import Dataroom
-from datago_gpu.sources.http.excerpt import Excerpt
 from datago_gpu.sources.http.failure import HttpFailure
 from datago_gpu.sources.http.http_client import HttpClient
 from datago_gpu.sources.index_form import IndexRow
-from datago_gpu.sources.listed_images import no_images
-from datago_gpu.sources.object_store.bucket import Bucket
-from datago_gpu.sources.object_store.stores import Stores
-from datago_gpu.sources.passed_over import PassedOver, log_passed_over
 from datago_gpu.sources.reference import Position, SampleRef, Skipped
 
-__all__ = ["BucketSurvey", "DataroomSurvey"]
-
-
-class BucketSurvey:
-    """The `Survey` of images below a prefix of object storage. A unit is an object."""
-
-    chunk = 1
-    root = ""
-
-    def __init__(self, config: LoaderConfig) -> None:
-        source = config.source_config
-        assert isinstance(source, FileSource)
-        self._lister, self._selection = Bucket(config), source.selection
-        stores = Stores(config.http_config, source.storage_options)
-        self._looker = RemoteLooker(config, partial(_from_store, stores))
-        self.at_once = self._looker.at_once
-
-    async def units(self) -> AsyncGenerator[Unit, None]:
-        """See `Survey.units`."""
-        lister, passed, found = self._lister, PassedOver(), False
-        async with aclosing(lister.pages(b"", passed)) as pages:
-            async for page in pages:
-                for name, tag in zip(page.names, page.tags, strict=True):
-                    found = True
-                    yield Unit(name.decode(), (lister.ref(0, name), tag))
-        if not found:
-            raise no_images(lister.root, lister.shown, self._selection, passed)
-        log_passed_over(passed, lister.root, lister.shown)
-
-    async def look(self, tasks: Sequence[Task]) -> list[list[IndexRow]]:
-        """See `Survey.look`. An object is as it was if the listing has the tag that it had."""
-        return [await self._rows(unit.given[0], unit.given[1], old) for unit, old in tasks]
-
-    def key(self, row: IndexRow) -> str:
-        """See `Survey.key`."""
-        return row.id
-
-    async def _rows(self, ref: SampleRef, tag: str, old: list[IndexRow]) -> list[IndexRow]:
-        if old and tag and old[0].digest == tag:
-            return old
-        try:
-            found = await self._looker.look(ref.url) or Found(Look())
-        except HttpFailure as failure:
-            found = Found.unreadable(failure)
-        return [found.row(ref)]
+__all__ = ["DataroomSurvey"]
 
 
 class DataroomSurvey:
@@ -124,10 +73,3 @@ class DataroomSurvey:
                 raise
         ref.url = await ref.renew("")
         return await self._looker.look(ref.url, known)
-
-
-async def _from_store(
-    stores: Stores, url: str, begin: int, end: int, *, tag: str = "", known: str = ""
-) -> Excerpt | None:
-    assert not known  # the listing has told
-    return await stores.get_range(url, begin, end, tag=tag)
