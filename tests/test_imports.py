@@ -148,7 +148,7 @@ from datago_gpu.index.open_survey import open_survey
 
 async def ask():
     source = {"root_path": "s3://photos/", "storage_options": {"region": "x"}}
-    async with open_survey(LoaderConfig.load({"source_config": source}), 0) as survey:
+    async with open_survey(LoaderConfig.load({"source_type": "file", "source_config": source}), 0) as survey:
         print(type(survey).__name__, "aiohttp" in sys.modules)
 
 asyncio.run(ask())
