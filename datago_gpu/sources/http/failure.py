@@ -37,12 +37,12 @@ class HttpFailure(Exception):
     """Says that one URL could not be fetched.
 
     url: without query. reason: a short fixed word: "http-404" (any status), "timeout", "connection", "cut-short",
-    "too-large", "redirect", "bad-url", "forbidden-host", "tls", "protocol", "proxy", "no-credentials", "encoding" or
-    "closed". detail: in words, with control characters escaped. status: of the answer, or 0 without one. tries:
-    requests made for the URL. text: the beginning of an error's body, as sent. proxy: the address of the proxy that
-    cannot be reached, if that is the failure. row: the latest consecutive failed tries on this server, or by way of
-    this proxy, since its last answer. down: whether these are enough to treat the server, or the proxy, as down. via:
-    which proxy may have answered instead of the server, for the end of a message.
+    "too-large", "redirect", "bad-url", "forbidden-host", "tls", "protocol", "proxy", "no-credentials", "encoding",
+    "changed", "no-ranges", "store-failed" or "closed". detail: in words, with control characters escaped. status: of
+    the answer, or 0 without one. tries: requests made for the URL. text: the beginning of an error's body, as sent.
+    proxy: the address of the proxy that cannot be reached, if that is the failure. row: the latest consecutive failed
+    tries on this server, or by way of this proxy, since its last answer. down: whether these are enough to treat the
+    server, or the proxy, as down. via: which proxy may have answered instead of the server, for the end of a message.
     """
 
     def __init__(
