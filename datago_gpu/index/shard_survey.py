@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import cache, partial
 
 from datago_gpu.config import LoaderConfig, WebDatasetSource
 from datago_gpu.errors import SourceError
@@ -39,16 +39,22 @@ class ShardSurvey:
 
     chunk = 1
 
-    def __init__(self, config: LoaderConfig, http: HttpClient, pool: ReaderPool, shards: list[Shard]) -> None:
-        """shards: all of them, in listed order."""
+    def __init__(
+        self,
+        config: LoaderConfig,
+        http: HttpClient,
+        pool: ReaderPool,
+        shards: list[Shard],
+        stores: Callable[[], Stores],
+    ) -> None:
+        """shards: all of them, in listed order. stores: returns the one client for object storage."""
         source = config.source_config
         assert isinstance(source, WebDatasetSource)
         self._config, self._source, self._http, self._pool = config, source, http, pool
-        self._shards = shards
+        self._shards, self._stores = shards, stores
         self._patience, self._looker = Patience(config.http_config), Looker(config, near=True)
         self._slots = asyncio.Semaphore(source.concurrent_downloads)
         self._threads = ThreadPoolExecutor(source.concurrent_downloads, "datago-shard")
-        self._stores: Stores | None = None
         local = [os.path.dirname(shard.address) for shard in shards if _is_local(shard)]
         self.root = os.path.commonpath(local) if local else ""
         self.at_once = 2 * max(source.concurrent_downloads, pool.at_once)
@@ -58,8 +64,8 @@ class ShardSurvey:
         """Lists the shards. Raises SourceError."""
         source = config.source_config
         assert isinstance(source, WebDatasetSource)
-        shards = await list_shards(config, source, http, partial(Stores, config.http_config, source.storage_options))
-        return cls(config, http, pool, shards)
+        stores = cache(partial(Stores, config.http_config, source.storage_options))
+        return cls(config, http, pool, await list_shards(config, source, http, stores), stores)
 
     def close(self) -> None:
         """Releases the threads."""
@@ -118,7 +124,7 @@ class ShardSurvey:
     async def _begin(self, shard: Shard, known: str | None) -> tuple[str | None, str]:
         """Returns the digest of a shard, or None if it is the known one, and how the shard is compressed."""
         if is_stored(shard.address):
-            head = await self._storage().get_range(shard.address, 0, _HEAD_BYTES)
+            head = await self._stores().get_range(shard.address, 0, _HEAD_BYTES)
             if known and head.tag == known:
                 return None, ""
         else:
@@ -143,16 +149,11 @@ class ShardSurvey:
 
     def _supply(self, shard: Shard) -> Supply:
         if is_stored(shard.address):
-            return partial(self._storage().stream, shard.address)
+            return partial(self._stores().stream, shard.address)
         return partial(self._http.stream, shard.address, headers=self._headers(shard))
 
     def _headers(self, shard: Shard) -> dict[str, str] | None:
         return authorization(self._source.auth_token, shard.login) if shard.own else None
-
-    def _storage(self) -> Stores:
-        if self._stores is None:
-            self._stores = Stores(self._config.http_config, self._source.storage_options)
-        return self._stores
 
 
 def _at(url: str | None, rows: list[IndexRow]) -> list[IndexRow]:
