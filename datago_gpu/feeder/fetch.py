@@ -21,7 +21,7 @@ from datago_gpu.feeder.prefetch_budget import FREE_BYTES, Claim
 from datago_gpu.feeder.window import Outcome, sizes_of
 from datago_gpu.imaging.allowance import Allowance
 from datago_gpu.sources.http.failure import HttpFailure
-from datago_gpu.sources.local import Patience, read_file
+from datago_gpu.sources.local import NUL_IN_PATH, Patience, read_file
 from datago_gpu.sources.reference import Part, SampleRef, Skipped
 from datago_gpu.units import MiB
 
@@ -117,7 +117,7 @@ class Fetcher:
         except OSError as error:
             raise Rejected("unreadable", str(error.strerror)) from None
         except ValueError:
-            raise Rejected("bad-path", "the path contains the character NUL") from None
+            raise Rejected(*NUL_IN_PATH) from None
         if size > self._limits.payload:
             raise Rejected("too-large", f"{size} bytes, above http_config.max_payload_mb")
         if wanted.span and size <= room and len(payload) < size:

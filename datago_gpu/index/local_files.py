@@ -9,7 +9,7 @@ from msgspec import Struct
 from datago_gpu.config import LoaderConfig
 from datago_gpu.index.look import Look, Looker
 from datago_gpu.sources.index_form import IndexRow
-from datago_gpu.sources.local import Patience
+from datago_gpu.sources.local import NUL_IN_PATH, Patience
 from datago_gpu.sources.reference import Span, utf8_text
 
 __all__ = ["FilesJob", "LocalFiles", "ShardJob", "digest_of", "local_text"]
@@ -54,6 +54,9 @@ class LocalFiles:
         row.offset, row.length = span or (None, None)
         if row.path is None:
             row.reason, row.detail = "odd-name", "the path is not UTF-8 text: rename the file"
+            return row
+        if "\0" in below:
+            row.reason, row.detail = NUL_IN_PATH
             return row
         try:
             found = self._patience(lambda: self._look(above + below, known, span))

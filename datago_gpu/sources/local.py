@@ -17,7 +17,7 @@ from datago_gpu.errors import DatagoError
 if TYPE_CHECKING:
     from datago_gpu.sources.reference import Span
 
-__all__ = ["Patience", "PatientFile", "exhaustion_error", "read_exactly", "read_file", "read_whole"]
+__all__ = ["NUL_IN_PATH", "Patience", "PatientFile", "exhaustion_error", "read_exactly", "read_file", "read_whole"]
 
 T = TypeVar("T")
 
@@ -25,6 +25,8 @@ _TRANSIENT = frozenset((errno.EIO, errno.ESTALE, errno.EAGAIN, errno.ETIMEDOUT, 
 """The errnos that NFS and FUSE return for a while when their server, or the connection to it, has a problem."""
 _EXHAUSTED = frozenset((errno.EMFILE, errno.ENFILE))
 _FIRST_WAIT_S = 0.05
+NUL_IN_PATH = ("bad-path", "the path contains the character NUL")
+"""Reason and detail of a file that cannot be opened, for which Python raises ValueError."""
 
 
 def exhaustion_error(number: int | None) -> DatagoError | None:

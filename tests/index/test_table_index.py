@@ -52,16 +52,16 @@ def test_a_table_of_paths_and_addresses_gets_sizes(tmp_path: Path) -> None:
     assert json.loads(read_rows(out)[0]["attributes"]) == {"caption": "changed"}
 
 
-def test_an_address_that_is_none_costs_its_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_path_or_an_address_that_is_none_costs_its_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tokens belong to origins: with a token, the origin of each address is asked for."""
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     lines, out = tmp_path / "x.jsonl", tmp_path / "x.arrow"
     (tmp_path / "a.png").write_bytes(encode(picture(10, 20), "PNG"))
-    images = {"good": "a.png", "host": "http://[::1/x.png", "port": "http://example.org:99999/x.png"}
+    images = {"good": "a.png", "nul": "a\0.png", "host": "http://[::1/x.png", "port": "http://example.org:99999/x.png"}
     write_lines(lines, [{"id": name, "image": image} for name, image in images.items()])
     make(table(lines), out)
     assert usable(out) == {"good": (10, 20)}
-    assert reasons(out) == {"host": "bad-url", "port": "bad-url"}
+    assert reasons(out) == {"nul": "bad-path", "host": "bad-url", "port": "bad-url"}
 
 
 def test_an_index_of_an_index_has_the_same_places(tmp_path: Path) -> None:
