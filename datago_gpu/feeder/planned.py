@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct, structs
 
@@ -53,7 +53,7 @@ Begin = Callable[[Step], None]
 class PlannedRows:
     """Plans rows that are known before the start."""
 
-    def __init__(self, config: LoaderConfig, source: RowsSource) -> None:
+    def __init__(self, config: LoaderConfig, source: RowsSource[Any]) -> None:
         self._config, self._source, self._share = config, source, RankShare.of(config)
         self._bucket_of: NDArray[np.int16] | None = None
         self.dropped = 0

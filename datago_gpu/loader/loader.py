@@ -180,7 +180,8 @@ class Loader(Plans):
         return state_of(self.config, self._progress.resume())
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Resumes from a `state_dict` of this loader, or of one with the same source, seed, rank and world size.
+        """Resumes from a `state_dict` of this loader, or of one with the same source, seed, rank and world size. With
+        `lockstep`, rank, world size and batch size may differ.
 
         Samples that were delivered before are not loaded again. Raises ConfigError if the state belongs to another
         order of samples, or is not a state. Changed data is only noticed when the source has been listed: then the

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from functools import partial
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Generic, Protocol, TypeAlias, TypeVar
 
 from msgspec import structs
 
@@ -54,21 +54,24 @@ class Rows(Protocol):
         ...
 
 
-class RowsSource:
+R = TypeVar("R", bound=Rows)
+
+
+class RowsSource(Generic[R]):
     """The `Source` of rows. Ranks take every world_size-th row; with a shuffle, of a permutation of all rows."""
 
     def __init__(
-        self, config: LoaderConfig, load: Callable[[], Awaitable[Rows]], what: str, *, shuffled: bool, split: RankSplit
+        self, config: LoaderConfig, load: Callable[[], Awaitable[R]], what: str, *, shuffled: bool, split: RankSplit
     ) -> None:
         """load: opens the rows, for the first epoch. what: the word for rows in messages, used after a number."""
         self._share = RankShare.of(config)
         self._shuffled_share = ShuffledShare(config, split) if shuffled else None
         self._load, self._seed, self._shuffled = load, config.seed, shuffled
         self._lockstep = config.lockstep
-        self._rows: Rows | None = None
+        self._rows: R | None = None
         self.tally = Known(what)
 
-    async def rows(self) -> Rows:
+    async def rows(self) -> R:
         """Returns the rows, which the first call opens."""
         if self._rows is None:
             rows = await self._load()

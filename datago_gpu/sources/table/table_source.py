@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["Table"]
 
 
-class Table(RowsSource):
+class Table(RowsSource["TableRows"]):
     """The `Source` of source_type "table". Raises ConfigError if pyarrow is missing.
 
     Rows are shared and shuffled as any `Rows` are. Only Parquet tables that hold bytes have an order of their own, in
@@ -34,7 +34,6 @@ class Table(RowsSource):
         assert isinstance(source, TableSource)
         arrow()
         self._config, self._source, self._http = config, source, http
-        self._opened: TableRows | None = None
         super().__init__(
             config, self._open, f"rows of {source.shown_path}", shuffled=source.random_sampling, split=source.rank_split
         )
@@ -42,22 +41,16 @@ class Table(RowsSource):
     async def _open(self) -> TableRows:
         from datago_gpu.sources.table.opening import open_rows  # imports pyarrow
 
-        self._opened = await open_rows(self._config, self._source, self._http)
-        return self._opened
-
-    async def _table_rows(self) -> TableRows:
-        await self.rows()
-        assert self._opened is not None
-        return self._opened
+        return await open_rows(self._config, self._source, self._http)
 
     async def order(self, epoch: int) -> NDArray[np.int64]:
         """See `RowsSource.order`: row groups stay together where they are read one by one."""
-        rows = await self._table_rows()
+        rows = await self.rows()
         return await self._numbers(rows, RankShare(0, 1), epoch) if rows.in_groups else await super().order(epoch)
 
     async def refs(self, start: Position) -> Refs:
         """See `Source.refs`."""
-        rows = await self._table_rows()
+        rows = await self.rows()
         refs = self._refs_in_groups(rows, start) if rows.in_groups else super().refs(start)
         async with aclosing(refs) as samples:
             async for sample in samples:
