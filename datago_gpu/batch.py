@@ -23,6 +23,8 @@ COLUMNS = {
     "tags": "tags",
     "embedding": "embeddings",
     "duplicate_state": "duplicate_states",
+    "mix": "mix",
+    "pass_number": "pass_numbers",
 }
 """Each field of a sample's record, which a `Sample` has too -> the field of a Batch that holds the N values."""
 
@@ -53,6 +55,10 @@ class Sample:
     """Name -> an array, bytes, or None."""
     real: bool = True
     """False in lockstep for a sample that only fills a place of its batch: see `Batch.real`."""
+    mix: str = ""
+    """The name of the sample's source, if `source_type` is "mix"; else empty."""
+    pass_number: int | None = None
+    """See `Batch.pass_numbers`."""
 
     def __repr__(self) -> str:
         return f"Sample(id={self.id!r}, image={describe(self.image)}, original_size={self.original_size})"
@@ -114,10 +120,18 @@ class Batch:
     """(N,): with `lockstep`, false for a sample that only fills a place and should not count: a repeat that completes
     the last batch of a bucket, or a repeat in the place of a bad sample, or gray if all samples of the batch were bad.
     All true without `lockstep`."""
+    mix: list[str] | Any = None
+    """(N,): the name of each sample's source, if `source_type` is "mix"; else empty texts."""
+    pass_numbers: list[int | None] | Any = None
+    """(N,): the number of the pass through each sample's source, if `source_type` is "mix"; else None. In a mix, a pass
+    is to its source what an epoch is to a source that is loaded alone: the number decides the order and all draws. The
+    first pass of epoch e has the number e, and each further pass within the epoch has a number 2**32 higher."""
 
     def __post_init__(self) -> None:
         if self.real is None:
             self.real = np.ones(len(self.ids), np.bool_)
+        self.mix = [""] * len(self.ids) if self.mix is None else self.mix
+        self.pass_numbers = [None] * len(self.ids) if self.pass_numbers is None else self.pass_numbers
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -65,7 +65,7 @@ class TensorBatch(dict[str, Any]):
     embeddings: float32 (N, D), or None.
     original_sizes, crops, present, real: on the host: int32 (N, 2), float32 (N, 4), name -> bool (N,), and bool (N,).
     bucket: a Bucket (height, width), or None. epoch: number of the pass, counted from 0.
-    ids, sources, attributes, tags, duplicate_states: lists of N.
+    ids, sources, attributes, tags, duplicate_states, mix, pass_numbers: lists of N.
     """
 
 

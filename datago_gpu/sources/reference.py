@@ -117,6 +117,12 @@ class SampleRef(Struct):
         return self.info.id
 
     @property
+    def drawn_epoch(self) -> int:
+        """Returns the epoch that all draws for this sample use: in a mix, the pass through the sample's own source."""
+        number = self.info.pass_number
+        return self.epoch if number is None else number
+
+    @property
     def has_image(self) -> bool:
         """Returns False if only other parts were asked for."""
         return bool(self.url or self.path or self.payload)

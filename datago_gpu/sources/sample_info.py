@@ -32,6 +32,10 @@ class SampleInfo(Struct, frozen=True):
     embedding: bytes = b""
     """float32 (D,), in the machine's byte order; empty if the sample has none. The source sees to one D for all."""
     duplicate_state: int | None = None
+    mix: str = ""
+    """The name of the sample's source in a mix; empty without a mix."""
+    pass_number: int | None = None
+    """In a mix, the number of the pass through the sample's own source, which all draws use in place of the epoch."""
 
     @property
     def words_bytes(self) -> int:
