@@ -264,6 +264,8 @@ def _tensors(value: Any) -> Any:
     """Converts arrays to tensors, also within dicts and lists. Other values stay unchanged."""
     if isinstance(value, np.ndarray | np.generic):
         array = np.asarray(value)
+        if array.dtype.name == "bfloat16":
+            return _tensors(array.view(np.int16)).view(torch.bfloat16)
         try:
             return torch.from_numpy(array if array.flags.writeable else array.copy())
         except TypeError:  # torch has no such dtype, such as "|V2" (numpy's dtype for bfloat16)

@@ -26,7 +26,8 @@ class ImageConfig(Settings, frozen=True, kw_only=True):
         min_aspect_ratio: width / height of the narrowest bucket.
         max_aspect_ratio: width / height of the widest bucket.
         layout: order of the axes of an image: "HWC" or "CHW".
-        dtype: "uint8" (0 to 255), or "float16" or "float32" ([0, 1] before `mean` and `std` are applied).
+        dtype: "uint8" (0 to 255), or "float16", "bfloat16" or "float32" ([0, 1] before `mean` and `std` are applied).
+            numpy has no bfloat16: on the CPU the dtype is that of ml_dtypes, as in jax.
         mean: three numbers (R, G, B) in units of [0, 1], as in torchvision: x becomes (x - mean) / std. Needs a
             floating-point `dtype`.
         std: three numbers (R, G, B) in units of [0, 1], by which x - mean is divided. Needs a floating-point `dtype`.
@@ -53,7 +54,7 @@ class ImageConfig(Settings, frozen=True, kw_only=True):
     min_aspect_ratio: Aspect = 0.5
     max_aspect_ratio: Aspect = 2.0
     layout: Literal["HWC", "CHW"] = "HWC"
-    dtype: Literal["uint8", "float16", "float32"] = "uint8"
+    dtype: Literal["uint8", "float16", "bfloat16", "float32"] = "uint8"
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
     mask_interpolation: Literal["nearest", "lanczos"] = "nearest"
@@ -85,7 +86,7 @@ class ImageConfig(Settings, frozen=True, kw_only=True):
 
     def _normalisation_problem(self) -> str | None:
         if self.dtype == "uint8" and (self.mean or self.std):
-            return "image_config.mean and std need dtype 'float16' or 'float32', got 'uint8'"
+            return "image_config.mean and std need dtype 'float16', 'bfloat16' or 'float32', got 'uint8'"
         if self.mean and not all(-1 <= value <= 1 for value in self.mean):
             return f"image_config.mean must be in units of [0, 1], got {self.mean}: divide by 255"
         if self.std and not all(0 < value <= 1 for value in self.std):

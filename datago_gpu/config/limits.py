@@ -78,7 +78,7 @@ def bytes_a_pixel(config: LoaderConfig) -> int:
     image = config.image_config
     if not image.image_to_rgb8:
         return _FOUR_CHANNELS_OF_16_BITS
-    pixel = 3 * {"uint8": 1, "float16": 2, "float32": 4}[image.dtype]
+    pixel = 3 * {"uint8": 1, "float16": 2, "bfloat16": 2, "float32": 4}[image.dtype]
     return max(pixel, _LABEL) if files_of_a_sample(config) > 1 else pixel
 
 

@@ -19,6 +19,7 @@ from nvidia.dali.pipeline import Pipeline
 from datago_gpu.config import ImageConfig
 from datago_gpu.decoders.decoder import EncodedImages
 from datago_gpu.decoders.faults import Setup, classify_error
+from datago_gpu.decoders.output_format import OutputFormat
 from datago_gpu.decoders.parking import require_cupy
 from datago_gpu.imaging.geometry import views_of
 
@@ -170,6 +171,8 @@ def _format(pixels: Any, image: ImageConfig, *, is_mask: bool) -> Any:
         return fn.cast(pixels, dtype=types.INT32)
     if (image.layout, image.dtype) == ("HWC", "uint8"):
         return pixels
+    if image.dtype == "bfloat16":
+        return _look_up(pixels, image)
     # uint8 keeps its range; floating values are (x / 255 - mean) / std = (x - 255 mean) / (255 std).
     unit = 1.0 if image.dtype == "uint8" else 255.0
     channels = 1 if is_mask else 3
@@ -180,6 +183,18 @@ def _format(pixels: Any, image: ImageConfig, *, is_mask: bool) -> Any:
         mean=[255.0 * value for value in image.mean or channels * (0.0,)],
         std=[unit * value for value in image.std or channels * (1.0,)],
     )
+
+
+def _look_up(pixels: Any, image: ImageConfig) -> Any:
+    """Replaces each level by the bits of bfloat16, which DALI does not have, with the table of the Pillow back end."""
+    table = OutputFormat(image).table
+    if (table == table[0]).all():
+        table = table[:1]
+    else:  # a key for each level of each channel
+        pixels = fn.cast(pixels, dtype=types.UINT16) + types.Constant(np.array([0, 256, 512], np.uint16))
+    values = [float(bits) for bits in table.ravel().tolist()]
+    bits = fn.lookup_table(pixels, keys=list(range(len(values))), values=values, dtype=types.UINT16)
+    return fn.transpose(bits, perm=[2, 0, 1], output_layout="CHW") if image.layout == "CHW" else bits
 
 
 def _stream(device_id: int) -> Any:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from datago_gpu.decoders.dlpack import mark_bfloat16
 from datago_gpu.decoders.parking import LEGACY_STREAM, Lease, Parking, on_device, require_cupy
 
 __all__ = ["DeviceArray", "lend", "lend_array", "lend_list", "on_host", "read_at_once"]
@@ -33,10 +34,12 @@ class DeviceArray:
     guide.
     """
 
-    __slots__ = ("_array", "_lease")
+    __slots__ = ("_array", "_is_bfloat16", "_lease")
 
-    def __init__(self, array: Any, lease: Lease) -> None:
+    def __init__(self, array: Any, lease: Lease, *, is_bfloat16: bool = False) -> None:
         self._array, self._lease = array, lease
+        self._is_bfloat16 = is_bfloat16
+        """Whether the numbers of `_array`, uint16, are the bits of bfloat16, which cupy does not have."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -45,8 +48,8 @@ class DeviceArray:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """uint8, float16 or float32; for masks uint8, uint16 or int32."""
-        dtype: np.dtype[Any] = self._array.dtype
+        """uint8, float16, float32, or bfloat16 of ml_dtypes; for masks uint8, uint16 or int32."""
+        dtype: np.dtype[Any] = _bfloat16() if self._is_bfloat16 else self._array.dtype
         return dtype
 
     @property
@@ -58,7 +61,7 @@ class DeviceArray:
         return int(self._array.shape[0])
 
     def __getitem__(self, index: int | slice) -> DeviceArray:
-        return DeviceArray(self._array[index], self._lease)
+        return DeviceArray(self._array[index], self._lease, is_bfloat16=self._is_bfloat16)
 
     def __dlpack__(
         self,
@@ -67,6 +70,17 @@ class DeviceArray:
         max_version: tuple[int, int] | None = None,
         dl_device: tuple[int, int] | None = None,
         copy: bool | None = None,
+    ) -> Any:
+        capsule = self._export(stream, max_version, dl_device, copy=copy)
+        return mark_bfloat16(capsule) if self._is_bfloat16 else capsule
+
+    def _export(
+        self,
+        stream: int | None,
+        max_version: tuple[int, int] | None,
+        dl_device: tuple[int, int] | None,
+        *,
+        copy: bool | None,
     ) -> Any:
         parking, to_cpu = self._lease.parking, dl_device is not None and dl_device[0] == _CPU
         with on_device(parking.device_id):
@@ -81,6 +95,8 @@ class DeviceArray:
 
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
+        if self._is_bfloat16:
+            raise AttributeError("__cuda_array_interface__ has no bfloat16: use DLPack, as torch.from_dlpack does")
         self._lease.exported_to(None)  # the reading stream is unknown
         with on_device(self._lease.parking.device_id):
             return {**self._array.__cuda_array_interface__, "stream": None}
@@ -92,7 +108,11 @@ class DeviceArray:
         """Returns a copy in the memory of the CPU."""
         with on_device(self._lease.parking.device_id):
             host: NDArray[Any] = self._array.get()
-            return host
+            return host.view(_bfloat16()) if self._is_bfloat16 else host
+
+    def as_bfloat16(self) -> DeviceArray:
+        """Returns the same array, whose numbers are read as the bits of bfloat16."""
+        return DeviceArray(self._array, self._lease, is_bfloat16=True)
 
     def read_at_once(self) -> Any:
         """Returns an array over the pixels, for a reader that finishes before this object is dropped."""
@@ -148,6 +168,13 @@ def _view(lease: Lease, pointer: int, shape: tuple[int, ...], dtype: np.dtype[An
 
 def _dtype(tensor: Any) -> np.dtype[Any]:
     dtype: np.dtype[Any] = np.dtype(tensor.__cuda_array_interface__["typestr"])
+    return dtype
+
+
+def _bfloat16() -> np.dtype[Any]:
+    from ml_dtypes import bfloat16  # for this dtype only
+
+    dtype: np.dtype[Any] = np.dtype(bfloat16)
     return dtype
 
 

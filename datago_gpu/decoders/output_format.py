@@ -10,7 +10,10 @@ from numpy.typing import DTypeLike, NDArray
 
 from datago_gpu.config import ImageConfig
 
-__all__ = ["OutputFormat", "kind_of", "makes_one_array", "without_normalisation"]
+__all__ = ["OutputFormat", "bfloat16_bits", "kind_of", "makes_one_array", "without_normalisation"]
+
+_STORED = {"bfloat16": "uint16"}
+"""Dtypes that numpy does not have -> those of the arrays that hold their bits."""
 
 
 def without_normalisation(image: ImageConfig) -> ImageConfig:
@@ -29,6 +32,12 @@ def makes_one_array(image: ImageConfig, *, own: bool) -> bool:
     return not (own or image.mixed_buckets or image.pre_encode_images)
 
 
+def bfloat16_bits(numbers: NDArray[np.float32]) -> NDArray[np.uint16]:
+    """Rounds finite numbers to bfloat16, ties to the even neighbour, as torch does. Returns the bits."""
+    bits = numbers.view(np.uint32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+
+
 class OutputFormat:
     """Converts 8-bit RGB images to the format that the settings name. Floating dtypes are `(x / 255 - mean) / std`.
 
@@ -39,14 +48,19 @@ class OutputFormat:
         image = without_normalisation(image) if mask else image
         self._channels = 1 if mask else 3
         self.channels_first = image.layout == "CHW"
-        self.dtype = np.dtype("int32" if mask and image.mask_dtype == "int32" else image.dtype)
-        self._keeps = self.dtype.kind in "ui"
+        self.dtype = np.dtype(
+            "int32" if mask and image.mask_dtype == "int32" else _STORED.get(image.dtype, image.dtype)
+        )
+        """As the arrays have it: uint16 for bfloat16, see `as_bfloat16`."""
+        self._keeps = image.dtype == "uint8"
         mean = np.asarray(image.mean or (0.0, 0.0, 0.0), np.float64)
         std = np.asarray(image.std or (1.0, 1.0, 1.0), np.float64)
         self._scale = (1 / (255 * std)).astype(np.float32)
         self._shift = (-mean / std).astype(np.float32)
         levels = np.arange(256, dtype=np.float32)
-        self._halves = (levels * self._scale[:, None] + self._shift[:, None]).astype(np.float16)
+        numbers = levels * self._scale[:, None] + self._shift[:, None]
+        self.table = bfloat16_bits(numbers) if image.dtype == "bfloat16" else numbers.astype(np.float16)
+        """(3, 256): what each level becomes in each channel, for a dtype of 16 bits."""
 
     def empty(self, height: int, width: int, *batch: int, least: DTypeLike = np.uint8) -> NDArray[Any]:
         """Allocates memory for images of this size: (*batch, H, W, C) or (*batch, C, H, W).
@@ -77,4 +91,4 @@ class OutputFormat:
         else:
             # numpy rounds to float16 so slowly that a table of the 256 levels is 6 times as fast. For float32 the
             # multiplication is faster: twice as fast if channels come first.
-            np.take(self._halves[index], levels, out=plane, mode="clip")
+            np.take(self.table[index], levels, out=plane, mode="clip")

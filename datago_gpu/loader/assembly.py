@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datago_gpu.batch import Batch
+from datago_gpu.decoders.bfloat16 import as_bfloat16
 from datago_gpu.decoders.decoder import DecodedImages, Decoder, EncodedImages, Payloads
 from datago_gpu.decoders.placement import Placer, row_mapping, scatter_rows
 from datago_gpu.feeder import wire
@@ -57,7 +58,8 @@ class Assembly:
 
     make_decoder: makes a decoder for masks (True) or for images (False).
     optional: name -> kind, for each mask, image or latent that a sample may lack. parts: the same for each one that
-    the settings ask for. gray: makes the images of a batch in lockstep that has no good sample.
+    the settings ask for. gray: makes the images of a batch in lockstep that has no good sample. bfloat16: whether the
+    numbers of the decoders' images are bits of bfloat16.
     """
 
     def __init__(
@@ -68,7 +70,9 @@ class Assembly:
         *,
         parts: Mapping[str, str] | None = None,
         gray: GrayImages | None = None,
+        bfloat16: bool = False,
     ) -> None:
+        self._typed = as_bfloat16 if bfloat16 else _unchanged
         self._make_decoder, self._placer = make_decoder, placer
         self._optional, self._parts, self._gray_images = optional or {}, dict(parts or {}), gray
         self._images = make_decoder(False)
@@ -121,7 +125,7 @@ class Assembly:
         kept, real = repeat(message.fills.rows, message.fills.real, good) if message.fills else (good, None)
         batch = LoadedBatch.of(message, kept, real)
         if images.image is not None:
-            batch.image = self._in_batch_order(images, list(range(len(message.lengths))), kept)
+            batch.image = self._typed(self._in_batch_order(images, list(range(len(message.lengths))), kept))
         self._add_parts(batch, job, pictures, kept)
         return Assembled(message, batch, good, failures, rescued)
 
@@ -130,8 +134,9 @@ class Assembly:
     ) -> None:
         """Adds masks, additional images, latents and embeddings. kept: the row of each sample in the message."""
         for column, decoded in pictures:
-            into = batch.masks if column.kind == "mask" else batch.additional_images
-            into[column.name] = None if decoded.image is None else self._in_batch_order(decoded, column.rows, kept)
+            into, typed = (batch.masks, _unchanged) if column.kind == "mask" else (batch.additional_images, self._typed)
+            shown = None if decoded.image is None else self._in_batch_order(decoded, column.rows, kept)
+            into[column.name] = typed(shown)
             batch.present[column.name] = np.isin(kept, column.rows)
         for latents in job.latents:
             batch.latents[latents.name] = latents.of(kept)
@@ -145,7 +150,7 @@ class Assembly:
         """Returns the batch for a message without a good sample."""
         batch = LoadedBatch.of(message, kept, [False] * len(kept))
         if self._gray_images and message.bucket:
-            batch.image = self._gray_images.make(message.bucket, len(kept), self._placer)
+            batch.image = self._typed(self._gray_images.make(message.bucket, len(kept), self._placer))
         self._note_absent(batch, self._parts)
         return batch
 
@@ -185,6 +190,10 @@ class Assembly:
                 into = {"mask": batch.masks, "image": batch.additional_images, "latent": batch.latents}[kind]
                 into[name] = None
                 batch.present[name] = np.zeros(len(batch.real), bool)
+
+
+def _unchanged(image: Any) -> Any:
+    return image
 
 
 def _images(message: wire.EncodedBatch, memory: mmap.mmap) -> EncodedImages:

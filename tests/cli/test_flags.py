@@ -160,7 +160,7 @@ def test_help_tells_each_setting_in_the_section_of_its_record(command: click.Com
     assert "--batch-size INTEGER" in " ".join(told["Loader"])
     assert any("[default: 32]" in line for line in told["Loader"])
     images = " ".join(told["Images (image_config)"])
-    assert "--dtype uint8|float16|float32" in images
+    assert "--dtype uint8|float16|bfloat16|float32" in images
     assert "[default: 0.5]" in images
     shards = " ".join(told["WebDataset shards (source_config of source_type webdataset)"])
     assert "Number of shards that are downloaded at the same time" in shards

@@ -275,7 +275,7 @@ REFUSED: list[tuple[Any, str]] = [
     ),
     (
         files(image_config={"mean": [0.5, 0.5, 0.5]}),
-        "image_config.mean and std need dtype 'float16' or 'float32', got 'uint8'",
+        "image_config.mean and std need dtype 'float16', 'bfloat16' or 'float32', got 'uint8'",
     ),
     (files(image_config={"mean": [1, 2]}), "image_config.mean must be a list of 3 numbers or None, got [1, 2]"),
     (
@@ -300,7 +300,10 @@ REFUSED: list[tuple[Any, str]] = [
     (database(sources=3), "source_config.sources must be text or a list of texts, got 3"),
     (database(duplicate_state="x"), "source_config.duplicate_state must be a whole number or 'unprocessed', got 'x'"),
     (database(random_method="x"), "source_config.random_method must be 'shuffle' or 'server', got 'x'"),
-    (files(image_config={"dtype": "bfloat16"}), "image_config.dtype must be 'uint8', 'float16' or 'float32', got 'bfl"),
+    (
+        files(image_config={"dtype": "float64"}),
+        "image_config.dtype must be 'uint8', 'float16', 'bfloat16' or 'float32', got 'float64'",
+    ),
     (database(page_size=2001), "source_config.page_size must be a whole number from 1 to 2000, got 2001"),
     (
         database(random_sampling=True, random_method="server"),
@@ -333,7 +336,10 @@ def test_a_constructor_is_as_strict_as_json() -> None:
             lambda: DecodeConfig(threads=1.5),
             "decode_config.threads must be a whole number of at least 1 or None, got 1.5",
         ),  # type: ignore[arg-type]
-        (lambda: ImageConfig(dtype="int8"), "image_config.dtype must be 'uint8', 'float16' or 'float32', got 'int8'"),  # type: ignore[arg-type]
+        (
+            lambda: ImageConfig(dtype="int8"),
+            "image_config.dtype must be 'uint8', 'float16', 'bfloat16' or 'float32', got 'int8'",
+        ),  # type: ignore[arg-type]
         (
             lambda: LoaderConfig(source_config={"root_path": "/x"}),  # type: ignore[arg-type]
             "unknown key source_config.root_path; it belongs in the source_config of source_type 'file'",

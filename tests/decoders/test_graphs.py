@@ -18,6 +18,8 @@ from datago_gpu.decoders.output_format import without_normalisation
 FORMS: list[dict[str, Any]] = [
     {"dtype": "uint8"},
     {"dtype": "float16"},
+    {"dtype": "bfloat16"},
+    {"dtype": "bfloat16", "mean": (0.5, 0.4, 0.5)},
     {"dtype": "float32", "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)},
 ]
 CROPS: list[dict[str, Any]] = [{"crop_and_resize": False}, {"crop_and_resize": True},
@@ -46,7 +48,7 @@ def test_dali_accepts_every_graph(device_id: int | None, mask: str) -> None:
         pixels = graph(device_id, form, crop, layout, mask, load)
         assert pixels.device == ("cpu" if device_id is None else "gpu")
         made += 1
-    assert made == 54
+    assert made == 90
 
 
 def test_dali_refuses_what_a_graph_must_not_be(monkeypatch: pytest.MonkeyPatch) -> None:

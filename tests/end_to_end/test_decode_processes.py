@@ -133,6 +133,7 @@ def as_dict(config: LoaderConfig) -> dict[str, Any]:
 FORMS: dict[str, dict[str, Any]] = {
     "dense": {"crop_and_resize": True},
     "normalised": {"crop_and_resize": True, "layout": "CHW", "dtype": "float16", "mean": [0.5] * 3, "std": [0.2] * 3},
+    "bfloat16": {"crop_and_resize": True, "dtype": "bfloat16", "mean": [0.5] * 3},
     "int32 masks": {"crop_and_resize": True, "mask_dtype": "int32", "layout": "CHW"},
     "lanczos masks": {"crop_and_resize": True, "mask_interpolation": "lanczos", "dtype": "float32"},
     "whole": {},

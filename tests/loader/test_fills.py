@@ -118,6 +118,7 @@ def check_gray(batch: Batch) -> None:
 FORMS = [
     (ImageConfig(crop_and_resize=True, layout="CHW", dtype="float32", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))),
     (ImageConfig(crop_and_resize=True, dtype="float16")),
+    (ImageConfig(crop_and_resize=True, dtype="bfloat16")),
     (ImageConfig(crop_and_resize=True, image_to_rgb8=False)),
     (ImageConfig(crop_and_resize=True, pre_encode_images=True)),
 ]

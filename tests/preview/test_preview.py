@@ -72,6 +72,7 @@ def settings(server: DataroomServer, **image: Any) -> dict[str, Any]:
     ("backend", "image"),
     [
         ("pillow", {}),
+        ("pillow", {"dtype": "bfloat16"}),
         ("dali", {"layout": "CHW", "dtype": "float16", "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4]}),
     ],
 )
