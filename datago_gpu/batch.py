@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datago_gpu.arrays import Array
+from datago_gpu.draws import draw_key
 
 # Fields are `Array | Any`, a convention of typeshed: the settings decide whether a field is an array, a list, bytes or
 # None. Editors complete for the usual case (Array), and type checkers do not require checks for the others.
-__all__ = ["COLUMNS", "Batch", "Sample"]
+__all__ = ["COLUMNS", "Batch", "Sample", "generator_of"]
 
 COLUMNS = {
     "id": "ids",
@@ -59,6 +60,14 @@ class Sample:
     """The name of the sample's source, if `source_type` is "mix"; else empty."""
     pass_number: int | None = None
     """See `Batch.pass_numbers`."""
+    epoch: int = 0
+    """The pass that the sample belongs to."""
+    seed: int = 0
+    """See `Batch.seed`."""
+
+    def rng(self, view: int = 0) -> np.random.Generator:
+        """Returns a generator of random numbers that belongs to this sample: see `Batch.rng`."""
+        return generator_of(self.seed, self.epoch, self.pass_number, self.id, view)
 
     def __repr__(self) -> str:
         return f"Sample(id={self.id!r}, image={describe(self.image)}, original_size={self.original_size})"
@@ -126,12 +135,30 @@ class Batch:
     """(N,): the number of the pass through each sample's source, if `source_type` is "mix"; else None. In a mix, a pass
     is to its source what an epoch is to a source that is loaded alone: the number decides the order and all draws. The
     first pass of epoch e has the number e, and each further pass within the epoch has a number 2**32 higher."""
+    sample_epochs: NDArray[np.int64] | Any = None
+    """(N,): the pass that each sample belongs to. Below `epoch` for a sample of an earlier pass that waited until its
+    batch was full."""
+    seed: int = 0
+    """The setting `seed`, with which `rng` begins."""
 
     def __post_init__(self) -> None:
         if self.real is None:
             self.real = np.ones(len(self.ids), np.bool_)
         self.mix = [""] * len(self.ids) if self.mix is None else self.mix
         self.pass_numbers = [None] * len(self.ids) if self.pass_numbers is None else self.pass_numbers
+        if self.sample_epochs is None:
+            self.sample_epochs = np.full(len(self.ids), self.epoch)
+
+    def rng(self, index: int, view: int = 0) -> np.random.Generator:
+        """Returns a generator of random numbers that belongs to one sample, for augmentation of your own.
+
+        The numbers depend on the seed, the sample's epoch (in a mix, the pass through its source), its id and `view`
+        alone: they are the same on every back end, machine and number of ranks, in every batch that the sample may be
+        in, and after every resume. Each call returns a new generator, which begins with the first number.
+
+        index: the position of the sample in this batch. view: any number, for several independent generators.
+        """
+        return generator_of(self.seed, self.sample_epochs[index], self.pass_numbers[index], self.ids[index], view)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -167,6 +194,8 @@ class Batch:
             additional_images=self._of_sample(self.additional_images, index),
             latents=self._of_sample(self.latents, index),
             real=bool(self.real[index]),
+            epoch=int(self.sample_epochs[index]),
+            seed=self.seed,
             **{name: _at(getattr(self, column), index) for name, column in COLUMNS.items()},
         )
 
@@ -189,6 +218,7 @@ class Batch:
             latents=cut_named(self.latents),
             present=present,
             real=self.real[rows],
+            sample_epochs=self.sample_epochs[rows],
             **{column: _at(getattr(self, column), rows) for column in COLUMNS.values()},
         )
 
@@ -197,6 +227,12 @@ class Batch:
 
     def __repr__(self) -> str:
         return f"Batch({len(self)} samples, image={describe(self.image)}, bucket={self.bucket}, epoch={self.epoch})"
+
+
+def generator_of(seed: int, epoch: int, pass_number: int | None, sample_id: str, view: int) -> np.random.Generator:
+    """Returns the generator of `Batch.rng`. pass_number: used in place of `epoch`, unless None."""
+    key = draw_key(seed, int(epoch) if pass_number is None else pass_number, sample_id, view)
+    return np.random.Generator(np.random.PCG64(key))
 
 
 def _at(values: Any, rows: int | slice) -> Any:

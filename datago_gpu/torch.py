@@ -23,7 +23,7 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 from torch.utils.data._utils.collate import default_collate_fn_map
 
-from datago_gpu.batch import COLUMNS, Batch
+from datago_gpu.batch import COLUMNS, Batch, generator_of
 from datago_gpu.config import ConfigLike, LoaderConfig
 from datago_gpu.errors import ConfigError
 from datago_gpu.feeder.wire import Resume
@@ -63,10 +63,16 @@ class TensorBatch(dict[str, Any]):
         tensors without `crop_and_resize`; None without `require_images`.
     masks, additional_images, latents: name -> tensor, list or None, as in a Batch.
     embeddings: float32 (N, D), or None.
-    original_sizes, crops, present, real: on the host: int32 (N, 2), float32 (N, 4), name -> bool (N,), and bool (N,).
-    bucket: a Bucket (height, width), or None. epoch: number of the pass, counted from 0.
+    original_sizes, crops, present, real, sample_epochs: on the host: int32 (N, 2), float32 (N, 4), name -> bool (N,),
+        bool (N,), and int64 (N,).
+    bucket: a Bucket (height, width), or None. epoch: number of the pass, counted from 0. seed: the setting.
     ids, sources, attributes, tags, duplicate_states, mix, pass_numbers: lists of N.
     """
+
+    def rng(self, index: int, view: int = 0) -> np.random.Generator:
+        """Returns a generator of random numbers that belongs to one sample: see `Batch.rng`."""
+        epoch, pass_number = self["sample_epochs"][index], self["pass_numbers"][index]
+        return generator_of(self["seed"], epoch, pass_number, self["ids"][index], view)
 
 
 class LoaderDataset(Plans, IterableDataset):  # type: ignore[misc]  # torch need not be there where types are checked

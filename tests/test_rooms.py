@@ -24,7 +24,7 @@ FLOORS = [
     ["imaging", "batch", "row"],
     ["arrays", "eventloop", "interpreter"],
     ["errors"],
-    ["framing", "redact", "units", "heap"],
+    ["framing", "redact", "units", "heap", "draws"],
 ]
 """From the top down. A room may import what lies on lower floors, and itself."""
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

@@ -59,7 +59,7 @@ class Assembly:
     make_decoder: makes a decoder for masks (True) or for images (False).
     optional: name -> kind, for each mask, image or latent that a sample may lack. parts: the same for each one that
     the settings ask for. gray: makes the images of a batch in lockstep that has no good sample. bfloat16: whether the
-    numbers of the decoders' images are bits of bfloat16.
+    numbers of the decoders' images are bits of bfloat16. seed: the setting.
     """
 
     def __init__(
@@ -71,7 +71,9 @@ class Assembly:
         parts: Mapping[str, str] | None = None,
         gray: GrayImages | None = None,
         bfloat16: bool = False,
+        seed: int = 0,
     ) -> None:
+        self._seed = seed
         self._typed = as_bfloat16 if bfloat16 else _unchanged
         self._make_decoder, self._placer = make_decoder, placer
         self._optional, self._parts, self._gray_images = optional or {}, dict(parts or {}), gray
@@ -123,7 +125,7 @@ class Assembly:
         if not good:
             return Assembled(message, None, good, failures)
         kept, real = repeat(message.fills.rows, message.fills.real, good) if message.fills else (good, None)
-        batch = LoadedBatch.of(message, kept, real)
+        batch = LoadedBatch.of(message, kept, real, seed=self._seed)
         if images.image is not None:
             batch.image = self._typed(self._in_batch_order(images, list(range(len(message.lengths))), kept))
         self._add_parts(batch, job, pictures, kept)
@@ -148,7 +150,7 @@ class Assembly:
 
     def _gray(self, message: wire.EncodedBatch, kept: list[int]) -> Batch:
         """Returns the batch for a message without a good sample."""
-        batch = LoadedBatch.of(message, kept, [False] * len(kept))
+        batch = LoadedBatch.of(message, kept, [False] * len(kept), seed=self._seed)
         if self._gray_images and message.bucket:
             batch.image = self._typed(self._gray_images.make(message.bucket, len(kept), self._placer))
         self._note_absent(batch, self._parts)

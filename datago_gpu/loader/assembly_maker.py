@@ -58,9 +58,14 @@ def assembly_maker(backend: Backend, config: LoaderConfig, pool: Pool | None) ->
 
     begin, source = _in_processes(config, pool) if pool else _in_this_process(backend, config), config.source_config
     gray = _gray_images(config) if config.lockstep else None
-    bfloat16 = config.image_config.dtype == "bfloat16"
     return lambda: Assembly(
-        begin(), make_placer(backend), source.optional_parts, parts=source.parts, gray=gray, bfloat16=bfloat16
+        begin(),
+        make_placer(backend),
+        source.optional_parts,
+        parts=source.parts,
+        gray=gray,
+        bfloat16=config.image_config.dtype == "bfloat16",
+        seed=config.seed,
     )
 
 

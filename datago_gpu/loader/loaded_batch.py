@@ -33,14 +33,16 @@ class LoadedBatch(Batch):
     """Whether the samples are those of the message, in the same order."""
 
     @classmethod
-    def of(cls, message: wire.EncodedBatch, kept: list[int], real: list[bool] | None = None) -> LoadedBatch:
+    def of(
+        cls, message: wire.EncodedBatch, kept: list[int], real: list[bool] | None = None, *, seed: int = 0
+    ) -> LoadedBatch:
         """Returns a Batch of the samples kept, without images, parts and embeddings. real: None if all are."""
         batch = cls.__new__(cls)
         batch._message, batch._kept = message, kept  # noqa: SLF001  # of this class
         batch._whole = kept == list(range(len(message.lengths)))  # noqa: SLF001
         batch.real = np.ones(len(kept), np.bool_) if real is None else np.array(real, np.bool_)
         batch.image = batch.embeddings = None  # `__init__`, which sets all fields, serves `dataclasses.replace`
-        batch.bucket, batch.epoch = message.bucket, message.epoch
+        batch.bucket, batch.epoch, batch.seed = message.bucket, message.epoch, seed
         batch.masks, batch.additional_images, batch.latents, batch.present = {}, {}, {}, {}
         return batch
 
@@ -55,10 +57,20 @@ class LoadedBatch(Batch):
             value = self._rows(np.frombuffer(self._message.original_sizes, np.int32), 2)
         elif name == "crops":
             value = self._rows(np.frombuffer(self._message.crops, np.float32), 4)
+        elif name == "sample_epochs":
+            value = self._epochs()
         else:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
         setattr(self, name, value)
         return value
+
+    def _epochs(self) -> NDArray[np.int64]:
+        """Returns the epoch of each sample. In lockstep all samples are of the batch's epoch."""
+        epochs = np.full(len(self._kept), self.epoch, np.int64)
+        if not self._message.fills:
+            numbers = (self._message.indices[row] for row in self._kept)
+            epochs[:] = [wire.epoch_and_index(number, self.epoch)[0] for number in numbers]
+        return epochs
 
     def _rows(self, numbers: NDArray[Any], columns: int) -> NDArray[Any]:
         """Returns a new array with the rows of the samples kept."""
