@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from datago_gpu.arrays import Array
 from datago_gpu.draws import draw_key
+from datago_gpu.points import Cuts
 
 # Fields are `Array | Any`, a convention of typeshed: the settings decide whether a field is an array, a list, bytes or
 # None. Editors complete for the usual case (Array), and type checkers do not require checks for the others.
@@ -64,10 +65,27 @@ class Sample:
     """The pass that the sample belongs to."""
     seed: int = 0
     """See `Batch.seed`."""
+    flipped: bool = False
+    """Whether `image` shows the region mirrored left to right."""
+    image_size: tuple[int, int] = (0, 0)
+    """(height, width) of `image`; (0, 0) without an image."""
 
     def rng(self, view: int = 0) -> np.random.Generator:
         """Returns a generator of random numbers that belongs to this sample: see `Batch.rng`."""
         return generator_of(self.seed, self.epoch, self.pass_number, self.id, view)
+
+    def to_image(self, points: Any) -> NDArray[Any]:
+        """Maps points of the original to pixels of `image`: see `Batch.to_image`. points: (..., 2) or (..., 4)."""
+        shown: NDArray[Any] = self._cuts().to_pictures(np.asarray(points)[None])[0]
+        return shown
+
+    def from_image(self, points: Any) -> NDArray[Any]:
+        """Maps points of `image` to pixels of the original: see `Batch.to_image`. points: (..., 2) or (..., 4)."""
+        found: NDArray[Any] = self._cuts().to_originals(np.asarray(points)[None])[0]
+        return found
+
+    def _cuts(self) -> Cuts:
+        return Cuts(np.array([self.crop]), np.array([self.image_size]), np.array([self.flipped]))
 
     def __repr__(self) -> str:
         return f"Sample(id={self.id!r}, image={describe(self.image)}, original_size={self.original_size})"
@@ -105,7 +123,7 @@ class Batch:
     original_sizes: NDArray[np.int32]
     """(N, 2): height and width of the original images in pixels, upright."""
     crops: NDArray[np.float32]
-    """(N, 4): top, left, height, width of the region that `image` shows, in pixels of the original."""
+    """(N, 4): top, left, height, width of the region that `image` shows, in pixels of the original (not mirrored)."""
     bucket: tuple[int, int] | None
     """Height and width of all images of the batch. None without crop_and_resize, or if the images differ in size."""
     attributes: list[dict[str, Any]] = field(default_factory=list)
@@ -140,6 +158,10 @@ class Batch:
     batch was full."""
     seed: int = 0
     """The setting `seed`, with which `rng` begins."""
+    flipped: NDArray[np.bool_] | Any = None
+    """(N,): which samples are shown mirrored left to right, with their masks and additional images."""
+    image_sizes: NDArray[np.int32] | Any = None
+    """(N, 2): height and width of the images; 0 for a sample without an image. Useful where they differ."""
 
     def __post_init__(self) -> None:
         if self.real is None:
@@ -148,6 +170,11 @@ class Batch:
         self.pass_numbers = [None] * len(self.ids) if self.pass_numbers is None else self.pass_numbers
         if self.sample_epochs is None:
             self.sample_epochs = np.full(len(self.ids), self.epoch)
+        if self.flipped is None:
+            self.flipped = np.zeros(len(self.ids), np.bool_)
+        if self.image_sizes is None:
+            same = None if self.bucket is None else np.tile(np.array(self.bucket, np.int32), (len(self.ids), 1))
+            self.image_sizes = self.original_sizes if same is None else same
 
     def rng(self, index: int, view: int = 0) -> np.random.Generator:
         """Returns a generator of random numbers that belongs to one sample, for augmentation of your own.
@@ -196,6 +223,8 @@ class Batch:
             real=bool(self.real[index]),
             epoch=int(self.sample_epochs[index]),
             seed=self.seed,
+            flipped=bool(self.flipped[index]),
+            image_size=(int(self.image_sizes[index, 0]), int(self.image_sizes[index, 1])),
             **{name: _at(getattr(self, column), index) for name, column in COLUMNS.items()},
         )
 
@@ -219,8 +248,43 @@ class Batch:
             present=present,
             real=self.real[rows],
             sample_epochs=self.sample_epochs[rows],
+            flipped=self.flipped[rows],
+            image_sizes=self.image_sizes[rows],
             **{column: _at(getattr(self, column), rows) for column in COLUMNS.values()},
         )
+
+    def to_image(self, points: Any) -> Any:
+        """Maps key points or boxes of the originals to pixels of the images. `from_image` is the inverse.
+
+        points: an array (N, K, 2) of (x, y), or (N, K, 4) of boxes (x1, y1, x2, y2); K may be left out, or be several
+            axes. Or a list of N such arrays, each with a K of its own. In pixels, from the left and from the top: the
+            first pixel reaches from 0 to 1.
+
+        Returns numpy arrays of the same shape, or a list of them: float32 for float32, else float64. Points that the
+        images do not show come to lie outside of them. In a mirrored image, x1 of a box is again the left edge. The
+        words left and right that belong to a key point (such as an eye) are the caller's to swap: see `flipped`.
+
+        >>> batch = Batch(["a"], [""], None, np.array([[300, 400]]), np.array([[0, 50, 300, 300]]), (224, 224))
+        >>> batch.to_image([[[200.0, 150.0]]])
+        [array([[112., 112.]])]
+        """
+        if isinstance(points, list | tuple):
+            return [sample.to_image(each) for sample, each in self._each(points)]
+        return self._cuts().to_pictures(points)
+
+    def from_image(self, points: Any) -> Any:
+        """Maps key points or boxes of the images, in the forms of `to_image`, to pixels of the originals."""
+        if isinstance(points, list | tuple):
+            return [sample.from_image(each) for sample, each in self._each(points)]
+        return self._cuts().to_originals(points)
+
+    def _cuts(self) -> Cuts:
+        return Cuts(self.crops, self.image_sizes, self.flipped)
+
+    def _each(self, points: list[Any] | tuple[Any, ...]) -> Iterator[tuple[Sample, Any]]:
+        if len(points) != len(self):
+            raise ValueError(f"points must have an entry for each of the {len(self)} samples, got {len(points)}")
+        return zip(self, points, strict=True)
 
     def __iter__(self) -> Iterator[Sample]:
         return (self._sample(index) for index in range(len(self)))

@@ -63,8 +63,8 @@ class TensorBatch(dict[str, Any]):
         tensors without `crop_and_resize`; None without `require_images`.
     masks, additional_images, latents: name -> tensor, list or None, as in a Batch.
     embeddings: float32 (N, D), or None.
-    original_sizes, crops, present, real, sample_epochs: on the host: int32 (N, 2), float32 (N, 4), name -> bool (N,),
-        bool (N,), and int64 (N,).
+    original_sizes, image_sizes, crops, flipped, present, real, sample_epochs: on the host: int32 (N, 2) twice,
+        float32 (N, 4), bool (N,), name -> bool (N,), bool (N,), and int64 (N,).
     bucket: a Bucket (height, width), or None. epoch: number of the pass, counted from 0. seed: the setting.
     ids, sources, attributes, tags, duplicate_states, mix, pass_numbers: lists of N.
     """

@@ -22,7 +22,7 @@ FLOORS = [
     ["sources", "decoders"],
     ["config"],
     ["imaging", "batch", "row"],
-    ["arrays", "eventloop", "interpreter"],
+    ["arrays", "eventloop", "interpreter", "points"],
     ["errors"],
     ["framing", "redact", "units", "heap", "draws"],
 ]

@@ -15,7 +15,7 @@ __all__ = ["SettingsCommand", "setting_texts"]
 
 _LINE = 112
 """Maximum number of characters in a line of the help."""
-_TYPES: dict[Any, str] = {int: "INTEGER", float: "NUMBER", str: "TEXT", tuple: "R,G,B"}
+_TYPES: dict[Any, str] = {int: "INTEGER", float: "NUMBER", str: "TEXT", tuple: "NUMBER,..."}
 
 
 class SettingsCommand(click.Command):

@@ -10,6 +10,7 @@ from datago_gpu.config.settings import Count, Settings
 from datago_gpu.imaging.geometry import BucketTable
 
 Aspect = Annotated[float, Meta(ge=0.001, le=1000)]
+Share = Annotated[float, Meta(gt=0, le=1)]
 
 __all__ = ["ImageConfig"]
 
@@ -18,13 +19,20 @@ class ImageConfig(Settings, frozen=True, kw_only=True):
     """What is made of each image.
 
     Attributes:
-        crop_and_resize: true scales each image to cover the bucket with the nearest aspect ratio, and crops it at the
-            centre; all images of a batch then form one array. False keeps the sizes of the images: `Batch.image` is a
-            list.
+        crop_and_resize: true scales each image to cover the bucket with the nearest aspect ratio, and crops it as
+            `crop` says; all images of a batch then form one array. False keeps the sizes of the images: `Batch.image`
+            is a list.
         default_image_size: side length of the square bucket, in pixels. All buckets have about the same area.
         downsampling_ratio: the sides of all buckets are multiples of this number of pixels.
         min_aspect_ratio: width / height of the narrowest bucket.
         max_aspect_ratio: width / height of the widest bucket.
+        crop: which region of an image is shown. "centre": the largest that has the bucket's aspect ratio, at the
+            centre. "random": one of that size, at a random place. "random_resized": one of random area, aspect ratio
+            and place, as in torchvision's RandomResizedCrop. Masks and additional images are cut from the same region.
+        crop_scale: with crop "random_resized", the least and the largest share of the image's area.
+        crop_aspect: with crop "random_resized", the least and the largest aspect ratio (width / height) of the region,
+            relative to the bucket's: 1 is the bucket's own, and other regions are stretched.
+        flip: probability with which an image is mirrored left to right, 0 to 1, with its masks and additional images.
         layout: order of the axes of an image: "HWC" or "CHW".
         dtype: "uint8" (0 to 255), or "float16", "bfloat16" or "float32" ([0, 1] before `mean` and `std` are applied).
             numpy has no bfloat16: on the CPU the dtype is that of ml_dtypes, as in jax.
@@ -53,6 +61,10 @@ class ImageConfig(Settings, frozen=True, kw_only=True):
     downsampling_ratio: Count = 32
     min_aspect_ratio: Aspect = 0.5
     max_aspect_ratio: Aspect = 2.0
+    crop: Literal["centre", "random", "random_resized"] = "centre"
+    crop_scale: tuple[Share, Share] = (0.08, 1.0)
+    crop_aspect: tuple[Aspect, Aspect] = (3 / 4, 4 / 3)
+    flip: Annotated[float, Meta(ge=0, le=1)] = 0.0
     layout: Literal["HWC", "CHW"] = "HWC"
     dtype: Literal["uint8", "float16", "bfloat16", "float32"] = "uint8"
     mean: tuple[float, float, float] | None = None
@@ -74,7 +86,17 @@ class ImageConfig(Settings, frozen=True, kw_only=True):
                 self.buckets()
             except ValueError as problem:
                 return f"image_config: {problem}; widen the aspect range or lower downsampling_ratio"
-        return self._form_problem() or self._normalisation_problem() or self._mask_problem()
+        return self._crop_problem() or self._form_problem() or self._normalisation_problem() or self._mask_problem()
+
+    def _crop_problem(self) -> str | None:
+        if self.crop != "centre" and not self.crop_and_resize:
+            return f"image_config.crop {self.crop!r} needs crop_and_resize: set crop_and_resize to true"
+        for name, (least, most) in (("crop_scale", self.crop_scale), ("crop_aspect", self.crop_aspect)):
+            if least > most:
+                return f"image_config.{name} must be the least and the largest value, got {[least, most]}: swap them"
+        if self.crop != "random_resized" and (self.crop_scale, self.crop_aspect) != ((0.08, 1.0), (3 / 4, 4 / 3)):
+            return f"image_config.crop_scale and crop_aspect need crop 'random_resized', got {self.crop!r}"
+        return None
 
     def _form_problem(self) -> str | None:
         """Of images that are not arrays of one form."""

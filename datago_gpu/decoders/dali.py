@@ -143,7 +143,9 @@ class DaliDecoder:
                 self._pipeline.start(waiting.images, waiting.kept)
 
     def _hand_over(self, output: Any) -> Any:
-        dense = self._setup.image.crop_and_resize and not self._setup.image.mixed_buckets
+        image = self._setup.image
+        own = not (self._setup.mask or image.image_to_rgb8)  # other images of the batch may have other channels
+        dense = image.crop_and_resize and not (own or image.mixed_buckets)
         if self._parking is not None:
             return lend(self._parking, output.as_tensor()) if dense else lend_list(self._parking, output)
         return np.asarray(output.as_tensor()) if dense else [np.asarray(tensor) for tensor in output]

@@ -65,7 +65,10 @@ class DaliPipeline:
             self._open_pipeline().feed_input("payloads", fed[0])
             if self._setup.image.crop_and_resize:
                 fed.append(tensors.TensorListCPU(_views(images, rows)))
-                self._open_pipeline().feed_input("views", fed[1])
+                self._open_pipeline().feed_input("views", fed[-1])
+            if self._setup.image.flip:
+                fed.append(tensors.TensorListCPU(_mirrors(images, rows)))
+                self._open_pipeline().feed_input("mirrors", fed[-1])
             self._open_pipeline().schedule_run()
             self._fed.append(fed)
             return
@@ -137,6 +140,11 @@ def _views(images: EncodedImages, rows: list[int]) -> NDArray[np.float32]:
     return images.views if len(rows) == len(images) else images.views[rows]
 
 
+def _mirrors(images: EncodedImages, rows: list[int]) -> NDArray[np.int32]:
+    """Returns (N,): 1 for each image that is to be mirrored, else 0."""
+    return np.zeros(len(rows), np.int32) if images.flipped is None else images.flipped[rows].astype(np.int32)
+
+
 def _graph(setup: Setup) -> Any:
     payloads = fn.external_source(name="payloads", dtype=types.UINT8, ndim=1, no_copy=True)
     options: dict[str, Any] = {"device": "cpu"}
@@ -147,6 +155,9 @@ def _graph(setup: Setup) -> Any:
     pixels = fn.decoders.image(payloads, output_type=types.GRAY if setup.mask else types.RGB, **options)
     if setup.image.crop_and_resize:
         pixels = _resize(pixels, _FILTERS[setup.mask or "lanczos"])
+    if setup.image.flip:  # after the resize: a mask is then exactly the mirror image of what it would be else
+        mirrors = fn.external_source(name="mirrors", dtype=types.INT32, ndim=0, no_copy=True)
+        pixels = fn.flip(pixels, horizontal=mirrors)
     return _format(pixels, setup.image, is_mask=bool(setup.mask))
 
 

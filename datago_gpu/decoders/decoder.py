@@ -24,6 +24,7 @@ class EncodedImage:
     region: Region
     orientation: int
     target: Size | None
+    flipped: bool = False
 
 
 class Payloads(Sequence[NDArray[np.uint8]]):
@@ -77,6 +78,8 @@ class EncodedImages:
     """(N, 2): height and width that each region is scaled to, if they differ; `target` is None then."""
     views: NDArray[np.float32] | None = None
     """(N, 6): regions and targets as `views_of` returns them, if the feeder has computed them."""
+    flipped: NDArray[np.bool_] | None = None
+    """(N,): which images are mirrored left to right, once their regions are cut; None if none is."""
     largest: int = 0
     """Number of pixels of the largest image, or more; 0 if it is not known."""
     checked: bool = False
@@ -92,8 +95,8 @@ class EncodedImages:
     def one(self, index: int) -> EncodedImage:
         """Returns one of the images."""
         (height, width), region = self.sizes[index].tolist(), tuple(self.regions[index].tolist())
-        orientation = int(self.orientations[index])
-        return EncodedImage(self.payloads[index], (height, width), region, orientation, self.target_of(index))
+        orientation, flipped = int(self.orientations[index]), self.flipped is not None and bool(self.flipped[index])
+        return EncodedImage(self.payloads[index], (height, width), region, orientation, self.target_of(index), flipped)
 
     def buffers(self, rows: list[int]) -> Sequence[memoryview | NDArray[np.uint8]]:
         """Returns some of the payloads, in the form that takes the least time to make."""
@@ -111,6 +114,7 @@ class EncodedImages:
             self.target,
             None if self.targets is None else self.targets[rows],
             None if self.views is None else self.views[rows],
+            None if self.flipped is None else self.flipped[rows],
             self.largest,
             self.checked,
         )

@@ -14,6 +14,7 @@ from datago_gpu.decoders.decoder import EncodedImage
 from datago_gpu.decoders.output_format import OutputFormat, kind_of
 from datago_gpu.imaging.costs import MOST_A_PIXEL, decoding_bytes
 from datago_gpu.imaging.labels import unpack_labels
+from datago_gpu.imaging.mirror import mirrored
 from datago_gpu.imaging.own_channels import render_own
 from datago_gpu.imaging.pixels import render_array
 from datago_gpu.imaging.scaling import shrinkage
@@ -76,6 +77,8 @@ class Renderer:
             pixels = render_array(
                 payload, region, orientation, target, draft=draft, max_pixels=max_pixels, mask=self._mask
             )
+        if image.flipped:
+            pixels = mirrored(pixels)
         if self._encoder:
             return self._encoder(pixels)
         if self._own:

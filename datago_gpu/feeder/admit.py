@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
+from msgspec import Struct
 
 from datago_gpu.config import LoaderConfig
 from datago_gpu.config.limits import Limits
 from datago_gpu.errors import Rejected
 from datago_gpu.feeder.admitted import Admitted
+from datago_gpu.feeder.region_choice import RegionChoice
 from datago_gpu.imaging.allowance import Allowance
 from datago_gpu.imaging.geometry import Region, Size, cover_region, full_region
 from datago_gpu.imaging.header import read_header
@@ -24,6 +25,21 @@ def without_image(ref: SampleRef, bucket: Size | None = None) -> Admitted:
     return Admitted(ref, b"", (0, 0), 1, full_region(0, 0), (0, 0), full_region(0, 0), bucket)
 
 
+class _Shown(Struct, frozen=True):
+    """What is shown of an image."""
+
+    region: Region
+    """In pixels of the image, upright."""
+    bucket: Size | None
+    """The size that the region is scaled to; None if images keep their sizes."""
+    flipped: bool
+
+
+def _as_it_is(ref: SampleRef, payload: bytes, size: Size, orientation: int, shown: _Shown) -> Admitted:
+    """Returns the sample with a payload of which the decoder shows the region."""
+    return Admitted(ref, payload, size, orientation, shown.region, size, shown.region, shown.bucket, [], shown.flipped)
+
+
 class Admission:
     """Decides by the settings of a loader whether payloads can be used. Many threads may call it at once.
 
@@ -35,6 +51,7 @@ class Admission:
         self._max_pixels = config.decode_config.max_pixels
         self._max_bytes = Limits.of(config).picture
         self._buckets = config.image_config.buckets() if config.image_config.crop_and_resize else None
+        self._choose_region = RegionChoice(config.image_config, config.seed)
         self._own = not config.image_config.image_to_rgb8
 
     def quick(self, ref: SampleRef, payload: bytes) -> Admitted | Skipped | None:
@@ -48,10 +65,10 @@ class Admission:
             return None
         size = header.upright_size
         try:
-            region, bucket = self._view(ref, *size)
+            shown = self._choose(ref, *size)
         except Rejected as problem:
             return Skipped(ref.index, ref.id, ref.where, problem.reason, problem.detail)
-        return Admitted(ref, header.tidy(payload), size, header.orientation, region, size, region, bucket)
+        return _as_it_is(ref, header.tidy(payload), size, header.orientation, shown)
 
     def pixel_bytes(self, payload: bytes) -> int:
         """Returns the bytes of pixels that `thorough` would return, where they may be large: a picture that keeps
@@ -70,20 +87,26 @@ class Admission:
         """
         from datago_gpu.imaging.pixels import to_ppm  # most streams never need it
 
+        def view(height: int, width: int) -> tuple[Region, Size | None]:
+            shown = self._choose(ref, height, width)
+            return shown.region, shown.bucket
+
         try:
-            if self._own and (own := self._as_it_is(ref, payload)):
+            if self._own and (own := self._with_own_channels(ref, payload)):
                 return own
-            converted = to_ppm(payload, partial(self._view, ref), self._max_pixels, memory=self._memory)
+            converted = to_ppm(payload, view, self._max_pixels, memory=self._memory)
         except Rejected as problem:
             return Skipped(ref.index, ref.id, ref.where, problem.reason, problem.detail)
         if len(converted.payload) > self._max_bytes:
             detail = f"{len(converted.payload)} bytes of pixels do not fit into half of arena_mb"
             return Skipped(ref.index, ref.id, ref.where, "too-large", detail)
         size, seen = converted.size, converted.original_size
-        _, bucket = self._view(ref, *seen)
-        return Admitted(ref, converted.payload, size, 1, full_region(*size), seen, converted.crop, bucket)
+        shown = self._choose(ref, *seen)
+        return Admitted(
+            ref, converted.payload, size, 1, full_region(*size), seen, shown.region, shown.bucket, flipped=shown.flipped
+        )
 
-    def _as_it_is(self, ref: SampleRef, payload: bytes) -> Admitted | None:
+    def _with_own_channels(self, ref: SampleRef, payload: bytes) -> Admitted | None:
         """Returns None for an image that is RGB with 8 bits anyway. Raises Rejected."""
         from datago_gpu.imaging.own_channels import own_header
 
@@ -91,27 +114,35 @@ class Admission:
         if header is None:
             return None
         size, orientation = header
-        region, bucket = self._view(ref, *size)
-        return Admitted(ref, payload, size, orientation, region, size, region, bucket)
+        return _as_it_is(ref, payload, size, orientation, self._choose(ref, *size))
 
-    def _view(self, ref: SampleRef, height: int, width: int) -> tuple[Region, Size | None]:
-        """Returns the visible region of an image, and the bucket that the region is scaled to, if any.
+    def _choose(self, ref: SampleRef, height: int, width: int) -> _Shown:
+        """Returns what is shown of an image of this size. Raises Rejected."""
+        bucket = self._bucket(ref, height, width)
+        region, flipped = self._choose_region(ref, height, width, bucket)
+        return _Shown(region, bucket, flipped)
 
-        Raises Rejected if the bucket was planned for another shape, so that most of the image would not be visible.
+    def _bucket(self, ref: SampleRef, height: int, width: int) -> Size | None:
+        """Returns the bucket of an image; None if images keep their sizes.
+
+        Raises Rejected if the bucket was planned for another shape, so that most of the image could not be visible,
+        whatever region of it is chosen.
         """
         if self._buckets is None:
-            return full_region(height, width), None
+            return None
         nearest = self._buckets.nearest(height, width)
-        bucket = ref.bucket or nearest
-        region = cover_region(height, width, bucket)
-        if bucket != nearest and region[2] * region[3] < _LEAST_SHOWN * height * width:
+        if ref.bucket is None or ref.bucket == nearest:
+            return nearest
+        bucket = ref.bucket
+        _, _, high, wide = cover_region(height, width, bucket)
+        if high * wide < _LEAST_SHOWN * height * width:
             listed = "{} x {}".format(*ref.size) if all(ref.size) else "of another shape"
             raise Rejected(
                 "other-shape",
                 f"{height} x {width}, but listed as {listed}: its planned bucket, {bucket[0]} x {bucket[1]}, would "
                 "show less than half of it. An index holds the upright sizes of the pictures",
             )
-        return region, bucket
+        return bucket
 
     def _too_many_pixels(self, ref: SampleRef, height: int, width: int) -> Skipped:
         detail = f"{height} x {width}, above decode_config.max_pixels ({self._max_pixels})"

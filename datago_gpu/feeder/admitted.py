@@ -31,6 +31,8 @@ class Admitted(Struct):
     bucket: tuple[int, int] | None
     """(height, width); None where images keep their sizes."""
     parts: list[AdmittedPart] = []
+    flipped: bool = False
+    """Whether the decoder mirrors the region, and those of the parts, left to right."""
 
     @property
     def arena_bytes(self) -> int:

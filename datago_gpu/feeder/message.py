@@ -45,7 +45,7 @@ class Layout:
         batch = self._batch
         refs = [sample.ref for sample in batch]
         buckets = [sample.bucket for sample in batch if sample.bucket is not None]
-        differ = len(set(buckets)) > 1
+        differ, flipped = len(set(buckets)) > 1, [sample.flipped for sample in batch]
         return wire.EncodedBatch(
             number=number,
             epoch=epoch,
@@ -64,6 +64,7 @@ class Layout:
             crops=_packed("f", [sample.crop for sample in batch]),
             views=_views([sample.region for sample in batch], [sample.size for sample in batch], buckets),
             orientations=bytes(sample.orientation for sample in batch),
+            flipped=bytes(flipped) if any(flipped) else b"",
             largest=max(sample.size[0] * sample.size[1] for sample in batch),
             pixels=sum(sample.pixels for sample in batch if sample.bucket is None),
             fills=fills,

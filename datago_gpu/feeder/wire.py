@@ -230,6 +230,8 @@ class EncodedBatch(Struct, frozen=True, tag="batch", kw_only=True):
     """float32 (N, 6): see `views_of`. Empty if images keep their sizes."""
     orientations: bytes
     """uint8 (N,)."""
+    flipped: bytes = b""
+    """bool (N,): which samples are shown mirrored, with their masks and additional images. Empty if none is."""
     fills: Fills | None = None
     """Set in lockstep, where a batch has the same number of samples at each step."""
     buckets: bytes = b""

@@ -91,13 +91,13 @@ class Assembly:
         job = _Job(message, images=any(message.lengths))
         if job.images:
             self._images.submit(_images(message, memory))
-        buckets = _buckets(message)
+        buckets, flipped = _buckets(message), _flipped(message)
         for column in message.parts:
             self._parts[column.name] = column.kind
             if column.kind == "latent":
                 job.latents.append(Latents(column, memory, self._placer))
             else:
-                self._decoder(column).submit(_pictures(column, message.bucket, buckets, memory))
+                self._decoder(column).submit(_pictures(column, message.bucket, buckets, flipped, memory))
         if "embedding" in message.infos and all(embeddings := message.column("embedding")):
             job.embeddings = self._placer.begin([np.frombuffer(each, np.float32) for each in embeddings])
         self._under_way.append(job)
@@ -200,13 +200,18 @@ def _unchanged(image: Any) -> Any:
 
 def _images(message: wire.EncodedBatch, memory: mmap.mmap) -> EncodedImages:
     """Returns the images of a batch as views of the arena, without a copy."""
-    return _encoded_images(message, message.bucket, _buckets(message), memory)
+    return _encoded_images(message, message.bucket, _buckets(message), _flipped(message), memory)
 
 
 def _pictures(
-    column: wire.PartColumn, target: tuple[int, int] | None, buckets: NDArray[np.int32] | None, memory: mmap.mmap
+    column: wire.PartColumn,
+    target: tuple[int, int] | None,
+    buckets: NDArray[np.int32] | None,
+    flipped: NDArray[np.bool_] | None,
+    memory: mmap.mmap,
 ) -> EncodedImages:
-    return _encoded_images(column, target, None if buckets is None else buckets[column.rows], memory)
+    targets = None if buckets is None else buckets[column.rows]
+    return _encoded_images(column, target, targets, None if flipped is None else flipped[column.rows], memory)
 
 
 def _buckets(message: wire.EncodedBatch) -> NDArray[np.int32] | None:
@@ -214,10 +219,16 @@ def _buckets(message: wire.EncodedBatch) -> NDArray[np.int32] | None:
     return np.frombuffer(message.buckets, np.int32).reshape(-1, 2) if message.buckets else None
 
 
+def _flipped(message: wire.EncodedBatch) -> NDArray[np.bool_] | None:
+    """Returns which samples are shown mirrored, (N,), or None if none is."""
+    return np.frombuffer(message.flipped, np.bool_) if message.flipped else None
+
+
 def _encoded_images(
     columns: wire.EncodedBatch | wire.PartColumn,
     target: tuple[int, int] | None,
     targets: NDArray[np.int32] | None,
+    flipped: NDArray[np.bool_] | None,
     memory: mmap.mmap,
 ) -> EncodedImages:
     count = len(columns.lengths)
@@ -229,6 +240,7 @@ def _encoded_images(
         target=target,
         targets=targets,
         views=np.ndarray((count, 6), np.float32, columns.views) if columns.views else None,
+        flipped=flipped,
         largest=columns.largest,
         checked=True,
     )

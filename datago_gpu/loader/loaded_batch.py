@@ -59,6 +59,11 @@ class LoadedBatch(Batch):
             value = self._rows(np.frombuffer(self._message.crops, np.float32), 4)
         elif name == "sample_epochs":
             value = self._epochs()
+        elif name == "flipped":
+            found = np.frombuffer(self._message.flipped, np.bool_) if self._message.flipped else None
+            value = np.zeros(len(self._kept), np.bool_) if found is None else found[self._kept]
+        elif name == "image_sizes":
+            value = self._image_sizes()
         else:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
         setattr(self, name, value)
@@ -71,6 +76,11 @@ class LoadedBatch(Batch):
             numbers = (self._message.indices[row] for row in self._kept)
             epochs[:] = [wire.epoch_and_index(number, self.epoch)[0] for number in numbers]
         return epochs
+
+    def _image_sizes(self) -> NDArray[np.int32]:
+        if self.bucket:
+            return np.tile(np.array(self.bucket, np.int32), (len(self._kept), 1))
+        return self._rows(np.frombuffer(self._message.buckets or self._message.sizes, np.int32), 2)
 
     def _rows(self, numbers: NDArray[Any], columns: int) -> NDArray[Any]:
         """Returns a new array with the rows of the samples kept."""

@@ -45,6 +45,9 @@ VALUES: dict[str, tuple[str, Any]] = {
     "mean": ("0.5,0.25,0", [0.5, 0.25, 0]),
     "std": ("[0.5, 0.5, 0.5]", [0.5, 0.5, 0.5]),
     "max_failures": ("0.25", 0.25),
+    "crop": ("random", "random"),
+    "crop_scale": ("0.25,1", [0.25, 1]),
+    "crop_aspect": ("[0.5, 2]", [0.5, 2]),
 }
 
 

@@ -24,6 +24,7 @@ FORMS: list[dict[str, Any]] = [
 ]
 CROPS: list[dict[str, Any]] = [{"crop_and_resize": False}, {"crop_and_resize": True},
                                {"crop_and_resize": True, "mixed_buckets": True}]  # fmt: skip
+FLIPS = (0.0, 0.5)
 MASKS = {"": "auto", "nearest": "auto", "lanczos": "auto", "labels": "int32"}
 """Filter of the masks -> their dtype; "labels" is "nearest"."""
 LOADS = (None, 0.0, 1.0)
@@ -44,11 +45,11 @@ def graph(device_id: int | None, form: dict[str, Any], crop: dict[str, Any], lay
 @pytest.mark.parametrize("mask", MASKS)
 def test_dali_accepts_every_graph(device_id: int | None, mask: str) -> None:
     made = 0
-    for form, crop, layout, load in product(FORMS, CROPS, ("HWC", "CHW"), LOADS):
-        pixels = graph(device_id, form, crop, layout, mask, load)
+    for form, crop, flip, layout, load in product(FORMS, CROPS, FLIPS, ("HWC", "CHW"), LOADS):
+        pixels = graph(device_id, form, crop | {"flip": flip}, layout, mask, load)
         assert pixels.device == ("cpu" if device_id is None else "gpu")
         made += 1
-    assert made == 90
+    assert made == 180
 
 
 def test_dali_refuses_what_a_graph_must_not_be(monkeypatch: pytest.MonkeyPatch) -> None:

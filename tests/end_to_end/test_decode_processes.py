@@ -147,8 +147,8 @@ FORMS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("form", FORMS)
 def test_what_comes_is_what_threads_give_to_the_byte(shard: Path, form: str) -> None:
-    """Images, masks, further images, and the words about the samples that are skipped."""
-    config = of_shard(shard, FORMS[form])
+    """Images, masks, further images, mirrored or not, and the words about the samples that are skipped."""
+    config = of_shard(shard, FORMS[form] | {"flip": 0.5})
     of_threads, of_processes = delivered(config, 0), delivered(config, 2)
     assert of_threads == of_processes
     batches, skipped, _ = of_threads

@@ -127,4 +127,5 @@ class Jobs:
         assert isinstance(payloads, Payloads)
         rows["payload_at"], rows["payload_bytes"] = payloads.offsets, payloads.lengths
         rows["size"], rows["region"], rows["orientation"] = images.sizes, images.regions, images.orientations
+        rows["flipped"] = 0 if images.flipped is None else images.flipped
         rows["target"] = (images.target or 0) if images.targets is None else images.targets

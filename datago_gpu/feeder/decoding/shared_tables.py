@@ -25,9 +25,9 @@ _ROW = np.dtype(
     {
         "names": [
             *("payload_at", "payload_bytes", "out_at", "room", "written"),
-            *("region", "size", "target", "shape", "orientation", "dtype"),
+            *("region", "size", "target", "shape", "orientation", "flipped", "dtype"),
         ],
-        "formats": ["<i8"] * 5 + [("<f4", 4), ("<i4", 2), ("<i4", 2), ("<i4", 3), "<i4", "S4"],
+        "formats": ["<i8"] * 5 + [("<f4", 4), ("<i4", 2), ("<i4", 2), ("<i4", 3), "<i4", "<i4", "S4"],
         "itemsize": ROW_BYTES,
     }
 )

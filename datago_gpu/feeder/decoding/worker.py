@@ -96,6 +96,7 @@ class Worker:
             tuple(row["region"].tolist()),
             int(row["orientation"]),
             (high, wide) if high else None,
+            bool(row["flipped"]),
         )
 
     def _keep(self, row: NDArray[Any], result: NDArray[Any] | bytes) -> None:
