@@ -20,6 +20,7 @@ __all__ = [
     "Column",
     "Comparison",
     "Constant",
+    "Contains",
     "Expression",
     "ExpressionError",
     "IsNull",
@@ -48,8 +49,9 @@ _LOWER_CASE = ("AND", "OR", "NOT", "IN", "IS", "NULL")
 """Words of SQL that are allowed in lower case."""
 _LONGEST = 100_000
 _ALLOWED = (
-    'allowed are comparisons (==, !=, <, <=, >, >=), in ("a", "b"), not in, is null, is not null, and, or, not, '
-    'parentheses, numbers, texts in quotes, true, false, names of columns, and col("NAME") for names with blanks'
+    'allowed are comparisons (==, !=, <, <=, >, >=), in ("a", "b"), not in, "a" in NAME, is null, is not null, and, '
+    "or, not, parentheses, numbers, texts in quotes, true, false, names, and "
+    'col("NAME") for names with blanks'
 )
 
 
@@ -79,6 +81,13 @@ class Member(Struct, frozen=True):
     values: tuple[Constant, ...]
 
 
+class Contains(Struct, frozen=True):
+    """Holds if a text contains this text, or if a list has this value. Null if the column has no value."""
+
+    column: Column
+    value: Constant
+
+
 class IsNull(Struct, frozen=True):
     """Holds if a column has no value. NaN is a value."""
 
@@ -103,7 +112,7 @@ class Or(Struct, frozen=True):
     parts: tuple[Expression, ...]
 
 
-Expression: TypeAlias = Comparison | Member | IsNull | Not | And | Or | Column
+Expression: TypeAlias = Comparison | Member | Contains | IsNull | Not | And | Or | Column
 """A Column alone is a column of booleans. As in SQL, a row passes if the expression is true, not if it is null."""
 
 
@@ -145,7 +154,7 @@ def columns_in(expression: Expression) -> Iterator[Column]:
             yield expression
         case Comparison(left, _, right):
             yield from (each for each in (left, right) if isinstance(each, Column))
-        case Member(column) | IsNull(column):
+        case Member(column) | Contains(column) | IsNull(column):
             yield column
         case Not(inner):
             yield from columns_in(inner)
@@ -174,7 +183,7 @@ def _parse(node: ast.expr, text: str) -> Expression:
 
 def _compare(left: ast.expr, operator: ast.cmpop, right: ast.expr, text: str) -> Expression:
     if isinstance(operator, ast.In | ast.NotIn):
-        member: Expression = Member(_column_or_raise(left, text), _constants(right, text))
+        member = _member(left, right, text)
         return Not(member) if isinstance(operator, ast.NotIn) else member
     if isinstance(operator, ast.Is | ast.IsNot):
         if not _is_null(right):
@@ -188,6 +197,17 @@ def _compare(left: ast.expr, operator: ast.cmpop, right: ast.expr, text: str) ->
     if not any(isinstance(each, Column) for each in values):
         raise ExpressionError(f"{_shown(left, text)} is compared with another constant, not with a column")
     return Comparison(values[0], _OPERATORS[type(operator)], values[1])
+
+
+def _member(left: ast.expr, right: ast.expr, text: str) -> Expression:
+    """Returns what `column in ("a", "b")` means, or `"a" in column`."""
+    searched = _column(right, text)
+    if searched is None:
+        return Member(_column_or_raise(left, text), _constants(right, text))
+    value = _operand(left, text)
+    if isinstance(value, Column):
+        raise ExpressionError(f"{_shown(left, text)} stands before 'in' and a column, where only a constant can stand")
+    return Contains(searched, value)
 
 
 def _constants(node: ast.expr, text: str) -> tuple[Constant, ...]:

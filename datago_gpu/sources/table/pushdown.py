@@ -14,6 +14,7 @@ from datago_gpu.config.expression import (
     Column,
     Comparison,
     Constant,
+    Contains,
     Expression,
     IsNull,
     Member,
@@ -29,18 +30,21 @@ _Kind = Literal["number", "text", "truth", "time", "other"]
 _COMPARE = {"==": eq, "!=": ne, "<": lt, "<=": le, ">": gt, ">=": ge}
 
 
-def filter_for(expression: Expression, schema: pa.Schema) -> tuple[pc.Expression, list[str]]:
-    """Returns pyarrow's expression, and the columns that it reads. Raises ConfigError, which names the column."""
+def filter_for(expression: Expression, schema: pa.Schema, setting: str = "filter") -> tuple[pc.Expression, list[str]]:
+    """Returns pyarrow's expression, and the columns that it reads. Raises ConfigError, which names the column.
+
+    setting: the setting of source_config that has the expression, for messages.
+    """
     names = list(dict.fromkeys(column.name for column in columns_in(expression)))
     for column in columns_in(expression):
         if schema.names.count(column.name) != 1:
             place = f" (character {column.place})" if column.place else ""
             why = "has more than once" if column.name in schema.names else "lacks"
             raise ConfigError(
-                f"source_config.filter names the column {column.name!r}{place}, which the table {why}; "
+                f"source_config.{setting} names the column {column.name!r}{place}, which the table {why}; "
                 f"its columns are {', '.join(schema.names)}"
             )
-    return _Pushdown(schema).convert(expression), names
+    return _Pushdown(schema, setting).convert(expression), names
 
 
 def may_keep_nan(expression: Expression, schema: pa.Schema) -> bool:
@@ -54,8 +58,8 @@ def may_keep_nan(expression: Expression, schema: pa.Schema) -> bool:
 
 
 class _Pushdown:
-    def __init__(self, schema: pa.Schema) -> None:
-        self._schema = schema
+    def __init__(self, schema: pa.Schema, setting: str) -> None:
+        self._schema, self._setting = schema, setting
 
     def convert(self, expression: Expression) -> pc.Expression:
         match expression:
@@ -69,6 +73,8 @@ class _Pushdown:
                 return self._field(column).is_null()
             case Member(column, values):
                 return self._member(column, values)
+            case Contains(column, value):
+                return self._contains(column, value)
             case Comparison(left, operator, right):
                 first, second = self._operands(left, right)
                 return _COMPARE[operator](first, second)
@@ -109,19 +115,25 @@ class _Pushdown:
 
     def _member(self, column: Column, values: tuple[Constant, ...]) -> pc.Expression:
         """Returns what `in` means. For null the result is null, as in SQL; that of pyarrow's `isin` is false."""
+        unknown = pc.scalar(pa.scalar(None, pa.bool_()))
         if not values:
-            return self._field(column) != self._field(column)
+            return self._field(column).is_null() & unknown
         plain = [self._scalar(column, value).as_py() for value in values]
         wanted = self._type(column)
         if pa.types.is_integer(wanted):
             plain = [int(value) for value in plain if _fits(value, wanted)]
         elif pa.types.is_floating(wanted):
             wanted = pa.float64()
+            plain += [0.0, -0.0] if 0 in plain else []  # `isin` tells them apart
         field = self._field(column)
         if wanted != self._type(column):
             field = field.cast(wanted)
-        unknown = pc.scalar(pa.scalar(None, pa.bool_()))
         return field.isin(pa.array(plain, wanted)) | (field.is_null() & unknown)
+
+    def _contains(self, column: Column, value: Constant) -> pc.Expression:
+        if self._kind(column) != "text" or not isinstance(value, str):
+            raise self._mismatch(column, f"{value!r} can be looked for in columns of texts only, as a text")
+        return pc.match_substring(self._field(column), value)
 
     def _scalar(self, column: Column, value: Constant) -> Any:
         """Returns a constant in a type that can be compared with the column. Raises ConfigError."""
@@ -168,7 +180,7 @@ class _Pushdown:
 
     def _mismatch(self, column: Column, why: str) -> ConfigError:
         given = self._schema.field(column.name).type
-        return ConfigError(f"source_config.filter: the column {column.name!r} has the type {given}; {why}")
+        return ConfigError(f"source_config.{self._setting}: the column {column.name!r} has the type {given}; {why}")
 
 
 def _fits(value: float, wanted: pa.DataType) -> bool:

@@ -6,7 +6,6 @@ import datetime as dt
 import tempfile
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -14,113 +13,16 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from datago_gpu import ConfigError, LoaderConfig, SourceError
-from datago_gpu.config.expression import (
-    And,
-    Column,
-    Comparison,
-    Expression,
-    ExpressionError,
-    IsNull,
-    Member,
-    Not,
-    Or,
-    columns_in,
-    parse_expression,
-)
+from datago_gpu.config.expression import ExpressionError, columns_in, parse_expression
 from datago_gpu.sources.table.pushdown import filter_for
+from tests.support.expressions import NAMES, ROWS, TEXTS_OF_FILTERS, Row, evaluate
 from tests.support.tables import ids_of, table_config, write_table
 
-NAMES = {"n": "number", "f": "number", "t": "text", "b": "truth", "my column": "number"}
-NUMBERS = st.integers(-2, 2) | st.sampled_from([-1.5, 0.5, 1e3])
-TEXTS = st.sampled_from(["", "a", "b", "it's", 'say "x"', "and"])
-OPERATORS = st.sampled_from(["==", "!=", "<", "<=", ">", ">="])
-Row = dict[str, Any]
-
-
-def constant(kind: str) -> st.SearchStrategy[Any]:
-    return {"number": NUMBERS, "text": TEXTS, "truth": st.booleans()}[kind]
-
-
-def written(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else repr(value)
-
-
-def named(name: str) -> str:
-    return name if name.isidentifier() else f'col("{name}")'
-
-
-@st.composite
-def leaves(draw: st.DrawFn) -> str:
-    name = draw(st.sampled_from(sorted(NAMES)))
-    value, operator = draw(constant(NAMES[name])), draw(OPERATORS)
-    values = draw(st.lists(constant(NAMES[name]), min_size=1, max_size=3))
-    forms = [
-        f"{named(name)} {operator} {written(value)}",
-        f"{written(value)} {operator} {named(name)}",
-        f"{named(name)} in ({', '.join(map(written, values))},)",
-        f"{named(name)} not in [{', '.join(map(written, values))}]",
-        f"{named(name)} is null",
-        f"{named(name)} is not null",
-        f"n {operator} f",
-        "b",
-        f"-1 < n {draw(st.sampled_from(['<', '<=']))} {draw(st.integers(-1, 2))}",
-    ]
-    return draw(st.sampled_from(forms))
-
-
-TEXTS_OF_FILTERS = st.recursive(
-    leaves(),
-    lambda inner: st.one_of(
-        inner.map(lambda text: f"not ({text})"),
-        st.tuples(inner, inner).map(lambda pair: f"({pair[0]}) and ({pair[1]})"),
-        st.tuples(inner, inner).map(lambda pair: f"{pair[0]} or {pair[1]}"),
-    ),
-    max_leaves=5,
-)
-ROWS = st.lists(
-    st.fixed_dictionaries(
-        {
-            "n": st.none() | st.integers(-2, 2),
-            "f": st.none() | st.sampled_from([-1.5, 0.5, 1.0, 1e3, float("nan")]),
-            "t": st.none() | TEXTS,
-            "b": st.none() | st.booleans(),
-            "my column": st.none() | st.integers(-2, 2),
-        }
-    ),
-    min_size=1,
-    max_size=6,
-)
 SCHEMA = pa.schema(
     [("n", pa.int32()), ("f", pa.float64()), ("t", pa.string()), ("b", pa.bool_()), ("my column", pa.int64())]
 )
 
 TABLE, NAN = SCHEMA.append(pa.field("path", pa.string())), float("nan")
-
-
-def evaluate(expression: Expression, row: Row) -> bool | None:
-    """The simple evaluation: with None for null, as SQL has it."""
-    match expression:
-        case Column(name):
-            found: bool | None = row[name]
-            return found
-        case IsNull(column):
-            return row[column.name] is None
-        case Not(inner):
-            value = evaluate(inner, row)
-            return None if value is None else not value
-        case And(parts):
-            values = [evaluate(part, row) for part in parts]
-            return False if False in values else None if None in values else True
-        case Or(parts):
-            values = [evaluate(part, row) for part in parts]
-            return True if True in values else None if None in values else False
-        case Member(column, values):
-            return None if row[column.name] is None else row[column.name] in values
-        case Comparison(left, operator, right):
-            left, right = (row[each.name] if isinstance(each, Column) else each for each in (left, right))
-            if left is None or right is None:
-                return None
-            return bool(eval(f"left {operator} right"))
 
 
 @settings(max_examples=150)
@@ -220,6 +122,7 @@ REFUSED = [
     ("width == null", "use 'is null'"),
     ("width is 5", "where only null"),
     ("width in (height, 1)", "only numbers and texts"),
+    ("width in height", "'width' (character 1) stands before 'in' and a column, where only a constant"),
     ("1 < 2", "not with a column"),
     ("5", "is not allowed"),
     ("width > 1j", "is not allowed"),
@@ -251,6 +154,9 @@ def test_what_is_no_filter_is_refused_with_its_place(text: str, words: str) -> N
         ("n in ('a', 3)", "it is compared with 'a'"),
         ("n == true", "it is compared with True"),
         ("n == 99999999999999999999", "99999999999999999999"),
+        ("1 in n", "1 can be looked for in columns of texts only"),
+        ("'a' in f", "'a' can be looked for in columns of texts only"),
+        ("5 in t", "5 can be looked for in columns of texts only"),
     ],
 )
 def test_what_does_not_fit_the_columns_is_a_config_error(text: str, words: str) -> None:
