@@ -43,6 +43,8 @@ def index(ctx: click.Context, /, config: Path | None, out: Path, update: bool, r
     """
     check_out(out, ".arrow")
     settings = LoaderConfig.load(load_config(ctx, config))
+    if settings.source_config.where.strip():
+        click.echo("An index holds all samples: source_config.where has an effect where the index is loaded.", err=True)
     try:
         with _progress() as progress:
             task = progress.add_task("", rows="", speed="", total=None)

@@ -103,6 +103,10 @@ class DataroomSource(SourceSettings, frozen=True, kw_only=True):
         require_images: false loads everything else, but no images: `Batch.image` is None.
         require_embeddings: true loads `coca_embedding`: `Batch.embeddings`. A sample without an embedding is skipped
             (`bad-entry`). So is a sample whose embedding has another length than most of the first hundred samples.
+        where: which samples are loaded, as an expression over what the listing says of a sample, before its image is
+            downloaded: `id`, `width`, `height` (as stored), `source`, `tags`, `duplicate_state` and the attributes:
+            `aesthetic > 5 and not "text" in tags`. `stats().filtered` counts the samples left out. The server's own
+            filters above do not list such images at all. "": all samples.
         page_size: number of samples in one request, 1 to 2000.
         random_sampling: true shuffles, as `random_method` says.
         random_method: "shuffle": reads the listing in the server's order through a buffer of `shuffle_buffer` samples

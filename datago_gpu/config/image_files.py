@@ -36,6 +36,8 @@ class FileSource(SourceSettings, frozen=True, kw_only=True):
             case.
         follow_links: true follows symbolic links to images and folders; each real folder is listed only once, so
             circular links end. False ignores links. `root_path` itself may be a link in any case.
+        where: which samples are loaded, as an expression over what is known of a sample before its image is read: `id`
+            and the sample's attributes. `stats().filtered` counts the samples left out. "": all samples.
         rank: the share of the samples that this process loads: those with the numbers rank, rank + world_size, ... in
             the order that all ranks share. Default: found when the Loader is made, in torch.distributed,
             jax.distributed, or what torchrun, Open MPI, MPICH or Slurm have set; else 0.

@@ -44,6 +44,9 @@ class WebDatasetSource(SourceSettings, frozen=True, kw_only=True):
         latents: files of a sample to load as arrays or bytes, named as in `masks`.
         optional: names from `masks`, `additional_images` and `latents` that a sample may lack. Samples without one of
             the other names are skipped.
+        where: which samples are loaded, as an expression over `id` and what the JSON of a sample holds:
+            `similarity > 0.3 and width >= 512`. Shards are read whole: this saves decoding, not downloading.
+            `stats().filtered` counts the samples left out. "": all samples.
         random_sampling: true shuffles the shards, and then their samples through a buffer. Each epoch has another
             order.
         shuffle_buffer: number of samples, with their payloads, in the shuffle buffer. Fewer if they take more than

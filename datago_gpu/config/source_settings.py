@@ -6,14 +6,31 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from datago_gpu.config.settings import Kind, Settings, changed_settings, without_secrets
+from datago_gpu.errors import ConfigError
 
-__all__ = ["SourceSettings", "hidden", "kinds_of", "parts_problem", "token_problem"]
+__all__ = ["SourceSettings", "expression_problem", "hidden", "kinds_of", "parts_problem", "token_problem"]
 
 
 class SourceSettings(Settings, frozen=True, kw_only=True):
     """The settings of a source."""
 
     place: ClassVar[str] = "source_config."
+
+    where: str = ""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.where.strip() and (problem := expression_problem("where", self.where)):
+            raise ConfigError(problem)
+
+    @property
+    def where_names(self) -> frozenset[str]:
+        """The names that `where` uses."""
+        if not self.where.strip():
+            return frozenset()
+        from datago_gpu.config.expression import columns_in, parse_expression  # most configs have no expression
+
+        return frozenset(column.name for column in columns_in(parse_expression(self.where)))
 
     @property
     def parts(self) -> dict[str, Kind]:
@@ -43,6 +60,17 @@ class SourceSettings(Settings, frozen=True, kw_only=True):
     def __rich_repr__(self) -> list[tuple[str, Any]]:
         """What rich prints, in tracebacks too: what was set, less what is secret."""
         return changed_settings(self, **self._shown())
+
+
+def expression_problem(setting: str, text: str) -> str | None:
+    """What is wrong with the expression of a setting, in words."""
+    from datago_gpu.config.expression import ExpressionError, parse_expression  # most configs have no expression
+
+    try:
+        parse_expression(text)
+    except ExpressionError as error:
+        return f"source_config.{setting}: {error}"
+    return None
 
 
 def hidden(options: Mapping[str, str]) -> dict[str, str]:

@@ -9,7 +9,14 @@ from msgspec import Meta
 
 from datago_gpu.config.settings import Count, Kind, Names, Natural, RankSplit, names_in
 from datago_gpu.config.shards import addresses_in, passwords_in, shown_shards
-from datago_gpu.config.source_settings import SourceSettings, hidden, kinds_of, parts_problem, token_problem
+from datago_gpu.config.source_settings import (
+    SourceSettings,
+    expression_problem,
+    hidden,
+    kinds_of,
+    parts_problem,
+    token_problem,
+)
 from datago_gpu.config.storage import endpoint_problem
 
 __all__ = ["ALL_SMALL", "TableSource"]
@@ -50,6 +57,9 @@ class TableSource(SourceSettings, frozen=True, kw_only=True):
             index says.
         filter: which rows are loaded, as an expression over columns: `aesthetic > 5 and license in ("cc0", "by")`, with
             and, or, not, ==, !=, <, <=, >, >=, in, is null, is not null and parentheses. "": all rows.
+        where: which rows are loaded, as `filter` says it. The rows left out keep their places in the order, and
+            `stats().filtered` counts them. For an index, the names are those of its samples: id, width, height, source,
+            tags and the attributes.
         random_sampling: true shuffles. Each epoch is a full permutation of the rows, which depends only on `seed` and
             the epoch. Parquet tables that hold the images' bytes are read in another order of their row groups, and
             rows are permuted within blocks of `shuffle_buffer`.
@@ -95,17 +105,9 @@ class TableSource(SourceSettings, frozen=True, kw_only=True):
         names = [*_columns_in(self.masks), *_columns_in(self.additional_images), *_columns_in(self.latents)]
         if problem := parts_problem(names, names_in(self.optional)):
             return problem
-        return self._filter_problem() or endpoint_problem(self.storage_options)
-
-    def _filter_problem(self) -> str | None:
-        if self.filter.strip():
-            from datago_gpu.config.expression import ExpressionError, parse_expression  # most configs have no filter
-
-            try:
-                parse_expression(self.filter)
-            except ExpressionError as error:
-                return f"source_config.filter: {error}"
-        return None
+        if self.filter.strip() and (problem := expression_problem("filter", self.filter)):
+            return problem
+        return endpoint_problem(self.storage_options)
 
     @property
     def parts(self) -> dict[str, Kind]:

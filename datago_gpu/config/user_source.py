@@ -18,6 +18,8 @@ class UserSource(SourceSettings, frozen=True, kw_only=True):
     Attributes:
         random_sampling: true shuffles a sequence: each epoch is a full permutation that depends only on `seed` and the
             epoch. An iterable, an iterator and a function keep their own order, and true is refused for them.
+        where: which rows are loaded, as an expression over `id`, `width` and `height` of a row and its attributes.
+            `stats().filtered` counts the rows left out. "": all rows.
         storage_options: options of obstore for rows with s3, gs and az addresses, such as
             `{"endpoint": "http://localhost:9000"}`. Other options are read from the environment.
         rank: the share of the rows that this process loads: those with the numbers rank, rank + world_size, ... in the

@@ -168,7 +168,7 @@ async def _first_listed(config: LoaderConfig) -> Check:
     """Reads the first sample of shards or object storage, without a shuffle, which would read far ahead."""
     from datago_gpu.sources.http.http_client import HttpClient
 
-    plain = config.with_source(random_sampling=False)
+    plain = config.with_source(random_sampling=False, where="")
     began = time.perf_counter()
     async with HttpClient(plain.http_config) as http, aclosing(open_source(plain, http).refs(Position())) as refs:
         async for ref in refs:

@@ -19,6 +19,8 @@ from datago_gpu.sources.reference import Skipped
 __all__ = ["Packer"]
 
 SKIPS_A_MESSAGE = 64
+FILTERED_A_MESSAGE = 4096
+"""Samples in a row that `where` leaves out, after which they are reported."""
 
 _COPIED_A_TURN = 16 * 1024 * 1024
 """Bytes copied before the event loop may run other tasks: about 5 ms."""
@@ -90,8 +92,12 @@ class Packer:
 
     async def skip(self, skipped: Skipped, counts: Counting) -> None:
         """Reports a skip together with the next batch, or sooner if there are many."""
-        self._skipped.append(skipped)
-        if len(self._skipped) >= SKIPS_A_MESSAGE:
+        joined = self._skipped[-1].joined(skipped) if self._skipped else None
+        if joined:
+            self._skipped[-1] = joined
+        else:
+            self._skipped.append(skipped)
+        if len(self._skipped) >= SKIPS_A_MESSAGE or (joined and joined.count >= FILTERED_A_MESSAGE):
             await self._write(wire.SkippedOnly(self._take_skips(), counts()))
 
     async def wait_until_settled(self) -> None:

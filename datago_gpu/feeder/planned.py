@@ -15,7 +15,7 @@ from datago_gpu.imaging.geometry import Size
 from datago_gpu.plan.taken import Taken
 from datago_gpu.sources.order import RankShare, renumber
 from datago_gpu.sources.reference import ListingDigest, Refs, SampleRef, Skipped
-from datago_gpu.sources.rows import Rows, RowsSource
+from datago_gpu.sources.rows import Rows, RowsSource, planned_sizes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -83,6 +83,12 @@ class PlannedRows:
         if last < len(plan):
             return
         self.dropped += len(plan.left_out[share.rank :: share.world_size])
+        passing = rows.passing()
+        if passing is not None:
+            unplanned = unplanned[passing[unplanned]]
+            left_out = int((~passing[share.rank :: share.world_size]).sum())
+            if left_out:
+                yield Skipped.filtered(_UNPLANNED, left_out)
         async with aclosing(rows.read(unplanned[share.rank :: share.world_size])) as samples:
             async for sample in samples:
                 yield not_planned(sample, sample.index)
@@ -92,7 +98,7 @@ class PlannedRows:
         from datago_gpu.plan.of_rows import bucket_numbers, plan_rows
 
         if self._bucket_of is None:
-            self._bucket_of = bucket_numbers(self._config, rows.sizes())
+            self._bucket_of = bucket_numbers(self._config, planned_sizes(rows))
         return plan_rows(self._config, self._bucket_of, order, taken)
 
 

@@ -19,7 +19,9 @@ __all__ = ["open_survey", "source_text"]
 
 _SECRET = frozenset(("api_key", "auth_token", "storage_options"))
 _ADDRESSES = frozenset(("api_url", "path", "root", "url"))
-_OF_A_RUN = frozenset(("rank", "world_size", "random_sampling", "random_method", "rank_split", "shuffle_buffer"))
+_OF_A_RUN = frozenset(
+    ("rank", "world_size", "random_sampling", "random_method", "rank_split", "shuffle_buffer", "where")
+)
 """Settings of a source that change nothing in an index."""
 
 

@@ -61,7 +61,7 @@ class Survey(Protocol):
 
 def whole_source(config: LoaderConfig) -> LoaderConfig:
     """Returns the settings with which a source lists everything, in its own order."""
-    return config.with_source(rank=0, world_size=1, random_sampling=False)
+    return config.with_source(rank=0, world_size=1, random_sampling=False, where="")
 
 
 def row_of_skip(skip: Skipped, *, path: str | None = None, url: str | None = None) -> IndexRow:

@@ -11,7 +11,7 @@ import threading
 from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from hashlib import blake2b
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from datago_gpu.config import LoaderConfig
 from datago_gpu.config.user_source import UserSource
@@ -19,6 +19,10 @@ from datago_gpu.errors import ConfigError
 from datago_gpu.feeder.wire import Resume
 from datago_gpu.loader.row_sizes import RowSizes, describe_error
 from datago_gpu.row import Row
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 __all__ = ["GivenRows", "NotRows", "Walk", "given_rows"]
 
@@ -64,6 +68,8 @@ class GivenRows:
         """Whether a walk has begun, or a row of a sequence was read."""
         self.sizes = RowSizes(self)
         """Of a sequence."""
+        self.passing: dict[str, NDArray[np.bool_]] = {}
+        """Of a sequence: text of a `where` -> whether each row passes."""
 
     def __reduce__(self) -> tuple[Callable[[object], GivenRows], tuple[object]]:
         """Copies and pickles what was given; a copy may be read at the same time."""

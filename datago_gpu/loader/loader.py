@@ -16,7 +16,7 @@ from datago_gpu.config import ConfigLike, LoaderConfig
 from datago_gpu.config.limits import Limits
 from datago_gpu.config.lockstep_rules import JUDGED_FROM
 from datago_gpu.decoders.select import Backend, choose
-from datago_gpu.errors import DatagoError, TooManyErrors
+from datago_gpu.errors import DatagoError, SourceError, TooManyErrors
 from datago_gpu.feeder.wire import Number, Resume
 from datago_gpu.loader.assembly_maker import assembly_maker, make_pool
 from datago_gpu.loader.decode_thread import Ready, Worker, wrap_unexpected
@@ -167,9 +167,11 @@ class Loader(Plans):
         skipped, cores = dict(self._skips.by_reason), worker.counts.cpu_s / seconds
         flawed = dict(self._skips.flaws_by_reason)
         passed_over, pool = dict(worker.counts.passed_over), self._pool
+        filtered = dict(self._skips.filtered)
         return Stats(
             delivered, skipped, worker.bytes, seconds, tuple(stages), cores, flawed, worker.rescued, passed_over,
-            self._dropped, pool.plan.processes if pool else 0, pool.cpu_s / seconds if pool else 0.0,
+            sum(filtered.values()), filtered, self._dropped,
+            pool.plan.processes if pool else 0, pool.cpu_s / seconds if pool else 0.0,
         )  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:
@@ -344,7 +346,7 @@ class Loader(Plans):
         try:
             delivered = self._progress.delivered - self._delivered_before
             self._skips.check(delivered, final=final, fruitless=self._fruitless, dropped=self._dropped)
-        except TooManyErrors:
+        except (TooManyErrors, SourceError):
             self.close()
             raise
 

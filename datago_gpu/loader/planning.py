@@ -169,10 +169,14 @@ class Planner:
             return self._known
 
     def _own_rows(self, rows: GivenRows) -> _Known:
+        from datago_gpu.loader.row_where import passing_rows
         from datago_gpu.plan.of_rows import bucket_numbers
         from datago_gpu.sources.order import epoch_order
+        from datago_gpu.sources.rows import without_filtered
 
-        config, sizes = self.config, rows.sizes.get()
+        config = self.config
+        sizes = without_filtered(rows.sizes.get(), passing_rows(rows, config.source_config.where))
+        assert sizes is not None
         shuffled = getattr(config.source_config, "random_sampling", False)
         return _Known(
             bucket_numbers(config, sizes), lambda epoch: epoch_order(len(sizes), config.seed, epoch, shuffled=shuffled)
@@ -180,13 +184,13 @@ class Planner:
 
     async def _open_source(self) -> _Known:
         from datago_gpu.plan.of_rows import bucket_numbers
-        from datago_gpu.sources.rows import RowsSource
+        from datago_gpu.sources.rows import RowsSource, planned_sizes
 
         async with self._client() as http:
             source = self._source(http)
             assert isinstance(source, RowsSource)
             rows = await source.rows()
-            return _Known(bucket_numbers(self.config, rows.sizes()), lambda epoch: _call(source.order, epoch))
+            return _Known(bucket_numbers(self.config, planned_sizes(rows)), lambda epoch: _call(source.order, epoch))
 
     async def _walk(self, epoch: int, taken: Sequence[Taken]) -> GlobalBatches:
         """Walks the listing and plans its samples, numbered from 0 in the order of the walk."""

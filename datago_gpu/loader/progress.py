@@ -26,10 +26,12 @@ class Progress:
         self._leftovers = Leftovers(resume.carried)
         self._listed, self._accepts_change = resume.listed, resume.accepts_change
         self._holes: set[int] = set()
+        self._ahead: list[Skipped] = []
+        """Skips of an epoch of which no batch has come yet."""
         self.delivered = resume.delivered
         """Samples delivered, over all epochs."""
         for first, last in resume.done:
-            self._note(range(first, last + 1))
+            self._note_range(first, last)
 
     def begin(self, mark: Mark) -> None:
         """Starts a batch with this mark: once its samples are recorded, all before `mark.resume_at` are done."""
@@ -38,15 +40,23 @@ class Progress:
             self.epoch, self._highest = epoch, -1
             self._holes.clear()
             self._leftovers = Leftovers(mark.carried)
+            ahead, self._ahead = self._ahead, []
+            self.skip(ahead)
         self._at, self._listed = mark.resume_at, mark.listed
 
     def skip(self, skips: Iterable[Skipped]) -> None:
         """Records skipped samples. Those from the end of an epoch can be reported during the next one."""
         for each in skips:
-            if each.epoch < self.epoch:
-                self._leftovers.discard(each.epoch, each.index)
-            elif each.index >= 0 and each.epoch == self.epoch:
-                self._note([each.index])
+            if each.index < 0:  # it has no number
+                continue
+            last = each.index + each.count - 1
+            if each.epoch == self.epoch:
+                self._note_range(each.index, last)
+            elif each.epoch > self.epoch:
+                self._ahead.append(each)
+            elif self._leftovers.holds(each.epoch):
+                for index in range(each.index, last + 1):
+                    self._leftovers.discard(each.epoch, index)
 
     def covers(self, skip: Skipped) -> bool:
         """Returns whether no feeder reports this skip again, because `resume` says that the sample is done."""
@@ -77,6 +87,13 @@ class Progress:
                 self._highest = index
             else:
                 self._holes.discard(index)
+
+    def _note_range(self, first: int, last: int) -> None:
+        if first > self._highest:
+            self._holes.update(range(self._highest + 1, first))
+            self._highest = last
+        else:
+            self._note(range(first, last + 1))
 
     def _done(self, first: int) -> Iterator[tuple[int, int]]:
         for hole in [*sorted(hole for hole in self._holes if hole >= first), self._highest + 1]:

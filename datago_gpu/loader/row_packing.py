@@ -17,12 +17,13 @@ from datago_gpu.config.settings import Kind
 from datago_gpu.config.storage import STORE_SCHEMES
 from datago_gpu.errors import SourceError
 from datago_gpu.loader.given_rows import NotRows
+from datago_gpu.loader.row_sizes import side_of
 from datago_gpu.row import Row
-from datago_gpu.sources.attributes import NO_ATTRIBUTES, UNREADABLE, describe_problem
+from datago_gpu.sources.attributes import NO_ATTRIBUTES, UNREADABLE, check_attributes, describe_problem
 from datago_gpu.sources.reference import utf8_text
 from datago_gpu.sources.user.row_wire import Given, Piece, Refused
 
-__all__ = ["RowPacking", "bytes_in"]
+__all__ = ["RowPacking", "bytes_in", "row_attributes"]
 
 Buffer: TypeAlias = "bytes | bytearray | memoryview"
 
@@ -69,7 +70,8 @@ class RowPacking:
             detail = f"{what}{too_large.length} bytes, above http_config.max_payload_mb"
             return Refused(turn, number, name, "too-large", detail), []
         attributes, flaw = _encode(row)
-        return Given(turn, number, name, attributes, pieces, flaw), payloads
+        size = side_of(row.height), side_of(row.width)
+        return Given(turn, number, name, attributes, pieces, size, flaw), payloads
 
     def _piece(self, kind: Kind, name: str, value: object, field: str, payloads: list[Buffer]) -> Piece:
         """Describes a payload. Adds it to `payloads` if it is bytes."""
@@ -152,6 +154,15 @@ def _items(field: str, given: object) -> Sequence[tuple[str, object]]:
         if not isinstance(name, str) or not name:
             raise _Wrong(f"{field} must have texts as names, got {name!r}")
     return [(utf8_text(name), value) for name, value in given.items()]
+
+
+def row_attributes(row: Row) -> bytes:
+    """Returns attributes and label as JSON; none if they are wrong, which is an error once a batch needs the row."""
+    try:
+        attributes, flaw = _encode(row)
+    except _Wrong:
+        return NO_ATTRIBUTES
+    return NO_ATTRIBUTES if flaw else check_attributes(attributes)[0]
 
 
 def _encode(row: Row) -> tuple[bytes, str]:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from datago_gpu.loader.given_rows import GivenRows
 
-__all__ = ["RowSizes", "describe_error"]
+__all__ = ["RowSizes", "describe_error", "side_of"]
 
 _LARGEST = 2**31 - 1
 _LONGEST_TEXT = 2000
@@ -59,7 +59,7 @@ class RowSizes:
             except BaseException as error:
                 raise SourceError(f"row {number} of the source cannot be read: {describe_error(error)}") from error
             if isinstance(row, Row):  # any other value is an error once a batch needs the row
-                found[number] = _side(row.height), _side(row.width)
+                found[number] = side_of(row.height), side_of(row.width)
         return found
 
     def _checked(self, given: NDArray[Any]) -> NDArray[np.int32]:
@@ -82,7 +82,8 @@ def describe_error(error: BaseException) -> str:
     return f"{type(error).__name__}: {text if len(text) <= _LONGEST_TEXT else f'{text[:_LONGEST_TEXT]}...'}"
 
 
-def _side(value: object) -> int:
+def side_of(value: object) -> int:
+    """Returns a side in pixels; 0 for what is no side of a picture."""
     try:
         side = operator.index(value)  # type: ignore[arg-type]
     except TypeError:

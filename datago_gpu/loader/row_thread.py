@@ -17,11 +17,12 @@ from typing import Any
 from msgspec import msgpack
 
 from datago_gpu.config import LoaderConfig
-from datago_gpu.errors import SourceError
+from datago_gpu.errors import ConfigError, SourceError
 from datago_gpu.framing import HEADER_BYTES, body_length, frame, is_readable, receive_exactly
 from datago_gpu.loader.given_rows import GivenRows, NotRows
 from datago_gpu.loader.row_packing import RowPacking
 from datago_gpu.loader.row_sizes import describe_error
+from datago_gpu.loader.row_where import passing_rows
 from datago_gpu.sources.user import row_wire as wire
 
 __all__ = ["RowThread"]
@@ -82,6 +83,7 @@ class _RowServer:
     ) -> None:
         self._rows, self._packing, self._channel, self._closing = rows, packing, channel, closing
         self._rank, self._world_size = config.rank_and_world_size()
+        self._where = config.source_config.where
         self._decoder: msgpack.Decoder[wire.Order] = msgpack.Decoder(wire.Order)
         self._turn = 0
         self._numbers: deque[int] = deque()
@@ -126,13 +128,14 @@ class _RowServer:
         try:
             with self._rows.in_use:
                 sizes = self._rows.sizes.get().tobytes() if order.sizes else b""
+                passing = passing_rows(self._rows, self._where) if order.sizes else None
                 digest = self._rows.digest()
-        except SourceError as error:
+        except (ConfigError, SourceError) as error:
             self._note(str(error), error.__cause__ or error)
         except BaseException as error:
             self.fail("the source cannot be listed", error)
         else:
-            self._send(wire.Listed(self._turn, digest, sizes))
+            self._send(wire.Listed(self._turn, digest, sizes, None if passing is None else passing.tobytes()))
 
     def _begin_walk(self, order: wire.Walk) -> None:
         try:

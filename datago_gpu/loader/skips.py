@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
 from datago_gpu.config.local_paths import openable, true_text
-from datago_gpu.errors import ConfigError, DecodeError, TooManyErrors
+from datago_gpu.errors import ConfigError, DecodeError, SourceError, TooManyErrors
 from datago_gpu.redact import printable_json
 from datago_gpu.sources.reference import Flaw, Skipped
 
@@ -43,12 +43,14 @@ class Skips:
         self.by_reason: Counter[str] = Counter()
         self.flaws_by_reason: Counter[str] = Counter()
         """Reason -> number of samples delivered with this flaw."""
+        self.filtered: Counter[int] = Counter()
+        """Epoch -> number of samples that `where` left out."""
         self._lost = 0
         """Samples skipped, with a lost shard counted as the samples that it held."""
 
     def add(self, skipped: Iterable[Skipped]) -> None:
         """Counts, lists and logs skips. The first of each reason is logged as a warning, the others at debug level."""
-        skipped = list(skipped)
+        skipped = list(self._without_filtered(skipped))
         if self._file and skipped:
             self._file.write(skipped)
         for each in skipped:
@@ -59,6 +61,13 @@ class Skips:
             self._lost += each.count
             self._last.append(error)
 
+    def _without_filtered(self, skipped: Iterable[Skipped]) -> Iterator[Skipped]:
+        for each in skipped:
+            if each.is_filtered:
+                self.filtered[each.epoch] += each.count
+            else:
+                yield each
+
     def note(self, flaws: Iterable[Flaw]) -> None:
         """Counts and logs samples that are delivered with a flaw, as `add` does for skipped ones."""
         for each in flaws:
@@ -67,7 +76,7 @@ class Skips:
             self.flaws_by_reason[each.reason] += 1
 
     def check(self, delivered: int, *, final: bool = False, fruitless: bool = False, dropped: int = 0) -> None:
-        """Raises TooManyErrors if more samples are bad than allowed.
+        """Raises TooManyErrors if more samples are bad than allowed, SourceError if `where` leaves out all samples.
 
         final: the stream has ended. fruitless: it ended early because the last passes over the source had no sample.
         dropped: number of good samples that `drop_last` left out.
@@ -88,6 +97,10 @@ class Skips:
             left_out = f"; drop_last left out {dropped}" if dropped else ""
             text = f"{bad} of {seen} samples were bad ({reasons}){left_out}{allowed}{last}; the last bad ones:"
             raise TooManyErrors(text, self._last)
+        filtered = self.filtered.total()
+        if final and barren and filtered and bad + filtered >= self._judged_from:
+            last = " of the last epochs" if fruitless else ""
+            raise SourceError(f"no sample{last} was delivered: source_config.where left out {filtered:,} samples")
 
 
 class SkippedFile:

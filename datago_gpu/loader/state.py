@@ -41,12 +41,12 @@ _NEVER = frozenset(
     (
         *("api_url", "api_key", "auth_token", "storage_options", "rank", "world_size"),
         *("page_size", "check_count", "concurrent_downloads", "require_images", "require_embeddings"),
-        *("optional_masks", "optional_latents", "datago_form"),
+        *("optional_masks", "optional_latents", "datago_form", "where"),
     )
 )
 """Source settings left out of the state: secrets, rank and world_size (stored separately), and those that do not affect
-the order. Parts that a sample must have do not affect it, since a skipped sample keeps its number. Filters of a
-Dataroom do."""
+the order. Parts that a sample must have do not affect it, since a skipped sample keeps its number. Nor does `where`,
+except in lockstep. Filters of a Dataroom do."""
 
 _NEVER_OF = {"table": frozenset(("id", "width", "height", "label", "attributes", "optional", "root"))}
 """Further settings of a source type that do not affect the order."""
@@ -178,7 +178,7 @@ def _normalise_order(config: LoaderConfig, order: Mapping[str, Any]) -> dict[str
     kind = SOURCES.get(source_type, Settings) if isinstance(source_type, str) else Settings
     fields = {field.name: field for field in fields_of(kind)}
     source = {}
-    never = _NEVER | _NEVER_OF.get(str(source_type), frozenset())
+    never = (_NEVER - {"where"} if config.lockstep else _NEVER) | _NEVER_OF.get(str(source_type), frozenset())
     for name in sorted(given.keys() - never - (frozenset() if shuffled else _IN_A_SHUFFLE)):
         value = given[name]
         if name in fields:

@@ -51,6 +51,12 @@ class Stats:
     """Kind -> number of listed files that are not samples: "hidden" (a hidden folder counts once), "extension" (other
     file extensions) and "link". Known once the listing is complete; all ranks list the same files."""
 
+    filtered: int = 0
+    """Samples that `where` left out. They are not bad: neither `skipped` nor `max_failures` counts them."""
+
+    filtered_by_epoch: dict[int, int] = field(default_factory=dict)
+    """Epoch -> number of samples that `where` left out in it."""
+
     dropped: int = 0
     """Samples left out at the end of the run, because their batches are not full and `drop_last` is true."""
 
@@ -77,6 +83,7 @@ class Stats:
         flawed = "".join(f", delivered with {reason}: {count:,}" for reason, count in self.flawed.items())
         passed = ", ".join(f"{count:,} {kind}" for kind, count in sorted(self.passed_over.items()))
         flawed += f"; passed over: {passed}" if passed else ""
+        skipped += f"; filtered: {self.filtered:,}" if self.filtered else ""
         skipped += f"; dropped at the end: {self.dropped:,}" if self.dropped else ""
         skipped += f"; rescued by Pillow: {self.rescued:,}" if self.rescued else ""
         came = f"{self.delivered:,} samples in {self.seconds:.2f} s ({self.delivered / self.seconds:,.0f} a second)"

@@ -20,6 +20,16 @@ def open_source(config: LoaderConfig, http: HttpClient | None, link: RowLink | N
 
     link: to the rows of the program's own, for source_type "rows".
     """
+    source = _open(config, http, link)
+    text = config.source_config.where
+    if not text.strip() or getattr(source, "applies_where", False):
+        return source
+    from datago_gpu.sources.where import WhereSource  # most configs have no `where`
+
+    return WhereSource(source, text)
+
+
+def _open(config: LoaderConfig, http: HttpClient | None, link: RowLink | None) -> Source:
     if isinstance(config.source_config, FileSource):
         from datago_gpu.sources.listed_images import Images
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from typing import Annotated, Literal, NamedTuple, Protocol, Self
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, structs
 
 from datago_gpu.redact import printable
 from datago_gpu.sources.sample_info import SampleInfo
 
 __all__ = [
     "BAD_ATTRIBUTES",
+    "FILTERED",
     "FURTHER_IMAGES",
     "Counted",
     "Flaw",
@@ -103,7 +104,7 @@ class SampleRef(Struct):
     epoch: int = 0
     """The epoch that `index` belongs to; the feeder sets it."""
     size: tuple[int, int] = (0, 0)
-    """(height, width) of the picture as the listing says, 0 if unknown. Only a plan of global batches uses it."""
+    """(height, width) of the picture as the listing says, 0 if unknown. For a plan of global batches, and `where`."""
     bucket: tuple[int, int] | None = None
     """(height, width) of the bucket that a plan has for the sample, whatever its picture's size turns out to be."""
     renew: Callable[[str], Awaitable[str]] | None = None
@@ -139,6 +140,10 @@ class SampleRef(Struct):
         return printable_path(self.path) if self.path else printable(url.partition("?")[0])
 
 
+FILTERED = "filtered"
+"""The reason of samples that the setting `where` leaves out. They are not bad, and are counted apart."""
+
+
 class Skipped(Struct, frozen=True):
     """Describes one sample that will not be delivered, and why."""
 
@@ -151,7 +156,26 @@ class Skipped(Struct, frozen=True):
     epoch: int = 0
     """The epoch that `index` belongs to; the feeder sets it."""
     count: int = 1
-    """About how many samples are lost: more than one if the rest of a shard cannot be read."""
+    """About how many samples are lost: more than one if the rest of a shard cannot be read. With the reason FILTERED:
+    how many samples are left out, from number `index` on."""
+
+    @classmethod
+    def filtered(cls, index: int, count: int = 1) -> Self:
+        """Returns what stands for samples that `where` leaves out."""
+        return cls(index, "", "", FILTERED, count=count)
+
+    @property
+    def is_filtered(self) -> bool:
+        """Returns whether `where` leaves the sample out, which is no fault of the sample."""
+        return self.reason == FILTERED
+
+    def joined(self, behind: Skipped) -> Skipped | None:
+        """Returns one record for this one and the next one, if both are filtered and follow each other; else None."""
+        if not (self.is_filtered and behind.is_filtered and self.epoch == behind.epoch):
+            return None
+        if self.index + self.count == behind.index or (self.index < 0 and behind.index < 0):
+            return structs.replace(self, count=self.count + behind.count)
+        return None
 
 
 def sample_bytes(sample: SampleRef | Skipped) -> int:

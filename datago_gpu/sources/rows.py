@@ -17,14 +17,14 @@ from datago_gpu.config import LoaderConfig
 from datago_gpu.config.settings import RankSplit
 from datago_gpu.eventloop import call_in_thread
 from datago_gpu.sources.order import RankShare, ShuffledShare, epoch_order, renumber
-from datago_gpu.sources.reference import ListingDigest, Position, Refs
+from datago_gpu.sources.reference import ListingDigest, Position, Refs, Skipped
 from datago_gpu.sources.tally import Known
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Numbers", "Rows", "RowsSource"]
+__all__ = ["Numbers", "Rows", "RowsSource", "planned_sizes", "without_filtered"]
 
 _DIGEST_BYTES = 8
 
@@ -46,6 +46,10 @@ class Rows(Protocol):
         """Returns the pictures' sizes, upright, (N, 2): height and width, 0 where unknown. None if none is known."""
         ...
 
+    def passing(self) -> NDArray[np.bool_] | None:
+        """Returns whether `where` lets each row pass, (N,). None if all rows pass, or if the rows do not decide it."""
+        ...
+
     def read(self, numbers: Numbers) -> Refs:
         """Yields the sample of each of these rows, in this order, or why a row has none. `index` is the row's number.
 
@@ -58,7 +62,11 @@ R = TypeVar("R", bound=Rows)
 
 
 class RowsSource(Generic[R]):
-    """The `Source` of rows. Ranks take every world_size-th row; with a shuffle, of a permutation of all rows."""
+    """The `Source` of rows. Ranks take every world_size-th row; with a shuffle, of a permutation of all rows.
+
+    applies_where: whether the rows decide which of them pass `where`. They must in lockstep, where only rows that pass
+    are planned. If they do not, a `WhereSource` does.
+    """
 
     def __init__(
         self, config: LoaderConfig, load: Callable[[], Awaitable[R]], what: str, *, shuffled: bool, split: RankSplit
@@ -68,6 +76,7 @@ class RowsSource(Generic[R]):
         self._shuffled_share = ShuffledShare(config, split) if shuffled else None
         self._load, self._seed, self._shuffled = load, config.seed, shuffled
         self._lockstep = config.lockstep
+        self.applies_where = config.lockstep or config.source_type == "table"
         self._rows: R | None = None
         self.tally = Known(what)
 
@@ -96,11 +105,43 @@ class RowsSource(Generic[R]):
         mine: Numbers = range(self._share.rank, len(rows), self._share.world_size)
         if self._shuffled_share:
             mine = await call_in_thread(None, self._shuffled_share.numbers, len(rows), start.epoch)
-        index = start.index
-        async with aclosing(rows.read(mine[index:])) as samples:
+        passing = rows.passing()
+        samples = (
+            rows.read(mine[start.index :]) if passing is None else _read_passing(rows, mine[start.index :], passing)
+        )
+        async with aclosing(samples):
+            index = start.index
             async for sample in samples:
                 yield renumber(sample, index)
                 index += 1
+
+
+async def _read_passing(rows: Rows, numbers: Numbers, passing: NDArray[np.bool_]) -> Refs:
+    """Yields the samples of these rows. Rows that `where` leaves out are not read."""
+    import numpy as np
+
+    wanted = np.asarray(numbers, np.int64)
+    passes = passing[wanted]
+    async with aclosing(rows.read(wanted[passes])) as samples:
+        for each in passes.tolist():
+            sample = await anext(samples, None) if each else Skipped.filtered(0)
+            if sample is None:
+                return
+            yield sample
+
+
+def planned_sizes(rows: Rows) -> NDArray[np.int32] | None:
+    """Returns the sizes as `Rows.sizes` does, with 0 also for rows that `where` leaves out: they are in no plan."""
+    return without_filtered(rows.sizes(), rows.passing())
+
+
+def without_filtered(sizes: NDArray[np.int32] | None, passing: NDArray[np.bool_] | None) -> NDArray[np.int32] | None:
+    """Returns the sizes with 0 for each row that does not pass."""
+    if sizes is None or passing is None:
+        return sizes
+    import numpy as np
+
+    return np.where(passing[:, None], sizes, np.int32(0))
 
 
 def _planned_digest(rows: Rows) -> ListingDigest:

@@ -12,7 +12,7 @@ from typing import Any
 
 from datago_gpu import LoaderConfig
 from tests.drawn.worlds import BREAKS, TABLES, WORLDS, Broken, World
-from tests.model import Order, files, rooms, shards
+from tests.model import Order, chosen_by_where, files, rooms, shards
 
 __all__ = ["ALL", "Case", "Step", "drawn_case", "order_of", "settled"]
 
@@ -105,6 +105,16 @@ def drawn_table(random: Random) -> Settings:
     return {"path": random.choice(TABLES), "attributes": "", "rank_split": random.choice(["shuffled", "listed"])}
 
 
+def drawn_where(random: Random, kind: str) -> str:
+    """An expression over what each sample has; of shards and a Dataroom also over what only some have."""
+    name = "path" if kind == "table" else "id"
+    digit = random.randrange(10)
+    texts = [f"'{digit}' in {name}", f"'{digit}' not in {name}", f"{name} >= 'c'", f"not {name} < 'p1'"]
+    if kind in ("db", "webdataset"):
+        texts += [f"id > 'p' and note is null or '{digit}' in id", f"not '{digit}' in note or 'p{digit}' in id"]
+    return random.choice(texts)
+
+
 SOURCES = {"file": drawn_folder, "db": drawn_room, "webdataset": drawn_shards, "table": drawn_table}
 
 
@@ -116,6 +126,7 @@ def drawn_config(random: Random) -> Settings:
         "rank": random.randrange(world_size),
         "world_size": world_size,
         "random_sampling": random.choice([True, False]),
+        "where": drawn_where(random, kind) if random.random() < 0.4 else "",
     }
     limit = random.choice([None, random.randint(1, 60)])
     small = random.choice([True, False])
@@ -192,6 +203,11 @@ def settled(case: Case, folder: Path) -> LoaderConfig:
 
 def order_of(config: LoaderConfig, world: World, broken: Broken | None) -> Order:
     """The order that the model has for these settings."""
+    all_ranks = _listing_of(config.with_source(rank=0, world_size=1), world, broken)
+    return chosen_by_where(config, _listing_of(config, world, broken), all_ranks)
+
+
+def _listing_of(config: LoaderConfig, world: World, broken: Broken | None) -> Order:
     if config.source_type in ("file", "table"):
         return files(config, world.as_files())
     if config.source_type == "webdataset":

@@ -48,6 +48,11 @@ class Exact:
         return self._reader.state().delivered
 
     @property
+    def filtered(self) -> int:
+        """Samples that `where` left out, of this loader so far."""
+        return self._reader.filtered
+
+    @property
     def flawed(self) -> int:
         """Samples whose attributes could not be read, of the batches of this loader so far."""
         return self._reader.flawed

@@ -8,7 +8,7 @@ import signal
 import sys
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -114,6 +114,7 @@ class Run:
         stats = self._way.loader.stats()
         assert stats.skipped == dict(Counter(reason for _, _, reason in found.elements()))
         if isinstance(self._judge, Exact):
+            assert error or stats.filtered == self._judge.filtered
             assert stats.flawed == ({"bad-attributes": self._judge.flawed} if self._judge.flawed else {})
         assert self._within("nothing after the end", lambda: next(self._way.loader, None)) is None
         return False
@@ -163,8 +164,8 @@ class Run:
         """In the middle: nothing comes any more."""
         self._within("close", self._way.close)
         if (loader := self._way.loader) is not None:
-            assert self._within("nothing after a close", lambda: list(loader)) == []
-            assert self._within("nothing after a close", lambda: list(loader.samples())) == []
+            assert self._within("nothing after a close", lambda: _whatever_comes(loader)) == []
+            assert self._within("nothing after a close", lambda: _whatever_comes(loader.samples())) == []
         self._judge.middle(self._newly_told())
 
     def _kill(self, number: int) -> None:
@@ -206,3 +207,13 @@ class Run:
                     lines.append(f"process {pid}: {process.status()}, {process.cpu_times()}")
         stacks = ["".join(traceback.format_stack(frame)[-4:]) for frame in sys._current_frames().values()]
         return "\n".join([*lines, *stacks])
+
+
+def _whatever_comes(batches: Iterable[T]) -> list[T]:
+    """All that is iterated over. A loader that has delivered all of its samples says so."""
+    try:
+        return list(batches)
+    except DatagoError as error:
+        if "has delivered all its samples" not in str(error):
+            raise
+        return []

@@ -58,6 +58,9 @@ class Pictures:
     def __len__(self) -> int:
         return self.count
 
+    def passing(self) -> None:
+        return None
+
     def sizes(self) -> NDArray[np.int32]:
         return self.shapes
 

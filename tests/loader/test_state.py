@@ -186,7 +186,7 @@ OTHER: dict[str, Any] = {
 }
 NO_MATTER = {
     *("api_url", "api_key", "auth_token", "storage_options", "page_size", "check_count", "concurrent_downloads"),
-    *("require_images", "require_embeddings", "optional_masks", "optional_latents", "datago_form"),
+    *("require_images", "require_embeddings", "optional_masks", "optional_latents", "datago_form", "where"),
 }
 ONLY_IN_A_SHUFFLE = {
     *("shuffle_buffer", "random_method", "rank_split", "buffer_mb"),

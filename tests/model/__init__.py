@@ -38,6 +38,10 @@ The promise, in the order in which a sample meets it, with the module that has i
 12. *With `ordered` false* (loose.py) payloads are taken as they arrive. Then each sample comes once an epoch, and the
    rest of what is said here holds, but for the order.
 
+13. *What `where` leaves out* (where.py) is part of the listing, keeps its number, and is done when the feeder comes to
+   it. It is no skip: no list, budget or row of refusals counts it. A first epoch in which nothing passes ends with
+   SourceError.
+
 What goes with a picture (asked.py: masks, further images, attributes, embeddings) decides in part 1 about the fate of
 its sample, and comes with it.
 
@@ -53,6 +57,7 @@ from tests.model.listing import Listing, NoSamples, Order, files, rooms, shards
 from tests.model.loose import Loose
 from tests.model.reader import Expected, Reader, Skip
 from tests.model.stream import Bucket, Start
+from tests.model.where import chosen_by_where
 
 __all__ = [
     "Bucket",
@@ -68,6 +73,7 @@ __all__ = [
     "Shard",
     "Skip",
     "Start",
+    "chosen_by_where",
     "files",
     "rooms",
     "shards",

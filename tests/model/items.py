@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-__all__ = ["Item", "Lost", "Piece", "Shard"]
+__all__ = ["FILTERED", "Item", "Lost", "Piece", "Shard"]
+
+FILTERED = "filtered"
+"""Why an Item is skipped that `where` leaves out."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,11 @@ class Item:
     """Its attributes cannot be read; it has none, for that."""
     embedding: tuple[float, ...] = ()
     pieces: Mapping[str, Piece] = field(default_factory=dict)
+
+    @property
+    def is_filtered(self) -> bool:
+        """`where` leaves it out. It is not bad."""
+        return self.skipped == FILTERED
 
     @property
     def is_good(self) -> bool:

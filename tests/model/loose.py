@@ -63,6 +63,8 @@ class Loose:
         """The stream has ended: with this error, or "". None where nobody knows. bad: what this loader has skipped."""
         if error != "" and self._may_be_refused():
             return
+        if self._config.source_config.where and error == "SourceError" and self.delivered == self._before:
+            return
         if error != "" and self._is_spent(bad, at_the_end=False):
             return
         if self._carries and error != "SourceError":  # which batches are begun, and so when it ends, is not promised
@@ -115,7 +117,7 @@ class Loose:
             (epoch, item.id, item.skipped or "undecodable")
             for epoch in range(self._earliest, last + 1)
             for item in self._listed(epoch)
-            if isinstance(item, Item) and not item.is_good
+            if isinstance(item, Item) and not (item.is_good or item.is_filtered)
         ]
 
     def _enter(self, epoch: int) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datago_gpu.config import LoaderConfig
 from tests.model.items import Item, Lost
 from tests.model.listing import NoSamples, Order
-from tests.model.stream import Bucket, Dropped, Number, Refused, Row, Sent, Start, Stream
+from tests.model.stream import Bucket, Dropped, Filtered, Number, Refused, Row, Sent, Start, Stream
 
 __all__ = ["Expected", "Reader", "Skip", "is_spent"]
 
@@ -48,6 +48,8 @@ class Reader:
         """What the stream ends with, at its end; "" for a good end."""
         self.flawed = 0
         """Samples whose attributes could not be read, of the batches so far."""
+        self.filtered = 0
+        """Samples that `where` has left out so far."""
 
     def next_batch(self) -> Expected | None:
         """None at the end."""
@@ -87,9 +89,16 @@ class Reader:
                 return False
             if event is None:
                 barren = self._stream.is_fruitless or not self._delivered + self._stream.left_out
-                self.error = "TooManyErrors" if self._is_spent(at_the_end=True) or (self.skipped and barren) else ""
+                if self._is_spent(at_the_end=True) or (self.skipped and barren):
+                    self.error = "TooManyErrors"
+                elif barren and self.filtered:
+                    self.error = "SourceError"
                 return False
-            if isinstance(event, Dropped):
+            if isinstance(event, Filtered):
+                self._enter(event.epoch, event.waited)
+                self._done.add(event.number)
+                self.filtered += 1
+            elif isinstance(event, Dropped):
                 self._note_dropped(event)
             else:
                 self._note_sent(event)

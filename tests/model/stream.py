@@ -11,7 +11,19 @@ from datago_gpu.units import MiB
 from tests.model.items import Item, Lost
 from tests.model.listing import Listing, NoSamples, Order, numbered
 
-__all__ = ["Bucket", "Dropped", "Groups", "Refused", "Row", "Sent", "Start", "Stream", "bucket_of", "is_refusal"]
+__all__ = [
+    "Bucket",
+    "Dropped",
+    "Filtered",
+    "Groups",
+    "Refused",
+    "Row",
+    "Sent",
+    "Start",
+    "Stream",
+    "bucket_of",
+    "is_refusal",
+]
 
 Bucket = tuple[int, int] | None
 Number = int | tuple[int, int]
@@ -46,6 +58,16 @@ class Sent:
     @property
     def good(self) -> list[Row]:
         return [row for row in self.rows if row[1].is_good]
+
+
+@dataclass(frozen=True)
+class Filtered:
+    """A sample that `where` leaves out."""
+
+    epoch: int
+    number: int
+    waited: frozenset[Number] = frozenset()
+    """As of a `Sent`."""
 
 
 @dataclass(frozen=True)
@@ -189,6 +211,12 @@ def bucket_of(config: LoaderConfig, item: Item) -> Bucket:
     return image.buckets().nearest(*item.shape) if image.crop_and_resize else None
 
 
+def _none_passes(listing: Listing) -> bool:
+    """Whether `where` has left out everything that it has looked at."""
+    looked_at = [entry for entry in listing if isinstance(entry, Item) and not entry.is_lacking]
+    return bool(looked_at) and all(item.is_filtered for item in looked_at)
+
+
 class Stream:
     """What the feeder sends and skips, in this order, from a start on. `is_fruitless`: at its end, whether it ended
     since passes over the source brought no sample."""
@@ -207,7 +235,7 @@ class Stream:
         """At its end: the samples that `drop_last` leaves out, unless the limit was reached."""
         return len(self._groups) if self._wanted(0) > 0 else 0
 
-    def events(self) -> Iterator[Sent | Dropped]:
+    def events(self) -> Iterator[Sent | Dropped | Filtered]:
         epoch = self._start.epoch
         for of_epoch, number in sorted(each for each in self._start.waiting if isinstance(each, tuple)):
             item = dict(numbered(self._order(of_epoch)))[number]
@@ -249,7 +277,7 @@ class Stream:
             return missing if missing >= self._config.batch_size else 0
         return missing - held
 
-    def _epoch(self, epoch: int) -> Iterator[Sent | Dropped]:
+    def _epoch(self, epoch: int) -> Iterator[Sent | Dropped | Filtered]:
         groups = self._groups
         try:
             yield from self._through(groups, epoch)
@@ -260,13 +288,14 @@ class Stream:
         for group in groups.flush() if not self._config.drop_last else ():
             yield self._send(epoch, *group)
 
-    def _through(self, groups: Groups, epoch: int) -> Iterator[Sent | Dropped]:
+    def _through(self, groups: Groups, epoch: int) -> Iterator[Sent | Dropped | Filtered]:
         """The samples of an epoch, up to the limit. Raises NoSamples, Refused."""
         refusals = Refusals(self._config.max_refused_in_a_row)
         listing, problem = self._listed(epoch)
         done = self._start.done if epoch == self._start.epoch else frozenset()
-        for number, entry in numbered(listing):
-            if number in done:
+        for number, entry in [pair for pair in numbered(listing) if pair[0] not in done]:
+            if isinstance(entry, Item) and entry.is_filtered:
+                yield Filtered(epoch, number, self._waited)
                 continue
             if isinstance(entry, Lost) or entry.skipped:
                 yield from refusals.held_back(Dropped(epoch, number, entry, self._waited))
@@ -280,8 +309,8 @@ class Stream:
                         yield self._send(epoch, *group)
                 if self._wanted(0) <= 0:
                     return
-        if problem:
-            raise problem
+        if problem or (self._start == Start() and not epoch and _none_passes(listing)):
+            raise problem or NoSamples([])
         yield from refusals.end()
 
     def _listed(self, epoch: int) -> tuple[Listing, NoSamples | None]:

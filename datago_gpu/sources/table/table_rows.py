@@ -52,6 +52,7 @@ class TableRows:
         self._tables, self._roles, self._origins = tables, roles, origins
         self._maker = SampleMaker(roles, config.http_config.max_payload_mb * MiB)
         self._chosen = tables.passing(source.filter) if source.filter.strip() else None
+        self._passing = self._passing_rows(source.where) if source.where.strip() else None
         starts = np.cumsum([0, *(group.rows for group in tables.groups)], dtype=np.int64)
         self._bounds = starts if self._chosen is None else np.searchsorted(self._chosen, starts)
         self._group_bytes = np.array([group.bytes for group in tables.groups], np.int64)
@@ -75,6 +76,16 @@ class TableRows:
             sizes = self._tables.sizes(roles.height, roles.width)
             self._sizes = sizes if self._chosen is None else sizes[self._chosen]
         return self._sizes
+
+    def passing(self) -> NDArray[np.bool_] | None:
+        """See `Rows.passing`."""
+        return self._passing
+
+    def _passing_rows(self, text: str) -> NDArray[np.bool_]:
+        from datago_gpu.sources.table.where_rows import passing_rows  # most tables have no `where`
+
+        passing = passing_rows(self._tables, text, is_index=self._roles.is_index)
+        return passing if self._chosen is None else passing[self._chosen]
 
     def block_rows(self, wanted: int) -> int:
         """Returns how many rows are mixed with each other in a shuffle: see `orders`."""

@@ -9,7 +9,7 @@ from datago_gpu.config import LoaderConfig, TableSource
 from datago_gpu.eventloop import call_in_thread
 from datago_gpu.sources.index_form import arrow
 from datago_gpu.sources.order import RankShare, renumber
-from datago_gpu.sources.reference import Position, Refs
+from datago_gpu.sources.reference import Position, Refs, Skipped
 from datago_gpu.sources.rows import RowsSource
 
 if TYPE_CHECKING:
@@ -58,12 +58,13 @@ class Table(RowsSource["TableRows"]):
 
     async def _refs_in_groups(self, rows: TableRows, start: Position) -> Refs:
         """Yields the samples of tables that are read row group by row group; rows that are mixed are read together."""
-        block, index = self._block_rows(rows), start.index
+        block, index, passing = self._block_rows(rows), start.index, rows.passing()
         numbers = await self._numbers(rows, RankShare.of(self._config), start.epoch)
         first = block - index % block if block else 0
         async with aclosing(rows.read_blocks(numbers[index:], first, block)) as samples:
             async for sample in samples:
-                yield renumber(sample, index)
+                passes = passing is None or passing[sample.index]
+                yield renumber(sample if passes else Skipped.filtered(0), index)
                 index += 1
 
     def _block_rows(self, rows: TableRows) -> int:

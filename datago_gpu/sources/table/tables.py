@@ -86,10 +86,13 @@ class Tables:
                     "of source_config.path must have it"
                 )
 
-    def passing(self, text: str) -> NDArray[np.int64]:
-        """Returns the numbers of the rows that pass a filter. Reads only the filter's columns. Raises ConfigError."""
+    def passing(self, text: str, setting: str = "filter") -> NDArray[np.int64]:
+        """Returns the numbers of the rows that pass a filter. Reads only the filter's columns. Raises ConfigError.
+
+        setting: the one that holds the text, for messages.
+        """
         tree = parse_expression(text)
-        expression, columns = filter_for(tree, self.schema)
+        expression, columns = filter_for(tree, self.schema, setting)
         wanted = pa.schema([self.schema.field(name) for name in columns])
         possible = self._possible(expression, wanted, all_groups=may_keep_nan(tree, self.schema))
         found, first = [np.empty(0, np.int64)], 0

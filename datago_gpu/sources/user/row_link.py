@@ -145,7 +145,7 @@ def _sample_of(answer: wire.Answer, payloads: list[bytes]) -> SampleRef | Skippe
         return Skipped(answer.number, answer.id, f"row {answer.number}", answer.reason, answer.detail)
     assert isinstance(answer, wire.Given)
     attributes, problem = (b"{}", answer.flaw) if answer.flaw else check_attributes(answer.attributes)
-    sample = SampleRef(answer.number, SampleInfo(answer.id, attributes=attributes))
+    sample = SampleRef(answer.number, SampleInfo(answer.id, attributes=attributes), size=answer.size)
     if problem:
         sample.flaws = {BAD_ATTRIBUTES: problem}
     coming = iter(payloads)

@@ -97,6 +97,8 @@ class Given(Struct, frozen=True, tag="row"):
     """JSON."""
     pieces: list[Piece]
     """The image first."""
+    size: tuple[int, int] = (0, 0)
+    """Height and width that the row says, 0 if unknown."""
     flaw: str = ""
     """Why the row's attributes cannot be sent."""
 
@@ -132,6 +134,8 @@ class Listed(Struct, frozen=True, tag="listed"):
     digest: str
     sizes: bytes = b""
     """int32 (N, 2), in the machine's byte order: height and width of each row, 0 where unknown."""
+    passing: bytes | None = None
+    """One byte for each row, 1 if `where` lets it pass; None if all pass. Sent together with sizes."""
 
 
 Answer = Given | Refused | RowsEnd | Broken | Listed

@@ -36,7 +36,7 @@ class UserRows:
     """A sequence of rows that lies in the trainer's process. Implements `Rows`."""
 
     def __init__(self, link: RowLink, count: int, listed: Listed) -> None:
-        self._link, self._count, self._sizes = link, count, listed.sizes
+        self._link, self._count, self._sizes, self._passing = link, count, listed.sizes, listed.passing
         self._listed = ListingDigest(count, listed.digest, whole=True)
 
     @classmethod
@@ -58,6 +58,14 @@ class UserRows:
         import numpy as np  # only a plan needs it: importing it delays the start of the feeder
 
         return np.frombuffer(self._sizes, np.int32).reshape(-1, 2) if self._sizes else None
+
+    def passing(self) -> NDArray[np.bool_] | None:
+        """See `Rows.passing`. Known only in lockstep."""
+        if self._passing is None:
+            return None
+        import numpy as np  # only a plan needs it
+
+        return np.frombuffer(self._passing, np.bool_)
 
     def read(self, numbers: Numbers) -> Refs:
         """See `Rows.read`."""

@@ -1,0 +1,169 @@
+"""Leaves out samples by the setting `where`: by what is known of a sample before its image is loaded or decoded."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from collections.abc import Sequence
+from contextlib import aclosing
+from typing import Any
+
+import msgspec
+
+from datago_gpu.config.expression import columns_in, parse_expression
+from datago_gpu.errors import ConfigError, SourceError
+from datago_gpu.redact import printable
+from datago_gpu.sources.predicate import compile_predicate
+from datago_gpu.sources.reference import PartlyDone, Position, Refs, SampleRef, Skipped, Source, Tally
+
+__all__ = ["Where", "WhereSource"]
+
+log = logging.getLogger("datago_gpu")
+
+_JUDGED_FROM = 1000
+"""A name that so many samples lack is probably misspelt."""
+_MOST_NAMES = 50
+"""Names of attributes that are kept for messages."""
+_OF_EVERY_SAMPLE = ("id", "source", "tags", "duplicate_state")
+
+
+class Where:
+    """Decides about samples, and remembers which names they have."""
+
+    def __init__(self, text: str) -> None:
+        tree = parse_expression(text)
+        self._text, self._passes = text.strip(), compile_predicate(tree, self._note_misfit)
+        names = dict.fromkeys(column.name for column in columns_in(tree))
+        self._lacking = {name: None for name in names if name not in _OF_EVERY_SAMPLE}
+        """The names that no sample has had so far."""
+        self._seen: dict[str, None] = {}
+        self._misfits: dict[str, str] = {}
+        self._current = ""
+        self.judged = self.passed = 0
+        """Numbers of samples."""
+
+    def passes(self, sample: SampleRef) -> bool:
+        """Returns whether the sample is loaded."""
+        record = _Record(sample)
+        self._current = sample.id
+        self.judged += 1
+        passes = self._passes(record.get) is True
+        self.passed += passes
+        if self._lacking and self.judged <= _JUDGED_FROM:
+            self._note_names(record)
+        return passes
+
+    def check(self) -> None:
+        """Raises an error if samples were judged, and none has passed. Else logs which names no sample has."""
+        if self.judged and not self.passed:
+            raise self._error()
+        if self.judged < _JUDGED_FROM:
+            self._warn()
+
+    def _note_names(self, record: _Record) -> None:
+        for name in [name for name in self._lacking if record.get(name) is not None]:
+            del self._lacking[name]
+        if len(self._seen) < _MOST_NAMES:
+            self._seen |= dict.fromkeys(record.names())
+        if self.judged == _JUDGED_FROM:
+            self._warn()
+
+    def _warn(self) -> None:
+        if self._lacking:
+            log.warning("%s", self._lacking_words())
+            self._lacking = {}
+
+    def _error(self) -> ConfigError | SourceError:
+        said = f"source_config.where ({self._text}) leaves out all of the {self.judged:,} samples"
+        if self._lacking:
+            return ConfigError(f"{said}: {self._lacking_words()}")
+        return SourceError("; ".join([f"{said}: loosen it", *self._misfits.values()]))
+
+    def _lacking_words(self) -> str:
+        names = sorted({*_OF_EVERY_SAMPLE, *self._seen})
+        name, *others = self._lacking
+        also = f" (nor {', '.join(map(repr, others))})" if others else ""
+        near = difflib.get_close_matches(name, names, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        if name in ("width", "height"):
+            hint = "an index has the sizes of the pictures: datago-gpu index. "
+        shown = printable(", ".join(names)) + (", ..." if len(self._seen) >= _MOST_NAMES else "")
+        return (
+            f"source_config.where names {name!r}{also}, which none of {self.judged:,} samples has; "
+            f"{hint}the names are {shown}"
+        )
+
+    def _note_misfit(self, name: str, value: Any, used: str) -> None:
+        if name not in self._misfits:
+            shown, sample = printable(repr(value)[:80]), printable(self._current)
+            self._misfits[name] = f"{name!r} of sample {sample!r} is {shown}, and {used}"
+            log.warning("source_config.where: %s; such values count as none", self._misfits[name])
+
+
+class _Record:
+    """What is known of a sample, by name. What the source itself says comes before an attribute of the same name."""
+
+    def __init__(self, sample: SampleRef) -> None:
+        self._sample = sample
+        self._attributes: dict[str, Any] | None = None
+
+    def get(self, name: str) -> Any:
+        """Returns a value, or None."""
+        info = self._sample.info
+        match name:
+            case "id":
+                return info.id
+            case "tags":
+                return info.tags
+            case "width" | "height":
+                side = self._sample.size[name == "width"]
+                return side if side > 0 else self._of_attributes().get(name)
+            case "source" | "duplicate_state":
+                value = getattr(info, name)
+                return self._of_attributes().get(name) if value in ("", None) else value
+        return self._of_attributes().get(name)
+
+    def names(self) -> Sequence[str]:
+        """Returns the names of the attributes."""
+        sizes = ["height", "width"] if all(self._sample.size) else []
+        return [*self._of_attributes(), *sizes]
+
+    def _of_attributes(self) -> dict[str, Any]:
+        if self._attributes is None:
+            self._attributes = msgspec.json.decode(self._sample.info.attributes)
+        return self._attributes
+
+
+class WhereSource:
+    """The `Source` of those samples of another one that pass. The others become `Skipped.filtered`, in their places."""
+
+    def __init__(self, source: Source, text: str) -> None:
+        self._source, self._where = source, Where(text)
+
+    @property
+    def tally(self) -> Tally:
+        """See `Source.tally`."""
+        return self._source.tally
+
+    @property
+    def passed_over(self) -> dict[str, int]:
+        """See `Source.passed_over`."""
+        return self._source.passed_over
+
+    async def refs(self, start: Position) -> Refs:
+        """See `Source.refs`. Raises ConfigError or SourceError at the end of a first epoch in which nothing passes."""
+        where = self._where
+        async with aclosing(self._source.refs(start)) as refs:
+            async for ref in refs:
+                if isinstance(ref, SampleRef) and not where.passes(ref):
+                    yield Skipped.filtered(ref.index)
+                else:
+                    yield ref
+        if _is_beginning(start):
+            where.check()
+
+
+def _is_beginning(start: Position) -> bool:
+    """Returns whether a listing from there on is the first one of a run, as a whole."""
+    done = start.done if isinstance(start, PartlyDone) else []
+    return not (start.epoch or start.index or any(last >= 0 for _, last in done))
