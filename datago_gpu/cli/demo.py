@@ -59,7 +59,7 @@ def _cut_all(folder: Path, samples: int) -> None:
     rng = random.Random(0)
     paths = sorted(Path(datago_gpu.__file__).parent.joinpath("photos").glob("*.[jp][pn]g"))
     photos = [ImageOps.exif_transpose(Image.open(path)) for path in paths]
-    shapes = [width / height for height, width in IMAGES.buckets().sizes]
+    shapes = [width / height for height, width in IMAGES.bucket_tables()[0].sizes]
     for number in range(samples):
         photo, path = photos[number % len(photos)], paths[number % len(photos)]
         part = _cut(photo, shapes[rng.randrange(len(shapes))], rng)

@@ -86,7 +86,8 @@ class DataroomSource(SourceSettings, frozen=True, kw_only=True):
         optional_masks: masks that are loaded if an image has them. Not a filter.
         optional_latents: latents that are loaded if an image has them. Not a filter.
         attributes: `name:value` or `name__comparator:value` conditions, comma-separated. All of them must hold.
-        min_short_edge: minimum length of the shorter side, in pixels. 0: no minimum.
+        min_short_edge: minimum length of the shorter side, in pixels: the server leaves out smaller images. Images that
+            turn out smaller than the server says are skipped (`too-small`). 0: no minimum.
         max_short_edge: maximum length of the shorter side, in pixels. 0: no maximum.
         min_pixel_count: minimum number of pixels, width times height. 0: no minimum.
         max_pixel_count: maximum number of pixels, width times height. 0: no maximum.

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from math import gcd
 from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta
 
 from datago_gpu.config.settings import Count, Settings
-from datago_gpu.imaging.geometry import BucketTable
+from datago_gpu.imaging.buckets import by_resolution
+from datago_gpu.imaging.geometry import BucketTable, ListedBuckets
 
 Aspect = Annotated[float, Meta(ge=0.001, le=1000)]
 Share = Annotated[float, Meta(gt=0, le=1)]
+Side = Annotated[int, Meta(ge=1, le=65_535)]
+
+_DEFAULT_SIZE = 512
 
 __all__ = ["ImageConfig"]
 
@@ -23,6 +29,12 @@ class ImageConfig(Settings, frozen=True, kw_only=True):
             `crop` says; all images of a batch then form one array. False keeps the sizes of the images: `Batch.image`
             is a list.
         default_image_size: side length of the square bucket, in pixels. All buckets have about the same area.
+        resolutions: several values of `default_image_size`, such as [512, 768, 1024]. Each has its own buckets. An
+            image goes to the largest resolution whose bucket it fills without being enlarged. None: one resolution.
+        buckets: the buckets themselves, as a list of [height, width], in place of those that `default_image_size` and
+            the aspect ratios make. Sizes whose areas differ by less than a third form one resolution.
+        upscale: true enlarges an image that fills no bucket to its bucket of the smallest resolution. False skips the
+            image: `too-small` in `stats().skipped`. No image is enlarged then.
         downsampling_ratio: the sides of all buckets are multiples of this number of pixels.
         min_aspect_ratio: width / height of the narrowest bucket.
         max_aspect_ratio: width / height of the widest bucket.
@@ -57,7 +69,10 @@ class ImageConfig(Settings, frozen=True, kw_only=True):
 
     place: ClassVar[str] = "image_config."
     crop_and_resize: bool = False
-    default_image_size: Annotated[int, Meta(ge=1, le=65_535)] = 512
+    default_image_size: Side = _DEFAULT_SIZE
+    resolutions: tuple[Side, ...] | None = None
+    buckets: tuple[tuple[Side, Side], ...] | None = None
+    upscale: bool = True
     downsampling_ratio: Count = 32
     min_aspect_ratio: Aspect = 0.5
     max_aspect_ratio: Aspect = 2.0
@@ -81,12 +96,23 @@ class ImageConfig(Settings, frozen=True, kw_only=True):
         if self.min_aspect_ratio > self.max_aspect_ratio:
             return (f"image_config.min_aspect_ratio ({self.min_aspect_ratio}) is above "
                     f"max_aspect_ratio ({self.max_aspect_ratio}): swap them")  # fmt: skip
+        problem = self._bucket_problem() or self._crop_problem()
+        return problem or self._form_problem() or self._normalisation_problem() or self._mask_problem()
+
+    def _bucket_problem(self) -> str | None:
+        """Of the buckets."""
+        if problem := self._list_problem():
+            return problem
+        given = self.resolutions or self.buckets or not self.upscale
+        if given and not self.crop_and_resize:
+            name = "resolutions" if self.resolutions else "buckets" if self.buckets else "upscale false"
+            return f"image_config.{name} needs buckets: set crop_and_resize to true"
         if self.crop_and_resize:
             try:
-                self.buckets()
+                self.bucket_tables()
             except ValueError as problem:
                 return f"image_config: {problem}; widen the aspect range or lower downsampling_ratio"
-        return self._crop_problem() or self._form_problem() or self._normalisation_problem() or self._mask_problem()
+        return None
 
     def _crop_problem(self) -> str | None:
         if self.crop != "centre" and not self.crop_and_resize:
@@ -96,6 +122,35 @@ class ImageConfig(Settings, frozen=True, kw_only=True):
                 return f"image_config.{name} must be the least and the largest value, got {[least, most]}: swap them"
         if self.crop != "random_resized" and (self.crop_scale, self.crop_aspect) != ((0.08, 1.0), (3 / 4, 4 / 3)):
             return f"image_config.crop_scale and crop_aspect need crop 'random_resized', got {self.crop!r}"
+        if self.crop == "random_resized" and not self.upscale:
+            return ("image_config.crop 'random_resized' draws regions that have to be enlarged, which upscale false "
+                    "forbids: set crop to 'centre' or 'random', or upscale to true")  # fmt: skip
+        return None
+
+    def _list_problem(self) -> str | None:
+        """Of `resolutions` and `buckets`."""
+        given: list[tuple[str, tuple[object, ...] | None]]
+        given = [("resolutions", self.resolutions), ("buckets", self.buckets)]
+        for name, listed in given:
+            if listed is None:
+                continue
+            if not listed:
+                return f"image_config.{name} is empty: name at least one, or leave it out"
+            if self.default_image_size != _DEFAULT_SIZE:
+                return (f"image_config.{name} replaces default_image_size, but default_image_size is set to "
+                        f"{self.default_image_size}: leave one of the two out")  # fmt: skip
+            twice = next((each for each in listed if listed.count(each) > 1), None)
+            if twice is not None:
+                shown = list(twice) if isinstance(twice, tuple) else twice
+                return f"image_config.{name}: {shown} occurs twice"
+        if self.resolutions and self.buckets:
+            return "image_config.resolutions and buckets both say what the buckets are: leave one of the two out"
+        for size in self.buckets or ():
+            if any(side % self.downsampling_ratio for side in size):
+                common = gcd(*(side for each in self.buckets or () for side in each))
+                return (f"image_config.buckets: the sides of {list(size)} are not multiples of downsampling_ratio "
+                        f"({self.downsampling_ratio}): set downsampling_ratio to {common}, or to a divisor of it, or "
+                        "change the size")  # fmt: skip
         return None
 
     def _form_problem(self) -> str | None:
@@ -125,8 +180,16 @@ class ImageConfig(Settings, frozen=True, kw_only=True):
             return "image_config.mask_dtype 'int32' cannot be used with pre_encode_images: a PNG holds at most 16 bits"
         return None
 
-    def buckets(self) -> BucketTable:
-        """The table of bucket sizes. Raises ValueError where there is none."""
-        return BucketTable(
-            self.default_image_size, self.downsampling_ratio, self.min_aspect_ratio, self.max_aspect_ratio
-        )
+    def bucket_tables(self) -> list[BucketTable]:
+        """The buckets of each resolution, the largest resolution first. Raises ValueError where there are none."""
+        if self.buckets:
+            return [ListedBuckets(sizes) for sizes in by_resolution(self.buckets)]
+        sizes = sorted(self.resolutions or [self.default_image_size], reverse=True)
+        ratio, aspects = self.downsampling_ratio, (self.min_aspect_ratio, self.max_aspect_ratio)
+        return [_table(size, ratio, *aspects) for size in sizes]
+
+
+@lru_cache(64)
+def _table(size: int, ratio: int, min_aspect: float, max_aspect: float) -> BucketTable:
+    """Tables are asked for by several parts of a run; that of small steps takes milliseconds to make."""
+    return BucketTable(size, ratio, min_aspect, max_aspect)

@@ -38,6 +38,8 @@ class FileSource(SourceSettings, frozen=True, kw_only=True):
             circular links end. False ignores links. `root_path` itself may be a link in any case.
         where: which samples are loaded, as an expression over what is known of a sample before its image is read: `id`
             and the sample's attributes. `stats().filtered` counts the samples left out. "": all samples.
+        min_short_edge: minimum length of the shorter side, in pixels. Smaller images are skipped: `too-small` in
+            `stats().skipped`. 0: no minimum.
         rank: the share of the samples that this process loads: those with the numbers rank, rank + world_size, ... in
             the order that all ranks share. Default: found when the Loader is made, in torch.distributed,
             jax.distributed, or what torchrun, Open MPI, MPICH or Slurm have set; else 0.

@@ -24,6 +24,7 @@ __all__ = [
     "decoded_pixel_bytes",
     "decoding_memory",
     "files_of_a_sample",
+    "waiting_batches",
     "wants_latents",
 ]
 
@@ -82,17 +83,21 @@ def bytes_a_pixel(config: LoaderConfig) -> int:
     return max(pixel, _LABEL) if files_of_a_sample(config) > 1 else pixel
 
 
+def waiting_batches(config: LoaderConfig) -> int:
+    """Returns how many decoded batches may wait for the trainer."""
+    return -(-config.samples_buffer_size // config.most_samples)
+
+
 def decoded_batches(config: LoaderConfig) -> int:
     """Returns how many batches may be in the decoder, in the queue, handed over, or with the trainer."""
-    return -(-config.samples_buffer_size // config.batch_size) + config.decode_config.prefetch + _FURTHER_BATCHES
+    return waiting_batches(config) + config.decode_config.prefetch + _FURTHER_BATCHES
 
 
 def decoded_pixel_bytes(config: LoaderConfig) -> int:
     """Returns the bytes of pixels in these batches."""
     if not config.image_config.crop_and_resize:
         return 2 * config.samples_buffer_mb * MiB
-    pixels = decoded_batches(config) * config.batch_size * config.image_config.default_image_size**2
-    return pixels * files_of_a_sample(config) * bytes_a_pixel(config)
+    return decoded_batches(config) * config.most_batch_pixels * files_of_a_sample(config) * bytes_a_pixel(config)
 
 
 class Limits(Struct, frozen=True, kw_only=True):
@@ -135,7 +140,7 @@ class Limits(Struct, frozen=True, kw_only=True):
             picture=arena // 2,
             sample=arena,
             batch=arena // 2,
-            words=max(_LEAST_WORDS, _WORDS_A_SAMPLE * config.batch_size),
+            words=max(_LEAST_WORDS, _WORDS_A_SAMPLE * config.most_samples),
             arena=arena,
             held=config.bucket_memory_mb * MiB,
             ahead=config.prefetch_memory_mb * MiB,

@@ -28,8 +28,12 @@ from datago_gpu.config.shards import WebDatasetSource
 from datago_gpu.config.table import TableSource
 from datago_gpu.config.user_source import UserSource
 from datago_gpu.errors import ConfigError
+from datago_gpu.imaging.buckets import MOST_SAMPLES, BucketChoice, samples_within
+from datago_gpu.imaging.geometry import Size
 
 __all__ = ["SOURCES", "ConfigLike", "LoaderConfig"]
+
+_BATCH_SIZE = 32
 
 ConfigLike: TypeAlias = "LoaderConfig | Mapping[str, Any] | str | bytes | os.PathLike[str]"
 
@@ -47,6 +51,8 @@ class LoaderConfig(Settings, frozen=True, kw_only=True):
         decode_config: how encoded images become pixels: a DecodeConfig or a dict.
         batch_size: number of samples in a batch. All samples of a batch share a bucket. At the end of an epoch, batches
             that are not full are delivered short, unless `drop_last` is true.
+        batch_pixels: number of pixels in a batch, in place of `batch_size`: a batch has as many samples as fit, at
+            least 1 and at most 4096. So batches of small buckets have more samples. None: `batch_size` in each batch.
         limit: maximum number of samples that this process delivers, over all epochs: with several ranks, each of them
             delivers so many. None: no limit.
         epochs: number of passes over the source. None: no end. A Loader delivers all passes in one iteration.
@@ -109,7 +115,8 @@ class LoaderConfig(Settings, frozen=True, kw_only=True):
     image_config: ImageConfig = ImageConfig()
     http_config: HttpConfig = HttpConfig()
     decode_config: DecodeConfig = DecodeConfig()
-    batch_size: Annotated[int, Meta(ge=1, le=4096)] = 32
+    batch_size: Annotated[int, Meta(ge=1, le=MOST_SAMPLES)] = _BATCH_SIZE
+    batch_pixels: Count | None = None
     limit: Count | None = None
     epochs: Count | None = 1
     seed: Natural = 0
@@ -194,6 +201,8 @@ class LoaderConfig(Settings, frozen=True, kw_only=True):
         if self.http_config.download_processes and self.source_type != "db":
             return ("http_config.download_processes works only for a Dataroom (source_type 'db'): set it to 0 with "
                     f"source_type {self.source_type!r}")  # fmt: skip
+        if self.batch_pixels and (problem := self._pixels_problem()):
+            return problem
         if self.lockstep and (problem := lockstep_problem(self)):
             return problem
         if self.draws_from_server and self.limit is None:
@@ -202,6 +211,47 @@ class LoaderConfig(Settings, frozen=True, kw_only=True):
         if rank >= world_size:
             return f"rank ({rank}) must be below world_size ({world_size}); ranks count from 0"
         return None
+
+    def _pixels_problem(self) -> str | None:
+        image = self.image_config
+        if self.batch_size != _BATCH_SIZE:
+            return (f"batch_pixels ({self.batch_pixels}) and batch_size ({self.batch_size}) both say how many samples "
+                    "a batch has: leave one of the two out")  # fmt: skip
+        if not image.crop_and_resize or image.mixed_buckets:
+            given = "mixed_buckets true" if image.crop_and_resize else "crop_and_resize false"
+            return (f"batch_pixels counts samples by the bucket of a batch, and with image_config.{given} a batch has "
+                    "none: set crop_and_resize to true and mixed_buckets to false, or use batch_size")  # fmt: skip
+        return None
+
+    def bucket_choice(self) -> BucketChoice:
+        """Returns what chooses the bucket of each image."""
+        image, edge = self.image_config, max(0, self.source_config.min_short_edge)
+        tables = image.bucket_tables() if image.crop_and_resize else []
+        return BucketChoice(tables, upscale=image.upscale, least_edge=edge)
+
+    @property
+    def wants_sizes(self) -> bool:
+        """Whether the sizes that a source lists are used."""
+        return self.lockstep or not self.image_config.upscale or self.source_config.min_short_edge > 0
+
+    def samples_of(self, bucket: Size | None) -> int:
+        """Returns the number of samples in a full batch of a bucket."""
+        return samples_within(self.batch_pixels, bucket) if self.batch_pixels and bucket else self.batch_size
+
+    @property
+    def most_samples(self) -> int:
+        """The number of samples in the batch that has the most."""
+        return max(map(self.samples_of, self.bucket_choice().sizes)) if self.batch_pixels else self.batch_size
+
+    @property
+    def least_samples(self) -> int:
+        """The number of samples in the full batch that has the fewest."""
+        return min(map(self.samples_of, self.bucket_choice().sizes)) if self.batch_pixels else self.batch_size
+
+    @property
+    def most_batch_pixels(self) -> int:
+        """The number of pixels in the batch that has the most. Only with `crop_and_resize`."""
+        return max(height * width * self.samples_of((height, width)) for height, width in self.bucket_choice().sizes)
 
     @property
     def draws_from_server(self) -> bool:

@@ -13,6 +13,9 @@ JUDGED_FROM = 100
 """In lockstep, a rank judges only by so many samples of its own that the data is bad as a whole: of a small validation
 set it may have a single one."""
 
+_MOST_BUCKETS = 2**15 - 1
+"""A plan numbers buckets in 16 bits."""
+
 
 def lockstep_problem(config: LoaderConfig) -> str | None:
     """Returns why these settings cannot be used with `lockstep` true, or None."""
@@ -36,9 +39,17 @@ def lockstep_problem(config: LoaderConfig) -> str | None:
             "source_config.random_method 'server' draws other samples on each rank, and lockstep needs one order for "
             "all: set random_method to 'shuffle'"
         )
-    if config.limit is not None and config.limit < config.batch_size:
+    name = "batch_pixels" if config.batch_pixels else "batch_size"
+    if config.limit is not None and config.limit < config.most_samples:
+        most = f"batch_size ({config.batch_size})"
+        if config.batch_pixels:
+            most = f"the {config.most_samples} samples of the largest batch"
         return (
-            f"limit ({config.limit}) is below batch_size ({config.batch_size}), and lockstep delivers whole batches: "
-            "raise limit or lower batch_size"
+            f"limit ({config.limit}) is below {most}, and lockstep delivers whole batches: raise limit or lower {name}"
+        )
+    if len(config.bucket_choice().sizes) > _MOST_BUCKETS:
+        return (
+            f"lockstep plans at most {_MOST_BUCKETS:,} buckets, and there are {len(config.bucket_choice().sizes):,}: "
+            "raise image_config.downsampling_ratio"
         )
     return None

@@ -210,13 +210,21 @@ def _describe_kinds(wanted: Any, rules: tuple[Meta, ...]) -> Iterator[str]:
         for each in arguments:
             yield from _describe_kinds(each, rules)
     elif origin is tuple:
-        yield f"a list of {len(arguments)} numbers"
+        yield _describe_list(arguments)
     elif origin is dict:
         yield "a dict of texts"
     elif any(rule.extra for rule in rules):
         yield "text or a list of texts"
     else:
         yield _NAMES[wanted] + _describe_bounds(rules)
+
+
+def _describe_list(members: tuple[Any, ...]) -> str:
+    if members[-1] is not Ellipsis:
+        return f"a list of {len(members)} numbers"
+    if get_origin(members[0]) is tuple:
+        return "a list of pairs of numbers, such as [[512, 512], [448, 576]]"
+    return f"a list, each of which is {next(_describe_kinds(members[0], ()))}"
 
 
 def _describe_bounds(rules: tuple[Meta, ...]) -> str:

@@ -59,6 +59,8 @@ class WebDatasetSource(SourceSettings, frozen=True, kw_only=True):
             shard is opened when one is complete.
         storage_options: options of obstore for s3, gs and az, such as `{"endpoint": "http://localhost:9000"}`. Other
             options are read from the environment.
+        min_short_edge: minimum length of the shorter side, in pixels. Smaller images are skipped: `too-small` in
+            `stats().skipped`. 0: no minimum.
         rank: the share of the shards that this process loads, as for files. If there are fewer shards than processes,
             single samples are shared.
         world_size: number of processes that share the shards, as for files.

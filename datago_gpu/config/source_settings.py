@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
-from datago_gpu.config.settings import Kind, Settings, changed_settings, without_secrets
+from datago_gpu.config.settings import Kind, Natural, Settings, changed_settings, without_secrets
 from datago_gpu.errors import ConfigError
 
 __all__ = ["SourceSettings", "expression_problem", "hidden", "kinds_of", "parts_problem", "token_problem"]
@@ -15,8 +15,8 @@ class SourceSettings(Settings, frozen=True, kw_only=True):
     """The settings of a source."""
 
     place: ClassVar[str] = "source_config."
-
     where: str = ""
+    min_short_edge: Natural = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()

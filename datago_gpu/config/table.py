@@ -70,6 +70,8 @@ class TableSource(SourceSettings, frozen=True, kw_only=True):
             `hf auth login`.
         storage_options: options of obstore for s3, gs and az, such as `{"endpoint": "http://localhost:9000"}`. Other
             options are read from the environment.
+        min_short_edge: minimum length of the shorter side, in pixels. Smaller images are skipped: `too-small` in
+            `stats().skipped`. Images whose size is listed are not downloaded for that. 0: no minimum.
         rank: the share of the rows that this process loads, as for files. Of Parquet tables that hold bytes each rank
             loads as many rows that follow each other.
         world_size: number of processes that share the rows, as for files.

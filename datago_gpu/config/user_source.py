@@ -22,6 +22,8 @@ class UserSource(SourceSettings, frozen=True, kw_only=True):
             `stats().filtered` counts the rows left out. "": all rows.
         storage_options: options of obstore for rows with s3, gs and az addresses, such as
             `{"endpoint": "http://localhost:9000"}`. Other options are read from the environment.
+        min_short_edge: minimum length of the shorter side, in pixels. Smaller images are skipped: `too-small` in
+            `stats().skipped`. Images whose size is listed are not downloaded for that. 0: no minimum.
         rank: the share of the rows that this process loads: those with the numbers rank, rank + world_size, ... in the
             order that all ranks share. Default: found as for files.
         world_size: number of processes that share the rows, as for files.

@@ -41,7 +41,7 @@ def examine(
     if problem is not None:
         yield Check.fail("settings", problem, _NOT_SETTINGS)
     if config is not None:
-        yield Check.ok("settings", f"source_type {config.source_type!r}, batch_size {config.batch_size}")
+        yield Check.ok("settings", f"source_type {config.source_type!r}, {_batch(config)}")
         yield from source_trial.checks(config, device, backend, timeout_s)
 
 
@@ -53,3 +53,7 @@ def _load(file: Path | None) -> tuple[LoaderConfig | None, str | None]:
         return LoaderConfig.load(file), None
     except ConfigError as error:
         return None, str(error)
+
+
+def _batch(config: LoaderConfig) -> str:
+    return f"batch_pixels {config.batch_pixels:,}" if config.batch_pixels else f"batch_size {config.batch_size}"

@@ -61,7 +61,9 @@ def _checks(config: LoaderConfig, device: str, backend: str, timeout_s: float) -
         choose(device, backend)
     except ConfigError:
         return  # the back end's own line says it
-    single: LoaderConfig = msgspec.structs.replace(config, limit=1, epochs=1, batch_size=1, drop_last=False)
+    single: LoaderConfig = msgspec.structs.replace(
+        config, limit=1, epochs=1, batch_size=1, batch_pixels=None, drop_last=False
+    )
     first = _time_first_batch("first sample", single, device, backend, timeout_s)
     yield first
     if first.state == "ok":
@@ -214,5 +216,5 @@ def _time_first_batch(name: str, config: LoaderConfig, device: str, backend: str
     return Check.warn(
         name,
         found,
-        "a batch is complete when its bucket is full: lower batch_size, use fewer buckets, or raise --timeout",
+        "a batch is complete when its bucket is full: use smaller batches or fewer buckets, or raise --timeout",
     )

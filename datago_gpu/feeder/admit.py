@@ -8,16 +8,14 @@ from datago_gpu.config import LoaderConfig
 from datago_gpu.config.limits import Limits
 from datago_gpu.errors import Rejected
 from datago_gpu.feeder.admitted import Admitted
+from datago_gpu.feeder.bucket_rule import BucketRule
 from datago_gpu.feeder.region_choice import RegionChoice
 from datago_gpu.imaging.allowance import Allowance
-from datago_gpu.imaging.geometry import Region, Size, cover_region, full_region
+from datago_gpu.imaging.geometry import Region, Size, full_region
 from datago_gpu.imaging.header import read_header
 from datago_gpu.sources.reference import SampleRef, Skipped
 
 __all__ = ["Admission", "without_image"]
-
-_LEAST_SHOWN = 0.5
-"""The share of a picture that must be visible if its bucket was planned for another shape."""
 
 
 def without_image(ref: SampleRef, bucket: Size | None = None) -> Admitted:
@@ -50,7 +48,8 @@ class Admission:
         self._memory = memory
         self._max_pixels = config.decode_config.max_pixels
         self._max_bytes = Limits.of(config).picture
-        self._buckets = config.image_config.buckets() if config.image_config.crop_and_resize else None
+        self._crops, self._buckets = config.image_config.crop_and_resize, BucketRule(config)
+        self.by_listing = self._buckets.by_listing
         self._choose_region = RegionChoice(config.image_config, config.seed)
         self._own = not config.image_config.image_to_rgb8
 
@@ -73,7 +72,7 @@ class Admission:
     def pixel_bytes(self, payload: bytes) -> int:
         """Returns the bytes of pixels that `thorough` would return, where they may be large: a picture that keeps
         its own size. Reads the header."""
-        if self._buckets:
+        if self._crops:
             return 0
         from datago_gpu.imaging.pixels import ppm_bytes
 
@@ -118,31 +117,9 @@ class Admission:
 
     def _choose(self, ref: SampleRef, height: int, width: int) -> _Shown:
         """Returns what is shown of an image of this size. Raises Rejected."""
-        bucket = self._bucket(ref, height, width)
+        bucket = self._buckets.choose(ref, height, width)
         region, flipped = self._choose_region(ref, height, width, bucket)
         return _Shown(region, bucket, flipped)
-
-    def _bucket(self, ref: SampleRef, height: int, width: int) -> Size | None:
-        """Returns the bucket of an image; None if images keep their sizes.
-
-        Raises Rejected if the bucket was planned for another shape, so that most of the image could not be visible,
-        whatever region of it is chosen.
-        """
-        if self._buckets is None:
-            return None
-        nearest = self._buckets.nearest(height, width)
-        if ref.bucket is None or ref.bucket == nearest:
-            return nearest
-        bucket = ref.bucket
-        _, _, high, wide = cover_region(height, width, bucket)
-        if high * wide < _LEAST_SHOWN * height * width:
-            listed = "{} x {}".format(*ref.size) if all(ref.size) else "of another shape"
-            raise Rejected(
-                "other-shape",
-                f"{height} x {width}, but listed as {listed}: its planned bucket, {bucket[0]} x {bucket[1]}, would "
-                "show less than half of it. An index holds the upright sizes of the pictures",
-            )
-        return bucket
 
     def _too_many_pixels(self, ref: SampleRef, height: int, width: int) -> Skipped:
         detail = f"{height} x {width}, above decode_config.max_pixels ({self._max_pixels})"

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from datago_gpu.feeder.admitted import Admitted
+from datago_gpu.imaging.geometry import Size
 
 __all__ = ["Grouper"]
 
@@ -14,29 +15,31 @@ __all__ = ["Grouper"]
 class Grouper:
     """Holds the batches that are not full yet, one per bucket.
 
-    A batch is complete when it has `batch_size` samples, or when one more sample would exceed `batch_bytes`,
-    `most_words` bytes of attributes and tags, or `batch_pixels` where images keep their sizes. A sample that exceeds a
-    limit alone becomes a batch of its own. When all held samples together exceed `held_bytes`, the batch with the most
-    bytes is sent although it is not full.
+    A batch is complete when it has as many samples as `samples_of` says of its bucket, or when one more sample would
+    exceed `batch_bytes`, `most_words` bytes of attributes and tags, or `whole_pixels` where images keep their sizes. A
+    sample that exceeds a limit alone becomes a batch of its own. When all held samples together exceed `held_bytes`,
+    the batch with the most bytes is sent although it is not full.
     mixed: one batch holds samples of all buckets.
     """
 
     def __init__(
         self,
-        batch_size: int,
+        samples_of: Callable[[Size | None], int],
         batch_bytes: int,
         held_bytes: int,
         *,
         most_words: int = sys.maxsize,
-        batch_pixels: int | None = None,
+        whole_pixels: int | None = None,
         mixed: bool = False,
     ) -> None:
         self._most_words = most_words
-        self._mixed, self._batch_pixels, self._pixels = mixed, batch_pixels, 0
-        self._batch_size, self._batch_bytes, self._held_bytes = batch_size, batch_bytes, held_bytes
-        self._open: dict[tuple[int, int] | None, list[Admitted]] = {}
-        self._bytes: dict[tuple[int, int] | None, int] = {}
-        self._words: Counter[tuple[int, int] | None] = Counter()
+        self._mixed, self._whole_pixels, self._pixels = mixed, whole_pixels, 0
+        self._samples_of, self._batch_bytes, self._held_bytes = samples_of, batch_bytes, held_bytes
+        self._open: dict[Size | None, list[Admitted]] = {}
+        self._full_at: dict[Size | None, int] = {}
+        """The number of samples in a full batch of each bucket that has been seen."""
+        self._bytes: dict[Size | None, int] = {}
+        self._words: Counter[Size | None] = Counter()
         """Bytes of attributes and tags in each batch."""
         self._held = 0
 
@@ -45,23 +48,27 @@ class Grouper:
         return sum(map(len, self._open.values()))
 
     @property
-    def open_batches(self) -> int:
-        """Returns the number of batches that are not full."""
-        return len(self._open)
+    def open_places(self) -> int:
+        """Returns the number of samples that the batches which are not full will have."""
+        return sum(self._full_at[bucket] for bucket in self._open)
 
     def add(self, sample: Admitted) -> Iterator[list[Admitted]]:
         """Adds a sample and yields the batches that it completes."""
         bucket, size = None if self._mixed else sample.bucket, sample.bytes
         if bucket in self._open and not self._fits(sample, bucket):
             yield self._close(bucket)
-        batch = self._open.setdefault(bucket, [])
+        batch = self._open.get(bucket)
+        if batch is None:
+            batch = self._open[bucket] = []
+            if bucket not in self._full_at:
+                self._full_at[bucket] = self._samples_of(bucket)
         batch.append(sample)
         self._bytes[bucket] = self._bytes.get(bucket, 0) + size
         self._words[bucket] += sample.ref.info.words_bytes
         self._held += size
         if sample.bucket is None:
             self._pixels += sample.pixels
-        if len(batch) == self._batch_size:
+        if len(batch) == self._full_at[bucket]:
             yield self._close(bucket)
         elif self._held > self._held_bytes:
             yield self._close(max(self._bytes, key=self._bytes.__getitem__))
@@ -71,16 +78,16 @@ class Grouper:
         for bucket in sorted(self._open, key=lambda bucket: _begun_at(self._open[bucket])):
             yield self._close(bucket)
 
-    def _fits(self, sample: Admitted, bucket: tuple[int, int] | None) -> bool:
+    def _fits(self, sample: Admitted, bucket: Size | None) -> bool:
         """Returns whether the sample fits into the batch of that bucket."""
         if self._bytes[bucket] + sample.bytes > self._batch_bytes:
             return False
         if self._words[bucket] + sample.ref.info.words_bytes > self._most_words:
             return False
-        whole = self._batch_pixels is not None and sample.bucket is None
-        return not (whole and self._pixels + sample.pixels > (self._batch_pixels or 0))
+        whole = self._whole_pixels is not None and sample.bucket is None
+        return not (whole and self._pixels + sample.pixels > (self._whole_pixels or 0))
 
-    def _close(self, bucket: tuple[int, int] | None) -> list[Admitted]:
+    def _close(self, bucket: Size | None) -> list[Admitted]:
         if bucket is None:  # images that keep their sizes share one batch
             self._pixels = 0
         self._held -= self._bytes.pop(bucket)

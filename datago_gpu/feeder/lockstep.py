@@ -28,7 +28,7 @@ from datago_gpu.feeder.refusals import Refusals
 from datago_gpu.feeder.stages import Stages
 from datago_gpu.feeder.window import Outcome
 from datago_gpu.feeder.wire import Mark, Resume
-from datago_gpu.plan.taken import MoreTaken, continued
+from datago_gpu.plan.taken import MoreTaken, continued, together_of
 from datago_gpu.sources.reference import Position, Refs, SampleRef, Skipped, Source
 from datago_gpu.sources.tally import hold_until_known
 from datago_gpu.units import MiB
@@ -46,13 +46,14 @@ class LockstepProduction:
         self._packer, self._arena = packer, Limits.of(config).arena
         self._stages = Stages(config, source, fetcher, packer)
         self._planned = open_plan(config, source)
-        self._together = config.batch_size * config.rank_and_world_size()[1]
+        self._together, self._stride = together_of(config), config.most_samples
         self._steps: deque[Step] = deque()
         """The steps whose samples are listed and not all sent."""
         self._outcomes: list[Outcome] = []
         """The outcomes of the first of these steps."""
         self._bytes = 0
-        self._sent = resume.delivered // config.batch_size
+        self._sent = resume.delivered
+        """The samples of this rank in the batches sent, over all epochs."""
         self._refusals: Refusals[Admitted] = Refusals(config.max_refused_in_a_row)
         self._share = 0
         """This rank's samples in the last epoch."""
@@ -62,11 +63,11 @@ class LockstepProduction:
         first, fruitless = self._resume.position.epoch, False
         for epoch in count(first) if self._config.epochs is None else range(first, self._config.epochs):
             fruitless = not await self._may_repeat(epoch)
-            if fruitless or self._left() == 0:
+            if fruitless or self._limit_reached():
                 break
             await self._run_epoch(epoch)
             gc.collect()  # the workers of an epoch leave reference cycles of tasks and tracebacks
-        dropped = 0 if self._left() == 0 else self._planned.dropped
+        dropped = 0 if self._limit_reached() else self._planned.dropped
         if dropped:
             log.warning(
                 "%d samples are left out: the last batch of each bucket is not full, and drop_last is true", dropped
@@ -85,9 +86,13 @@ class LockstepProduction:
         return share < JUDGED_FROM or await self._packer.has_decoded_since(needed)
 
     def _left(self) -> int | None:
-        """Returns how many more batches the limit allows; None: there is no limit."""
+        """Returns how many more samples the limit allows; None: there is no limit."""
         limit = self._config.limit
-        return None if limit is None else max(0, limit // self._config.batch_size - self._sent)
+        return None if limit is None else max(0, limit - self._sent)
+
+    def _limit_reached(self) -> bool:
+        left = self._left()
+        return self._planned.limited or (left is not None and left < self._config.least_samples)
 
     async def _run_epoch(self, epoch: int) -> None:
         window = self._stages.window(self._refs(epoch), ordered=True, launched=lambda _: None)
@@ -140,20 +145,22 @@ class LockstepProduction:
         filled = fill(step, self._outcomes)
         for skipped in filled.skipped:
             await self._skip(skipped, epoch)
-        behind = Position(epoch, (step.number + 1) * self._config.batch_size)
-        await self._packer.send(filled.samples, epoch, Mark(behind, step.listed), self._stages.counts, filled.fills)
-        self._sent += 1
+        behind = Position(epoch, (step.number + 1) * self._stride)
+        mark = Mark(behind, step.listed, samples=len(step.places))
+        await self._packer.send(filled.samples, epoch, mark, self._stages.counts, filled.fills)
+        self._sent += len(step.places)
         self._outcomes, self._bytes = [], 0
 
     def _check_bytes(self) -> None:
         """Raises ConfigError if a batch cannot fit into the arena: in lockstep, a batch is never sent short."""
         if self._bytes <= self._arena:
             return
-        held, size = len(self._outcomes), self._config.batch_size
+        held, size = len(self._outcomes), len(self._steps[0].places)
         needed = -(-2 * self._bytes * size // held // MiB)
         raise ConfigError(
             f"{held} samples of a batch of {size} take more than arena_mb ({self._config.arena_mb}), and lockstep "
-            f"does not send short batches: raise arena_mb, to about {needed}, or lower batch_size"
+            f"does not send short batches: raise arena_mb, to about {needed}, or lower "
+            f"{'batch_pixels' if self._config.batch_pixels else 'batch_size'}"
         )
 
     async def _skip(self, skipped: Skipped, epoch: int) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct, structs
 
 from datago_gpu.config import LoaderConfig
-from datago_gpu.errors import SourceError
+from datago_gpu.errors import Rejected, SourceError
 from datago_gpu.eventloop import call_in_thread
 from datago_gpu.imaging.geometry import Size
 from datago_gpu.plan.taken import Taken
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from datago_gpu.plan.global_batches import GlobalBatches
     from datago_gpu.plan.of_rows import EpochPlan
 
-__all__ = ["Begin", "PlannedRows", "Step", "not_planned", "planned", "step_of"]
+__all__ = ["Begin", "PlannedRows", "Step", "Unplanned", "planned", "step_of"]
 
 _UNPLANNED = -2
 """The numbers of samples that are in no plan go down from here: they have no place in a batch."""
@@ -55,22 +55,25 @@ class PlannedRows:
 
     def __init__(self, config: LoaderConfig, source: RowsSource[Any]) -> None:
         self._config, self._source, self._share = config, source, RankShare.of(config)
+        self._stride, self._judge = config.most_samples, Unplanned(config)
         self._bucket_of: NDArray[np.int16] | None = None
         self.dropped = 0
         """Number of this rank's rows that `drop_last` has left out."""
+        self.limited = False
+        """Whether the next step has more samples than the limit leaves."""
 
     async def refs(self, epoch: int, taken: Sequence[Taken], most: int | None, begin: Begin) -> Refs:
-        """Yields this rank's samples of the rest of an epoch, in the order of the plan. Rows without a size follow, as
-        skips.
+        """Yields this rank's samples of the rest of an epoch, in the order of the plan. The rows that are in no plan
+        follow, as skips.
 
-        taken: as for `plan_rest`. most: number of steps to yield; None: all.
+        taken: as for `plan_rest`. most: number of samples to yield at most, in whole steps; None: all.
         Raises ConfigError if no row has a size, and MoreTaken.
         """
         source, share = self._source, self._share
         rows = await source.rows()
         plan, unplanned = await call_in_thread(None, self._plan, rows, await source.order(epoch), taken)
         first = taken[-1][1]
-        last = len(plan) if most is None else min(len(plan), first + most)
+        last = _within(plan, share, first, most)
         async with aclosing(rows.read(_numbers(plan, share, first, last))) as samples:
             for number in range(first, last):
                 step, _ = _step(plan, share, number, source.tally.listed)
@@ -79,8 +82,9 @@ class PlannedRows:
                     sample = await anext(samples, None)
                     if sample is None:
                         raise SourceError("the rows have ended before their plan: they were changed during the run")
-                    yield planned(sample, step, at)
+                    yield planned(sample, step, at, self._stride)
         if last < len(plan):
+            self.limited = True
             return
         self.dropped += len(plan.left_out[share.rank :: share.world_size])
         passing = rows.passing()
@@ -91,7 +95,7 @@ class PlannedRows:
                 yield Skipped.filtered(_UNPLANNED, left_out)
         async with aclosing(rows.read(unplanned[share.rank :: share.world_size])) as samples:
             async for sample in samples:
-                yield not_planned(sample, sample.index)
+                yield self._judge(sample, sample.index)
 
     def _plan(self, rows: Rows, order: NDArray[np.int64], taken: Sequence[Taken]) -> EpochPlan:
         # These import numpy, and most streams never need it here.
@@ -106,18 +110,28 @@ def _numbers(plan: GlobalBatches, share: RankShare, first: int, last: int) -> ND
     """Returns the numbers of this rank's rows in these steps, in their order: in each step, each row once."""
     import numpy as np
 
-    full = min(last, int(plan.real.all(axis=1).sum()))  # batches with repeats are the last ones
-    ours = plan.rows[first:full, share.rank :: share.world_size].ravel()
-    rest = [_step(plan, share, number, None)[1] for number in range(max(first, full), last)]
+    full = max(first, min(last, plan.complete))  # batches with repeats are the last ones
+    begin, end = plan.starts[first], plan.starts[full]  # each step has as many places of each rank
+    ours = plan.places[begin:end][share.rank :: share.world_size]
+    rest = [_step(plan, share, number, None)[1] for number in range(full, last)]
     return np.concatenate([ours, *(np.array(numbers, np.int64) for numbers in rest)])
 
 
 def _step(plan: GlobalBatches, share: RankShare, number: int, listed: ListingDigest | None) -> tuple[Step, list[int]]:
     """Returns this rank's part of a step, and the numbers of its different rows."""
-    rows: list[int] = plan.rows[number, share.rank :: share.world_size].tolist()
-    real: list[bool] = plan.real[number, share.rank :: share.world_size].tolist()
+    place = plan.step(number)
+    rows: list[int] = plan.places[place][share.rank :: share.world_size].tolist()
+    real: list[bool] = plan.real_places[place][share.rank :: share.world_size].tolist()
     height, width = plan.buckets[number].tolist()
     return step_of(number, (height, width), rows, real, listed)
+
+
+def _within(plan: GlobalBatches, share: RankShare, first: int, most: int | None) -> int:
+    """Returns the step behind the last one, from `first` on, of which this rank's samples are at most `most`."""
+    if most is None:
+        return len(plan)
+    ends = plan.starts[first + 1 :] - plan.starts[first]
+    return first + int(ends.searchsorted(most * share.world_size, side="right"))
 
 
 def step_of(
@@ -130,17 +144,31 @@ def step_of(
     return Step(number, bucket, [at[row] for row in rows], [first[row] for row in distinct], real, listed), distinct
 
 
-def planned(sample: SampleRef | Skipped, step: Step, at: int) -> SampleRef | Skipped:
-    """Returns sample number `at` of a step, with its number in the rank's order and its planned bucket."""
+def planned(sample: SampleRef | Skipped, step: Step, at: int, stride: int) -> SampleRef | Skipped:
+    """Returns sample number `at` of a step, with its number in the rank's order and its planned bucket.
+
+    stride: how many numbers each step has; the places of a small batch leave some of them unused.
+    """
     if isinstance(sample, SampleRef):
         sample.bucket = step.bucket
-    return renumber(sample, step.number * len(step.places) + step.first_places[at])
+    return renumber(sample, step.number * stride + step.first_places[at])
 
 
-def not_planned(sample: SampleRef | Skipped, position: int) -> Skipped:
-    """Returns the skip of a sample that is in no plan. position: of its row."""
-    index = _UNPLANNED - position
-    if isinstance(sample, Skipped):
-        return structs.replace(sample, index=index)
-    detail = "lockstep plans by width and height, and the listing has none for this sample"
-    return Skipped(index, sample.id, sample.where, "no-size", detail)
+class Unplanned:
+    """Makes skips of the samples that are in no plan."""
+
+    def __init__(self, config: LoaderConfig) -> None:
+        self._choice = config.bucket_choice()
+
+    def __call__(self, sample: SampleRef | Skipped, position: int) -> Skipped:
+        """Returns the skip of a sample. position: of its row."""
+        index = _UNPLANNED - position
+        if isinstance(sample, Skipped):
+            return structs.replace(sample, index=index)
+        if all(sample.size):
+            try:
+                self._choice.choose(*sample.size)
+            except Rejected as problem:
+                return Skipped(index, sample.id, sample.where, problem.reason, f"listed as {problem.detail}")
+        detail = "lockstep plans by width and height, and the listing has none for this sample"
+        return Skipped(index, sample.id, sample.where, "no-size", detail)

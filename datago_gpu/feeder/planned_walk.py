@@ -5,14 +5,16 @@ Every rank walks the whole listing, and keeps only the samples of the batches th
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 
 from datago_gpu.config import DataroomSource, LoaderConfig
-from datago_gpu.errors import ConfigError
-from datago_gpu.feeder.planned import Begin, PlannedRows, not_planned, planned, step_of
+from datago_gpu.errors import ConfigError, Rejected
+from datago_gpu.feeder.planned import Begin, PlannedRows, Unplanned, planned, step_of
+from datago_gpu.imaging.geometry import Size
 from datago_gpu.plan.stream_planner import Planned, StreamPlanner
-from datago_gpu.plan.taken import Taken
+from datago_gpu.plan.taken import Taken, rows_together, together_of
 from datago_gpu.sources.order import RankShare
 from datago_gpu.sources.reference import Position, Refs, SampleRef, Skipped, Source
 from datago_gpu.sources.rows import RowsSource
@@ -44,25 +46,31 @@ class PlannedWalk:
 
     def __init__(self, config: LoaderConfig, source: Source) -> None:
         self._config, self._source, self._share = config, source, RankShare.of(config)
-        self._table = config.image_config.buckets()
-        self._places = self._share.select(range(config.batch_size * self._share.world_size))
+        self._choice, self._judge = config.bucket_choice(), Unplanned(config)
+        self._together, self._stride = together_of(config), config.most_samples
         self.dropped = 0
         """Number of this rank's samples that `drop_last` has left out."""
+        self.limited = False
+        """See `PlannedRows.limited`."""
 
     async def refs(self, epoch: int, taken: Sequence[Taken], most: int | None, begin: Begin) -> Refs:
         """Yields this rank's samples of the rest of an epoch, in the order of the plan, and between them the samples
-        without a size, as skips: see `PlannedRows.refs`. Raises MoreTaken."""
+        that are in no plan, as skips: see `PlannedRows.refs`. Raises MoreTaken."""
         planner, number = StreamPlanner[SampleRef](taken, drop_last=self._config.drop_last), taken[-1][1]
-        last = None if most is None else number + most
+        left = sys.maxsize if most is None else most
         async with aclosing(self._batches(epoch, planner)) as batches:
             async for batch in batches:
                 if isinstance(batch, Skipped):
                     yield batch
                     continue
+                left -= rows_together(self._together, batch.bucket) // self._share.world_size
+                if left < 0:
+                    self.limited = True
+                    return
                 for sample in self._ours(batch, number, begin):
                     yield sample
                 number += 1
-                if number == last:
+                if left < self._config.least_samples:
                     return
         self.dropped += len(self._share.select(planner.left_out))
 
@@ -73,24 +81,33 @@ class PlannedWalk:
         unsized: int | None = 0
         async with aclosing(self._source.refs(Position(epoch))) as samples:
             async for sample in samples:
-                if isinstance(sample, SampleRef) and all(sample.size):
-                    unsized = None
-                    for batch in planner.add(sample, self._table.nearest(*sample.size)):
-                        yield batch
-                    continue
                 if unsized is not None and isinstance(sample, SampleRef):
-                    unsized += 1
-                    if unsized > _UNSIZED:
+                    unsized = None if all(sample.size) else unsized + 1
+                    if unsized and unsized > _UNSIZED:
                         raise ConfigError(_NO_SIZES)
-                if planner.caught_up and self._share.index_of(sample.index) is not None:
-                    yield not_planned(sample, sample.index)
+                bucket = self._bucket(sample)
+                if bucket and isinstance(sample, SampleRef):
+                    for batch in planner.add(sample, bucket):
+                        yield batch
+                elif planner.caught_up and self._share.index_of(sample.index) is not None:
+                    yield self._judge(sample, sample.index)
         for batch in planner.end():
             yield batch
 
+    def _bucket(self, sample: SampleRef | Skipped) -> Size | None:
+        """Returns the bucket of a sample by its listed size; None if it has no size, or is too small."""
+        if isinstance(sample, Skipped) or not all(sample.size):
+            return None
+        try:
+            return self._choice.bucket(*sample.size)
+        except Rejected:
+            return None
+
     def _ours(self, batch: Planned[SampleRef], number: int, begin: Begin) -> Iterator[SampleRef | Skipped]:
         """Yields this rank's samples of a global batch, after a call of `begin`."""
-        count = len(batch.rows)
-        rows, real = [place % count for place in self._places], [place < count for place in self._places]
+        count, share = len(batch.rows), self._share
+        places = range(share.rank, rows_together(self._together, batch.bucket), share.world_size)
+        rows, real = [place % count for place in places], [place < count for place in places]
         step, distinct = step_of(number, batch.bucket, rows, real, self._source.tally.listed)
         begin(step)
-        return (planned(batch.rows[row], step, at) for at, row in enumerate(distinct))
+        return (planned(batch.rows[row], step, at, self._stride) for at, row in enumerate(distinct))

@@ -40,13 +40,13 @@ class Production:
         self._config, self._resume = config, resume
         self._source, self._packer = source, packer
         self._stages = Stages(config, source, fetcher, packer)
-        limits = Limits.of(config)
+        limits, self._most_samples = Limits.of(config), config.most_samples
         self._grouper = Grouper(
-            config.batch_size,
+            config.samples_of,
             limits.batch,
             limits.held,
             most_words=limits.words,
-            batch_pixels=limits.pixels,
+            whole_pixels=limits.pixels,
             mixed=config.image_config.mixed_buckets,
         )
         self._outstanding: dict[int, str] = {}
@@ -89,7 +89,7 @@ class Production:
         """
         first = self._resume.position.epoch
         waits = self._outstanding or self._leftovers.holds(epoch - 2)
-        patience = 2 * self._config.batch_size * self._grouper.open_batches if waits else 0
+        patience = 2 * self._grouper.open_places if waits else 0
         needed = max(first, epoch - 2 - patience)
         if epoch - first <= patience or (needed == first and self._resume.delivered):
             return True
@@ -190,7 +190,7 @@ class Production:
             return sys.maxsize
         missing = max(0, self._config.limit - self._resume.delivered - self._packer.samples)
         if self._config.drop_last:
-            return missing if missing >= self._config.batch_size else 0
+            return missing if missing >= self._most_samples else 0  # then any batch that gets full can be sent
         return max(0, missing - len(self._grouper))
 
     async def _flush(self, epoch: int) -> None:

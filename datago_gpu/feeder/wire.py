@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from msgspec import Struct, msgpack
 
 from datago_gpu.framing import HEADER_BYTES, body_length, frame
+from datago_gpu.plan.taken import Taken
 from datago_gpu.sources.reference import Counted, ListingDigest, Position, Skipped
 from datago_gpu.sources.sample_info import column_of
 from datago_gpu.sources.user.row_wire import Form
@@ -77,7 +78,7 @@ class Resume(Struct, frozen=True):
     """The digest that the listing must have, as far as it was used."""
     accepts_change: bool = False
     """Whether to go on if the listing has changed."""
-    taken: list[tuple[int, int]] = []
+    taken: list[Taken] = []
     """In lockstep: G and steps of each part of the epoch that was delivered before. `position.index`, `done` and
     `carried` then say nothing."""
 
@@ -91,6 +92,8 @@ class Mark(Struct, frozen=True):
     """The listing's digest at the last sample that was sent or skipped by now."""
     carried: list[Carried] = []
     """The samples of earlier epochs that waited when this epoch began. Set in the first batch of an epoch only."""
+    samples: int = 0
+    """In lockstep: the number of samples in the batch."""
 
 
 class Start(Struct, frozen=True):

@@ -11,7 +11,7 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Iterable
 
-__all__ = ["BucketTable", "Region", "Size", "bucket_sizes", "cover_region", "full_region", "views_of"]
+__all__ = ["BucketTable", "ListedBuckets", "Region", "Size", "bucket_sizes", "cover_region", "full_region", "views_of"]
 
 Size = tuple[int, int]
 """(height, width) in pixels."""
@@ -45,11 +45,12 @@ class BucketTable:
 
     def __init__(self, size: int, ratio: int, min_aspect: float, max_aspect: float) -> None:
         self.sizes = bucket_sizes(size, ratio, min_aspect, max_aspect)
+        """(height, width) of each bucket, widest last."""
         if not self.sizes:
             raise ValueError(
                 f"no bucket of {size} px in steps of {ratio} has an aspect ratio in [{min_aspect}, {max_aspect}]"
             )
-        self.aspects = [round(width / height, 3) for height, width in self.sizes]
+        self.aspects = _aspects_of(self.sizes)
         """Width / height of each bucket, ascending."""
 
     def nearest(self, height: int, width: int) -> tuple[int, int]:
@@ -62,6 +63,18 @@ class BucketTable:
             return self.sizes[-1]
         narrower = aspect - self.aspects[after - 1] < self.aspects[after] - aspect
         return self.sizes[after - 1 if narrower else after]
+
+
+class ListedBuckets(BucketTable):
+    """Finds the bucket of an image among sizes, (height, width), of which no two have the same aspect ratio."""
+
+    def __init__(self, sizes: Iterable[Size]) -> None:
+        self.sizes = sorted(sizes, key=lambda size: size[1] / size[0])
+        self.aspects = _aspects_of(self.sizes)
+
+
+def _aspects_of(sizes: Iterable[Size]) -> list[float]:
+    return [round(width / height, 3) for height, width in sizes]
 
 
 def cover_region(height: int, width: int, target: Size) -> Region:

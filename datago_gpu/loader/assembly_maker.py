@@ -96,6 +96,6 @@ def _in_this_process(backend: Backend, config: LoaderConfig) -> Callable[[], _Ma
 
     def begin() -> _MakeDecoder:
         memory = Allowance(Limits.of(config).decoding, pillow_threads(decode))
-        return lambda mask: make_decoder(backend, image, decode, config.batch_size, mask=mask, memory=memory)
+        return lambda mask: make_decoder(backend, image, decode, config.most_samples, mask=mask, memory=memory)
 
     return begin

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar
 
 from datago_gpu.config import ConfigLike, LoaderConfig
-from datago_gpu.config.limits import Limits
+from datago_gpu.config.limits import Limits, waiting_batches
 from datago_gpu.config.lockstep_rules import JUDGED_FROM
 from datago_gpu.decoders.select import Backend, choose
 from datago_gpu.errors import DatagoError, SourceError, TooManyErrors
@@ -251,9 +251,7 @@ class Loader(Plans):
         self._skips = Skips(config.max_failures, listed, delivered_before=resume.delivered, judged_from=judged_from)
         self._fruitless = self._is_exhausted = False
         self._dropped = 0
-        self._ready: Handoff[Ready] = Handoff(
-            -(-config.samples_buffer_size // config.batch_size), Limits.of(config).pixels
-        )
+        self._ready: Handoff[Ready] = Handoff(waiting_batches(config), Limits.of(config).pixels)
         self._began_at, self._ended_at = time.perf_counter(), 0.0
         rows = make_row_thread(config, resume, self._source)
         self._pool = make_pool(self.backend, config)

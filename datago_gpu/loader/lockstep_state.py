@@ -7,14 +7,14 @@ Rank and world size are no part of it: `taken` has the number of samples in the 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
-from msgspec import Meta
 
 from datago_gpu.config import LoaderConfig
 from datago_gpu.errors import ConfigError
 from datago_gpu.feeder.wire import Resume
+from datago_gpu.plan.taken import Together, check_together
 from datago_gpu.sources.reference import Counted, ListingDigest, Position
 
 __all__ = ["LOCKSTEP_VERSION", "bucket_settings", "is_lockstep", "lockstep_state", "read_lockstep"]
@@ -22,10 +22,8 @@ __all__ = ["LOCKSTEP_VERSION", "bucket_settings", "is_lockstep", "lockstep_state
 LOCKSTEP_VERSION = 3
 """Other versions are of other forms: see state.py."""
 _BUCKETS = ("default_image_size", "downsampling_ratio", "min_aspect_ratio", "max_aspect_ratio")
-
-
-_Together = Annotated[int, Meta(ge=1, le=1 << 24)]
-"""A number of samples in a global batch."""
+_FURTHER = {"resolutions": None, "buckets": None, "upscale": True}
+"""Further settings of the buckets, and their defaults."""
 
 
 class _Order(msgspec.Struct):
@@ -33,7 +31,8 @@ class _Order(msgspec.Struct):
     source_config: str
     """JSON of the settings that affect the order."""
     seed: int | None
-    buckets: list[float]
+    buckets: list[float | str]
+    """Four numbers; and if there are further settings of the buckets, JSON of these."""
     rows: list[int | str | bool]
     """Number and digest of the rows, and whether these are all rows; empty if nothing is known."""
 
@@ -42,9 +41,9 @@ class _State(msgspec.Struct):
     version: int
     order: _Order
     epoch: Counted
-    taken: list[tuple[_Together, Counted]]
+    taken: list[tuple[Together, Counted]]
     delivered: Counted | None = None
-    """Number of samples of all ranks in the batches delivered, over all epochs. Only with a limit."""
+    """Number of samples of all ranks in the batches delivered, over all epochs. Only with a limit or `batch_pixels`."""
 
 
 def is_lockstep(state: Any) -> bool:
@@ -52,9 +51,14 @@ def is_lockstep(state: Any) -> bool:
     return isinstance(state, Mapping) and "taken" in state
 
 
-def bucket_settings(config: LoaderConfig) -> list[float]:
-    """Returns the settings on which the buckets depend."""
-    return [getattr(config.image_config, name) for name in _BUCKETS]
+def bucket_settings(config: LoaderConfig) -> list[float | str]:
+    """Returns the settings on which the buckets of the rows depend."""
+    image = config.image_config
+    further = {name: getattr(image, name) for name, default in _FURTHER.items() if getattr(image, name) != default}
+    if config.source_config.min_short_edge > 0:
+        further["min_short_edge"] = config.source_config.min_short_edge
+    shown = [msgspec.json.encode(further).decode()] if further else []
+    return [*(getattr(image, name) for name in _BUCKETS), *shown]
 
 
 def lockstep_state(config: LoaderConfig, order: Mapping[str, Any], resume: Resume) -> dict[str, Any]:
@@ -69,8 +73,8 @@ def lockstep_state(config: LoaderConfig, order: Mapping[str, Any], resume: Resum
     )
     state = _State(LOCKSTEP_VERSION, shown, resume.position.epoch, resume.taken)
     values: dict[str, Any] = msgspec.to_builtins(state)
-    values["taken"] = [list(each) for each in resume.taken]
-    if config.limit is None:
+    values["taken"] = msgspec.json.decode(msgspec.json.encode(resume.taken))
+    if config.limit is None and config.batch_pixels is None:
         del values["delivered"]
     else:
         values["delivered"] = resume.delivered * config.rank_and_world_size()[1]
@@ -84,6 +88,8 @@ def read_lockstep(config: LoaderConfig, state: Mapping[str, Any]) -> tuple[dict[
     """
     try:
         given = msgspec.convert(state, _State)
+        for together, _ in given.taken:
+            check_together(together)
         source = msgspec.json.decode(given.order.source_config, type=dict[str, Any])
         count, digest, whole = given.order.rows or (0, "", False)
         listed = msgspec.convert({"count": count, "digest": digest, "whole": whole}, ListingDigest)
@@ -103,7 +109,8 @@ def read_lockstep(config: LoaderConfig, state: Mapping[str, Any]) -> tuple[dict[
     }
     delivered = given.delivered
     if delivered is None:
-        delivered = sum(together * steps for together, steps in given.taken)
+        # Of a run with batch_pixels, this is the least that it can be. Only a limit needs the exact number.
+        delivered = sum(steps * (each if isinstance(each, int) else each[1]) for each, steps in given.taken)
     world_size = config.rank_and_world_size()[1]
     return order, Resume(
         Position(given.epoch),

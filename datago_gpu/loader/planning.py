@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Coroutine, Sequence
-from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
+from contextlib import AbstractAsyncContextManager, aclosing, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from datago_gpu.config import LoaderConfig
-from datago_gpu.errors import ConfigError
-from datago_gpu.plan.taken import MoreTaken, Taken, continued
+from datago_gpu.errors import ConfigError, Rejected
+from datago_gpu.plan.taken import MoreTaken, Taken, continued, rows_together, together_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,10 +56,12 @@ class Plans:
         return True  # whatever the length
 
     def shapes(self) -> list[tuple[int, int, int]]:
-        """Returns (N, H, W) of each shape that a batch can have in lockstep: what to compile before the first step.
+        """Returns (N, H, W) of each shape that a batch can have: what to compile before the first step.
 
-        For a Dataroom these are the shapes of all buckets; else only of those that occur. Raises ConfigError without
-        lockstep.
+        In lockstep these are exactly the shapes that occur; for a Dataroom, whose rows are not known before the start,
+        those of all buckets. Without lockstep, too, these are those of all buckets, and N is the most that a batch can
+        have: the last batches of an epoch have fewer samples, and batches that lose a bad one. Raises ConfigError if
+        images keep their sizes.
         """
         return self._plan().shapes()
 
@@ -100,7 +102,7 @@ class Planner:
 
     def __init__(self, config: LoaderConfig, rows: GivenRows | None = None) -> None:
         self.config, self._rows = config, rows
-        self._together = config.batch_size * config.rank_and_world_size()[1]
+        self._together = together_of(config)
         self._lock = threading.Lock()
         self._known: _Known | None = None
         self._counts: NDArray[np.int64] | None = None
@@ -112,19 +114,39 @@ class Planner:
             raise TypeError("without lockstep, the number of batches depends on which pictures turn out bad")
         if not self._are_known():
             raise TypeError(_UNKNOWN.format(config.source_type))
-        full, rest = divmod(self._count(), self._together)
+        if config.limit is not None and config.batch_pixels:
+            return self._within_limit(config.limit)
+        full, rest = divmod(self._count(), self._each())
         steps = int(full.sum()) + (0 if config.drop_last else int((rest > 0).sum()))
         return steps if config.limit is None else min(steps, config.limit // config.batch_size)
 
+    def _within_limit(self, limit: int) -> int:
+        """Returns how many steps of the first epoch have at most `limit` samples on each rank."""
+        most = limit * self.config.rank_and_world_size()[1]
+        return int(self.plan(0).starts[1:].searchsorted(most, side="right"))
+
+    def _each(self) -> NDArray[np.int64]:
+        """Returns G of each bucket."""
+        import numpy as np
+
+        return np.array([rows_together(self._together, size) for size in self.config.bucket_choice().sizes], np.int64)
+
     def shapes(self) -> list[tuple[int, int, int]]:
-        """Returns (N, H, W) of each shape that a batch of images can have, without their channels."""
+        """Returns (N, H, W) of each shape that a batch of images can have, without their channels.
+
+        Raises ConfigError if images keep their sizes.
+        """
         config = self.config
-        self._check_lockstep()
-        sizes = config.image_config.buckets().sizes
-        if self._are_known():
-            least = self._together if config.drop_last else 1
-            sizes = [size for size, count in zip(sizes, self._count(), strict=True) if count >= least]
-        return [(config.batch_size, *size) for size in sizes]
+        if not config.image_config.crop_and_resize or config.image_config.mixed_buckets:
+            raise ConfigError(
+                "batches have no shapes that are known: set image_config.crop_and_resize to true, and mixed_buckets to "
+                "false"
+            )
+        sizes = config.bucket_choice().sizes
+        if config.lockstep and self._are_known():
+            least = self._each() if config.drop_last else [1] * len(sizes)
+            sizes = [size for size, count, full in zip(sizes, self._count(), least, strict=True) if count >= full]
+        return [(config.samples_of(size), *size) for size in sizes]
 
     def plan(self, epoch: int, taken: Sequence[Taken] = ()) -> GlobalBatches:
         """Returns the global batches of an epoch. taken: of batches that were taken with other world or batch sizes.
@@ -134,7 +156,7 @@ class Planner:
         from datago_gpu.plan.of_rows import plan_rows
 
         self._check_lockstep()
-        place = [*continued(taken, self._together)[:-1], (self._together, 0)]
+        place: list[Taken] = [*continued(taken, self._together)[:-1], (self._together, 0)]
         try:
             if not self._are_known():
                 return _call(self._walk, epoch, place)
@@ -154,12 +176,9 @@ class Planner:
         """Returns the number of rows of each bucket."""
         import numpy as np
 
-        from datago_gpu.plan.row_buckets import UNUSABLE
-
         if self._counts is None:
             found = self._open().bucket_of
-            buckets = len(self.config.image_config.buckets().sizes)
-            self._counts = np.bincount(found[found != UNUSABLE], minlength=buckets)
+            self._counts = np.bincount(found[found >= 0], minlength=len(self.config.bucket_choice().sizes))
         return self._counts
 
     def _open(self) -> _Known:
@@ -199,14 +218,15 @@ class Planner:
         from datago_gpu.sources.reference import Position, SampleRef
 
         config = self.config
-        planner, table = StreamPlanner[int](taken, drop_last=config.drop_last), config.image_config.buckets()
+        planner, choice = StreamPlanner[int](taken, drop_last=config.drop_last), config.bucket_choice()
         found: list[Planned[int]] = []
         async with self._client() as http, aclosing(self._source(http).refs(Position(epoch))) as samples:
             async for sample in samples:
                 if isinstance(sample, SampleRef) and all(sample.size):
-                    found += planner.add(sample.index, table.nearest(*sample.size))
+                    with suppress(Rejected):
+                        found += planner.add(sample.index, choice.bucket(*sample.size))
         found += planner.end()
-        return gathered(found, self._together, planner.left_out)
+        return gathered(found, self._together, int(self._each().max()), planner.left_out)
 
     def _source(self, http: Any) -> Source:
         from datago_gpu.sources import open_source

@@ -48,8 +48,13 @@ _NEVER = frozenset(
 the order. Parts that a sample must have do not affect it, since a skipped sample keeps its number. Nor does `where`,
 except in lockstep. Filters of a Dataroom do."""
 
-_NEVER_OF = {"table": frozenset(("id", "width", "height", "label", "attributes", "optional", "root"))}
-"""Further settings of a source type that do not affect the order."""
+_SKIPS = frozenset(("min_short_edge",))
+_NEVER_OF = {
+    "table": frozenset(("id", "width", "height", "label", "attributes", "optional", "root")) | _SKIPS,
+    **dict.fromkeys(("file", "webdataset", "rows"), _SKIPS),
+}
+"""Further settings of a source type that do not affect the order. In lockstep, `bucket_settings` has the shortest
+edge."""
 
 _IN_A_SHUFFLE = frozenset(
     (

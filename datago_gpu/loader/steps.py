@@ -9,7 +9,7 @@ from msgspec import structs
 from datago_gpu.config import LoaderConfig
 from datago_gpu.feeder.wire import Mark, Number, Resume
 from datago_gpu.loader.progress import Progress
-from datago_gpu.plan.taken import continued
+from datago_gpu.plan.taken import continued, together_of
 from datago_gpu.sources.reference import Position, Skipped
 
 __all__ = ["Steps", "progress_of"]
@@ -19,8 +19,8 @@ class Steps:
     """Records the batches delivered, with the methods of `Progress`. A batch counts once all of its samples do."""
 
     def __init__(self, config: LoaderConfig, resume: Resume) -> None:
-        self._batch_size, self._resume = config.batch_size, resume
-        self._together = config.batch_size * config.rank_and_world_size()[1]
+        self._stride, self._resume = config.most_samples, resume
+        self._together, self._samples = together_of(config), 0
         self.epoch = resume.position.epoch
         """The current epoch."""
         self._begin_epoch(resume)
@@ -31,6 +31,7 @@ class Steps:
 
     def begin(self, mark: Mark) -> None:
         """Starts a batch with this mark."""
+        self._samples = mark.samples
         if mark.resume_at.epoch != self.epoch:
             self.epoch = mark.resume_at.epoch
             self._begin_epoch(Resume())
@@ -48,9 +49,10 @@ class Steps:
         self.delivered += len(numbers) - failures
         last = numbers[-1]
         assert isinstance(last, int)
-        if (last + 1) % self._batch_size == 0:
-            self._steps = (last + 1) // self._batch_size
-            self._places += self._batch_size
+        step, place = divmod(last, self._stride)
+        if place + 1 == self._samples:
+            self._steps = step + 1
+            self._places += self._samples
 
     def resume(self) -> Resume:
         """Returns where to resume."""

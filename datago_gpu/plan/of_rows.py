@@ -31,15 +31,15 @@ class EpochPlan(NamedTuple):
 
     batches: GlobalBatches
     unplanned: NDArray[np.int64]
-    """The numbers of the rows without a size."""
+    """The numbers of the rows without a size, and of those whose pictures are too small."""
 
 
 def bucket_numbers(config: LoaderConfig, sizes: NDArray[np.int32] | None) -> NDArray[np.int16]:
-    """Returns the number of each row's bucket, or UNUSABLE. Raises ConfigError if no row has a size.
+    """Returns the number of each row's bucket, as `row_buckets`. Raises ConfigError if no row has a size.
 
     sizes: (N, 2), height and width of each row.
     """
-    found = None if sizes is None else row_buckets(sizes, config.image_config.buckets())
+    found = None if sizes is None else row_buckets(sizes, config.bucket_choice())
     if found is None or (len(found) and (found == UNUSABLE).all()):
         raise ConfigError(_NO_SIZES + (_NO_SIZES_OF_TABLE if config.source_type == "table" else _NO_SIZES_OF_ROWS))
     return found
@@ -53,6 +53,6 @@ def plan_rows(
     bucket_of: as `bucket_numbers` returns it. order: the rows' numbers in the order of the epoch. taken: as for
     `plan_rest`. Raises MoreTaken.
     """
-    table = np.array(config.image_config.buckets().sizes, np.int32)
+    table = np.array(config.bucket_choice().sizes, np.int32)
     batches = plan_rest(order, bucket_of, table, taken, drop_last=config.drop_last)
-    return EpochPlan(batches, np.flatnonzero(bucket_of == UNUSABLE))
+    return EpochPlan(batches, np.flatnonzero(bucket_of < 0))

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
 from datago_gpu.imaging.geometry import Size
-from datago_gpu.plan.taken import MoreTaken, Taken
+from datago_gpu.plan.taken import MoreTaken, Taken, Together, rows_together
 
 __all__ = ["Planned", "StreamPlanner"]
 
@@ -30,7 +30,7 @@ class _Row(NamedTuple, Generic[T]):
 class _Open(Generic[T]):
     """The batches that are not complete, one per bucket."""
 
-    def __init__(self, together: int) -> None:
+    def __init__(self, together: Together) -> None:
         self._together = together
         self._rows: dict[Size, list[_Row[T]]] = {}
 
@@ -38,7 +38,7 @@ class _Open(Generic[T]):
         """Adds a row. Returns the batch that the row completes."""
         rows = self._rows.setdefault(row.bucket, [])
         rows.append(row)
-        return self._take(row.bucket) if len(rows) == self._together else None
+        return self._take(row.bucket) if len(rows) == rows_together(self._together, row.bucket) else None
 
     def flush(self) -> Iterator[Planned[T]]:
         """Yields the batches that are not complete, in the order of their first rows."""
@@ -56,9 +56,9 @@ class _Open(Generic[T]):
 
 
 class _Leaving(Generic[T]):
-    """Leaves out the rows of the first `steps` batches of `together` rows, and passes the other rows on in order."""
+    """Leaves out the rows of the first `steps` batches, and passes the other rows on in order."""
 
-    def __init__(self, together: int, steps: int) -> None:
+    def __init__(self, together: Together, steps: int) -> None:
         self._open, self.steps = _Open[T](together), steps
         """How many of these batches are still to come."""
 

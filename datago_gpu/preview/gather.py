@@ -199,8 +199,8 @@ def _title(config: LoaderConfig) -> str:
 
 def _in_the_order_of_rows(config: LoaderConfig, fetched: int, batches: int) -> dict[str, Any]:
     """Returns the settings by which the rows of these batches come one after the other, as they were planned."""
-    samples = config.batch_size * config.rank_and_world_size()[1]
-    open_at_most = len(config.image_config.buckets().sizes)  # batches that had begun when the last one was full
+    samples = config.most_samples * config.rank_and_world_size()[1]
+    open_at_most = len(config.bucket_choice().sizes)  # batches that had begun when the last one was full
     return {
         "lockstep": False,
         "limit": fetched + (batches + open_at_most) * samples,
@@ -213,6 +213,7 @@ def _add_originals(config: LoaderConfig, gatherer: _Gatherer, fetched: int) -> N
     changes: dict[str, Any] = {
         "image_config": _WHOLE,
         "batch_size": 1,
+        "batch_pixels": None,
         "drop_last": False,
         "limit": fetched,
         "max_failures": None,

@@ -48,6 +48,8 @@ VALUES: dict[str, tuple[str, Any]] = {
     "crop": ("random", "random"),
     "crop_scale": ("0.25,1", [0.25, 1]),
     "crop_aspect": ("[0.5, 2]", [0.5, 2]),
+    "resolutions": ("512,768", [512, 768]),
+    "buckets": ("[[512, 512], [448, 576]]", [[512, 512], [448, 576]]),
 }
 
 

@@ -274,6 +274,65 @@ REFUSED: list[tuple[Any, str]] = [
         "image_config: no bucket of 16 px in steps of 32 has an aspect ratio in [0.5, 2.0]; widen the aspect range or",
     ),
     (
+        files(image_config={"crop_and_resize": True, "resolutions": []}),
+        "image_config.resolutions is empty: name at least one, or leave it out",
+    ),
+    (
+        files(image_config={"crop_and_resize": True, "resolutions": [512, 0]}),
+        "image_config.resolutions must be a list, each of which is a whole number from 1 to 65535 or None, got [512, 0",
+    ),
+    (
+        files(image_config={"crop_and_resize": True, "resolutions": [512, 512]}),
+        "image_config.resolutions: 512 occurs twice",
+    ),
+    (
+        files(image_config={"crop_and_resize": True, "resolutions": [512], "default_image_size": 256}),
+        "image_config.resolutions replaces default_image_size, but default_image_size is set to 256: leave one of the",
+    ),
+    (files(image_config={"resolutions": [512]}), "image_config.resolutions needs buckets: set crop_and_resize to true"),
+    (
+        files(image_config={"crop_and_resize": True, "upscale": False, "crop": "random_resized"}),
+        "image_config.crop 'random_resized' draws regions that have to be enlarged, which upscale false forbids: set c",
+    ),
+    (files(image_config={"upscale": False}), "image_config.upscale false needs buckets: set crop_and_resize to true"),
+    (
+        files(image_config={"crop_and_resize": True, "resolutions": [512, 16]}),
+        "image_config: no bucket of 16 px in steps of 32 has an aspect ratio in [0.5, 2.0]",
+    ),
+    (
+        files(image_config={"crop_and_resize": True, "buckets": [[512, 512], [500, 360]]}),
+        "image_config.buckets: the sides of [500, 360] are not multiples of downsampling_ratio (32): set",
+    ),
+    (
+        files(image_config={"crop_and_resize": True, "buckets": [[512]]}),
+        "image_config.buckets must be a list of pairs of numbers, such as [[512, 512], [448, 576]] or None, got",
+    ),
+    (
+        files(image_config={"crop_and_resize": True, "buckets": [[512, 512], [512, 512]]}),
+        "image_config.buckets: [512, 512] occurs twice",
+    ),
+    (
+        files(image_config={"crop_and_resize": True, "buckets": [[512, 512]], "resolutions": [512]}),
+        "image_config.resolutions and buckets both say what the buckets are: leave one of the two out",
+    ),
+    (
+        files(batch_pixels=1000, batch_size=4, image_config={"crop_and_resize": True}),
+        "batch_pixels (1000) and batch_size (4) both say how many samples a batch has: leave one of the two out",
+    ),
+    (
+        files(batch_pixels=1000),
+        "batch_pixels counts samples by the bucket of a batch, and with image_config.crop_and_re",
+    ),
+    (
+        files(batch_pixels=1000, image_config={"crop_and_resize": True, "mixed_buckets": True}),
+        "batch_pixels counts samples by the bucket of a batch, and with image_config.mixed_buckets true a batch",
+    ),
+    (files(batch_pixels=0), "batch_pixels must be a whole number of at least 1 or None, got 0"),
+    (
+        {"source_type": "file", "source_config": {"root_path": "x", "min_short_edge": -1}},
+        "source_config.min_short_edge must be a whole number of at least 0, got -1",
+    ),
+    (
         files(image_config={"mean": [0.5, 0.5, 0.5]}),
         "image_config.mean and std need dtype 'float16', 'bfloat16' or 'float32', got 'uint8'",
     ),

@@ -26,6 +26,19 @@ def test_a_dataroom_can_be_in_lockstep() -> None:
         ({"source_config": {"require_images": False}}, "require_images"),
         ({"source_config": {"random_sampling": True, "random_method": "server"}, "limit": 99}, "random_method"),
         ({"limit": 31}, "below batch_size"),
+        ({"limit": 7, "batch_pixels": 1 << 21}, "limit .7. is below the 8 samples of the largest batch"),
+        (
+            {
+                "image_config": {
+                    "crop_and_resize": True,
+                    "resolutions": range(3000, 3400, 40),
+                    "downsampling_ratio": 1,
+                    "min_aspect_ratio": 0.1,
+                    "max_aspect_ratio": 10,
+                }
+            },
+            "at most 32,767 buckets",
+        ),
     ],
 )
 def test_settings_that_cannot_be_in_lockstep(change: dict[str, Any], words: str) -> None:

@@ -37,7 +37,7 @@ STREAMS = st.lists(st.tuples(st.sampled_from(BUCKETS), SIZES), max_size=60)
 def test_every_sample_once_in_order_within_all_limits(
     stream: list[tuple[tuple[int, int] | None, int]], batch_size: int, batch_bytes: int, held_bytes: int
 ) -> None:
-    grouper = Grouper(batch_size, batch_bytes, held_bytes)
+    grouper = Grouper(lambda _: batch_size, batch_bytes, held_bytes)
     samples = [sample(index, bucket, size) for index, (bucket, size) in enumerate(stream)]
     batches: list[list[Admitted]] = []
     for number, each in enumerate(samples):
@@ -70,7 +70,7 @@ def test_a_batch_of_several_lies_within_the_bytes_of_a_batch(
     stream: list[tuple[tuple[int, int] | None, int, list[int]]], batch_size: int, pieces: int
 ) -> None:
     """With all that lies between its payloads, each of which begins at a multiple of ALIGNMENT."""
-    grouper = Grouper(batch_size, pieces * A, 10**9)
+    grouper = Grouper(lambda _: batch_size, pieces * A, 10**9)
     batches = [
         batch
         for index, (bucket, size, parts) in enumerate(stream)
@@ -86,7 +86,7 @@ def test_a_batch_of_images_of_their_own_sizes_has_no_more_pixels_than_allowed(
     stream: list[tuple[tuple[int, int] | None, int, int]],
 ) -> None:
     """Where they are cut, the settings say how large they are. One that is larger is a batch of its own."""
-    grouper = Grouper(5, 10**9, 10**9, batch_pixels=100)
+    grouper = Grouper(lambda _: 5, 10**9, 10**9, whole_pixels=100)
     batches: list[list[Admitted]] = []
     for index, (bucket, side, mask) in enumerate(stream):
         each = sample(index, bucket)
@@ -105,7 +105,7 @@ def test_a_batch_of_images_of_their_own_sizes_has_no_more_pixels_than_allowed(
 
 
 def test_attributes_count_where_samples_are_held() -> None:
-    grouper = Grouper(10, batch_bytes=10 * A, held_bytes=10**9)
+    grouper = Grouper(lambda _: 10, batch_bytes=10 * A, held_bytes=10**9)
     large = sample(0, (64, 64))
     large.ref.info = SampleInfo("", attributes=bytes(10 * A))
     list(grouper.add(large))
@@ -113,7 +113,7 @@ def test_attributes_count_where_samples_are_held() -> None:
 
 
 def test_a_batch_holds_attributes_and_tags_up_to_a_limit() -> None:
-    grouper = Grouper(10, 10**9, 10**9, most_words=100)
+    grouper = Grouper(lambda _: 10, 10**9, 10**9, most_words=100)
     found: list[list[int]] = []
     for index, size in enumerate((60, 40, 1, 200, 3, 30)):
         each = sample(index, (64, 64))
@@ -127,7 +127,7 @@ def test_a_batch_holds_attributes_and_tags_up_to_a_limit() -> None:
 def test_without_a_shortage_of_memory_a_batch_leaves_when_it_is_full(
     stream: list[tuple[tuple[int, int] | None, int]], batch_size: int
 ) -> None:
-    grouper = Grouper(batch_size, 10**6, 10**6)
+    grouper = Grouper(lambda _: batch_size, 10**6, 10**6)
     model: dict[tuple[int, int] | None, list[int]] = {}
     for index, (bucket, size) in enumerate(stream):
         waiting = model.setdefault(bucket, [])
@@ -138,7 +138,7 @@ def test_without_a_shortage_of_memory_a_batch_leaves_when_it_is_full(
 
 
 def test_a_sample_that_would_pass_the_bytes_of_a_batch_begins_the_next() -> None:
-    grouper = Grouper(10, batch_bytes=10 * A, held_bytes=1000 * A)
+    grouper = Grouper(lambda _: 10, batch_bytes=10 * A, held_bytes=1000 * A)
     assert list(grouper.add(sample(0, (64, 64), 6 * A))) == []
     assert list(map(indices, grouper.add(sample(1, (64, 64), 5 * A)))) == [[0]]
     assert list(map(indices, grouper.add(sample(2, (64, 64), 5 * A)))) == []
@@ -146,7 +146,7 @@ def test_a_sample_that_would_pass_the_bytes_of_a_batch_begins_the_next() -> None
 
 
 def test_where_all_held_together_is_too_much_the_heaviest_batch_leaves() -> None:
-    grouper = Grouper(10, batch_bytes=100 * A, held_bytes=10 * A)
+    grouper = Grouper(lambda _: 10, batch_bytes=100 * A, held_bytes=10 * A)
     list(grouper.add(sample(0, (64, 64), 2 * A)))
     list(grouper.add(sample(1, (48, 80), 6 * A)))
     assert list(map(indices, grouper.add(sample(2, (64, 64), 3 * A)))) == [[1]]

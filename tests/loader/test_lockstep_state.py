@@ -32,7 +32,7 @@ def after(config: LoaderConfig, resume: Resume, batches: int, epoch: int = 0) ->
     first = resume.taken[-1][1] if resume.taken and resume.taken[-1][0] == together(config) else 0
     for number in range(first, first + batches):
         behind = (number + 1) * config.batch_size
-        steps.begin(Mark(Position(epoch, behind), LISTED))
+        steps.begin(Mark(Position(epoch, behind), LISTED, samples=config.batch_size))
         steps.deliver(range(behind - config.batch_size, behind))
     return steps.resume()
 
@@ -74,7 +74,7 @@ def test_a_state_has_the_same_keys_before_the_first_batch_and_in_every_epoch() -
 def test_a_batch_counts_once_all_of_its_samples_are_delivered() -> None:
     config = config_of(batch_size=3)
     steps = Steps(config, Resume())
-    steps.begin(Mark(Position(0, 3), LISTED))
+    steps.begin(Mark(Position(0, 3), LISTED, samples=3))
     for number in range(2):
         steps.deliver([number])
         assert steps.resume().taken == []
@@ -122,9 +122,9 @@ def test_what_is_no_state_is_a_config_error(given_values: dict[str, Any]) -> Non
 def test_a_skip_is_kept_until_its_epoch_is_over() -> None:
     steps = Steps(config_of(batch_size=2), Resume())
     skip = Skipped(0, "a", "", "missing", epoch=0)
-    steps.begin(Mark(Position(0, 2), LISTED))
+    steps.begin(Mark(Position(0, 2), LISTED, samples=2))
     assert not steps.covers(skip)
-    steps.begin(Mark(Position(1, 2), LISTED))
+    steps.begin(Mark(Position(1, 2), LISTED, samples=2))
     assert steps.covers(skip)
     assert msgspec.structs.replace(skip, epoch=1).epoch == steps.epoch
 

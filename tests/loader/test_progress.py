@@ -30,7 +30,7 @@ def rest_of(count: int, resume: Resume) -> list[int]:
 def batches_of(stream: list[int], indices: list[int], batch_size: int) -> Iterator[tuple[list[int], int, list[int]]]:
     """What a feeder sends that lists these samples: the indices of each batch, the first sample that is listed and
     neither sent nor skipped by then (else the last one listed), and the skips since the batch before."""
-    grouper = Grouper(batch_size, 10**9, 10**9)
+    grouper = Grouper(lambda _: batch_size, 10**9, 10**9)
     outstanding: dict[int, None] = {}
     skipped: list[int] = []
     newest = 0

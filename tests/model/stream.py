@@ -208,7 +208,7 @@ def _sizes_of_pieces(item: Item) -> list[int]:
 def bucket_of(config: LoaderConfig, item: Item) -> Bucket:
     """What the picture is cut to; None where pictures keep their sizes."""
     image = config.image_config
-    return image.buckets().nearest(*item.shape) if image.crop_and_resize else None
+    return image.bucket_tables()[0].nearest(*item.shape) if image.crop_and_resize else None
 
 
 def _none_passes(listing: Listing) -> bool:

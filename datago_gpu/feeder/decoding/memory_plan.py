@@ -69,7 +69,7 @@ class Plan(Struct, frozen=True, kw_only=True):
         limits, image, decode = Limits.of(config), config.image_config, config.decode_config
         pixels = max(limits.pixels, decode.max_pixels)
         if image.crop_and_resize:
-            pixels = config.batch_size * image.default_image_size**2
+            pixels = config.most_batch_pixels
         room, least = pixels * bytes_a_pixel(config), aligned(1)
         if image.pre_encode_images:
             room, least = room * ENCODED_FACTOR, ENCODED_HEAD + least
@@ -78,8 +78,8 @@ class Plan(Struct, frozen=True, kw_only=True):
             decode=decode,
             processes=processes,
             slots=decode.prefetch * files_of_a_sample(config),
-            rows=config.batch_size,
-            bench=_paged(room + config.batch_size * least),
+            rows=config.most_samples,
+            bench=_paged(room + config.most_samples * least),
             shelf=_paged(0 if image.pre_encode_images else decoded_pixel_bytes(config)),
             memory=limits.decoding,
         )

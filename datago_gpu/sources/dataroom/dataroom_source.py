@@ -89,7 +89,7 @@ class Dataroom:
         self._share = Share.of(self._rank, self._world_size)
         self._api = DataroomApi(self._source, config.http_config, http)
         self._draws = config.draws_from_server
-        self._sized = config.lockstep or not self._source.where_names.isdisjoint(("width", "height"))
+        self._sized = config.wants_sizes or not self._source.where_names.isdisjoint(("width", "height"))
         self._wanted = Wanted(self._source)
         self._walked = Walked(f"images of {shown_address(self._api.base)}", shuffled=self._source.random_sampling)
         self.tally: Tally = Tally() if self._draws else self._walked

@@ -50,6 +50,8 @@ class Roles(Struct, frozen=True, kw_only=True):
     attributes: list[str] = []
     parts: list[PartColumn] = []
     is_index: bool = False
+    sized: bool = False
+    """Whether a sample needs the size of its image."""
     holds_bytes: bool = False
     """Whether a place of an image or part may hold its bytes."""
 
@@ -64,6 +66,8 @@ class Roles(Struct, frozen=True, kw_only=True):
         named = [*self.images, self.offset, self.length, self.id, *self.attributes, *(p.column for p in self.parts)]
         if self.is_index:
             named = [*_OF_AN_INDEX, "reason", "detail"]
+        elif self.sized:
+            named += [self.height, self.width]
         return [name for name in dict.fromkeys(named) if name]
 
 

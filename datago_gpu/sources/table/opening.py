@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
+from msgspec import structs
+
 from datago_gpu.config import LoaderConfig, TableSource
 from datago_gpu.config.local_paths import FILE_SCHEME
 from datago_gpu.errors import SourceError
@@ -67,7 +69,7 @@ def _open_all(located: list[Located], config: LoaderConfig, source: TableSource)
     patience = Patience(config.http_config)
     opened = [open_table(each, texts, patience) for each in located]
     tables = Tables(located, opened, partitions_of(located))
-    roles = roles_of(source, tables.schema, located[0].shown)
+    roles = structs.replace(roles_of(source, tables.schema, located[0].shown), sized=config.wants_sizes)
     tables.check(roles.places)
     many = len(located) > 1
     origins = [

@@ -12,6 +12,7 @@ from datago_gpu.sources.reference import BAD_ATTRIBUTES, Part, SampleRef, Skippe
 from datago_gpu.sources.sample_info import SampleInfo
 from datago_gpu.sources.table.cells import Place, place_of
 from datago_gpu.sources.table.columns import PartColumn, Roles
+from datago_gpu.sources.table.tables import MOST_PIXELS
 
 __all__ = ["Origin", "SampleMaker"]
 
@@ -65,7 +66,8 @@ class SampleMaker:
         path, url = place.path, place.url
         if place.payload is not None:
             path, url = ("", origin.address) if origin.is_remote else (origin.address, "")
-        return SampleRef(number, info, path, url, place.payload, parts, flaws, span=place.span)
+        size = (_side(row, roles.height), _side(row, roles.width)) if roles.sized else (0, 0)
+        return SampleRef(number, info, path, url, place.payload, parts, flaws, size=size, span=place.span)
 
     def _image(self, row: Mapping[str, Any], origin: Origin) -> Place:
         cell = row[self._first]
@@ -104,6 +106,12 @@ class SampleMaker:
             for part in row["parts"] or ()
             if part["kind"] in _KINDS
         ]
+
+
+def _side(row: Mapping[str, Any], column: str) -> int:
+    """Returns a side of the picture in pixels, 0 where unknown: as `Tables.sizes` does for all rows."""
+    value = row[column] if column else None
+    return int(value) if value is not None and 0 < value < MOST_PIXELS else 0
 
 
 def _lacking(kind: str) -> str:

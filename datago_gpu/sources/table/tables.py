@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Group", "Tables"]
 
-_MOST_PIXELS = 1 << 30
+MOST_PIXELS = 1 << 30
 
 
 class Group:
@@ -144,4 +144,4 @@ class Tables:
 def _pixels(column: pa.Array) -> NDArray[np.int32]:
     """Returns sides in pixels; 0 for null, NaN and what is no side of a picture."""
     sides = np.nan_to_num(pc.fill_null(column.cast(pa.float64(), safe=False), 0).to_numpy(zero_copy_only=False))
-    return np.where((sides > 0) & (sides < _MOST_PIXELS), sides, 0).astype(np.int32)
+    return np.where((sides > 0) & (sides < MOST_PIXELS), sides, 0).astype(np.int32)
