@@ -128,6 +128,7 @@ def drawn_config(random: Random) -> Settings:
         "random_sampling": random.choice([True, False]),
         "where": drawn_where(random, kind) if random.random() < 0.4 else "",
     }
+    crops = random.choice([True, False])
     limit = random.choice([None, random.randint(1, 60)])
     small = random.choice([True, False])
     # A share counts the samples of a lost shard, of which nobody is told how many there are.
@@ -136,7 +137,9 @@ def drawn_config(random: Random) -> Settings:
         "source_type": kind,
         "source_config": source,
         "image_config": {
-            "crop_and_resize": random.choice([True, False]),
+            "crop_and_resize": crops,
+            "crop": random.choice(["centre", "random", "random_resized"]) if crops else "centre",
+            "flip": random.choice([0.0, 0.5, 1.0]),
             "mixed_buckets": random.choice([True, False]),
             "default_image_size": 64,
             "downsampling_ratio": 16,

@@ -6,9 +6,12 @@ import json
 from collections import Counter
 from typing import Protocol
 
+import pytest
+
 from datago_gpu import LoaderConfig
 from tests.drawn.ways import Got, GotBatch
 from tests.model import Bucket, Item, Loose, Order, Reader, Skip, Start
+from tests.model.shown import shown_of
 
 __all__ = ["Exact", "Judge", "Loosely"]
 
@@ -69,14 +72,14 @@ class Exact:
         assert ids == [item.id for item in expected.items], f"got {ids} in place of {expected}"
         assert (got.epoch, got.bucket) == (expected.epoch, expected.bucket)
         for sample, item in zip(got.samples, expected.items, strict=True):
-            check(sample, item, got.bucket)
+            check(sample, item, got.bucket, self._config)
 
     def sample(self, got: Got | None, epoch: int) -> None:
         expected = self._reader.next_sample()
         if got is None or expected is None:
             assert got is expected, f"{got or 'the end'} comes in place of {expected or 'the end'}"
             return
-        check(got, expected, None)
+        check(got, expected, None, self._config)
 
     def end(self, error: str | None, found: Counter[Skip]) -> None:
         self.middle(found)
@@ -109,11 +112,11 @@ class Loosely:
         if got is not None:
             items = self._loose.take(got.epoch, [sample.id for sample in got.samples], got.bucket)
             for sample, item in zip(got.samples, items, strict=True):
-                check(sample, item, got.bucket)
+                check(sample, item, got.bucket, self._config)
 
     def sample(self, got: Got | None, epoch: int) -> None:
         if got is not None:
-            check(got, self._loose.take_one(epoch, got.id), None)
+            check(got, self._loose.take_one(epoch, got.id), None, self._config)
 
     def end(self, error: str | None, found: Counter[Skip]) -> None:
         self.middle(found)
@@ -127,11 +130,15 @@ class Loosely:
         assert _of_samples(self._told) <= Counter(self._loose.bad(last))
 
 
-def check(got: Got, item: Item, bucket: Bucket) -> None:
+def check(got: Got, item: Item, bucket: Bucket, config: LoaderConfig) -> None:
     """Everything that a sample has is its own. bucket: the size of its pixels, where that is known."""
     assert got.id == item.id
     assert got.original_size == item.shape
     assert bucket is None or got.pixels.shape == (*bucket, 3)
+    if got.shown:
+        key = (config.seed, got.epoch, got.id)
+        (region, flipped) = shown_of(config.image_config, key, item.shape, got.pixels.shape[:2])
+        assert got.shown == (pytest.approx(region, rel=1e-5, abs=1e-4), flipped), f"{got.id}: {got.shown}, not {region}"
     assert item.color is None or abs(got.pixels[..., 0].mean() - item.color) < 4
     assert got.attributes == json.loads(item.attributes)
     assert got.embedding == list(item.embedding)

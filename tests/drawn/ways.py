@@ -12,6 +12,7 @@ import numpy as np
 
 from datago_gpu import Batch, Loader, LoaderConfig, Sample
 from datago_gpu.compat import DatagoClient
+from tests.model.shown import Shown
 from tests.support.needs import needs
 
 __all__ = ["WAYS", "Got", "GotBatch", "State", "Way"]
@@ -30,6 +31,9 @@ class Got:
     embedding: list[float]
     pieces: dict[str, Any]
     """Masks and further images by their names; without those that are not there."""
+    epoch: int = 0
+    shown: Shown | None = None
+    """Region, and whether mirrored; None where the way does not tell."""
 
 
 @dataclass
@@ -255,6 +259,8 @@ def _of_sample(sample: Sample) -> Got:
             for name, pixels in {**sample.masks, **sample.additional_images}.items()
             if pixels is not None
         },
+        sample.epoch,
+        (sample.crop, sample.flipped),
     )
 
 
@@ -271,6 +277,8 @@ def _of_tensors(batch: dict[str, Any]) -> GotBatch:
                 batch["attributes"][row],
                 [] if batch["embeddings"] is None else batch["embeddings"][row].tolist(),
                 {kind: pixels[row].numpy() for kind, pixels in there.items() if batch["present"][kind][row]},
+                int(batch["sample_epochs"][row]),
+                (tuple(batch["crops"][row].tolist()), bool(batch["flipped"][row])),
             )
         )
     return GotBatch(batch["epoch"], batch["bucket"], samples)
