@@ -221,7 +221,8 @@ def _describe_kinds(wanted: Any, rules: tuple[Meta, ...]) -> Iterator[str]:
 
 def _describe_list(members: tuple[Any, ...]) -> str:
     if members[-1] is not Ellipsis:
-        return f"a list of {len(members)} numbers"
+        rules = tuple(each for each in get_args(members[0]) if isinstance(each, Meta))
+        return f"a list of {len(members)} numbers" + _describe_bounds(rules)
     if get_origin(members[0]) is tuple:
         return "a list of pairs of numbers, such as [[512, 512], [448, 576]]"
     return f"a list, each of which is {next(_describe_kinds(members[0], ()))}"
@@ -237,5 +238,5 @@ def _describe_bounds(rules: tuple[Meta, ...]) -> str:
         if least is not None:
             return f" of at least {least}{below}"
         if rule.gt is not None:
-            return f" above {rule.gt}"
+            return f" above {rule.gt}" + (f" and up to {most}" if most is not None else "")
     return ""

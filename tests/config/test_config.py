@@ -251,6 +251,36 @@ REFUSED: list[tuple[Any, str]] = [
         files(decode_config={"hw_decoder_load": 1.5}),
         "decode_config.hw_decoder_load must be a number from 0 to 1 or None, got 1.5",
     ),
+    (
+        files(image_config={"crop": "random"}),
+        "image_config.crop 'random' needs crop_and_resize: set crop_and_resize to",
+    ),
+    (
+        files(image_config={"crop": "center"}),
+        "image_config.crop must be 'centre', 'random' or 'random_resized', got 'ce",
+    ),
+    (
+        files(image_config={"crop_and_resize": True, "crop": "random_resized", "crop_scale": [0, 1]}),
+        "image_config.crop_scale must be a list of 2 numbers above 0 and up to 1, got [0",
+    ),
+    (
+        files(image_config={"crop_and_resize": True, "crop": "random_resized", "crop_scale": [0.5, 1.5]}),
+        "image_config.crop_scale must be a list of 2 numbers above 0 and up to 1, got [0",
+    ),
+    (
+        files(image_config={"crop_and_resize": True, "crop": "random_resized", "crop_aspect": [0, 1]}),
+        "image_config.crop_aspect must be a list of 2 numbers from 0.001 to 1000, got [0, 1]",
+    ),
+    (
+        files(image_config={"crop_and_resize": True, "crop": "random_resized", "crop_aspect": [2, 0.5]}),
+        "image_config.crop_aspect must be the least and the largest value, got [2.0, 0.5]: swap them",
+    ),
+    (
+        files(image_config={"crop_and_resize": True, "crop": "random", "crop_scale": [0.5, 1]}),
+        "image_config.crop_scale and crop_aspect need crop 'random_resized', got 'random'",
+    ),
+    (files(image_config={"flip": 1.5}), "image_config.flip must be a number from 0 to 1, got 1.5"),
+    (files(image_config={"flip": -0.1}), "image_config.flip must be a number from 0 to 1, got -0.1"),
     (files(image_config={"layout": "NHWC"}), "image_config.layout must be 'HWC' or 'CHW', got 'NHWC'"),
     (
         files(image_config={"default_image_size": 10**6}),

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from datago_gpu import Loader, Row
+from datago_gpu import Batch, Loader, Row
 from datago_gpu.config.lockstep_rules import JUDGED_FROM
 from datago_gpu.decoders.select import Backend
 from datago_gpu.errors import ConfigError, TooManyErrors
@@ -40,7 +40,13 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
 
 def config_of(rank: int = 0, world_size: int = 1, batch_size: int = 6, **more: Any) -> dict[str, Any]:
     return {
-        "image_config": {"crop_and_resize": True, "default_image_size": 64, "downsampling_ratio": 16},
+        "image_config": {
+            "crop_and_resize": True,
+            "crop": "random_resized",
+            "flip": 0.5,
+            "default_image_size": 64,
+            "downsampling_ratio": 16,
+        },
         "decode_config": {"processes": 0},
         "http_config": {"max_payload_mb": 1},
         "arena_mb": 4,
@@ -52,7 +58,15 @@ def config_of(rank: int = 0, world_size: int = 1, batch_size: int = 6, **more: A
 
 
 Seen = list[tuple[tuple[str, bool, bytes], ...]]
-"""Of each batch and place: id, whether real, and the pixels; of a global batch if several ranks are put together."""
+"""Of each batch and place: id, whether real, and what is shown; of a global batch if several ranks are put together."""
+
+
+def places(batch: Batch) -> tuple[tuple[str, bool, bytes], ...]:
+    """What is shown at each place: the pixels, the region, and whether mirrored."""
+    pixels: NDArray[np.uint8] = batch.image
+    shown = zip(pixels, batch.crops, batch.flipped, strict=True)
+    looks = [image.tobytes() + crop.tobytes() + flipped.tobytes() for image, crop, flipped in shown]
+    return tuple(zip(batch.ids, batch.real.tolist(), looks, strict=True))
 
 
 def run(rows: list[Row], config: dict[str, Any], state: Any = None, steps: int = 99) -> tuple[Seen, Any, Any]:
@@ -60,11 +74,7 @@ def run(rows: list[Row], config: dict[str, Any], state: Any = None, steps: int =
     seen: Seen = []
     with Loader(config, device="cpu", source=rows, state=state) as loader:
         while len(seen) < steps and (batch := next(loader, None)) is not None:
-            pixels: NDArray[np.uint8] = batch.image
-            seen.append(tuple(
-                (id_, real, image.tobytes())
-                for id_, real, image in zip(batch.ids, batch.real.tolist(), pixels, strict=True)
-            ))  # fmt: skip
+            seen.append(places(batch))
         return seen, loader.state_dict(), loader.stats().skipped
 
 
@@ -89,6 +99,15 @@ def test_pixels_behind_a_stop_are_those_of_a_run_that_never_stopped(rows: list[R
     assert [rank[1]["taken"] for rank in ranks] == [[[6, 8]]] * 3
 
 
+def test_a_repeat_shows_the_same_region_as_the_sample_that_it_repeats(rows: list[Row]) -> None:
+    whole, _, _ = run(rows, config_of())
+    looks = {id_: look for step in whole for id_, real, look in step if real}
+    repeats = [(id_, look) for step in whole for id_, real, look in step if not real]
+    assert len(repeats) > 2
+    assert all(looks[id_] == look for id_, look in repeats)
+    assert len(set(looks.values())) == len(looks)
+
+
 def test_a_stop_within_a_batch_counts_the_batch_as_not_begun(rows: list[Row]) -> None:
     with Loader(config_of(), device="cpu", source=rows) as loader:
         samples = loader.samples()
@@ -104,11 +123,11 @@ def test_a_feeder_that_dies_is_replaced_and_counts_no_sample_twice(rows: list[Ro
     seen: Seen = []
     with Loader(config_of(batch_size=2, samples_buffer_size=2), device="cpu", source=rows) as loader:
         for batch in loader:
-            seen.append(tuple(zip(batch.ids, batch.real.tolist(), map(bytes, batch.image), strict=True)))
+            seen.append(places(batch))
             if len(seen) == 6:
                 os.kill(loader.feeder_pid, signal.SIGKILL)
         assert loader.stats().skipped == skipped
-    assert seen == [tuple((id_, real, pixels) for id_, real, pixels in step) for step in whole]
+    assert seen == whole
 
 
 @pytest.mark.filterwarnings("ignore")  # of what DALI says about the broken image

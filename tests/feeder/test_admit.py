@@ -263,3 +263,58 @@ def test_a_shape_beyond_all_buckets_is_no_other_shape() -> None:
     ref = SampleRef(7, SampleInfo("an id"), path="/images/7.jpg", bucket=(32, 128))
     wide = admission(image={"min_aspect_ratio": 0.25, "max_aspect_ratio": 4})
     assert isinstance(wide.quick(ref, encode(picture(20, 300), "JPEG")), Admitted)
+
+
+RANDOM = {"crop": "random_resized", "crop_scale": [0.2, 0.4], "flip": 0.5}
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
+def test_a_random_region_is_that_of_the_id_and_the_epoch(kind: str) -> None:
+    """The same whether the header is enough or Pillow decodes."""
+    payload = encode(picture(60, 90), kind)
+    chosen = admission(image=RANDOM)
+
+    def seen(name: str, epoch: int = 0, pass_number: int | None = None, **more: Any) -> tuple[Any, ...]:
+        ref = SampleRef(9, SampleInfo(name, pass_number=pass_number), path="/images/7.jpg", epoch=epoch)
+        use = admission(image=RANDOM, **more) if more else chosen
+        outcome = use.quick(ref, payload) or use.thorough(ref, payload)
+        assert isinstance(outcome, Admitted)
+        assert outcome.bucket == BUCKET
+        return outcome.crop, outcome.flipped
+
+    shown = [seen("a", epoch) for epoch in range(20)]
+    assert len({crop for crop, _ in shown}) == 20
+    assert {flipped for _, flipped in shown} == {True, False}
+    assert all(0.15 < crop[2] * crop[3] / (60 * 90) < 0.45 for crop, _ in shown)
+    assert seen("a", 3, batch_size=7) == shown[3]
+    assert seen("a", 7, pass_number=3) == shown[3]  # in a mix, the pass through the own source counts
+    assert seen("b", 3) != shown[3]
+    assert seen("a", 3, seed=1) != shown[3]
+
+
+def test_a_flip_changes_no_region_and_a_crop_no_flip() -> None:
+    payload = encode(RGB, "JPEG")
+
+    def seen(image: dict[str, Any], epoch: int) -> Admitted:
+        outcome = admission(image=image).quick(SampleRef(7, SampleInfo("a"), epoch=epoch), payload)
+        assert isinstance(outcome, Admitted)
+        return outcome
+
+    for epoch in range(10):
+        both, never = seen(RANDOM, epoch), seen(RANDOM | {"flip": 0}, epoch)
+        assert both.crop == never.crop
+        assert not never.flipped
+        assert both.flipped == seen({"flip": 0.5}, epoch).flipped
+        assert both.flipped == seen({"flip": 0.5, "crop_and_resize": False}, epoch).flipped
+        assert seen(RANDOM | {"flip": 1}, epoch).flipped
+
+
+@pytest.mark.parametrize("crop", ["random", "random_resized"])
+@pytest.mark.parametrize(("width", "shown"), [(120, True), (130, False)])
+def test_a_planned_bucket_is_judged_by_what_the_largest_region_would_show(crop: str, width: int, shown: bool) -> None:
+    """A random region may be small in any case: that does not count against the bucket."""
+    for name in "abcdefgh":
+        ref = SampleRef(7, SampleInfo(name), path="/images/7.jpg", size=(77, 77), bucket=(64, 64))
+        outcome = admission(image={"crop": crop}).quick(ref, encode(picture(60, width), "JPEG"))
+        assert isinstance(outcome, Admitted) == shown
+        assert isinstance(outcome, Admitted) or outcome.reason == "other-shape"
