@@ -28,7 +28,7 @@ def run(rank: int, port: str, blocks: list[str]) -> dict[str, Any]:
         if "dcp.load" in block:
             source = found["dataset" if "dataset}" in block else "uneven"]
             resumed.append(found["resumed"].state_dict() == source.state_dict())
-    batch = next(iter(found["flipped"]))
+    batch = next(iter(found["partly_gray"]))
     total = torch.cat([value.flatten() for value in found["model"].parameters()]).detach().sum()
     sums = [torch.zeros(()) for _ in range(RANKS)]
     distributed.all_gather(sums, total)
