@@ -38,7 +38,7 @@ def run(rank: int, port: str, blocks: list[str]) -> dict[str, Any]:
         "epoch": found["uneven"].state_dict()["resume"]["position"]["epoch"],
         "resumed": resumed,
         "same model": len({float(each) for each in sums}) == 1,
-        "flipped": len(batch["ids"]),
+        "partly gray": len(batch["ids"]),
     }
 
 

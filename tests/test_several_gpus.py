@@ -49,7 +49,7 @@ def test_the_recipes_run(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2))
-    assert first == second == {"steps": 3, "epoch": 2, "resumed": [True, True], "same model": True, "flipped": 4}
+    assert first == second == {"steps": 3, "epoch": 2, "resumed": [True, True], "same model": True, "partly gray": 4}
 
 
 def test_links_of_the_page_lead_somewhere() -> None:
