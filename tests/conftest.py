@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections.abc import Iterator
@@ -45,6 +46,14 @@ _left_open = generators.watch()
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Puts the tests of the longest files first."""
     items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+
+
+def pytest_collection_finish() -> None:
+    """Excludes all that is imported and collected by now from garbage collection. Some tests collect, and a feeder does
+    at the end of each epoch: beside thousands of tests, a collection would take longer than a small epoch.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 from collections.abc import Iterator
 
 import psutil
@@ -18,15 +17,6 @@ from tests.support.servers import MisbehavingServer
 def server() -> Iterator[MisbehavingServer]:
     with MisbehavingServer() as running:
         yield running
-
-
-@pytest.fixture(scope="module")
-def frozen() -> Iterator[None]:
-    """As in the feeder process: each epoch ends with a collection, and a test run has much to look through."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")

@@ -27,8 +27,6 @@ from tests.feeder.test_grouper import sample
 from tests.feeder.test_production import QUICK, names_of, stream
 from tests.support.images import add_picture, add_pictures, file_config
 
-pytestmark = pytest.mark.usefixtures("frozen")
-
 WAIT_S = 20
 
 

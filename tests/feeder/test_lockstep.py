@@ -36,8 +36,6 @@ from tests.feeder.test_production import Taken, Taker, stream
 from tests.support.images import SHAPES, add_picture
 from tests.support.tables import table_config
 
-pytestmark = pytest.mark.usefixtures("frozen")
-
 COUNT = 23
 FAST = settings(max_examples=25)
 

@@ -40,8 +40,6 @@ from datago_gpu.sources.shuffle import permutation
 from datago_gpu.units import MiB
 from tests.support.images import SHAPES, add_picture, file_config
 
-pytestmark = pytest.mark.usefixtures("frozen")
-
 WAIT_S = 20
 COUNTS = (1, 4, 13, 30)
 BROKEN = 7
