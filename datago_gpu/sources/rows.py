@@ -109,9 +109,9 @@ class RowsSource(Generic[R]):
         samples = (
             rows.read(mine[start.index :]) if passing is None else _read_passing(rows, mine[start.index :], passing)
         )
-        async with aclosing(samples):
+        async with aclosing(samples) as listed:
             index = start.index
-            async for sample in samples:
+            async for sample in listed:
                 yield renumber(sample, index)
                 index += 1
 
