@@ -75,7 +75,8 @@ class OutputFormat:
 
     def write(self, pixels: NDArray[Any], out: NDArray[Any]) -> None:
         """Writes one image (H, W, C), uint8 or a mask of any dtype, into memory from `empty`."""
-        if self._keeps and not self.channels_first:
+        # A mirrored view is copied by channels: whole pixels, each of which goes elsewhere, take four times as long.
+        if self._keeps and not self.channels_first and pixels.strides[1] > 0:
             out[:] = pixels
             return
         planes = out if self.channels_first else out.transpose(2, 0, 1)

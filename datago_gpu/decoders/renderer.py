@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from datago_gpu.config import DecodeConfig, ImageConfig
@@ -14,7 +15,6 @@ from datago_gpu.decoders.decoder import EncodedImage
 from datago_gpu.decoders.output_format import OutputFormat, kind_of
 from datago_gpu.imaging.costs import MOST_A_PIXEL, decoding_bytes
 from datago_gpu.imaging.labels import unpack_labels
-from datago_gpu.imaging.mirror import mirrored
 from datago_gpu.imaging.own_channels import render_own
 from datago_gpu.imaging.pixels import render_array
 from datago_gpu.imaging.scaling import shrinkage
@@ -78,11 +78,11 @@ class Renderer:
                 payload, region, orientation, target, draft=draft, max_pixels=max_pixels, mask=self._mask
             )
         if image.flipped:
-            pixels = mirrored(pixels)
+            pixels = pixels[:, ::-1]
         if self._encoder:
             return self._encoder(pixels)
         if self._own:
-            return pixels
+            return np.ascontiguousarray(pixels)
         out = self._form.empty(*pixels.shape[:2], least=pixels.dtype) if out is None else out
         self._form.write(pixels, out)
         return out
