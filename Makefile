@@ -88,7 +88,7 @@ bench: $(VENV)/.bench
 
 bench-peers:
 	$(PYTHON) -m venv .venv-bench
-	.venv-bench/bin/python -m pip install --quiet torch --extra-index-url $(TORCH_INDEX)
+	.venv-bench/bin/python -m pip install --quiet torch torchvision --extra-index-url $(TORCH_INDEX)
 	.venv-bench/bin/python -m pip install --quiet 'litdata>=0.2.76' zstd 'webdataset>=1.0.2' pillow numpy
 
 # RUN=python3 takes an interpreter that has what is needed, where nothing can be installed.

@@ -126,6 +126,13 @@ def test_lockstep_is_compared_with_the_same_rows_without(tmp_path: Path) -> None
     assert "% of the images a second" in printed
 
 
+def test_random_crops_are_compared_with_the_centre_s(tmp_path: Path) -> None:
+    few = ("--runs", "1", "--count", "40", "--batch-size", "8", "--material", str(tmp_path))
+    printed = run("crops.py", *few, "--python", "/nowhere/python")
+    assert "| random_resized, flips | " in printed
+    assert "of the images a second of centre" in printed
+
+
 def test_rows_of_tables_are_measured(tmp_path: Path) -> None:
     few = ("--rows", "300", "--read", "100", "--only", "Parquet, shuffled")
     assert "| Parquet, shuffled | " in run("table_rows.py", *few, "--material", str(tmp_path))

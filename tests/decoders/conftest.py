@@ -38,4 +38,4 @@ def make() -> Iterator[MakeDecoder]:
         decoder.close()
 
 
-_IMAGE = {"layout", "dtype", "mean", "std"}
+_IMAGE = {"layout", "dtype", "mean", "std", "flip"}

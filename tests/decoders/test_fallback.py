@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import psutil
@@ -13,7 +14,7 @@ from datago_gpu.decoders.decoder import Decoder
 from datago_gpu.decoders.fallback import replace_refused
 from datago_gpu.decoders.select import choose
 from tests.decoders.conftest import MakeDecoder
-from tests.support.pictures import batch, decode, difference, encode, oriented_jpeg, picture
+from tests.support.pictures import batch, decode, difference, encode, on_host, oriented_jpeg, picture
 
 PIXELS = picture(40, 64)
 UNKNOWN_TO_DALI = {kind: encode(PIXELS, kind, lossless=True, quality=100) for kind in ("GIF", "AVIF", "TGA")}
@@ -46,6 +47,21 @@ def test_its_orientation_and_region_are_kept(dali: Decoder, crop: bool) -> None:
     decoded = decode(dali, images)
     assert not decoded.failures
     assert difference(decoded.image[0], decoded.image[1]).max() <= 2
+
+
+@pytest.mark.parametrize("crop", [True, False])
+@pytest.mark.parametrize("memory_mb", [None, 1])
+def test_it_is_mirrored_like_the_others(make: MakeDecoder, device: str, crop: bool, memory_mb: int | None) -> None:
+    """Also where a batch is decoded in portions."""
+    pixels = picture(200, 320)
+    one, other = encode(pixels), encode(pixels, "TGA")
+    plain = batch([one, other, other, one] * 2, [(200, 320)] * 8, (24, 40) if crop else None)
+    flips = np.array([True, True, False, False] * 2)
+    decoder = make(choose(device, "dali"), crop=crop, flip=0.5, memory_mb=memory_mb)
+    decoded, expected = decode(decoder, replace(plain, flipped=flips)), decode(decoder, plain)
+    assert not decoded.failures
+    for image, before, flipped in zip(decoded.image, expected.image, flips, strict=True):
+        assert np.array_equal(on_host(image), on_host(before)[:, ::-1] if flipped else on_host(before))
 
 
 @pytest.mark.parametrize("crop", [True])
