@@ -85,8 +85,8 @@ class LoaderConfig(Settings, frozen=True, kw_only=True):
         max_failures: number of bad samples above which the run ends with TooManyErrors: a count (int), or a share of
             all samples (float below 1), checked from the 100th sample on and at the end. None: no limit; bad samples
             are skipped and counted. In every case, TooManyErrors is raised if all samples of a run are bad, or all
-            samples of its last epochs; with `lockstep`, if these are at least 100. A run that resumes from a state
-            counts as one run with the earlier one.
+            samples of its last epochs; with `lockstep`, if these are at least 100. Images that are `too-small` count
+            only for this last rule. A run that resumes from a state counts as one run with the earlier one.
         max_refused_in_a_row: number of consecutive samples that cannot be loaded (refused, missing or unreadable) after
             which the run ends with SourceError, because then the source is at fault. For shards the number is a third
             of this, and at the end of the listing a quarter. None: no limit.

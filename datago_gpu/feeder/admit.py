@@ -93,7 +93,7 @@ class Admission:
         try:
             if self._own and (own := self._with_own_channels(ref, payload)):
                 return own
-            converted = to_ppm(payload, view, self._max_pixels, memory=self._memory)
+            converted = to_ppm(payload, view, self._max_pixels, memory=self._memory, whole=not self._crops)
         except Rejected as problem:
             return Skipped(ref.index, ref.id, ref.where, problem.reason, problem.detail)
         if len(converted.payload) > self._max_bytes:

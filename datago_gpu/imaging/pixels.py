@@ -75,6 +75,7 @@ def to_ppm(
     mask: str = "",
     deep: bool = False,
     memory: Allowance | None = None,
+    whole: bool | None = None,
 ) -> ConvertedImage:
     """Decodes any image that Pillow supports to a PPM. Transparent pixels become mid-gray.
 
@@ -82,11 +83,12 @@ def to_ppm(
     mask: "nearest" or "lanczos" for a mask, which becomes gray.
     deep: a gray mask of more than 8 bits keeps its numbers, and is scaled with "nearest".
     memory: the memory limit for decoding; None: no limit.
+    whole: whether the image keeps its size. None: as `view` says, which must then accept the size as stored, too.
     Raises Rejected. Safe on any thread.
     """
     with translate_errors():
         image = open_image(payload, max_pixels)
-        whole = view(image.height, image.width)[1] is None
+        whole = view(image.height, image.width)[1] is None if whole is None else whole
         with reserve(memory, decoding_bytes(payload, image.height, image.width, whole=whole)):
             converted = _convert(image, view, mask, deep=deep)
             del image  # frees the pixels

@@ -21,13 +21,17 @@ SHARE_FROM = 100
 
 KEPT = 10
 
+_ASKED_FOR = frozenset(("too-small",))
+"""Reasons for which the settings ask that samples are skipped: `max_failures` does not count these samples."""
+
 log = logging.getLogger("datago_gpu")
 
 
 class Skips:
     """Counts skipped samples against `max_failures`: a number, a share, or None for no limit.
 
-    For a share, a lost shard counts as the number of samples that it held.
+    For a share, a lost shard counts as the number of samples that it held. Images that the settings call too small
+    count for neither.
 
     file: also lists each skipped sample in this file; see `SkippedFile`.
     judged_from: number of bad samples from which a stream without a good one is an error.
@@ -58,7 +62,7 @@ class Skips:
             level = logging.DEBUG if self.by_reason[each.reason] else logging.WARNING
             log.log(level, "skipped %s", error)
             self.by_reason[each.reason] += 1
-            self._lost += each.count
+            self._lost += 0 if each.reason in _ASKED_FOR else each.count
             self._last.append(error)
 
     def _without_filtered(self, skipped: Iterable[Skipped]) -> Iterator[Skipped]:
@@ -82,7 +86,8 @@ class Skips:
         dropped: number of good samples that `drop_last` left out.
         """
         share = isinstance(self._allowed, float)
-        bad = self._lost if share else self.by_reason.total()
+        asked_for = sum(self.by_reason[reason] for reason in _ASKED_FOR)
+        bad = self._lost if share else self.by_reason.total() - asked_for
         good = delivered + dropped
         seen = good + bad
         if isinstance(self._allowed, float):
@@ -90,6 +95,8 @@ class Skips:
         else:
             spent = self._allowed is not None and bad > self._allowed
         barren = fruitless or not (good or self._delivered_before)
+        if not spent:
+            bad, seen = bad + asked_for, seen + asked_for
         if spent or (final and barren and bad >= self._judged_from):
             reasons = ", ".join(f"{count} {reason}" for reason, count in self.by_reason.most_common())
             allowed = "" if self._allowed is None else f"; max_failures is {self._allowed}"

@@ -12,7 +12,7 @@ from typing import Any
 
 from datago_gpu import LoaderConfig
 from tests.drawn.worlds import BREAKS, TABLES, WORLDS, Broken, World
-from tests.model import Order, chosen_by_where, files, rooms, shards
+from tests.model import Item, Lost, Order, as_sized, chosen_by_where, files, leaves_out, rooms, shards
 
 __all__ = ["ALL", "Case", "Step", "drawn_case", "order_of", "settled"]
 
@@ -118,6 +118,33 @@ def drawn_where(random: Random, kind: str) -> str:
 SOURCES = {"file": drawn_folder, "db": drawn_room, "webdataset": drawn_shards, "table": drawn_table}
 
 
+BUCKETS: list[Settings] = [
+    {"default_image_size": 64},
+    {"resolutions": [64, 32]},
+    {"resolutions": [32, 256, 128]},
+    {"buckets": [[32, 32], [16, 48], [48, 16], [256, 256]]},
+]
+
+
+def drawn_buckets(random: Random) -> tuple[Settings, Settings]:
+    """image_config, and how large batches are."""
+    image: Settings = {
+        "downsampling_ratio": 16,
+        "mixed_buckets": random.choice([True, False]),
+        "flip": random.choice([0.0, 0.5, 1.0]),
+    }
+    batch: Settings = {"batch_size": random.choice([1, 2, 3, 5, 16])}
+    if random.random() < 0.4:
+        return image | {"crop_and_resize": False}, batch
+    image |= {"crop_and_resize": True, "crop": random.choice(["centre", "random", "random_resized"])}
+    if random.random() < 0.4:
+        return image | {"default_image_size": 64}, batch
+    image |= {"upscale": image["crop"] == "random_resized" or random.choice([True, False])} | random.choice(BUCKETS)
+    if not image["mixed_buckets"] and random.random() < 0.5:
+        batch = {"batch_pixels": random.choice([1, 3 * 64 * 64, 3 * 256 * 256])}
+    return image, batch
+
+
 def drawn_config(random: Random) -> Settings:
     """Settings whose bounds are as small as they can be, or as usual."""
     kind = random.choice(sorted(SOURCES))
@@ -127,8 +154,9 @@ def drawn_config(random: Random) -> Settings:
         "world_size": world_size,
         "random_sampling": random.choice([True, False]),
         "where": drawn_where(random, kind) if random.random() < 0.4 else "",
+        "min_short_edge": random.choice([31, 41]) if random.random() < 0.2 else 0,
     }
-    crops = random.choice([True, False])
+    image, batch = drawn_buckets(random)
     limit = random.choice([None, random.randint(1, 60)])
     small = random.choice([True, False])
     # A share counts the samples of a lost shard, of which nobody is told how many there are.
@@ -136,14 +164,7 @@ def drawn_config(random: Random) -> Settings:
     return {
         "source_type": kind,
         "source_config": source,
-        "image_config": {
-            "crop_and_resize": crops,
-            "crop": random.choice(["centre", "random", "random_resized"]) if crops else "centre",
-            "flip": random.choice([0.0, 0.5, 1.0]),
-            "mixed_buckets": random.choice([True, False]),
-            "default_image_size": 64,
-            "downsampling_ratio": 16,
-        },
+        "image_config": image,
         "http_config": {
             "max_payload_mb": 1,
             "concurrent_downloads": random.choice([1, 3, 64]),
@@ -156,7 +177,7 @@ def drawn_config(random: Random) -> Settings:
             "processes": random.choice([0, 1, 2]),
             "prefetch": random.choice([1, 2]),
         },
-        "batch_size": random.choice([1, 2, 3, 5, 16]),
+        **batch,
         "limit": limit,
         "epochs": random.choice([1, 2, 3] if limit is None else [1, 2, 3, None]),
         "seed": random.choice([0, 1, 2**63 - 1]),
@@ -181,7 +202,7 @@ def suited(config: Settings, way: str) -> Settings:
         limit = config["limit"] or 60
         small_batch = min(8, limit, config["samples_buffer_size"])
         image = config["image_config"] | {"mixed_buckets": True}
-        more = {"limit": limit, "epochs": 1, "batch_size": small_batch, "image_config": image}
+        more = {"limit": limit, "epochs": 1, "batch_size": small_batch, "batch_pixels": None, "image_config": image}
         return config | more | {"seed": config["seed"] // 2}
     return config
 
@@ -195,6 +216,8 @@ def settled(case: Case, folder: Path) -> LoaderConfig:
         source |= {"path": str(world.root / "tables" / source["path"]), "root": str(world.root / "files")}
     elif case.config["source_type"] == "db":
         source |= {"api_url": world.room.url, "api_key": world.room.key}
+        if all(min(item.shape) < source["min_short_edge"] for item in world.as_room()):
+            source["min_short_edge"] = 0  # that no image passes the filters is an error
     elif case.over_http:
         source["url"] = "::".join(world.shard_addresses(case.broken))
     else:
@@ -211,8 +234,12 @@ def order_of(config: LoaderConfig, world: World, broken: Broken | None) -> Order
 
 
 def _listing_of(config: LoaderConfig, world: World, broken: Broken | None) -> Order:
+    def sized(entry: Item) -> Item:
+        return as_sized(config, entry, listed=config.source_type == "db")
+
     if config.source_type in ("file", "table"):
-        return files(config, world.as_files())
+        return files(config, [sized(item) for item in world.as_files()])
     if config.source_type == "webdataset":
-        return shards(config, world.as_shards(broken))
-    return rooms(config, world.as_room())
+        return shards(config, [[entry if isinstance(entry, Lost) else sized(entry) for entry in shard]
+                               for shard in world.as_shards(broken)])  # fmt: skip
+    return rooms(config, [sized(item) for item in world.as_room() if not leaves_out(config, item)])

@@ -120,7 +120,8 @@ class Loosely:
 
     def end(self, error: str | None, found: Counter[Skip]) -> None:
         self.middle(found)
-        self._loose.check_end(error, found.total())
+        small = sum(count for (_, _, reason), count in found.items() if reason == "too-small")
+        self._loose.check_end(error, found.total(), small)
         if not (error or self._config.drop_last or self._config.limit or self._config.max_failures is not None):
             assert _of_samples(self._told) == Counter(self._loose.bad(0))
 

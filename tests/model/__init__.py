@@ -12,8 +12,8 @@ The promise, in the order in which a sample meets it, with the module that has i
    the seed, the epoch, the rank and the world size alone. A `Lost` in it is the place where a shard breaks off; it has
    no number.
 2. *The feeder* (stream.py) looks at each sample in the order of the listing. A bad one is skipped. The others go into
-   groups, one for each bucket. A group leaves as a batch when it has `batch_size` samples, before it would pass half of
-   the arena, or as the largest one when all groups together pass `bucket_memory_mb`.
+   groups, one for each bucket (sizes.py). A group leaves as a batch when it is full, before it would pass half of the
+   arena, or as the largest one when all groups together pass `bucket_memory_mb`.
 3. *At the end of an epoch* the groups that are left leave as short batches, in the order of their first samples. With
    `drop_last` they wait for samples of the next epoch: a batch is of the epoch that completes it. What waits at the end
    of the run is dropped.
@@ -56,7 +56,8 @@ from tests.model.items import Item, Lost, Piece, Shard
 from tests.model.listing import Listing, NoSamples, Order, files, rooms, shards
 from tests.model.loose import Loose
 from tests.model.reader import Expected, Reader, Skip
-from tests.model.stream import Bucket, Start
+from tests.model.sizes import Bucket, as_sized, leaves_out
+from tests.model.stream import Start
 from tests.model.where import chosen_by_where
 
 __all__ = [
@@ -73,8 +74,10 @@ __all__ = [
     "Shard",
     "Skip",
     "Start",
+    "as_sized",
     "chosen_by_where",
     "files",
+    "leaves_out",
     "rooms",
     "shards",
 ]

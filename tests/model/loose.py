@@ -8,7 +8,8 @@ from datago_gpu.config import LoaderConfig
 from tests.model.items import Item, Lost
 from tests.model.listing import Listing, NoSamples, Order
 from tests.model.reader import Skip, is_spent
-from tests.model.stream import Bucket, bucket_of, is_refusal
+from tests.model.sizes import Bucket, bucket_of, most_places, places_of
+from tests.model.stream import is_refusal
 
 __all__ = ["Loose"]
 
@@ -37,7 +38,7 @@ class Loose:
 
     def take(self, epoch: int, names: list[str], bucket: Bucket) -> list[Item]:
         """The samples of a batch."""
-        assert len(names) <= self._config.batch_size
+        assert len(names) <= places_of(self._config, bucket)
         items = [self.take_one(epoch, name) for name in names]
         buckets = {bucket_of(self._config, item) for item in items}
         # Of a mixed batch the decoder may have left out those that were of another bucket.
@@ -59,13 +60,14 @@ class Loose:
         assert self._config.limit is None or self.delivered <= self._config.limit
         return item
 
-    def check_end(self, error: str | None, bad: int) -> None:
-        """The stream has ended: with this error, or "". None where nobody knows. bad: what this loader has skipped."""
+    def check_end(self, error: str | None, bad: int, small: int) -> None:
+        """The stream has ended: with this error, or "". None where nobody knows. bad: what this loader has skipped.
+        small: what of that is too small, which `max_failures` does not count."""
         if error != "" and self._may_be_refused():
             return
         if self._config.source_config.where and error == "SourceError" and self.delivered == self._before:
             return
-        if error != "" and self._is_spent(bad, at_the_end=False):
+        if error != "" and self._is_spent(bad - small, at_the_end=False):
             return
         if self._carries and error != "SourceError":  # which batches are begun, and so when it ends, is not promised
             if not self._is_limit_reached():
@@ -76,7 +78,7 @@ class Loose:
         if self._config.drop_last and bad and not ends:  # how many good samples are left out is not promised
             assert error in ("", "TooManyErrors", None)
             return
-        if not ends and self._is_spent(bad, at_the_end=True):
+        if not ends and self._is_spent(bad - small, at_the_end=True):
             ends = "TooManyErrors"
         elif not ends or ends == "fruitless":
             ends = "TooManyErrors" if bad and (ends or not self.delivered) else ""
@@ -155,13 +157,13 @@ class Loose:
             return
         mixed = self._config.image_config.mixed_buckets
         missing = [None if mixed else bucket_of(self._config, self._items[name]) for name in self._left.elements()]
-        assert all(missing.count(bucket) < self._config.batch_size for bucket in missing)
+        assert all(missing.count(bucket) < places_of(self._config, bucket) for bucket in missing)
 
     def _is_limit_reached(self) -> bool:
         if self._config.limit is None:
             return False
         missing = self._config.limit - self.delivered
-        return missing < (self._config.batch_size if self._config.drop_last else 1)
+        return missing < (most_places(self._config) if self._config.drop_last else 1)
 
     def _may_repeat(self, epoch: int) -> bool:
         """As `Stream._may_repeat`."""

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from datago_gpu.config import LoaderConfig
 from tests.model.items import Item, Lost
 from tests.model.listing import NoSamples, Order
-from tests.model.stream import Bucket, Dropped, Filtered, Number, Refused, Row, Sent, Start, Stream
+from tests.model.sizes import Bucket
+from tests.model.stream import Dropped, Filtered, Number, Refused, Row, Sent, Start, Stream
 
 __all__ = ["Expected", "Reader", "Skip", "is_spent"]
 
@@ -106,7 +107,8 @@ class Reader:
 
     def _is_spent(self, *, at_the_end: bool = False) -> bool:
         good = self.delivered + (self._stream.left_out if at_the_end else 0)
-        return is_spent(self.config, len(self.skipped), good, at_the_end=at_the_end)
+        bad = sum(reason != "too-small" for _, _, reason in self.skipped)
+        return is_spent(self.config, bad, good, at_the_end=at_the_end)
 
     def _note_dropped(self, dropped: Dropped) -> None:
         self._enter(dropped.epoch, dropped.waited)

@@ -10,6 +10,7 @@ from datago_gpu.config import LoaderConfig
 from datago_gpu.units import MiB
 from tests.model.items import Item, Lost
 from tests.model.listing import Listing, NoSamples, Order, numbered
+from tests.model.sizes import Bucket, bucket_of, most_places, places_of
 
 __all__ = [
     "Bucket",
@@ -25,7 +26,6 @@ __all__ = [
     "is_refusal",
 ]
 
-Bucket = tuple[int, int] | None
 Number = int | tuple[int, int]
 """Of a sample in its epoch. One that waited at the end of its epoch has its epoch with it from then on."""
 Row = tuple[Number, Item]
@@ -142,7 +142,8 @@ class Groups:
 
     @property
     def begun(self) -> int:
-        return len(self._open)
+        """The samples that the groups will have as full batches."""
+        return sum(places_of(self._config, bucket) for bucket in self._open)
 
     def numbers(self) -> list[Number]:
         return [number for rows in self._open.values() for number, _ in rows]
@@ -160,7 +161,7 @@ class Groups:
         if bucket in self._open and not self._fits_one_batch([*self._open[bucket], row]):
             yield self._close(bucket)
         self._open.setdefault(bucket, []).append(row)
-        if len(self._open[bucket]) == self._config.batch_size:
+        if len(self._open[bucket]) == places_of(self._config, bucket):
             yield self._close(bucket)
         elif sum(map(self._size, self._open.values())) > self._config.bucket_memory_mb * MiB:
             # Of several that are equally large, the one that was begun first.
@@ -203,12 +204,6 @@ def _since(number: Number) -> tuple[float, int]:
 
 def _sizes_of_pieces(item: Item) -> list[int]:
     return [piece.size for piece in item.pieces.values()]
-
-
-def bucket_of(config: LoaderConfig, item: Item) -> Bucket:
-    """What the picture is cut to; None where pictures keep their sizes."""
-    image = config.image_config
-    return image.bucket_tables()[0].nearest(*item.shape) if image.crop_and_resize else None
 
 
 def _none_passes(listing: Listing) -> bool:
@@ -260,7 +255,7 @@ class Stream:
         """
         first = self._start.epoch
         waits = any(isinstance(each, tuple) and each[0] >= epoch - 2 for each in self._waited)
-        patience = 2 * self._config.batch_size * self._groups.begun if waits else 0
+        patience = 2 * self._groups.begun if waits else 0
         since = max(first, epoch - 2 - patience)
         return (
             epoch - first <= patience
@@ -274,7 +269,7 @@ class Stream:
             return 1
         missing = self._config.limit - self._delivered
         if self._config.drop_last:
-            return missing if missing >= self._config.batch_size else 0
+            return missing if missing >= most_places(self._config) else 0
         return missing - held
 
     def _epoch(self, epoch: int) -> Iterator[Sent | Dropped | Filtered]:
