@@ -16,7 +16,7 @@ from datago_gpu.points import Cuts
 
 # Fields are `Array | Any`, a convention of typeshed: the settings decide whether a field is an array, a list, bytes or
 # None. Editors complete for the usual case (Array), and type checkers do not require checks for the others.
-__all__ = ["COLUMNS", "Batch", "Sample", "generator_of"]
+__all__ = ["COLUMNS", "ON_DEVICE", "Batch", "Sample", "generator_of"]
 
 COLUMNS = {
     "id": "ids",
@@ -27,8 +27,12 @@ COLUMNS = {
     "duplicate_state": "duplicate_states",
     "mix": "mix",
     "pass_number": "pass_numbers",
+    "label": "labels",
 }
 """Each field of a sample's record, which a `Sample` has too -> the field of a Batch that holds the N values."""
+
+ON_DEVICE = frozenset(("embeddings", "labels"))
+"""The fields among these that are arrays on the loader's device."""
 
 
 @dataclass(slots=True, eq=False)
@@ -49,6 +53,8 @@ class Sample:
     embedding: Array | Any
     """(D,), on the loader's device."""
     duplicate_state: int | None
+    label: int | None = None
+    """The number of its class: see `Batch.labels`. Reading it from a batch on a GPU waits for a copy."""
     masks: dict[str, Array | Any] = field(default_factory=dict)
     """Name -> (H, W, 1), or None if this sample has no such mask."""
     additional_images: dict[str, Array | Any] = field(default_factory=dict)
@@ -130,6 +136,10 @@ class Batch:
     tags: list[list[str]] = field(default_factory=list)
     embeddings: Array | Any = None
     """float32 (N, D), on the loader's device, if `require_embeddings` is true."""
+    labels: Array | Any = None
+    """int64 (N,), on the loader's device: the numbers of the samples' classes, which `loader.classes` names. -1 for a
+    sample without a class, or of an unknown one, which `stats().flawed` counts. None if the settings ask for no labels
+    and no sample of the batch has one."""
     duplicate_states: list[int | None] = field(default_factory=list)
     epoch: int = 0
     masks: dict[str, Array | Any] = field(default_factory=dict)
@@ -225,7 +235,8 @@ class Batch:
             seed=self.seed,
             flipped=bool(self.flipped[index]),
             image_size=(int(self.image_sizes[index, 0]), int(self.image_sizes[index, 1])),
-            **{name: _at(getattr(self, column), index) for name, column in COLUMNS.items()},
+            **{name: _at(getattr(self, column), index) for name, column in COLUMNS.items() if name != "label"},
+            label=None if self.labels is None else int(self.labels[index]),
         )
 
     def _of_sample(self, named: dict[str, Any], index: int) -> dict[str, Any]:

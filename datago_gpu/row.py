@@ -25,7 +25,7 @@ class Row(Struct):
     attributes: any values that JSON has, as in `Batch.attributes`.
     masks, latents, additional_images: name -> bytes, path or address, as for `image`. A batch has the names that one of
         its rows has; `Batch.present` tells which rows.
-    label: the class of the image, which becomes the attribute "label".
+    label: the number of the image's class, as in `Batch.labels`. It also becomes the attribute "label".
 
     The fields are checked when the loader takes the row: wrong values end the run with a SourceError that names the row
     and the field.
@@ -34,8 +34,8 @@ class Row(Struct):
     >>> rows = [Row(name, f"photos/{name}.jpg", label=at) for at, name in enumerate(["astronaut", "blossom"])]
     >>> with Loader({"batch_size": 2}, device="cpu", source=rows) as loader:
     ...     batch = next(loader)
-    >>> batch.ids, batch.attributes[1]
-    (['astronaut', 'blossom'], {'label': 1})
+    >>> batch.ids, batch.labels, batch.attributes[1]
+    (['astronaut', 'blossom'], array([0, 1]), {'label': 1})
     """
 
     id: str

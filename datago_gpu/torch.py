@@ -23,11 +23,12 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 from torch.utils.data._utils.collate import default_collate_fn_map
 
-from datago_gpu.batch import COLUMNS, Batch, generator_of
+from datago_gpu.batch import COLUMNS, ON_DEVICE, Batch, generator_of
 from datago_gpu.config import ConfigLike, LoaderConfig
 from datago_gpu.errors import ConfigError
 from datago_gpu.feeder.wire import Resume
 from datago_gpu.loader import Loader
+from datago_gpu.loader.class_names import ClassNames
 from datago_gpu.loader.planning import Plans
 from datago_gpu.loader.row_setup import load_config
 from datago_gpu.loader.state import check_on_change, resume_from, state_of
@@ -40,7 +41,7 @@ __all__ = ["Bucket", "LoaderDataset", "TensorBatch", "as_tensors"]
 
 _log = logging.getLogger("datago_gpu")
 
-_PLAIN = frozenset(COLUMNS.values()) - {"embeddings"}
+_PLAIN = frozenset(COLUMNS.values()) - ON_DEVICE
 """Fields that hold no arrays. `as_tensors` does not search them, because they can be large."""
 
 
@@ -62,7 +63,7 @@ class TensorBatch(dict[str, Any]):
     image: (N, H, W, 3) or (N, 3, H, W), of the dtype set in `image_config`, on the loader's device; a list of N
         tensors without `crop_and_resize`; None without `require_images`.
     masks, additional_images, latents: name -> tensor, list or None, as in a Batch.
-    embeddings: float32 (N, D), or None.
+    embeddings: float32 (N, D), or None. labels: int64 (N,), or None.
     original_sizes, image_sizes, crops, flipped, present, real, sample_epochs: on the host: int32 (N, 2) twice,
         float32 (N, 4), bool (N,), name -> bool (N,), bool (N,), and int64 (N,).
     bucket: a Bucket (height, width), or None. epoch: number of the pass, counted from 0. seed: the setting.
@@ -75,7 +76,7 @@ class TensorBatch(dict[str, Any]):
         return generator_of(self["seed"], epoch, pass_number, self["ids"][index], view)
 
 
-class LoaderDataset(Plans, IterableDataset):  # type: ignore[misc]  # torch need not be there where types are checked
+class LoaderDataset(Plans, ClassNames, IterableDataset):  # type: ignore[misc]  # torch need not be there where types are checked
     """Yields batches of tensors, for torch and Lightning. Each iteration is one pass over the source by a new Loader.
 
     config, device, backend: as for a Loader, with `epochs` 1 (the default): iterate once per pass; every pass is

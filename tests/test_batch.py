@@ -51,6 +51,7 @@ def batch_of(form: str) -> Batch:
         attributes=[{"at": at} for at in range(N)],
         tags=[[f"tag{at}"] for at in range(N)],
         embeddings=None if form == "none" else np.arange(3 * N, dtype=np.float32).reshape(N, 3),
+        labels=None if form == "none" else np.arange(N, dtype=np.int64),
         duplicate_states=[at if at % 2 else None for at in range(N)],
         epoch=3,
         masks=parts(with_parts, 10_000),

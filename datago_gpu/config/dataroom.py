@@ -108,6 +108,9 @@ class DataroomSource(SourceSettings, frozen=True, kw_only=True):
             downloaded: `id`, `width`, `height` (as stored), `source`, `tags`, `duplicate_state` and the attributes:
             `aesthetic > 5 and not "text" in tags`. `stats().filtered` counts the samples left out. The server's own
             filters above do not list such images at all. "": all samples.
+        label: attribute that is the class of an image: a whole number, or one of `classes`. `Batch.labels` has its
+            number. "": no labels.
+        classes: names of the classes in the order of their labels, as a list, or as text with one name on each line.
         page_size: number of samples in one request, 1 to 2000.
         random_sampling: true shuffles, as `random_method` says.
         random_method: "shuffle": reads the listing in the server's order through a buffer of `shuffle_buffer` samples
@@ -161,6 +164,7 @@ class DataroomSource(SourceSettings, frozen=True, kw_only=True):
     updated_before: str = ""
     require_images: bool = True
     require_embeddings: bool = False
+    label: str = ""
     page_size: Annotated[int, Meta(ge=1, le=2000)] = 500
     random_sampling: bool = False
     random_method: Literal["shuffle", "server"] = "shuffle"
@@ -176,10 +180,17 @@ class DataroomSource(SourceSettings, frozen=True, kw_only=True):
             return f"source_config.duplicate_state must be -1 to 2 or 'unprocessed', got {self.duplicate_state}"
         if self.api_url and not self.api_url.startswith(("http://", "https://")):
             return f"source_config.api_url must begin with http:// or https://, got {self.shown_address!r}"
+        if self.classes and not self.label:
+            return "source_config.classes is set, but label is not: set label to an attribute of the images"
         for name in ("tags_empty", "datasets_empty"):
             if getattr(self, name).lower() not in ("", "true", "false", "1", "0"):
                 return f"source_config.{name} must be 'true' or 'false', got {getattr(self, name)!r}"
         return None
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether the settings ask for labels."""
+        return bool(self.label)
 
     @property
     def parts(self) -> dict[str, Kind]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
-__all__ = ["EXTENSIONS", "Selection", "hidden_part", "is_hidden"]
+__all__ = ["EXTENSIONS", "METADATA_FILES", "Captions", "Selection", "hidden_part", "is_hidden"]
 
 EXTENSIONS = (
     *(".jpg", ".jpeg", ".png", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff", ".jfif", ".jpe", ".mpo", ".apng"),
@@ -37,6 +37,12 @@ def hidden_part(parts: Iterable[str]) -> str:
     return next(filter(is_hidden, parts), "")
 
 
+Captions = Literal["", "txt", "json", "metadata"]
+"""Where the attributes of images are: NAME.txt or NAME.json beside NAME.jpg, or one of METADATA_FILES in a folder above
+the images."""
+METADATA_FILES = ("metadata.jsonl", "metadata.csv")
+
+
 class Selection(NamedTuple):
     """Selects the images among the files of a folder."""
 
@@ -46,10 +52,18 @@ class Selection(NamedTuple):
     """Whether hidden files and folders are taken as well."""
     follow_links: bool = True
     """Whether symbolic links are followed."""
+    captions: Captions = ""
+    """Which other files say something about the images."""
 
     def takes(self, name: str) -> bool:
         """Returns whether a file is an image, by its extension."""
         return name.lower().endswith(self.extensions)
+
+    def is_beside(self, name: str) -> bool:
+        """Returns whether a file, which is no image, says something about images. name: with or without its folders."""
+        if self.captions == "metadata":
+            return name.rpartition("/")[2] in METADATA_FILES
+        return bool(self.captions) and name.lower().endswith(f".{self.captions}")
 
     @property
     def description(self) -> str:

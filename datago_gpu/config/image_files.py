@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
-from datago_gpu.config.file_names import EXTENSIONS, Selection
+from datago_gpu.config.file_names import EXTENSIONS, Captions, Selection
 from datago_gpu.config.local_paths import FILE_SCHEME
 from datago_gpu.config.settings import Count, Names, Natural, RankSplit, names_in
 from datago_gpu.config.source_settings import SourceSettings, hidden
@@ -40,6 +40,16 @@ class FileSource(SourceSettings, frozen=True, kw_only=True):
             and the sample's attributes. `stats().filtered` counts the samples left out. "": all samples.
         min_short_edge: minimum length of the shorter side, in pixels. Smaller images are skipped: `too-small` in
             `stats().skipped`. 0: no minimum.
+        labels: "folder": the folders in `root_path` are classes, and the samples' labels are their numbers:
+            `Batch.labels`, `loader.classes`. As in torchvision's ImageFolder, classes are sorted by name, images may
+            lie deeper in their folders, and images that lie in no class folder are left out. "": no labels.
+        classes: names of the class folders in the order of their labels, as a list, or as text with one name on each
+            line. Images in other folders are left out. "": all folders, sorted by name.
+        captions: where the attributes of images are. "txt": in NAME.txt beside NAME.jpg, as the attribute `txt`.
+            "json": in NAME.json, a JSON object. "metadata": in metadata.jsonl or metadata.csv, as in Hugging Face's
+            ImageFolder: in the row whose `file_name` is the path of the image, from the folder of that file. In object
+            storage, "metadata" reads the whole listing first. Images without a caption are delivered, and counted as
+            `no-caption`. "": other files are ignored.
         rank: the share of the samples that this process loads: those with the numbers rank, rank + world_size, ... in
             the order that all ranks share. Default: found when the Loader is made, in torch.distributed,
             jax.distributed, or what torchrun, Open MPI, MPICH or Slurm have set; else 0.
@@ -58,6 +68,8 @@ class FileSource(SourceSettings, frozen=True, kw_only=True):
     follow_links: bool = True
     extensions: Names = ""
     hidden: bool = False
+    labels: Literal["", "folder"] = ""
+    captions: Captions = ""
 
     def _problem(self) -> str | None:
         odd = [name for name in names_in(self.extensions) if not _EXTENSION.fullmatch(name)]
@@ -69,7 +81,16 @@ class FileSource(SourceSettings, frozen=True, kw_only=True):
         if slashes and f"{scheme.lower()}://" not in (FILE_SCHEME, *STORE_SCHEMES):
             return (f"source_config.root_path begins with {scheme}://, which is not supported: "
                     f"use a local folder, or {', '.join(STORE_SCHEMES)}")  # fmt: skip
+        if self.captions in ("txt", "json") and self.selection.takes(f"x.{self.captions}"):
+            return f"source_config.extensions and captions both name {self.captions!r}: set one of them to another"
+        if self.classes and not self.labels:
+            return "source_config.classes names folders, but labels is empty: set labels to 'folder'"
         return endpoint_problem(self.storage_options)
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether the settings ask for labels."""
+        return bool(self.labels)
 
     @property
     def is_stored(self) -> bool:
@@ -80,7 +101,7 @@ class FileSource(SourceSettings, frozen=True, kw_only=True):
     def selection(self) -> Selection:
         """Which files below the root are its images."""
         given = tuple(f".{name.lower().removeprefix('.')}" for name in names_in(self.extensions))
-        return Selection(given or EXTENSIONS, self.hidden, self.follow_links)
+        return Selection(given or EXTENSIONS, self.hidden, self.follow_links, self.captions)
 
     def _secrets(self) -> Iterable[str]:
         return self.storage_options.values()

@@ -38,6 +38,8 @@ __all__ = [
 
 _LARGEST = 2**63 - 1
 _NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "None"}
+_SEPARATORS = {",": "a comma, and commas", "\n": "a line break, and line breaks"}
+"""Separators that no name may contain, in words."""
 Count = Annotated[int, Meta(ge=1, le=_LARGEST)]
 Natural = Annotated[int, Meta(ge=0, le=_LARGEST)]
 Names = Annotated[str, Meta(extra={"separator": ","})]
@@ -176,8 +178,8 @@ def _join_names(where: str, value: Any, wanted: Any) -> Any:
     if separator is None or not isinstance(value, list) or not all(isinstance(each, str) for each in value):
         return value
     for each in value:
-        if separator == "," and separator in each:
-            raise ConfigError(f"{where}: {each!r} contains a comma, and commas separate names")
+        if separator in _SEPARATORS and separator in each:
+            raise ConfigError(f"{where}: {each!r} contains {_SEPARATORS[separator]} separate names")
     return separator.join(value)
 
 

@@ -47,6 +47,9 @@ class WebDatasetSource(SourceSettings, frozen=True, kw_only=True):
         where: which samples are loaded, as an expression over `id` and what the JSON of a sample holds:
             `similarity > 0.3 and width >= 512`. Shards are read whole: this saves decoding, not downloading.
             `stats().filtered` counts the samples left out. "": all samples.
+        label: attribute that is the class of a sample: a whole number, or one of `classes`. `Batch.labels` has its
+            number. "": the `.cls` file, for samples that have one.
+        classes: names of the classes in the order of their labels, as a list, or as text with one name on each line.
         random_sampling: true shuffles the shards, and then their samples through a buffer. Each epoch has another
             order.
         shuffle_buffer: number of samples, with their payloads, in the shuffle buffer. Fewer if they take more than
@@ -77,6 +80,7 @@ class WebDatasetSource(SourceSettings, frozen=True, kw_only=True):
     additional_images: Names = ""
     latents: Names = ""
     optional: Names = ""
+    label: str = ""
     random_sampling: bool = False
     shuffle_buffer: Count = 1000
     concurrent_downloads: Count = 8
@@ -99,6 +103,11 @@ class WebDatasetSource(SourceSettings, frozen=True, kw_only=True):
         if problem := parts_problem(names, part_names(self.optional)):
             return problem
         return endpoint_problem(self.storage_options)
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether the settings ask for labels."""
+        return bool(self.label or self.classes)
 
     @property
     def parts(self) -> dict[str, Kind]:

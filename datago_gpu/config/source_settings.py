@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
+from datago_gpu.config.class_list import Classes, classes_in, classes_problem
 from datago_gpu.config.settings import Kind, Natural, Settings, changed_settings, without_secrets
 from datago_gpu.errors import ConfigError
 
@@ -17,10 +18,13 @@ class SourceSettings(Settings, frozen=True, kw_only=True):
     place: ClassVar[str] = "source_config."
     where: str = ""
     min_short_edge: Natural = 0
+    classes: Classes = ""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.where.strip() and (problem := expression_problem("where", self.where)):
+        problem = expression_problem("where", self.where) if self.where.strip() else None
+        problem = problem or (classes_problem(self.classes) if self.classes else None)
+        if problem:
             raise ConfigError(problem)
 
     @property
@@ -31,6 +35,16 @@ class SourceSettings(Settings, frozen=True, kw_only=True):
         from datago_gpu.config.expression import columns_in, parse_expression  # most configs have no expression
 
         return frozenset(column.name for column in columns_in(parse_expression(self.where)))
+
+    @property
+    def class_names(self) -> list[str]:
+        """The names of the classes that the settings give; none if they give none."""
+        return classes_in(self.classes)
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether the settings ask for labels: then every batch has them."""
+        return bool(self.classes)
 
     @property
     def parts(self) -> dict[str, Kind]:

@@ -44,8 +44,10 @@ class TableSource(SourceSettings, frozen=True, kw_only=True):
             number of the row.
         width: column of the images' widths in pixels, upright. "": `width` if it exists.
         height: column of the images' heights in pixels, upright. "": `height` if it exists.
-        label: column of the samples' classes, which becomes an attribute whatever `attributes` says. "": `label` if it
-            exists.
+        label: column of the samples' classes: whole numbers, or texts. `Batch.labels` has their numbers; the column
+            also becomes an attribute, whatever `attributes` says. "": `label` if it exists and holds whole numbers.
+        classes: names of the classes in the order of their labels, as a list, or as text with one name on each line.
+            "": the names of a Hugging Face `ClassLabel` or of an index; else the sorted values of a column of texts.
         attributes: columns that become the attributes of a sample. "*": all columns of texts, numbers, times and lists
             that are not used otherwise. "": none.
         masks: columns of masks: a dict of name -> column, or names that are columns. Cells are those of `image`.
@@ -110,6 +112,11 @@ class TableSource(SourceSettings, frozen=True, kw_only=True):
         if self.filter.strip() and (problem := expression_problem("filter", self.filter)):
             return problem
         return endpoint_problem(self.storage_options)
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether the settings ask for labels."""
+        return bool(self.label or self.classes)
 
     @property
     def parts(self) -> dict[str, Kind]:

@@ -20,6 +20,8 @@ class UserSource(SourceSettings, frozen=True, kw_only=True):
             epoch. An iterable, an iterator and a function keep their own order, and true is refused for them.
         where: which rows are loaded, as an expression over `id`, `width` and `height` of a row and its attributes.
             `stats().filtered` counts the rows left out. "": all rows.
+        classes: names of the classes in the order of their labels, as a list, or as text with one name on each line,
+            for `loader.classes`. Every batch then has labels: -1 for a row whose label is None or has no name.
         storage_options: options of obstore for rows with s3, gs and az addresses, such as
             `{"endpoint": "http://localhost:9000"}`. Other options are read from the environment.
         min_short_edge: minimum length of the shorter side, in pixels. Smaller images are skipped: `too-small` in

@@ -63,6 +63,10 @@ class DeviceArray:
     def __getitem__(self, index: int | slice) -> DeviceArray:
         return DeviceArray(self._array[index], self._lease, is_bfloat16=self._is_bfloat16)
 
+    def __int__(self) -> int:
+        """Returns the number in an array of one element. Waits for its copy."""
+        return int(self.on_host())
+
     def __dlpack__(
         self,
         *,

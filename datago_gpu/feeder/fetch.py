@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -12,10 +13,11 @@ from typing import Any, TypeVar
 from datago_gpu.config import LoaderConfig
 from datago_gpu.config.limits import Limits
 from datago_gpu.errors import Rejected, SourceError
-from datago_gpu.eventloop import call_in_thread
+from datago_gpu.eventloop import call_in_thread, started
 from datago_gpu.feeder.admit import Admission, without_image
 from datago_gpu.feeder.admit_parts import AdmittedPart, Frame, PartAdmission
 from datago_gpu.feeder.admitted import Admitted
+from datago_gpu.feeder.caption import download_caption, read_caption
 from datago_gpu.feeder.payload_client import Remote
 from datago_gpu.feeder.prefetch_budget import FREE_BYTES, Claim
 from datago_gpu.feeder.window import Outcome, sizes_of
@@ -102,10 +104,16 @@ class Fetcher:
         if size > room:
             return size
         outcome = self._admission.quick(ref, payload)
-        if outcome is not None:
-            return outcome
-        needed = size + self._admission.pixel_bytes(payload)
-        return self._admission.thorough(ref, payload) if needed <= room else needed
+        if outcome is None:
+            needed = size + self._admission.pixel_bytes(payload)
+            if needed > room:
+                return needed
+            outcome = self._admission.thorough(ref, payload)
+        if ref.caption and isinstance(outcome, Admitted):
+            used = outcome.arena_bytes
+            if more := read_caption(ref, self._patience, max(0, room - used)):
+                return used + more
+        return outcome
 
     def _read_payload(self, wanted: SampleRef | Part, room: int) -> tuple[bytes, int]:
         """Reads a local file. Returns its content, or nothing if that takes more memory than `room`; and its size.
@@ -127,24 +135,42 @@ class Fetcher:
         return payload, size
 
     async def _load(self, ref: SampleRef, claim: Claim) -> Outcome:
-        outcome: Outcome | None
         if small := self._admission.by_listing(ref):
             return small
+        if ref.caption:
+            return await self._load_with_caption(ref, claim)
         if ref.has_image:
-            try:
-                payload = await self._get(ref, ref, claim)
-            except HttpFailure as failure:
-                return self._skip_failed(ref, failure)
-            except Rejected as problem:
-                return Skipped(ref.index, ref.id, ref.where, problem.reason, problem.detail)
-            outcome = await self._admit(ref, payload, claim)
+            outcome = await self._load_image(ref, claim)
         else:
             outcome = without_image(ref)
         if not ref.parts or isinstance(outcome, Skipped):
             return outcome
         return await self._with_parts(ref, outcome, claim)
 
+    async def _load_image(self, ref: SampleRef, claim: Claim) -> Outcome:
+        try:
+            payload = await self._get(ref, ref, claim)
+        except HttpFailure as failure:
+            return self._skip_failed(ref, failure)
+        except Rejected as problem:
+            return Skipped(ref.index, ref.id, ref.where, problem.reason, problem.detail)
+        return await self._admit(ref, payload, claim)
+
+    async def _load_with_caption(self, ref: SampleRef, claim: Claim) -> Outcome:
+        """Downloads image and caption at the same time. The caption's memory, 1 MiB at most, is not asked for."""
+        assert self._remote is not None
+        caption = started(download_caption(ref, self._remote))
+        try:
+            outcome = await self._load_image(ref, claim)
+            if isinstance(outcome, Admitted):
+                await caption
+            return outcome
+        finally:
+            caption.cancel()
+            await asyncio.gather(caption, return_exceptions=True)
+
     async def _admit(self, ref: SampleRef, payload: bytes, claim: Claim) -> Outcome:
+        outcome: Outcome | None
         if len(payload) > _LARGE:
             outcome = await self._on_thread(self._admission.quick, ref, payload)
         else:

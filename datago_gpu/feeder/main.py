@@ -34,6 +34,7 @@ from datago_gpu.feeder.production import Production
 from datago_gpu.feeder.runtime import connect, http_client_type, leave_with, run
 from datago_gpu.redact import printable
 from datago_gpu.sources import open_source
+from datago_gpu.sources.class_labels import ClassLabels
 from datago_gpu.sources.user.row_wire import Form
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ async def _produce(config: LoaderConfig, start: wire.Start, packer: Packer, link
         # Without this import, local files and rows start sooner.
         nullcontext() if config.source_type in ("file", "rows") else http_client_type()(config.http_config) as http,
         remote_of(config, http, links) as remote,
-        _link_to_rows(rows, start.rows) as link,
+        _link_to_rows(rows, start.rows, config) as link,
     ):
         # In lockstep, each rank lists all samples.
         listed = config.with_source(rank=0, world_size=1) if config.lockstep else config
@@ -118,12 +119,14 @@ async def _produce(config: LoaderConfig, start: wire.Start, packer: Packer, link
             fetcher.close()
 
 
-def _link_to_rows(descriptor: int | None, form: Form | None) -> AbstractAsyncContextManager[RowLink | None]:
+def _link_to_rows(
+    descriptor: int | None, form: Form | None, config: LoaderConfig
+) -> AbstractAsyncContextManager[RowLink | None]:
     if descriptor is None or form is None:
         return nullcontext()
     from datago_gpu.sources.user.row_link import row_link  # other streams start sooner without this import
 
-    return row_link(descriptor, form)
+    return row_link(descriptor, form, ClassLabels.by(config.source_config))
 
 
 def _production(config: LoaderConfig) -> type[Production | LockstepProduction]:

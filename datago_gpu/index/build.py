@@ -25,7 +25,7 @@ from datago_gpu.index.keeping import Keeper, Tell, looked_at, without_refused
 from datago_gpu.index.known import KnownRows, Replay
 from datago_gpu.index.open_survey import open_survey, source_text
 from datago_gpu.index.survey import Survey, Task, Unit
-from datago_gpu.sources.index_form import ROOT, SOURCE, arrow, index_schema
+from datago_gpu.sources.index_form import CLASSES, ROOT, SOURCE, arrow, index_schema
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -97,7 +97,9 @@ class _Build:
     async def run(self) -> None:
         """Makes the index."""
         async with open_survey(self._config, self._readers) as survey:
-            schema = index_schema({ROOT: survey.root, SOURCE: source_text(self._config)})
+            classes = await survey.classes()
+            named = {CLASSES: msgspec.json.encode(classes).decode()} if classes else {}
+            schema = index_schema({ROOT: survey.root, SOURCE: source_text(self._config), **named})
             with closing(Journal(part_of(self._out), schema)) as journal:
                 await self._fill(survey, journal, schema)
                 write_index(self._out, schema, self._counted(journal.read()))

@@ -33,7 +33,7 @@ class DataroomSurvey:
         assert isinstance(source, DataroomSource)
         if not source.require_images:
             raise ConfigError("an index needs images: set source_config.require_images to true")
-        self._source = Dataroom(config, http)
+        self._source, self._classes = Dataroom(config, http), source.class_names
         self._looker = RemoteLooker(config, http.get_range)
         self.at_once = self._looker.at_once
 
@@ -46,6 +46,10 @@ class DataroomSurvey:
     async def look(self, tasks: Sequence[Task]) -> list[list[IndexRow]]:
         """See `Survey.look`."""
         return [await self._rows(unit.given, old) for unit, old in tasks]
+
+    async def classes(self) -> list[str]:
+        """See `Survey.classes`."""
+        return self._classes
 
     def key(self, row: IndexRow) -> str:
         """See `Survey.key`."""

@@ -9,12 +9,12 @@ from contextlib import aclosing
 from datago_gpu.config import FileSource, LoaderConfig
 from datago_gpu.index.local_files import FilesJob
 from datago_gpu.index.reader_pool import ReaderPool
-from datago_gpu.index.survey import Task, Unit, row_of_skip
-from datago_gpu.sources.folders import Folder
+from datago_gpu.index.survey import Task, Unit, attributes_text, row_of_skip
 from datago_gpu.sources.index_form import IndexRow
 from datago_gpu.sources.listed_images import no_images
+from datago_gpu.sources.listers import open_lister
 from datago_gpu.sources.passed_over import PassedOver, log_passed_over
-from datago_gpu.sources.reference import Skipped, utf8_text
+from datago_gpu.sources.reference import SampleRef, Skipped, utf8_text
 
 __all__ = ["FolderSurvey"]
 
@@ -27,7 +27,7 @@ class FolderSurvey:
     def __init__(self, config: LoaderConfig, pool: ReaderPool) -> None:
         source = config.source_config
         assert isinstance(source, FileSource)
-        self._lister, self._selection, self._pool = Folder(config), source.selection, pool
+        self._lister, self._selection, self._pool = open_lister(config), source.selection, pool
         self.root = self._lister.root
         self.at_once = pool.at_once
 
@@ -38,18 +38,21 @@ class FolderSurvey:
             async for page in pages:
                 if page.skipped:
                     yield Unit(self._below(page.skipped.where), page.skipped)
-                for name in page.names:
+                for name, extra in page.pairs:
                     found = True
-                    yield Unit(utf8_text(os.fsdecode(name)), name)
+                    yield Unit(utf8_text(os.fsdecode(name)), (name, lister.ref(0, name, extra)))
         if not found:
             raise no_images(lister.root, lister.shown, self._selection, passed)
         log_passed_over(passed, lister.root, lister.shown)
 
     async def look(self, tasks: Sequence[Task]) -> list[list[IndexRow]]:
         """See `Survey.look`."""
-        files = [(unit.given, old) for unit, old in tasks if not isinstance(unit.given, Skipped)]
+        files = [(*unit.given, old) for unit, old in tasks if not isinstance(unit.given, Skipped)]
         job = FilesJob(
-            os.fsencode(self.root), [name for name, _ in files], [old[0].digest if old else None for _, old in files]
+            os.fsencode(self.root),
+            [name for name, _, _ in files],
+            [old[0].digest if old else None for _, _, old in files],
+            captions=[os.fsencode(ref.caption) for _, ref, _ in files] if self._selection.captions else [],
         )
         answers = iter((await self._pool.run(job)).rows or ())
         rows = []
@@ -58,8 +61,14 @@ class FolderSurvey:
                 rows.append([row_of_skip(unit.given, path=unit.key)])
             else:
                 answer = next(answers)
-                rows.append(old if answer is None else [answer])
+                found = old if answer is None else [answer]
+                _describe(found[0], unit.given[1])
+                rows.append(found)
         return rows
+
+    async def classes(self) -> list[str]:
+        """See `Survey.classes`."""
+        return await self._lister.classes() or []
 
     def key(self, row: IndexRow) -> str:
         """See `Survey.key`."""
@@ -67,3 +76,10 @@ class FolderSurvey:
 
     def _below(self, path: str) -> str:
         return path.removeprefix(os.path.join(self.root, "")) or "."
+
+
+def _describe(row: IndexRow, ref: SampleRef) -> None:
+    """Writes into a row what the listing says of the image. A row has the text of a caption file already."""
+    row.label = ref.info.label
+    if not ref.caption:
+        row.attributes = attributes_text(ref.info.attributes)

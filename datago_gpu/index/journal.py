@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 from datago_gpu.errors import ConfigError
 from datago_gpu.index.arrow_rows import batch_of, rows_of
-from datago_gpu.sources.index_form import FORMAT, ROOT, SOURCE, IndexRow, arrow
+from datago_gpu.sources.index_form import CLASSES, FORMAT, ROOT, SOURCE, IndexRow, arrow
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 __all__ = ["Journal", "has_root", "write_index"]
 
-_FORMAT, _SOURCE, _ROOT = FORMAT.encode(), SOURCE.encode(), ROOT.encode()
+_FORMAT, _SOURCE, _ROOT, _CLASSES = (key.encode() for key in (FORMAT, SOURCE, ROOT, CLASSES))
 _UNIT = "unit"
 """A column of the journal only: the number of the unit that a row belongs to."""
 _ROWS_A_BATCH = 16_384
@@ -127,7 +127,8 @@ class Journal:
             return
         pa = arrow()
         with pa.OSFile(str(self.path), "rb") as source:
-            if not has_root(self.path, _schema_of(self.path, source), self._schema):
+            found = _schema_of(self.path, source)
+            if not (has_root(self.path, found, self._schema) and _has_classes(found, self._schema)):
                 self._start()
                 return
             with suppress(EOFError, OSError, pa.ArrowInvalid):  # the rest of a batch that was not written to its end
@@ -205,6 +206,11 @@ def _schema_of(path: Path, source: Any) -> pa.Schema:
         return pa.ipc.read_schema(source)
     except (OSError, pa.ArrowInvalid):
         raise ConfigError(f"{str(path)!r} is no part of an index: remove the file, or choose another --out") from None
+
+
+def _has_classes(found: pa.Schema, schema: pa.Schema) -> bool:
+    """Returns whether the labels in a file are those of the same classes."""
+    return bool((found.metadata or {}).get(_CLASSES) == schema.metadata.get(_CLASSES))
 
 
 def has_root(path: Path, found: pa.Schema, schema: pa.Schema) -> bool:

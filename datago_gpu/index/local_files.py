@@ -8,8 +8,11 @@ from msgspec import Struct
 
 from datago_gpu.config import LoaderConfig
 from datago_gpu.index.look import Look, Looker
+from datago_gpu.index.survey import attributes_text
+from datago_gpu.sources.attributes import NO_ATTRIBUTES
+from datago_gpu.sources.caption_text import MOST_CAPTION_BYTES, attributes_of_caption
 from datago_gpu.sources.index_form import IndexRow
-from datago_gpu.sources.local import NUL_IN_PATH, Patience
+from datago_gpu.sources.local import NUL_IN_PATH, Patience, read_file
 from datago_gpu.sources.reference import Span, utf8_text
 
 __all__ = ["FilesJob", "LocalFiles", "ShardJob", "digest_of", "local_text"]
@@ -18,13 +21,15 @@ __all__ = ["FilesJob", "LocalFiles", "ShardJob", "digest_of", "local_text"]
 class FilesJob(Struct, array_like=True, tag="files"):
     """Some files to look at. names: their paths below the root. known: their digests in an earlier index, or None.
 
-    spans: the parts of the files that are images, None for a whole file; empty if all are whole.
+    spans: the parts of the files that are images, None for a whole file; empty if all are whole. captions: the absolute
+    paths of the files' captions, empty for a file without one; empty if captions are not wanted.
     """
 
     root: bytes
     names: list[bytes]
     known: list[str | None]
     spans: list[Span | None] = []
+    captions: list[bytes] = []
 
 
 class ShardJob(Struct, array_like=True, tag="shard"):
@@ -46,9 +51,10 @@ class LocalFiles:
         """Returns the row of each file; None for a file that has not changed."""
         above = os.path.join(os.fsdecode(job.root), "")
         spans = job.spans or [None] * len(job.names)
-        return [self._row(above, *each) for each in zip(job.names, job.known, spans, strict=True)]
+        captions = map(os.fsdecode, job.captions or [b""] * len(job.names))
+        return [self._row(above, *each) for each in zip(job.names, job.known, spans, captions, strict=True)]
 
-    def _row(self, above: str, name: bytes, known: str | None, span: Span | None) -> IndexRow | None:
+    def _row(self, above: str, name: bytes, known: str | None, span: Span | None, caption: str) -> IndexRow | None:
         below = os.fsdecode(name)
         row = IndexRow(utf8_text(below), local_text(below), source="filesystem")
         row.offset, row.length = span or (None, None)
@@ -59,7 +65,7 @@ class LocalFiles:
             row.reason, row.detail = NUL_IN_PATH
             return row
         try:
-            found = self._patience(lambda: self._look(above + below, known, span))
+            found = self._patience(lambda: self._look(above + below, known, span, caption))
         except FileNotFoundError:
             row.reason = "missing"
             return row
@@ -70,14 +76,25 @@ class LocalFiles:
             return None
         row.digest, row.bytes, look = found
         look.fill(row)
+        if caption and not look.reason:
+            row.attributes = self._caption(caption)
         return row
 
-    def _look(self, path: str, known: str | None, span: Span | None) -> tuple[str, int, Look] | None:
-        """Returns digest, size and look of an image; None if its file has the known digest. Raises OSError."""
+    def _caption(self, path: str) -> str | None:
+        """Returns the attributes in a caption; None if it cannot be used."""
+        try:
+            content, size = self._patience(lambda: read_file(path, MOST_CAPTION_BYTES))
+        except OSError:
+            return None
+        attributes, _ = attributes_of_caption(path, content) if size <= MOST_CAPTION_BYTES else (NO_ATTRIBUTES, "")
+        return attributes_text(attributes)
+
+    def _look(self, path: str, known: str | None, span: Span | None, caption: str) -> tuple[str, int, Look] | None:
+        """Returns digest, size and look of an image; None if the files have the known digest. Raises OSError."""
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             status = os.fstat(file)
-            digest = digest_of(status)
+            digest = digest_of(status) + (f"+{_digest_at(caption)}" if caption else "")
             if digest == known:
                 return None
             at, size = span or (0, status.st_size)
@@ -92,6 +109,14 @@ class LocalFiles:
 def digest_of(status: os.stat_result) -> str:
     """Returns what changes when a file changes."""
     return f"{status.st_mtime_ns}-{status.st_size}"
+
+
+def _digest_at(path: str) -> str:
+    """Returns the same for a file that may have been deleted. Raises OSError."""
+    try:
+        return digest_of(os.stat(path))
+    except FileNotFoundError:
+        return ""
 
 
 def local_text(path: str) -> str | None:

@@ -51,7 +51,7 @@ class ShardSurvey:
         source = config.source_config
         assert isinstance(source, WebDatasetSource)
         self._config, self._source, self._http, self._pool = config, source, http, pool
-        self._shards, self._stores = shards, stores
+        self._shards, self._stores, self._classes = shards, stores, source.class_names
         self._patience, self._looker = Patience(config.http_config), Looker(config, near=True)
         self._slots = asyncio.Semaphore(source.concurrent_downloads)
         self._threads = ThreadPoolExecutor(source.concurrent_downloads, "datago-shard")
@@ -79,6 +79,10 @@ class ShardSurvey:
     async def look(self, tasks: Sequence[Task]) -> list[list[IndexRow]]:
         """See `Survey.look`."""
         return [await self._rows(unit.given, old) for unit, old in tasks]
+
+    async def classes(self) -> list[str]:
+        """See `Survey.classes`."""
+        return self._classes
 
     def key(self, row: IndexRow) -> str:
         """See `Survey.key`."""

@@ -17,7 +17,17 @@ from datago_gpu.sources.attributes import NO_ATTRIBUTES
 from datago_gpu.sources.index_form import IndexPart, IndexRow
 from datago_gpu.sources.reference import SampleRef, Skipped, utf8_text
 
-__all__ = ["Survey", "Task", "Unit", "renewed", "row_of_place", "row_of_sample", "row_of_skip", "whole_source"]
+__all__ = [
+    "Survey",
+    "Task",
+    "Unit",
+    "attributes_text",
+    "renewed",
+    "row_of_place",
+    "row_of_sample",
+    "row_of_skip",
+    "whole_source",
+]
 
 
 class Unit(Struct, frozen=True):
@@ -54,6 +64,10 @@ class Survey(Protocol):
         """
         ...
 
+    async def classes(self) -> list[str]:
+        """Returns the names of the classes, in the order of their labels; none if there are none."""
+        ...
+
     def key(self, row: IndexRow) -> str:
         """Returns the key of the unit that a row belongs to."""
         ...
@@ -86,7 +100,7 @@ def row_of_sample(ref: SampleRef, look: Look, row: IndexRow) -> IndexRow:
     """Fills a row, which says where the image is, with what is known about the sample."""
     info = ref.info
     row.id, row.source, row.tags = utf8_text(info.id), info.source or None, info.tags
-    row.attributes = info.attributes.decode() if info.attributes != NO_ATTRIBUTES else None
+    row.attributes, row.label = attributes_text(info.attributes), info.label
     look.fill(row)
     row.parts = [
         IndexPart(part.name, part.kind, _below_root(part.path), part.url or None, *(part.span or ()))
@@ -94,6 +108,11 @@ def row_of_sample(ref: SampleRef, look: Look, row: IndexRow) -> IndexRow:
         if part.path or part.url
     ]
     return row
+
+
+def attributes_text(attributes: bytes) -> str | None:
+    """Returns attributes as a row has them."""
+    return None if attributes == NO_ATTRIBUTES else attributes.decode()
 
 
 def _below_root(path: str) -> str | None:

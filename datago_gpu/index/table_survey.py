@@ -69,6 +69,10 @@ class TableSurvey:
         local_rows, other_rows = iter(near), iter(far)
         return [next(local_rows if local else other_rows) for local in here]
 
+    async def classes(self) -> list[str]:
+        """See `Survey.classes`."""
+        return await self._table.classes()
+
     def key(self, row: IndexRow) -> str:
         """See `Survey.key`."""
         return row.id

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import mmap
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from datago_gpu.feeder import wire
 from datago_gpu.loader.latents import Latents
 from datago_gpu.loader.loaded_batch import LoadedBatch
 from datago_gpu.plan.repeat import repeat
+from datago_gpu.sources.class_labels import UNLABELLED
 
 if TYPE_CHECKING:
     from datago_gpu.loader.gray import GrayImages
@@ -50,7 +51,8 @@ class _Job:
     message: wire.EncodedBatch
     images: bool
     latents: list[Latents] = field(default_factory=list)
-    embeddings: Any = None
+    arrays: dict[str, Any] = field(default_factory=dict)
+    """Field of a Batch -> its array, of which a copy to the device has begun."""
 
 
 class Assembly:
@@ -59,7 +61,7 @@ class Assembly:
     make_decoder: makes a decoder for masks (True) or for images (False).
     optional: name -> kind, for each mask, image or latent that a sample may lack. parts: the same for each one that
     the settings ask for. gray: makes the images of a batch in lockstep that has no good sample. bfloat16: whether the
-    numbers of the decoders' images are bits of bfloat16. seed: the setting.
+    numbers of the decoders' images are bits of bfloat16. seed: the setting. labels: whether every batch has labels.
     """
 
     def __init__(
@@ -72,11 +74,13 @@ class Assembly:
         gray: GrayImages | None = None,
         bfloat16: bool = False,
         seed: int = 0,
+        labels: bool = False,
     ) -> None:
         self._seed = seed
         self._typed = as_bfloat16 if bfloat16 else _unchanged
         self._make_decoder, self._placer = make_decoder, placer
         self._optional, self._parts, self._gray_images = optional or {}, dict(parts or {}), gray
+        self._has_labels = labels
         self._images = make_decoder(False)
         self._others: dict[tuple[str, str], Decoder] = {}
         self._under_way: deque[_Job] = deque()
@@ -99,7 +103,9 @@ class Assembly:
             else:
                 self._decoder(column).submit(_pictures(column, message.bucket, buckets, flipped, memory))
         if "embedding" in message.infos and all(embeddings := message.column("embedding")):
-            job.embeddings = self._placer.begin([np.frombuffer(each, np.float32) for each in embeddings])
+            job.arrays["embeddings"] = self._placer.begin([np.frombuffer(each, np.float32) for each in embeddings])
+        if self._has_labels or "label" in message.infos:
+            job.arrays["labels"] = self._placer.begin(_labels(message))
         self._under_way.append(job)
 
     def collect(self) -> Assembled:
@@ -121,7 +127,7 @@ class Assembly:
             rescued = {at: problem for at, problem in rescued.items() if at not in failures}
         good = [at for at in range(len(message.lengths)) if at not in failures]
         if message.fills and (message.fills.bad or not good):
-            return Assembled(message, self._gray(message, message.fills.rows), [], failures)
+            return Assembled(message, self._gray(job, message.fills.rows), [], failures)
         if not good:
             return Assembled(message, None, good, failures)
         kept, real = repeat(message.fills.rows, message.fills.real, good) if message.fills else (good, None)
@@ -134,7 +140,7 @@ class Assembly:
     def _add_parts(
         self, batch: Batch, job: _Job, pictures: list[tuple[wire.PartColumn, DecodedImages]], kept: list[int]
     ) -> None:
-        """Adds masks, additional images, latents and embeddings. kept: the row of each sample in the message."""
+        """Adds all but the images. kept: the row of each sample in the message."""
         for column, decoded in pictures:
             into, typed = (batch.masks, _unchanged) if column.kind == "mask" else (batch.additional_images, self._typed)
             shown = None if decoded.image is None else self._in_batch_order(decoded, column.rows, kept)
@@ -144,13 +150,20 @@ class Assembly:
             batch.latents[latents.name] = latents.of(kept)
             batch.present[latents.name] = np.isin(kept, latents.rows)
         self._note_absent(batch, self._optional)
-        if job.embeddings is not None:
-            embeddings = self._placer.finish(job.embeddings)
-            batch.embeddings = scatter_rows(self._placer, embeddings, kept, list(range(len(kept))), len(kept))
+        self._add_arrays(batch, job, kept, ("embeddings", "labels"))
 
-    def _gray(self, message: wire.EncodedBatch, kept: list[int]) -> Batch:
+    def _add_arrays(self, batch: Batch, job: _Job, kept: list[int], names: Iterable[str]) -> None:
+        """Adds the arrays of these names that the job has."""
+        for name in names:
+            if name in job.arrays:
+                array = self._placer.finish(job.arrays[name])
+                setattr(batch, name, scatter_rows(self._placer, array, kept, list(range(len(kept))), len(kept)))
+
+    def _gray(self, job: _Job, kept: list[int]) -> Batch:
         """Returns the batch for a message without a good sample."""
+        message = job.message
         batch = LoadedBatch.of(message, kept, [False] * len(kept), seed=self._seed)
+        self._add_arrays(batch, job, kept, ("labels",))
         if self._gray_images and message.bucket:
             batch.image = self._typed(self._gray_images.make(message.bucket, len(kept), self._placer))
         self._note_absent(batch, self._parts)
@@ -196,6 +209,12 @@ class Assembly:
 
 def _unchanged(image: Any) -> Any:
     return image
+
+
+def _labels(message: wire.EncodedBatch) -> list[NDArray[Any]]:
+    """Returns the label of each sample, in a form that a Placer takes."""
+    labels = [UNLABELLED if label is None else label for label in message.column("label")]
+    return list(np.array(labels, np.int64))
 
 
 def _images(message: wire.EncodedBatch, memory: mmap.mmap) -> EncodedImages:

@@ -66,6 +66,7 @@ def assembly_maker(backend: Backend, config: LoaderConfig, pool: Pool | None) ->
         gray=gray,
         bfloat16=config.image_config.dtype == "bfloat16",
         seed=config.seed,
+        labels=source.has_labels,
     )
 
 

@@ -9,12 +9,12 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from datago_gpu.batch import COLUMNS, Batch
+from datago_gpu.batch import COLUMNS, ON_DEVICE, Batch
 from datago_gpu.feeder import wire
 
 __all__ = ["LoadedBatch"]
 
-_FIELDS = {column: name for name, column in COLUMNS.items() if column != "embeddings"}
+_FIELDS = {column: name for name, column in COLUMNS.items() if column not in ON_DEVICE}
 """Field of a Batch -> field of a sample's record."""
 
 
@@ -36,12 +36,13 @@ class LoadedBatch(Batch):
     def of(
         cls, message: wire.EncodedBatch, kept: list[int], real: list[bool] | None = None, *, seed: int = 0
     ) -> LoadedBatch:
-        """Returns a Batch of the samples kept, without images, parts and embeddings. real: None if all are."""
+        """Returns a Batch of the samples kept, without images, parts, embeddings and labels. real: None if all are."""
         batch = cls.__new__(cls)
         batch._message, batch._kept = message, kept  # noqa: SLF001  # of this class
         batch._whole = kept == list(range(len(message.lengths)))  # noqa: SLF001
         batch.real = np.ones(len(kept), np.bool_) if real is None else np.array(real, np.bool_)
-        batch.image = batch.embeddings = None  # `__init__`, which sets all fields, serves `dataclasses.replace`
+        # `__init__`, which sets all fields, serves `dataclasses.replace`.
+        batch.image = batch.embeddings = batch.labels = None
         batch.bucket, batch.epoch, batch.seed = message.bucket, message.epoch, seed
         batch.masks, batch.additional_images, batch.latents, batch.present = {}, {}, {}, {}
         return batch

@@ -19,6 +19,7 @@ from datago_gpu.decoders.select import Backend, choose
 from datago_gpu.errors import DatagoError, SourceError, TooManyErrors
 from datago_gpu.feeder.wire import Number, Resume
 from datago_gpu.loader.assembly_maker import assembly_maker, make_pool
+from datago_gpu.loader.class_names import ClassNames
 from datago_gpu.loader.decode_thread import Ready, Worker, wrap_unexpected
 from datago_gpu.loader.handoff import Ended, Handoff
 from datago_gpu.loader.planning import Plans
@@ -66,7 +67,7 @@ def _raises_datago_errors(method: Callable[[Loader], R]) -> Callable[[Loader], R
     return call
 
 
-class Loader(Plans):
+class Loader(Plans, ClassNames):
     """Streams batches. Loading starts in the constructor. Iterate once, then close the loader, or use it in a `with`.
 
     config: a LoaderConfig, a dict, JSON text, or the path of a JSON or YAML file.

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from datago_gpu.plan.global_batches import GlobalBatches
     from datago_gpu.sources.reference import Source
 
-__all__ = ["Plans"]
+__all__ = ["Plans", "call_on_thread"]
 
 T = TypeVar("T")
 
@@ -159,7 +159,7 @@ class Planner:
         place: list[Taken] = [*continued(taken, self._together)[:-1], (self._together, 0)]
         try:
             if not self._are_known():
-                return _call(self._walk, epoch, place)
+                return call_on_thread(self._walk, epoch, place)
             known = self._open()
             return plan_rows(self.config, known.bucket_of, known.order(epoch), place).batches
         except MoreTaken:
@@ -184,7 +184,7 @@ class Planner:
     def _open(self) -> _Known:
         with self._lock:
             if self._known is None:
-                self._known = self._own_rows(self._rows) if self._rows else _call(self._open_source)
+                self._known = self._own_rows(self._rows) if self._rows else call_on_thread(self._open_source)
             return self._known
 
     def _own_rows(self, rows: GivenRows) -> _Known:
@@ -209,7 +209,9 @@ class Planner:
             source = self._source(http)
             assert isinstance(source, RowsSource)
             rows = await source.rows()
-            return _Known(bucket_numbers(self.config, planned_sizes(rows)), lambda epoch: _call(source.order, epoch))
+            return _Known(
+                bucket_numbers(self.config, planned_sizes(rows)), lambda epoch: call_on_thread(source.order, epoch)
+            )
 
     async def _walk(self, epoch: int, taken: Sequence[Taken]) -> GlobalBatches:
         """Walks the listing and plans its samples, numbered from 0 in the order of the walk."""
@@ -241,7 +243,7 @@ class Planner:
         return http_client_type()(self.config.http_config)
 
 
-def _call(work: Callable[..., Coroutine[Any, Any, T]], *arguments: Any) -> T:
+def call_on_thread(work: Callable[..., Coroutine[Any, Any, T]], *arguments: Any) -> T:
     """Runs the coroutine on a thread of its own: this thread may have a running event loop."""
     from concurrent.futures import ThreadPoolExecutor  # most runs plan nothing in this process
 

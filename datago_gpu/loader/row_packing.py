@@ -69,9 +69,10 @@ class RowPacking:
             what = f"{too_large.kind} {too_large.name!r}: " if too_large.name else ""
             detail = f"{what}{too_large.length} bytes, above http_config.max_payload_mb"
             return Refused(turn, number, name, "too-large", detail), []
-        attributes, flaw = _encode(row)
+        label = _label(row)
+        attributes, flaw = _encode(row, label)
         size = side_of(row.height), side_of(row.width)
-        return Given(turn, number, name, attributes, pieces, size, flaw), payloads
+        return Given(turn, number, name, attributes, pieces, size, flaw, label), payloads
 
     def _piece(self, kind: Kind, name: str, value: object, field: str, payloads: list[Buffer]) -> Piece:
         """Describes a payload. Adds it to `payloads` if it is bytes."""
@@ -159,22 +160,30 @@ def _items(field: str, given: object) -> Sequence[tuple[str, object]]:
 def row_attributes(row: Row) -> bytes:
     """Returns attributes and label as JSON; none if they are wrong, which is an error once a batch needs the row."""
     try:
-        attributes, flaw = _encode(row)
+        attributes, flaw = _encode(row, _label(row))
     except _Wrong:
         return NO_ATTRIBUTES
     return NO_ATTRIBUTES if flaw else check_attributes(attributes)[0]
 
 
-def _encode(row: Row) -> tuple[bytes, str]:
+def _label(row: Row) -> int | None:
+    if row.label is None:
+        return None
+    try:
+        label = operator.index(row.label)
+    except TypeError:
+        raise _Wrong(f"label must be a whole number or None, got {_shown(row.label)}") from None
+    if abs(label) >= 2**63:
+        raise _Wrong(f"label must be a number of 64 bits, got {label}")
+    return label
+
+
+def _encode(row: Row, label: int | None) -> tuple[bytes, str]:
     """Returns attributes and label as JSON, and ""; or empty attributes, and why JSON cannot hold the given ones."""
     attributes: Any = row.attributes
     if attributes is not None and not isinstance(attributes, Mapping):
         raise _Wrong(f"attributes must be a dict, got {_shown(attributes)}")
-    if row.label is not None:
-        try:
-            label = operator.index(row.label)
-        except TypeError:
-            raise _Wrong(f"label must be a whole number or None, got {_shown(row.label)}") from None
+    if label is not None:
         attributes = {"label": label, **(attributes or {})}
     if not attributes:
         return NO_ATTRIBUTES, ""

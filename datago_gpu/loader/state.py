@@ -41,20 +41,22 @@ _NEVER = frozenset(
     (
         *("api_url", "api_key", "auth_token", "storage_options", "rank", "world_size"),
         *("page_size", "check_count", "concurrent_downloads", "require_images", "require_embeddings"),
-        *("optional_masks", "optional_latents", "datago_form", "where"),
+        *("optional_masks", "optional_latents", "datago_form", "where", "label", "captions"),
     )
 )
 """Source settings left out of the state: secrets, rank and world_size (stored separately), and those that do not affect
 the order. Parts that a sample must have do not affect it, since a skipped sample keeps its number. Nor does `where`,
 except in lockstep. Filters of a Dataroom do."""
 
-_SKIPS = frozenset(("min_short_edge",))
+_SKIPS, _CLASSES = frozenset(("min_short_edge",)), frozenset(("classes",))
 _NEVER_OF = {
-    "table": frozenset(("id", "width", "height", "label", "attributes", "optional", "root")) | _SKIPS,
-    **dict.fromkeys(("file", "webdataset", "rows"), _SKIPS),
+    "file": _SKIPS,
+    "db": _CLASSES,
+    **dict.fromkeys(("webdataset", "rows"), _SKIPS | _CLASSES),
+    "table": _SKIPS | _CLASSES | {"id", "width", "height", "attributes", "optional", "root"},
 }
 """Further settings of a source type that do not affect the order. In lockstep, `bucket_settings` has the shortest
-edge."""
+edge. The classes of a folder name the folders that are listed."""
 
 _IN_A_SHUFFLE = frozenset(
     (

@@ -32,14 +32,9 @@ def open_source(config: LoaderConfig, http: HttpClient | None, link: RowLink | N
 def _open(config: LoaderConfig, http: HttpClient | None, link: RowLink | None) -> Source:
     if isinstance(config.source_config, FileSource):
         from datago_gpu.sources.listed_images import Images
+        from datago_gpu.sources.listers import open_lister
 
-        if config.source_config.is_stored:
-            from datago_gpu.sources.object_store.bucket import Bucket
-
-            return Images(config, Bucket(config))
-        from datago_gpu.sources.folders import Folder
-
-        return Images(config, Folder(config))
+        return Images(config, open_lister(config))
     if isinstance(config.source_config, UserSource):
         if link is None:
             raise ConfigError("source_type 'rows' needs rows: Loader(config, source=rows)")

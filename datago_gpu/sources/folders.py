@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from functools import partial
 from typing import Literal, NamedTuple
@@ -18,8 +18,8 @@ from datago_gpu.config.file_names import Selection, is_hidden
 from datago_gpu.config.local_paths import shown_with
 from datago_gpu.errors import SourceError
 from datago_gpu.eventloop import call_in_thread
-from datago_gpu.sources.listed_images import Page
-from datago_gpu.sources.local import Patience
+from datago_gpu.sources.listed_images import Beside, Page
+from datago_gpu.sources.local import Patience, read_file
 from datago_gpu.sources.passed_over import PassedOver
 from datago_gpu.sources.reference import SampleRef, Skipped, printable_path, utf8_text
 from datago_gpu.sources.sample_info import SampleInfo
@@ -53,9 +53,37 @@ class Folder:
         async with aclosing(walk(self.root, self.shown, self._patience, self._selection)) as folders:
             async for folder in folders:
                 passed.join(folder.passed_over)
-                yield Page([os.fsencode(path)[self._above_bytes :] for path in folder.images], folder.unreadable)
+                besides = [Beside(self._below(path)) for path in folder.besides]
+                yield Page([self._below(path) for path in folder.images], folder.unreadable, besides=besides)
 
-    def ref(self, index: int, name: bytes) -> SampleRef:
+    async def folders(self) -> list[bytes]:
+        """See `Lister.folders`."""
+        try:
+            entries = await call_in_thread(None, self._patience, partial(_entries, self.root, self._selection))
+        except OSError as error:
+            raise _unlisted(self.shown, error) from error
+        return [self._below(path) for path, _ in entries.folders]
+
+    async def classes(self) -> list[str] | None:
+        """See `Lister.classes`."""
+        return None
+
+    async def read(self, name: bytes, most: int) -> bytes:
+        """See `Lister.read`."""
+        path = self._above + os.fsdecode(name)
+        content: bytes
+        try:
+            content, size = await call_in_thread(None, self._patience, partial(read_file, path, most))
+        except OSError as error:
+            raise SourceError(f"cannot read {printable_path(path)}: {error.strerror}") from error
+        if size > most:
+            raise SourceError(f"{printable_path(path)} has {size} bytes, at most {most} are read")
+        return content
+
+    def _below(self, path: str) -> bytes:
+        return os.fsencode(path)[self._above_bytes :]
+
+    def ref(self, index: int, name: bytes, extra: bytes = b"") -> SampleRef:  # noqa: ARG002 - there is none
         """See `Lister.ref`."""
         below = os.fsdecode(name)
         return SampleRef(index, SampleInfo(utf8_text(below), source="filesystem"), path=self._above + below)
@@ -68,6 +96,8 @@ class Listed(NamedTuple):
     """Paths, sorted."""
     passed_over: PassedOver
     """Counts the other files in the folder, which were left out."""
+    besides: Sequence[str] = ()
+    """Paths of the files that `Selection.is_beside`, sorted."""
     unreadable: Skipped | None = None
     """Set, and all other fields empty, if the folder cannot be read."""
 
@@ -77,6 +107,7 @@ class _Entries(NamedTuple):
     folders: list[tuple[str, str]]
     """Path, and real path if it is a symbolic link, else ""; sorted."""
     passed_over: PassedOver
+    besides: list[str]
 
 
 async def walk(root: str, shown: str, patience: Patience, selection: Selection) -> AsyncGenerator[Listed, None]:
@@ -93,12 +124,16 @@ async def walk(root: str, shown: str, patience: Patience, selection: Selection) 
             entries = await call_in_thread(None, patience, partial(_entries, folder, selection))
         except OSError as error:
             if folder == root:
-                raise SourceError(f"cannot list {shown}: {error.strerror}; check root_path") from error
+                raise _unlisted(shown, error) from error
             skipped = Skipped(-1, "", printable_path(folder), "unreadable-folder", str(error.strerror))
-            yield Listed([], PassedOver(), skipped)
+            yield Listed([], PassedOver(), unreadable=skipped)
             continue
         waiting.extend(reversed(trees.new(real, entries.folders)))
-        yield Listed(entries.images, entries.passed_over)
+        yield Listed(entries.images, entries.passed_over, entries.besides)
+
+
+def _unlisted(shown: str, error: OSError) -> SourceError:
+    return SourceError(f"cannot list {shown}: {error.strerror}; check root_path")
 
 
 class _Trees:
@@ -131,7 +166,7 @@ class _Trees:
 
 
 def _entries(folder: str, selection: Selection) -> _Entries:
-    images, folders, passed = [], [], PassedOver()
+    images, folders, besides, passed = [], [], [], PassedOver()
     with os.scandir(folder) as entries:
         for entry in entries:
             if not selection.hidden and is_hidden(entry.name):
@@ -147,12 +182,14 @@ def _entries(folder: str, selection: Selection) -> _Entries:
                 folders.append((entry.path, os.path.realpath(entry.path) if entry.is_symlink() else ""))
             elif kind == "image":
                 images.append(entry.path)
-    return _Entries(sorted(images), sorted(folders), passed)
+            elif kind == "beside":
+                besides.append(entry.path)
+    return _Entries(sorted(images), sorted(folders), passed, sorted(besides))
 
 
-def _kind(entry: os.DirEntry[str], selection: Selection) -> Literal["folder", "image", "other", ""]:
-    """Returns the kind of an entry or of its link's target; "other" for a file without an image's extension, "" for a
-    device.
+def _kind(entry: os.DirEntry[str], selection: Selection) -> Literal["folder", "image", "beside", "other", ""]:
+    """Returns the kind of an entry or of its link's target; "beside" for a file that says something about images,
+    "other" for another file without an image's extension, "" for a device.
 
     A broken link with the name of an image counts as an image: it is then reported as one missing sample."""
     named = selection.takes(entry.name)
@@ -160,7 +197,7 @@ def _kind(entry: os.DirEntry[str], selection: Selection) -> Literal["folder", "i
         if entry.is_dir():
             return "folder"
         if not named:
-            return "other"
+            return "beside" if selection.is_beside(entry.name) and entry.is_file() else "other"
         return "image" if entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path)) else ""
     except OSError as error:
         if error.errno in _LEADS_NOWHERE and entry.is_symlink():

@@ -19,13 +19,16 @@ from datago_gpu.errors import ConfigError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["FORMAT", "ROOT", "SOURCE", "VERSION", "IndexPart", "IndexRow", "arrow", "index_schema"]
+__all__ = ["CLASSES", "FORMAT", "ROOT", "SOURCE", "VERSION", "IndexPart", "IndexRow", "arrow", "index_schema"]
 
 FORMAT = "datago_gpu.index"
 """Key of the schema's metadata: the version of this form. A file without the key is no index."""
 VERSION = "1"
 ROOT = "root"
 """Key of the schema's metadata: the absolute folder in which local paths begin; "" if there are none."""
+CLASSES = "classes"
+"""Key of the schema's metadata: the names of the classes in the order of their labels, as a JSON list; absent if the
+labels are only numbers, or if there are none."""
 SOURCE = "source"
 """Key of the schema's metadata: source_type and source_config, as JSON, without secrets."""
 
@@ -69,6 +72,8 @@ class IndexRow(Struct, array_like=True):
     """Why the row cannot be used, in the words under which a Loader counts skipped samples; None if it can be used."""
     detail: str | None = None
     """More about the reason."""
+    label: int | None = None
+    """`SampleInfo.label`."""
 
 
 def arrow() -> Any:
@@ -81,7 +86,7 @@ def arrow() -> Any:
 
 
 def index_schema(metadata: Mapping[str, str]) -> pa.Schema:
-    """Returns the columns of an index. metadata: the values of ROOT and SOURCE."""
+    """Returns the columns of an index. metadata: the values of ROOT and SOURCE, and of CLASSES if there are any."""
     pa = arrow()
     part = pa.struct(
         [("name", pa.string()), ("kind", pa.string()), ("path", pa.string()), ("url", pa.string()),
@@ -104,5 +109,6 @@ def index_schema(metadata: Mapping[str, str]) -> pa.Schema:
         "digest": pa.string(),
         "reason": pa.string(),
         "detail": pa.string(),
+        "label": pa.int64(),
     }
     return pa.schema(list(columns.items()), metadata={FORMAT: VERSION, **metadata})

@@ -6,8 +6,9 @@ Reads names only; the feeder reads the files and gets the objects.
 from __future__ import annotations
 
 from array import array
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from contextlib import aclosing
+from itertools import repeat
 from typing import NamedTuple, Protocol
 
 from datago_gpu.config import FileSource, LoaderConfig
@@ -19,7 +20,14 @@ from datago_gpu.sources.passed_over import PassedOver, log_passed_over
 from datago_gpu.sources.reference import Position, Refs, SampleRef, Skipped, Tally
 from datago_gpu.sources.tally import Passed, Walked, Whole
 
-__all__ = ["Images", "Lister", "Page", "no_images"]
+__all__ = ["Beside", "Images", "Lister", "Page", "no_images"]
+
+
+class Beside(NamedTuple):
+    """A file that is not an image, and says something about images. tag: as in `Page.tags`, "" for a local file."""
+
+    name: bytes
+    tag: str = ""
 
 
 class Page(NamedTuple):
@@ -31,6 +39,15 @@ class Page(NamedTuple):
     """A folder that cannot be read."""
     tags: Sequence[str] = ()
     """For each name, what identifies the version of the object: see `Excerpt.tag`. Of buckets only."""
+    besides: Sequence[Beside] = ()
+    """The files among them that are captions or metadata: see `Selection.captions`."""
+    extras: Sequence[bytes] = ()
+    """For each name, what `Lister.ref` needs to know besides; empty if it needs nothing."""
+
+    @property
+    def pairs(self) -> Iterator[tuple[bytes, bytes]]:
+        """Yields each name with its extra."""
+        return zip(self.names, self.extras or repeat(b""), strict=False)
 
 
 class Lister(Protocol):
@@ -50,8 +67,20 @@ class Lister(Protocol):
         """
         ...
 
-    def ref(self, index: int, name: bytes) -> SampleRef:
-        """Returns the sample for the image of that name."""
+    def ref(self, index: int, name: bytes, extra: bytes = b"") -> SampleRef:
+        """Returns the sample for the image of that name. extra: see `Page.extras`."""
+        ...
+
+    async def folders(self) -> list[bytes]:
+        """Returns the names of the folders in the root, in any order. Raises SourceError."""
+        ...
+
+    async def classes(self) -> list[str] | None:
+        """Returns the names of the classes, in the order of their labels; None if there are no labels."""
+        ...
+
+    async def read(self, name: bytes, most: int) -> bytes:
+        """Returns the content of a file of at most so many bytes. Raises SourceError."""
         ...
 
 
@@ -71,6 +100,7 @@ class Images:
         self._shuffled_share = ShuffledShare(config, source.rank_split)
         self._is_shuffled = source.random_sampling
         self._listing: Names | None = None
+        self._extras = Names()
         self._passed_over = PassedOver()
         self._is_noted = bool(self._share.rank)  # one rank reports it for all
         what = f"images below {lister.shown}"
@@ -94,14 +124,14 @@ class Images:
             async for page in pages:
                 if page.skipped:
                     yield page.skipped
-                for name in page.names:
+                for name, extra in page.pairs:
                     index = self._share.index_of(position)
                     if index is None or index < start.index:
                         self._walked.add(name)
                     else:
                         cursor = self._cursor(last) if last and self._lister.resumes else ""
                         self._walked.add(name)
-                        sample = self._lister.ref(index, name)
+                        sample = self._lister.ref(index, name, extra)
                         sample.cursor = cursor
                         yield sample
                     position, last = position + 1, name
@@ -119,18 +149,20 @@ class Images:
 
     async def _in_shuffled_order(self, start: Position) -> Refs:
         if self._listing is None:
-            listing = Names()
+            listing, extras = Names(), Names()
             async with aclosing(self._pages(Passed())) as pages:
                 async for page in pages:
                     if page.skipped:
                         yield page.skipped
                     listing.extend(page.names)
+                    extras.extend(page.extras)
                     self._whole.extend(page.names)
             self._whole.end()
-            self._listing = listing
+            self._listing, self._extras = listing, extras
         mine = await call_in_thread(None, self._shuffled_share.numbers, len(self._listing), start.epoch)
         for index in range(start.index, len(mine)):
-            yield self._lister.ref(index, self._listing[int(mine[index])])
+            number = int(mine[index])
+            yield self._lister.ref(index, self._listing[number], self._extras[number] if self._extras else b"")
 
     async def _pages(self, start: Passed) -> AsyncGenerator[Page, None]:
         """Yields the lister's pages. Raises SourceError if there is no image at all."""
@@ -162,7 +194,7 @@ class Names:
         self._text = bytearray()
         self._ends = array("Q")
 
-    def extend(self, names: list[bytes]) -> None:
+    def extend(self, names: Iterable[bytes]) -> None:
         """Adds names."""
         for name in names:
             self._text += name

@@ -1,4 +1,4 @@
-"""Counts the files that a listing leaves out: by extension, as hidden files, or as symbolic links."""
+"""Counts the files that a listing leaves out, and why: by their extension, as hidden files, as symbolic links, ..."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ __all__ = ["Kind", "PassedOver", "log_passed_over"]
 
 log = logging.getLogger("datago_gpu")
 
-Kind = Literal["hidden", "extension", "link"]
+Kind = Literal["hidden", "extension", "link", "no-class", "no-image"]
 
 _TOLD: dict[Kind, tuple[str, str]] = {
     "hidden": ("hidden", "source_config.hidden includes them"),
     "extension": ("with other extensions", "source_config.extensions sets which are loaded"),
     "link": ("symbolic links", "source_config.follow_links is false"),
+    "no-class": ("images outside of class folders", "source_config.labels is 'folder'"),
+    "no-image": ("captions without an image", "source_config.captions is set"),
 }
 """The name of each kind in messages, and what decides about it."""
 
@@ -44,7 +46,7 @@ class PassedOver:
         self._count(kind, 1, path)
         if not self.surprising:
             named = path.lower().endswith(_BESIDE_IMAGES)
-            self.surprising = kind == "hidden" or (kind == "extension" and not named)
+            self.surprising = kind in ("hidden", "no-class") or (kind == "extension" and not named)
 
     def join(self, other: PassedOver) -> None:
         """Adds the counts of another object."""

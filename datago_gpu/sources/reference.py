@@ -111,6 +111,8 @@ class SampleRef(Struct):
     """Asks the origin for a new address of the part of that name, or with "" of the image, if addresses expire."""
     span: Span | None = None
     """The bytes of `path` or `url` that are the image, if the image is a part of a file."""
+    caption: str = ""
+    """The path or address, as that of the image, of a caption that the feeder reads with the image: see `captions`."""
 
     @property
     def id(self) -> str:

@@ -36,6 +36,8 @@ class SampleInfo(Struct, frozen=True):
     """The name of the sample's source in a mix; empty without a mix."""
     pass_number: int | None = None
     """In a mix, the number of the pass through the sample's own source, which all draws use in place of the epoch."""
+    label: int | None = None
+    """The number of the sample's class, -1 if there is none. None: no label was asked for, and none was found."""
 
     @property
     def words_bytes(self) -> int:

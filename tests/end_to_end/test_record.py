@@ -28,12 +28,13 @@ from datago_gpu.loader import assembly, loaded_batch
 from datago_gpu.loader.assembly import Assembled, Assembly
 from datago_gpu.loader.loaded_batch import LoadedBatch
 from datago_gpu.sources.attributes import NO_ATTRIBUTES
+from datago_gpu.sources.class_labels import UNLABELLED
 from datago_gpu.sources.reference import Position, SampleRef, sample_bytes
 from datago_gpu.sources.sample_info import SampleInfo
 
 FIELDS = structs.fields(SampleInfo)
 REGION = (0.0, 0.0, 2.0, 2.0)
-SHORT = {"id", "source", "duplicate_state"}
+SHORT = {"id", "source", "duplicate_state", "mix", "pass_number", "label"}
 """Fields that take too little memory to count."""
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=8)
 OBJECTS = st.dictionaries(TEXTS, st.integers() | TEXTS | st.lists(st.booleans()), max_size=3)
@@ -102,7 +103,9 @@ def test_each_field_of_each_record_reaches_the_batch(infos: list[SampleInfo], fa
     for name, column in COLUMNS.items():
         wanted = [expected(info, name) for info in kept]
         given = getattr(made, column)
-        assert (given.tolist() if name == "embedding" else given) == wanted
+        if name == "label" and given is not None:
+            wanted = [UNLABELLED if label is None else label for label in wanted]
+        assert (given.tolist() if isinstance(given, np.ndarray) else given or [None] * len(kept)) == wanted
         samples = [getattr(sample, name) for sample in made]
         assert [each.tolist() for each in samples] == wanted if name == "embedding" else samples == wanted
 

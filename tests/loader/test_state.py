@@ -183,10 +183,15 @@ OTHER: dict[str, Any] = {
     "tags_empty": "true",
     "datasets_empty": "true",
     "optional": "m.png",
+    "labels": "",
+    "captions": "txt",
+    "where": "x > 1",
+    "min_short_edge": 3,
 }
 NO_MATTER = {
     *("api_url", "api_key", "auth_token", "storage_options", "page_size", "check_count", "concurrent_downloads"),
     *("require_images", "require_embeddings", "optional_masks", "optional_latents", "datago_form", "where"),
+    *("label", "captions"),
 }
 ONLY_IN_A_SHUFFLE = {
     *("shuffle_buffer", "random_method", "rank_split", "buffer_mb"),
@@ -207,6 +212,8 @@ def test_each_setting_alone_matters_or_not(source_type: str, shuffled: bool) -> 
     base: Config = {"random_sampling": shuffled, "rank": 0, "world_size": 2}
     if source_type == "webdataset":
         base |= {"masks": "m.png", "concurrent_downloads": 9}
+    base |= {"file": {"labels": "folder"}, "db": {"label": "x"}}.get(source_type, {})
+    no_matter = NO_MATTER | ({"classes"} if source_type != "file" else set())
     config = config_of(source_type, **base)
     state = state_of(config, RESUME)
     for field in msgspec.structs.fields(KINDS[source_type]):
@@ -215,7 +222,7 @@ def test_each_setting_alone_matters_or_not(source_type: str, shuffled: bool) -> 
         value = getattr(config.source_config, field.name)
         changed = config_of(source_type, **{**base, field.name: another(field, value)})
         only_skips = field.name == "min_short_edge" and source_type != "db"  # a Dataroom filters by it
-        if field.name in NO_MATTER or only_skips or (field.name in ONLY_IN_A_SHUFFLE and not shuffled):
+        if field.name in no_matter or only_skips or (field.name in ONLY_IN_A_SHUFFLE and not shuffled):
             assert resume_from(changed, carried(state)) == RESUME, field.name
             assert state_of(changed, RESUME) == state, field.name
         else:

@@ -11,6 +11,7 @@ from datago_gpu import LoaderConfig, Row
 from datago_gpu.loader.given_rows import given_rows
 from datago_gpu.loader.row_thread import RowThread
 from datago_gpu.sources import open_source
+from datago_gpu.sources.class_labels import ClassLabels
 from datago_gpu.sources.reference import Position, SampleRef, Skipped, Source
 from datago_gpu.sources.user.row_link import row_link
 from datago_gpu.sources.user.row_wire import Form
@@ -38,7 +39,7 @@ async def linked(source: object, config: LoaderConfig) -> AsyncIterator[tuple[So
         thread.attach(ours)
         thread.start()
         try:
-            async with row_link(theirs.detach(), Form(thread.rows.count)) as link:
+            async with row_link(theirs.detach(), Form(thread.rows.count), ClassLabels.by(config.source_config)) as link:
                 yield open_source(config, None, link), thread
         finally:
             ours.shutdown(socket.SHUT_RDWR)

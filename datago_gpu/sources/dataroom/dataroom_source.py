@@ -19,6 +19,7 @@ from datago_gpu.config import DataroomSource, LoaderConfig
 from datago_gpu.errors import Rejected, SourceError
 from datago_gpu.redact import shown_address
 from datago_gpu.sources.barren import Barren
+from datago_gpu.sources.class_labels import ClassLabels
 from datago_gpu.sources.dataroom.api import DataroomApi
 from datago_gpu.sources.dataroom.listing import Walk
 from datago_gpu.sources.dataroom.pages import ENTRIES_THAT_VOTE, AnyEntry, Entry, OddEntry, usual_dimensions
@@ -90,7 +91,7 @@ class Dataroom:
         self._api = DataroomApi(self._source, config.http_config, http)
         self._draws = config.draws_from_server
         self._sized = config.wants_sizes or not self._source.where_names.isdisjoint(("width", "height"))
-        self._wanted = Wanted(self._source)
+        self._wanted, self._labels = Wanted(self._source), ClassLabels.by(self._source)
         self._walked = Walked(f"images of {shown_address(self._api.base)}", shuffled=self._source.random_sampling)
         self.tally: Tally = Tally() if self._draws else self._walked
         self._dimensions = 0
@@ -214,6 +215,11 @@ class Dataroom:
         except Rejected as problem:
             return Skipped(index, entry.id, without_query(url), problem.reason, problem.detail)
         attributes, unread = entry.checked_attributes()
+        label, flaws = None, dict[str, str]()
+        if self._source.label:
+            label, flaws = self._labels.in_attributes(attributes, self._source.label)
+        if unread:
+            flaws[BAD_ATTRIBUTES] = unread
         info = SampleInfo(
             entry.id,
             source=entry.source or "",
@@ -221,13 +227,14 @@ class Dataroom:
             tags=details.tags,
             embedding=embedding,
             duplicate_state=entry.duplicate_state,
+            label=label,
         )
         return SampleRef(
             index,
             info,
             url=url,
             parts=parts,
-            flaws={BAD_ATTRIBUTES: unread} if unread else {},
+            flaws=flaws,
             cursor=cursor,
             size=entry.size if self._sized else (0, 0),
             renew=partial(self._api.renew, entry.id),

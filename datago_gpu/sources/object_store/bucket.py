@@ -6,12 +6,12 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from datago_gpu.config import FileSource, LoaderConfig
-from datago_gpu.config.file_names import hidden_part
+from datago_gpu.config.file_names import hidden_part, is_hidden
 from datago_gpu.errors import SourceError
 from datago_gpu.redact import without_query
 from datago_gpu.sources.barren import Barren
 from datago_gpu.sources.http.failure import HttpFailure
-from datago_gpu.sources.listed_images import Page
+from datago_gpu.sources.listed_images import Beside, Page
 from datago_gpu.sources.object_store.s3_listing import ODD_KEY
 from datago_gpu.sources.object_store.stores import MOST_STORED_PAGES, Stores
 from datago_gpu.sources.passed_over import PassedOver
@@ -49,28 +49,64 @@ class Bucket:
             barren = Barren(self.shown, MOST_STORED_PAGES)
             async with aclosing(self._stores.list_objects(self._address, key)) as pages:
                 async for page in pages:
+                    besides = [Beside(self._name(each.key), each.tag) for each in page if self._is_beside(each.key)]
                     taken = [each for each in page if self._takes(each.key, passed)]
-                    yield Page([self._name(each.key) for each in taken], tags=[each.tag for each in taken])
+                    yield Page(
+                        [self._name(each.key) for each in taken], tags=[each.tag for each in taken], besides=besides
+                    )
                     barren.note(len(page), usable=bool(taken))
         except HttpFailure as failure:
-            hint = "" if failure.reason == ODD_KEY else "; check source_config.root_path and the credentials"
-            raise SourceError(self._source.redacted(f"cannot list {failure}{hint}")) from None
+            raise self._unlisted(failure) from None
 
-    def ref(self, index: int, name: bytes) -> SampleRef:
+    async def folders(self) -> list[bytes]:
+        """See `Lister.folders`."""
+        try:
+            keys = await self._stores.list_folders(self._address)
+        except HttpFailure as failure:
+            raise self._unlisted(failure) from None
+        names = [key.rstrip("/").removeprefix(self.root) for key in keys]
+        return [name.encode() for name in names if self._selection.hidden or not is_hidden(name)]
+
+    async def classes(self) -> list[str] | None:
+        """See `Lister.classes`."""
+        return None
+
+    async def read(self, name: bytes, most: int) -> bytes:
+        """See `Lister.read`."""
+        try:
+            return await self._stores.get(self._url(name.decode()), most)
+        except HttpFailure as failure:
+            raise SourceError(self._source.redacted(f"cannot read {failure}")) from None
+
+    def _unlisted(self, failure: HttpFailure) -> SourceError:
+        hint = "" if failure.reason == ODD_KEY else "; check source_config.root_path and the credentials"
+        return SourceError(self._source.redacted(f"cannot list {failure}{hint}"))
+
+    def _url(self, key: str) -> str:
+        return f"{self._bucket}{self.root}{key}"
+
+    def ref(self, index: int, name: bytes, extra: bytes = b"") -> SampleRef:  # noqa: ARG002 - there is none
         """See `Lister.ref`."""
         key = name.decode()
-        return SampleRef(index, SampleInfo(key, source="filesystem"), url=f"{self._bucket}{self.root}{key}")
+        return SampleRef(index, SampleInfo(key, source="filesystem"), url=self._url(key))
 
     def _name(self, key: str) -> bytes:
         return key.removeprefix(self.root).encode()
 
     def _takes(self, key: str, passed: PassedOver) -> bool:
-        """Returns whether a key is that of an image. Counts other keys, except folder markers."""
+        """Returns whether a key is that of an image. Counts other keys, except folder markers and `Page.besides`."""
         if not self._selection.takes(key):
-            if not key.endswith("/"):
+            if not key.endswith("/") and not self._is_beside(key):
                 passed.add("extension", key)
             return False
-        if not self._selection.hidden and hidden_part(key.removeprefix(self.root).split("/")):
+        if self._is_hidden(key):
             passed.add("hidden", key)
             return False
         return True
+
+    def _is_beside(self, key: str) -> bool:
+        selection = self._selection
+        return selection.is_beside(key) and not selection.takes(key) and not self._is_hidden(key)
+
+    def _is_hidden(self, key: str) -> bool:
+        return not self._selection.hidden and bool(hidden_part(key.removeprefix(self.root).split("/")))

@@ -197,6 +197,15 @@ class Stores:
                 async for other in others:
                     yield other
 
+    async def list_folders(self, url: str) -> list[str]:
+        """Returns the keys of the folders directly below a prefix. Raises HttpFailure."""
+        store, prefix = self._at(url)
+
+        async def read() -> Any:
+            return await self._obstore.list_with_delimiter_async(store, prefix or None)
+
+        return list((await self._translate(url, read))["common_prefixes"])
+
     async def _list_all_keys(self, url: str, after: str, odd: str) -> AsyncGenerator[list[Listed], None]:
         """Yields the same for a prefix with odd keys, one of which is `odd`. Raises HttpFailure."""
         try:

@@ -25,7 +25,10 @@ _LARGE_LIST = 64
 """The least number of values of a list of fixed length that counts as an embedding, not as an attribute."""
 _MOST_LEVELS = 100
 """The most levels of lists and structs within each other of a column that counts as an attribute."""
-_OF_AN_INDEX = ("id", "path", "url", "offset", "length", "width", "height", "attributes", "source", "tags", "parts")
+_OF_AN_INDEX = (
+    *("id", "path", "url", "offset", "length", "width", "height", "attributes", "source", "tags", "parts"),
+    *("reason", "detail", "label"),
+)
 
 
 class PartColumn(Struct, frozen=True):
@@ -47,6 +50,8 @@ class Roles(Struct, frozen=True, kw_only=True):
     id: str = ""
     width: str = ""
     height: str = ""
+    label: str = ""
+    """The classes; of an index, the labels, or an attribute that the settings name."""
     attributes: list[str] = []
     parts: list[PartColumn] = []
     is_index: bool = False
@@ -65,7 +70,7 @@ class Roles(Struct, frozen=True, kw_only=True):
         """Returns all columns that are read for a sample."""
         named = [*self.images, self.offset, self.length, self.id, *self.attributes, *(p.column for p in self.parts)]
         if self.is_index:
-            named = [*_OF_AN_INDEX, "reason", "detail"]
+            named = list(_OF_AN_INDEX)
         elif self.sized:
             named += [self.height, self.width]
         return [name for name in dict.fromkeys(named) if name]
@@ -89,7 +94,7 @@ def roles_of(source: TableSource, schema: pa.Schema, shown: str) -> Roles:
     """
     version = (schema.metadata or {}).get(FORMAT.encode())
     if version:
-        return _index_roles(version.decode(), shown)
+        return _index_roles(version.decode(), source.label, shown)
     columns = _Columns(schema, shown)
     image = columns.named("image", source.image) or columns.first(_IMAGES, _can_be_image) or columns.only(_is_picture)
     if not image:
@@ -113,10 +118,11 @@ def roles_of(source: TableSource, schema: pa.Schema, shown: str) -> Roles:
         holds_bytes=any(_holds_bytes(schema.field(name).type) for name in (image, *(part.column for part in parts))),
     )
     label = columns.named("label", source.label) or columns.first(("label",), _is_small)
+    named = structs.replace(named, label=columns.classes(source, label))
     return _with_attributes(named, source, columns, label)
 
 
-def _index_roles(version: str, shown: str) -> Roles:
+def _index_roles(version: str, label: str, shown: str) -> Roles:
     if version != VERSION:
         raise ConfigError(f"{shown} is an index of version {version}, but this package reads version {VERSION}")
     return Roles(
@@ -126,6 +132,7 @@ def _index_roles(version: str, shown: str) -> Roles:
         id="id",
         width="width",
         height="height",
+        label=label,
         is_index=True,
     )
 
@@ -183,6 +190,25 @@ class _Columns:
         if name and not _is_number(self._type(name)):
             raise ConfigError(f"the column {name!r} ({role}) of {self._shown} has the type {self._type(name)}")
         return name or self.first((role,), _is_number)
+
+    def classes(self, source: TableSource, label: str) -> str:
+        """Returns the column of the classes, or "" for none. label: the column that may be it.
+
+        Raises ConfigError if the settings ask for labels, and there is no column that can hold classes.
+        """
+        if label and (self._is_number(label) or (source.has_labels and _is_text(self._type(label)))):
+            return label
+        if not source.has_labels:
+            return ""
+        has = (
+            f"the column {label!r} (label) of {self._shown} has the type {str(self._type(label))[:100]}"
+            if label
+            else (f"{self._shown} has no column 'label'")
+        )
+        raise ConfigError(f"{has}: set source_config.label to a column of whole numbers or texts, one of {self.listed}")
+
+    def _is_number(self, name: str) -> bool:
+        return _is_number(self._type(name)) or bool(pa.types.is_boolean(self._type(name)))
 
     def span(self, image: str) -> tuple[str, str]:
         """Returns the columns of offset and length, if the images are places and both columns exist."""

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from datago_gpu.sources.attributes import NO_ATTRIBUTES, UNREADABLE, check_attributes, describe_problem
+from datago_gpu.sources.class_labels import ClassLabels
 from datago_gpu.sources.reference import BAD_ATTRIBUTES, Part, SampleRef, Skipped, utf8_text
 from datago_gpu.sources.sample_info import SampleInfo
 from datago_gpu.sources.table.cells import Place, place_of
@@ -38,9 +39,9 @@ class Origin(msgspec.Struct, frozen=True):
 class SampleMaker:
     """Makes a SampleRef, or a Skipped, of each row."""
 
-    def __init__(self, roles: Roles, most_bytes: int) -> None:
+    def __init__(self, roles: Roles, labels: ClassLabels, most_bytes: int) -> None:
         """most_bytes: of a payload in a cell."""
-        self._roles, self._most_bytes = roles, most_bytes
+        self._roles, self._labels, self._most_bytes = roles, labels, most_bytes
         self._first, *self._others = roles.images
 
     def make(self, row: Mapping[str, Any], number: int, origin: Origin) -> SampleRef | Skipped:
@@ -90,13 +91,16 @@ class SampleMaker:
         return f"{origin.label}{number}"
 
     def _info(self, row: Mapping[str, Any], name: str) -> tuple[SampleInfo, dict[str, str]]:
+        labels, column = self._labels, self._roles.label
         if self._roles.is_index:
             text, problem = check_attributes((row["attributes"] or "{}").encode("utf-8", "surrogatepass"))
-            info = SampleInfo(name, row["source"] or "", text, row["tags"] or [])
+            label, flaws = labels.in_attributes(text, column) if column else labels.stored(row["label"])
+            info = SampleInfo(name, row["source"] or "", text, row["tags"] or [], label=label)
         else:
             text, problem = _encode({column: row[column] for column in self._roles.attributes})
-            info = SampleInfo(name, "", text)
-        return info, {BAD_ATTRIBUTES: problem} if problem else {}
+            label, flaws = labels.of(row[column]) if column else (None, {})
+            info = SampleInfo(name, "", text, label=label)
+        return info, flaws | {BAD_ATTRIBUTES: problem} if problem else flaws
 
     def _places_of_parts(self, row: Mapping[str, Any], origin: Origin) -> list[tuple[PartColumn, Place]]:
         if not self._roles.is_index:

@@ -17,11 +17,13 @@ from datago_gpu.config import LoaderConfig, TableSource
 from datago_gpu.config.settings import RankSplit
 from datago_gpu.errors import SourceError
 from datago_gpu.eventloop import call_in_thread
+from datago_gpu.sources.class_labels import ClassLabels
 from datago_gpu.sources.local import Patience
 from datago_gpu.sources.order import RankShare
 from datago_gpu.sources.reference import ListingDigest, Refs, SampleRef, Skipped
 from datago_gpu.sources.rows import Numbers
 from datago_gpu.sources.table.access import Access, AnyOrder, Forward, Origins
+from datago_gpu.sources.table.class_column import class_names
 from datago_gpu.sources.table.columns import Roles
 from datago_gpu.sources.table.orders import block_rows, rows_in_groups
 from datago_gpu.sources.table.samples import Origin, SampleMaker
@@ -50,7 +52,10 @@ class TableRows:
         source = config.source_config
         assert isinstance(source, TableSource)
         self._tables, self._roles, self._origins = tables, roles, origins
-        self._maker = SampleMaker(roles, config.http_config.max_payload_mb * MiB)
+        self.classes = class_names(source, tables, roles)
+        """The names of the classes, in the order of their labels; none if the labels are only numbers."""
+        labels = ClassLabels(self.classes, asked=source.has_labels)
+        self._maker = SampleMaker(roles, labels, config.http_config.max_payload_mb * MiB)
         self._chosen = tables.passing(source.filter) if source.filter.strip() else None
         self._passing = self._passing_rows(source.where) if source.where.strip() else None
         starts = np.cumsum([0, *(group.rows for group in tables.groups)], dtype=np.int64)

@@ -43,6 +43,10 @@ class Table(RowsSource["TableRows"]):
 
         return await open_rows(self._config, self._source, self._http)
 
+    async def classes(self) -> list[str]:
+        """Returns the names of the classes, in the order of their labels; none if the labels are only numbers."""
+        return (await self.rows()).classes
+
     async def order(self, epoch: int) -> NDArray[np.int64]:
         """See `RowsSource.order`: row groups stay together where they are read one by one."""
         rows = await self.rows()

@@ -13,6 +13,7 @@ from msgspec import Struct, msgpack
 from datago_gpu.errors import SourceError
 from datago_gpu.framing import HEADER_BYTES, body_length, frame
 from datago_gpu.sources.attributes import check_attributes
+from datago_gpu.sources.class_labels import ClassLabels
 from datago_gpu.sources.order import renumber
 from datago_gpu.sources.reference import BAD_ATTRIBUTES, Part, Refs, SampleRef, Skipped
 from datago_gpu.sources.rows import Numbers
@@ -28,11 +29,11 @@ _BUFFER_BYTES = MiB
 
 
 @asynccontextmanager
-async def row_link(descriptor: int, form: wire.Form) -> AsyncIterator[RowLink]:
+async def row_link(descriptor: int, form: wire.Form, labels: ClassLabels) -> AsyncIterator[RowLink]:
     """Yields the link to the program's rows. descriptor: of the socket."""
     reader, writer = await asyncio.open_connection(sock=socket.socket(fileno=descriptor), limit=_BUFFER_BYTES)
     try:
-        yield RowLink(form, reader, writer)
+        yield RowLink(form, reader, writer, labels)
     finally:
         writer.close()
 
@@ -52,8 +53,10 @@ class RowLink:
     trainer's process can send ahead.
     """
 
-    def __init__(self, form: wire.Form, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.form = form
+    def __init__(
+        self, form: wire.Form, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, labels: ClassLabels
+    ) -> None:
+        self.form, self._labels = form, labels
         self._reader, self._writer = reader, writer
         self._decoder: msgpack.Decoder[wire.Answer] = msgpack.Decoder(wire.Answer)
         self._turn = 0
@@ -99,7 +102,7 @@ class RowLink:
                 if answer.empty:
                     raise SourceError("the source has no rows: the program's iterable ended before its first row")
                 return
-            sample = _sample_of(answer, payloads)
+            sample = _sample_of(answer, payloads, self._labels)
             yield sample if start is None else renumber(sample, start + taken)
 
     def _begin(self) -> int:
@@ -140,14 +143,16 @@ class RowLink:
         return message.answer, message.payloads
 
 
-def _sample_of(answer: wire.Answer, payloads: list[bytes]) -> SampleRef | Skipped:
+def _sample_of(answer: wire.Answer, payloads: list[bytes], labels: ClassLabels) -> SampleRef | Skipped:
     if isinstance(answer, wire.Refused):
         return Skipped(answer.number, answer.id, f"row {answer.number}", answer.reason, answer.detail)
     assert isinstance(answer, wire.Given)
     attributes, problem = (b"{}", answer.flaw) if answer.flaw else check_attributes(answer.attributes)
-    sample = SampleRef(answer.number, SampleInfo(answer.id, attributes=attributes), size=answer.size)
+    label, flaws = labels.of(answer.label)
     if problem:
-        sample.flaws = {BAD_ATTRIBUTES: problem}
+        flaws[BAD_ATTRIBUTES] = problem
+    info = SampleInfo(answer.id, attributes=attributes, label=label)
+    sample = SampleRef(answer.number, info, flaws=flaws, size=answer.size)
     coming = iter(payloads)
     image, *parts = answer.pieces
     sample.path, sample.url = _text(image.path), image.url

@@ -101,6 +101,7 @@ class Given(Struct, frozen=True, tag="row"):
     """Height and width that the row says, 0 if unknown."""
     flaw: str = ""
     """Why the row's attributes cannot be sent."""
+    label: int | None = None
 
 
 class Refused(Struct, frozen=True, tag="refused"):

@@ -16,6 +16,7 @@ from datago_gpu.config.file_names import EXTENSIONS
 from datago_gpu.config.limits import Limits
 from datago_gpu.config.settings import Kind
 from datago_gpu.config.shards import KeyDots, WebDatasetSource
+from datago_gpu.sources.class_labels import ClassLabels
 from datago_gpu.sources.reference import (
     BAD_ATTRIBUTES,
     FURTHER_IMAGES,
@@ -82,6 +83,7 @@ class Collector:
         self._further, self._optional = source.parts, source.optional_parts
         self._dots = source.key_dots
         self._as_text = source.datago_form
+        self._label, self._labels = source.label, ClassLabels.by(source)
         self._source = printable_path(shard) if source.datago_form else "webdataset"
         self._roles: dict[str, str] = {}
         self._keys: set[int] = set()
@@ -205,6 +207,12 @@ class Collector:
             flaws[FURTHER_IMAGES] = f"{self._further_images} more images are left out: none was requested by name"
         return flaws
 
+    def _labelled(self, attributes: bytes) -> tuple[int | None, dict[str, str]]:
+        """Returns the label of the sample, and its flaws."""
+        if self._label:
+            return self._labels.in_attributes(attributes, self._label)
+        return self._labels.of(self._attributes.get("cls", b"").decode("utf-8", "replace").strip())
+
     def _made(self) -> SampleRef | Skipped:
         key, where = utf8_text(self._key), f"{self._shard}!{self._name}"
         lacking = [(name, kind) for name, kind in self._further.items() if name not in self._parts]
@@ -224,13 +232,14 @@ class Collector:
             for content, span in (self._parts[name],)
         ]
         attributes, problem_of_attributes = attributes_of(self._attributes, as_text=self._as_text)
+        label, flaws = self._labelled(attributes)
         return SampleRef(
             0,
-            SampleInfo(key, source=self._source, attributes=attributes),
+            SampleInfo(key, source=self._source, attributes=attributes, label=label),
             path=where,
             payload=self._image[1],
             parts=parts,
-            flaws=self._flaws(problem_of_attributes),
+            flaws=flaws | self._flaws(problem_of_attributes),
             span=self._image[2],
         )
 

@@ -58,7 +58,7 @@ def test_which_settings_a_state_is_held_to(shuffled: bool) -> None:
         "path": "/b.parquet", "image": "x", "id": "x", "width": "x", "height": "x", "label": "x", "attributes": "x",
         "masks": "n", "additional_images": "n", "latents": "n", "optional": "m", "root": "/x", "auth_token": "x",
         "storage_options": {"a": "b"}, "shuffle_buffer": 7, "rank_split": "listed", "filter": "a > 3",
-        "random_sampling": not shuffled, "min_short_edge": 7, "where": "a > 3",
+        "random_sampling": not shuffled, "min_short_edge": 7, "where": "a > 3", "classes": ["x"],
     }  # fmt: skip
     assert other.keys() == {*TableSource.__struct_fields__} - {"rank", "world_size"}
     in_a_shuffle = {"image", "masks", "additional_images", "latents", "shuffle_buffer", "rank_split"}

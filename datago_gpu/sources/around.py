@@ -1,0 +1,27 @@
+"""The base of listers that list the images of another lister, with more about them."""
+
+from __future__ import annotations
+
+from datago_gpu.sources.listed_images import Lister
+
+__all__ = ["Around"]
+
+
+class Around:
+    """The part of a `Lister` that another lister does."""
+
+    def __init__(self, lister: Lister) -> None:
+        self._lister = lister
+        self.root, self.shown, self.resumes = lister.root, lister.shown, lister.resumes
+
+    async def folders(self) -> list[bytes]:
+        """See `Lister.folders`."""
+        return await self._lister.folders()
+
+    async def classes(self) -> list[str] | None:
+        """See `Lister.classes`."""
+        return await self._lister.classes()
+
+    async def read(self, name: bytes, most: int) -> bytes:
+        """See `Lister.read`."""
+        return await self._lister.read(name, most)
