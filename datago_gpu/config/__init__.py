@@ -6,6 +6,7 @@ from datago_gpu.config.http_config import HttpConfig
 from datago_gpu.config.image_config import ImageConfig
 from datago_gpu.config.image_files import FileSource
 from datago_gpu.config.loader_config import SOURCES, ConfigLike, LoaderConfig
+from datago_gpu.config.mix import MixPart, MixSource
 from datago_gpu.config.shards import WebDatasetSource
 from datago_gpu.config.table import TableSource
 from datago_gpu.config.user_source import UserSource
@@ -19,6 +20,8 @@ __all__ = [
     "HttpConfig",
     "ImageConfig",
     "LoaderConfig",
+    "MixPart",
+    "MixSource",
     "TableSource",
     "UserSource",
     "WebDatasetSource",

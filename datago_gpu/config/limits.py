@@ -10,6 +10,7 @@ from msgspec import Struct
 from datago_gpu.config.dataroom import DataroomSource
 from datago_gpu.config.decode_config import DecodeConfig
 from datago_gpu.config.loader_config import LoaderConfig
+from datago_gpu.config.mix import MixSource
 from datago_gpu.config.ranks import cpu_share
 from datago_gpu.config.settings import names_in
 from datago_gpu.config.shards import WebDatasetSource
@@ -58,6 +59,8 @@ def decode_processes(decode: DecodeConfig) -> int:
 def files_of_a_sample(config: LoaderConfig) -> int:
     """Returns how many payloads a sample may have: its image, and the requested masks, images and latents."""
     source = config.source_config
+    if isinstance(source, MixSource):
+        return max(map(files_of_a_sample, config.by_source().values()))
     if isinstance(source, WebDatasetSource | TableSource):
         return 1 + len(source.parts)
     if isinstance(source, DataroomSource):
@@ -69,6 +72,8 @@ def files_of_a_sample(config: LoaderConfig) -> int:
 def wants_latents(config: LoaderConfig) -> bool:
     """Returns whether a sample may have latents, which keep their saved size."""
     source = config.source_config
+    if isinstance(source, MixSource):
+        return any(map(wants_latents, config.by_source().values()))
     if isinstance(source, WebDatasetSource | TableSource):
         return "latent" in source.parts.values()
     return isinstance(source, DataroomSource) and bool(names_in(source.has_latents, source.optional_latents))

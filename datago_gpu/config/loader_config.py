@@ -12,21 +12,20 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Meta
 
 from datago_gpu.config.dataroom import DataroomSource
 from datago_gpu.config.decode_config import DecodeConfig
 from datago_gpu.config.file import read_config
 from datago_gpu.config.http_config import HttpConfig
 from datago_gpu.config.image_config import ImageConfig
-from datago_gpu.config.image_files import FileSource
 from datago_gpu.config.local_paths import plain_path, true_text
 from datago_gpu.config.lockstep_rules import lockstep_problem
+from datago_gpu.config.mix import PLAIN_SOURCES, MixSource, PlainSource
 from datago_gpu.config.ranks import find_ranks, log_once
-from datago_gpu.config.settings import Count, Natural, Settings, fields_of, json_value, printable_key
-from datago_gpu.config.shards import WebDatasetSource
-from datago_gpu.config.table import TableSource
-from datago_gpu.config.user_source import UserSource
+from datago_gpu.config.sections import make_record, refuse_unknown_keys
+from datago_gpu.config.settings import Count, Natural, Settings, json_value
+from datago_gpu.config.source_views import SourceViews
 from datago_gpu.errors import ConfigError
 from datago_gpu.imaging.buckets import MOST_SAMPLES, BucketChoice, samples_within
 from datago_gpu.imaging.geometry import Size
@@ -38,14 +37,15 @@ _BATCH_SIZE = 32
 ConfigLike: TypeAlias = "LoaderConfig | Mapping[str, Any] | str | bytes | os.PathLike[str]"
 
 
-class LoaderConfig(Settings, frozen=True, kw_only=True):
+class LoaderConfig(SourceViews, frozen=True, kw_only=True):
     """Everything a Loader needs to know.
 
     Attributes:
         source_type: "file" for a folder of images, "db" for a Dataroom server, "webdataset" for tar shards, "table" for
-            rows of tables, "rows" for rows of the program's own (`Loader(config, source=rows)`).
-        source_config: the settings of the source: a FileSource, DataroomSource, WebDatasetSource, TableSource or
-            UserSource, as `source_type` requires, or a dict.
+            rows of tables, "rows" for rows of the program's own (`Loader(config, source=rows)`), "mix" for several of
+            these, mixed by weights.
+        source_config: the settings of the source: a FileSource, DataroomSource, WebDatasetSource, TableSource,
+            UserSource or MixSource, as `source_type` requires, or a dict.
         image_config: what is made of each image: an ImageConfig or a dict.
         http_config: how long requests may take and how often they are retried: an HttpConfig or a dict.
         decode_config: how encoded images become pixels: a DecodeConfig or a dict.
@@ -110,8 +110,8 @@ class LoaderConfig(Settings, frozen=True, kw_only=True):
     True
     """
 
-    source_type: Literal["db", "file", "webdataset", "table", "rows"] = "db"
-    source_config: FileSource | DataroomSource | WebDatasetSource | TableSource | UserSource
+    source_type: Literal["db", "file", "webdataset", "table", "rows", "mix"] = "db"
+    source_config: PlainSource | MixSource
     image_config: ImageConfig = ImageConfig()
     http_config: HttpConfig = HttpConfig()
     decode_config: DecodeConfig = DecodeConfig()
@@ -149,17 +149,20 @@ class LoaderConfig(Settings, frozen=True, kw_only=True):
 
     @classmethod
     def load_for_rows(cls, config: ConfigLike) -> LoaderConfig:
-        """Make the settings for `Loader(config, source=rows)`, which need no source_type and no source_config."""
+        """Make the settings for `Loader(config, source=rows)`, which need no source_type and no source_config.
+
+        A mix may have such rows as one of its sources.
+        """
         if isinstance(config, cls):
             loaded = config
         elif isinstance(config, str | bytes | os.PathLike):
             loaded = read_config(config).convert(lambda given: cls._from_values(_with_rows(given)))
         else:
             loaded = cls._from_values(_with_rows(config))
-        if loaded.source_type != "rows":
+        if not loaded.takes_rows:
             raise ConfigError(
                 f"source_type is {loaded.source_type!r}, but rows were given as well: leave out source_type and "
-                "source_config, or the argument `source`"
+                "source_config, or the argument `source`. A mix takes rows as a source of source_type 'rows'"
             )
         return loaded
 
@@ -170,7 +173,7 @@ class LoaderConfig(Settings, frozen=True, kw_only=True):
                 "the config must be a LoaderConfig, a dict, JSON text or the path of a JSON file, "
                 f"got {type(given).__name__}"
             )
-        _refuse_unknown_keys(given, cls, "")
+        refuse_unknown_keys(given, cls, "", _right_place)
         if given.get("source_config") is None:
             source_type = given.get("source_type", "db")
             raise ConfigError(f"source_config is missing: source_type {json_value(source_type)!r} needs it")
@@ -182,16 +185,10 @@ class LoaderConfig(Settings, frozen=True, kw_only=True):
         kind: type[Settings] = SOURCES[self.source_type] if name == "source_config" else kinds[0]
         if given is None and name in _SECTIONS:
             return kind()
-        if not isinstance(given, Mapping):  # not the value in the message: a key may be in it
-            raise ConfigError(f"{name} must be a dict or {kind.__name__}, got {type(given).__name__}")
-        _refuse_unknown_keys(given, kind, f"{name}.")
-        for field in fields_of(kind):
-            if field.required and field.name not in given:
-                raise ConfigError(f"{name}.{field.name} is missing")
-        return kind(**given)
+        return make_record(kind, name, given, _right_place)
 
     def _problem(self) -> str | None:
-        wanted = SOURCES[self.source_type]
+        wanted: type[Settings] = SOURCES[self.source_type]
         if not isinstance(self.source_config, wanted):
             return (f"source_type {self.source_type!r} needs a {wanted.__name__}, "
                     f"got a {type(self.source_config).__name__}")  # fmt: skip
@@ -204,6 +201,8 @@ class LoaderConfig(Settings, frozen=True, kw_only=True):
         if self.batch_pixels and (problem := self._pixels_problem()):
             return problem
         if self.lockstep and (problem := lockstep_problem(self)):
+            return problem
+        if problem := self._mix_problem():
             return problem
         if self.draws_from_server and self.limit is None:
             return "source_config.random_method 'server' draws samples without end: set limit"
@@ -315,13 +314,7 @@ class LoaderConfig(Settings, frozen=True, kw_only=True):
         return msgspec.structs.replace(self, source_config=msgspec.structs.replace(self.source_config, **changes))
 
 
-SOURCES: dict[str, type[FileSource | DataroomSource | WebDatasetSource | TableSource | UserSource]] = {
-    "file": FileSource,
-    "db": DataroomSource,
-    "webdataset": WebDatasetSource,
-    "table": TableSource,
-    "rows": UserSource,
-}
+SOURCES: dict[str, type[PlainSource | MixSource]] = {**PLAIN_SOURCES, "mix": MixSource}
 _SECTIONS: dict[str, type[Settings]] = {
     "image_config": ImageConfig,
     "http_config": HttpConfig,
@@ -331,20 +324,9 @@ _SECTIONS: dict[str, type[Settings]] = {
 
 def _with_rows(given: Any) -> Any:
     """Adds the source of the program's own rows to settings that name no source."""
-    if not isinstance(given, Mapping) or given.get("source_type", "rows") != "rows":
+    if not isinstance(given, Mapping) or given.get("source_type", "rows") != "rows":  # a mix names it itself
         return given
     return {**given, "source_type": "rows", "source_config": given.get("source_config") or {}}
-
-
-def _refuse_unknown_keys(given: Mapping[Any, Any], kind: type[Struct], where: str) -> None:
-    known = kind.__struct_fields__
-    for key in given:
-        if key not in known:
-            import difflib  # for this message only: it would delay the start of the feeder
-
-            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
-            hint = f"did you mean {where}{near[0]}?" if near else f"the known keys are {', '.join(known)}"
-            raise ConfigError(f"unknown key {where}{printable_key(key)}; {_right_place(key) or hint}")
 
 
 def _right_place(key: object) -> str:

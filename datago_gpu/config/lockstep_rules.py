@@ -26,6 +26,12 @@ def lockstep_problem(config: LoaderConfig) -> str | None:
             "Make an index once: datago-gpu index CONFIG --out index.arrow. Then set source_type to 'table' and "
             "source_config.path to index.arrow"
         )
+    if config.source_type == "mix" and (name := _walked_source(config)):
+        return (
+            f"source {name!r} of the mix: in lockstep, the rows of all sources of a mix must be known before the "
+            "start, and source_type 'db' is walked through. Make an index once: datago-gpu index CONFIG --out "
+            "index.arrow. Then set the source_type of this source to 'table' and its source_config.path to index.arrow"
+        )
     if not image.crop_and_resize or image.mixed_buckets:
         given = "mixed_buckets true" if image.crop_and_resize else "crop_and_resize false"
         return (
@@ -53,3 +59,8 @@ def lockstep_problem(config: LoaderConfig) -> str | None:
             "raise image_config.downsampling_ratio"
         )
     return None
+
+
+def _walked_source(config: LoaderConfig) -> str:
+    """Returns the name of a source of the mix that is a Dataroom; "" if there is none."""
+    return next((name for name, each in config.source_types if each == "db"), "")

@@ -74,7 +74,7 @@ class MemorySum(Struct, frozen=True):
                 "bucket_memory_mb": limits.held,
                 "decode_config.memory_mb": limits.decoding,
                 **on_the_way,
-                **_listing(config, sample),
+                **_listings(config, sample),
             },
             downloading={"Python": _DOWNLOADING, **ahead, **on_the_way},
             shared={
@@ -105,6 +105,15 @@ def _described(config: LoaderConfig, limits: Limits) -> int:
     """Returns the bytes of attributes and latents of the batches that are decoded, queued, or used by the trainer."""
     latents = limits.batch if wants_latents(config) else 0
     return decoded_batches(config) * (latents + _OBJECTS * limits.words)
+
+
+def _listings(config: LoaderConfig, sample: int) -> dict[str, int]:
+    """Returns the memory of the listings of all sources: each source of a mix has its own buffers."""
+    return {
+        f"{purpose} of {name}" if name else purpose: size
+        for name, each in config.by_source().items()
+        for purpose, size in _listing(each, sample).items()
+    }
 
 
 def _listing(config: LoaderConfig, sample: int) -> dict[str, int]:

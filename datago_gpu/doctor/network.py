@@ -6,7 +6,15 @@ import os
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
-from datago_gpu.config import DataroomSource, FileSource, HttpConfig, LoaderConfig, TableSource, WebDatasetSource
+from datago_gpu.config import (
+    DataroomSource,
+    FileSource,
+    HttpConfig,
+    LoaderConfig,
+    MixSource,
+    TableSource,
+    WebDatasetSource,
+)
 from datago_gpu.config.proxies import Proxies
 from datago_gpu.config.shards import addresses_in, without_login
 from datago_gpu.doctor.check import Check
@@ -50,7 +58,15 @@ def describe_route(address: str, proxies: Proxies) -> str:
 
 def _addresses(config: LoaderConfig) -> Iterable[str]:
     """Returns one http(s) address for each host that the settings name."""
+    found: dict[str | None, str] = {}
+    for each in config.by_source().values():
+        found = _addresses_of_source(each) | found
+    return found.values()
+
+
+def _addresses_of_source(config: LoaderConfig) -> dict[str | None, str]:
     source = config.source_config
+    assert not isinstance(source, MixSource)
     if isinstance(source, DataroomSource):
         given = [source.api_url or os.environ.get("DATAROOM_API_URL", "")]
     elif isinstance(source, WebDatasetSource):
@@ -68,4 +84,4 @@ def _addresses(config: LoaderConfig) -> Iterable[str]:
         address = without_login(address)[0]
         if address.startswith(("http://", "https://")):
             hosts.setdefault(urlsplit(address).netloc, address)
-    return hosts.values()
+    return hosts

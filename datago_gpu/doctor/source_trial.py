@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import aclosing
+from dataclasses import replace
 
 import msgspec
 
@@ -49,13 +50,10 @@ def checks(config: LoaderConfig, device: str, backend: str, timeout_s: float) ->
 
 
 def _checks(config: LoaderConfig, device: str, backend: str, timeout_s: float) -> Iterator[Check]:
-    if isinstance(config.source_config, UserSource):
-        yield Check.none("source", "rows of a program's own: only the program that gives them can try them")
-        return
     config = _with_short_limits(config, timeout_s)
-    found = list(_check_source(config, timeout_s))
+    found = [check for name, each in config.by_source().items() for check in _check_part(name, each, timeout_s)]
     yield from found
-    if any(check.state == "fail" for check in found):
+    if config.takes_rows or any(check.state == "fail" for check in found):
         return
     try:
         choose(device, backend)
@@ -68,6 +66,16 @@ def _checks(config: LoaderConfig, device: str, backend: str, timeout_s: float) -
     yield first
     if first.state == "ok":
         yield _time_first_batch("first batch", config, device, backend, timeout_s)
+
+
+def _check_part(name: str, config: LoaderConfig, timeout_s: float) -> Iterator[Check]:
+    """Checks the source, or one source of a mix. name: of the source in the mix."""
+    if isinstance(config.source_config, UserSource):
+        found = [Check.none("source", "rows of a program's own: only the program that gives them can try them")]
+    else:
+        found = list(_check_source(config, timeout_s))
+    for check in found:
+        yield replace(check, name=f"{check.name} of {name!r}") if name else check
 
 
 def _with_short_limits(config: LoaderConfig, timeout_s: float) -> LoaderConfig:

@@ -44,13 +44,14 @@ _LARGE = 8 * MiB
 class Fetcher:
     """Loads payloads and has them admitted. `chunk` is how many references to local files one call should get.
 
-    remote: downloads references with a `url`; None if there are none.
+    remote: downloads references with a `url`; None if there are none. memory: limits the memory for decoding, together
+    with other Fetchers; None: of this one alone.
     """
 
-    def __init__(self, config: LoaderConfig, remote: Remote | None) -> None:
+    def __init__(self, config: LoaderConfig, remote: Remote | None, memory: Allowance | None = None) -> None:
         self._remote = remote
         self._limits = Limits.of(config)
-        memory = Allowance(self._limits.decoding)
+        memory = memory or Allowance(self._limits.decoding)
         self._admission, self._parts = Admission(config, memory), PartAdmission(config, memory)
         self._patience = Patience(config.http_config)
         self._threads = ThreadPoolExecutor(min(32, config.http_config.concurrent_downloads), "datago-files")

@@ -46,4 +46,4 @@ def fill(step: Step, outcomes: Sequence[Outcome]) -> Filled:
 
 def _stand_in(skipped: Skipped, bucket: Size) -> Admitted:
     """Returns a sample without a payload: only its id is known. The trainer's side makes a gray picture of it."""
-    return without_image(SampleRef(skipped.index, SampleInfo(skipped.id)), bucket)
+    return without_image(SampleRef(skipped.index, SampleInfo(skipped.id, mix=skipped.mix)), bucket)

@@ -19,14 +19,13 @@ from datago_gpu.config.limits import Limits
 from datago_gpu.config.lockstep_rules import JUDGED_FROM
 from datago_gpu.errors import ConfigError
 from datago_gpu.feeder.admitted import Admitted
-from datago_gpu.feeder.fetch import Fetcher
 from datago_gpu.feeder.fill import fill
 from datago_gpu.feeder.pack import Packer
 from datago_gpu.feeder.planned import Step
 from datago_gpu.feeder.planned_walk import open_plan
-from datago_gpu.feeder.refusals import Refusals
-from datago_gpu.feeder.stages import Stages
-from datago_gpu.feeder.window import Outcome
+from datago_gpu.feeder.refusals import RefusalsBySource
+from datago_gpu.feeder.stages import Fetching, Stages
+from datago_gpu.feeder.window import Outcome, source_of
 from datago_gpu.feeder.wire import Mark, Resume
 from datago_gpu.plan.taken import MoreTaken, continued, together_of
 from datago_gpu.sources.reference import Position, Refs, SampleRef, Skipped, Source
@@ -41,7 +40,7 @@ log = logging.getLogger("datago_gpu")
 class LockstepProduction:
     """Runs one stream from its start to its end, its limit or its failure."""
 
-    def __init__(self, config: LoaderConfig, resume: Resume, source: Source, fetcher: Fetcher, packer: Packer) -> None:
+    def __init__(self, config: LoaderConfig, resume: Resume, source: Source, fetcher: Fetching, packer: Packer) -> None:
         self._config, self._resume, self._source = config, resume, source
         self._packer, self._arena = packer, Limits.of(config).arena
         self._stages = Stages(config, source, fetcher, packer)
@@ -54,7 +53,9 @@ class LockstepProduction:
         self._bytes = 0
         self._sent = resume.delivered
         """The samples of this rank in the batches sent, over all epochs."""
-        self._refusals: Refusals[Admitted] = Refusals(config.max_refused_in_a_row)
+        self._refusals: RefusalsBySource[Admitted] = RefusalsBySource(
+            config.max_refused_in_a_row, holds=config.source_type != "mix"
+        )
         self._share = 0
         """This rank's samples in the last epoch."""
 
@@ -129,7 +130,7 @@ class LockstepProduction:
         if isinstance(outcome, Skipped) and outcome.index < 0:  # it is in no plan
             await self._skip(outcome, epoch)
             return
-        for each in self._refusals.take(outcome):
+        for each in self._refusals.take(outcome, source_of(outcome)):
             await self._take(each, epoch)
 
     async def _take(self, outcome: Outcome, epoch: int) -> None:

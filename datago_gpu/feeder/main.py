@@ -29,7 +29,7 @@ from datago_gpu.feeder.decoding.fork_server import ForkServer
 from datago_gpu.feeder.fetch import Fetcher
 from datago_gpu.feeder.notices import pass_on_logs
 from datago_gpu.feeder.pack import Packer
-from datago_gpu.feeder.payload_client import remote_of
+from datago_gpu.feeder.payload_client import Remote, remotes_of
 from datago_gpu.feeder.production import Production
 from datago_gpu.feeder.runtime import connect, http_client_type, leave_with, run
 from datago_gpu.redact import printable
@@ -39,6 +39,7 @@ from datago_gpu.sources.user.row_wire import Form
 
 if TYPE_CHECKING:
     from datago_gpu.feeder.lockstep import LockstepProduction
+    from datago_gpu.feeder.mix_fetch import MixFetcher
     from datago_gpu.sources.user.row_link import RowLink
 
 __all__ = ["main"]
@@ -106,17 +107,25 @@ def _words(error: BaseException, config: LoaderConfig) -> tuple[str, str]:
 async def _produce(config: LoaderConfig, start: wire.Start, packer: Packer, links: _Links, rows: int | None) -> None:
     async with (
         # Without this import, local files and rows start sooner.
-        nullcontext() if config.source_type in ("file", "rows") else http_client_type()(config.http_config) as http,
-        remote_of(config, http, links) as remote,
+        http_client_type()(config.http_config) if config.needs_http else nullcontext() as http,
+        remotes_of(config, http, links) as remotes,
         _link_to_rows(rows, start.rows, config) as link,
     ):
         # In lockstep, each rank lists all samples.
         listed = config.with_source(rank=0, world_size=1) if config.lockstep else config
-        source, fetcher = open_source(listed, http, link), Fetcher(config, remote)
+        source, fetcher = open_source(listed, http, link), _fetcher(config, remotes)
         try:
             await _production(config)(config, start.resume, source, fetcher, packer).run()
         finally:
             fetcher.close()
+
+
+def _fetcher(config: LoaderConfig, remotes: dict[str, Remote | None]) -> Fetcher | MixFetcher:
+    if config.source_type != "mix":
+        return Fetcher(config, remotes[""])
+    from datago_gpu.feeder.mix_fetch import MixFetcher  # other streams start sooner without this import
+
+    return MixFetcher(config, remotes)
 
 
 def _link_to_rows(
@@ -126,7 +135,8 @@ def _link_to_rows(
         return nullcontext()
     from datago_gpu.sources.user.row_link import row_link  # other streams start sooner without this import
 
-    return row_link(descriptor, form, ClassLabels.by(config.source_config))
+    of_rows = next(each for each in config.by_source().values() if each.source_type == "rows")
+    return row_link(descriptor, form, ClassLabels.by(of_rows.source_config))
 
 
 def _production(config: LoaderConfig) -> type[Production | LockstepProduction]:

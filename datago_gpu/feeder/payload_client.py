@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from datago_gpu.sources.http.hedge import HedgedClient
     from datago_gpu.sources.http.http_client import HttpClient
 
-__all__ = ["Remote", "remote_of"]
+__all__ = ["Remote", "remote_of", "remotes_of"]
 
 
 class Remote(Protocol):
@@ -56,6 +56,21 @@ class _LateClient:
         from datago_gpu.sources.http.hedge import HedgedClient  # imports aiohttp, for which the line above prepares
 
         return HedgedClient(self._http, self._config)
+
+
+@asynccontextmanager
+async def remotes_of(
+    config: LoaderConfig, http: HttpClient | None, links: Sequence[tuple[int, int]]
+) -> AsyncIterator[dict[str, Remote | None]]:
+    """Yields for each source of a mix the client that its settings ask for; without a mix, "" -> the one client.
+
+    http, links: as for `remote_of`.
+    """
+    async with AsyncExitStack() as stack:
+        remotes = {}
+        for name, each in config.by_source().items():
+            remotes[name] = await stack.enter_async_context(remote_of(each, http, links))
+        yield remotes
 
 
 @asynccontextmanager

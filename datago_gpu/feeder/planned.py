@@ -93,17 +93,41 @@ class PlannedRows:
             left_out = int((~passing[share.rank :: share.world_size]).sum())
             if left_out:
                 yield Skipped.filtered(_UNPLANNED, left_out)
+        for skipped in _left_out(self._config, rows, share):
+            yield skipped
         async with aclosing(rows.read(unplanned[share.rank :: share.world_size])) as samples:
             async for sample in samples:
                 yield self._judge(sample, sample.index)
 
     def _plan(self, rows: Rows, order: NDArray[np.int64], taken: Sequence[Taken]) -> EpochPlan:
         # These import numpy, and most streams never need it here.
-        from datago_gpu.plan.of_rows import bucket_numbers, plan_rows
+        from datago_gpu.plan.of_rows import plan_rows
 
         if self._bucket_of is None:
-            self._bucket_of = bucket_numbers(self._config, planned_sizes(rows))
+            self._bucket_of = _bucket_numbers(self._config, rows)
         return plan_rows(self._config, self._bucket_of, order, taken)
+
+
+def _bucket_numbers(config: LoaderConfig, rows: Rows) -> NDArray[np.int16]:
+    """Returns the number of the bucket of each row."""
+    if config.source_type == "mix":
+        from datago_gpu.plan.mix_buckets import mixed_bucket_numbers
+        from datago_gpu.sources.mix.mix_rows import MixedRows
+
+        assert isinstance(rows, MixedRows)
+        return mixed_bucket_numbers(config, rows.mixture, rows.sizes_by_source())
+    from datago_gpu.plan.of_rows import bucket_numbers
+
+    return bucket_numbers(config, planned_sizes(rows))
+
+
+def _left_out(config: LoaderConfig, rows: Rows, share: RankShare) -> list[Skipped]:
+    """Returns what stands for the rows of a mix that `where` leaves out."""
+    if config.source_type != "mix":
+        return []
+    from datago_gpu.sources.mix.mix_rows import MixedRows
+
+    return rows.left_out(share) if isinstance(rows, MixedRows) else []
 
 
 def _numbers(plan: GlobalBatches, share: RankShare, first: int, last: int) -> NDArray[np.int64]:
@@ -158,17 +182,19 @@ class Unplanned:
     """Makes skips of the samples that are in no plan."""
 
     def __init__(self, config: LoaderConfig) -> None:
-        self._choice = config.bucket_choice()
+        self._choices = {name: each.bucket_choice() for name, each in config.by_source().items()}
+        """Name of a source of a mix, or "" -> what chooses its buckets."""
 
     def __call__(self, sample: SampleRef | Skipped, position: int) -> Skipped:
         """Returns the skip of a sample. position: of its row."""
         index = _UNPLANNED - position
         if isinstance(sample, Skipped):
             return structs.replace(sample, index=index)
+        mix = sample.info.mix
         if all(sample.size):
             try:
-                self._choice.choose(*sample.size)
+                self._choices[mix].choose(*sample.size)
             except Rejected as problem:
-                return Skipped(index, sample.id, sample.where, problem.reason, f"listed as {problem.detail}")
+                return Skipped(index, sample.id, sample.where, problem.reason, f"listed as {problem.detail}", mix=mix)
         detail = "lockstep plans by width and height, and the listing has none for this sample"
-        return Skipped(index, sample.id, sample.where, "no-size", detail)
+        return Skipped(index, sample.id, sample.where, "no-size", detail, mix=mix)

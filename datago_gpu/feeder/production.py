@@ -16,13 +16,12 @@ from datago_gpu.config import LoaderConfig
 from datago_gpu.config.limits import Limits
 from datago_gpu.errors import DatagoError
 from datago_gpu.feeder.admitted import Admitted
-from datago_gpu.feeder.fetch import Fetcher
 from datago_gpu.feeder.grouper import Grouper
 from datago_gpu.feeder.leftovers import Leftovers, remaining_refs, start_of
 from datago_gpu.feeder.pack import Packer
-from datago_gpu.feeder.refusals import Refusals
-from datago_gpu.feeder.stages import Stages
-from datago_gpu.feeder.window import Outcome
+from datago_gpu.feeder.refusals import RefusalsBySource
+from datago_gpu.feeder.stages import Fetching, Stages
+from datago_gpu.feeder.window import Outcome, source_of
 from datago_gpu.feeder.wire import Carried, Mark, Resume
 from datago_gpu.sources.done_ranges import DoneRanges
 from datago_gpu.sources.reference import ListingDigest, PartlyDone, Position, Refs, SampleRef, Skipped, Source
@@ -36,7 +35,7 @@ log = logging.getLogger("datago_gpu")
 class Production:
     """Runs one stream from its start to its end, its limit or its failure."""
 
-    def __init__(self, config: LoaderConfig, resume: Resume, source: Source, fetcher: Fetcher, packer: Packer) -> None:
+    def __init__(self, config: LoaderConfig, resume: Resume, source: Source, fetcher: Fetching, packer: Packer) -> None:
         self._config, self._resume = config, resume
         self._source, self._packer = source, packer
         self._stages = Stages(config, source, fetcher, packer)
@@ -59,7 +58,7 @@ class Production:
         """Sample index -> the listing's digest at that sample, for the samples behind the last one that is done."""
         self._listed = resume.listed
         """The listing's digest at the last sample that is done."""
-        self._refusals: Refusals[Admitted] = Refusals(config.max_refused_in_a_row)
+        self._refusals: RefusalsBySource[Admitted] = RefusalsBySource(config.max_refused_in_a_row)
 
     async def run(self) -> None:
         """Sends all batches. If the source fails, raises SourceError after all fetched samples have been sent."""
@@ -158,7 +157,7 @@ class Production:
     async def _take(self, outcomes: list[Outcome], of_epoch: int, epoch: int) -> bool:
         """Sends the batches that these outcomes complete. Returns True when the limit is reached."""
         for each in outcomes:
-            for outcome in self._refusals.take(each):
+            for outcome in self._refusals.take(each, source_of(each)):
                 if isinstance(outcome, Skipped):
                     await self._skip([outcome], of_epoch)
                 else:

@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 from datago_gpu.errors import SourceError
 from datago_gpu.sources.reference import Skipped
 
-__all__ = ["Refusals"]
+__all__ = ["Refusals", "RefusalsBySource"]
 
 T = TypeVar("T")
 
@@ -38,10 +38,13 @@ class Refusals(Generic[T]):
 
     most: number of consecutive refusals that end the run; None: no limit. The refusals that end the run are not counted
     as skipped, so a saved state brings those samples again. continues: says what brings them again, for the message.
+    holds: False only counts refusals, and returns each outcome at once.
     """
 
-    def __init__(self, most: int | None, continues: str = "A state_dict continues with them") -> None:
-        self._most, self._continues = most, continues
+    def __init__(
+        self, most: int | None, continues: str = "A state_dict continues with them", *, holds: bool = True
+    ) -> None:
+        self._most, self._continues, self._holds = most, continues, holds
         self._row: list[Skipped] = []
         self._length = 0
 
@@ -55,7 +58,7 @@ class Refusals(Generic[T]):
         self._length += -(-self._most // _SHARDS) if _is_shard(outcome) else 1
         if self._length >= self._most:
             raise self._error()
-        return []
+        return [] if self._holds else [outcome]
 
     def end(self) -> list[Skipped]:
         """Returns the samples held at the end. Raises SourceError if too many of the last ones were refused."""
@@ -69,14 +72,16 @@ class Refusals(Generic[T]):
     def release(self) -> list[Skipped]:
         """Returns the held samples, which are single failures after all."""
         row, self._row, self._length = self._row, [], 0
-        return row
+        return row if self._holds else []
 
     def _error(self) -> SourceError:
         last, count = self._row[-1], len(self._row)
         reasons = ", ".join(
             f"{number} {reason}" for reason, number in Counter(each.reason for each in self._row).items()
         )
-        what = "shards" if _is_shard(last) else "samples"
+        what = (
+            f"{'shards' if _is_shard(last) else 'samples'}{f' of source {last.mix!r} of the mix' if last.mix else ''}"
+        )
         detail = f" ({last.detail})" if last.detail else ""
         self.release()
         return SourceError(
@@ -84,6 +89,27 @@ class Refusals(Generic[T]):
             f"was {last.where}: {last.reason}{detail}. {_remedy(last.reason)} {self._continues}; "
             "max_refused_in_a_row sets how many end the run"
         )
+
+
+class RefusalsBySource(Generic[T]):
+    """Judges each source of a mix by itself: one source may fail while samples of the others arrive.
+
+    most, holds: as for `Refusals`. Only skipped samples are held back; samples of other sources pass them.
+    """
+
+    def __init__(self, most: int | None, *, holds: bool = True) -> None:
+        self._most, self._holds = most, holds
+        self._of: dict[str, Refusals[T]] = {"": Refusals(most, holds=holds)}
+
+    def take(self, outcome: T | Skipped, mix: str = "") -> list[T | Skipped]:
+        """Returns the outcomes that can be handled now: see `Refusals.take`. mix: the name of the sample's source."""
+        if mix not in self._of:
+            self._of[mix] = Refusals(self._most, holds=self._holds)
+        return self._of[mix].take(outcome)
+
+    def end(self) -> list[Skipped]:
+        """Returns the samples held at the end: see `Refusals.end`."""
+        return [skipped for refusals in self._of.values() for skipped in refusals.end()]
 
 
 def _is_refusal(skipped: Skipped) -> bool:

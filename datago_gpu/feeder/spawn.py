@@ -71,7 +71,7 @@ class Processes:
             undo.callback(self.channel.close)
             lent.enter_context(theirs)
             self.rows, rows = None, []
-            if config.source_type == "rows":
+            if config.takes_rows:
                 self.rows, feeders_end = socket.socketpair()
                 undo.callback(self.rows.close)
                 rows = [lent.enter_context(feeders_end).fileno()]

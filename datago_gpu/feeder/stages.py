@@ -4,22 +4,38 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 from datago_gpu.config import LoaderConfig
 from datago_gpu.config.limits import Limits
-from datago_gpu.feeder.fetch import Fetcher
 from datago_gpu.feeder.pack import Packer
-from datago_gpu.feeder.window import Waits, Window
+from datago_gpu.feeder.prefetch_budget import Claim
+from datago_gpu.feeder.window import Outcome, Waits, Window
 from datago_gpu.feeder.wire import Counts, StageCount
 from datago_gpu.sources.reference import Refs, SampleRef, Skipped, Source
 
-__all__ = ["Stages"]
+__all__ = ["Fetching", "Stages"]
+
+
+class Fetching(Protocol):
+    """Loads payloads and has them admitted: a `Fetcher`, or of a mix a `MixFetcher`."""
+
+    chunk: int
+
+    @property
+    def items(self) -> int:
+        """Returns the number of samples loaded."""
+        ...
+
+    async def __call__(self, refs: list[SampleRef], claim: Claim) -> list[Outcome]:
+        """Loads these samples. A sample that fails is replaced by a Skipped."""
+        ...
 
 
 class Stages:
     """Holds the stages. A run opens one window after the other, and the waits of all windows are counted together."""
 
-    def __init__(self, config: LoaderConfig, source: Source, fetcher: Fetcher, packer: Packer) -> None:
+    def __init__(self, config: LoaderConfig, source: Source, fetcher: Fetching, packer: Packer) -> None:
         self._config, self._limits = config, Limits.of(config)
         self._source, self._fetcher, self._packer = source, fetcher, packer
         self._waits = Waits()

@@ -18,7 +18,7 @@ from datago_gpu.feeder.prefetch_budget import FREE_BYTES, Budget, Claim
 from datago_gpu.sources.reference import Refs, SampleRef, Skipped
 from datago_gpu.units import MiB
 
-__all__ = ["Outcome", "Waits", "Window", "Work", "sizes_of"]
+__all__ = ["Outcome", "Waits", "Window", "Work", "sizes_of", "source_of"]
 
 _FIRST_GUESS_BYTES = 8 * MiB
 """The assumed size of a sample until the first one has arrived."""
@@ -222,6 +222,11 @@ class Window:
     def _result(self, count: int) -> asyncio.Future[_Done]:
         self._under_way += count
         return self._loop.create_future()
+
+
+def source_of(outcome: Outcome) -> str:
+    """Returns the name of the sample's source in a mix; "" without a mix."""
+    return outcome.mix if isinstance(outcome, Skipped) else outcome.ref.info.mix
 
 
 def sizes_of(outcomes: list[Outcome]) -> list[int]:

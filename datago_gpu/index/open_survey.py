@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager, closing
 
 import msgspec
 
-from datago_gpu.config import DataroomSource, FileSource, LoaderConfig, TableSource, WebDatasetSource
+from datago_gpu.config import DataroomSource, FileSource, LoaderConfig, MixSource, TableSource, WebDatasetSource
 from datago_gpu.config.shards import shown_shards
 from datago_gpu.errors import ConfigError
 from datago_gpu.feeder.runtime import http_client_type
@@ -28,6 +28,11 @@ _OF_A_RUN = frozenset(
 @asynccontextmanager
 async def open_survey(config: LoaderConfig, readers: int) -> AsyncIterator[Survey]:
     """Yields the survey of the source that the settings name. readers: see `build_index`. Raises ConfigError."""
+    if isinstance(config.source_config, MixSource):
+        raise ConfigError(
+            "a mix cannot be indexed: make an index of each of its sources, and give each index to the mix as a source "
+            "of source_type 'table'"
+        )
     config = whole_source(config)
     source = config.source_config
     if isinstance(source, FileSource) and source.is_stored:

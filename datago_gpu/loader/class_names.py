@@ -6,7 +6,8 @@ from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any
 
 from datago_gpu.config import FileSource, LoaderConfig, TableSource
-from datago_gpu.loader.planning import call_on_thread
+from datago_gpu.errors import ConfigError
+from datago_gpu.loader.on_thread import call_on_thread
 
 if TYPE_CHECKING:
     from datago_gpu.loader.given_rows import GivenRows
@@ -39,6 +40,19 @@ class ClassNames:
 
 
 async def _find(config: LoaderConfig) -> list[str] | None:
+    """Returns the names. Raises ConfigError if the sources of a mix have different ones."""
+    found = {name: await _find_of_source(each) for name, each in config.by_source().items()}
+    named = [name for name, classes in found.items() if classes is not None]
+    for name in named[1:]:
+        if found[name] != found[named[0]]:
+            raise ConfigError(
+                f"sources {named[0]!r} and {name!r} of the mix have different classes, so a label means another class "
+                "in each: set source_config.classes of all of them to the same list"
+            )
+    return found[named[0]] if named else None
+
+
+async def _find_of_source(config: LoaderConfig) -> list[str] | None:
     source = config.source_config
     if source.class_names:
         return source.class_names

@@ -222,9 +222,9 @@ class Worker(threading.Thread):
         """Returns the skips of samples that could not be decoded, and the flaws of the samples that are delivered."""
         if not (failures or message.flaws):
             return [], []
-        ids, wheres, counted = message.ids, message.wheres, message.counted
+        ids, wheres, counted, mix = message.ids, message.wheres, message.counted, message.column("mix")
         skipped = [
-            Skipped(index, ids[at], wheres[at], UNDECODABLE, problem, epoch)
+            Skipped(index, ids[at], wheres[at], UNDECODABLE, problem, epoch, mix=mix[at])
             for at, problem in failures.items()
             if at in counted
             for epoch, index in [wire.epoch_and_index(message.indices[at], message.epoch)]

@@ -75,8 +75,11 @@ class GivenRows:
         """Copies and pickles what was given; a copy may be read at the same time."""
         return given_rows, (self._given,)
 
-    def check(self, config: LoaderConfig, resume: Resume) -> None:
-        """Raises ConfigError if a run with these settings, from this place on, cannot work with these rows."""
+    def check(self, config: LoaderConfig, resume: Resume, *, repeats: bool = False) -> None:
+        """Raises ConfigError if a run with these settings, from this place on, cannot work with these rows.
+
+        repeats: whether an epoch may have several passes through the rows, as a mix may.
+        """
         source = config.source_config
         if self.count is None and isinstance(source, UserSource) and source.random_sampling:
             raise ConfigError(
@@ -89,9 +92,9 @@ class GivenRows:
                 "each with width and height"
             )
         if self.once:
-            self._check_once(config.epochs, resume)
+            self._check_once(config.epochs, resume, repeats=repeats)
 
-    def _check_once(self, epochs: int | None, resume: Resume) -> None:
+    def _check_once(self, epochs: int | None, resume: Resume, *, repeats: bool) -> None:
         way_out = (
             "give a function that returns a new iterator for each epoch, an iterable such as a list, or a sequence"
         )
@@ -104,6 +107,11 @@ class GivenRows:
             raise ConfigError(
                 "the source is an iterator, which a state cannot resume: nothing tells whether the iterator is at its "
                 f"beginning. To resume, {way_out}"
+            )
+        if repeats:
+            raise ConfigError(
+                "the source is an iterator, which can be walked through once, and the mix may begin a further pass "
+                f"through each of its sources: {way_out}"
             )
         if epochs is None or epochs > begin.epoch + 1:
             raise ConfigError(

@@ -22,6 +22,7 @@ from datago_gpu.loader.assembly_maker import assembly_maker, make_pool
 from datago_gpu.loader.class_names import ClassNames
 from datago_gpu.loader.decode_thread import Ready, Worker, wrap_unexpected
 from datago_gpu.loader.handoff import Ended, Handoff
+from datago_gpu.loader.mix_counts import MixCounts
 from datago_gpu.loader.planning import Plans
 from datago_gpu.loader.row_setup import load_config, make_row_thread
 from datago_gpu.loader.skips import Skips
@@ -135,6 +136,8 @@ class Loader(Plans, ClassNames):
             batch, numbers, taken = self._current_batch()
             self._begun = None
             self._progress.deliver(numbers[taken:], int((~batch.real[taken:]).sum()))
+            if self._mix:
+                self._mix.deliver(batch.mix[taken:], batch.pass_numbers[taken:], batch.real[taken:])
             return batch[taken:] if taken else batch
 
     def samples(self) -> Iterator[Sample]:
@@ -173,6 +176,7 @@ class Loader(Plans, ClassNames):
             delivered, skipped, worker.bytes, seconds, tuple(stages), cores, flawed, worker.rescued, passed_over,
             sum(filtered.values()), filtered, self._dropped,
             pool.plan.processes if pool else 0, pool.cpu_s / seconds if pool else 0.0,
+            self._mix.counts(),
         )  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:
@@ -250,6 +254,7 @@ class Loader(Plans, ClassNames):
         listed = None if config.skipped_file is None else config.absolute(config.skipped_file)
         judged_from = JUDGED_FROM if config.lockstep else 1
         self._skips = Skips(config.max_failures, listed, delivered_before=resume.delivered, judged_from=judged_from)
+        self._mix = MixCounts(config)
         self._fruitless = self._is_exhausted = False
         self._dropped = 0
         self._ready: Handoff[Ready] = Handoff(waiting_batches(config), Limits.of(config).pixels)
@@ -301,6 +306,8 @@ class Loader(Plans, ClassNames):
             self._begun = (batch, numbers, taken + 1) if taken + 1 < len(numbers) else None
             sample = batch[taken]
             self._progress.deliver([numbers[taken]], int(not sample.real))
+            if self._mix:
+                self._mix.deliver([sample.mix], [sample.pass_number], [sample.real])
             return sample
 
     def _current_batch(self) -> _OpenBatch:
@@ -321,6 +328,7 @@ class Loader(Plans, ClassNames):
             for notice in ready.notices:
                 log.log(notice.level, "%s", notice.text)
             self._progress.skip(ready.skipped)
+            self._mix.skip(ready.skipped)
             self._fruitless, self._dropped = ready.fruitless, ready.dropped
             self._check_skips(final=False)
             self._skips.note(ready.flaws)

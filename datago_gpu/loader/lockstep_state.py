@@ -57,8 +57,17 @@ def bucket_settings(config: LoaderConfig) -> list[float | str]:
     further = {name: getattr(image, name) for name, default in _FURTHER.items() if getattr(image, name) != default}
     if config.source_config.min_short_edge > 0:
         further["min_short_edge"] = config.source_config.min_short_edge
+    if config.source_type == "mix":
+        further |= _further_of_sources(config)
     shown = [msgspec.json.encode(further).decode()] if further else []
     return [*(getattr(image, name) for name in _BUCKETS), *shown]
+
+
+def _further_of_sources(config: LoaderConfig) -> dict[str, Any]:
+    """Returns the further settings of each source of a mix, if a source has any."""
+    of_sources = {name: bucket_settings(each)[len(_BUCKETS) :] for name, each in config.by_source().items()}
+    own = {name: found for name, found in of_sources.items() if found}
+    return {"mix": own} if own else {}
 
 
 def lockstep_state(config: LoaderConfig, order: Mapping[str, Any], resume: Resume) -> dict[str, Any]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, nullcontext, suppress
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from datago_gpu.config import LoaderConfig
 from datago_gpu.errors import ConfigError, Rejected
+from datago_gpu.loader.on_thread import call_on_thread
 from datago_gpu.plan.taken import MoreTaken, Taken, continued, rows_together, together_of
 
 if TYPE_CHECKING:
@@ -20,9 +21,7 @@ if TYPE_CHECKING:
     from datago_gpu.plan.global_batches import GlobalBatches
     from datago_gpu.sources.reference import Source
 
-__all__ = ["Plans", "call_on_thread"]
-
-T = TypeVar("T")
+__all__ = ["Plans"]
 
 _UNKNOWN = "the rows of source_type {!r} are not known before the start: stats() counts the batches as they come"
 
@@ -48,7 +47,7 @@ class Plans:
         for a Dataroom.
         """
         try:
-            return len(self._plan())
+            return self._plan().steps(self._current_epoch())
         except TypeError as problem:
             raise TypeError(f"object of type {type(self).__name__!r} has no len(): {problem}") from None
 
@@ -108,22 +107,28 @@ class Planner:
         self._counts: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
-        """Returns the number of batches of an epoch. Raises TypeError if the rows are not known before the start."""
+        """Returns the number of batches of the first epoch: see `steps`."""
+        return self.steps(0)
+
+    def steps(self, epoch: int) -> int:
+        """Returns the number of batches of an epoch, which depends on the epoch only in a mix: the rows of a pass that
+        is not whole differ from epoch to epoch. Raises TypeError if the rows are not known before the start."""
         config = self.config
         if not config.lockstep:
             raise TypeError("without lockstep, the number of batches depends on which pictures turn out bad")
         if not self._are_known():
             raise TypeError(_UNKNOWN.format(config.source_type))
         if config.limit is not None and config.batch_pixels:
-            return self._within_limit(config.limit)
-        full, rest = divmod(self._count(), self._each())
+            return self._within_limit(config.limit, epoch)
+        counts = self._count_in(epoch) if config.source_type == "mix" else self._count()
+        full, rest = divmod(counts, self._each())
         steps = int(full.sum()) + (0 if config.drop_last else int((rest > 0).sum()))
         return steps if config.limit is None else min(steps, config.limit // config.batch_size)
 
-    def _within_limit(self, limit: int) -> int:
-        """Returns how many steps of the first epoch have at most `limit` samples on each rank."""
+    def _within_limit(self, limit: int, epoch: int) -> int:
+        """Returns how many steps of an epoch have at most `limit` samples on each rank."""
         most = limit * self.config.rank_and_world_size()[1]
-        return int(self.plan(0).starts[1:].searchsorted(most, side="right"))
+        return int(self.plan(epoch).starts[1:].searchsorted(most, side="right"))
 
     def _each(self) -> NDArray[np.int64]:
         """Returns G of each bucket."""
@@ -172,6 +177,14 @@ class Planner:
     def _are_known(self) -> bool:
         return self.config.source_type != "db" and (self._rows is None or self._rows.count is not None)
 
+    def _count_in(self, epoch: int) -> NDArray[np.int64]:
+        """Returns the number of rows of each bucket in an epoch."""
+        import numpy as np
+
+        known = self._open()
+        found = known.bucket_of[known.order(epoch)]
+        return np.bincount(found[found >= 0], minlength=len(self.config.bucket_choice().sizes))
+
     def _count(self) -> NDArray[np.int64]:
         """Returns the number of rows of each bucket."""
         import numpy as np
@@ -184,8 +197,15 @@ class Planner:
     def _open(self) -> _Known:
         with self._lock:
             if self._known is None:
-                self._known = self._own_rows(self._rows) if self._rows else call_on_thread(self._open_source)
+                self._known = self._open_any()
             return self._known
+
+    def _open_any(self) -> _Known:
+        if self.config.source_type == "mix":
+            from datago_gpu.loader.mix_planning import known_mix
+
+            return _Known(*known_mix(self.config, self._rows))
+        return self._own_rows(self._rows) if self._rows else call_on_thread(self._open_source)
 
     def _own_rows(self, rows: GivenRows) -> _Known:
         from datago_gpu.loader.row_where import passing_rows
@@ -241,13 +261,3 @@ class Planner:
         from datago_gpu.feeder.runtime import http_client_type
 
         return http_client_type()(self.config.http_config)
-
-
-def call_on_thread(work: Callable[..., Coroutine[Any, Any, T]], *arguments: Any) -> T:
-    """Runs the coroutine on a thread of its own: this thread may have a running event loop."""
-    from concurrent.futures import ThreadPoolExecutor  # most runs plan nothing in this process
-
-    from datago_gpu import eventloop
-
-    with ThreadPoolExecutor(1, "datago-plan") as thread:
-        return thread.submit(eventloop.run, work(*arguments)).result()

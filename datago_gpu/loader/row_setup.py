@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from datago_gpu.config import ConfigLike, LoaderConfig
+from datago_gpu.config import ConfigLike, LoaderConfig, MixSource
 from datago_gpu.errors import ConfigError
 from datago_gpu.feeder.wire import Resume
 
@@ -23,7 +23,7 @@ def load_config(config: ConfigLike, source: object) -> tuple[LoaderConfig, Given
         rows = given_rows(source)
         return LoaderConfig.load_for_rows(config), rows
     loaded = LoaderConfig.load(config)
-    if loaded.source_type == "rows":
+    if loaded.takes_rows:
         raise ConfigError("source_type 'rows' needs rows: Loader(config, source=rows)")
     return loaded, None
 
@@ -37,5 +37,12 @@ def make_row_thread(config: LoaderConfig, resume: Resume, rows: GivenRows | None
         return None
     from datago_gpu.loader.row_thread import RowThread
 
-    rows.check(config, resume)
-    return RowThread(rows, config)
+    of_rows = next(each for each in config.by_source().values() if each.source_type == "rows")
+    rows.check(of_rows, resume, repeats=_reads_again(config))
+    return RowThread(rows, of_rows)
+
+
+def _reads_again(config: LoaderConfig) -> bool:
+    """Returns whether a mix may pass through the rows several times in an epoch."""
+    mix = config.source_config
+    return isinstance(mix, MixSource) and (mix.stop == "all" or mix.repeats)

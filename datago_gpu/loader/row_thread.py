@@ -54,7 +54,8 @@ class RowThread(threading.Thread):
     def cause_of(self, message: str) -> BaseException | None:
         """Returns the exception of the user's code that the feeder reports with this message, or None."""
         problem = self._server.problem if self._server else None
-        return problem[1] if problem and self._config.redacted(problem[0]) == message else None
+        # The message of a mix begins with the name of the source.
+        return problem[1] if problem and message.endswith(self._config.redacted(problem[0])) else None
 
     def run(self) -> None:
         """Runs the thread."""

@@ -49,6 +49,8 @@ class Skips:
         """Reason -> number of samples delivered with this flaw."""
         self.filtered: Counter[int] = Counter()
         """Epoch -> number of samples that `where` left out."""
+        self._by_source: Counter[str] = Counter()
+        """Name of a source of a mix -> number of its samples skipped."""
         self._lost = 0
         """Samples skipped, with a lost shard counted as the samples that it held."""
 
@@ -62,6 +64,7 @@ class Skips:
             level = logging.DEBUG if self.by_reason[each.reason] else logging.WARNING
             log.log(level, "skipped %s", error)
             self.by_reason[each.reason] += 1
+            self._by_source[each.mix] += 1
             self._lost += 0 if each.reason in _ASKED_FOR else each.count
             self._last.append(error)
 
@@ -99,6 +102,8 @@ class Skips:
             bad, seen = bad + asked_for, seen + asked_for
         if spent or (final and barren and bad >= self._judged_from):
             reasons = ", ".join(f"{count} {reason}" for reason, count in self.by_reason.most_common())
+            of = ", ".join(f"{count} of source {name!r}" for name, count in self._by_source.most_common() if name)
+            reasons += f"; {of}" if of else ""
             allowed = "" if self._allowed is None else f"; max_failures is {self._allowed}"
             last = "; the last epochs had no good sample" if fruitless and delivered else ""
             left_out = f"; drop_last left out {dropped}" if dropped else ""
@@ -154,4 +159,12 @@ class SkippedFile:
 
 
 def _entry(skip: Skipped) -> dict[str, str | int]:
-    return {"id": skip.id, "reason": skip.reason, "detail": skip.detail, "where": skip.where, "epoch": skip.epoch}
+    mix: dict[str, str | int] = {"mix": skip.mix} if skip.mix else {}
+    return {
+        "id": skip.id,
+        "reason": skip.reason,
+        "detail": skip.detail,
+        "where": skip.where,
+        "epoch": skip.epoch,
+        **mix,
+    }

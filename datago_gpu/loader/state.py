@@ -25,6 +25,7 @@ from datago_gpu.config.shards import shown_shards
 from datago_gpu.errors import ConfigError
 from datago_gpu.feeder.wire import Resume
 from datago_gpu.loader.lockstep_state import bucket_settings, is_lockstep, lockstep_state, read_lockstep
+from datago_gpu.loader.mix_order import mix_differences, mix_order, mix_weights_changed, normal_mix
 from datago_gpu.sources.reference import ListingDigest, Position
 
 __all__ = ["OnChange", "check_on_change", "resume_from", "state_of"]
@@ -147,10 +148,13 @@ def _lockstep_resume(config: LoaderConfig, state: dict[str, Any], *, accepts: bo
     given, resume = read_lockstep(config, state)
     theirs, ours = _normalise_order(config, given), _normalise_order(config, _order_of(config))
     for order in (theirs, ours):
-        order["source_config"].pop("rank_split", None)
+        for source in order["source_config"]["sources"] if order["source_type"] == "mix" else [order]:
+            source["source_config"].pop("rank_split", None)
         order["rank"] = order["world_size"] = None
     anywhere = accepts or resume.listed is not None or not resume.taken
     found = _list_differences(theirs, ours, but=_PLACES if anywhere else frozenset())
+    if config.source_type == "mix" and resume.taken:
+        found += mix_weights_changed(theirs["source_config"], ours["source_config"])
     if given["buckets"] != bucket_settings(config):
         found.append(_describe_difference("image_config", given["buckets"], bucket_settings(config)))
     if found:
@@ -166,7 +170,7 @@ def _has_nothing_done(resume: Resume) -> bool:
 def _order_of(config: LoaderConfig) -> dict[str, Any]:
     """Returns the settings on which the order of samples depends."""
     rank, world_size = config.rank_and_world_size()
-    source = msgspec.to_builtins(config.source_config)
+    source = mix_order(config, _order_of) if config.source_type == "mix" else msgspec.to_builtins(config.source_config)
     for name in ("url", "path"):
         if name in source:
             source[name] = shown_shards(source[name])
@@ -181,6 +185,8 @@ def _normalise_order(config: LoaderConfig, order: Mapping[str, Any]) -> dict[str
     """
     given = order["source_config"]
     source_type = order.get("source_type") or _type_of(given)
+    if source_type == "mix":
+        return _normalise_mix(config, order)
     shuffled = given.get("random_sampling", False)
     kind = SOURCES.get(source_type, Settings) if isinstance(source_type, str) else Settings
     fields = {field.name: field for field in fields_of(kind)}
@@ -197,6 +203,15 @@ def _normalise_order(config: LoaderConfig, order: Mapping[str, Any]) -> dict[str
     if normal["world_size"] == 1:
         source.pop("rank_split", None)
     return normal | ({"seed": order.get("seed")} if shuffled else {})
+
+
+def _normalise_mix(config: LoaderConfig, order: Mapping[str, Any]) -> dict[str, Any]:
+    ranks = {name: order.get(name) for name in ("rank", "world_size")}
+    try:
+        source, shuffled = normal_mix(order["source_config"], lambda each: _normalise_order(config, {**each, **ranks}))
+    except (AttributeError, KeyError, TypeError, msgspec.ValidationError) as error:
+        raise ConfigError(f"this is not the state of a mix: {error!r}") from error
+    return {"source_type": "mix", "source_config": source, **ranks} | ({"seed": order.get("seed")} if shuffled else {})
 
 
 def _type_of(source: Mapping[str, Any]) -> str:
@@ -234,16 +249,18 @@ def _list_differences(theirs: dict[str, Any], ours: dict[str, Any], but: frozens
     """Lists the differences between two orders. theirs: of the state. ours: of the loader. but: what may differ."""
     if theirs["source_type"] != ours["source_type"]:
         return [_describe_difference("source_type", theirs["source_type"], ours["source_type"])]
-    defaults = {field.name: field.default for field in fields_of(SOURCES[ours["source_type"]])}
+    both = [name for name in ("seed", "rank", "world_size") if name in theirs and name in ours]
+    found = [_describe_difference(name, theirs[name], ours[name]) for name in both if theirs[name] != ours[name]]
     sources = theirs["source_config"], ours["source_config"]
+    if ours["source_type"] == "mix":
+        return mix_differences(*sources, lambda one, other: _list_differences(one, other, but)) + found
+    defaults = {field.name: field.default for field in fields_of(SOURCES[ours["source_type"]])}
     names = sorted({*chain(*sources)} - but)
     pairs = {name: [source.get(name, defaults.get(name)) for source in sources] for name in names}
     different = [name for name, (of_state, of_loader) in pairs.items() if of_state != of_loader]
     if "random_sampling" in different:  # then shuffle settings matter to only one of the two
         different = [name for name in different if name not in _IN_A_SHUFFLE]
-    found = [_describe_difference(f"source_config.{name}", *pairs[name]) for name in different]
-    both = [name for name in ("seed", "rank", "world_size") if name in theirs and name in ours]
-    return found + [_describe_difference(name, theirs[name], ours[name]) for name in both if theirs[name] != ours[name]]
+    return [_describe_difference(f"source_config.{name}", *pairs[name]) for name in different] + found
 
 
 def _describe_difference(name: str, theirs: Any, ours: Any) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-__all__ = ["Stage", "Stats"]
+__all__ = ["MixCount", "Stage", "Stats"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +21,20 @@ class Stage:
     """Share of the time that the stage waited for its input, from the stage before it."""
     waited_output: float
     """Share of the time that the stage waited for its output to be taken, by the stage after it."""
+
+
+@dataclass(frozen=True, slots=True)
+class MixCount:
+    """Counts of one source of a mix."""
+
+    delivered: int
+    """Samples delivered to the trainer."""
+    skipped: dict[str, int]
+    """Reason -> number of samples skipped."""
+    passes: int
+    """Number of passes through the source that had ended in the epoch of the last sample delivered."""
+    filtered: int
+    """Samples that the source's `where` left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +80,9 @@ class Stats:
     decode_cores: float = 0.0
     """CPU use of the decode processes together, in cores."""
 
+    mix: dict[str, MixCount] = field(default_factory=dict)
+    """Name of each source of a mix -> its counts; empty without a mix."""
+
     @property
     def slowest(self) -> str:
         """Returns the name of the bottleneck: the stage that waited least."""
@@ -90,8 +107,18 @@ class Stats:
         took = f"slowest: {self.slowest}; the feeder used {self.feeder_cores:.0%} of a core"
         if self.decode_processes:
             took += f", {self.decode_processes} decode processes {self.decode_cores:.0%}"
-        return "\n".join([f"{came}, {self.bytes / 1e6:,.1f} MB encoded, skipped: {skipped}{flawed}", *table, took])
+        mix = [f"source {name}: {_describe(count)}" for name, count in self.mix.items()]
+        return "\n".join(
+            [f"{came}, {self.bytes / 1e6:,.1f} MB encoded, skipped: {skipped}{flawed}", *mix, *table, took]
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """Returns plain values, for JSON."""
         return {**asdict(self), "stages": [asdict(stage) for stage in self.stages], "slowest": self.slowest}
+
+
+def _describe(count: MixCount) -> str:
+    skipped = ", ".join(f"{number:,} {reason}" for reason, number in count.skipped.items())
+    skipped = f", skipped: {skipped}" if skipped else ""
+    filtered = f", filtered: {count.filtered:,}" if count.filtered else ""
+    return f"{count.delivered:,} samples{skipped}{filtered}, {count.passes} passes ended"

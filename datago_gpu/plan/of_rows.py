@@ -55,4 +55,4 @@ def plan_rows(
     """
     table = np.array(config.bucket_choice().sizes, np.int32)
     batches = plan_rest(order, bucket_of, table, taken, drop_last=config.drop_last)
-    return EpochPlan(batches, np.flatnonzero(bucket_of < 0))
+    return EpochPlan(batches, np.sort(order[bucket_of[order] < 0]))

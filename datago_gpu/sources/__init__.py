@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from datago_gpu.config import FileSource, LoaderConfig, TableSource, UserSource, WebDatasetSource
+from datago_gpu.config import FileSource, LoaderConfig, MixSource, TableSource, UserSource, WebDatasetSource
 from datago_gpu.errors import ConfigError
 from datago_gpu.sources.reference import Source
 
@@ -20,6 +20,8 @@ def open_source(config: LoaderConfig, http: HttpClient | None, link: RowLink | N
 
     link: to the rows of the program's own, for source_type "rows".
     """
+    if isinstance(config.source_config, MixSource):
+        return _open_mix(config, http, link)
     source = _open(config, http, link)
     text = config.source_config.where
     if not text.strip() or getattr(source, "applies_where", False):
@@ -53,3 +55,14 @@ def _open(config: LoaderConfig, http: HttpClient | None, link: RowLink | None) -
     from datago_gpu.sources.dataroom.dataroom_source import Dataroom
 
     return Dataroom(config, http)
+
+
+def _open_mix(config: LoaderConfig, http: HttpClient | None, link: RowLink | None) -> Source:
+    sources = {name: open_source(each, http, link) for name, each in config.by_source().items()}
+    if config.lockstep:
+        from datago_gpu.sources.mix.mix_rows import open_mixed_rows
+
+        return open_mixed_rows(config, sources)
+    from datago_gpu.sources.mix.mix_source import Mix
+
+    return Mix(config, sources)

@@ -116,6 +116,14 @@ class Images:
         """See `Source.refs`. Raises SourceError where the root is missing, unreadable or holds no image."""
         return self._in_shuffled_order(start) if self._is_shuffled else self._in_listed_order(start)
 
+    async def count(self) -> int:
+        """Returns the number of this rank's images. Lists all names for it. Raises SourceError."""
+        count = 0
+        async with aclosing(self._pages(Passed())) as pages:
+            async for page in pages:
+                count += len(page.names)
+        return len(self._share.select(range(count)))
+
     async def _in_listed_order(self, start: Position) -> Refs:
         place = self._place_of(start.cursor)
         self._walked.begin(place)

@@ -160,6 +160,8 @@ class Skipped(Struct, frozen=True):
     count: int = 1
     """About how many samples are lost: more than one if the rest of a shard cannot be read. With the reason FILTERED:
     how many samples are left out, from number `index` on."""
+    mix: str = ""
+    """The name of its source, in a mix."""
 
     @classmethod
     def filtered(cls, index: int, count: int = 1) -> Self:
@@ -173,7 +175,7 @@ class Skipped(Struct, frozen=True):
 
     def joined(self, behind: Skipped) -> Skipped | None:
         """Returns one record for this one and the next one, if both are filtered and follow each other; else None."""
-        if not (self.is_filtered and behind.is_filtered and self.epoch == behind.epoch):
+        if not (self.is_filtered and behind.is_filtered) or (self.epoch, self.mix) != (behind.epoch, behind.mix):
             return None
         if self.index + self.count == behind.index or (self.index < 0 and behind.index < 0):
             return structs.replace(self, count=self.count + behind.count)

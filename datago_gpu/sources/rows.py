@@ -89,6 +89,10 @@ class RowsSource(Generic[R]):
             self.tally.set(listed)
         return self._rows
 
+    async def count(self) -> int:
+        """Returns the number of this rank's rows."""
+        return len(self._share.select(range(len(await self.rows()))))
+
     async def order(self, epoch: int) -> NDArray[np.int64]:
         """Returns the numbers of the rows of all ranks in the order of an epoch. A plan keeps this order."""
         count = len(await self.rows())

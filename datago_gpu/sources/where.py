@@ -138,22 +138,22 @@ class WhereSource:
     """The `Source` of those samples of another one that pass. The others become `Skipped.filtered`, in their places."""
 
     def __init__(self, source: Source, text: str) -> None:
-        self._source, self._where = source, Where(text)
+        self.source, self._where = source, Where(text)
 
     @property
     def tally(self) -> Tally:
         """See `Source.tally`."""
-        return self._source.tally
+        return self.source.tally
 
     @property
     def passed_over(self) -> dict[str, int]:
         """See `Source.passed_over`."""
-        return self._source.passed_over
+        return self.source.passed_over
 
     async def refs(self, start: Position) -> Refs:
         """See `Source.refs`. Raises ConfigError or SourceError at the end of a first epoch in which nothing passes."""
         where = self._where
-        async with aclosing(self._source.refs(start)) as refs:
+        async with aclosing(self.source.refs(start)) as refs:
             async for ref in refs:
                 if isinstance(ref, SampleRef) and not where.passes(ref):
                     yield Skipped.filtered(ref.index)

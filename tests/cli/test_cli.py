@@ -17,7 +17,7 @@ from PIL import Image
 import datago_gpu
 from datago_gpu.cli.flags import SECTIONS
 from datago_gpu.cli.settings_help import setting_texts
-from datago_gpu.config import TableSource, UserSource
+from datago_gpu.config import MixPart, MixSource, TableSource, UserSource
 from tests.support.commands import run_command
 
 PHOTOS = Path(datago_gpu.__file__).parent / "photos"
@@ -122,7 +122,8 @@ def test_the_guide_has_the_text_of_every_setting() -> None:
         pytest.skip("docs/ is not beside the package")
     tables = re.split(r"^### ", GUIDE.read_text().partition("## Settings\n")[2], flags=re.MULTILINE)[1:]
     kinds = [kind for *_, kind in SECTIONS]
-    kinds.insert(kinds.index(TableSource) + 1, UserSource)  # no command can set these
+    place = kinds.index(TableSource) + 1
+    kinds[place:place] = [UserSource, MixSource, MixPart]  # no command can set these
     for kind, table in zip(kinds, tables, strict=True):
         rows = dict(re.findall(r"^\| `(\w+)` \| [^|]* \| (.*) \|$", table, re.MULTILINE))
         texts = {name: text[:1].upper() + text[1:] for name, text in setting_texts(kind).items()}

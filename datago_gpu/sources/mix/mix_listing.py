@@ -1,0 +1,106 @@
+"""What a state has of a mix, beside a position: the weights, the passes that have ended, and each source's listing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+from msgspec import Struct
+
+from datago_gpu.errors import ConfigError, DatagoError
+from datago_gpu.sources.reference import Counted, ListingDigest, Source, Tally
+
+__all__ = ["MixListing", "MixTally", "PassLengths", "Stretch", "named", "no_samples"]
+
+PassLengths = list[tuple[Counted, Counted]]
+"""The number of samples of passes that have ended, in their order, and how many passes in a row have that number.
+Samples that `where` leaves out do not count."""
+
+
+class Stretch(Struct, frozen=True, array_like=True):
+    """The weights that hold from one place of an epoch on."""
+
+    start: Counted
+    """The index of the first sample."""
+    weights: list[float | int]
+    """Of each source. Only the ratios matter."""
+
+
+class SourceListing(Struct, frozen=True, omit_defaults=True):
+    """What a state has of one source."""
+
+    listed: ListingDigest | None = None
+    lengths: PassLengths = []
+    """Of the passes of this epoch."""
+
+
+class MixListing(Struct, frozen=True):
+    """What a state has of a mix, for one epoch."""
+
+    stretches: list[Stretch] = []
+    sources: list[SourceListing] = []
+
+    @classmethod
+    def parse(cls, text: str, count: int) -> MixListing:
+        """Returns what `ListingDigest.samples` of a state has. count: of sources. Raises ConfigError."""
+        if not text:
+            return cls()
+        try:
+            found = msgspec.json.decode(text, type=cls)
+        except (msgspec.DecodeError, msgspec.ValidationError) as error:
+            raise ConfigError(f"this is not the state of a mix: {error}") from error
+        if len(found.sources) != count or any(len(each.weights) != count for each in found.stretches):
+            raise ConfigError(f"this is not the state of a mix of {count} sources")
+        return found
+
+
+class MixTally(Tally):
+    """Counts the names that the sources of a mix list, each with a tally of its own."""
+
+    def __init__(self, sources: Mapping[str, Source]) -> None:
+        self._sources = sources
+        self.stretches: Sequence[Stretch] = ()
+        self.lengths: list[PassLengths] = [[] for _ in sources]
+        """Of each source."""
+        self.opened: set[str] = set()
+        """The sources that are being listed."""
+
+    @property
+    def listed(self) -> ListingDigest:
+        """Returns the digests of all sources."""
+        sources = [
+            SourceListing(source.tally.listed, lengths)
+            for source, lengths in zip(self._sources.values(), self.lengths, strict=True)
+        ]
+        return ListingDigest(0, "", samples=msgspec.json.encode(MixListing(list(self.stretches), sources)).decode())
+
+    @property
+    def pending(self) -> bool:
+        """Returns whether the listing of a source has not yet been compared with that of a state. A source of which no
+        sample was asked for, perhaps because its weight is 0, keeps no samples of the others back."""
+        return any(self._sources[name].tally.pending for name in self.opened)
+
+    def expect(self, listed: ListingDigest | None, *, accepts: bool) -> None:
+        """See `Tally.expect`. Raises ConfigError, which names the source."""
+        self.opened.clear()
+        found = MixListing.parse(listed.samples if listed else "", len(self._sources)).sources
+        expected = [each.listed for each in found] or [None] * len(self._sources)
+        for (name, source), each in zip(self._sources.items(), expected, strict=True):
+            try:
+                source.tally.expect(each, accepts=accepts)
+            except DatagoError as problem:
+                raise named(problem, name) from problem
+
+
+def named(problem: DatagoError, name: str) -> DatagoError:
+    """Returns the error with the name of the source of a mix where it has happened."""
+    return type(problem)(f"source {name!r} of the mix: {problem}")
+
+
+def no_samples(name: str, of_rank: str = "", *, filtered: int = 0) -> str:
+    """Returns the words for a source that has no samples. filtered: number of samples that its `where` left out."""
+    none = f"only samples that its where leaves out ({filtered:,})" if filtered else "no samples"
+    return (
+        f"source {name!r} of the mix has {none}{of_rank}, so it cannot have its share: remove the source, or set "
+        "its weight to 0"
+    )

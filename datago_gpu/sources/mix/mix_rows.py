@@ -1,0 +1,219 @@
+"""The rows of a mix, for a plan of global batches: each occurrence of a row in an epoch is a row of its own."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import AsyncExitStack, aclosing
+from hashlib import blake2b
+from typing import TYPE_CHECKING
+
+from msgspec import structs
+
+from datago_gpu.config import LoaderConfig, MixSource
+from datago_gpu.errors import ConfigError, DatagoError, SourceError
+from datago_gpu.eventloop import call_in_thread
+from datago_gpu.sources.mix.mix_listing import named, no_samples
+from datago_gpu.sources.mix.turns import pass_number
+from datago_gpu.sources.order import RankShare, renumber
+from datago_gpu.sources.reference import ListingDigest, Refs, SampleRef, Skipped, Source
+from datago_gpu.sources.rows import Numbers, Rows, RowsSource
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from datago_gpu.sources.mix.mixture import Mixture
+
+__all__ = [
+    "KeptRows",
+    "MixedRows",
+    "MixedRowsSource",
+    "kept_order",
+    "mixture_of",
+    "open_mixed_rows",
+]
+
+_DIGEST_BYTES = 8
+
+
+def open_mixed_rows(config: LoaderConfig, sources: Mapping[str, Source]) -> MixedRowsSource:
+    """Returns the source of a mix in lockstep. Raises ConfigError if a source has no rows that are known."""
+    rows: dict[str, RowsSource[Rows]] = {
+        name: source for name, source in sources.items() if isinstance(source, RowsSource)
+    }
+    for name in sources.keys() - rows.keys():
+        raise ConfigError(
+            f"source {name!r} of the mix: lockstep needs rows that are known before the start, and this source is read "
+            "from its beginning to its end: give a sequence of rows, or make an index (datago-gpu index CONFIG --out "
+            "index.arrow) and load it as a table"
+        )
+    return MixedRowsSource(config, rows)
+
+
+class MixedRowsSource(RowsSource["MixedRows"]):
+    """The `Source` of a mix in lockstep. Only plans use it: it has an order and rows, but `refs` is never called."""
+
+    def __init__(self, config: LoaderConfig, sources: Mapping[str, RowsSource[Rows]]) -> None:
+        assert isinstance(config.source_config, MixSource)
+        self._mix, self._sources = config.source_config, sources
+        super().__init__(config, self._open, "rows of the mix", shuffled=False, split="shuffled")
+
+    async def _open(self) -> MixedRows:
+        rows: dict[str, Rows] = {}
+        for name, source in self._sources.items():
+            try:
+                rows[name] = await source.rows()
+            except DatagoError as problem:
+                raise named(problem, name) from problem
+        kept = {name: KeptRows(each) for name, each in rows.items()}
+        counts = {name: len(each) for name, each in kept.items()}
+        mixture = await call_in_thread(None, mixture_of, self._mix, counts)
+        return MixedRows(kept, mixture)
+
+    async def order(self, epoch: int) -> NDArray[np.int64]:
+        """See `RowsSource.order`: the numbers of occurrences."""
+        rows = await self.rows()
+        mixture, orders = rows.mixture, {}
+        for number, source in enumerate(self._sources.values()):
+            for before in range(mixture.passes[number]):
+                order = await source.order(pass_number(epoch, before))
+                orders[number, before] = rows.kept[number].places_of(order)
+        rows.epoch = epoch
+        return await call_in_thread(None, mixture.order, lambda number, before: orders[number, before])
+
+
+def mixture_of(mix: MixSource, counts: Mapping[str, int]) -> Mixture:
+    """Returns the order of sources with these numbers of rows. Raises SourceError if one has no row."""
+    from datago_gpu.sources.mix.mixture import Mixture  # imports numpy
+
+    try:
+        return Mixture(list(counts.values()), mix.weights, mix.stop, repeats=mix.repeats)
+    except ValueError as problem:
+        name = list(counts)[problem.args[0]]
+        raise SourceError(no_samples(name)) from None
+
+
+class KeptRows:
+    """The rows of one source that pass its `where`, numbered anew from 0."""
+
+    def __init__(self, rows: Rows) -> None:
+        import numpy as np
+
+        self.rows, passing = rows, rows.passing()
+        self.passing = passing
+        self._numbers = None if passing is None else np.flatnonzero(passing)
+
+    def __len__(self) -> int:
+        return len(self.rows) if self._numbers is None else len(self._numbers)
+
+    def sizes(self) -> NDArray[np.int32] | None:
+        """Returns height and width of each row, (N, 2); None if unknown."""
+        sizes = self.rows.sizes()
+        return sizes if sizes is None or self._numbers is None else sizes[self._numbers]
+
+    def numbers_of(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Returns the numbers that these rows have among all rows."""
+        return places if self._numbers is None else self._numbers[places]
+
+    def places_of(self, order: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Returns the numbers of the rows that pass, in the order of all rows."""
+        return kept_order(order, self.passing)
+
+
+def kept_order(order: NDArray[np.int64], passing: NDArray[np.bool_] | None) -> NDArray[np.int64]:
+    """Returns the order of the rows that pass, numbered anew from 0. order: of all rows."""
+    if passing is None:
+        return order
+    places = passing.cumsum() - 1
+    return places[order[passing[order]]]
+
+
+class MixedRows:
+    """The occurrences of the rows of several sources. Implements `Rows`."""
+
+    def __init__(self, rows: Mapping[str, KeptRows], mixture: Mixture) -> None:
+        self._rows, self.mixture = rows, mixture
+        self.kept = list(rows.values())
+        self.epoch = 0
+        """The epoch that is read."""
+
+    @property
+    def listed(self) -> ListingDigest:
+        """See `Rows.listed`."""
+        found = blake2b(digest_size=_DIGEST_BYTES)
+        for name, rows in self._rows.items():
+            found.update(f"{name}\0{len(rows.rows)}\0{rows.rows.listed.digest}\0".encode())
+        return ListingDigest(sum(len(rows.rows) for rows in self.kept), found.hexdigest(), whole=True)
+
+    def __len__(self) -> int:
+        return self.mixture.occurrences
+
+    def sizes(self) -> NDArray[np.int32] | None:
+        """See `Rows.sizes`: sources that know none have 0."""
+        import numpy as np
+
+        found = [rows.sizes() for rows in self.kept]
+        if all(sizes is None for sizes in found):
+            return None
+        return self.mixture.repeat(
+            [
+                np.zeros((len(rows), 2), np.int32) if sizes is None else sizes
+                for rows, sizes in zip(self.kept, found, strict=True)
+            ]
+        )
+
+    def passing(self) -> NDArray[np.bool_] | None:
+        """See `Rows.passing`: rows that `where` leaves out have no occurrence."""
+        return None
+
+    def left_out(self, share: RankShare) -> list[Skipped]:
+        """Returns what stands for the rows of a rank's share that `where` leaves out, for each source."""
+        counts = {name: int((~rows.passing[share.rank :: share.world_size]).sum())
+                  for name, rows in self._rows.items() if rows.passing is not None}  # fmt: skip
+        return [
+            structs.replace(Skipped.filtered(-1, count), where=name, mix=name)
+            for name, count in counts.items()
+            if count
+        ]
+
+    def sizes_by_source(self) -> dict[str, NDArray[np.int32] | None]:
+        """Returns name of a source -> height and width of each of its rows, (N, 2), or None."""
+        return {name: rows.sizes() for name, rows in self._rows.items()}
+
+    async def read(self, numbers: Numbers) -> Refs:
+        """See `Rows.read`."""
+        import numpy as np
+
+        wanted = np.asarray(numbers, np.int64)
+        of_source = self.mixture.sources_of(wanted)
+        async with AsyncExitStack() as stack:
+            readers: list[AsyncGenerator[SampleRef | Skipped, None]] = []
+            for number, (name, rows) in enumerate(self._rows.items()):
+                mine = wanted[of_source == number]
+                reader = self._read_source(name, rows, self.mixture.rows_of(number, mine))
+                readers.append(await stack.enter_async_context(aclosing(reader)))
+            for number, occurrence in zip(of_source.tolist(), wanted.tolist(), strict=True):
+                sample = await anext(readers[number], None)
+                if sample is None:
+                    raise SourceError("the rows have ended before their plan: they were changed during the run")
+                yield self._marked(sample, occurrence)
+
+    async def _read_source(self, name: str, rows: KeptRows, numbers: NDArray[np.int64]) -> Refs:
+        """Yields rows of one source. Raises DatagoErrors, which name the source."""
+        try:
+            async with aclosing(rows.rows.read(rows.numbers_of(numbers))) as samples:
+                async for sample in samples:
+                    if isinstance(sample, Skipped):
+                        yield structs.replace(sample, mix=name)
+                    else:
+                        sample.info = structs.replace(sample.info, mix=name)
+                        yield sample
+        except DatagoError as problem:
+            raise named(problem, name) from problem
+
+    def _marked(self, sample: SampleRef | Skipped, occurrence: int) -> SampleRef | Skipped:
+        """Returns the sample with the number of the occurrence and of the pass."""
+        if isinstance(sample, SampleRef):
+            before = self.mixture.locate(occurrence).before
+            sample.info = structs.replace(sample.info, pass_number=pass_number(self.epoch, before))
+        return renumber(sample, occurrence)

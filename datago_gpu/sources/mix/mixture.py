@@ -1,0 +1,125 @@
+"""The order of an epoch of a mix whose rows are all known: which row of which source is at each place.
+
+A row may occur several times in an epoch, once in each pass through its source. Each occurrence has a number of its
+own: source after source, and within a source pass after pass. So a plan knows which occurrences are done.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+from typing import Any, Literal, NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datago_gpu.sources.mix.turns import Turns
+
+__all__ = ["Mixture", "Occurrence", "turn_sequence"]
+
+Whole = TypeVar("Whole", bound="np.integer[Any]")
+
+
+class Occurrence(NamedTuple):
+    """What the number of an occurrence stands for."""
+
+    source: int
+    before: int
+    """Number of passes through the source that came before in this epoch."""
+    row: int
+
+
+class Mixture:
+    """Orders the rows of several sources.
+
+    counts: number of rows of each source. weights: of each source. repeats: whether an epoch ends after `weights`
+    passes through each source; if not, it ends as `stop` says. Raises ValueError if a source with a weight has no row.
+    """
+
+    def __init__(
+        self, counts: Sequence[int], weights: Sequence[float], stop: Literal["first", "all"], *, repeats: bool
+    ) -> None:
+        used = [number for number, weight in enumerate(weights) if weight]
+        empty = [number for number in used if not counts[number]]
+        if empty:
+            raise ValueError(empty[0])
+        shares = [count * int(weight) for count, weight in zip(counts, weights, strict=True)] if repeats else weights
+        turns = Turns(shares)
+        total = sum(turns.weights)
+        if repeats:
+            length = sum(int(share) for share in shares)
+        else:
+            ends = [-(-(counts[at] + 1) * total // turns.weights[at]) for at in used]
+            length = min(ends) if stop == "first" else max(ends)
+        sequence = turn_sequence(shares, length)
+        if not repeats:
+            ends = [int(np.flatnonzero(sequence == at)[counts[at]]) for at in used if _has(sequence, at, counts[at])]
+            sequence = sequence[: min(ends) if stop == "first" else max(ends)]
+        self._sequence, self._counts = sequence, list(counts)
+        self._taken: list[int] = np.bincount(sequence, minlength=len(counts)).tolist()
+        passes = [-(-taken // max(1, count)) for taken, count in zip(self._taken, counts, strict=True)]
+        self.passes: list[int] = passes
+        """Number of passes through each source in an epoch; the last one may not be whole."""
+        sizes = (each * count for each, count in zip(passes, counts, strict=True))
+        self._starts: list[int] = list(accumulate(sizes, initial=0))
+
+    def __len__(self) -> int:
+        """Returns the number of samples of an epoch."""
+        return int(self._sequence.size)
+
+    @property
+    def occurrences(self) -> int:
+        """Returns how many numbers there are; those of the ends of the last passes are in no epoch."""
+        return self._starts[-1]
+
+    def order(self, of_source: Callable[[int, int], NDArray[np.int64]]) -> NDArray[np.int64]:
+        """Returns the numbers of the occurrences of an epoch (int64), in their order.
+
+        of_source: number of a source, and of passes before -> the numbers of its rows in the order of that pass.
+        """
+        order = np.empty(len(self._sequence), np.int64)
+        for number, count in enumerate(self._counts):
+            if not self._taken[number]:
+                continue
+            start = self._starts[number]
+            rows = [start + before * count + of_source(number, before) for before in range(self.passes[number])]
+            order[self._sequence == number] = np.concatenate(rows)[: self._taken[number]]
+        return order
+
+    def repeat(self, of_sources: Sequence[NDArray[Whole]]) -> NDArray[Whole]:
+        """Returns the values of all occurrences. of_sources: for each source, the values of its rows."""
+        columns = [np.tile(each, (passes, *[1] * (each.ndim - 1)))
+                   for each, passes in zip(of_sources, self.passes, strict=True)]  # fmt: skip
+        return np.concatenate(columns)
+
+    def locate(self, number: int) -> Occurrence:
+        """Returns what the number of an occurrence stands for."""
+        source = bisect_right(self._starts, number) - 1
+        before, row = divmod(number - self._starts[source], self._counts[source])
+        return Occurrence(source, before, row)
+
+    def rows_of(self, source: int, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Returns the row number of each occurrence, all of which are of this source."""
+        return (numbers - self._starts[source]) % max(1, self._counts[source])
+
+    def sources_of(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Returns the number of the source of each occurrence."""
+        return np.asarray(np.searchsorted(self._starts, numbers, side="right") - 1)
+
+
+def _has(sequence: NDArray[np.uint8], number: int, place: int) -> bool:
+    """Returns whether a source has more than `place` turns."""
+    return int((sequence == number).sum()) > place
+
+
+def turn_sequence(weights: Sequence[float], length: int) -> NDArray[np.uint8]:
+    """Returns the numbers of the sources that give the first `length` samples (uint8): as `Turns` takes them."""
+    turns = Turns(weights)
+    period = min(length, sum(turns.weights))
+    begin = np.empty(period, np.uint8)
+    for place in range(period):
+        number = turns.next()
+        turns.take(number)
+        begin[place] = number
+    return np.tile(begin, -(-length // max(1, period)))[:length]
