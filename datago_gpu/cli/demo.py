@@ -20,7 +20,7 @@ from datago_gpu.server import DataroomServer
 
 __all__ = ["demo"]
 
-IMAGES = ImageConfig(crop_and_resize=True, default_image_size=256)
+IMAGES = ImageConfig(crop_and_resize=True, default_image_size=256, crop="random_resized", crop_scale=(0.4, 1), flip=0.5)
 MOST_PIXELS = 700_000
 
 
@@ -34,8 +34,8 @@ def demo(out: Path, samples: int, device: str, backend: str) -> None:
     """Stream the photographs that ship with the package, and draw the result.
 
     Cuts pictures of all shapes from the photographs, adds three broken files, serves them as a Dataroom on this
-    machine, loads everything over HTTP, prints figures of each stage, and writes a contact sheet with a row for each
-    bucket.
+    machine, loads everything over HTTP through random crops, prints figures of each stage, and writes a contact sheet:
+    a row for each bucket, with the class and the caption of each picture.
     """
     check_out(out, ".png")
     with tempfile.TemporaryDirectory(prefix="datago-demo-") as folder:
@@ -44,20 +44,30 @@ def demo(out: Path, samples: int, device: str, backend: str) -> None:
         _plant_broken(Path(folder))
         with DataroomServer(folder) as server:
             click.echo(f"Serving them, and 3 broken files, at {server.url}")
-            source = DataroomSource(api_url=server.url, api_key=server.key, page_size=100)
+            source = DataroomSource(
+                api_url=server.url,
+                api_key=server.key,
+                page_size=100,
+                label="photo",
+                classes="\n".join(path.stem for path in _photos()),
+            )
             config = LoaderConfig(source_type="db", source_config=source, image_config=IMAGES, batch_size=16)
-            sheet = ContactSheet()
             with Loader(config, device=device, backend=backend) as loader:
+                sheet = ContactSheet(loader.classes or [])
                 figures = report(loader, *run(loader, sheet.add))
     show(figures)
     write_out(sheet.save, out)
     click.echo(f"Wrote {out}.")
 
 
+def _photos() -> list[Path]:
+    return sorted(Path(datago_gpu.__file__).parent.joinpath("photos").glob("*.[jp][pn]g"))
+
+
 def _cut_all(folder: Path, samples: int) -> None:
     """Writes different parts of the photographs, in the shapes of all buckets, each with a caption file."""
     rng = random.Random(0)
-    paths = sorted(Path(datago_gpu.__file__).parent.joinpath("photos").glob("*.[jp][pn]g"))
+    paths = _photos()
     photos = [ImageOps.exif_transpose(Image.open(path)) for path in paths]
     shapes = [width / height for height, width in IMAGES.bucket_tables()[0].sizes]
     for number in range(samples):
@@ -65,7 +75,8 @@ def _cut_all(folder: Path, samples: int) -> None:
         part = _cut(photo, shapes[rng.randrange(len(shapes))], rng)
         name = folder / f"{number:04d}-{path.stem}{path.suffix}"
         part.save(name, quality=85)
-        caption = {"source": "demo", "attributes": {"caption": f"a part of {path.stem}"}, "tags": [path.stem]}
+        attributes = {"caption": f"a part of {path.stem}", "photo": path.stem}
+        caption = {"source": "demo", "attributes": attributes, "tags": [path.stem]}
         name.with_suffix(".json").write_text(json.dumps(caption))
 
 

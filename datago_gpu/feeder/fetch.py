@@ -114,6 +114,7 @@ class Fetcher:
             used = outcome.arena_bytes
             if more := read_caption(ref, self._patience, max(0, room - used)):
                 return used + more
+            return _chosen(ref, outcome)
         return outcome
 
     def _read_payload(self, wanted: SampleRef | Part, room: int) -> tuple[bytes, int]:
@@ -165,6 +166,7 @@ class Fetcher:
             outcome = await self._load_image(ref, claim)
             if isinstance(outcome, Admitted):
                 await caption
+                return _chosen(ref, outcome)
             return outcome
         finally:
             caption.cancel()
@@ -265,3 +267,8 @@ class Fetcher:
     @staticmethod
     def _too_large(ref: SampleRef, size: int, why: str) -> Skipped:
         return Skipped(ref.index, ref.id, ref.where, "too-large", f"{size} bytes{why}")
+
+
+def _chosen(ref: SampleRef, sample: Admitted) -> Outcome:
+    """Returns the sample, or what stands for it if `where` leaves it out because of its caption."""
+    return Skipped.filtered(ref.index) if ref.passes and not ref.passes(ref) else sample

@@ -54,6 +54,8 @@ class ShownSample:
     caption: str
     tags: list[str]
     panels: list[Panel]
+    label: str = ""
+    """Its class in words; "" for none."""
 
 
 @dataclass(slots=True)
@@ -82,6 +84,8 @@ class Overview:
     label_maps: set[str] = field(default_factory=set)
     """Those of them that hold numbers of labels."""
     skipped: dict[str, int] = field(default_factory=dict)
+    filtered: int = 0
+    """How many samples `where` has left out."""
 
 
 Key = tuple[int, str, tuple[int, int]]
@@ -89,8 +93,8 @@ Key = tuple[int, str, tuple[int, int]]
 
 
 class _Gatherer:
-    def __init__(self, config: LoaderConfig, overview: Overview, most: int) -> None:
-        self._config, self.overview, self._most = config, overview, most
+    def __init__(self, config: LoaderConfig, overview: Overview, most: int, classes: list[str]) -> None:
+        self._config, self.overview, self._most, self._classes = config, overview, most, classes
         self._waiting: dict[Key, list[tuple[ShownSample, Region]]] = defaultdict(list)
 
     def add(self, batch: Batch) -> None:
@@ -136,7 +140,7 @@ class _Gatherer:
         for number, name in enumerate(self.overview.masks):
             if sample.masks.get(name) is not None:
                 view = overlay_mask(view, mask_levels(sample.masks[name], image), kinds[name], colour_of(number))
-        panels = [Panel("model", view)]
+        panels = [Panel("model, mirrored" if sample.flipped else "model", view)]
         panels += [
             Panel(self._text(name), fit_area(to_picture(array, image), AREA, LONGEST))
             for name, array in sample.additional_images.items()
@@ -144,7 +148,16 @@ class _Gatherer:
         ]
         tags = [self._text(tag) for tag in sample.tags]
         caption = self._text(caption_of(sample.attributes))
-        return ShownSample(self._text(sample.id), sample.original_size, caption, tags, panels)
+        label = self._label_of(sample)
+        return ShownSample(self._text(sample.id), sample.original_size, caption, tags, panels, label)
+
+    def _label_of(self, sample: Sample) -> str:
+        if sample.label is None:
+            return ""
+        if sample.label < 0:
+            return "no class"
+        name = self._text(self._classes[sample.label]) if sample.label < len(self._classes) else ""
+        return f"class {sample.label} {name}".rstrip()
 
     def _text(self, text: str) -> str:
         return self._config.redacted(single_line(text))
@@ -169,13 +182,13 @@ def gather(
     with Loader(config, device=device, backend=backend) as loader:
         where = f"{loader.backend.name} on {loader.backend.device}"
         overview = Overview(_title(config), where, config.image_config.crop_and_resize)
-        gatherer = _Gatherer(config, overview, samples)
+        gatherer = _Gatherer(config, overview, samples, loader.classes or [])
         progress("loading the first batch")
         for number, batch in enumerate(islice(loader, batches), 1):
             gatherer.add(batch)
             progress(f"batch {number} of {batches}")
         stats = loader.stats()
-    overview.skipped = stats.skipped
+    overview.skipped, overview.filtered = stats.skipped, stats.filtered
     if not overview.batches:
         skipped = ", ".join(f"{count} {reason}" for reason, count in stats.skipped.items()) or "none"
         raise DatagoError(

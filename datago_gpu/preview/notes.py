@@ -21,12 +21,14 @@ def heading(batch: ShownBatch) -> tuple[str, str]:
 
 
 def size_note(sample: ShownSample) -> str:
-    return f"{sample.size[1]} x {sample.size[0]} px"
+    label = f"  ·  {sample.label}" if sample.label else ""
+    return f"{sample.size[1]} x {sample.size[0]} px{label}"
 
 
 def skipped_note(overview: Overview) -> str:
     skipped = ", ".join(f"{count} {reason}" for reason, count in overview.skipped.items())
-    return f"  ·  skipped: {skipped}" if skipped else ""
+    filtered = f"  ·  filtered: {overview.filtered}" if overview.filtered else ""
+    return (f"  ·  skipped: {skipped}" if skipped else "") + filtered
 
 
 def crop_note(overview: Overview) -> str:

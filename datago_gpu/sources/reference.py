@@ -107,6 +107,8 @@ class SampleRef(Struct):
     """(height, width) of the picture as the listing says, 0 if unknown. For a plan of global batches, and `where`."""
     bucket: tuple[int, int] | None = None
     """(height, width) of the bucket that a plan has for the sample, whatever its picture's size turns out to be."""
+    passes: Callable[[SampleRef], bool] | None = None
+    """Decides whether the sample is loaded, once its caption has been read: see `Where`."""
     renew: Callable[[str], Awaitable[str]] | None = None
     """Asks the origin for a new address of the part of that name, or with "" of the image, if addresses expire."""
     span: Span | None = None

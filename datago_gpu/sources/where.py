@@ -6,6 +6,7 @@ import difflib
 import logging
 from collections.abc import Sequence
 from contextlib import aclosing
+from threading import Lock
 from typing import Any
 
 import msgspec
@@ -22,13 +23,15 @@ log = logging.getLogger("datago_gpu")
 
 _JUDGED_FROM = 1000
 """A name that so many samples lack is probably misspelt."""
+_SOON = 100
+"""Or so many, if no sample has passed."""
 _MOST_NAMES = 50
 """Names of attributes that are kept for messages."""
 _OF_EVERY_SAMPLE = ("id", "source", "tags", "duplicate_state")
 
 
 class Where:
-    """Decides about samples, and remembers which names they have."""
+    """Decides about samples, and remembers which names they have. Many threads may call `passes` at once."""
 
     def __init__(self, text: str) -> None:
         tree = parse_expression(text)
@@ -39,11 +42,16 @@ class Where:
         self._seen: dict[str, None] = {}
         self._misfits: dict[str, str] = {}
         self._current = ""
+        self._lock = Lock()
         self.judged = self.passed = 0
         """Numbers of samples."""
 
     def passes(self, sample: SampleRef) -> bool:
         """Returns whether the sample is loaded."""
+        with self._lock:
+            return self._judge(sample)
+
+    def _judge(self, sample: SampleRef) -> bool:
         record = _Record(sample)
         self._current = sample.id
         self.judged += 1
@@ -65,7 +73,7 @@ class Where:
             del self._lacking[name]
         if len(self._seen) < _MOST_NAMES:
             self._seen |= dict.fromkeys(record.names())
-        if self.judged == _JUDGED_FROM:
+        if self.judged == _JUDGED_FROM or (self.judged == _SOON and not self.passed):
             self._warn()
 
     def _warn(self) -> None:
@@ -152,14 +160,16 @@ class WhereSource:
 
     async def refs(self, start: Position) -> Refs:
         """See `Source.refs`. Raises ConfigError or SourceError at the end of a first epoch in which nothing passes."""
-        where = self._where
+        where, late = self._where, False
         async with aclosing(self.source.refs(start)) as refs:
             async for ref in refs:
-                if isinstance(ref, SampleRef) and not where.passes(ref):
+                if isinstance(ref, SampleRef) and ref.caption:
+                    ref.passes, late = where.passes, True
+                elif isinstance(ref, SampleRef) and not where.passes(ref):
                     yield Skipped.filtered(ref.index)
-                else:
-                    yield ref
-        if _is_beginning(start):
+                    continue
+                yield ref
+        if _is_beginning(start) and not late:
             where.check()
 
 

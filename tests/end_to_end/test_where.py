@@ -199,6 +199,31 @@ def test_a_folder_is_filtered_by_its_names(world: World) -> None:
         assert [Path(sample.id).stem for sample in loader.samples()] == NAMES[10:]
 
 
+@pytest.mark.parametrize("captions", ["txt", "json", "metadata"])
+def test_a_folder_is_filtered_by_its_captions(tmp_path: Path, captions: str) -> None:
+    for number, name in enumerate(NAMES):
+        add_picture(tmp_path / f"{name}.jpg")
+        (tmp_path / f"{name}.txt").write_text(f"a picture of {'cats' if number % 2 else 'dogs'}")
+        (tmp_path / f"{name}.json").write_text(json.dumps({"txt": "cats" if number % 2 else "dogs"}))
+    rows = [json.dumps({"file_name": f"{name}.jpg", "txt": "cats" if at % 2 else ""}) for at, name in enumerate(NAMES)]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(rows))
+    source = {"root_path": str(tmp_path), "captions": captions, "where": '"cat" in txt'}
+    config = {"source_type": "file", "source_config": source, "batch_size": 4, "epochs": 2}
+    with Loader(config, device="cpu", backend="pillow") as loader:
+        ids = [sample.id for sample in loader.samples()]
+        assert (loader.stats().filtered, loader.stats().skipped) == (12, {})
+    assert ids == [f"{name}.jpg" for name in NAMES[1::2]] * 2
+
+
+def test_a_folder_of_which_no_caption_passes_is_an_error(tmp_path: Path) -> None:
+    add_picture(tmp_path / "a.jpg")
+    (tmp_path / "a.txt").write_text("a dog")
+    source = {"root_path": str(tmp_path), "captions": "txt", "where": '"cat" in txt'}
+    config = {"source_type": "file", "source_config": source, "epochs": None}
+    with Loader(config, device="cpu") as loader, pytest.raises(SourceError, match="where left out"):
+        next(loader)
+
+
 def test_a_folder_has_no_sizes(world: World) -> None:
     config = world.config("file", "width > 5", source={"root_path": str(world.root / "files")})
     with Loader(config, device="cpu") as loader, pytest.raises(ConfigError, match="an index has the sizes"):

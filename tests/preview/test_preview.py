@@ -25,6 +25,7 @@ from datago_gpu.preview.pictures import CROP_INK, fit_area, mask_levels, outline
 from datago_gpu.preview.text import caption_of, shorten, shorten_middle, single_line
 from datago_gpu.server import DataroomServer
 from tests.support.commands import run_command
+from tests.support.images import add_picture
 from tests.support.pictures import encode
 
 NASTY = '<script>alert("1")</script> & "quoted" \u202e\n'
@@ -113,6 +114,25 @@ def test_without_masks_the_view_is_the_framed_part_of_the_original(pictures: Pat
     for sample in found:
         view, original = sample.panels
         assert differs(view.picture, inside_the_frame(original.picture)) < 6
+
+
+def test_classes_captions_and_mirrored_views_are_told(tmp_path: Path) -> None:
+    for number, name in enumerate(["cat", "dog"]):
+        add_picture(tmp_path / name / "x.jpg", 60, 90, color=90 * number)
+        (tmp_path / name / "x.txt").write_text(f"a {name}")
+    config = {
+        "source_type": "file",
+        "source_config": {"root_path": str(tmp_path), "labels": "folder", "captions": "txt", "where": "'dog' in txt"},
+        "image_config": {"crop_and_resize": True, "default_image_size": 64, "flip": 1.0},
+    }
+    overview = gather(config, batches=1, samples=9, device="cpu")
+    (sample,) = overview.batches[0].samples
+    assert [panel.name for panel in sample.panels] == ["model, mirrored", "original"]
+    assert (sample.label, sample.caption, overview.filtered) == ("class 1 dog", "a dog", 1)
+    write_page(overview, tmp_path / "x.html")
+    page = (tmp_path / "x.html").read_text()
+    assert "class 1 dog" in page
+    assert "filtered: 1" in page
 
 
 def test_without_crops_the_original_is_the_view(pictures: Path) -> None:
