@@ -48,7 +48,15 @@ MIXED = [
 BAD["undecodable"] = MIXED[1][:-30]
 
 
-@pytest.mark.parametrize("changes", [{}, {"crop_and_resize": False}, {"layout": "CHW", "dtype": "float32"}], ids=str)
+CHANGES: list[dict[str, Any]] = [
+    {},
+    {"crop_and_resize": False},
+    {"layout": "CHW", "dtype": "float32"},
+    {"crop": "random_resized", "flip": 0.5},
+]
+
+
+@pytest.mark.parametrize("changes", CHANGES, ids=str)
 def test_the_pixels_are_those_of_a_loader(changes: dict[str, Any], backend: Backend) -> None:
     config = {"image_config": {**IMAGES, **changes}, "decode_config": {"processes": 0}}
     rows = [Row(str(at), payload) for at, payload in enumerate(MIXED)]
