@@ -58,6 +58,8 @@ def batch_of(form: str) -> Batch:
         additional_images=parts(with_parts, 20_000),
         latents=parts(with_parts, 30_000),
         present=PRESENT,
+        flipped=np.arange(N) % 3 == 0,
+        image_sizes=np.arange(2 * N, dtype=np.int32).reshape(N, 2) + 5,
     )
 
 
