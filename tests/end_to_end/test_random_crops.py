@@ -57,6 +57,12 @@ def load(root: Path, crop: str, backend: str = "pillow", device: str = "cpu", **
     return found
 
 
+@pytest.fixture(scope="module")
+def usual(root: Path) -> dict[str, Shown]:
+    """What each crop shows, with Pillow, on one rank."""
+    return {crop: load(root, crop) for crop in CROPS}
+
+
 def assert_same(one: Shown, other: Shown) -> None:
     assert one.keys() == other.keys()
     for key, (crop, flipped, pixels) in one.items():
@@ -65,9 +71,9 @@ def assert_same(one: Shown, other: Shown) -> None:
 
 
 @pytest.mark.parametrize("crop", CROPS)
-def test_all_back_ends_show_the_same_region(root: Path, backend: Backend, crop: str) -> None:
+def test_all_back_ends_show_the_same_region(root: Path, usual: dict[str, Shown], backend: Backend, crop: str) -> None:
     """Within the tolerance of the tests of parity: the pictures are smooth."""
-    expected, found = load(root, crop), load(root, crop, backend.name, backend.device)
+    expected, found = usual[crop], load(root, crop, backend.name, backend.device)
     assert expected.keys() == found.keys()
     assert len(expected) == 2 * COUNT
     for key, (crop_of, flipped, pixels) in expected.items():
@@ -78,8 +84,10 @@ def test_all_back_ends_show_the_same_region(root: Path, backend: Backend, crop: 
 
 
 @pytest.mark.parametrize("crop", CROPS)
-def test_a_region_depends_neither_on_ranks_nor_batches_nor_order(root: Path, crop: str) -> None:
-    alone = load(root, crop)
+def test_a_region_depends_neither_on_ranks_nor_batches_nor_order(
+    root: Path, usual: dict[str, Shown], crop: str
+) -> None:
+    alone = usual[crop]
     ranks: Shown = {}
     for rank in range(3):
         ranks |= load(root, crop, source={"rank": rank, "world_size": 3}, batch_size=2)
@@ -90,16 +98,15 @@ def test_a_region_depends_neither_on_ranks_nor_batches_nor_order(root: Path, cro
     assert crops != {key: value[0] for key, value in load(root, crop, seed=1).items()}
 
 
-def test_a_run_that_goes_on_shows_what_one_shows_that_never_stopped(root: Path) -> None:
+def test_a_run_that_goes_on_shows_what_one_shows_that_never_stopped(root: Path, usual: dict[str, Shown]) -> None:
     config = file_config(root, image=CROPS["random_resized"], decode_config={"processes": 0}, epochs=2)
-    whole = load(root, "random_resized")
     for taken in (1, 6):
         with Loader(config, device="cpu") as loader:
             before = [shown(next(loader)) for _ in range(taken)]
             state = json.loads(json.dumps(loader.state_dict()))
         with Loader(config, device="cpu", state=state) as loader:
             found = {key: value for some in [*before, *map(shown, loader)] for key, value in some.items()}
-        assert_same(whole, found)
+        assert_same(usual["random_resized"], found)
 
 
 def test_the_region_is_that_which_the_pixels_come_from(root: Path) -> None:
