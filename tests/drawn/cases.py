@@ -72,7 +72,11 @@ def drawn_script(random: Random) -> list[Step]:
 
 
 def drawn_folder(random: Random) -> Settings:
-    return {"rank_split": random.choice(["shuffled", "listed"])}
+    return {
+        "rank_split": random.choice(["shuffled", "listed"]),
+        "labels": random.choice(["", "folder"]),
+        "captions": random.choice(["", "json"]),
+    }
 
 
 def drawn_room(random: Random) -> Settings:
@@ -212,6 +216,8 @@ def settled(case: Case, folder: Path) -> LoaderConfig:
     world, source = WORLDS[case.world], dict(case.config["source_config"])
     if case.config["source_type"] == "file":
         source["root_path"] = str(world.root / "files")
+        if all(item.label is None for item in world.as_files()):
+            source["labels"] = ""  # no image in a class is an error
     elif case.config["source_type"] == "table":
         source |= {"path": str(world.root / "tables" / source["path"]), "root": str(world.root / "files")}
     elif case.config["source_type"] == "db":

@@ -9,7 +9,7 @@ from typing import Protocol
 import pytest
 
 from datago_gpu import LoaderConfig
-from tests.drawn.ways import Got, GotBatch
+from tests.drawn.ways import UNTOLD, Got, GotBatch
 from tests.model import Bucket, Item, Loose, Order, Reader, Skip, Start
 from tests.model.shown import shown_of
 
@@ -56,8 +56,8 @@ class Exact:
         return self._reader.filtered
 
     @property
-    def flawed(self) -> int:
-        """Samples whose attributes could not be read, of the batches of this loader so far."""
+    def flawed(self) -> Counter[str]:
+        """Why samples have no attributes that should have some, of the batches of this loader so far."""
         return self._reader.flawed
 
     def go_on(self) -> None:
@@ -141,6 +141,7 @@ def check(got: Got, item: Item, bucket: Bucket, config: LoaderConfig) -> None:
         (region, flipped) = shown_of(config.image_config, key, item.shape, got.pixels.shape[:2])
         assert got.shown == (pytest.approx(region, rel=1e-5, abs=1e-4), flipped), f"{got.id}: {got.shown}, not {region}"
     assert item.color is None or abs(got.pixels[..., 0].mean() - item.color) < 4
+    assert got.label in (item.label, UNTOLD)
     assert got.attributes == json.loads(item.attributes)
     assert got.embedding == list(item.embedding)
     assert got.pieces.keys() == item.pieces.keys()

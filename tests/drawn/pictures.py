@@ -109,7 +109,7 @@ class Picture:
 
     def item(self, name: str, gone: str = "missing") -> Item:
         """The picture as the model knows it. name: as it is called in a source. gone: as a source calls what is."""
-        is_flawed = self.note == BAD_NOTE
+        flaw = "bad-attributes" if self.note == BAD_NOTE else ""
         return Item(
             name,
             self.shape,
@@ -119,8 +119,8 @@ class Picture:
             is_undecodable=self.fault == "broken pixels",
             is_converted=self.fault == "odd",
             color=None if self.fault == "heavy" else self.color,
-            attributes=(self.attributes or b"{}").decode() if not is_flawed else "{}",
-            is_flawed=is_flawed,
+            attributes=(self.attributes or b"{}").decode() if not flaw else "{}",
+            flaw=flaw,
             embedding=self.embedding,
             pieces={each.name: each.piece for each in self.beside},
         )

@@ -115,7 +115,7 @@ class Run:
         assert stats.skipped == dict(Counter(reason for _, _, reason in found.elements()))
         if isinstance(self._judge, Exact):
             assert error or stats.filtered == self._judge.filtered
-            assert stats.flawed == ({"bad-attributes": self._judge.flawed} if self._judge.flawed else {})
+            assert stats.flawed == self._judge.flawed
         assert self._within("nothing after the end", lambda: next(self._way.loader, None)) is None
         return False
 

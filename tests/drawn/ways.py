@@ -15,9 +15,10 @@ from datago_gpu.compat import DatagoClient
 from tests.model.shown import Shown
 from tests.support.needs import needs
 
-__all__ = ["WAYS", "Got", "GotBatch", "State", "Way"]
+__all__ = ["UNTOLD", "WAYS", "Got", "GotBatch", "State", "Way"]
 
 State = dict[str, Any]
+UNTOLD = "untold"
 
 
 @dataclass
@@ -34,6 +35,7 @@ class Got:
     epoch: int = 0
     shown: Shown | None = None
     """Region, and whether mirrored; None where the way does not tell."""
+    label: int | str | None = UNTOLD
 
 
 @dataclass
@@ -261,6 +263,7 @@ def _of_sample(sample: Sample) -> Got:
         },
         sample.epoch,
         (sample.crop, sample.flipped),
+        sample.label,
     )
 
 
@@ -279,6 +282,7 @@ def _of_tensors(batch: dict[str, Any]) -> GotBatch:
                 {kind: pixels[row].numpy() for kind, pixels in there.items() if batch["present"][kind][row]},
                 int(batch["sample_epochs"][row]),
                 (tuple(batch["crops"][row].tolist()), bool(batch["flipped"][row])),
+                None if batch["labels"] is None else int(batch["labels"][row]),
             )
         )
     return GotBatch(batch["epoch"], batch["bucket"], samples)

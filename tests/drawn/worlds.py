@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from datago_gpu.server import DataroomServer
@@ -67,6 +67,8 @@ class World:
                     path.write_bytes(picture.content)
             if picture.fault != "nameless":
                 _write_sidecar(picture, root / "room")
+                if picture.attributes is not None:
+                    (root / "files" / picture.path).with_suffix(".json").write_bytes(picture.attributes)
         for name in TABLES:
             rows = {"path": [item.id for item in self.as_files()]}
             write_table(root / "tables" / name, rows, **({"row_group_size": 7} if name.endswith(".parquet") else {}))
@@ -131,12 +133,19 @@ class World:
         return self._web.script(f"/{how.replace(' ', '-') or 'whole'}/{number}.tar", *answers)
 
     def as_files(self) -> list[Item]:
-        """In the order of a walk: the images of a folder, then its subfolders, each by name."""
+        """In the order of a walk: the images of a folder, then its subfolders, each by name. Labels are those of the
+        folders in the root."""
         there = [picture for picture in self.pictures if picture.fault != "nameless"]
         there.sort(
             key=lambda picture: [(part != picture.path.split("/")[-1], part) for part in picture.path.split("/")]
         )
-        return [picture.item(picture.path) for picture in there]
+        classes = sorted({picture.path.split("/")[0] for picture in self.pictures if picture.folder})
+        return [
+            replace(
+                picture.item(picture.path), label=classes.index(picture.path.split("/")[0]) if picture.folder else None
+            )
+            for picture in there
+        ]
 
     def as_room(self) -> list[Item]:
         """By id, which is the stem of the file's name."""

@@ -42,8 +42,8 @@ The promise, in the order in which a sample meets it, with the module that has i
    it. It is no skip: no list, budget or row of refusals counts it. A first epoch in which nothing passes ends with
    SourceError.
 
-What goes with a picture (asked.py: masks, further images, attributes, embeddings) decides in part 1 about the fate of
-its sample, and comes with it.
+What goes with a picture (asked.py: masks, further images, attributes, embeddings, labels, captions) decides in part 1
+about the fate of its sample, and comes with it.
 
 To extend the model: a new kind of bad file is a word in tests/drawn/pictures.py; a new source is an `Order` and a
 strategy in tests/drawn/cases.py; a new rule of grouping belongs to `stream.Groups`; a new way to read is a class in

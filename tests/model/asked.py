@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 
-from datago_gpu.config import DataroomSource, WebDatasetSource
+from datago_gpu.config import DataroomSource, LoaderConfig, WebDatasetSource
 from tests.model.items import Item, Lost, Shard
 
-__all__ = ["as_asked_of_a_room", "as_asked_of_a_shard"]
+__all__ = ["as_asked_of_a_room", "as_asked_of_a_shard", "as_asked_of_files"]
 
 _LACKING = {"mask": "no-mask", "image_other": "no-additional-image"}
 
@@ -25,6 +25,15 @@ def as_asked_of_a_shard(source: WebDatasetSource, shard: Shard) -> Shard:
         return _left_out(item, _LACKING[lacking[0]])
 
     return [entry if isinstance(entry, Lost) else asked(entry) for entry in shard]
+
+
+def as_asked_of_files(config: LoaderConfig, item: Item) -> Item:
+    """A picture with its label if the folders are classes, and with its attributes if they are captions beside it."""
+    source = config.source_config
+    item = replace(item, embedding=(), pieces={}, label=item.label if getattr(source, "labels", "") else None)
+    if not getattr(source, "captions", ""):
+        return replace(item, attributes="{}", flaw="")
+    return item if item.flaw or item.attributes != "{}" else replace(item, flaw="no-caption")
 
 
 def as_asked_of_a_room(source: DataroomSource, items: list[Item]) -> list[Item]:

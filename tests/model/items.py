@@ -48,8 +48,10 @@ class Item:
     """Red of its pixels; None where they have no single colour."""
     attributes: str = "{}"
     """JSON."""
-    is_flawed: bool = False
-    """Its attributes cannot be read; it has none, for that."""
+    flaw: str = ""
+    """Why it has no attributes, although it should: "bad-attributes" or "no-caption"."""
+    label: int | None = None
+    """Of its class; None where there are none."""
     embedding: tuple[float, ...] = ()
     pieces: Mapping[str, Piece] = field(default_factory=dict)
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 
 from datago_gpu.config import DataroomSource, LoaderConfig, WebDatasetSource
 from datago_gpu.server.partition import shard_of
 from datago_gpu.units import MiB
-from tests.model.asked import as_asked_of_a_room, as_asked_of_a_shard
+from tests.model.asked import as_asked_of_a_room, as_asked_of_a_shard, as_asked_of_files
 from tests.model.items import Item, Lost, Shard
 
 __all__ = ["Listing", "NoSamples", "Order", "files", "numbered", "rooms", "shards"]
@@ -86,10 +85,12 @@ def share(config: LoaderConfig, count: int, epoch: int) -> list[int]:
 def files(config: LoaderConfig, items: list[Item]) -> Order:
     """A folder, or a table of its paths: every world_size-th file, of the walk or of the shuffle of an epoch.
 
-    It has nothing but pictures.
+    It has nothing but pictures; and, where they are asked for, labels and captions.
     """
     rank, world_size = config.rank_and_world_size()
-    items = [replace(item, attributes="{}", is_flawed=False, embedding=(), pieces={}) for item in items]
+    items = [as_asked_of_files(config, item) for item in items]
+    if getattr(config.source_config, "labels", ""):
+        items = [item for item in items if item.label is not None]
 
     def order(epoch: int) -> Listing:
         if not config.source_config.random_sampling:

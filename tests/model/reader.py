@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 from datago_gpu.config import LoaderConfig
@@ -47,8 +48,8 @@ class Reader:
         """A batch and what is left of it."""
         self.error = ""
         """What the stream ends with, at its end; "" for a good end."""
-        self.flawed = 0
-        """Samples whose attributes could not be read, of the batches so far."""
+        self.flawed: Counter[str] = Counter()
+        """Why samples have no attributes that should have some, of the batches so far."""
         self.filtered = 0
         """Samples that `where` has left out so far."""
 
@@ -132,7 +133,7 @@ class Reader:
             self.error = "TooManyErrors"
         elif sent.good:
             self._at_hand = sent, sent.good
-            self.flawed += sum(item.is_flawed for _, item in sent.good)
+            self.flawed.update(item.flaw for _, item in sent.good if item.flaw)
 
     def _deliver(self, rows: list[Row]) -> None:
         for number, _ in rows:
