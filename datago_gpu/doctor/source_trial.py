@@ -20,7 +20,6 @@ from datago_gpu.config import (
     UserSource,
     WebDatasetSource,
 )
-from datago_gpu.config.local_paths import shown_with
 from datago_gpu.config.proxies import Proxies
 from datago_gpu.decoders.select import choose
 from datago_gpu.doctor.check import Check, run_within
@@ -30,12 +29,11 @@ from datago_gpu.loader import Loader
 from datago_gpu.redact import shown_address
 from datago_gpu.sources import open_source
 from datago_gpu.sources.dataroom.pages import Entry
-from datago_gpu.sources.folders import walk
 from datago_gpu.sources.http.failure import HttpFailure
 from datago_gpu.sources.listed_images import no_images
-from datago_gpu.sources.local import Patience
+from datago_gpu.sources.listers import open_lister
 from datago_gpu.sources.passed_over import PassedOver
-from datago_gpu.sources.reference import Position, SampleRef, Skipped, printable_path
+from datago_gpu.sources.reference import Position, SampleRef, Skipped
 
 __all__ = ["checks"]
 
@@ -120,13 +118,12 @@ def _remedy(config: LoaderConfig) -> str:
 
 async def _folder(config: LoaderConfig, source: FileSource, timeout_s: float) -> Check:
     """Counts the images, or as many as possible in half of the time limit."""
-    root, deadline = config.absolute(source.root_path), time.monotonic() + timeout_s / 2
-    shown, images, folders = shown_with(printable_path(root), source.root_path), 0, 0
+    deadline, lister = time.monotonic() + timeout_s / 2, open_lister(config)
+    root, shown, images, folders = lister.root, lister.shown, 0, 0
     more, passed = "", PassedOver()
-    async with aclosing(walk(root, shown, Patience(config.http_config), source.selection)) as listed:
-        async for folder in listed:
-            images, folders = images + len(folder.images), folders + bool(folder.images)
-            passed.join(folder.passed_over)
+    async with aclosing(lister.pages(b"", passed)) as pages:
+        async for page in pages:  # each with the images of one folder
+            images, folders = images + len(page.names), folders + bool(page.names)
             if images >= _MOST_COUNTED or (images and time.monotonic() > deadline):
                 more = "at least "
                 break
@@ -134,7 +131,9 @@ async def _folder(config: LoaderConfig, source: FileSource, timeout_s: float) ->
         where = "1 folder" if folders == 1 else f"{folders:,} folders"
         told = passed.description(root)
         others = f"; passed over: {told}" if told else ""
-        return Check.ok("source", f"{more}{images:,} images in {where} below {shown}{others}")
+        classes = await lister.classes()
+        labelled = f" and {len(classes):,} classes" if classes else ""
+        return Check.ok("source", f"{more}{images:,} images in {where}{labelled} below {shown}{others}")
     return Check.fail("source", str(no_images(root, shown, source.selection, passed)), "check source_config.root_path")
 
 

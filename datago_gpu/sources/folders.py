@@ -24,7 +24,7 @@ from datago_gpu.sources.passed_over import PassedOver
 from datago_gpu.sources.reference import SampleRef, Skipped, printable_path, utf8_text
 from datago_gpu.sources.sample_info import SampleInfo
 
-__all__ = ["Folder", "Listed", "walk"]
+__all__ = ["Folder"]
 
 _LEADS_NOWHERE = frozenset((errno.ELOOP, errno.EACCES, errno.ENAMETOOLONG, errno.ENOTDIR))
 """The errnos of a link that cannot be followed, besides ENOENT."""
