@@ -41,6 +41,8 @@ _BY_PLACE = sorted(((section, kind) for _, section, kind in SECTIONS), key=lambd
 """A source's setting whose name another section has is called `--source-NAME`."""
 _TYPES = {"root_path": "file", "url": "webdataset", "path": "table"}
 """Setting that names a source -> source type."""
+_NAMES = {("image_config", "buckets"): "bucket_sizes"}
+"""Flags of another name than their setting: `preview --buckets` shows what the buckets hold."""
 NOT_FLAGS = {
     "source_config",
     "image_config",
@@ -78,7 +80,8 @@ def setting_flags() -> list[click.Parameter]:
     for section, kind in _BY_PLACE:
         for field in msgspec.structs.fields(kind):
             if field.name not in NOT_FLAGS and setting_of(made, section, field) is None:
-                name = f"{section.removesuffix('_config')}_{field.name}" if field.name in made else field.name
+                name = _NAMES.get((section, field.name), field.name)
+                name = f"{section.removesuffix('_config')}_{name}" if name in made else name
                 made[name] = Setting(name, (section, field.name), field)
     return list(made.values())
 

@@ -10,11 +10,22 @@ from typing import Any
 import click
 from rich.console import Console
 
+from datago_gpu.cli.bucket_table import print_buckets
 from datago_gpu.cli.config_file import ConfigFile
 from datago_gpu.cli.flags import load_config, setting_flags
 from datago_gpu.cli.out import check_out, write_out
 from datago_gpu.cli.settings_help import SettingsCommand
-from datago_gpu.preview import Overview, gather, write_page, write_sheet
+from datago_gpu.config import LoaderConfig
+from datago_gpu.index.sizes import find_sizes
+from datago_gpu.preview import (
+    Overview,
+    count_buckets,
+    gather,
+    title_of,
+    write_bucket_sheet,
+    write_page,
+    write_sheet,
+)
 
 __all__ = ["preview"]
 
@@ -35,6 +46,9 @@ _WRITERS: dict[str, Callable[[Overview, Path], None]] = {".png": write_sheet, ".
     type=click.IntRange(1, 4096),
     help="Number of samples to show of each batch.",
 )
+@click.option("--buckets", is_flag=True,
+              help="Draw how many images fall into which bucket, and what is lost, in place of batches. Reads sizes, "
+              "or headers where the source lists none; decodes nothing. Also prints this as a table.")  # fmt: skip
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option("--backend", default="auto", show_default=True, help="auto, dali or pillow.")
 @click.pass_context
@@ -45,6 +59,7 @@ def preview(
     out: Path,
     batches: int,
     samples: int,
+    buckets: bool,
     device: str,
     backend: str,
     **_: Any,
@@ -57,9 +72,13 @@ def preview(
     \b
     datago-gpu preview config.json --out preview.html
     datago-gpu preview --root-path ~/photos --crop-and-resize --batch-size 8 --batches 6
+    datago-gpu preview train.yaml --buckets --out buckets.png
     """
-    check_out(out, *_WRITERS)
+    check_out(out, *([".png"] if buckets else _WRITERS))
     settings = load_config(ctx, config)
+    if buckets:
+        _draw_buckets(LoaderConfig.load(settings).anchor_paths(), out)
+        return
     with Console(stderr=True).status("starting") as status:
         overview = gather(
             settings, batches=batches, samples=samples, device=device, backend=backend, progress=status.update
@@ -68,3 +87,13 @@ def preview(
         write_out(partial(_WRITERS[out.suffix.lower()], overview), out)
     shown = sum(len(batch.samples) for batch in overview.batches)
     click.echo(f"Wrote {out}: {shown} samples of {len(overview.batches)} batches.")
+
+
+def _draw_buckets(config: LoaderConfig, out: Path) -> None:
+    count_buckets(config, "", [], {}, listed=True)  # raises if there are no buckets, before anything is read
+    with Console(stderr=True).status("looking for sizes") as status:
+        found = find_sizes(config, lambda number: status.update(f"{number:,} sizes"))
+        counts = count_buckets(config, title_of(config), found.sides, found.unusable, listed=found.listed)
+        write_out(partial(write_bucket_sheet, counts), out)
+    print_buckets(counts)
+    click.echo(f"Wrote {out}: {counts.pictures:,} images in {len(counts.used)} buckets.")

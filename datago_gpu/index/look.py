@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from typing import NamedTuple
 
-from datago_gpu.config import LoaderConfig
+from msgspec import structs
+
+from datago_gpu.config import ImageConfig, LoaderConfig
 from datago_gpu.config.limits import Limits
 from datago_gpu.errors import Rejected
 from datago_gpu.feeder.admit import Admission
@@ -60,7 +62,7 @@ class Looker:
     """
 
     def __init__(self, config: LoaderConfig, *, near: bool) -> None:
-        self._admission, self._near = Admission(config), near
+        self._admission, self._near = Admission(_whole_images(config)), near
         self._most_pixels, self._most_bytes = config.decode_config.max_pixels, Limits.of(config).payload
 
     def look_into(self, read: ReadAt, size: int) -> Look:
@@ -140,6 +142,13 @@ class Looker:
             detail = f"{height} x {width}, above decode_config.max_pixels ({self._most_pixels})"
             return Look(reason="too-many-pixels", detail=detail)
         return Look(height, width, kind)
+
+
+def _whole_images(config: LoaderConfig) -> LoaderConfig:
+    """Returns settings by which no image is too small: what is too small is decided where the index is loaded."""
+    image = ImageConfig(image_to_rgb8=config.image_config.image_to_rgb8)
+    plain: LoaderConfig = structs.replace(config, image_config=image, batch_pixels=None, lockstep=False)
+    return plain.with_source(min_short_edge=0)
 
 
 def read_fully(read: ReadAt, begin: int, end: int) -> bytes:

@@ -22,7 +22,7 @@ _ADDRESSES = frozenset(("api_url", "path", "root", "url"))
 _OF_A_RUN = frozenset(
     ("rank", "world_size", "random_sampling", "random_method", "rank_split", "shuffle_buffer", "where")
 )
-"""Settings of a source that change nothing in an index."""
+"""Settings of a source that change nothing in an index. By `min_short_edge` only a Dataroom filters its listing."""
 
 
 @asynccontextmanager
@@ -70,9 +70,10 @@ def source_text(config: LoaderConfig) -> str:
 
     Addresses are without their queries, which may hold signatures.
     """
+    of_a_run = _OF_A_RUN if isinstance(config.source_config, DataroomSource) else _OF_A_RUN | {"min_short_edge"}
     shown = {
         name: shown_shards(value) if name in _ADDRESSES else value
         for name, value in msgspec.to_builtins(config.source_config).items()
-        if name not in _SECRET and name not in _OF_A_RUN
+        if name not in _SECRET and name not in of_a_run
     }
     return msgspec.json.encode({"source_type": config.source_type, "source_config": shown}, order="sorted").decode()

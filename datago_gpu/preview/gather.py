@@ -24,7 +24,7 @@ from datago_gpu.preview.masks import MaskKind, colour_of, kind_of_mask, overlay_
 from datago_gpu.preview.pictures import fit_area, mask_levels, outline_crop, to_picture
 from datago_gpu.preview.text import caption_of, single_line
 
-__all__ = ["Overview", "Panel", "ShownBatch", "ShownSample", "gather"]
+__all__ = ["Overview", "Panel", "ShownBatch", "ShownSample", "gather", "title_of"]
 
 AREA, LONGEST = 200 * 200, 420
 """Size of an image on the sheet, in pixels."""
@@ -181,7 +181,7 @@ def gather(
         raise ConfigError("source_config.require_images is false: there are no images to preview")
     with Loader(config, device=device, backend=backend) as loader:
         where = f"{loader.backend.name} on {loader.backend.device}"
-        overview = Overview(_title(config), where, config.image_config.crop_and_resize)
+        overview = Overview(title_of(config), where, config.image_config.crop_and_resize)
         gatherer = _Gatherer(config, overview, samples, loader.classes or [])
         progress("loading the first batch")
         for number, batch in enumerate(islice(loader, batches), 1):
@@ -200,7 +200,7 @@ def gather(
     return overview
 
 
-def _title(config: LoaderConfig) -> str:
+def title_of(config: LoaderConfig) -> str:
     """Returns a title: the place of the samples and the other source settings, such as "photos, shuffled"."""
     given = {name: value for name, value in config.source_config.__rich_repr__() if name not in _NOT_IN_TITLE}
     places = [name for name in ("root_path", "url", "path", "api_url") if name in given]

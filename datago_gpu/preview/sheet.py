@@ -17,7 +17,7 @@ from datago_gpu.preview.notes import SIZES_NOTE, crop_note, heading, mask_note, 
 from datago_gpu.preview.pictures import CROP_INK
 from datago_gpu.preview.text import shorten, shorten_middle
 
-__all__ = ["write_sheet"]
+__all__ = ["FAINT", "INK", "PAPER", "RULE", "TALLEST", "draw_text", "write_sheet"]
 
 WIDTH = 1680
 GAP, INSET, BETWEEN = 16, 10, 6
@@ -163,6 +163,18 @@ def _fit_text(text: str, size: int, room: float, cut: Callable[[str, int], str] 
         return text
     length = bisect_right(range(1, len(text)), room, key=lambda count: _font(size).getlength(cut(text, count)))
     return cut(text, max(1, length))
+
+
+def draw_text(
+    pen: ImageDraw.ImageDraw,
+    place: tuple[int, int],
+    text: str,
+    ink: tuple[int, int, int],
+    size: int,
+    room: float | None = None,
+) -> None:
+    """Draws a line of text, shortened to `room` pixels."""
+    pen.text(place, text if room is None else _fit_text(text, size, room), ink, _font(size))
 
 
 @cache

@@ -52,6 +52,16 @@ def test_each_kind_has_the_size_that_a_loader_sees(near: bool) -> None:
     assert seen == {name: verdict(payload) for name, payload in payloads.items()}
 
 
+def test_no_image_is_too_small_for_an_index() -> None:
+    """What is too small is decided where the index is loaded."""
+    image = {"crop_and_resize": True, "upscale": False}
+    config = LoaderConfig.load(
+        {"source_type": "file", "source_config": {"root_path": "x", "min_short_edge": 500}, "image_config": image}
+    )
+    for name, kind in KINDS.items():
+        assert found(look(kind.payload, near=True, config=config)[0]) == verdict(kind.payload), name
+
+
 def turned(kind: str) -> bytes:
     image = picture(HEIGHT, WIDTH)
     if kind == "jpeg":

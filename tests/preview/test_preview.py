@@ -19,7 +19,7 @@ from datago_gpu.config import ImageConfig, LoaderConfig
 from datago_gpu.decoders.output_format import OutputFormat
 from datago_gpu.errors import ConfigError, DatagoError
 from datago_gpu.preview import Overview, gather, write_page, write_sheet
-from datago_gpu.preview.gather import Panel, ShownBatch, ShownSample, _title
+from datago_gpu.preview.gather import Panel, ShownBatch, ShownSample, title_of
 from datago_gpu.preview.masks import colour_of, kind_of_mask, overlay_mask
 from datago_gpu.preview.pictures import CROP_INK, fit_area, mask_levels, outline_crop, to_picture
 from datago_gpu.preview.text import caption_of, shorten, shorten_middle, single_line
@@ -401,7 +401,7 @@ def test_a_sheet_too_tall_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_the_title_says_where_samples_come_from_without_secrets(source: dict[str, Any], title: str) -> None:
-    assert _title(LoaderConfig.load(source)) == title
+    assert title_of(LoaderConfig.load(source)) == title
 
 
 def test_in_lockstep_each_row_is_shown_once_with_its_original(pictures: Path, tmp_path: Path) -> None:
