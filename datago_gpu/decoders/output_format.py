@@ -75,8 +75,10 @@ class OutputFormat:
 
     def write(self, pixels: NDArray[Any], out: NDArray[Any]) -> None:
         """Writes one image (H, W, C), uint8 or a mask of any dtype, into memory from `empty`."""
-        # A mirrored view is copied by channels: whole pixels, each of which goes elsewhere, take four times as long.
-        if self._keeps and not self.channels_first and pixels.strides[1] > 0:
+        # A view that is mirrored or turned is copied by channels. numpy would copy it pixel by pixel, which takes four
+        # times as long.
+        in_order = pixels.strides[1:] == (pixels.shape[2] * pixels.itemsize, pixels.itemsize)
+        if self._keeps and not self.channels_first and in_order:
             out[:] = pixels
             return
         planes = out if self.channels_first else out.transpose(2, 0, 1)

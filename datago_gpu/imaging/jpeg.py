@@ -6,8 +6,6 @@ fourth byte per pixel that must be written, scaled and removed again. Unusual JP
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -28,7 +26,7 @@ _COLOURS = ("YCbCr", "RGB")
 def render_jpeg(
     payload: memoryview, region: Region, orientation: int, target: Size | None, *, draft: bool, max_pixels: int
 ) -> NDArray[np.uint8] | None:
-    """Returns the same pixels as `pixels.render`: (H, W, 3), contiguous, maybe read-only. None if Pillow must decode.
+    """Returns the same pixels as `pixels.render`: (H, W, 3), maybe read-only or a view. None if Pillow must decode.
 
     That is the case for other formats and for JPEGs that are gray, CMYK, above `max_pixels` or damaged in any way. Safe
     on any thread.
@@ -41,7 +39,7 @@ def render_jpeg(
             return None
         if target is None:
             pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(payload, "RGB")
-            return np.ascontiguousarray(upright_array(pixels, orientation))
+            return upright_array(pixels, orientation)
         box = stored_box(region, orientation, (height, width))
         size = target if orientation < 5 else (target[1], target[0])
         divisor = shrinkage(box, size) if draft else 1
@@ -51,5 +49,4 @@ def render_jpeg(
         raise
     except Exception:  # simplejpeg raises ValueError for libjpeg's warnings, KeyError for 4:4:1
         return None
-    scaled: NDArray[Any] = scale_array(pixels, box, divisor, size)
-    return np.ascontiguousarray(upright_array(scaled, orientation))
+    return upright_array(scale_array(pixels, box, divisor, size), orientation)

@@ -167,7 +167,7 @@ def render_array(
     max_pixels: int,
     mask: str = "",
 ) -> NDArray[np.uint8]:
-    """Returns the result of `render` as an array (H, W, 3), or (H, W, 1) for a mask: contiguous, maybe read-only.
+    """Returns the result of `render` as an array (H, W, 3), or (H, W, 1) for a mask: maybe read-only or a view.
 
     This is faster than `render`. Raises Rejected. Safe on any thread.
     """
