@@ -115,6 +115,23 @@ def of_table(folders: tuple[Path, Path], table: Path) -> tuple[Job, Planner]:
     return (configs, EPOCHS), Planner(LoaderConfig.load(configs[0]))
 
 
+def of_mix(folders: tuple[Path, Path], table: Path) -> tuple[Job, Planner]:
+    """Two ranks over a mix of two tables, each of whose rows comes once: the first has rows 0 to 39."""
+    configs = []
+    for rank, root in enumerate(folders):
+        sources = []
+        for name, numbers in {"first": range(40), "second": range(40, COUNT)}.items():
+            lines = [f"{at:04},{at:04}.jpg,{width},{height}" for at, (_, _, width, height) in enumerate(rows_in(root))]
+            path = table.with_name(f"{name}.csv")
+            path.write_text("\n".join(["id,path,width,height", *(lines[at] for at in numbers)]))
+            config = {"path": str(path), "root": str(root), "random_sampling": True}
+            sources.append({"name": name, "source_type": "table", "repeat": 1, "source_config": config})
+        config = settings(rank, 2, 4, source_type="mix", source={"sources": sources})
+        del config["source_config"]["random_sampling"]
+        configs.append(config)
+    return (configs, 2), Planner(LoaderConfig.load(configs[0]))
+
+
 def of_own_rows(folders: tuple[Path, Path]) -> tuple[Job, Planner]:
     """Two ranks over a list of rows."""
     configs, sources = [settings(rank, 2, 5) for rank in range(2)], [rows_in(folder) for folder in folders]
@@ -145,7 +162,8 @@ def test_ranks_step_together_whatever_is_bad_on_one_of_them(folders: tuple[Path,
     ):
         for number in BAD:  # listed as before
             shutil.copy(folders[1] / f"{number:04}.jpg", changed)
-        runs = [of_table(folders, tmp_path / "rows.csv"), of_own_rows(folders), of_dataroom((good, bad))]
+        table = tmp_path / "rows.csv"
+        runs = [of_table(folders, table), of_own_rows(folders), of_dataroom((good, bad)), of_mix(folders, table)]
         (tmp_path / "jobs").mkdir()
         found = run_jobs([job for job, _ in runs], tmp_path / "jobs")
         for ranks, ((_, epochs), planner) in zip(found, runs, strict=True):
