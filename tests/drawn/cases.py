@@ -12,7 +12,7 @@ from typing import Any
 
 from datago_gpu import LoaderConfig
 from tests.drawn.worlds import BREAKS, TABLES, WORLDS, Broken, World
-from tests.model import Item, Lost, Order, as_sized, chosen_by_where, files, leaves_out, rooms, shards
+from tests.model import Item, Lost, Order, as_sized, chosen_by_where, files, leaves_out, mixed, rooms, shards
 
 __all__ = ["ALL", "Case", "Step", "drawn_case", "order_of", "settled"]
 
@@ -51,8 +51,10 @@ GOING_ON = set(BETWEEN[:2])
 def drawn_case(random: Random) -> Case:
     world, way = random.choice(OFTEN_MIXED), random.choice(OFTEN_LOADER)
     config, script = drawn_config(random), drawn_script(random)
+    if config["source_type"] == "mix" and way == "DatagoClient":
+        way = "Loader"
     over_http, broken = False, None
-    if config["source_type"] == "webdataset":
+    if "webdataset" in kinds_of(config):
         over_http = random.random() < 0.5
         if not GOING_ON.isdisjoint(word for word, _ in script):
             config["max_failures"] = None  # nobody promises whether a lost shard is lost again
@@ -122,6 +124,26 @@ def drawn_where(random: Random, kind: str) -> str:
 SOURCES = {"file": drawn_folder, "db": drawn_room, "webdataset": drawn_shards, "table": drawn_table}
 
 
+def drawn_mix(random: Random) -> Settings:
+    """Two or three sources of any kind, by weights, or tables and folders by numbers of passes."""
+    repeats = random.random() < 0.3
+    kinds = random.choices(["file", "table"] if repeats else sorted(SOURCES), k=random.choice([2, 2, 3]))
+    sources = []
+    for number, kind in enumerate(kinds):
+        source = SOURCES[kind](random) | {"random_sampling": random.choice([True, False])}
+        source |= {"require_embeddings": False} if kind == "db" else {}
+        share = {"repeat": random.choice([1, 2])} if repeats else {"weight": random.choice([1, 1, 0.3, 3, 7])}
+        sources.append({"name": f"{kind}-{number}", "source_type": kind, "source_config": source, **share})
+    return {"sources": sources, "stop": random.choice(["first", "all"])}
+
+
+def kinds_of(config: Settings) -> list[str]:
+    """The source types of a source, or of those of a mix."""
+    if config["source_type"] != "mix":
+        return [config["source_type"]]
+    return [part["source_type"] for part in config["source_config"]["sources"]]
+
+
 BUCKETS: list[Settings] = [
     {"default_image_size": 64},
     {"resolutions": [64, 32]},
@@ -151,20 +173,23 @@ def drawn_buckets(random: Random) -> tuple[Settings, Settings]:
 
 def drawn_config(random: Random) -> Settings:
     """Settings whose bounds are as small as they can be, or as usual."""
-    kind = random.choice(sorted(SOURCES))
-    world_size = random.choice([1, 1, 2, 3, 5, 7])
-    source = SOURCES[kind](random) | {
-        "rank": random.randrange(world_size),
-        "world_size": world_size,
-        "random_sampling": random.choice([True, False]),
-        "where": drawn_where(random, kind) if random.random() < 0.4 else "",
-        "min_short_edge": random.choice([31, 41]) if random.random() < 0.2 else 0,
-    }
+    kind = random.choice([*sorted(SOURCES), "mix"])
+    world_size = random.choice([1, 1, 2, 3, 5, 7] if kind != "mix" else [1, 1, 1, 2, 3])
+    source: Settings = {"rank": random.randrange(world_size), "world_size": world_size}
+    if kind == "mix":
+        source |= drawn_mix(random)
+    else:
+        source |= SOURCES[kind](random) | {
+            "random_sampling": random.choice([True, False]),
+            "where": drawn_where(random, kind) if random.random() < 0.4 else "",
+            "min_short_edge": random.choice([31, 41]) if random.random() < 0.2 else 0,
+        }
+    has_shards = "webdataset" in kinds_of({"source_type": kind, "source_config": source})
     image, batch = drawn_buckets(random)
     limit = random.choice([None, random.randint(1, 60)])
     small = random.choice([True, False])
     # A share counts the samples of a lost shard, of which nobody is told how many there are.
-    budgets = [0, 2, 12, *([0.0, 0.2, 0.5] if kind != "webdataset" else [])]
+    budgets = [0, 2, 12, *([0.0, 0.2, 0.5] if not has_shards else [])]
     return {
         "source_type": kind,
         "source_config": source,
@@ -186,7 +211,7 @@ def drawn_config(random: Random) -> Settings:
         "epochs": random.choice([1, 2, 3] if limit is None else [1, 2, 3, None]),
         "seed": random.choice([0, 1, 2**63 - 1]),
         "drop_last": random.random() < 0.3,
-        "ordered": random.random() < 0.6,
+        "ordered": random.random() < 0.6 or kind == "mix",  # names come several times there
         "samples_buffer_size": random.choice([1, 5, 64]),
         "samples_buffer_mb": random.choice([1, 4096]),
         "prefetch_buffer_size": random.choice([1, 2, 7, 256]),
@@ -213,28 +238,39 @@ def suited(config: Settings, way: str) -> Settings:
 
 def settled(case: Case, folder: Path) -> LoaderConfig:
     """The settings, with the place of the data set."""
-    world, source = WORLDS[case.world], dict(case.config["source_config"])
-    if case.config["source_type"] == "file":
-        source["root_path"] = str(world.root / "files")
-        if all(item.label is None for item in world.as_files()):
-            source["labels"] = ""  # no image in a class is an error
-    elif case.config["source_type"] == "table":
-        source |= {"path": str(world.root / "tables" / source["path"]), "root": str(world.root / "files")}
-    elif case.config["source_type"] == "db":
-        source |= {"api_url": world.room.url, "api_key": world.room.key}
-        if all(min(item.shape) < source["min_short_edge"] for item in world.as_room()):
-            source["min_short_edge"] = 0  # that no image passes the filters is an error
-    elif case.over_http:
-        source["url"] = "::".join(world.shard_addresses(case.broken))
+    source = dict(case.config["source_config"])
+    if case.config["source_type"] == "mix":
+        source["sources"] = [
+            {**part, "source_config": _placed(case, part["source_type"], part["source_config"])}
+            for part in source["sources"]
+        ]
     else:
-        source["url"] = str(world.root / "shards")
+        source = _placed(case, case.config["source_type"], source)
     listed = folder / "skipped.jsonl"
     listed.touch()
     return LoaderConfig.load({**case.config, "source_config": source, "skipped_file": str(listed)})
 
 
+def _placed(case: Case, kind: str, source: Settings) -> Settings:
+    """The settings of a source, with the place of the data set."""
+    world = WORLDS[case.world]
+    if kind == "file":
+        labelled = any(item.label is not None for item in world.as_files())  # no image in a class is an error
+        return source | {"root_path": str(world.root / "files")} | ({} if labelled else {"labels": ""})
+    if kind == "table":
+        return source | {"path": str(world.root / "tables" / source["path"]), "root": str(world.root / "files")}
+    if kind == "db":
+        least = source.get("min_short_edge", 0)
+        none = all(min(item.shape) < least for item in world.as_room())  # that no image passes the filters is an error
+        return source | {"api_url": world.room.url, "api_key": world.room.key, "min_short_edge": 0 if none else least}
+    shards = "::".join(world.shard_addresses(case.broken)) if case.over_http else str(world.root / "shards")
+    return source | {"url": shards}
+
+
 def order_of(config: LoaderConfig, world: World, broken: Broken | None) -> Order:
     """The order that the model has for these settings."""
+    if config.source_type == "mix":
+        return mixed(config, {name: order_of(each, world, broken) for name, each in config.by_source().items()})
     all_ranks = _listing_of(config.with_source(rank=0, world_size=1), world, broken)
     return chosen_by_where(config, _listing_of(config, world, broken), all_ranks)
 

@@ -133,11 +133,11 @@ class Loosely:
 
 def check(got: Got, item: Item, bucket: Bucket, config: LoaderConfig) -> None:
     """Everything that a sample has is its own. bucket: the size of its pixels, where that is known."""
-    assert got.id == item.id
+    assert (got.id, *got.place) == (item.id, item.mix, item.pass_number)
     assert got.original_size == item.shape
     assert bucket is None or got.pixels.shape == (*bucket, 3)
     if got.shown:
-        key = (config.seed, got.epoch, got.id)
+        key = (config.seed, got.epoch if item.pass_number is None else item.pass_number, got.id)
         (region, flipped) = shown_of(config.image_config, key, item.shape, got.pixels.shape[:2])
         assert got.shown == (pytest.approx(region, rel=1e-5, abs=1e-4), flipped), f"{got.id}: {got.shown}, not {region}"
     assert item.color is None or abs(got.pixels[..., 0].mean() - item.color) < 4

@@ -36,6 +36,8 @@ class Got:
     shown: Shown | None = None
     """Region, and whether mirrored; None where the way does not tell."""
     label: int | str | None = UNTOLD
+    place: tuple[str, int | None] = ("", None)
+    """Of a mix: the name of its source, and the number of the pass."""
 
 
 @dataclass
@@ -264,6 +266,7 @@ def _of_sample(sample: Sample) -> Got:
         sample.epoch,
         (sample.crop, sample.flipped),
         sample.label,
+        (sample.mix, sample.pass_number),
     )
 
 
@@ -283,6 +286,7 @@ def _of_tensors(batch: dict[str, Any]) -> GotBatch:
                 int(batch["sample_epochs"][row]),
                 (tuple(batch["crops"][row].tolist()), bool(batch["flipped"][row])),
                 None if batch["labels"] is None else int(batch["labels"][row]),
+                (batch["mix"][row], batch["pass_numbers"][row]),
             )
         )
     return GotBatch(batch["epoch"], batch["bucket"], samples)

@@ -45,6 +45,9 @@ The promise, in the order in which a sample meets it, with the module that has i
 What goes with a picture (asked.py: masks, further images, attributes, embeddings, labels, captions) decides in part 1
 about the fate of its sample, and comes with it.
 
+13. *A mix* (mix.py) takes turns among the listings of its sources, so that each has its share at every place; a source
+   that has no more begins its next pass, which is listed as another epoch.
+
 To extend the model: a new kind of bad file is a word in tests/drawn/pictures.py; a new source is an `Order` and a
 strategy in tests/drawn/cases.py; a new rule of grouping belongs to `stream.Groups`; a new way to read is a class in
 tests/drawn/ways.py, and a new thing to do with a loader a step in tests/drawn/runs.py. Keep the model slow and simple.
@@ -55,6 +58,7 @@ to judge.
 from tests.model.items import Item, Lost, Piece, Shard
 from tests.model.listing import Listing, NoSamples, Order, files, rooms, shards
 from tests.model.loose import Loose
+from tests.model.mix import mixed
 from tests.model.reader import Expected, Reader, Skip
 from tests.model.sizes import Bucket, as_sized, leaves_out
 from tests.model.stream import Start
@@ -78,6 +82,7 @@ __all__ = [
     "chosen_by_where",
     "files",
     "leaves_out",
+    "mixed",
     "rooms",
     "shards",
 ]

@@ -54,6 +54,10 @@ class Item:
     """Of its class; None where there are none."""
     embedding: tuple[float, ...] = ()
     pieces: Mapping[str, Piece] = field(default_factory=dict)
+    mix: str = ""
+    """The name of its source in a mix."""
+    pass_number: int | None = None
+    """In a mix, the number of the pass through its source."""
 
     @property
     def is_filtered(self) -> bool:
@@ -67,9 +71,10 @@ class Item:
 
 @dataclass(frozen=True)
 class Lost:
-    """The rest of a shard, which cannot be read."""
+    """The rest of a shard, which cannot be read. mix: as of an Item."""
 
     reason: str
+    mix: str = ""
 
 
 Shard = list[Item | Lost]

@@ -285,10 +285,11 @@ class Stream:
 
     def _through(self, groups: Groups, epoch: int) -> Iterator[Sent | Dropped | Filtered]:
         """The samples of an epoch, up to the limit. Raises NoSamples, Refused."""
-        refusals = Refusals(self._config.max_refused_in_a_row)
+        of_sources: dict[str, Refusals] = {}  # each source of a mix is judged by itself
         listing, problem = self._listed(epoch)
         done = self._start.done if epoch == self._start.epoch else frozenset()
         for number, entry in [pair for pair in numbered(listing) if pair[0] not in done]:
+            refusals = of_sources.setdefault(entry.mix, Refusals(self._config.max_refused_in_a_row))
             if isinstance(entry, Item) and entry.is_filtered:
                 yield Filtered(epoch, number, self._waited)
                 continue
@@ -306,7 +307,7 @@ class Stream:
                     return
         if problem or (self._start == Start() and not epoch and _none_passes(listing)):
             raise problem or NoSamples([])
-        yield from refusals.end()
+        yield from [dropped for refusals in of_sources.values() for dropped in refusals.end()]
 
     def _listed(self, epoch: int) -> tuple[Listing, NoSamples | None]:
         try:
