@@ -13,8 +13,10 @@ from datago_gpu.sources.http.failure import HttpFailure
 from datago_gpu.sources.local import Patience, read_file
 from datago_gpu.sources.reference import BAD_ATTRIBUTES, SampleRef
 
-__all__ = ["download_caption", "read_caption"]
+__all__ = ["USUAL_CAPTION_BYTES", "download_caption", "read_caption"]
 
+USUAL_CAPTION_BYTES = 64 * 1024
+"""Asked for together with a large image, so that the image is not read again for want of room for its caption."""
 _GONE = frozenset((404, 410))
 _DELETED = "the caption was deleted after it was listed"
 _TOO_LARGE = f"the caption has {{}} bytes, at most {MOST_CAPTION_BYTES} are read"

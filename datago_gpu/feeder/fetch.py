@@ -17,7 +17,7 @@ from datago_gpu.eventloop import call_in_thread, started
 from datago_gpu.feeder.admit import Admission, without_image
 from datago_gpu.feeder.admit_parts import AdmittedPart, Frame, PartAdmission
 from datago_gpu.feeder.admitted import Admitted
-from datago_gpu.feeder.caption import download_caption, read_caption
+from datago_gpu.feeder.caption import USUAL_CAPTION_BYTES, download_caption, read_caption
 from datago_gpu.feeder.payload_client import Remote
 from datago_gpu.feeder.prefetch_budget import FREE_BYTES, Claim
 from datago_gpu.feeder.window import Outcome, sizes_of
@@ -102,13 +102,14 @@ class Fetcher:
             payload, size = self._read_payload(ref, room)
         except Rejected as problem:
             return Skipped(ref.index, ref.id, ref.where, problem.reason, problem.detail)
+        beside = USUAL_CAPTION_BYTES if ref.caption else 0
         if size > room:
-            return size
+            return size + beside
         outcome = self._admission.quick(ref, payload)
         if outcome is None:
             needed = size + self._admission.pixel_bytes(payload)
             if needed > room:
-                return needed
+                return needed + beside
             outcome = self._admission.thorough(ref, payload)
         if ref.caption and isinstance(outcome, Admitted):
             used = outcome.arena_bytes

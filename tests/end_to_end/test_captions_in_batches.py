@@ -15,14 +15,16 @@ from PIL import Image
 
 from datago_gpu import Loader
 from datago_gpu.config import LoaderConfig
+from datago_gpu.feeder import fetch
 from datago_gpu.feeder.fetch import Fetcher
 from datago_gpu.feeder.payload_client import Remote
-from datago_gpu.feeder.prefetch_budget import Budget
+from datago_gpu.feeder.prefetch_budget import FREE_BYTES, Budget
 from datago_gpu.feeder.window import Outcome
 from datago_gpu.index.build import build_index
 from datago_gpu.index.journal import Journal
 from datago_gpu.sources.caption_text import MOST_CAPTION_BYTES
 from datago_gpu.sources.index_form import CLASSES, ROOT, SOURCE, IndexRow, index_schema
+from datago_gpu.sources.local import read_file
 from datago_gpu.sources.object_store.failures import failure_of
 from datago_gpu.sources.reference import Need, SampleRef, Span
 from datago_gpu.sources.sample_info import SampleInfo
@@ -171,6 +173,30 @@ def test_a_local_caption_that_is_gone_or_cannot_be_read_costs_only_itself(tmp_pa
     fetched(config_of(tmp_path), [gone, odd])
     assert gone.flaws == {"no-caption": "the caption was deleted after it was listed"}
     assert odd.flaws == {"bad-attributes": "the caption cannot be read: Is a directory"}
+
+
+def test_a_large_image_is_read_once_for_a_usual_caption_and_again_only_for_a_large_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The memory for it is asked for with that of its image."""
+    image = tmp_path / "a.jpg"
+    Image.effect_noise((900, 900), 100).convert("RGB").save(image, quality=95)
+    assert image.stat().st_size > FREE_BYTES
+    found = list[str]()
+
+    def read(path: str, most: int, span: Span | None = None) -> tuple[bytes, int]:
+        content, size = read_file(path, most, span)
+        if content:
+            found.append(Path(path).name)
+        return content, size
+
+    monkeypatch.setattr(fetch, "read_file", read)
+    for size, reads in ((1000, 1), (100_000, 2)):
+        (tmp_path / "a.txt").write_text("x" * size)
+        found.clear()
+        ref = SampleRef(0, SampleInfo("a"), path=str(image), caption=str(tmp_path / "a.txt"))
+        fetched(config_of(tmp_path), [ref])
+        assert (len(json.loads(ref.info.attributes)["txt"]), found) == (size, ["a.jpg"] * reads)
 
 
 class Pairs:
