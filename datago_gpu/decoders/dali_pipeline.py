@@ -21,7 +21,7 @@ from datago_gpu.decoders.decoder import EncodedImages
 from datago_gpu.decoders.faults import Setup, classify_error
 from datago_gpu.decoders.output_format import OutputFormat
 from datago_gpu.decoders.parking import require_cupy
-from datago_gpu.imaging.geometry import views_of
+from datago_gpu.imaging.geometry import rois_of
 
 __all__ = ["DaliPipeline", "define"]
 
@@ -64,8 +64,8 @@ class DaliPipeline:
             fed = [tensors.TensorListCPU(single, "", False)]
             self._open_pipeline().feed_input("payloads", fed[0])
             if self._setup.image.crop_and_resize:
-                fed.append(tensors.TensorListCPU(_views(images, rows)))
-                self._open_pipeline().feed_input("views", fed[-1])
+                fed.append(tensors.TensorListCPU(_rois(images, rows)))
+                self._open_pipeline().feed_input("rois", fed[-1])
             if self._setup.image.flip:
                 fed.append(tensors.TensorListCPU(_mirrors(images, rows)))
                 self._open_pipeline().feed_input("mirrors", fed[-1])
@@ -131,13 +131,13 @@ def define(setup: Setup) -> Pipeline:
     return pipeline
 
 
-def _views(images: EncodedImages, rows: list[int]) -> NDArray[np.float32]:
-    """Returns the rows of `views_of`: one array for regions and targets, because a feed costs more than its numbers."""
-    if images.views is None:
+def _rois(images: EncodedImages, rows: list[int]) -> NDArray[np.float32]:
+    """Returns the rows of `rois_of`: one array for regions and targets, because a feed costs more than its numbers."""
+    if images.rois is None:
         targets = [images.target_of(row) or (0, 0) for row in range(len(images))]
-        views = views_of(images.regions.tolist(), images.sizes.tolist(), targets)
-        return np.frombuffer(views, np.float32).reshape(-1, 6)[rows]
-    return images.views if len(rows) == len(images) else images.views[rows]
+        rois = rois_of(images.regions.tolist(), images.sizes.tolist(), targets)
+        return np.frombuffer(rois, np.float32).reshape(-1, 6)[rows]
+    return images.rois if len(rows) == len(images) else images.rois[rows]
 
 
 def _mirrors(images: EncodedImages, rows: list[int]) -> NDArray[np.int32]:
@@ -163,12 +163,12 @@ def _graph(setup: Setup) -> Any:
 
 def _resize(pixels: Any, interpolation: Any) -> Any:
     """Scales each image's region to its target. LANCZOS3 with antialiasing equals Pillow's LANCZOS."""
-    views = fn.external_source(name="views", dtype=types.FLOAT, ndim=1, no_copy=True)
+    rois = fn.external_source(name="rois", dtype=types.FLOAT, ndim=1, no_copy=True)
     return fn.resize(
         pixels,
-        size=views[4:6],
-        roi_start=views[0:2],
-        roi_end=views[2:4],
+        size=rois[4:6],
+        roi_start=rois[0:2],
+        roi_end=rois[2:4],
         roi_relative=False,
         interp_type=interpolation,
         antialias=True,

@@ -76,8 +76,8 @@ class EncodedImages:
     """Height and width that every region is scaled to. If this and `targets` are None, images keep their own sizes."""
     targets: NDArray[np.int32] | None = None
     """(N, 2): height and width that each region is scaled to, if they differ; `target` is None then."""
-    views: NDArray[np.float32] | None = None
-    """(N, 6): regions and targets as `views_of` returns them, if the feeder has computed them."""
+    rois: NDArray[np.float32] | None = None
+    """(N, 6): regions and targets as `rois_of` returns them, if the feeder has computed them."""
     flipped: NDArray[np.bool_] | None = None
     """(N,): which images are mirrored left to right, once their regions are cut; None if none is."""
     largest: int = 0
@@ -113,7 +113,7 @@ class EncodedImages:
             self.orientations[rows],
             self.target,
             None if self.targets is None else self.targets[rows],
-            None if self.views is None else self.views[rows],
+            None if self.rois is None else self.rois[rows],
             None if self.flipped is None else self.flipped[rows],
             self.largest,
             self.checked,

@@ -32,7 +32,7 @@ def replace_refused(
         sizes=images.sizes.copy(),
         regions=images.regions.copy(),
         orientations=images.orientations.copy(),
-        views=None if images.views is None else images.views.copy(),
+        rois=None if images.rois is None else images.rois.copy(),
     )
     for index, problem in refused.items():
         payload, region = images.payloads[index].data, images.regions[index].tolist()
@@ -46,6 +46,6 @@ def replace_refused(
         changed.sizes[index] = pixels.height, pixels.width
         changed.regions[index] = 0, 0, pixels.height, pixels.width
         changed.orientations[index] = 1
-        if changed.views is not None:
-            changed.views[index, :4] = 0, 0, pixels.height, pixels.width
+        if changed.rois is not None:
+            changed.rois[index, :4] = 0, 0, pixels.height, pixels.width
     return changed, failures

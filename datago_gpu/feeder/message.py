@@ -12,7 +12,7 @@ from datago_gpu.feeder import wire
 from datago_gpu.feeder.admit_parts import AdmittedPart
 from datago_gpu.feeder.admitted import Admitted
 from datago_gpu.feeder.arena import aligned
-from datago_gpu.imaging.geometry import Region, Size, views_of
+from datago_gpu.imaging.geometry import Region, Size, rois_of
 from datago_gpu.sources.reference import Skipped
 from datago_gpu.sources.sample_info import columns_of
 
@@ -62,7 +62,7 @@ class Layout:
             original_sizes=_packed("i", [sample.original_size for sample in batch]),
             regions=_packed("f", [sample.region for sample in batch]),
             crops=_packed("f", [sample.crop for sample in batch]),
-            views=_views([sample.region for sample in batch], [sample.size for sample in batch], buckets),
+            rois=_rois([sample.region for sample in batch], [sample.size for sample in batch], buckets),
             orientations=bytes(sample.orientation for sample in batch),
             flipped=bytes(flipped) if any(flipped) else b"",
             largest=max(sample.size[0] * sample.size[1] for sample in batch),
@@ -73,11 +73,11 @@ class Layout:
             counts=counts,
         )
 
-    def _part_views(self, rows: list[int], parts: list[AdmittedPart]) -> bytes:
+    def _part_rois(self, rows: list[int], parts: list[AdmittedPart]) -> bytes:
         if parts[0].kind == "latent":
             return b""
         targets = [bucket for row in rows if (bucket := self._batch[row].bucket)]
-        return _views([part.region for part in parts], [part.size for part in parts], targets)
+        return _rois([part.region for part in parts], [part.size for part in parts], targets)
 
     def _columns(self, offset: int) -> list[wire.PartColumn]:
         places = iter(self.places[len(self._batch) :])
@@ -92,7 +92,7 @@ class Layout:
                     lengths=[len(part.payload) - part.offset for part in parts],
                     sizes=_packed("i", [part.size for part in parts]),
                     regions=_packed("f", [part.region for part in parts]),
-                    views=self._part_views(rows, parts),
+                    rois=self._part_rois(rows, parts),
                     orientations=bytes(part.orientation for part in parts),
                     largest=max(part.size[0] * part.size[1] for part in parts),
                     arrays=[part.array for part in parts],
@@ -112,9 +112,9 @@ def _by_name(batch: list[Admitted]) -> list[tuple[list[int], list[AdmittedPart]]
     return list(found.values())
 
 
-def _views(regions: list[Region], sizes: list[Size], targets: list[Size]) -> bytes:
-    """Returns the views, or nothing where pictures keep their sizes and have no targets."""
-    return views_of(regions, sizes, targets).tobytes() if targets else b""
+def _rois(regions: list[Region], sizes: list[Size], targets: list[Size]) -> bytes:
+    """Returns the rois, or nothing where pictures keep their sizes and have no targets."""
+    return rois_of(regions, sizes, targets).tobytes() if targets else b""
 
 
 def _packed(kind: str, rows: Sequence[Sequence[float]]) -> bytes:

@@ -180,8 +180,8 @@ class PartColumn(Struct, frozen=True, kw_only=True):
     """int32 (K, 2); for pictures."""
     regions: bytes
     """float32 (K, 4); for pictures."""
-    views: bytes = b""
-    """float32 (K, 6): see `views_of`; for pictures that do not keep their sizes, else empty."""
+    rois: bytes = b""
+    """float32 (K, 6): see `rois_of`; for pictures that do not keep their sizes, else empty."""
     orientations: bytes
     """uint8 (K,); for pictures."""
     largest: int = 0
@@ -229,8 +229,8 @@ class EncodedBatch(Struct, frozen=True, tag="batch", kw_only=True):
     """float32 (N, 4)."""
     crops: bytes
     """float32 (N, 4)."""
-    views: bytes
-    """float32 (N, 6): see `views_of`. Empty if images keep their sizes."""
+    rois: bytes
+    """float32 (N, 6): see `rois_of`. Empty if images keep their sizes."""
     orientations: bytes
     """uint8 (N,)."""
     flipped: bytes = b""

@@ -11,7 +11,7 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Iterable
 
-__all__ = ["BucketTable", "ListedBuckets", "Region", "Size", "bucket_sizes", "cover_region", "full_region", "views_of"]
+__all__ = ["BucketTable", "ListedBuckets", "Region", "Size", "bucket_sizes", "cover_region", "full_region", "rois_of"]
 
 Size = tuple[int, int]
 """(height, width) in pixels."""
@@ -92,13 +92,13 @@ def full_region(height: int, width: int) -> Region:
     return 0.0, 0.0, float(height), float(width)
 
 
-def views_of(regions: Iterable[Region], sizes: Iterable[Size], targets: Iterable[Size]) -> array[float]:
+def rois_of(regions: Iterable[Region], sizes: Iterable[Size], targets: Iterable[Size]) -> array[float]:
     """Returns six float32 numbers for each image, as DALI takes them: top, left, bottom and right of the region, and
     the height and width that the region is scaled to.
 
     sizes: the sizes of the images. The far edges never lie outside, although rounding may have put them there.
     """
-    views = array("f")
+    rois = array("f")
     for (top, left, height, width), (high, wide), target in zip(regions, sizes, targets, strict=True):
-        views.extend((top, left, min(top + height, high), min(left + width, wide), *target))
-    return views
+        rois.extend((top, left, min(top + height, high), min(left + width, wide), *target))
+    return rois

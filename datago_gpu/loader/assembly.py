@@ -258,7 +258,7 @@ def _encoded_images(
         orientations=np.ndarray(count, np.uint8, columns.orientations),
         target=target,
         targets=targets,
-        views=np.ndarray((count, 6), np.float32, columns.views) if columns.views else None,
+        rois=np.ndarray((count, 6), np.float32, columns.rois) if columns.rois else None,
         flipped=flipped,
         largest=columns.largest,
         checked=True,

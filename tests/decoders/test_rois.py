@@ -1,4 +1,4 @@
-"""What DALI is given for a batch: the views that the feeder has computed, and payloads that it drops on our thread."""
+"""What DALI is given for a batch: the rois that the feeder has computed, and payloads that it drops on our thread."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from datago_gpu.decoders.decoder import EncodedImages, Payloads
 from datago_gpu.decoders.select import choose
-from datago_gpu.imaging.geometry import views_of
+from datago_gpu.imaging.geometry import rois_of
 from tests.decoders.conftest import MakeDecoder
 from tests.support.pictures import batch, decode, encode, picture
 
@@ -25,11 +25,11 @@ SIDES = st.integers(1, 30_000)
 PIXELS = picture(40, 64)
 
 
-def with_views(images: EncodedImages) -> EncodedImages:
+def with_rois(images: EncodedImages) -> EncodedImages:
     """The batch as the feeder sends it."""
     targets = [images.target_of(row) or (0, 0) for row in range(len(images))]
-    views = views_of(images.regions.tolist(), images.sizes.tolist(), targets)
-    return replace(images, views=np.frombuffer(views, np.float32).reshape(-1, 6))
+    rois = rois_of(images.regions.tolist(), images.sizes.tolist(), targets)
+    return replace(images, rois=np.frombuffer(rois, np.float32).reshape(-1, 6))
 
 
 @given(SIDES, SIDES, *[st.floats(0, 1)] * 4)
@@ -38,7 +38,7 @@ def test_a_view_ends_where_the_region_does_and_never_outside(
 ) -> None:
     top, left = top * height, left * width
     region = (top, left, down * (height - top), right * (width - left))
-    found = np.frombuffer(views_of([region], [(height, width)], [(8, 16)]), np.float32)
+    found = np.frombuffer(rois_of([region], [(height, width)], [(8, 16)]), np.float32)
     assert found.tolist()[:2] == [np.float32(top), np.float32(left)]
     np.testing.assert_allclose(found[2:4], [top + region[2], left + region[3]], rtol=1e-6, atol=1e-30)
     assert found[2] <= height
@@ -46,12 +46,12 @@ def test_a_view_ends_where_the_region_does_and_never_outside(
     assert found.tolist()[4:] == [8, 16]
 
 
-def test_views_of_the_feeder_give_the_same_pixels(make: MakeDecoder) -> None:
+def test_rois_of_the_feeder_give_the_same_pixels(make: MakeDecoder) -> None:
     decoder = make(choose("cpu", "dali"))
     regions = [(0.5, 3.25, 20.125, 33.5), (0.0, 0.0, 40.0, 64.0), (7.0, 1.0, 33.0, 63.0)]
     images = batch([encode(PIXELS)] * 3, [(40, 64)] * 3, (24, 40), regions=regions)
     without = decode(decoder, images)
-    assert np.array_equal(decode(decoder, with_views(images)).image, without.image)
+    assert np.array_equal(decode(decoder, with_rois(images)).image, without.image)
 
 
 @pytest.mark.parametrize("mixed", [False, True])
@@ -62,7 +62,7 @@ def test_a_rescued_image_has_a_view_of_its_own(make: MakeDecoder, mixed: bool) -
     images = batch([encode(PIXELS), encode(PIXELS, "TGA"), encode(PIXELS)], [(40, 64)] * 3, (16, 24), regions=regions)
     if mixed:
         images = replace(images, target=None, targets=np.array([(16, 24)] * 3, np.int32))
-    decoded = decode(decoder, replace(with_views(images), checked=True))
+    decoded = decode(decoder, replace(with_rois(images), checked=True))
     assert list(decoded.rescued) == [1]
     assert np.array_equal(decoded.image[0], decoded.image[2])
     assert np.abs(decoded.image[1].astype(int) - decoded.image[0]).max() <= 2
