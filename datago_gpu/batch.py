@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from datago_gpu.arrays import Array
 from datago_gpu.draws import draw_key
 from datago_gpu.points import Cuts
+from datago_gpu.views import FurtherView, with_rows
 
 # Fields are `Array | Any`, a convention of typeshed: the settings decide whether a field is an array, a list, bytes or
 # None. Editors complete for the usual case (Array), and type checkers do not require checks for the others.
@@ -75,23 +76,41 @@ class Sample:
     """Whether `image` shows the region mirrored left to right."""
     image_size: tuple[int, int] = (0, 0)
     """(height, width) of `image`; (0, 0) without an image."""
+    further_views: list[FurtherView] = field(default_factory=list)
+    """The views after the first: see `views`."""
+
+    @property
+    def views(self) -> list[Array | Any]:
+        """The views of the sample, as `image_config.views` lists them. The first is `image`."""
+        return [self.image, *(view.image for view in self.further_views)]
+
+    @property
+    def view_crops(self) -> list[tuple[float, float, float, float]]:
+        """For each view, (top, left, height, width) of the region that the view shows, in pixels of the original."""
+        return [self.crop, *(_four(view.crops) for view in self.further_views)]
+
+    @property
+    def view_flipped(self) -> list[bool]:
+        """For each view, whether the region is mirrored left to right."""
+        return [self.flipped, *(bool(view.flipped) for view in self.further_views)]
 
     def rng(self, view: int = 0) -> np.random.Generator:
         """Returns a generator of random numbers that belongs to this sample: see `Batch.rng`."""
         return generator_of(self.seed, self.epoch, self.pass_number, self.id, view)
 
-    def to_image(self, points: Any) -> NDArray[Any]:
+    def to_image(self, points: Any, view: int = 0) -> NDArray[Any]:
         """Maps points of the original to pixels of `image`: see `Batch.to_image`. points: (..., 2) or (..., 4)."""
-        shown: NDArray[Any] = self._cuts().to_pictures(np.asarray(points)[None])[0]
+        shown: NDArray[Any] = self._cuts(view).to_pictures(np.asarray(points)[None])[0]
         return shown
 
-    def from_image(self, points: Any) -> NDArray[Any]:
+    def from_image(self, points: Any, view: int = 0) -> NDArray[Any]:
         """Maps points of `image` to pixels of the original: see `Batch.to_image`. points: (..., 2) or (..., 4)."""
-        found: NDArray[Any] = self._cuts().to_originals(np.asarray(points)[None])[0]
+        found: NDArray[Any] = self._cuts(view).to_originals(np.asarray(points)[None])[0]
         return found
 
-    def _cuts(self) -> Cuts:
-        return Cuts(np.array([self.crop]), np.array([self.image_size]), np.array([self.flipped]))
+    def _cuts(self, view: int) -> Cuts:
+        size = [self.image_size, *(each.image_sizes for each in self.further_views)][view]
+        return Cuts(np.array([self.view_crops[view]]), np.array([size]), np.array([self.view_flipped[view]]))
 
     def __repr__(self) -> str:
         return f"Sample(id={self.id!r}, image={describe(self.image)}, original_size={self.original_size})"
@@ -172,6 +191,8 @@ class Batch:
     """(N,): which samples are shown mirrored left to right, with their masks and additional images."""
     image_sizes: NDArray[np.int32] | Any = None
     """(N, 2): height and width of the images; 0 for a sample without an image. Useful where they differ."""
+    further_views: list[FurtherView] = field(default_factory=list)
+    """The views after the first: see `views`."""
 
     def __post_init__(self) -> None:
         if self.real is None:
@@ -185,6 +206,22 @@ class Batch:
         if self.image_sizes is None:
             same = None if self.bucket is None else np.tile(np.array(self.bucket, np.int32), (len(self.ids), 1))
             self.image_sizes = self.original_sizes if same is None else same
+
+    @property
+    def views(self) -> list[Array | Any]:
+        """The views of the samples, as `image_config.views` lists them: for each view an array (N, H, W, 3), or
+        (N, 3, H, W) with layout "CHW". The first is `image`, and the only one without `image_config.views`."""
+        return [self.image, *(view.image for view in self.further_views)]
+
+    @property
+    def view_crops(self) -> list[NDArray[np.float32]]:
+        """For each view, (N, 4): as `crops`, which belongs to the first view."""
+        return [self.crops, *(view.crops for view in self.further_views)]
+
+    @property
+    def view_flipped(self) -> list[NDArray[np.bool_]]:
+        """For each view, (N,): as `flipped`, which belongs to the first view."""
+        return [self.flipped, *(view.flipped for view in self.further_views)]
 
     def rng(self, index: int, view: int = 0) -> np.random.Generator:
         """Returns a generator of random numbers that belongs to one sample, for augmentation of your own.
@@ -222,11 +259,10 @@ class Batch:
             ) from None
 
     def _sample(self, index: int) -> Sample:
-        top, left, height, width = map(float, self.crops[index])
         return Sample(
             image=_at(self.image, index),
             original_size=(int(self.original_sizes[index, 0]), int(self.original_sizes[index, 1])),
-            crop=(top, left, height, width),
+            crop=_four(self.crops[index]),
             masks=self._of_sample(self.masks, index),
             additional_images=self._of_sample(self.additional_images, index),
             latents=self._of_sample(self.latents, index),
@@ -235,6 +271,7 @@ class Batch:
             seed=self.seed,
             flipped=bool(self.flipped[index]),
             image_size=(int(self.image_sizes[index, 0]), int(self.image_sizes[index, 1])),
+            further_views=with_rows(self.further_views, index),
             **{name: _at(getattr(self, column), index) for name, column in COLUMNS.items() if name != "label"},
             label=None if self.labels is None else int(self.labels[index]),
         )
@@ -261,15 +298,17 @@ class Batch:
             sample_epochs=self.sample_epochs[rows],
             flipped=self.flipped[rows],
             image_sizes=self.image_sizes[rows],
+            further_views=with_rows(self.further_views, rows),
             **{column: _at(getattr(self, column), rows) for column in COLUMNS.values()},
         )
 
-    def to_image(self, points: Any) -> Any:
+    def to_image(self, points: Any, view: int = 0) -> Any:
         """Maps key points or boxes of the originals to pixels of the images. `from_image` is the inverse.
 
         points: an array (N, K, 2) of (x, y), or (N, K, 4) of boxes (x1, y1, x2, y2); K may be left out, or be several
             axes. Or a list of N such arrays, each with a K of its own. In pixels, from the left and from the top: the
             first pixel reaches from 0 to 1.
+        view: the number of the view, if there are several.
 
         Returns numpy arrays of the same shape, or a list of them: float32 for float32, else float64. Points that the
         images do not show come to lie outside of them. In a mirrored image, x1 of a box is again the left edge. The
@@ -280,17 +319,18 @@ class Batch:
         [array([[112., 112.]])]
         """
         if isinstance(points, list | tuple):
-            return [sample.to_image(each) for sample, each in self._each(points)]
-        return self._cuts().to_pictures(points)
+            return [sample.to_image(each, view) for sample, each in self._each(points)]
+        return self._cuts(view).to_pictures(points)
 
-    def from_image(self, points: Any) -> Any:
+    def from_image(self, points: Any, view: int = 0) -> Any:
         """Maps key points or boxes of the images, in the forms of `to_image`, to pixels of the originals."""
         if isinstance(points, list | tuple):
-            return [sample.from_image(each) for sample, each in self._each(points)]
-        return self._cuts().to_originals(points)
+            return [sample.from_image(each, view) for sample, each in self._each(points)]
+        return self._cuts(view).to_originals(points)
 
-    def _cuts(self) -> Cuts:
-        return Cuts(self.crops, self.image_sizes, self.flipped)
+    def _cuts(self, view: int) -> Cuts:
+        sizes = [self.image_sizes, *(each.image_sizes for each in self.further_views)]
+        return Cuts(self.view_crops[view], sizes[view], self.view_flipped[view])
 
     def _each(self, points: list[Any] | tuple[Any, ...]) -> Iterator[tuple[Sample, Any]]:
         if len(points) != len(self):
@@ -308,6 +348,11 @@ def generator_of(seed: int, epoch: int, pass_number: int | None, sample_id: str,
     """Returns the generator of `Batch.rng`. pass_number: used in place of `epoch`, unless None."""
     key = draw_key(seed, int(epoch) if pass_number is None else pass_number, sample_id, view)
     return np.random.Generator(np.random.PCG64(key))
+
+
+def _four(numbers: NDArray[Any]) -> tuple[float, float, float, float]:
+    top, left, height, width = map(float, numbers)
+    return top, left, height, width
 
 
 def _at(values: Any, rows: int | slice) -> Any:

@@ -66,6 +66,8 @@ class TensorBatch(dict[str, Any]):
     embeddings: float32 (N, D), or None. labels: int64 (N,), or None.
     original_sizes, image_sizes, crops, flipped, present, real, sample_epochs: on the host: int32 (N, 2) twice,
         float32 (N, 4), bool (N,), name -> bool (N,), bool (N,), and int64 (N,).
+    views, view_crops, view_flipped: with `image_config.views` only: for each view what `image`, `crops` and `flipped`
+        are for the first one.
     bucket: a Bucket (height, width), or None. epoch: number of the pass, counted from 0. seed: the setting.
     ids, sources, attributes, tags, duplicate_states, mix, pass_numbers: lists of N.
     """
@@ -262,6 +264,10 @@ def as_tensors(batch: Batch) -> TensorBatch:
     """Returns the fields of a batch, with tensors that share the memory of its arrays."""
     values = {field.name: getattr(batch, field.name) for field in fields(batch)}
     values |= {name: _tensors(value) for name, value in values.items() if name not in _PLAIN}
+    if values.pop("further_views"):  # otherwise `image` would be copied twice by whoever moves the tensors
+        views = {name: _tensors(getattr(batch, name)[1:]) for name in ("views", "view_crops", "view_flipped")}
+        first = {"views": "image", "view_crops": "crops", "view_flipped": "flipped"}
+        values |= {name: [values[first[name]], *further] for name, further in views.items()}
     if batch.bucket is not None:
         values["bucket"] = Bucket(*batch.bucket)
     return TensorBatch(values)

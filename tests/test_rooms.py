@@ -22,7 +22,7 @@ FLOORS = [
     ["sources", "decoders"],
     ["config"],
     ["imaging", "batch", "row"],
-    ["arrays", "eventloop", "interpreter", "points"],
+    ["arrays", "eventloop", "interpreter", "points", "views"],
     ["errors"],
     ["framing", "redact", "units", "heap", "draws"],
 ]

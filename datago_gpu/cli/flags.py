@@ -52,6 +52,7 @@ NOT_FLAGS = {
     "auth_token",
     "storage_options",
     "proxy",
+    "views",
 }
 """No flag for keys: every user of the machine sees a command line. Keys come from the environment or the JSON file."""
 

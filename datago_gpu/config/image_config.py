@@ -4,21 +4,26 @@ from __future__ import annotations
 
 from functools import lru_cache
 from math import gcd
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from msgspec import Meta
+from msgspec import Meta, structs
 
 from datago_gpu.config.settings import Count, Settings
+from datago_gpu.config.view_config import Aspect, Share, Side, ViewConfig, view_records
+from datago_gpu.errors import ConfigError
 from datago_gpu.imaging.buckets import by_resolution
-from datago_gpu.imaging.geometry import BucketTable, ListedBuckets
-
-Aspect = Annotated[float, Meta(ge=0.001, le=1000)]
-Share = Annotated[float, Meta(gt=0, le=1)]
-Side = Annotated[int, Meta(ge=1, le=65_535)]
+from datago_gpu.imaging.geometry import BucketTable, ListedBuckets, Size
 
 _DEFAULT_SIZE = 512
 
 __all__ = ["ImageConfig"]
+
+_CROP_SCALE, _CROP_ASPECT = (0.08, 1.0), (3 / 4, 4 / 3)
+_OF_BUCKETS = (
+    *("default_image_size", "downsampling_ratio", "min_aspect_ratio", "max_aspect_ratio"),
+    *("resolutions", "buckets"),
+)
+"""The settings that decide about the buckets of a view."""
 
 
 class ImageConfig(Settings, frozen=True, kw_only=True):
@@ -45,6 +50,10 @@ class ImageConfig(Settings, frozen=True, kw_only=True):
         crop_aspect: with crop "random_resized", the least and the largest aspect ratio (width / height) of the region,
             relative to the bucket's: 1 is the bucket's own, and other regions are stretched.
         flip: probability with which an image is mirrored left to right, 0 to 1, with its masks and additional images.
+        views: several views of each image, from one download and one decode: a list of dicts, each with some of
+            `default_image_size`, `downsampling_ratio`, `min_aspect_ratio`, `max_aspect_ratio`, `crop`, `crop_scale`,
+            `crop_aspect` and `flip`. What a view leaves out is as in image_config. `Batch.views` then has one array for
+            each view, and `Batch.image` is the first of them, which masks and additional images follow. None: one view.
         layout: order of the axes of an image: "HWC" or "CHW".
         dtype: "uint8" (0 to 255), or "float16", "bfloat16" or "float32" ([0, 1] before `mean` and `std` are applied).
             numpy has no bfloat16: on the CPU the dtype is that of ml_dtypes, as in jax.
@@ -77,9 +86,10 @@ class ImageConfig(Settings, frozen=True, kw_only=True):
     min_aspect_ratio: Aspect = 0.5
     max_aspect_ratio: Aspect = 2.0
     crop: Literal["centre", "random", "random_resized"] = "centre"
-    crop_scale: tuple[Share, Share] = (0.08, 1.0)
-    crop_aspect: tuple[Aspect, Aspect] = (3 / 4, 4 / 3)
+    crop_scale: tuple[Share, Share] = _CROP_SCALE
+    crop_aspect: tuple[Aspect, Aspect] = _CROP_ASPECT
     flip: Annotated[float, Meta(ge=0, le=1)] = 0.0
+    views: tuple[ViewConfig, ...] | None = None
     layout: Literal["HWC", "CHW"] = "HWC"
     dtype: Literal["uint8", "float16", "bfloat16", "float32"] = "uint8"
     mean: tuple[float, float, float] | None = None
@@ -92,12 +102,18 @@ class ImageConfig(Settings, frozen=True, kw_only=True):
     encode_format: Literal["png", "jpeg"] = "png"
     jpeg_quality: Annotated[int, Meta(ge=1, le=100)] = 92
 
+    def _check(self, name: str, wanted: Any) -> None:
+        if name == "views":
+            structs.force_setattr(self, name, view_records(self.views))
+        else:
+            super()._check(name, wanted)
+
     def _problem(self) -> str | None:
         if self.min_aspect_ratio > self.max_aspect_ratio:
             return (f"image_config.min_aspect_ratio ({self.min_aspect_ratio}) is above "
                     f"max_aspect_ratio ({self.max_aspect_ratio}): swap them")  # fmt: skip
-        problem = self._bucket_problem() or self._crop_problem()
-        return problem or self._form_problem() or self._normalisation_problem() or self._mask_problem()
+        problem = self._bucket_problem() or self._crop_problem() or self._form_problem()
+        return problem or self._normalisation_problem() or self._mask_problem() or self._views_problem()
 
     def _bucket_problem(self) -> str | None:
         """Of the buckets."""
@@ -120,7 +136,7 @@ class ImageConfig(Settings, frozen=True, kw_only=True):
         for name, (least, most) in (("crop_scale", self.crop_scale), ("crop_aspect", self.crop_aspect)):
             if least > most:
                 return f"image_config.{name} must be the least and the largest value, got {[least, most]}: swap them"
-        if self.crop != "random_resized" and (self.crop_scale, self.crop_aspect) != ((0.08, 1.0), (3 / 4, 4 / 3)):
+        if self.crop != "random_resized" and (self.crop_scale, self.crop_aspect) != (_CROP_SCALE, _CROP_ASPECT):
             return f"image_config.crop_scale and crop_aspect need crop 'random_resized', got {self.crop!r}"
         if self.crop == "random_resized" and not self.upscale:
             return ("image_config.crop 'random_resized' draws regions that have to be enlarged, which upscale false "
@@ -153,6 +169,22 @@ class ImageConfig(Settings, frozen=True, kw_only=True):
                         "change the size")  # fmt: skip
         return None
 
+    def _views_problem(self) -> str | None:
+        """Of several views."""
+        if self.views is None:
+            return None
+        for name, wanted in (("crop_and_resize", True), ("image_to_rgb8", True), ("pre_encode_images", False),
+                             ("mixed_buckets", False)):  # fmt: skip
+            if getattr(self, name) != wanted:
+                return (f"image_config.views makes a dense array of each view, which needs {name} "
+                        f"{str(wanted).lower()}: set it so, or leave views out")  # fmt: skip
+        for number in range(len(self.views)):
+            try:
+                self.of_view(number)
+            except ConfigError as problem:
+                return str(problem).replace("image_config", f"image_config.views[{number}]", 1)
+        return None
+
     def _form_problem(self) -> str | None:
         """Of images that are not arrays of one form."""
         if (self.layout, self.dtype) == ("HWC", "uint8") or (self.image_to_rgb8 and not self.pre_encode_images):
@@ -180,6 +212,23 @@ class ImageConfig(Settings, frozen=True, kw_only=True):
             return "image_config.mask_dtype 'int32' cannot be used with pre_encode_images: a PNG holds at most 16 bits"
         return None
 
+    def of_view(self, number: int) -> ImageConfig:
+        """Returns the settings of one view, counted from 0: those of a run with this view alone. Without `views` there
+        is one view, with the settings as they are."""
+        return self if self.views is None else _view(self, number)
+
+    @property
+    def view_count(self) -> int:
+        """Returns the number of views of each image."""
+        return 1 if self.views is None else len(self.views)
+
+    def view_bucket(self, number: int, bucket: Size) -> Size:
+        """Returns the bucket of a view for images whose first view has this bucket: that of the nearest aspect ratio
+        among the view's own buckets; of several resolutions, the largest."""
+        own, first = self.of_view(number), self.of_view(0)
+        same = all(getattr(own, name) == getattr(first, name) for name in _OF_BUCKETS)
+        return bucket if same else own.bucket_tables()[0].nearest(*bucket)
+
     def bucket_tables(self) -> list[BucketTable]:
         """The buckets of each resolution, the largest resolution first. Raises ValueError where there are none."""
         if self.buckets:
@@ -187,6 +236,17 @@ class ImageConfig(Settings, frozen=True, kw_only=True):
         sizes = sorted(self.resolutions or [self.default_image_size], reverse=True)
         ratio, aspects = self.downsampling_ratio, (self.min_aspect_ratio, self.max_aspect_ratio)
         return [_table(size, ratio, *aspects) for size in sizes]
+
+
+@lru_cache(256)
+def _view(image: ImageConfig, number: int) -> ImageConfig:
+    """Returns the settings of a view. Cached, because several parts of a run ask for them, for each bucket."""
+    given = image.views[number].given if image.views else {}
+    if given.get("crop", image.crop) != "random_resized":  # what only this crop uses may be set for other views
+        given = {"crop_scale": _CROP_SCALE, "crop_aspect": _CROP_ASPECT} | given
+    if "default_image_size" in given:
+        given = {"resolutions": None, "buckets": None} | given
+    return structs.replace(image, views=None, **given)  # which checks the settings
 
 
 @lru_cache(64)

@@ -25,6 +25,7 @@ __all__ = [
     "decoded_pixel_bytes",
     "decoding_memory",
     "files_of_a_sample",
+    "view_pixels",
     "waiting_batches",
     "wants_latents",
 ]
@@ -102,7 +103,17 @@ def decoded_pixel_bytes(config: LoaderConfig) -> int:
     """Returns the bytes of pixels in these batches."""
     if not config.image_config.crop_and_resize:
         return 2 * config.samples_buffer_mb * MiB
-    return decoded_batches(config) * config.most_batch_pixels * files_of_a_sample(config) * bytes_a_pixel(config)
+    pixels = view_pixels(config) + (files_of_a_sample(config) - 1) * config.most_batch_pixels
+    return decoded_batches(config) * pixels * bytes_a_pixel(config)
+
+
+def view_pixels(config: LoaderConfig) -> int:
+    """Returns the pixels of all views in the batch that has the most. Only with `crop_and_resize`."""
+    image, most = config.image_config, 0
+    for bucket in config.bucket_choice().sizes:
+        views = (image.view_bucket(view, bucket) for view in range(image.view_count))
+        most = max(most, config.samples_of(bucket) * sum(height * width for height, width in views))
+    return most
 
 
 class Limits(Struct, frozen=True, kw_only=True):

@@ -223,8 +223,8 @@ class LoaderConfig(SourceViews, frozen=True, kw_only=True):
         return None
 
     def bucket_choice(self) -> BucketChoice:
-        """Returns what chooses the bucket of each image."""
-        image, edge = self.image_config, max(0, self.source_config.min_short_edge)
+        """Returns what chooses the bucket of each image: of several views, that of the first."""
+        image, edge = self.image_config.of_view(0), max(0, self.source_config.min_short_edge)
         tables = image.bucket_tables() if image.crop_and_resize else []
         return BucketChoice(tables, upscale=image.upscale, least_edge=edge)
 

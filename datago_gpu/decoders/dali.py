@@ -6,6 +6,7 @@ The graph is in dali_pipeline.py. device.py and parking.py hand GPU memory to th
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,6 +59,8 @@ class DaliDecoder:
             raise ValueError(
                 f"target {images.target_of(0)} does not go with crop_and_resize={self._setup.image.crop_and_resize}"
             )
+        if len(images.views) != self._setup.image.view_count:
+            raise ValueError(f"{len(images.views)} views do not go with {self._setup.image.view_count} in the settings")
         self._sweep()
         job = self._start_job(images)
         if job.kept:
@@ -69,14 +72,12 @@ class DaliDecoder:
             raise RuntimeError("no batch is under way: submit one first")
         self._sweep()
         job = self._under_way.popleft()
-        output = None
-        if job.kept:
-            output = self._outputs(job)
-        image = None if output is None else self._hand_over(output)
+        outputs = self._outputs(job) if job.kept else ()
+        image, *further = map(self._hand_over, outputs) if outputs else [None]
         if not (job.failures or job.refused):
-            return DecodedImages(image)
+            return DecodedImages(image, further=further)
         rescued = {index: problem for index, problem in job.refused.items() if index not in job.failures}
-        return DecodedImages(image, dict(sorted(job.failures.items())), rescued)
+        return DecodedImages(image, dict(sorted(job.failures.items())), rescued, further)
 
     def close(self) -> None:
         self._under_way.clear()
@@ -107,15 +108,15 @@ class DaliDecoder:
         job.failures |= failures
         job.kept = [index for index in job.kept if index not in failures]
 
-    def _outputs(self, job: _Job) -> Any:
-        """Returns the images of the oldest iteration, a TensorList. None if none of them could be decoded."""
+    def _outputs(self, job: _Job) -> Sequence[Any]:
+        """Returns the views of the oldest iteration, each a TensorList. None at all if no image could be decoded."""
         try:
             return self._pipeline.outputs()
         except Refused as refusal:
             message, suspect = str(refusal), refusal.suspect
         return self._rescue(job, message, suspect)
 
-    def _rescue(self, job: _Job, message: str, suspect: int | None) -> Any:
+    def _rescue(self, job: _Job, message: str, suspect: int | None) -> Sequence[Any]:
         """Decodes a batch again, its bad images with Pillow if possible. The batches behind it are restarted as well.
 
         suspect: index of the image that DALI named, among those given to DALI. DALI names the first bad image only. If
@@ -128,7 +129,7 @@ class DaliDecoder:
             self._decode_with_pillow(job, dict.fromkeys(suspects, message))
             self._start_again(job)
             if not job.kept:
-                return None
+                return ()
             try:
                 return self._pipeline.outputs()
             except Refused as again:

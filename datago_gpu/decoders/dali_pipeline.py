@@ -9,6 +9,7 @@ the pixels in this graph instead would cost an additional pass over every image.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -63,12 +64,9 @@ class DaliPipeline:
             single = list(map(tensors.TensorCPU, images.buffers(rows)))
             fed = [tensors.TensorListCPU(single, "", False)]
             self._open_pipeline().feed_input("payloads", fed[0])
-            if self._setup.image.crop_and_resize:
-                fed.append(tensors.TensorListCPU(_rois(images, rows)))
-                self._open_pipeline().feed_input("rois", fed[-1])
-            if self._setup.image.flip:
-                fed.append(tensors.TensorListCPU(_mirrors(images, rows)))
-                self._open_pipeline().feed_input("mirrors", fed[-1])
+            for name, numbers in self._numbers(images, rows):
+                fed.append(tensors.TensorListCPU(numbers))
+                self._open_pipeline().feed_input(name, fed[-1])
             self._open_pipeline().schedule_run()
             self._fed.append(fed)
             return
@@ -76,21 +74,29 @@ class DaliPipeline:
             problem = self._fail(error, f"take a batch of {len(rows)} images")
         raise problem
 
-    def outputs(self) -> Any:
-        """Waits for the oldest images under way and returns a complete TensorList.
+    def _numbers(self, images: EncodedImages, rows: list[int]) -> Iterator[tuple[str, NDArray[Any]]]:
+        """Yields the pipeline's inputs other than the payloads: name and numbers."""
+        for number, view in enumerate(images.views):
+            if self._setup.image.crop_and_resize:
+                yield f"rois{number}", _rois(view, rows)
+            if self._setup.image.of_view(number).flip:
+                yield f"mirrors{number}", _mirrors(view, rows)
+
+    def outputs(self) -> Sequence[Any]:
+        """Waits for the oldest images under way and returns a complete TensorList for each view.
 
         Raises Refused if DALI reports that an image cannot be decoded; DatagoError for any other error.
         """
         self._open_pipeline()
         try:
             if self._setup.device_id is None:
-                (output,) = self._open_pipeline().outputs()
+                outputs = self._open_pipeline().outputs()
             else:
                 stream = _stream(self._setup.device_id)
-                (output,) = self._open_pipeline().outputs(cuda_stream=stream.ptr)
+                outputs = self._open_pipeline().outputs(cuda_stream=stream.ptr)
                 _wait(stream)
             self._fed.popleft()
-            return output
+            return tuple(outputs)
         except Exception as error:
             problem = self._fail(error, f"decode a batch of up to {self._setup.batch_size} images")
         raise problem
@@ -127,7 +133,7 @@ def define(setup: Setup) -> Pipeline:
         exec_dynamic=True,
     )
     with pipeline:
-        pipeline.set_outputs(_graph(setup))
+        pipeline.set_outputs(*_graph(setup))
     return pipeline
 
 
@@ -145,7 +151,8 @@ def _mirrors(images: EncodedImages, rows: list[int]) -> NDArray[np.int32]:
     return np.zeros(len(rows), np.int32) if images.flipped is None else images.flipped[rows].astype(np.int32)
 
 
-def _graph(setup: Setup) -> Any:
+def _graph(setup: Setup) -> list[Any]:
+    """Returns an output for each view. The payloads are decoded once."""
     payloads = fn.external_source(name="payloads", dtype=types.UINT8, ndim=1, no_copy=True)
     options: dict[str, Any] = {"device": "cpu"}
     if setup.device_id is not None:
@@ -153,17 +160,22 @@ def _graph(setup: Setup) -> Any:
         if setup.decode.hw_decoder_load is not None:
             options["hw_decoder_load"] = setup.decode.hw_decoder_load
     pixels = fn.decoders.image(payloads, output_type=types.GRAY if setup.mask else types.RGB, **options)
-    if setup.image.crop_and_resize:
-        pixels = _resize(pixels, _FILTERS[setup.mask or "lanczos"])
-    if setup.image.flip:  # after the resize: a mask is then exactly the mirror image of what it would be else
-        mirrors = fn.external_source(name="mirrors", dtype=types.INT32, ndim=0, no_copy=True)
+    return [_view(pixels, setup, number) for number in range(setup.image.view_count)]
+
+
+def _view(pixels: Any, setup: Setup, number: int) -> Any:
+    image = setup.image.of_view(number)
+    if image.crop_and_resize:
+        rois = fn.external_source(name=f"rois{number}", dtype=types.FLOAT, ndim=1, no_copy=True)
+        pixels = _resize(pixels, rois, _FILTERS[setup.mask or "lanczos"])
+    if image.flip:  # after the resize: a mask is then exactly the mirror image of what it would be else
+        mirrors = fn.external_source(name=f"mirrors{number}", dtype=types.INT32, ndim=0, no_copy=True)
         pixels = fn.flip(pixels, horizontal=mirrors)
-    return _format(pixels, setup.image, is_mask=bool(setup.mask))
+    return _format(pixels, image, is_mask=bool(setup.mask))
 
 
-def _resize(pixels: Any, interpolation: Any) -> Any:
+def _resize(pixels: Any, rois: Any, interpolation: Any) -> Any:
     """Scales each image's region to its target. LANCZOS3 with antialiasing equals Pillow's LANCZOS."""
-    rois = fn.external_source(name="rois", dtype=types.FLOAT, ndim=1, no_copy=True)
     return fn.resize(
         pixels,
         size=rois[4:6],

@@ -82,6 +82,8 @@ class EncodedImages:
     """(N,): which images are mirrored left to right, once their regions are cut; None if none is."""
     largest: int = 0
     """Number of pixels of the largest image, or more; 0 if it is not known."""
+    further: list[EncodedImages] = field(default_factory=list)
+    """The views after the first: the same payloads, with other regions and targets. Each image is decoded once."""
     checked: bool = False
     """True if the feeder has checked the payloads: the headers are readable and agree with `sizes`, and no image is too
     large. Decoders then skip these checks."""
@@ -97,6 +99,11 @@ class EncodedImages:
         (height, width), region = self.sizes[index].tolist(), tuple(self.regions[index].tolist())
         orientation, flipped = int(self.orientations[index]), self.flipped is not None and bool(self.flipped[index])
         return EncodedImage(self.payloads[index], (height, width), region, orientation, self.target_of(index), flipped)
+
+    @property
+    def views(self) -> list[EncodedImages]:
+        """Returns the images as each view shows them."""
+        return [self, *self.further]
 
     def buffers(self, rows: list[int]) -> Sequence[memoryview | NDArray[np.uint8]]:
         """Returns some of the payloads, in the form that takes the least time to make."""
@@ -116,6 +123,7 @@ class EncodedImages:
             None if self.rois is None else self.rois[rows],
             None if self.flipped is None else self.flipped[rows],
             self.largest,
+            [view.subset(rows) for view in self.further],
             self.checked,
         )
 
@@ -135,6 +143,8 @@ class DecodedImages:
     """Index in the batch -> the decoder's error, for each missing image."""
     rescued: dict[int, str] = field(default_factory=dict)
     """Index in the batch -> the decoder's error, for each image that the decoder refused and Pillow decoded."""
+    further: list[Any] = field(default_factory=list)
+    """The views after the first, each as `image`. Empty if `image` is None."""
 
 
 class Decoder(Protocol):

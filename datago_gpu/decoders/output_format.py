@@ -17,8 +17,8 @@ _STORED = {"bfloat16": "uint16"}
 
 
 def without_normalisation(image: ImageConfig) -> ImageConfig:
-    """Returns the settings without normalisation, as uint8, for masks."""
-    return msgspec.structs.replace(image, dtype="uint8", mean=None, std=None)
+    """Returns the settings without normalisation, as uint8, for masks. They follow the first view."""
+    return msgspec.structs.replace(image.of_view(0), dtype="uint8", mean=None, std=None)
 
 
 def kind_of(image: ImageConfig, *, mask: bool) -> tuple[str, bool]:

@@ -67,7 +67,8 @@ class PillowDecoder:
             raise RuntimeError(f"{self.depth} batches are under way: collect one first")
         workers = min(self._count, len(images))
         memory = self._memory if self._are_large(images) else None
-        job = _Job(images, self._renderer, self._batch(images), memory, self._closed, workers)
+        batches = [self._batch(view) for view in images.views]
+        job = _Job(images, self._renderer, batches, memory, self._closed, workers)
         # One call per thread, not per image: each thread takes the next image by itself, and continues with the next
         # batch while other threads finish the last images of this one.
         self._threads.call(job.work, workers)
@@ -99,46 +100,48 @@ class PillowDecoder:
 class _Job:
     """A batch under way. `workers` threads call `work`; each takes one image after the other.
 
-    batch: the array for all images, or None. memory: the memory that counts for each image; None if none is counted.
+    batches: for each view, the array for all images, or None. memory: the memory that counts for each image; None if
+        none is counted.
     """
 
     def __init__(
         self,
         images: EncodedImages,
         renderer: Renderer,
-        batch: NDArray[Any] | None,
+        batches: list[NDArray[Any] | None],
         memory: Allowance | None,
         closed: threading.Event,
         workers: int,
     ) -> None:
-        self._images, self._renderer, self._batch = images, renderer, batch
+        self._images, self._renderer, self._batches = images, renderer, batches
         self._memory, self._closed = memory, closed
         self._next = itertools.count()  # next() on it is atomic
         self._left, self._last = itertools.count(1), workers
         self._done = threading.Event()
         self._problem: BaseException | None = None
         self._failures: dict[int, str] = {}
-        self._singles: list[NDArray[Any] | bytes | None] = [None] * len(images)
+        self._singles: list[list[Any]] = [[] for _ in range(len(images))]
+        """For each image its views."""
 
     def work(self) -> None:
         try:
             for index in self._next:
                 if index >= len(self._images) or self._closed.is_set() or self._problem:
                     break
-                image = self._images.one(index)
-                with self._memory.take(self._renderer.bytes_needed(image)) if self._memory else nullcontext():
+                views = [view.one(index) for view in self._images.views]
+                with self._memory.take(self._renderer.bytes_needed(views)) if self._memory else nullcontext():
                     if self._closed.is_set():
                         break
-                    self._decode(index, image)
+                    self._decode(index, views)
         except BaseException as problem:  # raised by `result`
             self._problem = problem
         if next(self._left) == self._last:
             self._done.set()
 
-    def _decode(self, index: int, image: EncodedImage) -> None:
+    def _decode(self, index: int, views: list[EncodedImage]) -> None:
         try:
-            out = None if self._batch is None else self._batch[index]
-            self._singles[index] = self._renderer(image, out)
+            outs = [None if batch is None else batch[index] for batch in self._batches]
+            self._singles[index] = self._renderer.render_views(views, outs)
         except Rejected as problem:
             self._failures[index] = str(problem)
 
@@ -150,6 +153,10 @@ class _Job:
         good = [index for index in range(len(self._images)) if index not in failures]
         if not good:
             return DecodedImages(None, failures)
-        if self._batch is None:
-            return DecodedImages([self._singles[index] for index in good], failures)
-        return DecodedImages(self._batch[good] if failures else self._batch, failures)
+        image, *further = (self._shown(view, batch, good) for view, batch in enumerate(self._batches))
+        return DecodedImages(image, failures, further=further)
+
+    def _shown(self, view: int, batch: NDArray[Any] | None, good: list[int]) -> Any:
+        if batch is None:
+            return [self._singles[index][view] for index in good]
+        return batch if len(good) == len(self._images) else batch[good]

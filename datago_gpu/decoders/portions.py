@@ -64,17 +64,18 @@ class PortionedDecoder:
         found = [(portion.begin, portion.decoded) for portion in portions if portion.decoded is not None]
         failures = {begin + at: problem for begin, each in found for at, problem in each.failures.items()}
         rescued = {begin + at: problem for begin, each in found for at, problem in each.rescued.items()}
-        good = [each.image for _, each in found if each.image is not None]
-        image: Any = None
-        if good and isinstance(good[0], list):
-            image = [each for images in good for each in images]
-        elif good:
-            image = good[0] if len(good) == 1 else self._join(good)
-        return DecodedImages(image, failures, rescued)
+        good = [[each.image, *each.further] for _, each in found if each.image is not None]
+        image, *further = [self._join(list(view)) for view in zip(*good, strict=True)] or [None]
+        return DecodedImages(image, failures, rescued, further)
 
-    def _join(self, arrays: list[Any]) -> Any:
+    def _join(self, pieces: list[Any]) -> Any:
+        """Returns the images of one view. pieces: of each portion that has any."""
+        if isinstance(pieces[0], list):
+            return [each for images in pieces for each in images]
+        if len(pieces) == 1:
+            return pieces[0]
         self._placer = self._placer or self._make_placer()
-        return self._placer.concatenate(arrays)
+        return self._placer.concatenate(pieces)
 
     def _start(self) -> None:
         """Submits as many portions to the inner decoder as fit into memory, and always at least one."""

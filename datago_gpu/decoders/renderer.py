@@ -5,6 +5,7 @@ imaging/pixels.py renders one image; output_format.py writes the image into the 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from datago_gpu.decoders.output_format import OutputFormat, kind_of
 from datago_gpu.imaging.costs import MOST_A_PIXEL, decoding_bytes
 from datago_gpu.imaging.labels import unpack_labels
 from datago_gpu.imaging.own_channels import render_own
-from datago_gpu.imaging.pixels import render_array
+from datago_gpu.imaging.pixels import render_array, render_views
 from datago_gpu.imaging.scaling import shrinkage
 
 __all__ = ["Renderer", "is_small"]
@@ -55,10 +56,10 @@ class Renderer:
         """Makes the renderer for the images of a run, or for its masks."""
         return cls(image, decode, *kind_of(image, mask=mask))
 
-    def bytes_needed(self, image: EncodedImage) -> int:
-        """Returns about how much memory it takes to decode an image."""
-        draft = image.target is not None and self._decode.draft and not self._mask
-        divisor = shrinkage(image.region, image.target) if image.target and draft else 1
+    def bytes_needed(self, views: Sequence[EncodedImage]) -> int:
+        """Returns about how much memory it takes to decode an image, of which these are the views."""
+        image, draft = views[0], self._decode.draft and not self._mask
+        divisor = min(shrinkage(view.region, view.target) if view.target and draft else 1 for view in views)
         whole = image.target is None
         return decoding_bytes(image.payload.data, *image.size, divisor=divisor, whole=whole, own=self._own)
 
@@ -77,7 +78,21 @@ class Renderer:
             pixels = render_array(
                 payload, region, orientation, target, draft=draft, max_pixels=max_pixels, mask=self._mask
             )
-        if image.flipped:
+        return self._finish(pixels, out, flipped=image.flipped)
+
+    def render_views(self, views: Sequence[EncodedImage], outs: Sequence[NDArray[Any] | None]) -> list[Any]:
+        """Decodes one image, and writes each view of it into the array of the same number, or into new memory. Raises
+        Rejected."""
+        if len(views) == 1:
+            return [self(views[0], outs[0])]
+        cuts, image, limit = [(view.region, view.target) for view in views], views[0], self._decode.max_pixels
+        found = render_views(image.payload.data, cuts, image.orientation, draft=self._decode.draft, max_pixels=limit)
+        each = zip(found, outs, views, strict=True)
+        return [self._finish(pixels, out, flipped=view.flipped) for pixels, out, view in each]
+
+    def _finish(self, pixels: NDArray[Any], out: NDArray[Any] | None, *, flipped: bool) -> NDArray[Any] | bytes:
+        """Mirrors one image if asked to, and puts it into its output format."""
+        if flipped:
             pixels = pixels[:, ::-1]
         if self._encoder:
             return self._encoder(pixels)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from msgspec import Struct
+from typing import TYPE_CHECKING
 
 from datago_gpu.config import LoaderConfig
 from datago_gpu.config.limits import Limits
 from datago_gpu.errors import Rejected
-from datago_gpu.feeder.admitted import Admitted
+from datago_gpu.feeder.admitted import Admitted, Shown
 from datago_gpu.feeder.bucket_rule import BucketRule
-from datago_gpu.feeder.region_choice import RegionChoice
+from datago_gpu.feeder.region_choice import FurtherViews, RegionChoice
 from datago_gpu.imaging.allowance import Allowance
 from datago_gpu.imaging.geometry import Region, Size, full_region
 from datago_gpu.imaging.header import read_header
 from datago_gpu.sources.reference import SampleRef, Skipped
+
+if TYPE_CHECKING:
+    from datago_gpu.imaging.pixels import ConvertedImage
 
 __all__ = ["Admission", "without_image"]
 
@@ -23,19 +26,15 @@ def without_image(ref: SampleRef, bucket: Size | None = None) -> Admitted:
     return Admitted(ref, b"", (0, 0), 1, full_region(0, 0), (0, 0), full_region(0, 0), bucket)
 
 
-class _Shown(Struct, frozen=True):
-    """What is shown of an image."""
-
-    region: Region
-    """In pixels of the image, upright."""
-    bucket: Size | None
-    """The size that the region is scaled to; None if images keep their sizes."""
-    flipped: bool
-
-
-def _as_it_is(ref: SampleRef, payload: bytes, size: Size, orientation: int, shown: _Shown) -> Admitted:
-    """Returns the sample with a payload of which the decoder shows the region."""
-    return Admitted(ref, payload, size, orientation, shown.region, size, shown.region, shown.bucket, [], shown.flipped)
+def _as_it_is(ref: SampleRef, payload: bytes, size: Size, orientation: int, views: list[Shown]) -> Admitted:
+    """Returns the sample with a payload of which the decoder shows the regions."""
+    first, further = views[0], views[1:]
+    admitted = Admitted(
+        ref, payload, size, orientation, first.region, size, first.region, first.bucket, flipped=first.flipped
+    )
+    if further:
+        admitted.further, admitted.further_regions = further, [view.region for view in further]
+    return admitted
 
 
 class Admission:
@@ -50,7 +49,8 @@ class Admission:
         self._max_bytes = Limits.of(config).picture
         self._crops, self._buckets = config.image_config.crop_and_resize, BucketRule(config)
         self.by_listing = self._buckets.by_listing
-        self._choose_region = RegionChoice(config.image_config, config.seed)
+        self._choose_region = RegionChoice(config.image_config.of_view(0), config.seed)
+        self._choose_further = FurtherViews(config.image_config, config.seed)
         self._own = not config.image_config.image_to_rgb8
 
     def quick(self, ref: SampleRef, payload: bytes) -> Admitted | Skipped | None:
@@ -64,10 +64,10 @@ class Admission:
             return None
         size = header.upright_size
         try:
-            shown = self._choose(ref, *size)
+            views = self._choose(ref, *size)
         except Rejected as problem:
             return Skipped(ref.index, ref.id, ref.where, problem.reason, problem.detail)
-        return _as_it_is(ref, header.tidy(payload), size, header.orientation, shown)
+        return _as_it_is(ref, header.tidy(payload), size, header.orientation, views)
 
     def pixel_bytes(self, payload: bytes) -> int:
         """Returns the bytes of pixels that `thorough` would return, where they may be large: a picture that keeps
@@ -84,25 +84,39 @@ class Admission:
 
         Images that must keep channels other than RGB's are returned as they are: a PPM has no room for those channels.
         """
-        from datago_gpu.imaging.pixels import to_ppm  # most streams never need it
+        from datago_gpu.imaging.pixels import to_ppm_of_views  # most streams never need it
 
-        def view(height: int, width: int) -> tuple[Region, Size | None]:
-            shown = self._choose(ref, height, width)
-            return shown.region, shown.bucket
+        def views(height: int, width: int) -> list[tuple[Region, Size | None]]:
+            return [(shown.region, shown.bucket) for shown in self._choose(ref, height, width)]
 
         try:
             if self._own and (own := self._with_own_channels(ref, payload)):
                 return own
-            converted = to_ppm(payload, view, self._max_pixels, memory=self._memory, whole=not self._crops)
+            converted = to_ppm_of_views(payload, views, self._max_pixels, memory=self._memory, whole=not self._crops)
         except Rejected as problem:
             return Skipped(ref.index, ref.id, ref.where, problem.reason, problem.detail)
         if len(converted.payload) > self._max_bytes:
             detail = f"{len(converted.payload)} bytes of pixels do not fit into half of arena_mb"
             return Skipped(ref.index, ref.id, ref.where, "too-large", detail)
-        size, seen = converted.size, converted.original_size
-        shown = self._choose(ref, *seen)
+        return self._converted(ref, converted)
+
+    def _converted(self, ref: SampleRef, converted: ConvertedImage) -> Admitted:
+        """Returns the sample with pixels, already cut, as its payload."""
+        seen = converted.original_size
+        shown, *further = self._choose(ref, *seen)
+        region, *further_regions = converted.regions
         return Admitted(
-            ref, converted.payload, size, 1, full_region(*size), seen, shown.region, shown.bucket, flipped=shown.flipped
+            ref,
+            converted.payload,
+            converted.size,
+            1,
+            region,
+            seen,
+            shown.region,
+            shown.bucket,
+            flipped=shown.flipped,
+            further=further,
+            further_regions=further_regions,
         )
 
     def _with_own_channels(self, ref: SampleRef, payload: bytes) -> Admitted | None:
@@ -115,11 +129,11 @@ class Admission:
         size, orientation = header
         return _as_it_is(ref, payload, size, orientation, self._choose(ref, *size))
 
-    def _choose(self, ref: SampleRef, height: int, width: int) -> _Shown:
-        """Returns what is shown of an image of this size. Raises Rejected."""
+    def _choose(self, ref: SampleRef, height: int, width: int) -> list[Shown]:
+        """Returns what each view shows of an image of this size. Raises Rejected."""
         bucket = self._buckets.choose(ref, height, width)
         region, flipped = self._choose_region(ref, height, width, bucket)
-        return _Shown(region, bucket, flipped)
+        return [Shown(region, bucket, flipped), *self._choose_further(ref, height, width, bucket)]
 
     def _too_many_pixels(self, ref: SampleRef, height: int, width: int) -> Skipped:
         detail = f"{height} x {width}, above decode_config.max_pixels ({self._max_pixels})"

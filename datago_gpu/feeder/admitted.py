@@ -9,7 +9,17 @@ from datago_gpu.feeder.arena import aligned
 from datago_gpu.imaging.geometry import Region
 from datago_gpu.sources.reference import SampleRef
 
-__all__ = ["Admitted"]
+__all__ = ["Admitted", "Shown"]
+
+
+class Shown(Struct, frozen=True):
+    """What one view shows of an image."""
+
+    region: Region
+    """In pixels of the image, upright."""
+    bucket: tuple[int, int] | None
+    """(height, width) that the region is scaled to; None where images keep their sizes."""
+    flipped: bool
 
 
 class Admitted(Struct):
@@ -33,6 +43,10 @@ class Admitted(Struct):
     parts: list[AdmittedPart] = []
     flipped: bool = False
     """Whether the decoder mirrors the region, and those of the parts, left to right."""
+    further: list[Shown] = []
+    """The views after the first, in pixels of the sample's own picture."""
+    further_regions: list[Region] = []
+    """For each of these views, its region in pixels of the picture in `payload`."""
 
     @property
     def arena_bytes(self) -> int:

@@ -65,12 +65,27 @@ class Layout:
             rois=_rois([sample.region for sample in batch], [sample.size for sample in batch], buckets),
             orientations=bytes(sample.orientation for sample in batch),
             flipped=bytes(flipped) if any(flipped) else b"",
+            further_views=[self._further_view(number) for number in range(len(batch[0].further))],
             largest=max(sample.size[0] * sample.size[1] for sample in batch),
             pixels=sum(sample.pixels for sample in batch if sample.bucket is None),
             fills=fills,
             mark=mark,
             skipped=skipped,
             counts=counts,
+        )
+
+    def _further_view(self, number: int) -> wire.ViewColumn:
+        """number: of the view, without counting the first."""
+        shown = [sample.further[number] for sample in self._batch]
+        bucket, flipped = shown[0].bucket, [view.flipped for view in shown]
+        assert bucket is not None
+        regions = [sample.further_regions[number] for sample in self._batch]
+        return wire.ViewColumn(
+            bucket=bucket,
+            regions=_packed("f", regions),
+            crops=_packed("f", [view.region for view in shown]),
+            rois=_rois(regions, [sample.size for sample in self._batch], [bucket] * len(shown)),
+            flipped=bytes(flipped) if any(flipped) else b"",
         )
 
     def _part_rois(self, rows: list[int], parts: list[AdmittedPart]) -> bytes:

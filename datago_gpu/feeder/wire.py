@@ -39,6 +39,7 @@ __all__ = [
     "SkippedOnly",
     "StageCount",
     "Start",
+    "ViewColumn",
     "epoch_and_index",
     "frame",
     "post",
@@ -190,6 +191,20 @@ class PartColumn(Struct, frozen=True, kw_only=True):
     """For latents; None for a latent of plain bytes."""
 
 
+class ViewColumn(Struct, frozen=True, kw_only=True):
+    """Says what a view after the first shows of the images of a batch."""
+
+    bucket: tuple[int, int]
+    regions: bytes
+    """float32 (N, 4), in pixels of the pictures in the payloads."""
+    crops: bytes
+    """float32 (N, 4), in pixels of the original pictures."""
+    rois: bytes
+    """float32 (N, 6): see `rois_of`."""
+    flipped: bytes = b""
+    """bool (N,): which images the view mirrors. Empty if none is."""
+
+
 class Fills(Struct, frozen=True):
     """Says which sample of a message is at each place of a batch of fixed size."""
 
@@ -235,6 +250,8 @@ class EncodedBatch(Struct, frozen=True, tag="batch", kw_only=True):
     """uint8 (N,)."""
     flipped: bytes = b""
     """bool (N,): which samples are shown mirrored, with their masks and additional images. Empty if none is."""
+    further_views: list[ViewColumn] = []
+    """The views after the first."""
     fills: Fills | None = None
     """Set in lockstep, where a batch has the same number of samples at each step."""
     buckets: bytes = b""

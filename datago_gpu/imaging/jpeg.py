@@ -6,12 +6,14 @@ fourth byte per pixel that must be written, scaled and removed again. Unusual JP
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 from datago_gpu.imaging.geometry import Region, Size
 from datago_gpu.imaging.orientation import stored_box, upright_array
-from datago_gpu.imaging.scaling import scale_array, shrinkage
+from datago_gpu.imaging.scaling import scale_views, shrinkage
 
 try:
     import simplejpeg
@@ -24,9 +26,9 @@ _COLOURS = ("YCbCr", "RGB")
 
 
 def render_jpeg(
-    payload: memoryview, region: Region, orientation: int, target: Size | None, *, draft: bool, max_pixels: int
-) -> NDArray[np.uint8] | None:
-    """Returns the same pixels as `pixels.render`: (H, W, 3), maybe read-only or a view. None if Pillow must decode.
+    payload: memoryview, views: Sequence[tuple[Region, Size | None]], orientation: int, *, draft: bool, max_pixels: int
+) -> list[NDArray[np.uint8]] | None:
+    """Returns the same pixels as `pixels.render_views`, maybe read-only or views. None if Pillow must decode.
 
     That is the case for other formats and for JPEGs that are gray, CMYK, above `max_pixels` or damaged in any way. Safe
     on any thread.
@@ -37,16 +39,19 @@ def render_jpeg(
         height, width, colours, _ = simplejpeg.decode_jpeg_header(payload)
         if colours not in _COLOURS or height * width > max_pixels:
             return None
-        if target is None:
-            pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(payload, "RGB")
-            return upright_array(pixels, orientation)
-        box = stored_box(region, orientation, (height, width))
-        size = target if orientation < 5 else (target[1], target[0])
-        divisor = shrinkage(box, size) if draft else 1
-        least = {"min_height": -(-height // divisor), "min_width": -(-width // divisor)}
-        pixels = simplejpeg.decode_jpeg(payload, "RGB", **least)
+        stored = [_as_stored(view, orientation, (height, width)) for view in views]
+        divisor = min(shrinkage(box, size) if draft and size else 1 for box, size in stored)
+        least = {"min_height": -(-height // divisor), "min_width": -(-width // divisor)} if divisor > 1 else {}
+        pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(payload, "RGB", **least)
     except MemoryError:
         raise
     except Exception:  # simplejpeg raises ValueError for libjpeg's warnings, KeyError for 4:4:1
         return None
-    return upright_array(scale_array(pixels, box, divisor, size), orientation)
+    return [upright_array(view, orientation) for view in scale_views(pixels, stored, divisor)]
+
+
+def _as_stored(view: tuple[Region, Size | None], orientation: int, size: Size) -> tuple[Region, Size | None]:
+    """Converts what a view shows from the image as displayed to the image as stored."""
+    region, target = view
+    box = stored_box(region, orientation, size)
+    return box, target if target is None or orientation < 5 else (target[1], target[0])

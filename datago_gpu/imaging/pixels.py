@@ -6,7 +6,7 @@ would render differently from our specification. This module knows nothing about
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -17,10 +17,11 @@ from PIL import Image, ImageFile
 
 from datago_gpu.errors import Rejected
 from datago_gpu.imaging.allowance import Allowance, reserve
+from datago_gpu.imaging.atlas import stack_views
 from datago_gpu.imaging.costs import decoding_bytes
 from datago_gpu.imaging.deep import is_deep, label_numbers
 from datago_gpu.imaging.formats import exif_orientation, open_image
-from datago_gpu.imaging.geometry import Region, Size
+from datago_gpu.imaging.geometry import Region, Size, full_region
 from datago_gpu.imaging.jpeg import render_jpeg
 from datago_gpu.imaging.labels import pack_labels
 from datago_gpu.imaging.levels import mask_levels, picture_levels
@@ -30,17 +31,24 @@ from datago_gpu.imaging.scaling import scale_array, scale_image, shrinkage
 
 __all__ = [
     "ConvertedImage",
+    "Cut",
     "as_ppm",
     "ppm_bytes",
     "render",
     "render_array",
     "render_opened",
+    "render_views",
     "to_ppm",
+    "to_ppm_of_views",
     "translate_errors",
 ]
 
-View = Callable[[int, int], tuple[Region, Size | None]]
-"""(height, width) of an image as displayed -> the region to show, and the size to scale it to (None: not scaled)."""
+Cut = tuple[Region, Size | None]
+"""The region to show of an image as displayed, and the size to scale it to (None: not scaled)."""
+View = Callable[[int, int], Cut]
+"""(height, width) of an image as displayed -> what to show of it."""
+Views = Callable[[int, int], Sequence[Cut]]
+"""(height, width) of an image as displayed -> what each view shows of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +62,9 @@ class ConvertedImage:
     original_size: tuple[int, int]
     """Height and width of the whole image as displayed."""
     crop: Region
-    """The region of the whole image that the payload shows."""
+    """The region of the whole image that the payload shows; of several views, the first one's."""
+    regions: list[Region]
+    """For each view, its region of the image in the payload."""
 
 
 def ppm_bytes(payload: bytes, max_pixels: int) -> int:
@@ -86,43 +96,72 @@ def to_ppm(
     whole: whether the image keeps its size. None: as `view` says, which must then accept the size as stored, too.
     Raises Rejected. Safe on any thread.
     """
+    return to_ppm_of_views(
+        payload,
+        lambda height, width: [view(height, width)],
+        max_pixels,
+        mask=mask,
+        deep=deep,
+        memory=memory,
+        whole=whole,
+    )
+
+
+def to_ppm_of_views(
+    payload: bytes,
+    views: Views,
+    max_pixels: int,
+    *,
+    mask: str = "",
+    deep: bool = False,
+    memory: Allowance | None = None,
+    whole: bool | None = None,
+) -> ConvertedImage:
+    """Does the same for several views of one image. The image is decoded once, and the PPM holds all views."""
     with translate_errors():
         image = open_image(payload, max_pixels)
-        whole = view(image.height, image.width)[1] is None if whole is None else whole
+        whole = views(image.height, image.width)[0][1] is None if whole is None else whole
         with reserve(memory, decoding_bytes(payload, image.height, image.width, whole=whole)):
-            converted = _convert(image, view, mask, deep=deep)
+            converted = _convert(image, views, mask, deep=deep)
             del image  # frees the pixels
         return converted
 
 
-def _convert(image: ImageFile.ImageFile, view: View, mask: str, *, deep: bool) -> ConvertedImage:
+def _convert(image: ImageFile.ImageFile, views: Views, mask: str, *, deep: bool) -> ConvertedImage:
     # Pixels before EXIF: if Pillow fails within getexif(), for example on a PNG, the next load() returns partial data.
     numbers = label_numbers(image) if deep and is_deep(image) else None
     if numbers is not None:
-        return _convert_labels(numbers, exif_orientation(image), view)
+        return _convert_labels(numbers, exif_orientation(image), views)
     picture = mask_levels(image) if mask else picture_levels(image)
     orientation = exif_orientation(image)
-    stored = picture.height, picture.width
-    size = _swap_size(stored, orientation)
-    region, target = view(*size)
+    size = _swap_size((picture.height, picture.width), orientation)
+    cuts = views(*size)
+    shown, regions = stack_views([_cut(picture, cut, orientation, mask or "lanczos") for cut in cuts])
+    return ConvertedImage(as_ppm(shown), (shown.height, shown.width), size, cuts[0][0], regions)
+
+
+def _cut(picture: Image.Image, cut: Cut, orientation: int, name: str) -> Image.Image:
+    """Crops, scales and turns a picture as stored. name: of the filter."""
+    region, target = cut
     if target is not None:
-        box = stored_box(region, orientation, stored)
-        picture = scale_image(picture, box, 1, _swap_size(target, orientation), mask or "lanczos")
-    shown = upright_image(picture, orientation)
-    return ConvertedImage(as_ppm(shown), (shown.height, shown.width), size, region)
+        box = stored_box(region, orientation, (picture.height, picture.width))
+        picture = scale_image(picture, box, 1, _swap_size(target, orientation), name)
+    return upright_image(picture, orientation)
 
 
-def _convert_labels(numbers: NDArray[Any], orientation: int, view: View) -> ConvertedImage:
-    """Converts a deep mask. numbers: (H, W) as stored."""
+def _convert_labels(numbers: NDArray[Any], orientation: int, views: Views) -> ConvertedImage:
+    """Converts a deep mask, which has one view. numbers: (H, W) as stored."""
     stored = (numbers.shape[0], numbers.shape[1])
     size = _swap_size(stored, orientation)
-    region, target = view(*size)
+    region, target = views(*size)[0]
     shown = numbers[:, :, None]
     if target is not None:
         box = stored_box(region, orientation, stored)
         shown = scale_array(shown, box, 1, _swap_size(target, orientation), "nearest")
     shown = upright_array(shown, orientation)
-    return ConvertedImage(pack_labels(shown[:, :, 0]), (shown.shape[0], shown.shape[1]), size, region)
+    height, width = shown.shape[:2]
+    whole = full_region(height, width)
+    return ConvertedImage(pack_labels(shown[:, :, 0]), (height, width), size, region, [whole])
 
 
 def _swap_size(stored: Size, orientation: int) -> Size:
@@ -172,11 +211,26 @@ def render_array(
     This is faster than `render`. Raises Rejected. Safe on any thread.
     """
     if not mask:
-        with translate_errors():
-            pixels = render_jpeg(payload, region, orientation, target, draft=draft, max_pixels=max_pixels)
-        if pixels is not None:
-            return pixels
-    picture = render(payload, region, orientation, target, draft=draft, max_pixels=max_pixels, mask=mask)
+        return render_views(payload, [(region, target)], orientation, draft=draft, max_pixels=max_pixels)[0]
+    return _array(render(payload, region, orientation, target, draft=draft, max_pixels=max_pixels, mask=mask))
+
+
+def render_views(
+    payload: memoryview, views: Sequence[Cut], orientation: int, *, draft: bool, max_pixels: int
+) -> list[NDArray[np.uint8]]:
+    """Decodes an image once, and returns each view of it as `render_array` does.
+
+    draft: decode a JPEG at 1/2, 1/4 or 1/8 of its size if the regions of all views shrink at least as much.
+    Raises Rejected. Safe on any thread.
+    """
+    with translate_errors():
+        arrays = render_jpeg(payload, views, orientation, draft=draft, max_pixels=max_pixels)
+        if arrays is not None:
+            return arrays
+        return [_array(view) for view in _render_each(open_image(payload, max_pixels), views, orientation, draft=draft)]
+
+
+def _array(picture: Image.Image) -> NDArray[np.uint8]:
     # Pillow stores 4 bytes per pixel; numpy is ten times as slow as tobytes() at removing the fourth.
     return np.frombuffer(picture.tobytes(), np.uint8).reshape(picture.height, picture.width, -1)
 
@@ -210,19 +264,35 @@ def render_opened(
 
     own: return the image in its own 8-bit mode; else RGB, or gray for a mask.
     """
+    return _render_each(image, [(region, target)], orientation, draft=draft, mask=mask, own=own)[0]
+
+
+def _render_each(
+    image: ImageFile.ImageFile,
+    views: Sequence[Cut],
+    orientation: int,
+    *,
+    draft: bool,
+    mask: str = "",
+    own: bool = False,
+) -> list[Image.Image]:
+    """Does the same for several views of one image, which is decoded once."""
     levels = mask_levels if mask else to_own_mode if own else picture_levels
-    finish = _unchanged if mask or own else _rgb
-    if target is None:
-        return finish(upright_image(levels(image), orientation))
-    box = stored_box(region, orientation, (image.height, image.width))
-    size = _swap_size(target, orientation)
-    divisor = _draft(image, box, size) if draft and image.format == "JPEG" else 1
-    return finish(upright_image(scale_image(levels(image), box, divisor, size, mask or "lanczos"), orientation))
+    finish, name, stored = _unchanged if mask or own else _rgb, mask or "lanczos", (image.height, image.width)
+    boxes = [stored_box(region, orientation, stored) for region, _ in views]
+    sizes = [_swap_size(target, orientation) if target else None for _, target in views]
+    divisor = _draft(image, boxes, sizes) if draft and image.format == "JPEG" else 1
+    picture = levels(image)
+    scaled = (
+        picture if size is None else scale_image(picture, box, divisor, size, name)
+        for box, size in zip(boxes, sizes, strict=True)
+    )
+    return [finish(upright_image(view, orientation)) for view in scaled]
 
 
-def _draft(image: ImageFile.ImageFile, box: Region, size: Size) -> int:
-    """Makes Pillow reduce a JPEG if the box is at least twice `size` in both directions. Returns the divisor."""
-    divisor = shrinkage(box, size)
+def _draft(image: ImageFile.ImageFile, boxes: Sequence[Region], sizes: Sequence[Size | None]) -> int:
+    """Makes Pillow reduce a JPEG if each box is at least twice its size in both directions. Returns the divisor."""
+    divisor = min(shrinkage(box, size) if size else 1 for box, size in zip(boxes, sizes, strict=True))
     if divisor > 1:
         image.draft(None, (image.width // divisor, image.height // divisor))
     return divisor

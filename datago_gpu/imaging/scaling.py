@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image
 
 from datago_gpu.imaging.geometry import Region, Size
 
-__all__ = ["scale_array", "scale_image", "shrinkage"]
+__all__ = ["scale_array", "scale_image", "scale_views", "shrinkage"]
 
 _FILTERS = {"lanczos": ResizeAlg.convolution(FilterType.lanczos3), "nearest": ResizeAlg.nearest()}
 
@@ -47,19 +48,31 @@ def scale_image(image: Image.Image, box: Region, divisor: int, size: Size, name:
 
 
 def scale_array(pixels: NDArray[Any], box: Region, divisor: int, size: Size, name: str = "lanczos") -> NDArray[Any]:
-    """Does the same for an array (H, W, C): uint8 with C = 3, uint16, or int32 with C = 1. The result may be read-only.
+    """Does the same for an array (H, W, C): uint8 with C = 3, uint16, or int32 with C = 1. The result may be
+    read-only."""
+    return scale_views(pixels, [(box, size)], divisor, name)[0]
 
-    The whole array is copied to the resizer, which reads pixels outside of the box. Copying less saves almost nothing.
+
+def scale_views(
+    pixels: NDArray[Any], views: Sequence[tuple[Region, Size | None]], divisor: int, name: str = "lanczos"
+) -> list[NDArray[Any]]:
+    """Does the same for several boxes of one array, each with its size (None: the whole array, as it is).
+
+    The whole array is copied to the resizer, once, which reads pixels outside of the boxes. Copying less saves almost
+    nothing.
     """
     height, width, channels = pixels.shape
-    alpha = channels in (2, 4)
-    options = _options(box, divisor, (height, width), size, name, alpha=alpha)
-    if options is None:
-        return pixels
-    kind = _KINDS[pixels.dtype.name, channels]
-    source, result = ImageData(width, height, kind, pixels.tobytes()), ImageData(size[1], size[0], kind)
-    _resizer().resize(source, result, options)
-    return np.frombuffer(result.get_buffer(), pixels.dtype).reshape(*size, channels)
+    kind, source, results = _KINDS.get((pixels.dtype.name, channels)), None, []
+    for box, size in views:
+        options = size and _options(box, divisor, (height, width), size, name, alpha=channels in (2, 4))
+        if options is None or size is None:
+            results.append(pixels)
+            continue
+        source = source or ImageData(width, height, kind, pixels.tobytes())
+        result = ImageData(size[1], size[0], kind)
+        _resizer().resize(source, result, options)
+        results.append(np.frombuffer(result.get_buffer(), pixels.dtype).reshape(*size, channels))
+    return results
 
 
 def _options(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import mmap
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from datago_gpu.decoders.placement import Placer, row_mapping, scatter_rows
 from datago_gpu.feeder import wire
 from datago_gpu.loader.latents import Latents
 from datago_gpu.loader.loaded_batch import LoadedBatch
+from datago_gpu.loader.loaded_views import absent_views, further_views
 from datago_gpu.plan.repeat import repeat
 from datago_gpu.sources.class_labels import UNLABELLED
 
@@ -58,7 +59,7 @@ class _Job:
 class Assembly:
     """Decodes up to `depth` batches at a time, first in, first out. For one thread.
 
-    make_decoder: makes a decoder for masks (True) or for images (False).
+    make_decoder: makes a decoder: "views" for all views of the samples' own images, "mask" or "image" for parts.
     optional: name -> kind, for each mask, image or latent that a sample may lack. parts: the same for each one that
     the settings ask for. gray: makes the images of a batch in lockstep that has no good sample. bfloat16: whether the
     numbers of the decoders' images are bits of bfloat16. seed: the setting. labels: whether every batch has labels.
@@ -66,7 +67,7 @@ class Assembly:
 
     def __init__(
         self,
-        make_decoder: Callable[[bool], Decoder],
+        make_decoder: Callable[[str], Decoder],
         placer: Placer,
         optional: Mapping[str, str] | None = None,
         *,
@@ -81,7 +82,7 @@ class Assembly:
         self._make_decoder, self._placer = make_decoder, placer
         self._optional, self._parts, self._gray_images = optional or {}, dict(parts or {}), gray
         self._has_labels = labels
-        self._images = make_decoder(False)
+        self._images = make_decoder("views")
         self._others: dict[tuple[str, str], Decoder] = {}
         self._under_way: deque[_Job] = deque()
         self.depth = self._images.depth
@@ -133,7 +134,10 @@ class Assembly:
         kept, real = repeat(message.fills.rows, message.fills.real, good) if message.fills else (good, None)
         batch = LoadedBatch.of(message, kept, real, seed=self._seed)
         if images.image is not None:
-            batch.image = self._typed(self._in_batch_order(images, list(range(len(message.lengths))), kept))
+            every = list(range(len(message.lengths)))
+            batch.image = self._typed(self._in_batch_order(images.image, images, every, kept))
+            shown = [self._typed(self._in_batch_order(view, images, every, kept)) for view in images.further]
+            batch.further_views = further_views(message, kept, shown)
         self._add_parts(batch, job, pictures, kept)
         return Assembled(message, batch, good, failures, rescued)
 
@@ -143,7 +147,8 @@ class Assembly:
         """Adds all but the images. kept: the row of each sample in the message."""
         for column, decoded in pictures:
             into, typed = (batch.masks, _unchanged) if column.kind == "mask" else (batch.additional_images, self._typed)
-            shown = None if decoded.image is None else self._in_batch_order(decoded, column.rows, kept)
+            image = decoded.image
+            shown = None if image is None else self._in_batch_order(image, decoded, column.rows, kept)
             into[column.name] = typed(shown)
             batch.present[column.name] = np.isin(kept, column.rows)
         for latents in job.latents:
@@ -165,7 +170,9 @@ class Assembly:
         batch = LoadedBatch.of(message, kept, [False] * len(kept), seed=self._seed)
         self._add_arrays(batch, job, kept, ("labels",))
         if self._gray_images and message.bucket:
-            batch.image = self._typed(self._gray_images.make(message.bucket, len(kept), self._placer))
+            made = self._gray_images.views(message.bucket, len(kept), self._placer)
+            (_, batch.image), *further = [(size, self._typed(image)) for size, image in made]
+            batch.further_views = absent_views(further, len(kept))
         self._note_absent(batch, self._parts)
         return batch
 
@@ -175,7 +182,7 @@ class Assembly:
         for decoder in (self._images, *self._others.values()):
             decoder.close()
         self._others.clear()
-        self._images = self._make_decoder(False)
+        self._images = self._make_decoder("views")
 
     def close(self) -> None:
         """Drops everything under way and ends. Batches already delivered stay valid."""
@@ -187,15 +194,16 @@ class Assembly:
     def _decoder(self, column: wire.PartColumn) -> Decoder:
         key = (column.name, column.kind)
         if key not in self._others:
-            self._others[key] = self._make_decoder(column.kind == "mask")
+            self._others[key] = self._make_decoder(column.kind)
         return self._others[key]
 
-    def _in_batch_order(self, decoded: DecodedImages, rows: list[int], kept: list[int]) -> Any:
-        """Puts decoded images in the order of the Batch. rows: which samples of the encoded batch they belong to."""
+    def _in_batch_order(self, image: Any, decoded: DecodedImages, rows: list[int], kept: list[int]) -> Any:
+        """Puts the images of a view in the order of the Batch. rows: the samples of the encoded batch that were given
+        to the decoder."""
         there = [row for at, row in enumerate(rows) if at not in decoded.failures] if decoded.failures else rows
         if there == kept:
-            return decoded.image
-        return scatter_rows(self._placer, decoded.image, *row_mapping(there, kept), len(kept))
+            return image
+        return scatter_rows(self._placer, image, *row_mapping(there, kept), len(kept))
 
     @staticmethod
     def _note_absent(batch: Batch, parts: Mapping[str, str]) -> None:
@@ -219,7 +227,19 @@ def _labels(message: wire.EncodedBatch) -> list[NDArray[Any]]:
 
 def _images(message: wire.EncodedBatch, memory: mmap.mmap) -> EncodedImages:
     """Returns the images of a batch as views of the arena, without a copy."""
-    return _encoded_images(message, message.bucket, _buckets(message), _flipped(message), memory)
+    images = _encoded_images(message, message.bucket, _buckets(message), _flipped(message), memory)
+    count = len(message.lengths)
+    images.further = [
+        replace(
+            images,
+            target=view.bucket,
+            regions=np.ndarray((count, 4), np.float32, view.regions),
+            rois=np.ndarray((count, 6), np.float32, view.rois),
+            flipped=_flipped(view),
+        )
+        for view in message.further_views
+    ]
+    return images
 
 
 def _pictures(
@@ -238,7 +258,7 @@ def _buckets(message: wire.EncodedBatch) -> NDArray[np.int32] | None:
     return np.frombuffer(message.buckets, np.int32).reshape(-1, 2) if message.buckets else None
 
 
-def _flipped(message: wire.EncodedBatch) -> NDArray[np.bool_] | None:
+def _flipped(message: wire.EncodedBatch | wire.ViewColumn) -> NDArray[np.bool_] | None:
     """Returns which samples are shown mirrored, (N,), or None if none is."""
     return np.frombuffer(message.flipped, np.bool_) if message.flipped else None
 

@@ -26,8 +26,8 @@ log = logging.getLogger("datago_gpu")
 _TOO_LARGE = frozenset((errno.EFBIG, errno.ENOMEM))
 """The errnos where a limit of this process (ulimit -f, ulimit -v) allows no memory of this size."""
 
-_MakeDecoder: TypeAlias = "Callable[[bool], Decoder]"
-"""Makes a decoder for masks (True) or for images (False)."""
+_MakeDecoder: TypeAlias = "Callable[[str], Decoder]"
+"""Makes a decoder: see `Assembly`."""
 
 
 def make_pool(backend: Backend, config: LoaderConfig) -> Pool | None:
@@ -82,7 +82,7 @@ def _in_processes(config: LoaderConfig, pool: Pool) -> Callable[[], _MakeDecoder
 
     def begin() -> _MakeDecoder:
         jobs = Jobs(pool)
-        return lambda mask: ProcessDecoder(jobs, config.image_config, config.decode_config, mask=mask)
+        return lambda kind: ProcessDecoder(jobs, config.image_config, config.decode_config, mask=kind == "mask")
 
     return begin
 
@@ -97,6 +97,11 @@ def _in_this_process(backend: Backend, config: LoaderConfig) -> Callable[[], _Ma
 
     def begin() -> _MakeDecoder:
         memory = Allowance(Limits.of(config).decoding, pillow_threads(decode))
-        return lambda mask: make_decoder(backend, image, decode, config.most_samples, mask=mask, memory=memory)
+
+        def make(kind: str) -> Decoder:
+            shown = image if kind == "views" else image.of_view(0)
+            return make_decoder(backend, shown, decode, config.most_samples, mask=kind == "mask", memory=memory)
+
+        return make
 
     return begin

@@ -23,6 +23,11 @@ class GrayImages:
     def __init__(self, image: ImageConfig) -> None:
         self._image = image
 
+    def views(self, bucket: Size, count: int, placer: Placer) -> list[tuple[Size, Any]]:
+        """Returns height and width of each view, and its images. bucket: of the first view."""
+        sizes = [self._image.view_bucket(view, bucket) for view in range(self._image.view_count)]
+        return [(size, self.make(size, count, placer)) for size in sizes]
+
     def make(self, size: Size, count: int, placer: Placer) -> Any:
         """Returns `count` images of this height and width, as `Batch.image` has them."""
         image, pixels = self._image, np.full((*size, 3), _MID_GRAY, np.uint8)

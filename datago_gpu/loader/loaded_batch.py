@@ -45,6 +45,7 @@ class LoadedBatch(Batch):
         batch.image = batch.embeddings = batch.labels = None
         batch.bucket, batch.epoch, batch.seed = message.bucket, message.epoch, seed
         batch.masks, batch.additional_images, batch.latents, batch.present = {}, {}, {}, {}
+        batch.further_views = []
         return batch
 
     def __getattr__(self, name: str) -> Any:

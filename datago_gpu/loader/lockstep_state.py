@@ -53,7 +53,7 @@ def is_lockstep(state: Any) -> bool:
 
 def bucket_settings(config: LoaderConfig) -> list[float | str]:
     """Returns the settings on which the buckets of the rows depend."""
-    image = config.image_config
+    image = config.image_config.of_view(0)
     further = {name: getattr(image, name) for name, default in _FURTHER.items() if getattr(image, name) != default}
     if config.source_config.min_short_edge > 0:
         further["min_short_edge"] = config.source_config.min_short_edge

@@ -134,6 +134,11 @@ def _admit(config: LoaderConfig, encoded: list[bytes]) -> list[Admitted | Skippe
 def _decode(config: LoaderConfig, backend: Backend, admitted: list[Admitted]) -> tuple[Batch | None, dict[int, str]]:
     """Returns the Batch, and index -> problem of each image that is not in the Batch."""
     if len({sample.bucket for sample in admitted}) > 1:
+        if config.image_config.views:
+            raise ConfigError(
+                "image_config.views makes a dense array of each view, but these images have different buckets: give "
+                "min_aspect_ratio and max_aspect_ratio the same value, such as 1.0, or leave views out"
+            )
         config = structs.replace(config, image_config=structs.replace(config.image_config, mixed_buckets=True))
     layout = Layout(admitted)
     memory = mmap.mmap(-1, layout.size)

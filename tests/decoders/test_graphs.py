@@ -38,7 +38,8 @@ def graph(device_id: int | None, form: dict[str, Any], crop: dict[str, Any], lay
     pipeline = define(setup)
     pipeline._build_graph()  # the first half of `build`, in which DALI checks the operators
     with pipeline:
-        return _graph(setup)
+        (pixels,) = _graph(setup)
+        return pixels
 
 
 @pytest.mark.parametrize("device_id", [None, 0])

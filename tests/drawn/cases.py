@@ -171,6 +171,17 @@ def drawn_buckets(random: Random) -> tuple[Settings, Settings]:
     return image, batch
 
 
+VIEWS: Settings = {
+    "crop_and_resize": True,
+    "mixed_buckets": False,
+    "views": [
+        {"flip": 0.5},
+        {"crop": "random"},
+        {"default_image_size": 32, "crop": "random_resized", "crop_scale": [0.05, 0.3], "flip": 0.5},
+    ],
+}
+
+
 def drawn_config(random: Random) -> Settings:
     """Settings whose bounds are as small as they can be, or as usual."""
     kind = random.choice([*sorted(SOURCES), "mix"])
@@ -186,6 +197,7 @@ def drawn_config(random: Random) -> Settings:
         }
     has_shards = "webdataset" in kinds_of({"source_type": kind, "source_config": source})
     image, batch = drawn_buckets(random)
+    may_have_views = image["crop_and_resize"] and image.get("upscale", True)
     limit = random.choice([None, random.randint(1, 60)])
     small = random.choice([True, False])
     # A share counts the samples of a lost shard, of which nobody is told how many there are.
@@ -193,7 +205,7 @@ def drawn_config(random: Random) -> Settings:
     return {
         "source_type": kind,
         "source_config": source,
-        "image_config": image,
+        "image_config": image | (VIEWS if may_have_views and random.random() < 0.4 else {}),
         "http_config": {
             "max_payload_mb": 1,
             "concurrent_downloads": random.choice([1, 3, 64]),
@@ -230,7 +242,7 @@ def suited(config: Settings, way: str) -> Settings:
     if way == "DatagoClient":
         limit = config["limit"] or 60
         small_batch = min(8, limit, config["samples_buffer_size"])
-        image = config["image_config"] | {"mixed_buckets": True}
+        image = config["image_config"] | {"mixed_buckets": True, "views": None}
         more = {"limit": limit, "epochs": 1, "batch_size": small_batch, "batch_pixels": None, "image_config": image}
         return config | more | {"seed": config["seed"] // 2}
     return config

@@ -135,12 +135,7 @@ def check(got: Got, item: Item, bucket: Bucket, config: LoaderConfig) -> None:
     """Everything that a sample has is its own. bucket: the size of its pixels, where that is known."""
     assert (got.id, *got.place) == (item.id, item.mix, item.pass_number)
     assert got.original_size == item.shape
-    assert bucket is None or got.pixels.shape == (*bucket, 3)
-    if got.shown:
-        key = (config.seed, got.epoch if item.pass_number is None else item.pass_number, got.id)
-        (region, flipped) = shown_of(config.image_config, key, item.shape, got.pixels.shape[:2])
-        assert got.shown == (pytest.approx(region, rel=1e-5, abs=1e-4), flipped), f"{got.id}: {got.shown}, not {region}"
-    assert item.color is None or abs(got.pixels[..., 0].mean() - item.color) < 4
+    check_views(got, item, bucket, config)
     assert got.label in (item.label, UNTOLD)
     assert got.attributes == json.loads(item.attributes)
     assert got.embedding == list(item.embedding)
@@ -152,6 +147,21 @@ def check(got: Got, item: Item, bucket: Bucket, config: LoaderConfig) -> None:
         else:
             assert abs(pixels[..., 0].mean() - piece.color) < 4
         assert bucket is None or pixels.shape[:2] == bucket
+
+
+def check_views(got: Got, item: Item, bucket: Bucket, config: LoaderConfig) -> None:
+    """Each view has its size, shows its region, and has the colour of the picture."""
+    image, views = config.image_config, [got.pixels, *got.further_views]
+    assert len(views) == image.view_count
+    for view, pixels in enumerate(views):
+        assert bucket is None or pixels.shape == (*image.view_bucket(view, bucket), 3)
+        assert item.color is None or abs(pixels[..., 0].mean() - item.color) < 4
+        if got.shown:
+            epoch = got.epoch if item.pass_number is None else item.pass_number
+            key = (config.seed, epoch, got.id, view)
+            (region, flipped) = shown_of(image.of_view(view), key, item.shape, pixels.shape[:2])
+            wanted = (pytest.approx(region, rel=1e-5, abs=1e-4), flipped)
+            assert got.shown[view] == wanted, f"view {view} of {got.id}: {got.shown[view]}, not {region}"
 
 
 def _of_samples(skips: Counter[Skip]) -> Counter[Skip]:

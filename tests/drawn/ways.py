@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import msgspec
@@ -33,11 +33,13 @@ class Got:
     pieces: dict[str, Any]
     """Masks and further images by their names; without those that are not there."""
     epoch: int = 0
-    shown: Shown | None = None
-    """Region, and whether mirrored; None where the way does not tell."""
+    shown: list[Shown] = field(default_factory=list)
+    """Of each view the region, and whether mirrored; empty where the way does not tell."""
     label: int | str | None = UNTOLD
     place: tuple[str, int | None] = ("", None)
     """Of a mix: the name of its source, and the number of the pass."""
+    further_views: list[Any] = field(default_factory=list)
+    """Pixels of the views after the first."""
 
 
 @dataclass
@@ -264,9 +266,10 @@ def _of_sample(sample: Sample) -> Got:
             if pixels is not None
         },
         sample.epoch,
-        (sample.crop, sample.flipped),
+        list(zip(sample.view_crops, sample.view_flipped, strict=True)),
         sample.label,
         (sample.mix, sample.pass_number),
+        [np.asarray(view) for view in sample.views[1:]],
     )
 
 
@@ -284,9 +287,17 @@ def _of_tensors(batch: dict[str, Any]) -> GotBatch:
                 [] if batch["embeddings"] is None else batch["embeddings"][row].tolist(),
                 {kind: pixels[row].numpy() for kind, pixels in there.items() if batch["present"][kind][row]},
                 int(batch["sample_epochs"][row]),
-                (tuple(batch["crops"][row].tolist()), bool(batch["flipped"][row])),
+                [
+                    (tuple(crops[row].tolist()), bool(flipped[row]))
+                    for crops, flipped in zip(
+                        batch.get("view_crops", [batch["crops"]]),
+                        batch.get("view_flipped", [batch["flipped"]]),
+                        strict=True,
+                    )
+                ],
                 None if batch["labels"] is None else int(batch["labels"][row]),
                 (batch["mix"][row], batch["pass_numbers"][row]),
+                [view[row].numpy() for view in batch.get("views", [])[1:]],
             )
         )
     return GotBatch(batch["epoch"], batch["bucket"], samples)

@@ -23,8 +23,9 @@ JPEG = encode(picture(61, 93), "JPEG", quality=90)
 
 def both_ways(payload: bytes, region: Region, orientation: int, target: Size | None, *, draft: bool = True) -> None:
     view = memoryview(payload)
-    quick = render_jpeg(view, region, orientation, target, draft=draft, max_pixels=LIMIT)
-    assert quick is not None
+    found = render_jpeg(view, [(region, target)], orientation, draft=draft, max_pixels=LIMIT)
+    assert found is not None
+    (quick,) = found
     slow = render(view, region, orientation, target, draft=draft, max_pixels=LIMIT)
     assert np.array_equal(quick, np.asarray(slow))
 
@@ -85,7 +86,7 @@ def test_any_region_and_size_has_pillows_pixels(data: st.DataObject) -> None:
     ids=["png", "gray", "cmyk", "no end", "half", "half, ended", "empty", "two bytes", "nothing"],
 )
 def test_what_is_unusual_is_left_to_pillow(payload: bytes) -> None:
-    assert render_jpeg(memoryview(payload), full_region(61, 93), 1, (8, 8), draft=True, max_pixels=LIMIT) is None
+    assert render_jpeg(memoryview(payload), [(full_region(61, 93), (8, 8))], 1, draft=True, max_pixels=LIMIT) is None
 
 
 @pytest.mark.parametrize("error", [KeyError(6), RuntimeError("of any kind")])
@@ -114,8 +115,8 @@ def test_a_lack_of_memory_is_not_the_pictures_fault(monkeypatch: pytest.MonkeyPa
 
 def test_a_picture_with_too_many_pixels_is_not_decoded() -> None:
     view = memoryview(JPEG)
-    assert render_jpeg(view, full_region(61, 93), 1, (8, 8), draft=True, max_pixels=61 * 93) is not None
-    assert render_jpeg(view, full_region(61, 93), 1, (8, 8), draft=True, max_pixels=61 * 93 - 1) is None
+    assert render_jpeg(view, [(full_region(61, 93), (8, 8))], 1, draft=True, max_pixels=61 * 93) is not None
+    assert render_jpeg(view, [(full_region(61, 93), (8, 8))], 1, draft=True, max_pixels=61 * 93 - 1) is None
     with pytest.raises(Rejected, match="61 x 93, at most 5672 pixels are allowed"):
         render_array(view, full_region(61, 93), 1, (8, 8), draft=True, max_pixels=61 * 93 - 1)
 
@@ -141,5 +142,5 @@ def test_where_the_library_cannot_be_had_pillow_decodes(monkeypatch: pytest.Monk
     view, options = memoryview(JPEG), {"draft": True, "max_pixels": LIMIT}
     quick = render_array(view, full_region(61, 93), 1, (30, 45), **options)
     monkeypatch.setattr(jpeg, "simplejpeg", None)
-    assert render_jpeg(view, full_region(61, 93), 1, (30, 45), **options) is None
+    assert render_jpeg(view, [(full_region(61, 93), (30, 45))], 1, **options) is None
     assert np.array_equal(render_array(view, full_region(61, 93), 1, (30, 45), **options), quick)

@@ -60,8 +60,8 @@ def assembled(places: list[int], real: list[bool], kinds: list[str], image: Imag
     message = layout.message(0, 0, 0, mark, [], wire.Counts(), filled.fills)
     decode = DecodeConfig(threads=1)
 
-    def decoder(mask: bool) -> PillowDecoder:
-        return PillowDecoder(image, decode, mask="nearest" if mask else "", own=False, memory=None)
+    def decoder(kind: str) -> PillowDecoder:
+        return PillowDecoder(image, decode, mask="nearest" if kind == "mask" else "", own=False, memory=None)
 
     assembly = Assembly(decoder, HostPlacer(), parts=PARTS, gray=GrayImages(image))
     with mmap.mmap(-1, max(1, layout.size)) as memory:

@@ -14,10 +14,13 @@ Shown = tuple[tuple[float, float, float, float], bool]
 """(top, left, height, width) in pixels of the picture, and whether mirrored."""
 
 
-def shown_of(image: ImageConfig, key: tuple[int, int, str], size: tuple[int, int], target: tuple[int, int]) -> Shown:
-    """key: seed, epoch of the sample, id. target: the size of the pixels that came."""
-    seed, epoch, name = key
-    digest = blake2b(f"{seed} {epoch} 0 {name}".encode(), digest_size=16).digest()
+def shown_of(
+    image: ImageConfig, key: tuple[int, int, str, int], size: tuple[int, int], target: tuple[int, int]
+) -> Shown:
+    """image: the settings of the view. key: seed, epoch of the sample, id, number of the view. target: the size of its
+    pixels."""
+    seed, epoch, name, view = key
+    digest = blake2b(f"{seed} {epoch} {view} {name}".encode(), digest_size=16).digest()
     draw = Random(int.from_bytes(digest, "little")).random
     flipped = draw() < image.flip
     height, width = size

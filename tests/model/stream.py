@@ -190,7 +190,11 @@ class Groups:
     def _payload(self, item: Item) -> int:
         if not item.is_converted:
             return item.size
-        high, wide = bucket_of(self._config, item) or item.shape
+        bucket, image = bucket_of(self._config, item), self._config.image_config
+        high, wide = bucket or item.shape
+        if bucket and image.view_count > 1:  # one picture, in which the views lie below each other
+            sizes = [image.view_bucket(view, bucket) for view in range(image.view_count)]
+            high, wide = sum(size[0] for size in sizes), max(size[1] for size in sizes)
         return len(f"P6 {wide} {high} 255 ") + 3 * high * wide
 
     def _close(self, bucket: Bucket) -> tuple[Bucket, list[Row]]:

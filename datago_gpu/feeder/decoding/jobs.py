@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ from numpy.typing import NDArray
 
 from datago_gpu.decoders.decoder import EncodedImages, Payloads
 from datago_gpu.errors import DatagoError
+from datago_gpu.feeder.arena import aligned
 from datago_gpu.feeder.decoding.decode_pool import Pool
 from datago_gpu.feeder.decoding.memory_plan import TASK, Result
 from datago_gpu.feeder.decoding.shared_tables import Tables
@@ -32,6 +35,10 @@ class Job:
     """Where its pixels begin in the memory."""
     part: Part | None
     """Where its pixels lie on the shelf; None if they lie on the slot's bench."""
+    starts: list[int]
+    """Where the pixels of each view begin in the memory."""
+    views: int
+    """How many views each image has."""
 
 
 class Jobs:
@@ -54,7 +61,7 @@ class Jobs:
     def start(
         self,
         images: EncodedImages,
-        rooms: NDArray[np.int64],
+        rooms: Sequence[NDArray[np.int64]],
         *,
         mask: bool,
         dtype: np.dtype[Any] | None,
@@ -62,25 +69,31 @@ class Jobs:
     ) -> Job:
         """Starts to decode images. The payloads must lie in the arena.
 
-        rooms: (N,), the bytes that the result of each image may take. dtype: of the one array that all images become,
-        or None. lends: whether the trainer gets arrays over the shared memory.
+        rooms: for each view (N,), the bytes that the result of each image may take; the results of a view lie behind
+        each other, and begin at a multiple of ALIGNMENT. dtype: of the one array that all images of a view become, or
+        None. lends: whether the trainer gets arrays over the shared memory.
         """
-        ends, slot = np.cumsum(rooms), self._free.pop()
-        size = int(ends[-1])
+        slot, views = self._free.pop(), images.views
+        starts = list(accumulate((aligned(int(room.sum())) for room in rooms), initial=0))
+        size = starts[-1]
         part = self._shelf.take(size) if lends else None
         at = part.at if part else self._pool.plan.benches_at + slot * self._pool.plan.bench
         if not part and size > self._pool.plan.bench:
             raise ValueError(f"{size} bytes of pixels do not fit into {self._pool.plan.bench}")
-        self._write(self._tables.rows[slot, : len(images)], images)
-        rows = self.rows(slot, len(images))
-        rows["out_at"], rows["room"], rows["written"] = at + ends - rooms, rooms, 0
+        self._failures[slot] = {}
+        job = Job(slot, at, part, [at + start for start in starts[:-1]], len(views))
+        for number, (view, room) in enumerate(zip(views, rooms, strict=True)):
+            rows = self.rows(job, len(images), number)
+            self._write(rows, view)
+            rows["out_at"], rows["room"], rows["written"] = job.starts[number] + np.cumsum(room) - room, room, 0
         step = -(-len(images) // min(_MOST_TASKS, _TASKS_A_PROCESS * self._pool.plan.processes))
         firsts = range(0, len(images), step)
         head = self._tables.jobs[slot]
         head["left"], head["dense"], head["dtype"] = len(firsts), dtype is not None, dtype.str if dtype else ""
-        self._failures[slot] = {}
-        job = Job(slot, at, part)
-        tasks = b"".join(TASK.pack(slot, mask, row, min(row + step, len(images))) for row in firsts)
+        head["views"] = count = len(views)
+        ends = (min(first + step, len(images)) for first in firsts)
+        pieces = zip(firsts, ends, strict=True)
+        tasks = b"".join(TASK.pack(slot, mask, first * count, end * count) for first, end in pieces)
         try:
             while not self._pool.send(tasks):
                 self._take_in(self._pool.receive())
@@ -89,13 +102,13 @@ class Jobs:
             raise
         return job
 
-    def rows(self, slot: int, count: int) -> NDArray[Any]:
-        """Returns the rows of a job."""
-        rows: NDArray[Any] = self._tables.rows[slot, :count]
+    def rows(self, job: Job, count: int, view: int = 0) -> NDArray[Any]:
+        """Returns the rows of a view of a job. count: of images."""
+        rows: NDArray[Any] = self._tables.rows[job.slot, view : count * job.views : job.views]
         return rows
 
     def wait(self, job: Job) -> dict[int, str]:
-        """Waits until a job is done. Returns the failures: row -> the decoder's error.
+        """Waits until a job is done. Returns the failures: index of the image -> the decoder's error.
 
         Raises DecodersGone if the processes have ended, DatagoError if one of them has failed unexpectedly.
         """

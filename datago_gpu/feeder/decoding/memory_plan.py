@@ -10,7 +10,13 @@ import struct
 from msgspec import Struct
 
 from datago_gpu.config import DecodeConfig, ImageConfig, LoaderConfig
-from datago_gpu.config.limits import Limits, bytes_a_pixel, decoded_pixel_bytes, files_of_a_sample
+from datago_gpu.config.limits import (
+    Limits,
+    bytes_a_pixel,
+    decoded_pixel_bytes,
+    files_of_a_sample,
+    view_pixels,
+)
 from datago_gpu.feeder.arena import aligned
 
 __all__ = [
@@ -55,7 +61,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     slots: int
     """How many jobs (the images or masks of one batch) may be under way."""
     rows: int
-    """How many rows a job may have."""
+    """How many rows a job may have: one for each view of an image."""
     bench: int
     """Bytes of pixels that a job may have. Each slot has a place of its own for them, so that decoding never waits."""
     shelf: int
@@ -69,7 +75,7 @@ class Plan(Struct, frozen=True, kw_only=True):
         limits, image, decode = Limits.of(config), config.image_config, config.decode_config
         pixels = max(limits.pixels, decode.max_pixels)
         if image.crop_and_resize:
-            pixels = config.most_batch_pixels
+            pixels = view_pixels(config)
         room, least = pixels * bytes_a_pixel(config), aligned(1)
         if image.pre_encode_images:
             room, least = room * ENCODED_FACTOR, ENCODED_HEAD + least
@@ -78,8 +84,8 @@ class Plan(Struct, frozen=True, kw_only=True):
             decode=decode,
             processes=processes,
             slots=decode.prefetch * files_of_a_sample(config),
-            rows=config.most_samples,
-            bench=_paged(room + config.most_samples * least),
+            rows=config.most_samples * image.view_count,
+            bench=_paged(room + config.most_samples * image.view_count * least),
             shelf=_paged(0 if image.pre_encode_images else decoded_pixel_bytes(config)),
             memory=limits.decoding,
         )
@@ -121,7 +127,7 @@ class Result(Struct, frozen=True, array_like=True):
     done: bool = False
     """Whether all rows of the job are done. Sent once for each job."""
     failures: dict[int, str] = {}
-    """Row -> the decoder's error."""
+    """Index of an image -> the decoder's error."""
     problem: tuple[str, str, str] | None = None
     """Type, text and traceback of an unexpected error."""
 

@@ -29,8 +29,10 @@ _WIDEST_MASK = 4
 class _UnderWay:
     job: Job
     count: int
-    dense: tuple[tuple[int, ...], np.dtype[Any]] | None
-    """Shape and dtype of the array, if there is one."""
+    shapes: list[tuple[int, ...]]
+    """Of the array of each view; empty if the images are results of their own."""
+    dtype: np.dtype[Any] | None
+    """Of these arrays."""
 
 
 class ProcessDecoder:
@@ -53,16 +55,17 @@ class ProcessDecoder:
     def submit(self, images: EncodedImages) -> None:
         if len(self._under_way) >= self.depth:
             raise RuntimeError(f"{self.depth} batches are under way: collect one first")
-        dense: tuple[tuple[int, ...], np.dtype[Any]] | None = None
+        shapes: list[tuple[int, ...]] = []
+        dtype: np.dtype[Any] | None = None
         if images.target and self._is_dense:
             least = widest_dtype(images.payloads) if self._mask else np.uint8
-            shape, dtype = self._form.shape(*images.target), np.result_type(self._form.dtype, least)
-            dense = (len(images), *shape), dtype
-            rooms = np.full(len(images), int(np.prod(shape)) * dtype.itemsize)
+            dtype = np.result_type(self._form.dtype, least)
+            shapes = [(len(images), *self._form.shape(*view.target)) for view in images.views if view.target]
+            rooms = [np.full(len(images), int(np.prod(shape[1:])) * dtype.itemsize) for shape in shapes]
         else:
-            rooms = self._rooms(images)
-        job = self._jobs.start(images, rooms, mask=self._mask, dtype=dense and dense[1], lends=not self._encodes)
-        self._under_way.append(_UnderWay(job, len(images), dense))
+            rooms = [self._rooms(images)]
+        job = self._jobs.start(images, rooms, mask=self._mask, dtype=dtype, lends=not self._encodes)
+        self._under_way.append(_UnderWay(job, len(images), shapes, dtype))
 
     def collect(self) -> DecodedImages:
         if not self._under_way:
@@ -71,9 +74,9 @@ class ProcessDecoder:
         failures = self._jobs.wait(oldest.job)
         self._under_way.popleft()
         good = [row for row in range(oldest.count) if row not in failures] if failures else list(range(oldest.count))
-        image = self._result(oldest, good) if good else None
+        image, *further = self._result(oldest, good) if good else [None]
         self._jobs.end(oldest.job, returns=image is None or self._encodes)
-        return DecodedImages(image, failures)
+        return DecodedImages(image, failures, further=further)
 
     def close(self) -> None:
         while self._under_way:
@@ -88,29 +91,40 @@ class ProcessDecoder:
             rooms = rooms * ENCODED_FACTOR + ENCODED_HEAD
         return -(-rooms // ALIGNMENT) * ALIGNMENT
 
-    def _result(self, done: _UnderWay, good: list[int]) -> Any:
-        """Returns the pixels of the rows that are good."""
-        job, rows = done.job, self._jobs.rows(done.job.slot, done.count)
+    def _result(self, done: _UnderWay, good: list[int]) -> list[Any]:
+        """Returns for each view the pixels of the images that are good."""
         if self._encodes:
-            places = zip(rows["out_at"].tolist(), rows["written"].tolist(), strict=True)
-            encoded = [self._jobs.memory[at : at + size] for at, size in places]
-            return encoded if len(good) == done.count else [encoded[row] for row in good]
+            return [self._encoded(done, good)]
         pixels = self._pixels(done)
-        if done.dense:
-            shape, dtype = done.dense
-            batch = pixels.view(dtype).reshape(shape)
-            return batch if len(good) == done.count else batch[good]
-        starts, sizes = (rows["out_at"] - job.at).tolist(), rows["written"].tolist()
+        if done.dtype:
+            return [self._array(done, pixels, view, good) for view in range(len(done.shapes))]
+        rows = self._jobs.rows(done.job, done.count)
+        starts, sizes = (rows["out_at"] - done.job.at).tolist(), rows["written"].tolist()
         shapes, dtypes = rows["shape"].tolist(), rows["dtype"].tolist()
-        return [
+        single = [
             pixels[starts[row] : starts[row] + sizes[row]].view(dtypes[row].decode()).reshape(shapes[row])
             for row in good
         ]
+        return [single]
+
+    def _encoded(self, done: _UnderWay, good: list[int]) -> list[bytes]:
+        rows = self._jobs.rows(done.job, done.count)
+        places = zip(rows["out_at"].tolist(), rows["written"].tolist(), strict=True)
+        encoded = [self._jobs.memory[at : at + size] for at, size in places]
+        return encoded if len(good) == done.count else [encoded[row] for row in good]
+
+    @staticmethod
+    def _array(done: _UnderWay, pixels: NDArray[np.uint8], view: int, good: list[int]) -> NDArray[Any]:
+        """Returns the array of a view. pixels: the bytes of the job."""
+        shape, start = done.shapes[view], done.job.starts[view] - done.job.at
+        assert done.dtype is not None
+        batch = pixels[start : start + int(np.prod(shape)) * done.dtype.itemsize].view(done.dtype).reshape(shape)
+        return batch if len(good) == done.count else batch[good]
 
     def _pixels(self, done: _UnderWay) -> NDArray[np.uint8]:
         """Returns the bytes of a job: the shared memory itself, or a copy."""
         if done.job.part:
             return done.job.part.array()
-        rows = self._jobs.rows(done.job.slot, done.count)
+        rows = self._jobs.rows(done.job, done.count, done.job.views - 1)
         size = int(rows["out_at"][-1] + rows["room"][-1]) - done.job.at
         return np.frombuffer(self._jobs.memory, np.uint8, size, done.job.at).copy()

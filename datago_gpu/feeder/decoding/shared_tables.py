@@ -14,12 +14,13 @@ __all__ = ["Tables"]
 
 _JOB = np.dtype(
     {
-        "names": ["left", "dense", "dtype"],
-        "formats": ["<i4", "<i4", "S8"],
+        "names": ["left", "dense", "dtype", "views"],
+        "formats": ["<i4", "<i4", "S8", "<i4"],
         "itemsize": JOB_BYTES,
     }
 )
-"""left: tasks that are not done. dense: whether the pixels become one array, and of which dtype."""
+"""left: tasks that are not done. dense: whether the pixels of each view become one array, and of which dtype. views:
+rows of an image, one for each of its views."""
 
 _ROW = np.dtype(
     {
@@ -31,8 +32,9 @@ _ROW = np.dtype(
         "itemsize": ROW_BYTES,
     }
 )
-"""One image. Where its payload lies in the arena, what `EncodedImages` says of it (a target of 0 is none), and where in
-the memory and with how many bytes its pixels may lie. The decode process adds the bytes written, shape and dtype."""
+"""One view of an image: where its payload lies in the arena, what `EncodedImages` says of it (a target of 0 is none),
+and where in the memory and with how many bytes its pixels may lie. The decode process adds the bytes written, shape and
+dtype."""
 
 
 class Tables:

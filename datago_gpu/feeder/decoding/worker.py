@@ -61,11 +61,12 @@ class Worker:
         failures: dict[int, str] = {}
         job = self._tables.jobs[slot]
         dense = np.dtype(job["dtype"].decode()) if job["dense"] else None
-        for row in range(first, end):
+        views = int(job["views"])
+        for row in range(first, end, views):
             try:
-                self._decode(self._tables.rows[slot, row], kind, dense)
+                self._decode(self._tables.rows[slot, row : row + views], kind, dense)
             except Rejected as problem:
-                failures[row] = str(problem)
+                failures[row // views] = str(problem)
             except BaseException as problem:  # a library's panic is no Exception
                 told = type(problem).__name__, str(problem), traceback.format_exc()
                 self._send(Result(slot, problem=told))
@@ -77,15 +78,19 @@ class Worker:
         if not left:
             self._send(Result(slot, done=True))
 
-    def _decode(self, row: NDArray[Any], kind: _Kind, dense: np.dtype[Any] | None) -> None:
-        image = self._image(row)
-        pixels = image.size[0] * image.size[1]
+    def _decode(self, rows: NDArray[Any], kind: _Kind, dense: np.dtype[Any] | None) -> None:
+        """Decodes one image. rows: of its views."""
+        views = list(map(self._image, rows))
+        pixels = views[0].size[0] * views[0].size[1]
         counts = not is_small(pixels, self._plan.processes, self._allowance.capacity)
-        with self._allowance.take(kind.renderer.bytes_needed(image)) if counts else nullcontext():
-            if dense is not None and image.target:
-                kind.renderer(image, self._place(row, kind.form.shape(*image.target), dense))
+        with self._allowance.take(kind.renderer.bytes_needed(views)) if counts else nullcontext():
+            if dense is None:
+                for row, result in zip(rows, kind.renderer.render_views(views, [None] * len(views)), strict=True):
+                    self._keep(row, result)
                 return
-            self._keep(row, kind.renderer(image, None))
+            shapes = [kind.form.shape(*view.target) for view in views if view.target]
+            outs = [self._place(row, shape, dense) for row, shape in zip(rows, shapes, strict=True)]
+            kind.renderer.render_views(views, outs)
 
     def _image(self, row: NDArray[Any]) -> EncodedImage:
         at = int(row["payload_at"])

@@ -1,0 +1,28 @@
+"""`FurtherView`, what a view after the first shows, and what a Batch and a Sample tell about all of their views."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["FurtherView", "with_rows"]
+
+
+@dataclass(slots=True, eq=False)
+class FurtherView:
+    """A view after the first, of a batch. The fields are as those of a Batch with the same name. Of a Sample, each
+    field holds what belongs to the sample."""
+
+    image: Any
+    crops: Any
+    flipped: Any
+    image_sizes: Any
+
+
+def with_rows(views: list[FurtherView], rows: Any) -> list[FurtherView]:
+    """Returns the views of some samples (a slice), or of one (an index)."""
+    return [FurtherView(None if view.image is None else view.image[rows], *_rows(view, rows)) for view in views]
+
+
+def _rows(view: FurtherView, rows: Any) -> tuple[Any, Any, Any]:
+    return view.crops[rows], view.flipped[rows], view.image_sizes[rows]
