@@ -52,6 +52,11 @@ class SourceViews(Settings, frozen=True, kw_only=True):
         return found
 
     @property
+    def highest_flip(self) -> float:
+        """The highest probability of a mirror image that a source has: 0 if no image is ever mirrored."""
+        return max(config.image_config.flip for config in self.by_source().values())
+
+    @property
     def source_types(self) -> list[tuple[str, str]]:
         """Name and source_type of each source of a mix; without a mix, of the one source, whose name is ""."""
         mix = self.source_config

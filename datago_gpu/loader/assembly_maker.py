@@ -7,6 +7,8 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias
 
+from msgspec import structs
+
 from datago_gpu.config import LoaderConfig
 from datago_gpu.config.limits import Limits, decode_processes
 from datago_gpu.decoders.select import Backend
@@ -93,7 +95,7 @@ def _in_this_process(backend: Backend, config: LoaderConfig) -> Callable[[], _Ma
     from datago_gpu.imaging.allowance import Allowance
 
     load_decoder(backend)
-    image, decode = config.image_config, config.decode_config
+    image, decode = structs.replace(config.image_config, flip=config.highest_flip), config.decode_config
 
     def begin() -> _MakeDecoder:
         memory = Allowance(Limits.of(config).decoding, pillow_threads(decode))

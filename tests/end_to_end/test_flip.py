@@ -110,3 +110,20 @@ def test_which_samples_are_flipped_depends_on_seed_epoch_and_id_alone(shard: Pat
     assert flips(batch_size=3, decode_config={"threads": 2, "processes": 0}) == expected
     assert any(one != other for one, other in expected.values())
     assert flips(seed=1) != expected
+
+
+@pytest.mark.parametrize("views", [None, [{}, {"default_image_size": 32}]], ids=["one view", "two views"])
+def test_a_source_of_a_mix_flips_for_itself(tmp_path: Path, backend: Backend, views: Any) -> None:
+    for number in range(3):
+        (tmp_path / f"{number}.png").write_bytes(encode(picture(64, 64, seed=number)))
+    source = {"source_type": "file", "source_config": {"root_path": str(tmp_path)}}
+    sources = [{"name": "mirrored", **source, "image_config": {"flip": 1.0}}, {"name": "plain", **source}]
+    image = {"crop_and_resize": True, "default_image_size": 64, "downsampling_ratio": 16, "views": views}
+    config = {"source_type": "mix", "source_config": {"sources": sources}, "image_config": image}
+    with Loader(config, device=backend.device, backend=backend.name) as loader:
+        (batch,) = loader
+    assert batch.mix == ["mirrored", "plain"] * 3
+    for view, flipped in zip(batch.views, batch.view_flipped, strict=True):
+        assert flipped.tolist() == [True, False] * 3
+        shown = on_host(view)
+        assert np.array_equal(shown[::2], shown[1::2, :, ::-1])
