@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from msgspec import structs
 
 from datago_gpu import eventloop
-from datago_gpu.config import ImageConfig, LoaderConfig, TableSource, UserSource
+from datago_gpu.config import ImageConfig, LoaderConfig, MixSource, TableSource, UserSource
 from datago_gpu.errors import ConfigError
 from datago_gpu.eventloop import call_in_thread
 from datago_gpu.feeder.runtime import http_client_type
@@ -53,15 +53,26 @@ class PictureSizes(NamedTuple):
 def find_sizes(config: LoaderConfig, tell: Callable[[int], None] = lambda _: None) -> PictureSizes:
     """Returns the sizes of all pictures that `where` lets pass. tell: is called with the number of pictures so far.
 
-    Raises ConfigError if there are no pictures, and what listing the source raises.
+    Of a mix, those of each source once, whatever its weight. Raises ConfigError if there are no pictures, and what
+    listing the source raises.
     """
     source = config.source_config
+    if isinstance(source, MixSource):
+        return _of_all([find_sizes(each, tell) for each in config.by_source().values()])
     if isinstance(source, UserSource) or not getattr(source, "require_images", True):
         raise ConfigError("there are no pictures to look at: the settings name no source that loads images")
     # Settings by which the source lists sizes, in its own order; no other setting matters here.
     image = ImageConfig(crop_and_resize=True, upscale=False, image_to_rgb8=config.image_config.image_to_rgb8)
     plain: LoaderConfig = structs.replace(config, image_config=image, batch_pixels=None, lockstep=False)
     return eventloop.run(_find(plain.with_source(rank=0, world_size=1, random_sampling=False), tell))
+
+
+def _of_all(found: Sequence[PictureSizes]) -> PictureSizes:
+    sides, unusable = array("i"), Counter[str]()
+    for each in found:
+        sides.extend(each.sides)
+        unusable.update(each.unusable)
+    return PictureSizes(sides, dict(unusable.most_common()), all(each.listed for each in found))
 
 
 async def _find(config: LoaderConfig, tell: Callable[[int], None]) -> PictureSizes:

@@ -16,7 +16,8 @@ import msgspec
 from PIL import Image
 
 from datago_gpu.batch import Batch, Sample
-from datago_gpu.config import ConfigLike, ImageConfig, LoaderConfig
+from datago_gpu.config import ConfigLike, ImageConfig, LoaderConfig, MixSource
+from datago_gpu.config.mix import PlainSource
 from datago_gpu.errors import ConfigError, DatagoError
 from datago_gpu.imaging.geometry import Region
 from datago_gpu.loader import Loader
@@ -88,8 +89,8 @@ class Overview:
     """How many samples `where` has left out."""
 
 
-Key = tuple[int, str, tuple[int, int]]
-"""Epoch, id, original size."""
+Key = tuple[int, str, str, tuple[int, int]]
+"""Epoch, name of the source in a mix, id, original size."""
 
 
 class _Gatherer:
@@ -107,20 +108,20 @@ class _Gatherer:
         drawn = [self._draw_sample(sample, kinds) for sample in samples]
         shown = ShownBatch(batch.bucket, batch.epoch, len(batch), drawn, fills=len(batch) - len(real))
         for sample, each in zip(samples, shown.samples, strict=True):
-            self._waiting[batch.epoch, sample.id, sample.original_size].append((each, sample.crop))
+            self._waiting[_key(sample)].append((each, sample.crop))
         self.overview.batches.append(shown)
 
     def add_original(self, batch: Batch) -> None:
         """Adds a batch of the second pass, which holds one sample."""
         sample = batch[0]
-        waiting = self._waiting.get((batch.epoch, sample.id, sample.original_size))
+        waiting = self._waiting.get(_key(sample))
         if not waiting:
             return
         shown, crop = waiting.pop(0)
         picture = fit_area(to_picture(sample.image, _WHOLE), AREA, LONGEST)
         shown.panels.append(Panel("original", outline_crop(picture, sample.crop, crop)))
         if not waiting:
-            del self._waiting[batch.epoch, sample.id, sample.original_size]
+            del self._waiting[_key(sample)]
 
     @property
     def is_complete(self) -> bool:
@@ -149,7 +150,8 @@ class _Gatherer:
         tags = [self._text(tag) for tag in sample.tags]
         caption = self._text(caption_of(sample.attributes))
         label = self._label_of(sample)
-        return ShownSample(self._text(sample.id), sample.original_size, caption, tags, panels, label)
+        shown_id = self._text(f"{sample.mix}: {sample.id}" if sample.mix else sample.id)
+        return ShownSample(shown_id, sample.original_size, caption, tags, panels, label)
 
     def _label_of(self, sample: Sample) -> str:
         if sample.label is None:
@@ -161,6 +163,10 @@ class _Gatherer:
 
     def _text(self, text: str) -> str:
         return self._config.redacted(single_line(text))
+
+
+def _key(sample: Sample) -> Key:
+    return sample.epoch, sample.mix, sample.id, sample.original_size
 
 
 def gather(
@@ -182,7 +188,7 @@ def gather(
     with Loader(config, device=device, backend=backend) as loader:
         where = f"{loader.backend.name} on {loader.backend.device}"
         overview = Overview(title_of(config), where, config.image_config.crop_and_resize)
-        gatherer = _Gatherer(config, overview, samples, loader.classes or [])
+        gatherer = _Gatherer(config, overview, samples, _classes_of(loader))
         progress("loading the first batch")
         for number, batch in enumerate(islice(loader, batches), 1):
             gatherer.add(batch)
@@ -200,8 +206,20 @@ def gather(
     return overview
 
 
+def _classes_of(loader: Loader) -> list[str]:
+    """Returns the names of the classes; none if the sources of a mix have different ones."""
+    try:
+        return loader.classes or []
+    except ConfigError:
+        return []
+
+
 def title_of(config: LoaderConfig) -> str:
     """Returns a title: the place of the samples and the other source settings, such as "photos, shuffled"."""
+    mix = config.source_config
+    if isinstance(mix, MixSource):
+        shares = (f"{part.name} {weight:g}" for part, weight in zip(mix.sources, mix.weights, strict=True))
+        return config.redacted(single_line(f"a mix of {', '.join(shares)} ({'passes' if mix.repeats else 'weights'})"))
     given = {name: value for name, value in config.source_config.__rich_repr__() if name not in _NOT_IN_TITLE}
     places = [name for name in ("root_path", "url", "path", "api_url") if name in given]
     words = [str(given.pop(name)) for name in places] or ["a Dataroom"]
@@ -217,14 +235,25 @@ def _in_the_order_of_rows(config: LoaderConfig, fetched: int, batches: int) -> d
     return {
         "lockstep": False,
         "limit": fetched + (batches + open_at_most) * samples,
-        "source_config": msgspec.structs.replace(config.source_config, rank=0, world_size=1),
+        "source_config": msgspec.structs.replace(_without_crops(config), rank=0, world_size=1),
     }
+
+
+def _without_crops(config: LoaderConfig) -> PlainSource | MixSource:
+    """Returns the source, of a mix without what its sources say about crops."""
+    mix = config.source_config
+    if not isinstance(mix, MixSource):
+        return mix
+    return msgspec.structs.replace(
+        mix, sources=[msgspec.structs.replace(part, image_config={}) for part in mix.sources]
+    )
 
 
 def _add_originals(config: LoaderConfig, gatherer: _Gatherer, fetched: int) -> None:
     """Adds the originals in a second pass. fetched: number of samples that the first pass has loaded."""
     changes: dict[str, Any] = {
         "image_config": _WHOLE,
+        "source_config": _without_crops(config),
         "batch_size": 1,
         "batch_pixels": None,
         "drop_last": False,

@@ -18,6 +18,7 @@ from PIL import Image
 from datago_gpu.config import ImageConfig, LoaderConfig
 from datago_gpu.decoders.output_format import OutputFormat
 from datago_gpu.errors import ConfigError, DatagoError
+from datago_gpu.index.sizes import find_sizes
 from datago_gpu.preview import Overview, gather, write_page, write_sheet
 from datago_gpu.preview.gather import Panel, ShownBatch, ShownSample, title_of
 from datago_gpu.preview.masks import colour_of, kind_of_mask, overlay_mask
@@ -428,3 +429,25 @@ def test_in_lockstep_each_row_is_shown_once_with_its_original(pictures: Path, tm
     write_sheet(found, tmp_path / "sheet.png")
     write_page(found, tmp_path / "page.html")
     assert "0 samples, 3 more only fill places" in (tmp_path / "page.html").read_text()
+
+
+def test_a_mix_is_shown_with_the_sources_of_its_samples_and_whole_originals(tmp_path: Path) -> None:
+    for name in ("cats", "dogs"):
+        for number in range(3):
+            add_picture(tmp_path / name / f"{number}.png", 40, 80)
+    sources = [
+        {"name": name, "source_type": "file", "source_config": {"root_path": str(tmp_path / name)}}
+        for name in ("cats", "dogs")
+    ]
+    sources[0]["image_config"] = {"crop": "random_resized", "crop_scale": [0.1, 0.1]}
+    image = {"crop_and_resize": True, "default_image_size": 64}
+    config = {"source_type": "mix", "source_config": {"sources": sources}, "image_config": image, "batch_size": 4}
+    overview = gather(config, batches=2, samples=4, device="cpu")
+    assert overview.title == "a mix of cats 1, dogs 1 (weights)"
+    shown = [sample for batch in overview.batches for sample in batch.samples]
+    assert [sample.id for sample in shown] == [f"{name}: {at}.png" for at in range(3) for name in ("cats", "dogs")]
+    for sample in shown:
+        assert sample.panels[-1].name == "original"
+        width, height = sample.panels[-1].picture.size
+        assert width == pytest.approx(2 * height, rel=0.05)
+    assert list(find_sizes(LoaderConfig.load(config)).sides) == [40, 80] * 6
