@@ -53,14 +53,7 @@ class DaliDecoder:
     def submit(self, images: EncodedImages) -> None:
         if len(self._under_way) >= self.depth:
             raise RuntimeError(f"{self.depth} batches are under way: collect one first")
-        if len(images) > self._setup.batch_size:
-            raise ValueError(f"{len(images)} images in a batch, made for at most {self._setup.batch_size}")
-        if (images.target_of(0) is not None) != self._setup.image.crop_and_resize:
-            raise ValueError(
-                f"target {images.target_of(0)} does not go with crop_and_resize={self._setup.image.crop_and_resize}"
-            )
-        if len(images.views) != self._setup.image.view_count:
-            raise ValueError(f"{len(images.views)} views do not go with {self._setup.image.view_count} in the settings")
+        self._check(images)
         self._sweep()
         job = self._start_job(images)
         if job.kept:
@@ -84,6 +77,20 @@ class DaliDecoder:
         self._pipeline.close()
         if self._parking is not None:
             self._parking.close()
+
+    def _check(self, images: EncodedImages) -> None:
+        """Raises ValueError if the batch does not go with the settings for which the decoder was made."""
+        if len(images) > self._setup.batch_size:
+            raise ValueError(f"{len(images)} images in a batch, made for at most {self._setup.batch_size}")
+        if (images.target_of(0) is not None) != self._setup.image.crop_and_resize:
+            raise ValueError(
+                f"target {images.target_of(0)} does not go with crop_and_resize={self._setup.image.crop_and_resize}"
+            )
+        if len(images.views) != self._setup.image.view_count:
+            raise ValueError(f"{len(images.views)} views do not go with {self._setup.image.view_count} in the settings")
+        for number, view in enumerate(images.views):
+            if view.flipped is not None and not self._setup.image.of_view(number).flip:
+                raise ValueError("there are images to mirror, but the decoder was made for a flip of 0")
 
     def _start_job(self, images: EncodedImages) -> _Job:
         if images.checked:
