@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -90,10 +91,13 @@ def preview(
 
 
 def _draw_buckets(config: LoaderConfig, out: Path) -> None:
-    count_buckets(config, "", [], {}, listed=True)  # raises if there are no buckets, before anything is read
+    count_buckets(config, "", [(config, [])], {}, listed=True)  # raises if there are no buckets, before the sizes come
     with Console(stderr=True).status("looking for sizes") as status:
-        found = find_sizes(config, lambda number: status.update(f"{number:,} sizes"))
-        counts = count_buckets(config, title_of(config), found.sides, found.unusable, listed=found.listed)
+        sources = config.by_source().values()
+        sizes = [find_sizes(each, lambda number: status.update(f"{number:,} sizes")) for each in sources]
+        found = [(each, there.sides) for each, there in zip(sources, sizes, strict=True)]
+        unusable = sum((Counter(there.unusable) for there in sizes), Counter[str]())
+        counts = count_buckets(config, title_of(config), found, unusable, listed=all(there.listed for there in sizes))
         write_out(partial(write_bucket_sheet, counts), out)
     print_buckets(counts)
     click.echo(f"Wrote {out}: {counts.pictures:,} images in {len(counts.used)} buckets.")

@@ -17,13 +17,16 @@ from datago_gpu import eventloop
 from datago_gpu.config import ImageConfig, LoaderConfig, MixSource, TableSource, UserSource
 from datago_gpu.errors import ConfigError
 from datago_gpu.eventloop import call_in_thread
+from datago_gpu.feeder.caption import read_caption
 from datago_gpu.feeder.runtime import http_client_type
 from datago_gpu.index.local_files import FilesJob, LocalFiles
 from datago_gpu.index.look import Look, Looker
 from datago_gpu.index.remote_look import RemoteLooker
 from datago_gpu.sources import open_source
+from datago_gpu.sources.caption_text import MOST_CAPTION_BYTES
 from datago_gpu.sources.http.excerpt import Excerpt
 from datago_gpu.sources.http.failure import HttpFailure
+from datago_gpu.sources.local import Patience
 from datago_gpu.sources.reference import Position, SampleRef, Skipped
 from datago_gpu.sources.rows import RowsSource, planned_sizes
 
@@ -53,26 +56,17 @@ class PictureSizes(NamedTuple):
 def find_sizes(config: LoaderConfig, tell: Callable[[int], None] = lambda _: None) -> PictureSizes:
     """Returns the sizes of all pictures that `where` lets pass. tell: is called with the number of pictures so far.
 
-    Of a mix, those of each source once, whatever its weight. Raises ConfigError if there are no pictures, and what
-    listing the source raises.
+    Where `where` decides by a caption that is read with the image, only local captions are read.
+
+    Raises ConfigError if there are no pictures, and what listing the source raises.
     """
     source = config.source_config
-    if isinstance(source, MixSource):
-        return _of_all([find_sizes(each, tell) for each in config.by_source().values()])
-    if isinstance(source, UserSource) or not getattr(source, "require_images", True):
+    if isinstance(source, UserSource | MixSource) or not getattr(source, "require_images", True):
         raise ConfigError("there are no pictures to look at: the settings name no source that loads images")
     # Settings by which the source lists sizes, in its own order; no other setting matters here.
     image = ImageConfig(crop_and_resize=True, upscale=False, image_to_rgb8=config.image_config.image_to_rgb8)
     plain: LoaderConfig = structs.replace(config, image_config=image, batch_pixels=None, lockstep=False)
     return eventloop.run(_find(plain.with_source(rank=0, world_size=1, random_sampling=False), tell))
-
-
-def _of_all(found: Sequence[PictureSizes]) -> PictureSizes:
-    sides, unusable = array("i"), Counter[str]()
-    for each in found:
-        sides.extend(each.sides)
-        unusable.update(each.unusable)
-    return PictureSizes(sides, dict(unusable.most_common()), all(each.listed for each in found))
 
 
 async def _find(config: LoaderConfig, tell: Callable[[int], None]) -> PictureSizes:
@@ -103,7 +97,7 @@ class _Finder:
     def __init__(self, config: LoaderConfig, http: HttpClient, tell: Callable[[int], None]) -> None:
         self._config, self._http, self._tell = config, http, tell
         self._files, self._looker = LocalFiles(config), Looker(config, near=True)
-        self._remote = RemoteLooker(config, self._get)
+        self._remote, self._patience = RemoteLooker(config, self._get), Patience(config.http_config)
         self.sides, self.unusable = array("i"), Counter[str]()
         self.looked = False
 
@@ -140,9 +134,17 @@ class _Finder:
         self._tell(len(self.sides) // 2)
 
     def _look_at_files(self, samples: Sequence[SampleRef]) -> list[Look]:
+        samples = [sample for sample in samples if self._passes(sample)]
         names = [os.fsencode(sample.path.removeprefix("/")) for sample in samples]
         job = FilesJob(b"/", names, [None] * len(names), [sample.span for sample in samples])
         return [Look.of_row(row) for row in self._files.rows(job) if row]
+
+    def _passes(self, sample: SampleRef) -> bool:
+        """Returns whether `where` lets a sample pass, if that depends on its caption."""
+        if sample.passes is None:
+            return True
+        read_caption(sample, self._patience, MOST_CAPTION_BYTES)
+        return sample.passes(sample)
 
     async def _look_at_other(self, sample: SampleRef) -> Look:
         payload = sample.payload

@@ -76,25 +76,32 @@ class BucketCounts:
         return ({"too-small": self.too_small} if self.too_small else {}) | self.unusable
 
 
-def count_buckets(
-    config: LoaderConfig, title: str, sides: Sequence[int], unusable: Mapping[str, int], *, listed: bool
-) -> BucketCounts:
-    """Counts the pictures of each bucket. sides: height and width of each picture. Raises ConfigError.
+Found = Sequence[tuple[LoaderConfig, Sequence[int]]]
+"""The settings of each source, and height and width of each of its pictures."""
 
-    unusable: reason -> number of further pictures. title: names the source. listed: see `BucketCounts`.
+
+def count_buckets(
+    config: LoaderConfig, title: str, found: Found, unusable: Mapping[str, int], *, listed: bool
+) -> BucketCounts:
+    """Counts the pictures of each bucket. Raises ConfigError.
+
+    found: several sources are those of a mix, which have the same buckets. unusable: reason -> number of further
+    pictures. title: names the source. listed: see `BucketCounts`.
     """
     if not config.image_config.crop_and_resize:
         raise ConfigError("there are no buckets: set image_config.crop_and_resize to true")
     choice = config.bucket_choice()
-    sizes = np.asarray(sides, np.int32).reshape(-1, 2)
-    numbers = row_buckets(sizes, choice)
+    sizes = np.concatenate([np.asarray(sides, np.int32).reshape(-1, 2) for _, sides in found])
+    numbers = np.concatenate(
+        [row_buckets(np.asarray(sides, np.int32).reshape(-1, 2), each.bucket_choice()) for each, sides in found]
+    )
     order = numbers.argsort(kind="stable")
     ends = np.searchsorted(numbers[order], np.arange(-1, len(choice.sizes)), side="right")
-    found = [
+    buckets = [
         _count(size, config.samples_of(size), sizes[order[begin:end]])
         for size, begin, end in zip(choice.sizes, ends, ends[1:], strict=False)
     ]
-    return BucketCounts(title, found, int((numbers == TOO_SMALL).sum()), dict(unusable), listed)
+    return BucketCounts(title, buckets, int((numbers == TOO_SMALL).sum()), dict(unusable), listed)
 
 
 def _count(bucket: Size, samples: int, sizes: NDArray[np.int32]) -> BucketCount:

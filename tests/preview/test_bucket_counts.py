@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
@@ -36,7 +37,9 @@ def config_of(source_type: str = "db", source: dict[str, Any] | None = None, **m
 @given(st.lists(st.tuples(st.integers(1, 200), st.integers(1, 200)), max_size=30), st.booleans())
 def test_each_picture_is_counted_where_a_loader_puts_it(shapes: list[tuple[int, int]], upscale: bool) -> None:
     config = config_of(image={"upscale": upscale}, batch_pixels=9000)
-    counts = count_buckets(config, "t", np.array(shapes, np.int32).ravel(), {"missing": 2}, listed=True)
+    counts = count_buckets(
+        config, "t", [(config, np.array(shapes, np.int32).ravel().tolist())], {"missing": 2}, listed=True
+    )
     expected: dict[Any, list[tuple[int, int]]] = {}
     for shape in shapes:
         try:
@@ -95,6 +98,24 @@ def test_the_sizes_of_each_source_are_found(tmp_path: Path) -> None:
     }
 
 
+def test_pictures_that_where_leaves_out_by_their_captions_are_not_counted(tmp_path: Path) -> None:
+    for name, text in zip(add_pictures(tmp_path, SHAPES), ["a cat", "a dog"] * 4, strict=False):
+        (tmp_path / name).with_suffix(".txt").write_text(text)
+    config = config_of("file", {"root_path": str(tmp_path), "captions": "txt", "where": '"cat" in txt'})
+    assert np.asarray(find_sizes(config).sides).reshape(-1, 2).tolist() == [list(shape) for shape in SHAPES[::2]]
+
+
+def test_each_source_of_a_mix_is_counted_by_its_own_settings(tmp_path: Path) -> None:
+    add_pictures(tmp_path / "files", SHAPES)
+    part = {"source_type": "file", "source_config": {"root_path": str(tmp_path / "files")}}
+    sources = [{"name": "a", **part, "image_config": {"upscale": False}}, {"name": "b", **part}]
+    config = {"source_type": "mix", "source_config": {"sources": sources}, "image_config": IMAGE}
+    (tmp_path / "mix.json").write_text(json.dumps(config))
+    printed = run_command("preview", str(tmp_path / "mix.json"), "--buckets", "--out", str(tmp_path / "x.png")).stdout
+    assert "in no bucket: 3 too-small" in printed
+    assert "11 images in" in printed
+
+
 def test_the_command_writes_a_picture_and_prints_a_table(tmp_path: Path) -> None:
     add_pictures(tmp_path / "files", SHAPES)
     out = tmp_path / "buckets.png"
@@ -109,7 +130,7 @@ def test_the_command_writes_a_picture_and_prints_a_table(tmp_path: Path) -> None
 
 def test_bars_are_as_long_as_their_numbers(tmp_path: Path) -> None:
     sides = [64, 64] * 30 + [128, 64] * 10
-    counts = count_buckets(config_of(), "t", sides, {"missing": 20}, listed=True)
+    counts = count_buckets(config_of(), "t", [(config_of(), sides)], {"missing": 20}, listed=True)
     write_bucket_sheet(counts, tmp_path / "x.png")
     pixels = np.asarray(Image.open(tmp_path / "x.png"))
     bars = {tuple(ink): (pixels == ink).all(-1).sum(1) for ink in ([64, 116, 178], [150, 148, 144])}
@@ -120,4 +141,4 @@ def test_bars_are_as_long_as_their_numbers(tmp_path: Path) -> None:
 def test_without_buckets_there_is_nothing_to_count() -> None:
     config = LoaderConfig.load({"source_config": {}})
     with pytest.raises(ConfigError, match="set image_config"):
-        count_buckets(config, "t", [], {}, listed=True)
+        count_buckets(config, "t", [(config, [])], {}, listed=True)

@@ -18,7 +18,6 @@ from PIL import Image
 from datago_gpu.config import ImageConfig, LoaderConfig
 from datago_gpu.decoders.output_format import OutputFormat
 from datago_gpu.errors import ConfigError, DatagoError
-from datago_gpu.index.sizes import find_sizes
 from datago_gpu.preview import Overview, gather, write_page, write_sheet
 from datago_gpu.preview.gather import Panel, ShownBatch, ShownSample, title_of
 from datago_gpu.preview.masks import colour_of, kind_of_mask, overlay_mask
@@ -450,4 +449,3 @@ def test_a_mix_is_shown_with_the_sources_of_its_samples_and_whole_originals(tmp_
         assert sample.panels[-1].name == "original"
         width, height = sample.panels[-1].picture.size
         assert width == pytest.approx(2 * height, rel=0.05)
-    assert list(find_sizes(LoaderConfig.load(config)).sides) == [40, 80] * 6
