@@ -19,6 +19,7 @@ class BucketRule:
     def __init__(self, config: LoaderConfig) -> None:
         self._choice = config.bucket_choice()
         self._may_reject = self._choice.may_reject
+        self._choose = self._choice.direct
 
     def by_listing(self, ref: SampleRef) -> Skipped | None:
         """Returns the skip of a sample whose picture is too small by its listed size: its payload is not needed."""
@@ -37,7 +38,7 @@ class BucketRule:
         picture could not be visible, or would be enlarged although the settings forbid this.
         """
         if ref.bucket is None:
-            return self._choice.choose(height, width)
+            return self._choose(height, width)
         self._choice.check_edge(height, width)
         self._check_planned(ref, ref.bucket, height, width)
         return ref.bucket

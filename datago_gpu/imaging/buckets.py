@@ -6,7 +6,7 @@ Admission (which knows the size from the header), the plans of lockstep (which k
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 
 from datago_gpu.errors import Rejected
@@ -62,6 +62,12 @@ class BucketChoice:
     def may_reject(self) -> bool:
         """Returns whether there are pictures that are too small."""
         return bool(self.least_edge or (self.tables and not self.upscale))
+
+    @property
+    def direct(self) -> Callable[[int, int], Size | None]:
+        """Returns the fastest function that does what `choose` does."""
+        only = self.tables[0].nearest if len(self.tables) == 1 else self.choose
+        return only if self.upscale and not self.least_edge else self.choose
 
     def choose(self, height: int, width: int) -> Size | None:
         """Returns the bucket of a picture; None if pictures keep their sizes. Raises Rejected: "too-small".

@@ -15,10 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datago_gpu import Batch, Loader, Row
+from datago_gpu.decoders.select import Backend
 from datago_gpu.errors import TooManyErrors
 from datago_gpu.server import DataroomServer
 from tests.model import Item, as_sized
 from tests.support.images import add_pictures
+from tests.support.pictures import on_host
 from tests.support.shards import tar_bytes
 from tests.support.tables import write_table
 
@@ -151,7 +153,7 @@ def test_from_each_source_nothing_is_enlarged_and_only_known_shapes_are_seen(
 
 
 @pytest.mark.parametrize("kind", IN_LOCKSTEP)
-@settings(max_examples=4)
+@settings(max_examples=3)
 @given(random=st.randoms(use_true_random=True))
 def test_in_lockstep_all_ranks_see_the_same_buckets_and_exactly_the_shapes_announced(
     data: Data, kind: str, random: Random
@@ -202,6 +204,24 @@ def test_a_run_by_pixels_goes_on_with_other_pixels_and_ranks_from_a_small_state(
     whole, _ = load(data.config(kind) | rest | {"batch_pixels": 9000}, data)
     assert [batch.ids for batch in [*first, *again]] == [batch.ids for batch in whole]
     assert all(np.array_equal(one.image, other.image) for one, other in zip([*first, *again], whole, strict=True))
+
+
+@pytest.mark.parametrize("lockstep", [False, True])
+def test_each_back_end_decodes_batches_of_all_lengths(data: Data, backend: Backend, lockstep: bool) -> None:
+    image = {"crop_and_resize": True, "downsampling_ratio": 16, "resolutions": [32, 128], "upscale": False}
+    config = data.config("rows") | {
+        "image_config": image,
+        "batch_pixels": 20_000,
+        "lockstep": lockstep,
+        "arena_mb": 128,
+    }
+    with Loader(config, device=backend.device, backend=backend.name, source=data.rows) as loader:
+        batches = list(loader)
+        check(batches, loader, data)
+    assert len({len(batch) for batch in batches}) > 1
+    for batch in batches:
+        reds = on_host(batch.image).mean(axis=(1, 2))[:, 0]
+        assert reds == pytest.approx([int(id_) for id_ in batch.ids], abs=3)  # each shows its own colour
 
 
 def test_pictures_that_are_too_small_by_their_listed_size_are_not_read(tmp_path: Path) -> None:

@@ -41,7 +41,10 @@ def test_a_picture_goes_to_the_largest_resolution_that_it_fills(
     }
     filled = [size for size, (high, wide) in nearest.items() if height >= high and width >= wide]
     expected: Size | str = nearest[max(filled)] if filled else nearest[min(nearest)] if upscale else "too-small"
-    assert chosen(choice_of(upscale, resolutions=resolutions), height, width) == expected
+    choice = choice_of(upscale, resolutions=resolutions)
+    assert chosen(choice, height, width) == expected
+    if expected != "too-small":
+        assert choice.direct(height, width) == expected
 
 
 @given(LISTS, st.booleans(), SIDES, SIDES)
