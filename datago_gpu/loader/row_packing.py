@@ -170,7 +170,7 @@ def _label(row: Row) -> int | None:
     if row.label is None:
         return None
     try:
-        label = operator.index(row.label)
+        label = int(operator.index(row.label))  # True is an index, too
     except TypeError:
         raise _Wrong(f"label must be a whole number or None, got {_shown(row.label)}") from None
     if abs(label) >= 2**63:

@@ -15,8 +15,10 @@ from PIL import Image
 
 from datago_gpu import ConfigError, Loader, Row, SourceError, decode
 from datago_gpu.server import DataroomServer
+from tests.support.gpus import usable
 from tests.support.images import add_picture
 from tests.support.needs import needs
+from tests.support.pictures import on_host
 from tests.support.shards import tar_bytes
 from tests.support.tables import write_table
 
@@ -204,8 +206,8 @@ def rows_of(*labels: Any) -> list[Row]:
 
 
 def test_rows_of_the_program(tmp_path: Path) -> None:
-    found, classes, flaws = load(CONFIG, source=rows_of(2, None, np.int32(-1), None, None))
-    assert (list(found.values()), classes, flaws) == ([2, -1, -1, None, None], None, {})
+    found, classes, flaws = load(CONFIG, source=rows_of(2, None, np.int32(-1), None, None, None, True))
+    assert (list(found.values()), classes, flaws) == ([2, -1, -1, None, None, None, 1], None, {})
     config = {**CONFIG, "source_config": {"classes": ["a", "b"]}}
     found, classes, flaws = load(config, source=rows_of(1, None, 2, 0, None))
     assert (list(found.values()), classes) == ([1, -1, -1, 0, -1], ["a", "b"])
@@ -213,6 +215,16 @@ def test_rows_of_the_program(tmp_path: Path) -> None:
     for wrong in ("cat", 1.5, 2**63):
         with pytest.raises(SourceError, match="row 0 of the source: label must be a"):
             load(CONFIG, source=rows_of(wrong))
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+def test_labels_lie_where_the_images_lie(device: str) -> None:
+    with Loader(CONFIG, device=usable(device), source=rows_of(4, 0, 2**40)) as loader:
+        batch = next(loader)
+    assert batch.labels.__dlpack_device__() == batch.image.__dlpack_device__()
+    assert (batch.labels.dtype, on_host(batch.labels).tolist()) == (np.int64, [4, 0, 2**40])
+    assert [sample.label for sample in batch] == [4, 0, 2**40]
+    assert on_host(batch[1:].labels).tolist() == [0, 2**40]
 
 
 def test_in_lockstep_labels_stay_with_their_samples_and_fills(tmp_path: Path) -> None:
