@@ -6,8 +6,8 @@ from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any
 
 from datago_gpu.config import FileSource, LoaderConfig, TableSource
-from datago_gpu.errors import ConfigError
 from datago_gpu.loader.on_thread import call_on_thread
+from datago_gpu.sources.class_labels import check_classes, classes_of
 
 if TYPE_CHECKING:
     from datago_gpu.loader.given_rows import GivenRows
@@ -41,32 +41,21 @@ class ClassNames:
 
 async def _find(config: LoaderConfig) -> list[str] | None:
     """Returns the names. Raises ConfigError if the sources of a mix have different ones."""
-    found = {name: await _find_of_source(each) for name, each in config.by_source().items()}
-    named = [name for name, classes in found.items() if classes is not None]
-    for name in named[1:]:
-        if found[name] != found[named[0]]:
-            raise ConfigError(
-                f"sources {named[0]!r} and {name!r} of the mix have different classes, so a label means another class "
-                "in each: set source_config.classes of all of them to the same list"
-            )
-    return found[named[0]] if named else None
+    return check_classes({name: await _find_of_source(each) for name, each in config.by_source().items()})
 
 
 async def _find_of_source(config: LoaderConfig) -> list[str] | None:
-    source = config.source_config
-    if source.class_names:
-        return source.class_names
-    whole = config.with_source(rank=0, world_size=1)
+    source, whole = config.source_config, config.with_source(rank=0, world_size=1)
     if isinstance(source, FileSource) and source.labels:
         from datago_gpu.sources.listers import open_lister
 
-        return await open_lister(whole).classes()
+        return await classes_of(open_lister(whole), source)
     if isinstance(source, TableSource):
         from datago_gpu.sources.table.table_source import Table
 
         async with _client(whole) as http:
-            return await Table(whole, http).classes() or None
-    return None
+            return await classes_of(Table(whole, http), source)
+    return source.class_names or None
 
 
 def _client(config: LoaderConfig) -> AbstractAsyncContextManager[Any]:

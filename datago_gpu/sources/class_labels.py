@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import Any, Self
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, Self, runtime_checkable
 
 import msgspec
 
 from datago_gpu.config.source_settings import SourceSettings
+from datago_gpu.errors import ConfigError
 from datago_gpu.sources.attributes import NO_ATTRIBUTES
 
-__all__ = ["BAD_LABEL", "NO_LABEL", "UNLABELLED", "ClassLabels"]
+__all__ = ["BAD_LABEL", "NO_LABEL", "UNLABELLED", "ClassLabels", "Classified", "check_classes", "classes_of"]
 
 UNLABELLED = -1
 """The label of a sample without a class, or of an unknown one, where the settings ask for labels."""
@@ -23,6 +24,38 @@ _NUMBER = re.compile(r"-?[0-9]{1,18}")
 _LARGEST = 2**63 - 1
 _NO_CLASS = "the sample has no class"
 _SHOWN = 60
+
+
+@runtime_checkable
+class Classified(Protocol):
+    """A source that finds the names of its classes itself."""
+
+    async def classes(self) -> list[str] | None:
+        """Returns the names, in the order of their labels; None or none if the labels are only numbers. Raises
+        SourceError, ConfigError."""
+        ...
+
+
+async def classes_of(source: object, settings: SourceSettings) -> list[str] | None:
+    """Returns the names of the classes of a source; None if the labels are only numbers, or if there are none."""
+    if settings.class_names or not isinstance(source, Classified):
+        return settings.class_names or None
+    return await source.classes() or None
+
+
+def check_classes(found: Mapping[str, list[str] | None]) -> list[str] | None:
+    """Returns the classes that the sources of a mix have in common. found: name of each source -> its classes.
+
+    Raises ConfigError if two sources have different classes, because a label would then mean two of them.
+    """
+    named = [name for name, classes in found.items() if classes is not None]
+    for name in named[1:]:
+        if found[name] != found[named[0]]:
+            raise ConfigError(
+                f"sources {named[0]!r} and {name!r} of the mix have different classes, so a label means another class "
+                "in each: set source_config.classes of all of them to the same list"
+            )
+    return found[named[0]] if named else None
 
 
 class ClassLabels:

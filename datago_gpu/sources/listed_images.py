@@ -112,6 +112,10 @@ class Images:
         """See `Source.passed_over`."""
         return self._passed_over.counts
 
+    async def classes(self) -> list[str] | None:
+        """Returns the names of the classes, in the order of their labels; None if there are no labels."""
+        return await self._lister.classes()
+
     def refs(self, start: Position) -> Refs:
         """See `Source.refs`. Raises SourceError where the root is missing, unreadable or holds no image."""
         return self._in_shuffled_order(start) if self._is_shuffled else self._in_listed_order(start)

@@ -14,6 +14,7 @@ import msgspec
 from datago_gpu.config.expression import columns_in, parse_expression
 from datago_gpu.errors import ConfigError, SourceError
 from datago_gpu.redact import printable
+from datago_gpu.sources.class_labels import Classified
 from datago_gpu.sources.predicate import compile_predicate
 from datago_gpu.sources.reference import PartlyDone, Position, Refs, SampleRef, Skipped, Source, Tally
 
@@ -147,6 +148,10 @@ class WhereSource:
 
     def __init__(self, source: Source, text: str) -> None:
         self.source, self._where = source, Where(text)
+
+    async def classes(self) -> list[str] | None:
+        """See `Classified.classes`: those of the other source."""
+        return await self.source.classes() if isinstance(self.source, Classified) else None
 
     @property
     def tally(self) -> Tally:

@@ -416,5 +416,35 @@ def test_labels_of_all_sources_and_classes_where_they_agree(tmp_path: Path) -> N
     assert found == {"cat/one0.jpg": 0, "dog/one1.jpg": 1, "dog/two0.jpg": 1, "eel/two1.jpg": 2, "x.jpg": -1}
     own = [folder_of(tmp_path / name, 1, name=name, labels="folder") for name in ("one", "two")]
     said = "sources 'one' and 'two' of the mix have different classes"
-    with Loader(mix_config(*own), device="cpu") as loader, pytest.raises(ConfigError, match=said):
-        _ = loader.classes
+    with Loader(mix_config(*own), device="cpu") as loader:
+        with pytest.raises(ConfigError, match=said):
+            _ = loader.classes
+        with pytest.raises(ConfigError, match=said):
+            next(loader)
+
+
+def test_tables_in_lockstep_have_the_same_classes(tmp_path: Path) -> None:
+    for name, kind in {"one": "cat", "two": "dog"}.items():
+        add_picture(tmp_path / f"{name}.jpg")
+        rows = [{"path": f"{name}.jpg", "width": 40, "height": 40, "label": kind}]
+        write_table(tmp_path / f"{name}.arrow", rows)
+
+    def config(**more: Any) -> dict[str, Any]:
+        sources = [
+            {
+                "name": name,
+                "source_type": "table",
+                "source_config": {"path": str(tmp_path / f"{name}.arrow"), "label": "label", **more},
+            }
+            for name in ("one", "two")
+        ]
+        return mix_config(*sources, lockstep=True, batch_size=2)
+
+    with (
+        Loader(config(), device="cpu") as loader,
+        pytest.raises(ConfigError, match="'one' and 'two' of the mix have different classes"),
+    ):
+        next(loader)
+    with Loader(config(classes=["cat", "dog"], where="label is not null"), device="cpu") as loader:
+        labels = {name: label for batch in loader for name, label in zip(batch.ids, batch.labels.tolist(), strict=True)}
+    assert labels == {"one.jpg": 0, "two.jpg": 1}

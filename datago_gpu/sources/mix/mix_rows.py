@@ -12,6 +12,7 @@ from msgspec import structs
 from datago_gpu.config import LoaderConfig, MixSource
 from datago_gpu.errors import ConfigError, DatagoError, SourceError
 from datago_gpu.eventloop import call_in_thread
+from datago_gpu.sources.mix.mix_classes import check_mixed_classes
 from datago_gpu.sources.mix.mix_listing import named, no_samples
 from datago_gpu.sources.mix.turns import pass_number
 from datago_gpu.sources.order import RankShare, renumber
@@ -65,6 +66,7 @@ class MixedRowsSource(RowsSource["MixedRows"]):
                 rows[name] = await source.rows()
             except DatagoError as problem:
                 raise named(problem, name) from problem
+        await check_mixed_classes(self._mix, self._sources)
         kept = {name: KeptRows(each) for name, each in rows.items()}
         counts = {name: len(each) for name, each in kept.items()}
         mixture = await call_in_thread(None, mixture_of, self._mix, counts)

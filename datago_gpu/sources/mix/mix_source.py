@@ -10,6 +10,7 @@ from msgspec import structs
 
 from datago_gpu.config import LoaderConfig, MixSource
 from datago_gpu.errors import ConfigError, SourceError
+from datago_gpu.sources.mix.mix_classes import check_mixed_classes
 from datago_gpu.sources.mix.mix_listing import MixListing, MixTally, named, no_samples
 from datago_gpu.sources.mix.mix_places import (
     Place,
@@ -43,6 +44,8 @@ class Mix:
         self._ranks = config.rank_and_world_size()
         self.tally = MixTally(sources)
         self._counts: list[int] | None = None
+        self._are_checked = False
+        """Whether the classes of the sources were found to be the same."""
 
     @property
     def passed_over(self) -> dict[str, int]:
@@ -76,6 +79,9 @@ class Mix:
 
     async def _begin(self, start: Position) -> _Epoch:
         """Works out the place of each source."""
+        if not self._are_checked:
+            await check_mixed_classes(self._mix, self._sources)
+            self._are_checked = True
         names, repeats = list(self._sources), self._mix.repeats
         state = MixListing.parse(start.samples if isinstance(start, PartlyDone) else "", len(names))
         stretches = stretches_from(state.stretches, await self._weights(), start)
