@@ -133,6 +133,14 @@ def test_random_crops_are_compared_with_the_centre_s(tmp_path: Path) -> None:
     assert "of the images a second of centre" in printed
 
 
+@pytest.mark.parametrize("backend", ["pillow", "dali"])
+def test_views_are_compared_with_a_run_for_each(tmp_path: Path, backend: str) -> None:
+    few = ("--runs", "1", "--count", "20", "--batch-size", "8", "--material", str(tmp_path), "--backend", backend)
+    printed = run("views.py", *few)
+    assert "| decoding once for each view | " in printed
+    assert "times as fast as decoding once for each view" in printed
+
+
 def test_rows_of_tables_are_measured(tmp_path: Path) -> None:
     few = ("--rows", "300", "--read", "100", "--only", "Parquet, shuffled")
     assert "| Parquet, shuffled | " in run("table_rows.py", *few, "--material", str(tmp_path))
