@@ -2,9 +2,9 @@
 
     python -m benchmarks.views [--pixels 500px] [--count 1000] [--batch-size 32] [--runs 5] [--backend pillow]
 
-One run has all eight views. The others have one view, of 224 or of 96 px: decoding once for each view takes twice the one
-time and six times the other. The runs alternate, so that whatever else the machine does touches all of them. Prints the
-time for 1,000 images behind the first batch, the median of the runs, and the ratios.
+One run has all eight views. The others have one view, of 224 or of 96 px: decoding once for each view takes twice the
+one time and six times the other. The runs alternate, so that whatever else the machine does touches all of them. Prints
+the time for 1,000 images behind the first batch, the median of the runs, and the ratios.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def main() -> None:
     shown.append(("decoding once for each view", number(1000 * apart)))
     print("\n".join(table(["", "ms for 1,000 images"], shown)))
     ratios = {"apart": apart / medians[TOGETHER], "one view": medians[TOGETHER] / medians[OF_224]}
-    print(f"{TOGETHER}: {ratios['apart']:.2f} times as fast as decoding once for each view, and {ratios['one view']:.2f} "
-          "times the time of one view of 224 px")  # fmt: skip
+    print(f"{TOGETHER}: {ratios['apart']:.2f} times as fast as decoding once for each view, and "
+          f"{ratios['one view']:.2f} times the time of one view of 224 px")  # fmt: skip
     if args.json:
         args.json.write_text(json.dumps({"seconds for 1,000 images": medians, "ratios": ratios}))
 
