@@ -23,7 +23,8 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 from torch.utils.data._utils.collate import default_collate_fn_map
 
-from datago_gpu.batch import COLUMNS, ON_DEVICE, Batch, generator_of
+from datago_gpu.batch import COLUMNS, ON_DEVICE, Batch
+from datago_gpu.batch_sample import generator_of
 from datago_gpu.config import ConfigLike, LoaderConfig
 from datago_gpu.errors import ConfigError
 from datago_gpu.feeder.wire import Resume

@@ -22,6 +22,7 @@ FLOORS = [
     ["sources", "decoders"],
     ["config"],
     ["imaging", "batch", "row"],
+    ["batch_sample"],
     ["arrays", "eventloop", "interpreter", "points", "views"],
     ["errors"],
     ["framing", "redact", "units", "heap", "draws"],

@@ -21,7 +21,7 @@ class SampleInfo(Struct, frozen=True):
     """Describes one sample. The source makes and checks the record, and later stages carry it as it is to the Batch.
 
     To add a field: add it here, with types that MessagePack has (and count it in `words_bytes` if it may be long); fill
-    it in the sources; show it in `Batch`, `Sample` and `COLUMNS` of batch.py. All stages between take it along.
+    it in the sources; show it in `Batch` and `COLUMNS` of batch.py and in `Sample`. All stages between take it along.
     """
 
     id: str
