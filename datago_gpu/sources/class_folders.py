@@ -40,15 +40,14 @@ class Labelled(Around):
     async def classes(self) -> list[str]:
         """See `Lister.classes`. Raises SourceError if there is no class folder."""
         if not self._names:
-            folders = {name: os.fsdecode(name) for name in await self._lister.folders()}
-            sorted_folders = sorted(folders, key=folders.__getitem__)
-            names = self._given or [utf8_text(folders[name]) for name in sorted_folders]
-            if self._given:
-                label = {name: number for number, name in enumerate(names)}
-                found = ((name, label.get(utf8_text(folders[name]))) for name in sorted_folders)
-                self._numbers = {name: number for name, number in found if number is not None}
-            else:
-                self._numbers = {name: number for number, name in enumerate(sorted_folders)}
+            folders = sorted(await self._lister.folders(), key=_decode)
+            found = [utf8_text(_decode(folder)) for folder in folders]
+            names = self._given or found
+            label = {name: number for number, name in enumerate(names)}
+            labels = [label.get(name) for name in found] if self._given else range(len(folders))
+            self._numbers = {
+                folder: number for folder, number in zip(folders, labels, strict=True) if number is not None
+            }
             if not self._numbers:
                 raise self._no_classes(names)
             self._names = names
@@ -84,7 +83,7 @@ class Labelled(Around):
         kept = []
         for at, label in enumerate(labels):
             if label is None:
-                passed.add("no-class", os.path.join(self.root, os.fsdecode(page.names[at])))
+                passed.add("no-class", os.path.join(self.root, _decode(page.names[at])))
             else:
                 kept.append(at)
         return page._replace(
@@ -102,3 +101,7 @@ class Labelled(Around):
     def _tell_empty(self, empty: list[str]) -> None:
         shown = ", ".join(repr(printable(name)) for name in empty[:_NAMED]) + (", ..." if len(empty) > _NAMED else "")
         log.warning("%d classes below %s have no images: %s", len(empty), self.shown, shown)
+
+
+def _decode(name: bytes) -> str:
+    return name.decode("utf-8", "surrogateescape")

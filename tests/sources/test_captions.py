@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
+import tempfile
 from collections.abc import AsyncGenerator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from datago_gpu.sources.around import Around
 from datago_gpu.sources.caption_text import attributes_of_caption
 from datago_gpu.sources.captions import Captioned
-from datago_gpu.sources.listed_images import Beside, Lister, Page
+from datago_gpu.sources.listed_images import Beside, Images, Lister, Page
 from datago_gpu.sources.listers import open_lister
 from datago_gpu.sources.passed_over import PassedOver
+from datago_gpu.sources.reference import Position, SampleRef
 from tests.support.images import file_config
 
 
@@ -95,6 +98,57 @@ def test_a_folder_pairs_each_image_with_the_caption_of_its_name(tmp_path: Path) 
     found, passed = pairs_in(tmp_path, "json")
     assert {name for name, ending in found.items() if ending} == {"d.jpg"}
     assert passed == {"extension": 5}
+
+
+ODD = st.text(st.sampled_from("aB1 .é猫\udcff#%?'"), min_size=1, max_size=2).filter(
+    lambda name: not name.startswith(".")
+)
+TREES = st.lists(
+    st.tuples(
+        st.lists(ODD, max_size=2).map(tuple),
+        ODD,
+        st.sampled_from([".jpg", ".JPG", ".png", ".txt", ".Txt", ".json", ""]),
+    ),
+    min_size=1,
+    max_size=12,
+    unique=True,
+)
+
+
+@settings(max_examples=60)
+@given(TREES, st.booleans(), st.integers(1, 3))
+def test_in_any_tree_each_image_has_the_caption_of_its_name(
+    files: list[tuple[tuple[str, ...], str, str]], shuffle: bool, world_size: int
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        for folders, stem, ending in files:
+            with suppress(FileExistsError, NotADirectoryError, IsADirectoryError):
+                (root / "/".join(folders)).mkdir(parents=True, exist_ok=True)
+                (root / "/".join(folders) / f"{stem}{ending}").touch()
+        there = [path for path in root.rglob("*") if path.is_file()]
+        captions = {
+            str(path)[:-4]: str(path) for path in sorted(there, reverse=True) if path.name.lower().endswith(".txt")
+        }
+        wanted = {
+            str(path): captions.get(str(path)[:-4], "")
+            for path in there
+            if path.name.lower().endswith((".jpg", ".png"))
+        }
+        assume(wanted)
+        found: dict[str, str] = {}
+        for rank in range(world_size):
+            source = {"captions": "txt", "random_sampling": shuffle, "rank": rank, "world_size": world_size}
+            config = file_config(root, source=source)
+            found |= asyncio.run(captions_of(Images(config, open_lister(config))))
+        assert found == wanted
+
+
+async def captions_of(source: Images) -> dict[str, str]:
+    """Path of each image -> that of its caption, "" for none, which is counted."""
+    refs = [ref async for ref in source.refs(Position()) if isinstance(ref, SampleRef)]
+    assert all(ref.flaws.keys() == (set() if ref.caption else {"no-caption"}) for ref in refs)
+    return {ref.path: ref.caption for ref in refs}
 
 
 class Keys(Around):
