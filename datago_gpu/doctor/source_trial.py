@@ -119,11 +119,12 @@ def _remedy(config: LoaderConfig) -> str:
 async def _folder(config: LoaderConfig, source: FileSource, timeout_s: float) -> Check:
     """Counts the images, or as many as possible in half of the time limit."""
     deadline, lister = time.monotonic() + timeout_s / 2, open_lister(config)
-    root, shown, images, folders = lister.root, lister.shown, 0, 0
+    root, shown, images, folders, captioned = lister.root, lister.shown, 0, 0, 0
     more, passed = "", PassedOver()
     async with aclosing(lister.pages(b"", passed)) as pages:
         async for page in pages:  # each with the images of one folder
             images, folders = images + len(page.names), folders + bool(page.names)
+            captioned += sum(map(bool, page.extras))
             if images >= _MOST_COUNTED or (images and time.monotonic() > deadline):
                 more = "at least "
                 break
@@ -133,6 +134,7 @@ async def _folder(config: LoaderConfig, source: FileSource, timeout_s: float) ->
         others = f"; passed over: {told}" if told else ""
         classes = await lister.classes()
         labelled = f" and {len(classes):,} classes" if classes else ""
+        labelled += f", {captioned:,} with captions," if source.captions else ""
         return Check.ok("source", f"{more}{images:,} images in {where}{labelled} below {shown}{others}")
     return Check.fail("source", str(no_images(root, shown, source.selection, passed)), "check source_config.root_path")
 

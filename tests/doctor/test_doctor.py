@@ -99,6 +99,15 @@ def test_a_folder_is_counted_and_decoded(tmp_path: Path) -> None:
     assert "3 samples" in found["first batch"].found
 
 
+def test_classes_and_captions_of_a_folder_are_counted(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        add_pictures(tmp_path / name, [(40, 40)] * 2)
+    (tmp_path / "cat" / "0000.txt").write_text("a cat")
+    source = {"root_path": str(tmp_path), "labels": "folder", "captions": "txt"}
+    found = of_source({"source_type": "file", "source_config": source})
+    assert "4 images in 2 folders and 2 classes, 1 with captions, below" in found["source"].found
+
+
 @pytest.mark.parametrize(
     ("config", "words"),
     [

@@ -115,7 +115,7 @@ TREES = st.lists(
 )
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(TREES, st.booleans(), st.integers(1, 3))
 def test_in_any_tree_each_image_has_the_caption_of_its_name(
     files: list[tuple[tuple[str, ...], str, str]], shuffle: bool, world_size: int

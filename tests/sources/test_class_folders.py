@@ -160,7 +160,7 @@ def tree(files: list[tuple[str, ...]]) -> Iterator[Path]:
 
 
 @given(TREES, st.booleans(), st.integers(1, 3))
-@settings(max_examples=100)
+@settings(max_examples=60)
 def test_any_tree_has_the_classes_labels_and_files_of_image_folder(
     files: list[tuple[str, ...]], shuffle: bool, world_size: int
 ) -> None:
