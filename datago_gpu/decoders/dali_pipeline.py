@@ -214,7 +214,9 @@ def _look_up(pixels: Any, image: ImageConfig) -> Any:
     if (table == table[0]).all():
         table = table[:1]
     else:  # a key for each level of each channel
-        pixels = fn.cast(pixels, dtype=types.UINT16) + types.Constant(np.array([0, 256, 512], np.uint16))
+        pixels = fn.cast(pixels, dtype=types.UINT16) + types.Constant(
+            np.array([0, 256, 512], np.uint16), device=pixels.device
+        )
     values = [float(bits) for bits in table.ravel().tolist()]
     bits = fn.lookup_table(pixels, keys=list(range(len(values))), values=values, dtype=types.UINT16)
     return fn.transpose(bits, perm=[2, 0, 1], output_layout="CHW") if image.layout == "CHW" else bits

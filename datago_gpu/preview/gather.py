@@ -118,7 +118,7 @@ class _Gatherer:
         if not waiting:
             return
         shown, crop = waiting.pop(0)
-        picture = fit_area(to_picture(sample.image, _WHOLE), AREA, LONGEST)
+        picture = _fitted(sample.image, _WHOLE)
         shown.panels.append(Panel("original", outline_crop(picture, sample.crop, crop)))
         if not waiting:
             del self._waiting[_key(sample)]
@@ -137,13 +137,18 @@ class _Gatherer:
 
     def _draw_sample(self, sample: Sample, kinds: dict[str, MaskKind]) -> ShownSample:
         image = self._config.image_config
-        view = fit_area(to_picture(sample.image, image), AREA, LONGEST)
+        view = _fitted(sample.image, image)
         for number, name in enumerate(self.overview.masks):
             if sample.masks.get(name) is not None:
                 view = overlay_mask(view, mask_levels(sample.masks[name], image), kinds[name], colour_of(number))
         panels = [Panel("model, mirrored" if sample.flipped else "model", view)]
         panels += [
-            Panel(self._text(name), fit_area(to_picture(array, image), AREA, LONGEST))
+            Panel(f"view {number}, mirrored" if flipped else f"view {number}", _fitted(array, image))
+            for number, (array, flipped) in enumerate(zip(sample.views, sample.view_flipped, strict=True))
+            if number > 0
+        ]
+        panels += [
+            Panel(self._text(name), _fitted(array, image))
             for name, array in sample.additional_images.items()
             if array is not None
         ]
@@ -163,6 +168,10 @@ class _Gatherer:
 
     def _text(self, text: str) -> str:
         return self._config.redacted(single_line(text))
+
+
+def _fitted(array: Any, image: ImageConfig) -> Image.Image:
+    return fit_area(to_picture(array, image), AREA, LONGEST)
 
 
 def _key(sample: Sample) -> Key:

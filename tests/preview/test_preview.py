@@ -116,6 +116,18 @@ def test_without_masks_the_view_is_the_framed_part_of_the_original(pictures: Pat
         assert differs(view.picture, inside_the_frame(original.picture)) < 6
 
 
+def test_all_views_are_shown(tmp_path: Path) -> None:
+    add_picture(tmp_path / "x.jpg", 60, 90)
+    views = [{}, {"default_image_size": 32, "flip": 1.0}, {"crop": "random"}]
+    image = {"crop_and_resize": True, "default_image_size": 64, "dtype": "bfloat16", "layout": "CHW", "views": views}
+    config = {"source_type": "file", "source_config": {"root_path": str(tmp_path)}, "image_config": image}
+    overview = gather(config, batches=1, samples=9, device="cpu")
+    (sample,) = overview.batches[0].samples
+    assert [panel.name for panel in sample.panels] == ["model", "view 1, mirrored", "view 2", "original"]
+    assert len({panel.picture.getpixel((5, 5)) for panel in sample.panels[:3]}) == 1  # a picture of one colour
+    write_page(overview, tmp_path / "x.html")
+
+
 def test_classes_captions_and_mirrored_views_are_told(tmp_path: Path) -> None:
     for number, name in enumerate(["cat", "dog"]):
         add_picture(tmp_path / name / "x.jpg", 60, 90, color=90 * number)
