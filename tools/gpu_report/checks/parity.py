@@ -63,6 +63,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "CHW uint8": {"layout": "CHW"},
     "CHW float16": {"layout": "CHW", "dtype": "float16", "mean": (0.5, 0.4, 0.3), "std": (0.25, 0.5, 0.5)},
     "HWC float32": {"dtype": "float32"},
+    "CHW bfloat16": {"layout": "CHW", "dtype": "bfloat16", "mean": (0.5, 0.4, 0.3)},
 }
 
 
@@ -103,7 +104,8 @@ def _forms(context: Context, findings: Findings, variant: Variant) -> None:
         ours, theirs = _both(context, images, image=form, hw_decoder_load=variant.hw_decoder_load)
         # In levels, so that the gates are those of the bytes.
         scale = 255.0 * max(form.get("std", (1.0,))) if "dtype" in form else 1.0
-        apart = [np.abs(one.astype(np.float64) - other) * scale for one, other in zip(ours, theirs, strict=True)]
+        pairs = zip(map(_numbers, ours), map(_numbers, theirs), strict=True)
+        apart = [np.abs(one - other) * scale for one, other in pairs]
         same = all(
             one.dtype == other.dtype and one.shape == other.shape for one, other in zip(ours, theirs, strict=True)
         )
@@ -111,6 +113,12 @@ def _forms(context: Context, findings: Findings, variant: Variant) -> None:
         findings.add(f"{what}: dtype and shape as on the CPU", int(same), f"{ours[0].dtype} {ours[0].shape}", "== 1")
         findings.add(f"{what}: mean", round(float(np.mean(apart)), 4), "levels", RESIZED["mean"])
         findings.add(f"{what}: max", round(float(np.max(apart)), 2), "levels", "<= 9")
+
+
+def _numbers(array: NDArray[Any]) -> NDArray[np.float64]:
+    """Returns the numbers of images. Decoders hand out bfloat16 as bits, in arrays of uint16."""
+    bits = array.dtype == np.uint16
+    return ((array.astype(np.uint32) << 16).view(np.float32) if bits else array).astype(np.float64)
 
 
 def _masks(context: Context, findings: Findings) -> None:
