@@ -31,7 +31,7 @@ def draws_of(seed: int, epoch: int, sample_id: str, view: int = 0) -> Draws:
 class Draws:
     """A sequence of random numbers: hashes of a text and of a counter.
 
-    Choosing a region takes 4 us with these numbers. With `random.Random`, which has to be set up for each sample, it took 8.
+    Choosing a region takes 4 us with them. With `random.Random`, which has to be set up for each sample, it took 8.
     """
 
     __slots__ = ("_blocks", "_left", "_words")
