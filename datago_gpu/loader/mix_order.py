@@ -6,15 +6,15 @@ Weights may change from run to run: the feeder goes on with the new ones (see `s
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from itertools import chain
 from typing import Any
 
 import msgspec
 
 from datago_gpu.config import LoaderConfig, MixSource
+from datago_gpu.sources.mix.mix_listing import parse_stretches, stretches_text
 from datago_gpu.sources.mix.turns import whole_weights
 
-__all__ = ["mix_differences", "mix_order", "mix_weights_changed", "normal_mix"]
+__all__ = ["mix_differences", "mix_order", "normal_mix", "weights_of_state"]
 
 Order = dict[str, Any]
 Normalise = Callable[[Mapping[str, Any]], Order]
@@ -66,21 +66,22 @@ def mix_differences(theirs: Order, ours: Order, differences: Differences) -> lis
     return found
 
 
-def mix_weights_changed(theirs: Order, ours: Order) -> list[str]:
-    """Lists the weights that differ: in lockstep, they may change only where an epoch begins."""
-    weights = [[each.get("weight") for each in mix["sources"]] for mix in (theirs, ours)]
-    if (
-        len(weights[0]) != len(weights[1])
-        or None in chain(*weights)
-        or whole_weights(weights[0]) == whole_weights(weights[1])
-    ):
-        return []
-    return [
-        f"the weight of source {one['name']!r} of the mix is {one['weight']:g} in the state, {other['weight']:g} here, "
-        "and in lockstep weights change only between epochs: finish the epoch with the weights of the state"
-        for one, other in zip(theirs["sources"], ours["sources"], strict=True)
-        if one["weight"] != other["weight"]
-    ][:1]
+def weights_of_state(config: LoaderConfig, given: Order) -> str:
+    """Returns with which weights a state in lockstep was saved, as `stretches_text` writes them; "" if these are the
+    weights of the settings. Raises ConfigError if this is not a state.
+
+    given: what the state has as `source_config`.
+    """
+    mix = config.source_config
+    assert isinstance(mix, MixSource)
+    if mix.repeats:
+        return ""
+    weights = [each["weight"] for each in given["sources"]]
+    known = given.get("stretches") or [[0, weights]]
+    stretches = parse_stretches(msgspec.json.encode(known).decode(), len(mix.sources))
+    if len(stretches) == 1 and whole_weights(stretches[0].weights) == whole_weights(mix.weights):
+        return ""
+    return stretches_text(stretches)
 
 
 def _shown_stop(mix: Order) -> str:
