@@ -226,7 +226,8 @@ class LoaderConfig(SourceViews, frozen=True, kw_only=True):
         """Returns what chooses the bucket of each image: of several views, that of the first."""
         image, edge = self.image_config.of_view(0), max(0, self.source_config.min_short_edge)
         tables = image.bucket_tables() if image.crop_and_resize else []
-        return BucketChoice(tables, upscale=image.upscale, least_edge=edge)
+        needed = self.image_config.sizes_needed(tables) if self.image_config.views else None
+        return BucketChoice(tables, upscale=image.upscale, least_edge=edge, needed=needed)
 
     @property
     def wants_sizes(self) -> bool:
