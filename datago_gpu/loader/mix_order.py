@@ -30,6 +30,11 @@ def mix_order(config: LoaderConfig, order_of: Callable[[LoaderConfig], Order]) -
         order = order_of(each)
         shares = {"repeat" if mix.repeats else "weight": mix.weights[len(sources)]}
         shown = {name: order[name] for name in ("source_type", "source_config")}
+        where = part.source_config.where.strip()
+        if (
+            where and not config.lockstep
+        ):  # a place in a mix counts the samples that pass; in lockstep, the order has it
+            shown["where"] = where
         sources.append({"name": part.name, **shown, **shares})
     return {"sources": sources, "stop": "" if mix.repeats else mix.stop}
 
@@ -61,8 +66,9 @@ def mix_differences(theirs: Order, ours: Order, differences: Differences) -> lis
     for one, other in zip(theirs["sources"], ours["sources"], strict=True):
         where = f"source {one['name']!r} of the mix: "
         found += [where + each for each in differences(one, other)]
-        if one.get("repeat") != other.get("repeat"):
-            found.append(f"{where}repeat is {one.get('repeat')} in the state, {other.get('repeat')} here")
+        for name in ("repeat", "where"):
+            if one.get(name) != other.get(name):
+                found.append(f"{where}{name} is {one.get(name)!r} in the state, {other.get(name)!r} here")
     return found
 
 

@@ -242,6 +242,9 @@ def test_what_a_source_leaves_out_takes_no_turn(data: tuple[Path, DataroomServer
     assert Counter(name for name, _, _ in whole) == {"photos": 10, "room": 10}
     for at in (0, 1, 7):
         assert seen(load(config, state=states[at])) == whole[at + 1 :]
+    other = mix_config(folder_of(root / "photos", 1, where='id != "x"'), folder_of(root / "room", 1, name="room"))
+    with pytest.raises(ConfigError, match=r"source 'photos' of the mix: where is .* in the state, .* here"):
+        Loader(other, device="cpu", state=states[0])
 
 
 def test_a_part_that_one_source_has_is_absent_in_samples_of_the_others(data: tuple[Path, DataroomServer]) -> None:
