@@ -232,7 +232,8 @@ class LoaderConfig(SourceViews, frozen=True, kw_only=True):
     @property
     def wants_sizes(self) -> bool:
         """Whether the sizes that a source lists are used."""
-        return self.lockstep or not self.image_config.upscale or self.source_config.min_short_edge > 0
+        too_small = self.source_config.min_short_edge > 0 and self.source_type != "db"  # a Dataroom filters by it
+        return self.lockstep or not self.image_config.upscale or too_small
 
     def samples_of(self, bucket: Size | None) -> int:
         """Returns the number of samples in a full batch of a bucket."""
