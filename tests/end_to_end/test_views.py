@@ -304,6 +304,21 @@ def test_memory_that_is_shared_holds_all_views(shard: Path) -> None:
     assert pixels["one"] % largest == 0
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "bfloat16"])
+def test_a_view_that_is_kept_stays_as_it_is(shard: Path, dtype: str) -> None:
+    """Its memory, which decode processes share, is used again only once no view of the batch is left."""
+    config = config_of(shard, {"dtype": dtype}, decode={"processes": 1}, samples_buffer_size=1, epochs=6)
+    kept: list[tuple[NDArray[Any], NDArray[Any]]] = []
+    with Loader(config, device="cpu", backend="pillow") as loader:
+        for number, batch in enumerate(loader):
+            if number % 4 == 0:
+                view = batch.views[number // 4 % len(DINO)]
+                kept.append((view, view.copy()))
+            del batch
+    assert len(kept) > len(DINO)
+    assert all(np.array_equal(view, copied) for view, copied in kept)
+
+
 REFUSED = [
     ({"crop_and_resize": False}, "views makes a dense array of each view, which needs crop_and_resize true"),
     ({"image_to_rgb8": False}, "which needs image_to_rgb8 true: set it so, or leave views out"),
