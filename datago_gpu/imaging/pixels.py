@@ -117,7 +117,7 @@ def to_ppm_of_views(
     memory: Allowance | None = None,
     whole: bool | None = None,
 ) -> ConvertedImage:
-    """Does the same for several views of one image. The image is decoded once, and the PPM holds all views."""
+    """Decodes an image once, to a PPM that holds several views of it: see `to_ppm`, and `stack_views`."""
     with translate_errors():
         image = open_image(payload, max_pixels)
         whole = views(image.height, image.width)[0][1] is None if whole is None else whole
@@ -276,7 +276,7 @@ def _render_each(
     mask: str = "",
     own: bool = False,
 ) -> list[Image.Image]:
-    """Does the same for several views of one image, which is decoded once."""
+    """Decodes an image once, and crops, scales and turns each view of it: see `render_opened`."""
     levels = mask_levels if mask else to_own_mode if own else picture_levels
     finish, name, stored = _unchanged if mask or own else _rgb, mask or "lanczos", (image.height, image.width)
     boxes = [stored_box(region, orientation, stored) for region, _ in views]

@@ -56,7 +56,7 @@ def scale_array(pixels: NDArray[Any], box: Region, divisor: int, size: Size, nam
 def scale_views(
     pixels: NDArray[Any], views: Sequence[tuple[Region, Size | None]], divisor: int, name: str = "lanczos"
 ) -> list[NDArray[Any]]:
-    """Does the same for several boxes of one array, each with its size (None: the whole array, as it is).
+    """Crops several boxes of one array and scales each to its size. Without a size, the whole array is the result.
 
     The whole array is copied to the resizer, once, which reads pixels outside of the boxes. Copying less saves almost
     nothing.
