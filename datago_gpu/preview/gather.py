@@ -22,13 +22,15 @@ from datago_gpu.errors import ConfigError, DatagoError
 from datago_gpu.imaging.geometry import Region
 from datago_gpu.loader import Loader
 from datago_gpu.preview.masks import MaskKind, colour_of, kind_of_mask, overlay_mask
-from datago_gpu.preview.pictures import fit_area, mask_levels, outline_crop, to_picture
+from datago_gpu.preview.pictures import fit_area, mask_levels, outline_crops, to_picture
 from datago_gpu.preview.text import caption_of, single_line
 
 __all__ = ["Overview", "Panel", "ShownBatch", "ShownSample", "gather", "title_of"]
 
 AREA, LONGEST = 200 * 200, 420
 """Size of an image on the sheet, in pixels."""
+_FURTHER_AREA = 120 * 120
+"""Size of each view after the first."""
 _WHOLE = ImageConfig(
     crop_and_resize=True, default_image_size=256, downsampling_ratio=1, min_aspect_ratio=0.02, max_aspect_ratio=50
 )
@@ -47,7 +49,7 @@ class Panel:
 
 @dataclass(slots=True)
 class ShownSample:
-    """One sample, ready for the layout. `panels`: the model's view, additional images, the original."""
+    """One sample, ready for the layout. `panels`: the model's views, additional images, the original."""
 
     id: str
     size: tuple[int, int]
@@ -87,6 +89,8 @@ class Overview:
     skipped: dict[str, int] = field(default_factory=dict)
     filtered: int = 0
     """How many samples `where` has left out."""
+    views: int = 1
+    """How many views the model sees of each sample."""
 
 
 Key = tuple[int, str, str, tuple[int, int]]
@@ -96,7 +100,7 @@ Key = tuple[int, str, str, tuple[int, int]]
 class _Gatherer:
     def __init__(self, config: LoaderConfig, overview: Overview, most: int, classes: list[str]) -> None:
         self._config, self.overview, self._most, self._classes = config, overview, most, classes
-        self._waiting: dict[Key, list[tuple[ShownSample, Region]]] = defaultdict(list)
+        self._waiting: dict[Key, list[tuple[ShownSample, list[Region]]]] = defaultdict(list)
 
     def add(self, batch: Batch) -> None:
         """Copies what it keeps, small."""
@@ -108,7 +112,7 @@ class _Gatherer:
         drawn = [self._draw_sample(sample, kinds) for sample in samples]
         shown = ShownBatch(batch.bucket, batch.epoch, len(batch), drawn, fills=len(batch) - len(real))
         for sample, each in zip(samples, shown.samples, strict=True):
-            self._waiting[_key(sample)].append((each, sample.crop))
+            self._waiting[_key(sample)].append((each, sample.view_crops))
         self.overview.batches.append(shown)
 
     def add_original(self, batch: Batch) -> None:
@@ -117,9 +121,9 @@ class _Gatherer:
         waiting = self._waiting.get(_key(sample))
         if not waiting:
             return
-        shown, crop = waiting.pop(0)
+        shown, crops = waiting.pop(0)
         picture = _fitted(sample.image, _WHOLE)
-        shown.panels.append(Panel("original", outline_crop(picture, sample.crop, crop)))
+        shown.panels.append(Panel("original", outline_crops(picture, sample.crop, crops)))
         if not waiting:
             del self._waiting[_key(sample)]
 
@@ -143,7 +147,7 @@ class _Gatherer:
                 view = overlay_mask(view, mask_levels(sample.masks[name], image), kinds[name], colour_of(number))
         panels = [Panel("model, mirrored" if sample.flipped else "model", view)]
         panels += [
-            Panel(f"view {number}, mirrored" if flipped else f"view {number}", _fitted(array, image))
+            Panel(f"view {number}, mirrored" if flipped else f"view {number}", _fitted(array, image, _FURTHER_AREA))
             for number, (array, flipped) in enumerate(zip(sample.views, sample.view_flipped, strict=True))
             if number > 0
         ]
@@ -170,8 +174,8 @@ class _Gatherer:
         return self._config.redacted(single_line(text))
 
 
-def _fitted(array: Any, image: ImageConfig) -> Image.Image:
-    return fit_area(to_picture(array, image), AREA, LONGEST)
+def _fitted(array: Any, image: ImageConfig, area: int = AREA) -> Image.Image:
+    return fit_area(to_picture(array, image), area, LONGEST)
 
 
 def _key(sample: Sample) -> Key:
@@ -197,6 +201,7 @@ def gather(
     with Loader(config, device=device, backend=backend) as loader:
         where = f"{loader.backend.name} on {loader.backend.device}"
         overview = Overview(title_of(config), where, config.image_config.crop_and_resize)
+        overview.views = len(config.image_config.views or [0])
         gatherer = _Gatherer(config, overview, samples, _classes_of(loader))
         progress("loading the first batch")
         for number, batch in enumerate(islice(loader, batches), 1):

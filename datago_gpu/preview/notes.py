@@ -36,7 +36,8 @@ def crop_note(overview: Overview) -> str:
         return "crop_and_resize is off: the model sees whole images at their own sizes"
     found = all(sample.panels[-1].name == "original" for batch in overview.batches for sample in batch.samples)
     missing = "" if found else "; some originals could not be loaded again"
-    return f"the part of the original that the model sees{missing}"
+    further = "; yellow: the parts of further views" if overview.views > 1 else ""
+    return f"the part of the original that the model sees{further}{missing}"
 
 
 def mask_note(overview: Overview, name: str) -> str:

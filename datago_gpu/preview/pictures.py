@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,11 @@ from datago_gpu.config import ImageConfig
 from datago_gpu.decoders.device import on_host
 from datago_gpu.imaging.geometry import Region
 
-__all__ = ["fit_area", "mask_levels", "outline_crop", "to_picture"]
+__all__ = ["fit_area", "mask_levels", "outline_crops", "to_picture"]
 
 CROP_INK = (255, 64, 64)
+_FURTHER_INK = (255, 190, 60)
+"""Of the crops after the first."""
 _SHADE = 0.45
 """Brightness factor outside the crop."""
 
@@ -62,20 +65,30 @@ def fit_area(picture: Image.Image, area: int, longest: int) -> Image.Image:
     return picture.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
 
 
-def outline_crop(picture: Image.Image, shown: Region, crop: Region) -> Image.Image:
-    """Draws a frame around the crop, and darkens everything outside.
+def outline_crops(picture: Image.Image, shown: Region, crops: Sequence[Region]) -> Image.Image:
+    """Draws a frame around each crop, and darkens everything outside of them.
 
-    shown: the region of the original that `picture` shows. crop: the region to frame. Both in pixels of the original.
+    shown: the region of the original that `picture` shows. crops: the regions to frame. All in pixels of the original.
     """
+    boxes = [_box(picture, shown, crop) for crop in crops]
+    result = picture.point(lambda level: level * _SHADE)
+    for box in boxes:
+        result.paste(picture.crop(box), box)
+    pen = ImageDraw.Draw(result)
+    for left, top, right, bottom in reversed(boxes):
+        is_first = (left, top, right, bottom) == boxes[0]
+        ink, width = (CROP_INK, 2) if is_first else (_FURTHER_INK, 1)
+        pen.rectangle((left, top, right - 1, bottom - 1), outline=ink, width=width)
+    return result
+
+
+def _box(picture: Image.Image, shown: Region, crop: Region) -> tuple[int, int, int, int]:
+    """Returns left, top, right and bottom of a crop in `picture`."""
     down, across = picture.height / shown[2], picture.width / shown[3]
     top, left = (crop[0] - shown[0]) * down, (crop[1] - shown[1]) * across
     bottom, right = top + crop[2] * down, left + crop[3] * across
     (left, right), (top, bottom) = _span(left, right, picture.width), _span(top, bottom, picture.height)
-    box = left, top, right, bottom
-    result = picture.point(lambda level: level * _SHADE)
-    result.paste(picture.crop(box), box)
-    ImageDraw.Draw(result).rectangle((left, top, right - 1, bottom - 1), outline=CROP_INK, width=2)
-    return result
+    return left, top, right, bottom
 
 
 def _span(begin: float, end: float, length: int) -> tuple[int, int]:

@@ -21,7 +21,7 @@ from datago_gpu.errors import ConfigError, DatagoError
 from datago_gpu.preview import Overview, gather, write_page, write_sheet
 from datago_gpu.preview.gather import Panel, ShownBatch, ShownSample, title_of
 from datago_gpu.preview.masks import colour_of, kind_of_mask, overlay_mask
-from datago_gpu.preview.pictures import CROP_INK, fit_area, mask_levels, outline_crop, to_picture
+from datago_gpu.preview.pictures import CROP_INK, fit_area, mask_levels, outline_crops, to_picture
 from datago_gpu.preview.text import caption_of, shorten, shorten_middle, single_line
 from datago_gpu.server import DataroomServer
 from tests.support.commands import run_command
@@ -220,7 +220,7 @@ def test_any_crop_can_be_framed(
     picture = fit_area(Image.new("RGB", (width, height), (200, 200, 200)), 900, 60)
     assert max(picture.size) <= 60
     crop = (top * height, left * width, (1 - top) * height * part_height, (1 - left) * width * part_width)
-    framed = outline_crop(picture, (0.0, 0.0, float(height), float(width)), crop)
+    framed = outline_crops(picture, (0.0, 0.0, float(height), float(width)), [crop, crop])
     assert framed.size == picture.size
 
 
