@@ -10,6 +10,7 @@ from datago_gpu.config.mix import MixPart, MixSource
 from datago_gpu.config.shards import WebDatasetSource
 from datago_gpu.config.table import TableSource
 from datago_gpu.config.user_source import UserSource
+from datago_gpu.config.view_config import ViewConfig
 
 __all__ = [
     "SOURCES",
@@ -24,5 +25,6 @@ __all__ = [
     "MixSource",
     "TableSource",
     "UserSource",
+    "ViewConfig",
     "WebDatasetSource",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from math import gcd
 from typing import Annotated, Any, ClassVar, Literal
@@ -228,6 +229,17 @@ class ImageConfig(Settings, frozen=True, kw_only=True):
         own, first = self.of_view(number), self.of_view(0)
         same = all(getattr(own, name) == getattr(first, name) for name in _OF_BUCKETS)
         return bucket if same else own.bucket_tables()[0].nearest(*bucket)
+
+    def sizes_needed(self, tables: Sequence[BucketTable]) -> dict[Size, Size]:
+        """Returns bucket of the first view -> height and width from which on an image fills the buckets of all views.
+
+        tables: the buckets of the first view.
+        """
+        needed = {}
+        for bucket in {size: None for table in tables for size in table.sizes}:
+            heights, widths = zip(*(self.view_bucket(number, bucket) for number in range(self.view_count)), strict=True)
+            needed[bucket] = max(heights), max(widths)
+        return needed
 
     def bucket_tables(self) -> list[BucketTable]:
         """The buckets of each resolution, the largest resolution first. Raises ValueError where there are none."""

@@ -226,12 +226,14 @@ class LoaderConfig(SourceViews, frozen=True, kw_only=True):
         """Returns what chooses the bucket of each image: of several views, that of the first."""
         image, edge = self.image_config.of_view(0), max(0, self.source_config.min_short_edge)
         tables = image.bucket_tables() if image.crop_and_resize else []
-        return BucketChoice(tables, upscale=image.upscale, least_edge=edge)
+        needed = self.image_config.sizes_needed(tables) if self.image_config.views else None
+        return BucketChoice(tables, upscale=image.upscale, least_edge=edge, needed=needed)
 
     @property
     def wants_sizes(self) -> bool:
         """Whether the sizes that a source lists are used."""
-        return self.lockstep or not self.image_config.upscale or self.source_config.min_short_edge > 0
+        too_small = self.source_config.min_short_edge > 0 and self.source_type != "db"  # a Dataroom filters by it
+        return self.lockstep or not self.image_config.upscale or too_small
 
     def samples_of(self, bucket: Size | None) -> int:
         """Returns the number of samples in a full batch of a bucket."""

@@ -57,6 +57,7 @@ class PlannedRows:
         self._config, self._source, self._share = config, source, RankShare.of(config)
         self._stride, self._judge = config.most_samples, Unplanned(config)
         self._bucket_of: NDArray[np.int16] | None = None
+        self._bucket_rows: Rows | None = None
         self.dropped = 0
         """Number of this rank's rows that `drop_last` has left out."""
         self.limited = False
@@ -70,7 +71,7 @@ class PlannedRows:
         Raises ConfigError if no row has a size, and MoreTaken.
         """
         source, share = self._source, self._share
-        rows = await source.rows()
+        rows = await self._rows_of(epoch, taken)
         plan, unplanned = await call_in_thread(None, self._plan, rows, await source.order(epoch), taken)
         first = taken[-1][1]
         last = _within(plan, share, first, most)
@@ -90,44 +91,39 @@ class PlannedRows:
         passing = rows.passing()
         if passing is not None:
             unplanned = unplanned[passing[unplanned]]
-            left_out = int((~passing[share.rank :: share.world_size]).sum())
-            if left_out:
-                yield Skipped.filtered(_UNPLANNED, left_out)
-        for skipped in _left_out(self._config, rows, share):
+        for skipped in self._left_out(rows):
             yield skipped
         async with aclosing(rows.read(unplanned[share.rank :: share.world_size])) as samples:
             async for sample in samples:
                 yield self._judge(sample, sample.index)
 
+    async def _rows_of(self, epoch: int, taken: Sequence[Taken]) -> Rows:  # noqa: ARG002
+        """Returns the rows of an epoch. taken: as for `refs`."""
+        rows: Rows = await self._source.rows_of(epoch)
+        return rows
+
     def _plan(self, rows: Rows, order: NDArray[np.int64], taken: Sequence[Taken]) -> EpochPlan:
         # These import numpy, and most streams never need it here.
         from datago_gpu.plan.of_rows import plan_rows
 
-        if self._bucket_of is None:
-            self._bucket_of = _bucket_numbers(self._config, rows)
-        return plan_rows(self._config, self._bucket_of, order, taken)
+        return plan_rows(self._config, self._buckets(rows), order, taken)
 
+    def _buckets(self, rows: Rows) -> NDArray[np.int16]:
+        """Returns the number of the bucket of each row."""
+        if self._bucket_of is None or self._bucket_rows is not rows:
+            self._bucket_of, self._bucket_rows = self._bucket_numbers(rows), rows
+        return self._bucket_of
 
-def _bucket_numbers(config: LoaderConfig, rows: Rows) -> NDArray[np.int16]:
-    """Returns the number of the bucket of each row."""
-    if config.source_type == "mix":
-        from datago_gpu.plan.mix_buckets import mixed_bucket_numbers
-        from datago_gpu.sources.mix.mix_rows import MixedRows
+    def _bucket_numbers(self, rows: Rows) -> NDArray[np.int16]:
+        from datago_gpu.plan.of_rows import bucket_numbers
 
-        assert isinstance(rows, MixedRows)
-        return mixed_bucket_numbers(config, rows.mixture, rows.sizes_by_source())
-    from datago_gpu.plan.of_rows import bucket_numbers
+        return bucket_numbers(self._config, planned_sizes(rows))
 
-    return bucket_numbers(config, planned_sizes(rows))
-
-
-def _left_out(config: LoaderConfig, rows: Rows, share: RankShare) -> list[Skipped]:
-    """Returns what stands for the rows of a mix that `where` leaves out."""
-    if config.source_type != "mix":
-        return []
-    from datago_gpu.sources.mix.mix_rows import MixedRows
-
-    return rows.left_out(share) if isinstance(rows, MixedRows) else []
+    def _left_out(self, rows: Rows) -> list[Skipped]:
+        """Returns what stands for this rank's rows that `where` leaves out."""
+        passing, share = rows.passing(), self._share
+        count = 0 if passing is None else int((~passing[share.rank :: share.world_size]).sum())
+        return [Skipped.filtered(_UNPLANNED, count)] if count else []
 
 
 def _numbers(plan: GlobalBatches, share: RankShare, first: int, last: int) -> NDArray[np.int64]:

@@ -31,6 +31,12 @@ _NO_SIZES = (
 
 def open_plan(config: LoaderConfig, source: Source) -> PlannedRows | PlannedWalk:
     """Returns the plan for a source, which lists the samples of all ranks. Raises ConfigError if there can be none."""
+    if config.source_type == "mix":
+        from datago_gpu.feeder.planned_mix import PlannedMix
+        from datago_gpu.sources.mix.mix_rows import MixedRowsSource
+
+        assert isinstance(source, MixedRowsSource)
+        return PlannedMix(config, source)
     if isinstance(source, RowsSource):
         return PlannedRows(config, source)
     if isinstance(config.source_config, DataroomSource):

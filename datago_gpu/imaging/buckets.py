@@ -6,7 +6,7 @@ Admission (which knows the size from the header), the plans of lockstep (which k
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 
 from datago_gpu.errors import Rejected
@@ -49,12 +49,21 @@ class BucketChoice:
     """Chooses the bucket of each picture.
 
     tables: the buckets of each resolution, the largest resolution first; none if pictures keep their sizes.
+    needed: bucket -> height and width from which on a picture fills the bucket, where that is more than the bucket's
+    own: there are further, larger views.
     upscale: whether a picture that fills no bucket is enlarged to one of the smallest resolution.
     least_edge: the shortest side that a picture may have.
     """
 
-    def __init__(self, tables: Sequence[BucketTable], *, upscale: bool = True, least_edge: int = 0) -> None:
-        self.tables, self.upscale, self.least_edge = tables, upscale, least_edge
+    def __init__(
+        self,
+        tables: Sequence[BucketTable],
+        *,
+        upscale: bool = True,
+        least_edge: int = 0,
+        needed: Mapping[Size, Size] | None = None,
+    ) -> None:
+        self.tables, self.upscale, self.least_edge, self._needed = tables, upscale, least_edge, needed or {}
         self.sizes: list[Size] = list(dict.fromkeys(chain.from_iterable(table.sizes for table in tables)))
         """(height, width) of each bucket, once: the largest resolution first, of each the widest bucket last."""
 
@@ -79,12 +88,13 @@ class BucketChoice:
         bucket = None
         for table in self.tables:
             bucket = table.nearest(height, width)
-            if height >= bucket[0] and width >= bucket[1]:
+            needed = self.needed(bucket)
+            if height >= needed[0] and width >= needed[1]:
                 return bucket
         if bucket and not self.upscale:
+            high, wide = self.needed(bucket)
             raise Rejected(
-                "too-small",
-                f"{height} x {width} would have to be enlarged to its smallest bucket, {bucket[0]} x {bucket[1]}",
+                "too-small", f"{height} x {width} would have to be enlarged to its smallest bucket, {high} x {wide}"
             )
         return bucket
 
@@ -111,4 +121,9 @@ class BucketChoice:
 
     def enlarges(self, height: int, width: int, bucket: Size) -> bool:
         """Returns whether a picture would have to be enlarged to a bucket although the settings forbid this."""
-        return not self.upscale and (height < bucket[0] or width < bucket[1])
+        needed = self.needed(bucket)
+        return not self.upscale and (height < needed[0] or width < needed[1])
+
+    def needed(self, bucket: Size) -> Size:
+        """Returns the height and the width from which on a picture fills a bucket."""
+        return self._needed.get(bucket, bucket)

@@ -7,8 +7,8 @@ ratios and places, and the same fallback. Only the generator of the random numbe
 from __future__ import annotations
 
 import math
-from random import Random
 
+from datago_gpu.draws import Draws
 from datago_gpu.imaging.geometry import Region, Size, cover_region
 
 __all__ = ["random_cover_region", "random_resized_region"]
@@ -16,14 +16,14 @@ __all__ = ["random_cover_region", "random_resized_region"]
 _TRIES = 10
 
 
-def random_cover_region(height: int, width: int, target: Size, draws: Random) -> Region:
+def random_cover_region(height: int, width: int, target: Size, draws: Draws) -> Region:
     """Returns a region that fills `target` if scaled, as large as possible, at a random place. Not rounded."""
     _, _, high, wide = cover_region(height, width, target)
     return draws.random() * (height - high), draws.random() * (width - wide), high, wide
 
 
 def random_resized_region(
-    height: int, width: int, scale: tuple[float, float], aspect: tuple[float, float], draws: Random
+    height: int, width: int, scale: tuple[float, float], aspect: tuple[float, float], draws: Draws
 ) -> Region:
     """Returns a region of random area, aspect ratio and place, in whole pixels.
 

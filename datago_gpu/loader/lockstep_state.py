@@ -73,6 +73,8 @@ def _further_of_sources(config: LoaderConfig) -> dict[str, Any]:
 def lockstep_state(config: LoaderConfig, order: Mapping[str, Any], resume: Resume) -> dict[str, Any]:
     """Returns the state. order: as the states of other streams have it."""
     listed = resume.listed
+    if config.source_type == "mix" and listed and listed.samples:
+        order = {**order, "source_config": {**order["source_config"], "stretches": msgspec.json.decode(listed.samples)}}
     shown = _Order(
         source_type=order["source_type"],
         source_config=msgspec.json.encode(order["source_config"], order="sorted").decode(),

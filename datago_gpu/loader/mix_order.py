@@ -6,15 +6,15 @@ Weights may change from run to run: the feeder goes on with the new ones (see `s
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from itertools import chain
 from typing import Any
 
 import msgspec
 
 from datago_gpu.config import LoaderConfig, MixSource
+from datago_gpu.sources.mix.mix_listing import parse_stretches, stretches_text
 from datago_gpu.sources.mix.turns import whole_weights
 
-__all__ = ["mix_differences", "mix_order", "mix_weights_changed", "normal_mix"]
+__all__ = ["mix_differences", "mix_order", "normal_mix", "weights_of_state"]
 
 Order = dict[str, Any]
 Normalise = Callable[[Mapping[str, Any]], Order]
@@ -30,6 +30,11 @@ def mix_order(config: LoaderConfig, order_of: Callable[[LoaderConfig], Order]) -
         order = order_of(each)
         shares = {"repeat" if mix.repeats else "weight": mix.weights[len(sources)]}
         shown = {name: order[name] for name in ("source_type", "source_config")}
+        where = part.source_config.where.strip()
+        if (
+            where and not config.lockstep
+        ):  # a place in a mix counts the samples that pass; in lockstep, the order has it
+            shown["where"] = where
         sources.append({"name": part.name, **shown, **shares})
     return {"sources": sources, "stop": "" if mix.repeats else mix.stop}
 
@@ -61,26 +66,28 @@ def mix_differences(theirs: Order, ours: Order, differences: Differences) -> lis
     for one, other in zip(theirs["sources"], ours["sources"], strict=True):
         where = f"source {one['name']!r} of the mix: "
         found += [where + each for each in differences(one, other)]
-        if one.get("repeat") != other.get("repeat"):
-            found.append(f"{where}repeat is {one.get('repeat')} in the state, {other.get('repeat')} here")
+        for name in ("repeat", "where"):
+            if one.get(name) != other.get(name):
+                found.append(f"{where}{name} is {one.get(name)!r} in the state, {other.get(name)!r} here")
     return found
 
 
-def mix_weights_changed(theirs: Order, ours: Order) -> list[str]:
-    """Lists the weights that differ: in lockstep, they may change only where an epoch begins."""
-    weights = [[each.get("weight") for each in mix["sources"]] for mix in (theirs, ours)]
-    if (
-        len(weights[0]) != len(weights[1])
-        or None in chain(*weights)
-        or whole_weights(weights[0]) == whole_weights(weights[1])
-    ):
-        return []
-    return [
-        f"the weight of source {one['name']!r} of the mix is {one['weight']:g} in the state, {other['weight']:g} here, "
-        "and in lockstep weights change only between epochs: finish the epoch with the weights of the state"
-        for one, other in zip(theirs["sources"], ours["sources"], strict=True)
-        if one["weight"] != other["weight"]
-    ][:1]
+def weights_of_state(config: LoaderConfig, given: Order) -> str:
+    """Returns with which weights a state in lockstep was saved, as `stretches_text` writes them; "" if these are the
+    weights of the settings. Raises ConfigError if this is not a state.
+
+    given: what the state has as `source_config`.
+    """
+    mix = config.source_config
+    assert isinstance(mix, MixSource)
+    if mix.repeats:
+        return ""
+    weights = [each["weight"] for each in given["sources"]]
+    known = given.get("stretches") or [[0, weights]]
+    stretches = parse_stretches(msgspec.json.encode(known).decode(), len(mix.sources))
+    if len(stretches) == 1 and whole_weights(stretches[0].weights) == whole_weights(mix.weights):
+        return ""
+    return stretches_text(stretches)
 
 
 def _shown_stop(mix: Order) -> str:

@@ -33,6 +33,8 @@ class _Known(NamedTuple):
     """The number of each row's bucket."""
     order: Callable[[int], NDArray[np.int64]]
     """Epoch -> the rows' numbers in its order."""
+    resumed: Callable[[int, str, Sequence[Taken]], tuple[NDArray[np.int16], NDArray[np.int64]]] | None = None
+    """Of a mix: epoch, weights of the state, and batches taken -> both, with weights that change within the epoch."""
 
 
 class Plans:
@@ -73,7 +75,9 @@ class Plans:
         """
         begin = self._begin()
         epoch = self._current_epoch() if epoch is None else epoch
-        return self._plan().plan(epoch, begin.taken if epoch == begin.position.epoch else ())
+        if epoch != begin.position.epoch:
+            return self._plan().plan(epoch)
+        return self._plan().plan(epoch, begin.taken, begin.listed.samples if begin.listed else "")
 
     def _plan(self) -> Planner:
         config, rows = self._planned()
@@ -153,10 +157,11 @@ class Planner:
             sizes = [size for size, count, full in zip(sizes, self._count(), least, strict=True) if count >= full]
         return [(config.samples_of(size), *size) for size in sizes]
 
-    def plan(self, epoch: int, taken: Sequence[Taken] = ()) -> GlobalBatches:
+    def plan(self, epoch: int, taken: Sequence[Taken] = (), weights: str = "") -> GlobalBatches:
         """Returns the global batches of an epoch. taken: of batches that were taken with other world or batch sizes.
 
-        Raises ConfigError without lockstep, or if more batches were taken than there are.
+        weights: of a mix, with which they were taken: see `weights_of_state`. Raises ConfigError without lockstep, or
+        if more batches were taken than there are.
         """
         from datago_gpu.plan.of_rows import plan_rows
 
@@ -166,6 +171,9 @@ class Planner:
             if not self._are_known():
                 return call_on_thread(self._walk, epoch, place)
             known = self._open()
+            if weights and known.resumed:
+                bucket_of, order = known.resumed(epoch, weights, taken)
+                return plan_rows(self.config, bucket_of, order, place).batches
             return plan_rows(self.config, known.bucket_of, known.order(epoch), place).batches
         except MoreTaken:
             raise ConfigError(f"the rows make fewer batches in epoch {epoch} than were taken: {place}") from None
@@ -202,9 +210,10 @@ class Planner:
 
     def _open_any(self) -> _Known:
         if self.config.source_type == "mix":
-            from datago_gpu.loader.mix_planning import known_mix
+            from datago_gpu.loader.mix_planning import KnownMix
 
-            return _Known(*known_mix(self.config, self._rows))
+            mix = KnownMix(self.config, self._rows)
+            return _Known(mix.bucket_of, mix.order, mix.resumed)
         return self._own_rows(self._rows) if self._rows else call_on_thread(self._open_source)
 
     def _own_rows(self, rows: GivenRows) -> _Known:

@@ -25,7 +25,7 @@ from datago_gpu.config.shards import shown_shards
 from datago_gpu.errors import ConfigError
 from datago_gpu.feeder.wire import Resume
 from datago_gpu.loader.lockstep_state import bucket_settings, is_lockstep, lockstep_state, read_lockstep
-from datago_gpu.loader.mix_order import mix_differences, mix_order, mix_weights_changed, normal_mix
+from datago_gpu.loader.mix_order import mix_differences, mix_order, normal_mix, weights_of_state
 from datago_gpu.sources.reference import ListingDigest, Position
 
 __all__ = ["OnChange", "check_on_change", "resume_from", "state_of"]
@@ -153,12 +153,13 @@ def _lockstep_resume(config: LoaderConfig, state: dict[str, Any], *, accepts: bo
         order["rank"] = order["world_size"] = None
     anywhere = accepts or resume.listed is not None or not resume.taken
     found = _list_differences(theirs, ours, but=_PLACES if anywhere else frozenset())
-    if config.source_type == "mix" and resume.taken:
-        found += mix_weights_changed(theirs["source_config"], ours["source_config"])
     if given["buckets"] != bucket_settings(config):
         found.append(_describe_difference("image_config", given["buckets"], bucket_settings(config)))
     if found:
         raise ConfigError(f"the state belongs to another order of samples: {'; '.join(found)}")
+    if config.source_type == "mix" and resume.taken and resume.listed:
+        text = weights_of_state(config, given["source_config"])
+        resume = msgspec.structs.replace(resume, listed=msgspec.structs.replace(resume.listed, samples=text))
     return msgspec.structs.replace(resume, accepts_change=accepts)
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from datago_gpu.plan.global_batches import GlobalBatches, group
 from datago_gpu.plan.taken import MoreTaken, Taken
 
-__all__ = ["plan_rest"]
+__all__ = ["places_seen", "plan_rest"]
 
 
 def plan_rest(
@@ -36,6 +36,27 @@ def plan_rest(
     rest = group(order, bucket_of, sizes, together)
     _check(steps, len(rest))
     return rest.drop_last(steps) if drop_last else rest
+
+
+def places_seen(
+    order: NDArray[np.int64], bucket_of: NDArray[np.integer], sizes: NDArray[np.int32], taken: Sequence[Taken]
+) -> int:
+    """Returns how long the beginning of `order` is on which the batches taken depend: whatever follows may change.
+
+    All arguments are as for `plan_rest`. Raises MoreTaken.
+    """
+    place_of = np.zeros(len(bucket_of), np.int64)
+    place_of[order] = np.arange(1, len(order) + 1)
+    done, seen, rest = np.zeros(len(bucket_of), np.bool_), 0, order
+    for each, count in taken:
+        batches = group(rest, bucket_of, sizes, each)
+        _check(count, len(batches))
+        rows = batches.taken(count)
+        # The last batch of a bucket, if it is not complete, depends on all of the order.
+        seen = len(order) if count > batches.complete else max(seen, int(place_of[rows].max(initial=0)))
+        done[rows] = True
+        rest = rest[~done[rest]]
+    return seen
 
 
 def _check(taken: int, there: int) -> None:

@@ -27,7 +27,7 @@ def row_buckets(sizes: NDArray[np.integer], choice: BucketChoice) -> NDArray[np.
     """
     found = np.empty(len(sizes), np.int16)
     numbers = {size: number for number, size in enumerate(choice.sizes)}
-    tables = [_Table(table, numbers) for table in choice.tables]
+    tables = [_Table(table, numbers, choice) for table in choice.tables]
     for start in range(0, len(sizes), _AT_ONCE):
         part = slice(start, start + _AT_ONCE)
         found[part] = _choose(sizes[part], tables, choice)
@@ -37,9 +37,9 @@ def row_buckets(sizes: NDArray[np.integer], choice: BucketChoice) -> NDArray[np.
 class _Table:
     """A table of buckets as arrays."""
 
-    def __init__(self, table: BucketTable, numbers: dict[tuple[int, int], int]) -> None:
+    def __init__(self, table: BucketTable, numbers: dict[tuple[int, int], int], choice: BucketChoice) -> None:
         self.aspects = np.array(table.aspects)
-        self.sizes = np.array(table.sizes, np.int32)
+        self.needed = np.array([choice.needed(size) for size in table.sizes], np.int32)
         self.numbers = np.array([numbers[size] for size in table.sizes], np.int64)
         """The number of each bucket in `BucketChoice.sizes`."""
 
@@ -52,18 +52,18 @@ def _choose(sizes: NDArray[np.integer], tables: list[_Table], choice: BucketChoi
     nearest = _nearest(aspect, smallest.aspects)
     found = smallest.numbers[nearest]
     if not choice.upscale:
-        found = np.where(_fills(sizes, smallest.sizes[nearest]), found, TOO_SMALL)
+        found = np.where(_fills(sizes, smallest.needed[nearest]), found, TOO_SMALL)
     for table in reversed(larger):
         nearest = _nearest(aspect, table.aspects)
-        found = np.where(_fills(sizes, table.sizes[nearest]), table.numbers[nearest], found)
+        found = np.where(_fills(sizes, table.needed[nearest]), table.numbers[nearest], found)
     if choice.least_edge:
         found = np.where(np.minimum(height, width) < choice.least_edge, TOO_SMALL, found)
     return np.where(known, found, UNUSABLE)
 
 
-def _fills(sizes: NDArray[np.integer], buckets: NDArray[np.int32]) -> NDArray[np.bool_]:
+def _fills(sizes: NDArray[np.integer], needed: NDArray[np.int32]) -> NDArray[np.bool_]:
     """Returns whether each picture fills its bucket without being enlarged."""
-    return (sizes[:, 0] >= buckets[:, 0]) & (sizes[:, 1] >= buckets[:, 1])
+    return (sizes[:, 0] >= needed[:, 0]) & (sizes[:, 1] >= needed[:, 1])
 
 
 def _nearest(aspect: NDArray[np.float64], aspects: NDArray[np.float64]) -> NDArray[np.int64]:

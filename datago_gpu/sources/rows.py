@@ -84,10 +84,18 @@ class RowsSource(Generic[R]):
         """Returns the rows, which the first call opens."""
         if self._rows is None:
             rows = await self._load()
-            listed = await call_in_thread(None, _planned_digest, rows) if self._lockstep else rows.listed
+            listed = await call_in_thread(None, self._digest, rows)
             self._rows = rows
             self.tally.set(listed)
         return self._rows
+
+    def _digest(self, rows: R) -> ListingDigest:
+        """Returns what a state has of the rows."""
+        return _planned_digest(rows) if self._lockstep else rows.listed
+
+    async def rows_of(self, epoch: int) -> R:  # noqa: ARG002
+        """Returns the rows of an epoch, which are those of `rows` but in a mix."""
+        return await self.rows()
 
     async def count(self) -> int:
         """Returns the number of this rank's rows."""

@@ -242,6 +242,9 @@ def test_what_a_source_leaves_out_takes_no_turn(data: tuple[Path, DataroomServer
     assert Counter(name for name, _, _ in whole) == {"photos": 10, "room": 10}
     for at in (0, 1, 7):
         assert seen(load(config, state=states[at])) == whole[at + 1 :]
+    other = mix_config(folder_of(root / "photos", 1, where='id != "x"'), folder_of(root / "room", 1, name="room"))
+    with pytest.raises(ConfigError, match=r"source 'photos' of the mix: where is .* in the state, .* here"):
+        Loader(other, device="cpu", state=states[0])
 
 
 def test_a_part_that_one_source_has_is_absent_in_samples_of_the_others(data: tuple[Path, DataroomServer]) -> None:
@@ -353,8 +356,33 @@ def test_lockstep_resumes_on_another_number_of_ranks_with_no_sample_twice(tables
     rest = [batch for rank in range(3) for batch in load(lockstep_config(tables, rank, 3, 1), state=state)]
     in_epoch = seen(before + [batch for batch in rest if batch.epoch == 0])
     assert sorted(in_epoch) == sorted(seen([batch for batch in alone if batch.epoch == 0]))
-    with pytest.raises(ConfigError, match="weight of source 'photos' of the mix is 3 in the state, 2 here"):
-        Loader(lockstep_config(tables, 0, 1, 4, (2, 1)), device="cpu", state=state)
+
+
+def test_in_lockstep_new_weights_hold_for_the_rest_of_the_epoch(tables: Path) -> None:
+    """On any number of ranks, after a further resume too; the plan tells of it, and later epochs have them alone."""
+    with Loader(lockstep_config(tables, 0, 1, 4), device="cpu", backend="pillow") as loader:
+        before = [next(loader), next(loader)]
+        state = json.loads(json.dumps(loader.state_dict()))
+    other = (1, 2)
+    with Loader(lockstep_config(tables, 0, 1, 4, other), device="cpu", backend="pillow", state=state) as loader:
+        plan, rest = loader.plan(0), [next(loader)]
+        again = json.loads(json.dumps(loader.state_dict()))
+        rest += list(loader)
+    epoch = seen(before + [batch for batch in rest if batch.epoch == 0])
+    assert len(set(epoch)) == len(epoch)
+    assert len(plan) == 2 + sum(batch.epoch == 0 for batch in rest)
+    assert plan.buckets[2:].tolist() == [list(batch.bucket or ()) for batch in rest if batch.epoch == 0]
+    counts = Counter(name for name, _, _ in epoch)
+    assert counts["rows"] > counts["photos"] / 3 + 4
+    assert {name for name, number, _ in epoch if number == 0} == {"photos", "rows"}
+    fresh = [batch for batch in load(lockstep_config(tables, 0, 1, 4, other)) if batch.epoch == 1]
+    assert lockstep_ids([batch for batch in rest if batch.epoch == 1]) == lockstep_ids(fresh)
+    assert lockstep_ids(load(lockstep_config(tables, 0, 1, 4, other), state=again)) == lockstep_ids(rest[1:])
+    ranks = [load(lockstep_config(tables, rank, 2, 2, other), state=state) for rank in range(2)]
+    assert [sorted(seen(list(parts))) for parts in zip(*ranks, strict=True)] == [sorted(seen([each])) for each in rest]
+    third = load(lockstep_config(tables, 0, 1, 4, (5, 1)), state=again)
+    whole = seen(before + rest[:1] + [batch for batch in third if batch.epoch == 0])
+    assert len(set(whole)) == len(whole)
 
 
 def test_rows_of_the_program_are_a_source_with_lockstep_and_without(

@@ -124,6 +124,27 @@ def test_places_that_are_filled_in_lockstep_draw_as_their_samples_do(root: Path)
             assert numbers(batch.rng(at)) == wanted([(batch.epoch, name)])[batch.epoch, name]
 
 
+def test_samples_of_a_mix_draw_by_the_pass_through_their_own_source(root: Path) -> None:
+    """A small source is seen several times in an epoch, each time with other numbers."""
+    small = root / "small"
+    add_picture(small / "only.jpg")
+    parts = [("large", root, 1), ("small", small, 2)]
+    sources = [
+        {"name": name, "source_type": "file", "source_config": {"root_path": str(path)}, "repeat": times}
+        for name, path, times in parts
+    ]
+    square = {"crop_and_resize": True, "default_image_size": 64, "min_aspect_ratio": 1.0, "max_aspect_ratio": 1.0}
+    config = {"source_type": "mix", "source_config": {"sources": sources}, "image_config": square, "seed": SEED}
+    with Loader(config, device="cpu", backend="pillow") as loader:
+        samples = list(loader.samples())
+    drawn_twice = [numbers(sample.rng()) for sample in samples if sample.mix == "small"]
+    assert len(drawn_twice) == 2
+    assert drawn_twice[0] != drawn_twice[1]
+    for sample in samples:
+        assert sample.pass_number is not None
+        assert numbers(sample.rng()) == wanted([(sample.pass_number, sample.id)])[sample.pass_number, sample.id]
+
+
 def test_a_loader_dataset_draws_as_a_loader_does(root: Path) -> None:
     torch = needs("torch")
     from torch.utils.data import DataLoader

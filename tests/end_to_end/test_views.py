@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import pickle
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +59,10 @@ def config_of(shard: Path, image: dict[str, Any] | None = None, **more: Any) -> 
     )
 
 
-def load(config: LoaderConfig, backend: str = "pillow", **more: Any) -> list[Batch]:
-    with Loader(config, device="cpu", backend=backend, **more) as loader:
+@cache
+def load(config: LoaderConfig, backend: str = "pillow") -> list[Batch]:
+    """What a run delivers, which no test changes: several tests look at the same runs."""
+    with Loader(config, device="cpu", backend=backend) as loader:
         return list(loader)
 
 
@@ -134,7 +137,8 @@ def test_a_resumed_run_shows_the_same_views(shard: Path, stop: int) -> None:
         samples = loader.samples()
         begun = [(each.epoch, each.id) for each in (next(samples) for _ in range(stop))]
         state = json.loads(json.dumps(loader.state_dict()))
-    rest = shown(load(config, state=state))
+    with Loader(config, device="cpu", backend="pillow", state=state) as loader:
+        rest = shown(list(loader))
     assert len(rest) == len(whole) - len(begun)
     assert all(np.array_equal(ours, whole[key][view]) for key, views in rest.items() for view, ours in enumerate(views))
 

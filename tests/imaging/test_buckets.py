@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,6 +11,7 @@ from datago_gpu.config import ImageConfig, LoaderConfig
 from datago_gpu.errors import Rejected
 from datago_gpu.imaging.buckets import MOST_SAMPLES, BucketChoice, by_resolution, samples_within
 from datago_gpu.imaging.geometry import Size
+from datago_gpu.plan.row_buckets import TOO_SMALL, row_buckets
 
 SIDES = st.integers(1, 1500)
 LISTS = st.lists(
@@ -94,6 +96,23 @@ def test_a_listed_size_counts_as_too_small_only_if_a_turned_picture_is_too_small
         choice.choose(500, 400)
     with pytest.raises(Rejected, match="too-small"):
         choice.check_listed(400, 500)
+
+
+@given(SIDES, SIDES)
+def test_with_larger_views_a_picture_must_fill_the_buckets_of_all_views(height: int, width: int) -> None:
+    image = {
+        "crop_and_resize": True,
+        "upscale": False,
+        "views": [{"default_image_size": 256}, {"default_image_size": 512}],
+    }
+    config = LoaderConfig.load({"source_config": {}, "image_config": image})
+    choice = config.bucket_choice()
+    first = ImageConfig(crop_and_resize=True, default_image_size=256).bucket_tables()[0].nearest(height, width)
+    second = config.image_config.view_bucket(1, first)
+    fills = height >= max(first[0], second[0]) and width >= max(first[1], second[1])
+    assert chosen(choice, height, width) == (first if fills else "too-small")
+    numbers = row_buckets(np.array([[height, width]]), choice)
+    assert numbers.tolist() == [choice.sizes.index(first) if fills else TOO_SMALL]
 
 
 def test_batches_of_the_largest_and_the_smallest_bucket() -> None:

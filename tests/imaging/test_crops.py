@@ -86,9 +86,9 @@ def test_what_no_try_fits_is_the_largest_region_of_the_centre(
 
 
 def test_a_run_that_goes_on_with_another_version_sees_the_same_regions() -> None:
-    assert random_resized_region(375, 500, *USUAL, draws_of(0, 0, "a.jpg")) == (81, 76, 258, 202)
+    assert random_resized_region(375, 500, *USUAL, draws_of(0, 0, "a.jpg")) == (9, 280, 282, 217)
     region = random_cover_region(375, 500, (224, 224), draws_of(0, 0, "a.jpg"))
-    assert region == pytest.approx((0, 8.603018834937656, 375, 375))
+    assert region == pytest.approx((0, 5.0517780297349875, 375, 375))
 
 
 SIDES = st.integers(1, 30_000)

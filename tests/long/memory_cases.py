@@ -195,6 +195,8 @@ LOW = {
     "decode_config": {"memory_mb": 64},
     "image_config": SMALL,
 }
+LARGE_VIEW = {"default_image_size": 512, "crop": "random_resized"}
+VIEWS = {**LOW, "image_config": {**SMALL, "dtype": "float32", "views": [LARGE_VIEW] * 4 + [{"crop": "random"}] * 4}}
 MASKS = {**LOW, "decode_config": {"memory_mb": 400}}
 LISTS = {**LOW, "samples_buffer_mb": 60, "decode_config": {"memory_mb": 250}}
 SIDE = 9990
@@ -208,6 +210,8 @@ DALI = 1142 - 1024
 
 CASES = {
     "ordinary pictures": Case(folder("ordinary", 90, "RGB", 600, "JPEG"), {"image_config": SMALL}),
+    "ordinary pictures, 8 views": Case(folder("ordinary", 90, "RGB", 600, "JPEG"), VIEWS),
+    "the same 8 views, DALI": Case(folder("ordinary", 90, "RGB", 600, "JPEG"), VIEWS, "dali"),
     "400 payloads of 64 KB that unpack to 63 MiB": Case(
         payloads(bomb, 400, headers={"Content-Encoding": "gzip"}), {"image_config": SMALL}
     ),

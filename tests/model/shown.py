@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import partial
 from hashlib import blake2b
-from random import Random
+from itertools import count
 
 from datago_gpu.config import ImageConfig
 from tests.support.resized_crop import resized_crop
@@ -14,14 +16,21 @@ Shown = tuple[tuple[float, float, float, float], bool]
 """(top, left, height, width) in pixels of the picture, and whether mirrored."""
 
 
+def numbers(words: bytes) -> Iterator[float]:
+    """Random numbers from 0 to 1: eight from each hash, the last one first."""
+    for block in count():
+        digest = blake2b(words, digest_size=64, salt=block.to_bytes(16, "little")).digest()
+        for at in range(56, -1, -8):
+            yield (int.from_bytes(digest[at : at + 8], "little") >> 11) / 2**53
+
+
 def shown_of(
     image: ImageConfig, key: tuple[int, int, str, int], size: tuple[int, int], target: tuple[int, int]
 ) -> Shown:
     """image: the settings of the view. key: seed, epoch of the sample, id, number of the view. target: the size of its
     pixels."""
     seed, epoch, name, view = key
-    digest = blake2b(f"{seed} {epoch} {view} {name}".encode(), digest_size=16).digest()
-    draw = Random(int.from_bytes(digest, "little")).random
+    draw = partial(next, numbers(f"{seed} {epoch} {view} {name}".encode()))
     flipped = draw() < image.flip
     height, width = size
     if not image.crop_and_resize:

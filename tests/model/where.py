@@ -28,6 +28,9 @@ def chosen_by_where(config: LoaderConfig, order: Order, of_all_ranks: Order) -> 
     def marked(entry: Item | Lost) -> Item | Lost:
         if isinstance(entry, Lost) or entry.is_lacking:
             return entry
+        captions = getattr(config.source_config, "captions", "")
+        if entry.skipped and captions and entry.flaw != "no-caption":  # the caption is read after the image
+            return entry
         record = dict.fromkeys(names) | json.loads(entry.attributes) | {"id": entry.id, "path": entry.id}
         return entry if evaluate(tree, record) else replace(entry, skipped=FILTERED)
 

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from datago_gpu.errors import Rejected
 from datago_gpu.imaging.buckets import BucketChoice
 from datago_gpu.imaging.geometry import BucketTable
-from datago_gpu.plan.chain import plan_rest
+from datago_gpu.plan.chain import places_seen, plan_rest
 from datago_gpu.plan.global_batches import GlobalBatches, gathered, group
 from datago_gpu.plan.row_buckets import TOO_SMALL, UNUSABLE, row_buckets
 from datago_gpu.plan.stream_planner import Planned, StreamPlanner
-from datago_gpu.plan.taken import MoreTaken, continued
+from datago_gpu.plan.taken import MoreTaken, Taken, continued
 from datago_gpu.sources.shuffle import permutation
 
 SIZES = np.array([(64, 64), (32, 128), (32, 32)], np.int32)
@@ -205,3 +205,24 @@ def test_a_million_rows_are_planned_in_a_second_of_this_processor(together: Toge
     spent = time.thread_time() - clock
     assert plan.real_places.sum() == len(sizes)
     assert spent < 4, "usually 0.4 s: four times the second that is promised, for loaded machines"
+
+
+@given(rows_of, stops, st.integers(0, 3))
+def test_batches_taken_depend_only_on_the_places_seen(buckets: list[int], taken: list[Taken], seed: int) -> None:
+    """Whatever the rest of the order becomes, the batches taken are the same."""
+    order, bucket_of = permutation(len(buckets), seed, 0), np.array(buckets, np.int16)
+    try:
+        seen = places_seen(order, bucket_of, SIZES, taken)
+    except MoreTaken:
+        return
+    for other in (order[:seen], np.concatenate([order[:seen], np.sort(order[seen:])])):
+        assert _taken_rows(other, bucket_of, taken) == _taken_rows(order, bucket_of, taken)
+
+
+def _taken_rows(order: NDArray[np.int64], bucket_of: NDArray[np.int16], taken: list[Taken]) -> list[list[int]]:
+    found: list[list[int]] = []
+    for each, count in taken:
+        batches = group(order, bucket_of, SIZES, each)
+        found.append(batches.taken(count).tolist())
+        order = order[~np.isin(order, found[-1])]
+    return found

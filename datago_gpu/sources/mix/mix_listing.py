@@ -10,7 +10,16 @@ from msgspec import Struct
 from datago_gpu.errors import ConfigError, DatagoError
 from datago_gpu.sources.reference import Counted, ListingDigest, Source, Tally
 
-__all__ = ["MixListing", "MixTally", "PassLengths", "Stretch", "named", "no_samples"]
+__all__ = [
+    "MixListing",
+    "MixTally",
+    "PassLengths",
+    "Stretch",
+    "named",
+    "no_samples",
+    "parse_stretches",
+    "stretches_text",
+]
 
 PassLengths = list[tuple[Counted, Counted]]
 """The number of samples of passes that have ended, in their order, and how many passes in a row have that number.
@@ -24,6 +33,24 @@ class Stretch(Struct, frozen=True, array_like=True):
     """The index of the first sample."""
     weights: list[float | int]
     """Of each source. Only the ratios matter."""
+
+
+def stretches_text(stretches: Sequence[Stretch]) -> str:
+    """Returns the weights of an epoch as text: JSON."""
+    return msgspec.json.encode(list(stretches)).decode()
+
+
+def parse_stretches(text: str, count: int) -> list[Stretch]:
+    """Returns the weights of an epoch; none of an empty text. count: of sources. Raises ConfigError."""
+    if not text:
+        return []
+    try:
+        found = msgspec.json.decode(text, type=list[Stretch])
+    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        raise ConfigError(f"this is not the state of a mix: {error}") from error
+    if any(len(each.weights) != count for each in found):
+        raise ConfigError(f"this is not the state of a mix of {count} sources")
+    return found
 
 
 class SourceListing(Struct, frozen=True, omit_defaults=True):

@@ -13,7 +13,7 @@ from datago_gpu.sources.mix.mix_listing import PassLengths, Stretch
 from datago_gpu.sources.mix.turns import Turns, whole_weights
 from datago_gpu.sources.reference import Counted, PartlyDone, Position
 
-__all__ = ["Place", "add_pass", "first_passes", "parse_places", "places_at", "stretches_from"]
+__all__ = ["Place", "add_pass", "changed_from", "first_passes", "parse_places", "places_at", "stretches_from"]
 
 
 class Place(Struct, array_like=True):
@@ -53,7 +53,12 @@ def stretches_from(known: Sequence[Stretch], weights: Sequence[float], start: Po
     last = max((last for _, last in start.done), default=-1) if isinstance(start, PartlyDone) else start.index - 1
     if last >= maxsize - 1:  # samples of an earlier epoch, which goes no further
         return list(known)
-    return [*(each for each in known if each.start <= last), Stretch(last + 1, list(weights))]
+    return changed_from(known, weights, last + 1)
+
+
+def changed_from(known: Sequence[Stretch], weights: Sequence[float], start: int) -> list[Stretch]:
+    """Returns the weights of an epoch in which `weights` hold from sample number `start` on."""
+    return [*(each for each in known if each.start < start), Stretch(start, list(weights))]
 
 
 def places_at(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
 from hashlib import blake2b
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from msgspec import structs
@@ -13,11 +14,12 @@ from datago_gpu.config import LoaderConfig, MixSource
 from datago_gpu.errors import ConfigError, DatagoError, SourceError
 from datago_gpu.eventloop import call_in_thread
 from datago_gpu.sources.mix.mix_classes import check_mixed_classes
-from datago_gpu.sources.mix.mix_listing import named, no_samples
+from datago_gpu.sources.mix.mix_listing import Stretch, named, no_samples, stretches_text
 from datago_gpu.sources.mix.turns import pass_number
 from datago_gpu.sources.order import RankShare, renumber
 from datago_gpu.sources.reference import ListingDigest, Refs, SampleRef, Skipped, Source
 from datago_gpu.sources.rows import Numbers, Rows, RowsSource
+from datago_gpu.sources.tally import Known
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,6 +60,33 @@ class MixedRowsSource(RowsSource["MixedRows"]):
         assert isinstance(config.source_config, MixSource)
         self._mix, self._sources = config.source_config, sources
         super().__init__(config, self._open, "rows of the mix", shuffled=False, split="shuffled")
+        self.tally = self._compared = MixKnown("rows of the mix")
+        self._changed: dict[int, MixedRows] = {}
+        """Epoch -> its rows, for epochs in which weights change."""
+
+    def _digest(self, rows: MixedRows) -> ListingDigest:
+        """Returns a digest of the rows of all sources and their sizes, which no weight changes."""
+        found = blake2b(digest_size=_DIGEST_BYTES)
+        for name, source in self._sources.items():
+            listed = source.tally.listed
+            assert listed is not None
+            found.update(f"{name}\0{listed.count}\0{listed.digest}\0".encode())
+        return structs.replace(rows.listed, digest=found.hexdigest())
+
+    async def change(self, epoch: int, stretches: Sequence[Stretch]) -> None:
+        """Sets the weights of an epoch, which may change within it."""
+        rows = await self.rows()
+        counts = {name: len(each) for name, each in rows.kept.items()}
+        mixture = await call_in_thread(None, mixture_of, self._mix, counts, stretches)
+        self._changed = {epoch: MixedRows(rows.kept, mixture)}
+        self._compared.stretches = stretches_text(stretches)
+
+    async def rows_of(self, epoch: int) -> MixedRows:
+        """See `RowsSource.rows_of`."""
+        if epoch in self._changed:
+            return self._changed[epoch]
+        self._compared.stretches = ""
+        return await self.rows()
 
     async def _open(self) -> MixedRows:
         rows: dict[str, Rows] = {}
@@ -74,22 +103,40 @@ class MixedRowsSource(RowsSource["MixedRows"]):
 
     async def order(self, epoch: int) -> NDArray[np.int64]:
         """See `RowsSource.order`: the numbers of occurrences."""
-        rows = await self.rows()
+        rows = await self.rows_of(epoch)
         mixture, orders = rows.mixture, {}
-        for number, source in enumerate(self._sources.values()):
+        for number, (name, source) in enumerate(self._sources.items()):
             for before in range(mixture.passes[number]):
                 order = await source.order(pass_number(epoch, before))
-                orders[number, before] = rows.kept[number].places_of(order)
+                orders[number, before] = rows.kept[name].places_of(order)
         rows.epoch = epoch
         return await call_in_thread(None, mixture.order, lambda number, before: orders[number, before])
 
 
-def mixture_of(mix: MixSource, counts: Mapping[str, int]) -> Mixture:
-    """Returns the order of sources with these numbers of rows. Raises SourceError if one has no row."""
+class MixKnown(Known):
+    """Compares the rows of a mix. Its digests have the weights of the current epoch, if they change within it."""
+
+    stretches = ""
+    """See `stretches_text`; empty for the weights of the settings."""
+
+    @property
+    def listed(self) -> ListingDigest | None:
+        """Returns the digest of all rows."""
+        listed = super().listed
+        return structs.replace(listed, samples=self.stretches) if listed and self.stretches else listed
+
+
+def mixture_of(mix: MixSource, counts: Mapping[str, int], stretches: Sequence[Stretch] = ()) -> Mixture:
+    """Returns the order of sources with these numbers of rows. Raises SourceError if one has no row.
+
+    stretches: the weights of the epoch; none: those of the settings.
+    """
     from datago_gpu.sources.mix.mixture import Mixture  # imports numpy
 
     try:
-        return Mixture(list(counts.values()), mix.weights, mix.stop, repeats=mix.repeats)
+        weights = stretches[-1].weights if stretches else mix.weights
+        before = [(behind.start - each.start, each.weights) for each, behind in pairwise(stretches)]
+        return Mixture(list(counts.values()), weights, mix.stop, repeats=mix.repeats, before=before)
     except ValueError as problem:
         name = list(counts)[problem.args[0]]
         raise SourceError(no_samples(name)) from None
@@ -134,18 +181,14 @@ class MixedRows:
     """The occurrences of the rows of several sources. Implements `Rows`."""
 
     def __init__(self, rows: Mapping[str, KeptRows], mixture: Mixture) -> None:
-        self._rows, self.mixture = rows, mixture
-        self.kept = list(rows.values())
+        self.kept, self.mixture = rows, mixture
         self.epoch = 0
         """The epoch that is read."""
 
     @property
     def listed(self) -> ListingDigest:
-        """See `Rows.listed`."""
-        found = blake2b(digest_size=_DIGEST_BYTES)
-        for name, rows in self._rows.items():
-            found.update(f"{name}\0{len(rows.rows)}\0{rows.rows.listed.digest}\0".encode())
-        return ListingDigest(sum(len(rows.rows) for rows in self.kept), found.hexdigest(), whole=True)
+        """See `Rows.listed`: `MixedRowsSource` has the digest."""
+        return ListingDigest(sum(len(rows.rows) for rows in self.kept.values()), "", whole=True)
 
     def __len__(self) -> int:
         return self.mixture.occurrences
@@ -154,13 +197,13 @@ class MixedRows:
         """See `Rows.sizes`: sources that know none have 0."""
         import numpy as np
 
-        found = [rows.sizes() for rows in self.kept]
+        found = [rows.sizes() for rows in self.kept.values()]
         if all(sizes is None for sizes in found):
             return None
         return self.mixture.repeat(
             [
                 np.zeros((len(rows), 2), np.int32) if sizes is None else sizes
-                for rows, sizes in zip(self.kept, found, strict=True)
+                for rows, sizes in zip(self.kept.values(), found, strict=True)
             ]
         )
 
@@ -171,7 +214,7 @@ class MixedRows:
     def left_out(self, share: RankShare) -> list[Skipped]:
         """Returns what stands for the rows of a rank's share that `where` leaves out, for each source."""
         counts = {name: int((~rows.passing[share.rank :: share.world_size]).sum())
-                  for name, rows in self._rows.items() if rows.passing is not None}  # fmt: skip
+                  for name, rows in self.kept.items() if rows.passing is not None}  # fmt: skip
         return [
             structs.replace(Skipped.filtered(-1, count), where=name, mix=name)
             for name, count in counts.items()
@@ -180,7 +223,7 @@ class MixedRows:
 
     def sizes_by_source(self) -> dict[str, NDArray[np.int32] | None]:
         """Returns name of a source -> height and width of each of its rows, (N, 2), or None."""
-        return {name: rows.sizes() for name, rows in self._rows.items()}
+        return {name: rows.sizes() for name, rows in self.kept.items()}
 
     async def read(self, numbers: Numbers) -> Refs:
         """See `Rows.read`."""
@@ -190,7 +233,7 @@ class MixedRows:
         of_source = self.mixture.sources_of(wanted)
         async with AsyncExitStack() as stack:
             readers: list[AsyncGenerator[SampleRef | Skipped, None]] = []
-            for number, (name, rows) in enumerate(self._rows.items()):
+            for number, (name, rows) in enumerate(self.kept.items()):
                 mine = wanted[of_source == number]
                 reader = self._read_source(name, rows, self.mixture.rows_of(number, mine))
                 readers.append(await stack.enter_async_context(aclosing(reader)))

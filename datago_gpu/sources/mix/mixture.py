@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from datago_gpu.sources.mix.turns import Turns
+from datago_gpu.sources.mix.turns import Turns, whole_weights
 
 __all__ = ["Mixture", "Occurrence", "turn_sequence"]
 
@@ -34,28 +34,30 @@ class Mixture:
     """Orders the rows of several sources.
 
     counts: number of rows of each source. weights: of each source. repeats: whether an epoch ends after `weights`
-    passes through each source; if not, it ends as `stop` says. Raises ValueError if a source with a weight has no row.
+    passes through each source; if not, it ends as `stop` says. before: number of samples and weights of each stretch of
+    the epoch with other weights, before `weights` hold. Raises ValueError if a source with a weight has no row.
     """
 
     def __init__(
-        self, counts: Sequence[int], weights: Sequence[float], stop: Literal["first", "all"], *, repeats: bool
+        self,
+        counts: Sequence[int],
+        weights: Sequence[float],
+        stop: Literal["first", "all"],
+        *,
+        repeats: bool,
+        before: Sequence[tuple[int, Sequence[float]]] = (),
     ) -> None:
-        used = [number for number, weight in enumerate(weights) if weight]
-        empty = [number for number in used if not counts[number]]
-        if empty:
-            raise ValueError(empty[0])
-        shares = [count * int(weight) for count, weight in zip(counts, weights, strict=True)] if repeats else weights
-        turns = Turns(shares)
-        total = sum(turns.weights)
+        for each in (*(earlier for _, earlier in before), weights):
+            empty = [number for number, weight in enumerate(each) if weight and not counts[number]]
+            if empty:
+                raise ValueError(empty[0])
         if repeats:
-            length = sum(int(share) for share in shares)
+            shares = [count * int(weight) for count, weight in zip(counts, weights, strict=True)]
+            sequence = turn_sequence(shares, sum(shares))
         else:
-            ends = [-(-(counts[at] + 1) * total // turns.weights[at]) for at in used]
-            length = min(ends) if stop == "first" else max(ends)
-        sequence = turn_sequence(shares, length)
-        if not repeats:
-            ends = [int(np.flatnonzero(sequence == at)[counts[at]]) for at in used if _has(sequence, at, counts[at])]
-            sequence = sequence[: min(ends) if stop == "first" else max(ends)]
+            parts = [turn_sequence(earlier, length) for length, earlier in before]
+            given = np.bincount(np.concatenate([*parts, np.empty(0, np.uint8)]), minlength=len(counts)).tolist()
+            sequence = np.concatenate([*parts, _to_the_end(counts, weights, stop, given)])
         self._sequence, self._counts = sequence, list(counts)
         self._taken: list[int] = np.bincount(sequence, minlength=len(counts)).tolist()
         passes = [-(-taken // max(1, count)) for taken, count in zip(self._taken, counts, strict=True)]
@@ -108,9 +110,25 @@ class Mixture:
         return np.asarray(np.searchsorted(self._starts, numbers, side="right") - 1)
 
 
-def _has(sequence: NDArray[np.uint8], number: int, place: int) -> bool:
-    """Returns whether a source has more than `place` turns."""
-    return int((sequence == number).sum()) > place
+def _to_the_end(
+    counts: Sequence[int], weights: Sequence[float], stop: Literal["first", "all"], given: Sequence[int]
+) -> NDArray[np.uint8]:
+    """Returns the turns up to the end of an epoch. given: samples that each source has given before."""
+    used = [number for number, weight in enumerate(weights) if weight]
+    left = {number: counts[number] - given[number] for number in used}
+    takes_last = min if stop == "first" else max
+    if stop == "all":
+        unseen = {number: samples for number, samples in left.items() if samples >= 0}
+        if unseen:
+            left = unseen
+        else:  # the epoch goes on only to the end of the next pass
+            left, takes_last = {number: -given[number] % counts[number] for number in used}, min
+    whole = whole_weights(weights)
+    bounds = [-(-(samples + 1) * sum(whole) // whole[number]) for number, samples in left.items()]
+    sequence = turn_sequence(weights, takes_last(bounds))
+    turns = {number: np.flatnonzero(sequence == number) for number in left}
+    ends = [int(turns[number][samples]) for number, samples in left.items() if len(turns[number]) > samples]
+    return sequence[: takes_last(ends)]
 
 
 def turn_sequence(weights: Sequence[float], length: int) -> NDArray[np.uint8]:

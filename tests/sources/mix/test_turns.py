@@ -89,45 +89,69 @@ def _rows(epoch_seed: int, counts: list[int]) -> dict[tuple[int, int], NDArray[n
 def test_a_planned_epoch_is_the_one_that_turns_give(
     counts: list[int], data: st.DataObject, stop: Literal["first", "all"], repeats: bool, seed: int
 ) -> None:
-    """Passes begin when a source has no more, and the epoch ends where `stop` or `repeat` says."""
-    weights = data.draw(st.lists(st.integers(1, 4), min_size=len(counts), max_size=len(counts)))
-    mixture = Mixture(counts, weights, stop, repeats=repeats)
-    rows = _rows(seed, counts)
-    order = mixture.order(lambda number, before: rows[number, before]).tolist()
-    turns = Turns([count * weight for count, weight in zip(counts, weights, strict=True)] if repeats else weights)
-    given, expected = [0] * len(counts), []
-    while (number := turns.next()) >= 0:
-        before, place = divmod(given[number], counts[number])
-        if given[number] and not place and repeats and before == weights[number]:
-            turns.finished[number] = True
-            continue
-        if not repeats and _is_over(given, counts, number, stop):
-            break
-        expected.append((number, before, int(rows[number, before][place])))
-        turns.take(number)
-        given[number] += 1
-    assert [tuple(mixture.locate(occurrence)) for occurrence in order] == expected
-    assert len(mixture) == len(order) == len(set(order))
-    assert mixture.sources_of(np.array(order, np.int64)).tolist() == [number for number, _, _ in expected]
-    assert all(occurrence < mixture.occurrences for occurrence in order)
+    """Passes begin when a source has no more, and the epoch ends where `stop` or `repeat` says. Weights may change."""
+    drawn = st.lists(st.integers(1 if repeats else 0, 4), min_size=len(counts), max_size=len(counts)).filter(any)
+    weights, before = data.draw(drawn), []
+    rows, walk = _rows(seed, counts), _Walk(counts, stop)
     if repeats:
-        assert given == [count * weight for count, weight in zip(counts, weights, strict=True)]
-    elif stop == "all":
-        assert all(count <= taken for count, taken in zip(counts, given, strict=True))
+        expected = walk.passes(weights)
     else:
-        assert all(count >= taken for count, taken in zip(counts, given, strict=True))
-        assert any(count == taken for count, taken in zip(counts, given, strict=True))
+        for _ in range(data.draw(st.integers(0, 2))):
+            earlier = data.draw(drawn)
+            length = walk.go_on(earlier, data.draw(st.integers(0, 20)))
+            before.append((length, earlier))
+        if walk.has_ended:
+            return
+        walk.go_on(weights)
+        expected = walk.found
+    mixture = Mixture(counts, weights, stop, repeats=repeats, before=before)
+    order = mixture.order(lambda number, before: rows[number, before]).tolist()
+    wanted = [(number, before, int(rows[number, before][place])) for number, before, place in expected]
+    assert [tuple(mixture.locate(occurrence)) for occurrence in order] == wanted
+    assert len(mixture) == len(order) == len(set(order))
+    assert mixture.sources_of(np.array(order, np.int64)).tolist() == [number for number, _, _ in wanted]
+    assert all(occurrence < mixture.occurrences for occurrence in order)
 
 
-def _is_over(given: list[int], counts: list[int], number: int, stop: str) -> bool:
-    """Whether the epoch ends where this source would give the next sample."""
-    if given[number] < counts[number]:
-        return False
-    ended = [
-        taken > count or (taken == count and at == number)
-        for at, (taken, count) in enumerate(zip(given, counts, strict=True))
-    ]
-    return stop == "first" or all(ended)
+class _Walk:
+    """Takes turns one by one, and keeps (source, passes before, place in the pass)."""
+
+    def __init__(self, counts: list[int], stop: str) -> None:
+        self._counts, self._stop = counts, stop
+        self._before, self._place = [0] * len(counts), [0] * len(counts)
+        self.found: list[tuple[int, int, int]] = []
+        self.has_ended = False
+
+    def go_on(self, weights: list[int], most: int = 10**6) -> int:
+        """Returns the number of samples given, at most `most`, with these weights."""
+        turns = Turns(weights)
+        for count in range(most):
+            number = turns.next()
+            if self._place[number] == self._counts[number]:
+                self._before[number], self._place[number] = self._before[number] + 1, 0
+                drawn = [before for before, weight in zip(self._before, weights, strict=True) if weight]
+                if self._stop == "first" or all(drawn):
+                    self.has_ended = True
+                    return count
+            self._give(number, turns)
+        return most
+
+    def passes(self, most: list[int]) -> list[tuple[int, int, int]]:
+        """Returns the samples of so many passes through each source."""
+        turns = Turns([count * times for count, times in zip(self._counts, most, strict=True)])
+        while (number := turns.next()) >= 0:
+            if self._place[number] == self._counts[number]:
+                self._before[number], self._place[number] = self._before[number] + 1, 0
+            if self._before[number] == most[number]:
+                turns.finished[number] = True
+            else:
+                self._give(number, turns)
+        return self.found
+
+    def _give(self, number: int, turns: Turns) -> None:
+        self.found.append((number, self._before[number], self._place[number]))
+        self._place[number] += 1
+        turns.take(number)
 
 
 def test_a_source_without_rows_is_named_unless_its_weight_is_0() -> None:
