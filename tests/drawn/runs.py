@@ -103,7 +103,8 @@ class Run:
         try:
             return self._within(what, take), ""
         except DatagoError as error:
-            return None, type(error).__name__
+            # That nothing passes is a ConfigError if no sample has a name that the expression uses.
+            return None, "SourceError" if "source_config.where" in str(error) else type(error).__name__
 
     def _end(self, error: str) -> bool:
         """Nothing may come any more. What is bad has been told of. False."""
