@@ -14,7 +14,7 @@ from datago_gpu.feeder import wire
 from datago_gpu.feeder.decoding.decode_pool import Pool
 from datago_gpu.feeder.handle import Feeder
 from datago_gpu.loader.steps import progress_of
-from datago_gpu.sources.reference import Skipped
+from datago_gpu.sources.reference import FILTERED_IN_MIX, Skipped
 from datago_gpu.sources.user.row_wire import Form
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ class Supervisor:
         """Records skips as done. Returns those that no feeder before has reported."""
         new = [skip for skip in skipped if _key(skip) not in self._told]
         self._done.skip(new)
-        self._told |= {_key(skip) for skip in new if not self._done.covers(skip)}
+        self._told |= {_key(skip) for skip in new if not self._done.covers(skip) and not _is_filtered_in_mix(skip)}
         return new
 
     def cause_of(self, failed: wire.Failed) -> BaseException | None:
@@ -149,6 +149,12 @@ class Supervisor:
     def _close_pool(self) -> None:
         if self._pool:
             self._pool.close()
+
+
+def _is_filtered_in_mix(skip: Skipped) -> bool:
+    """Returns whether `where` of a source of a mix leaves samples out, which have no number in the mix. They are too
+    many to be kept; after a crash, some are counted twice."""
+    return skip.is_filtered and skip.index == FILTERED_IN_MIX
 
 
 def _key(skip: Skipped) -> _Key:

@@ -13,6 +13,7 @@ from datago_gpu.sources.sample_info import SampleInfo
 __all__ = [
     "BAD_ATTRIBUTES",
     "FILTERED",
+    "FILTERED_IN_MIX",
     "FURTHER_IMAGES",
     "Counted",
     "Flaw",
@@ -144,6 +145,8 @@ class SampleRef(Struct):
         return printable_path(self.path) if self.path else printable(url.partition("?")[0])
 
 
+FILTERED_IN_MIX = -1
+"""The index of what stands for samples that `where` of a source of a mix leaves out: in the mix they have no number."""
 FILTERED = "filtered"
 """The reason of samples that the setting `where` leaves out. They are not bad, and are counted apart."""
 

@@ -60,6 +60,12 @@ class SourceListing(Struct, frozen=True, omit_defaults=True):
     lengths: PassLengths = []
     """Of the passes of this epoch."""
 
+    def counts_of_pass(self, before: int) -> str:
+        """Returns `ListingDigest.samples` of the pass that follows so many others; "" if `listed` is of another one:
+        each pass has its own order of shards."""
+        is_current = before == sum(times for _, times in self.lengths)
+        return self.listed.samples if self.listed and is_current else ""
+
 
 class MixListing(Struct, frozen=True):
     """What a state has of a mix, for one epoch."""

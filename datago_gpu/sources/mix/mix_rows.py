@@ -37,6 +37,8 @@ __all__ = [
 ]
 
 _DIGEST_BYTES = 8
+_UNPLANNED = -2
+"""The index of what stands for rows that `where` leaves out, as in any plan."""
 
 
 def open_mixed_rows(config: LoaderConfig, sources: Mapping[str, Source]) -> MixedRowsSource:
@@ -216,7 +218,7 @@ class MixedRows:
         counts = {name: int((~rows.passing[share.rank :: share.world_size]).sum())
                   for name, rows in self.kept.items() if rows.passing is not None}  # fmt: skip
         return [
-            structs.replace(Skipped.filtered(-1, count), where=name, mix=name)
+            structs.replace(Skipped.filtered(_UNPLANNED, count), where=name, mix=name)
             for name, count in counts.items()
             if count
         ]

@@ -23,7 +23,7 @@ from datago_gpu.sources.mix.mix_places import (
 from datago_gpu.sources.mix.passes import Passes
 from datago_gpu.sources.mix.sample_counts import count_samples
 from datago_gpu.sources.mix.turns import Turns
-from datago_gpu.sources.reference import PartlyDone, Position, Refs, SampleRef, Skipped, Source
+from datago_gpu.sources.reference import FILTERED_IN_MIX, PartlyDone, Position, Refs, SampleRef, Skipped, Source
 
 __all__ = ["Mix"]
 
@@ -92,7 +92,9 @@ class Mix:
             places = places_at(stretches, start.index, lengths, passes)
         self.tally.stretches = stretches
         self.tally.lengths = [first_passes(each, place.before) for each, place in zip(lengths, places, strict=True)]
-        listed = [each.listed for each in state.sources] or [None] * len(names)
+        counted = [each.counts_of_pass(place.before) for each, place in zip(state.sources, places, strict=False)] or [
+            ""
+        ] * len(names)
         found = [
             Passes(
                 part.name,
@@ -100,10 +102,10 @@ class Mix:
                 self.tally,
                 start.epoch,
                 place,
-                digest.samples if digest else "",
+                samples,
                 filters=bool(part.source_config.where.strip()),
             )
-            for part, place, digest in zip(self._mix.sources, places, listed, strict=True)
+            for part, place, samples in zip(self._mix.sources, places, counted, strict=True)
         ]
         return _Epoch(self.tally, found, places, start.index, passes)
 
@@ -206,7 +208,7 @@ def _without_number(sample: Skipped, passes: Passes) -> Skipped:
         return structs.replace(sample, mix=passes.name)
     where = f"{passes.name} {passes.number}:{sample.index}"  # distinguishes it from others
     passes.pass_over(sample)
-    return structs.replace(sample, index=-1, where=where, mix=passes.name)
+    return structs.replace(sample, index=FILTERED_IN_MIX, where=where, mix=passes.name)
 
 
 def _named(sample: SampleRef | Skipped, passes: Passes) -> SampleRef | Skipped:

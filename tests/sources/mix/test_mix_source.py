@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import aclosing
 from fractions import Fraction
+from pathlib import Path
 from random import Random
 from typing import Any, Literal
 
@@ -17,11 +18,14 @@ from hypothesis import strategies as st
 
 from datago_gpu.config import LoaderConfig
 from datago_gpu.errors import ConfigError, SourceError
+from datago_gpu.sources import open_source
+from datago_gpu.sources.http.http_client import HttpClient
 from datago_gpu.sources.mix.mix_source import Mix
 from datago_gpu.sources.mix.turns import pass_number, passes_before, whole_weights
-from datago_gpu.sources.reference import ListingDigest, PartlyDone, Position, Refs, SampleRef, Skipped, Tally
+from datago_gpu.sources.reference import ListingDigest, PartlyDone, Position, Refs, SampleRef, Skipped, Source, Tally
 from datago_gpu.sources.sample_info import SampleInfo
 from datago_gpu.sources.tally import Passed, Walked
+from tests.support.shards import tar_bytes
 
 ALL = 10**6
 BEGIN = Position()
@@ -113,7 +117,7 @@ def seen(sample: SampleRef | Skipped) -> Any:
     return sample.info.mix, sample.info.pass_number, sample.id
 
 
-async def walk(mix: Mix, start: Position, most: int = ALL) -> list[tuple[Any, str, ListingDigest]]:
+async def walk(mix: Source, start: Position, most: int = ALL) -> list[tuple[Any, str, ListingDigest]]:
     """What each sample is, its cursor, and what was listed by then. Losses, which have no number, are left out."""
     found: list[tuple[Any, str, ListingDigest]] = []
     async with aclosing(mix.refs(start)) as refs:
@@ -124,7 +128,9 @@ async def walk(mix: Mix, start: Position, most: int = ALL) -> list[tuple[Any, st
                 continue
             assert sample.index == start.index + len(found)
             cursor = sample.cursor if isinstance(sample, SampleRef) else ""
-            found.append((seen(sample), cursor, mix.tally.listed))
+            listed = mix.tally.listed
+            assert listed is not None
+            found.append((seen(sample), cursor, listed))
             if len(found) == most:
                 break
     return found
@@ -295,3 +301,34 @@ def test_a_small_source_repeated_often_keeps_the_state_small() -> None:
     assert len(found[-1][2].samples) < 300
     assert samples(mix_of([Fake("a", 3000, walked=False), Fake("b", 1, walked=False)], [1, 1]),
                    resumed(5990, "", found[5995][2]), 5) == [each for each, _, _ in found[5990:5995]]  # fmt: skip
+
+
+@pytest.mark.timeout(120)
+def test_passes_of_shuffled_shards_resume_anywhere(tmp_path: Path) -> None:
+    """Each pass has its own order of shards: a state saved in the next pass says nothing of the shards of this one."""
+    for number, count in enumerate([1, 4, 2, 3]):
+        files = [(f"{number}-{at}.jpg", b"x") for at in range(count)]
+        (tmp_path / f"{number}.tar").write_bytes(tar_bytes(files))
+    names = [f"{at}.jpg" for at in range(14)]
+    for name in names:
+        (tmp_path / name).touch()
+    shards = {"url": str(tmp_path), "random_sampling": True, "shuffle_buffer": 2, "interleave": 2}
+    sources = [
+        {"name": "photos", "source_type": "file", "source_config": {"root_path": str(tmp_path)}},
+        {"name": "shards", "source_type": "webdataset", "weight": 2, "source_config": shards},
+    ]
+    config = LoaderConfig.load({"source_type": "mix", "source_config": {"sources": sources, "stop": "all"}})
+
+    async def run() -> None:
+        async with HttpClient(config.http_config) as http:
+            found = await walk(open_source(config, http), Position())
+            whole = [each for each, _, _ in found]
+            assert len(set(whole)) == len(whole) > 40
+            for index, (_, cursor, _) in enumerate(found):
+                listed = found[min(len(found) - 1, index + 6 * (index % 3))][2]
+                mix = open_source(config, http)
+                mix.tally.expect(listed, accepts=False)
+                again = await walk(mix, resumed(index, cursor if index % 2 else "", listed), 12)
+                assert [each for each, _, _ in again] == whole[index : index + 12], index
+
+    asyncio.run(run())
