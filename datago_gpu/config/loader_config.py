@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 import msgspec
 from msgspec import Meta
 
+from datago_gpu.config.batch_sizes import BatchSizes
 from datago_gpu.config.dataroom import DataroomSource
 from datago_gpu.config.decode_config import DecodeConfig
 from datago_gpu.config.file import read_config
@@ -25,19 +26,14 @@ from datago_gpu.config.mix import PLAIN_SOURCES, MixSource, PlainSource
 from datago_gpu.config.ranks import find_ranks, log_once
 from datago_gpu.config.sections import make_record, refuse_unknown_keys
 from datago_gpu.config.settings import Count, Natural, Settings, json_value
-from datago_gpu.config.source_views import SourceViews
 from datago_gpu.errors import ConfigError
-from datago_gpu.imaging.buckets import MOST_SAMPLES, BucketChoice, samples_within
-from datago_gpu.imaging.geometry import Size
 
 __all__ = ["SOURCES", "ConfigLike", "LoaderConfig"]
-
-_BATCH_SIZE = 32
 
 ConfigLike: TypeAlias = "LoaderConfig | Mapping[str, Any] | str | bytes | os.PathLike[str]"
 
 
-class LoaderConfig(SourceViews, frozen=True, kw_only=True):
+class LoaderConfig(BatchSizes, frozen=True, kw_only=True):
     """Everything a Loader needs to know.
 
     Attributes:
@@ -115,8 +111,6 @@ class LoaderConfig(SourceViews, frozen=True, kw_only=True):
     image_config: ImageConfig = ImageConfig()
     http_config: HttpConfig = HttpConfig()
     decode_config: DecodeConfig = DecodeConfig()
-    batch_size: Annotated[int, Meta(ge=1, le=MOST_SAMPLES)] = _BATCH_SIZE
-    batch_pixels: Count | None = None
     limit: Count | None = None
     epochs: Count | None = 1
     seed: Natural = 0
@@ -198,7 +192,7 @@ class LoaderConfig(SourceViews, frozen=True, kw_only=True):
         if self.http_config.download_processes and self.source_type != "db":
             return ("http_config.download_processes works only for a Dataroom (source_type 'db'): set it to 0 with "
                     f"source_type {self.source_type!r}")  # fmt: skip
-        if self.batch_pixels and (problem := self._pixels_problem()):
+        if problem := self._pixels_problem():
             return problem
         if self.lockstep and (problem := lockstep_problem(self)):
             return problem
@@ -211,48 +205,11 @@ class LoaderConfig(SourceViews, frozen=True, kw_only=True):
             return f"rank ({rank}) must be below world_size ({world_size}); ranks count from 0"
         return None
 
-    def _pixels_problem(self) -> str | None:
-        image = self.image_config
-        if self.batch_size != _BATCH_SIZE:
-            return (f"batch_pixels ({self.batch_pixels}) and batch_size ({self.batch_size}) both say how many samples "
-                    "a batch has: leave one of the two out")  # fmt: skip
-        if not image.crop_and_resize or image.mixed_buckets:
-            given = "mixed_buckets true" if image.crop_and_resize else "crop_and_resize false"
-            return (f"batch_pixels counts samples by the bucket of a batch, and with image_config.{given} a batch has "
-                    "none: set crop_and_resize to true and mixed_buckets to false, or use batch_size")  # fmt: skip
-        return None
-
-    def bucket_choice(self) -> BucketChoice:
-        """Returns what chooses the bucket of each image: of several views, that of the first."""
-        image, edge = self.image_config.of_view(0), max(0, self.source_config.min_short_edge)
-        tables = image.bucket_tables() if image.crop_and_resize else []
-        needed = self.image_config.sizes_needed(tables) if self.image_config.views else None
-        return BucketChoice(tables, upscale=image.upscale, least_edge=edge, needed=needed)
-
     @property
     def wants_sizes(self) -> bool:
         """Whether the sizes that a source lists are used."""
         too_small = self.source_config.min_short_edge > 0 and self.source_type != "db"  # a Dataroom filters by it
         return self.lockstep or not self.image_config.upscale or too_small
-
-    def samples_of(self, bucket: Size | None) -> int:
-        """Returns the number of samples in a full batch of a bucket."""
-        return samples_within(self.batch_pixels, bucket) if self.batch_pixels and bucket else self.batch_size
-
-    @property
-    def most_samples(self) -> int:
-        """The number of samples in the batch that has the most."""
-        return max(map(self.samples_of, self.bucket_choice().sizes)) if self.batch_pixels else self.batch_size
-
-    @property
-    def least_samples(self) -> int:
-        """The number of samples in the full batch that has the fewest."""
-        return min(map(self.samples_of, self.bucket_choice().sizes)) if self.batch_pixels else self.batch_size
-
-    @property
-    def most_batch_pixels(self) -> int:
-        """The number of pixels in the batch that has the most. Only with `crop_and_resize`."""
-        return max(height * width * self.samples_of((height, width)) for height, width in self.bucket_choice().sizes)
 
     @property
     def draws_from_server(self) -> bool:

@@ -159,8 +159,7 @@ class LockstepProduction:
         for skipped in filled.skipped:
             await self._skip(skipped, epoch)
         behind = Position(epoch, (step.number + 1) * self._stride)
-        mark = Mark(behind, step.listed, samples=len(step.places))
-        await self._packer.send(filled.samples, epoch, mark, self._stages.counts, filled.fills)
+        await self._packer.send(filled.samples, epoch, Mark(behind, step.listed), self._stages.counts, filled.fills)
         self._sent += len(step.places)
         self._outcomes, self._bytes = [], 0
 

@@ -167,11 +167,11 @@ def step_of(
 def planned(sample: SampleRef | Skipped, step: Step, at: int, stride: int) -> SampleRef | Skipped:
     """Returns sample number `at` of a step, with its number in the rank's order and its planned bucket.
 
-    stride: how many numbers each step has; the places of a small batch leave some of them unused.
+    stride: how many numbers each step has; of these, a batch with fewer places has the last ones.
     """
     if isinstance(sample, SampleRef):
         sample.bucket = step.bucket
-    return renumber(sample, step.number * stride + step.first_places[at])
+    return renumber(sample, (step.number + 1) * stride - len(step.places) + step.first_places[at])
 
 
 class Unplanned:

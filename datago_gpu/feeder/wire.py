@@ -93,8 +93,6 @@ class Mark(Struct, frozen=True):
     """The listing's digest at the last sample that was sent or skipped by now."""
     carried: list[Carried] = []
     """The samples of earlier epochs that waited when this epoch began. Set in the first batch of an epoch only."""
-    samples: int = 0
-    """In lockstep: the number of samples in the batch."""
 
 
 class Start(Struct, frozen=True):

@@ -20,7 +20,7 @@ class Steps:
 
     def __init__(self, config: LoaderConfig, resume: Resume) -> None:
         self._stride, self._resume = config.most_samples, resume
-        self._together, self._samples = together_of(config), 0
+        self._together, self._of_batch = together_of(config), 0
         self.epoch = resume.position.epoch
         """The current epoch."""
         self._begin_epoch(resume)
@@ -31,7 +31,7 @@ class Steps:
 
     def begin(self, mark: Mark) -> None:
         """Starts a batch with this mark."""
-        self._samples = mark.samples
+        self._of_batch = 0
         if mark.resume_at.epoch != self.epoch:
             self.epoch = mark.resume_at.epoch
             self._begin_epoch(Resume())
@@ -47,12 +47,12 @@ class Steps:
     def deliver(self, numbers: Sequence[Number], failures: int = 0) -> None:
         """Records samples delivered to the user. failures: how many of them only fill places."""
         self.delivered += len(numbers) - failures
+        self._of_batch += len(numbers)
         last = numbers[-1]
         assert isinstance(last, int)
-        step, place = divmod(last, self._stride)
-        if place + 1 == self._samples:
-            self._steps = step + 1
-            self._places += self._samples
+        if (last + 1) % self._stride == 0:
+            self._steps = (last + 1) // self._stride
+            self._places += self._of_batch
 
     def resume(self) -> Resume:
         """Returns where to resume."""

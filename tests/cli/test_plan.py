@@ -36,6 +36,19 @@ def test_a_plan_is_printed_and_saved(table: Path, tmp_path: Path) -> None:
         assert arrays["left_out"].tolist() == []
 
 
+def test_a_plan_of_batches_by_pixels_is_as_wide_as_its_largest_batch(table: Path, tmp_path: Path) -> None:
+    out = tmp_path / "plan.npz"
+    source = ["--source-type", "table", "--path", str(table), "--world-size", "2", "--batch-pixels", "8000"]
+    result = CliRunner().invoke(plan, [*FLAGS, *source, "--out", str(out)], catch_exceptions=False)
+    assert "1 x 64 x 64" in result.output
+    assert "2 x 80 x 48" in result.output
+    assert "2 ranks, up to 4 samples in each step" in result.output
+    with np.load(out) as arrays:
+        assert arrays["counts"].tolist() == [2, 2, 2, 4]
+        assert arrays["rows"].tolist() == [[1, 2, -1, -1], [4, 5, -1, -1], [7, 8, -1, -1], [0, 3, 6, 9]]
+        assert arrays["real"].tolist()[0] == [True, True, False, False]
+
+
 def test_sources_that_lockstep_cannot_plan_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="datago-gpu index CONFIG"):
         CliRunner().invoke(plan, ["--root-path", str(tmp_path)], catch_exceptions=False)

@@ -39,6 +39,14 @@ def test_the_defaults_are_those_of_the_guide() -> None:
     assert dense.total == sum(sum(each.values()) for each in parts)
 
 
+def test_batches_by_pixels_take_what_the_largest_ones_take() -> None:
+    """64 samples of 256 x 256 count where samples are meant, and 4 of 1024 x 1024 where pixels are."""
+    image = {"image_config": {"buckets": [[1024, 1024], [256, 256]]}}
+    found = sum_of(FILES, DENSE, image, {"batch_pixels": 4 << 20})
+    assert found.shared["decoded batches"] == (1 + 2 + 2) * (4 << 20) * 3
+    assert found.trainer["attributes and latents of these batches"] == 5 * 20 * 4 * MiB
+
+
 def test_decode_processes_take_the_decoding_from_the_trainer() -> None:
     of_processes = sum_of(FILES, DENSE, {"decode_config": {"processes": 3}})
     of_threads = sum_of(FILES, DENSE, {"decode_config": {"processes": 0, "threads": 3}})

@@ -26,7 +26,7 @@ from datago_gpu.plan.global_batches import GlobalBatches
 from datago_gpu.plan.of_rows import bucket_numbers, plan_rows
 from datago_gpu.plan.repeat import repeat
 from datago_gpu.plan.taken import Taken as Part
-from datago_gpu.plan.taken import continued
+from datago_gpu.plan.taken import continued, together_of
 from datago_gpu.sources.reference import ListingDigest, Position, Refs, SampleRef, Skipped
 from datago_gpu.sources.rows import Numbers, RowsSource
 from datago_gpu.sources.sample_info import SampleInfo
@@ -154,25 +154,26 @@ def run(
 
 
 def plan_of(config: LoaderConfig, rows: Pictures, epoch: int, taken: Sequence[Part] = ()) -> GlobalBatches:
-    together = config.batch_size * config.rank_and_world_size()[1]
-    order = permutation(len(rows), config.seed, epoch)
-    return plan_rows(config, bucket_numbers(config, rows.sizes()), order, continued(taken, together)).batches
+    order, taken = permutation(len(rows), config.seed, epoch), continued(taken, together_of(config))
+    return plan_rows(config, bucket_numbers(config, rows.sizes()), order, taken).batches
 
 
 numbers = st.sets(st.integers(0, COUNT - 1), max_size=8)
+batches = st.integers(1, 4).map(lambda count: {"batch_size": count}) | st.sampled_from(
+    [{"batch_pixels": pixels} for pixels in (1, 8000, 12_000)]
+)
+"""How many samples a batch has: with 8000 pixels, 1 of 64 x 64 and 2 of the two other buckets; with 12,000, 2 and 3."""
 
 
 @FAST
-@given(numbers, numbers, numbers, st.integers(1, 3), st.integers(1, 4), st.booleans(), st.integers(0, 9))
+@given(numbers, numbers, numbers, st.integers(1, 3), batches, st.booleans(), st.integers(0, 9))
 def test_all_ranks_deliver_the_plan_whatever_is_bad(
-    root: Path, missing: set[int], undecodable: set[int], nameless: set[int], world_size: int, batch_size: int,
+    root: Path, missing: set[int], undecodable: set[int], nameless: set[int], world_size: int, batch: dict[str, int],
     drop_last: bool, timing: int,
 ) -> None:  # fmt: skip
     rows = Pictures(root, missing, nameless)
     bad = {str(number) for number in missing | undecodable | nameless}
-    ranks = [
-        config_of(rank, world_size, batch_size=batch_size, epochs=2, drop_last=drop_last) for rank in range(world_size)
-    ]
+    ranks = [config_of(rank, world_size, **batch, epochs=2, drop_last=drop_last) for rank in range(world_size)]
     taken = [
         run(config, rows, undecodable={str(number) for number in undecodable}, timing=timing + rank)
         for rank, config in enumerate(ranks)
@@ -185,10 +186,11 @@ def test_all_ranks_deliver_the_plan_whatever_is_bad(
         for rank in range(world_size):
             found = taken[rank].batches[number]
             assert found[:2] == (epoch, tuple(plans[epoch].buckets[at].tolist()))
-            wanted = plans[epoch].rows[at, rank::world_size].tolist()
-            real = plans[epoch].real[at, rank::world_size].tolist()
+            there = plans[epoch].step(at)
+            wanted = plans[epoch].places[there][rank::world_size].tolist()
+            real = plans[epoch].real_places[there][rank::world_size].tolist()
             good = {str(row) for row in wanted} - bad
-            assert len(found[2]) == batch_size
+            assert len(found[2]) == len(wanted) == ranks[0].samples_of(found[1])
             for (id_, is_real), row, was_real in zip(found[2], wanted, real, strict=True):  # type: ignore[misc]
                 assert is_real == (was_real and str(row) not in bad)  # type: ignore[has-type]
                 assert id_ == str(row) if str(row) in good else id_ in (good or bad)
@@ -202,18 +204,18 @@ def test_all_ranks_deliver_the_plan_whatever_is_bad(
 @FAST
 @given(
     numbers,
-    st.lists(st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(0, 4)), max_size=3),
+    st.lists(st.tuples(st.integers(1, 3), batches, st.integers(0, 4)), max_size=3),
     st.integers(0, 9),
 )
 def test_a_stopped_epoch_goes_on_with_any_number_of_ranks(
-    root: Path, missing: set[int], runs: list[tuple[int, int, int]], timing: int
+    root: Path, missing: set[int], runs: list[tuple[int, dict[str, int], int]], timing: int
 ) -> None:
-    """Whatever the world size and the batch size of each run: together, they bring each row once."""
+    """Whatever the world size and the size of the batches of each run: together, they bring each row once."""
     rows, seen, skips, resume = Pictures(root, missing), Counter[str](), Counter[str](), Resume()
-    for world_size, batch_size, stop in [*runs, (2, 2, COUNT)]:
+    for world_size, batch, stop in [*runs, (2, {"batch_size": 2}, COUNT)]:
         behind = []
         for rank in range(world_size):
-            config = config_of(rank, world_size, batch_size=batch_size)
+            config = config_of(rank, world_size, **batch)
             taken = run(config, rows, resume, timing=timing)
             kept = min(stop, len(taken.batches))
             seen.update(id_ for _, _, ids in taken.batches[:kept] for id_, real in ids if real)  # type: ignore[misc, has-type]
@@ -289,6 +291,20 @@ def test_a_limit_counts_whole_batches_also_after_a_resume(root: Path) -> None:
     assert len(whole.batches) == 2
     assert run(config, rows, whole.resumes[1]).batches == whole.batches[1:]
     assert run(config, rows, whole.resumes[2]).batches == []
+
+
+@pytest.mark.parametrize("walked", [False, True])
+def test_a_limit_ends_a_run_by_pixels_at_the_first_batch_that_exceeds_the_limit(root: Path, *, walked: bool) -> None:
+    rows, limit = Pictures(root), 17
+    endless = run(config_of(batch_pixels=12_000, epochs=3), rows, walked=walked)
+    config = config_of(batch_pixels=12_000, limit=limit, epochs=None)
+    whole = run(config, rows, walked=walked)
+    lengths = [len(batch[2]) for batch in endless.batches]
+    fitting = sum(sum(lengths[: number + 1]) <= limit for number in range(len(lengths)))
+    assert {2, 3} == set(lengths)
+    assert whole.batches == endless.batches[:fitting]
+    for number in range(fitting + 1):
+        assert run(config, rows, whole.resumes[number], walked=walked).batches == whole.batches[number:]
 
 
 def test_a_batch_that_exceeds_the_arena_is_an_error_that_names_the_setting(tmp_path: Path) -> None:

@@ -32,13 +32,50 @@ def after(config: LoaderConfig, resume: Resume, batches: int, epoch: int = 0) ->
     first = resume.taken[-1][1] if resume.taken and resume.taken[-1][0] == together(config) else 0
     for number in range(first, first + batches):
         behind = (number + 1) * config.batch_size
-        steps.begin(Mark(Position(epoch, behind), LISTED, samples=config.batch_size))
+        steps.begin(Mark(Position(epoch, behind), LISTED))
         steps.deliver(range(behind - config.batch_size, behind))
     return steps.resume()
 
 
 def together(config: LoaderConfig) -> int:
     return config.batch_size * config.rank_and_world_size()[1]
+
+
+def test_with_batches_by_pixels_the_state_has_pixels_and_ranks_in_place_of_a_number() -> None:
+    image = {"buckets": [[512, 512], [256, 256]]}
+    config = config_of(1, 4, batch_pixels=4 * 512 * 512, image=image)
+    steps, stride = Steps(config, Resume()), config.most_samples
+    assert stride == 16
+    for number, samples in enumerate([4, 16]):
+        behind = (number + 1) * stride
+        steps.begin(Mark(Position(0, behind), LISTED))
+        steps.deliver(range(behind - samples, behind - 1))
+        assert sum(count for _, count in steps.resume().taken) == number
+        steps.deliver([behind - 1])
+    state = json.loads(json.dumps(state_of(config, steps.resume())))
+    assert (state["taken"], state["delivered"]) == ([[[1048576, 4], 2]], 80)
+    assert resume_from(config, state).taken == [((1048576, 4), 2)]
+    other = resume_from(config_of(0, 2, batch_size=6, image=image), state)
+    assert after(config_of(0, 2, batch_size=6, image=image), other, 3).taken == [((1048576, 4), 2), (12, 3)]
+    for wrong in ([[0, 4], 2], [[1048576, 0], 2], [[1048576], 2], [[1048576, 4, 1], 2]):
+        with pytest.raises(ConfigError, match="not the state of a Loader"):
+            resume_from(config, {**state, "taken": [wrong]})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"image": {"resolutions": [512, 1024]}},
+        {"image": {"buckets": [[512, 512]]}},
+        {"image": {"upscale": False}},
+    ],
+)
+def test_a_state_of_other_buckets_is_refused(change: dict[str, Any]) -> None:
+    state = state_of(config_of(), after(config_of(), Resume(), 2))
+    with pytest.raises(ConfigError, match="image_config is"):
+        resume_from(config_of(**change), state)
+    own = state_of(config_of(**change), after(config_of(**change), Resume(), 2))
+    assert resume_from(config_of(**change), json.loads(json.dumps(own))).taken == [(32, 2)]
 
 
 @given(st.lists(st.tuples(st.integers(1, 4), st.integers(1, 5), st.integers(0, 9)), max_size=5))
@@ -74,7 +111,7 @@ def test_a_state_has_the_same_keys_before_the_first_batch_and_in_every_epoch() -
 def test_a_batch_counts_once_all_of_its_samples_are_delivered() -> None:
     config = config_of(batch_size=3)
     steps = Steps(config, Resume())
-    steps.begin(Mark(Position(0, 3), LISTED, samples=3))
+    steps.begin(Mark(Position(0, 3), LISTED))
     for number in range(2):
         steps.deliver([number])
         assert steps.resume().taken == []
@@ -122,9 +159,9 @@ def test_what_is_no_state_is_a_config_error(given_values: dict[str, Any]) -> Non
 def test_a_skip_is_kept_until_its_epoch_is_over() -> None:
     steps = Steps(config_of(batch_size=2), Resume())
     skip = Skipped(0, "a", "", "missing", epoch=0)
-    steps.begin(Mark(Position(0, 2), LISTED, samples=2))
+    steps.begin(Mark(Position(0, 2), LISTED))
     assert not steps.covers(skip)
-    steps.begin(Mark(Position(1, 2), LISTED, samples=2))
+    steps.begin(Mark(Position(1, 2), LISTED))
     assert steps.covers(skip)
     assert msgspec.structs.replace(skip, epoch=1).epoch == steps.epoch
 

@@ -57,6 +57,10 @@ def planner(config: LoaderConfig, rows: object = None) -> Planner:
         (3, {"drop_last": True}, 0, []),
         (1, {"limit": 11}, 2, [(4, 64, 64), (4, 48, 80)]),
         (1, {"epochs": None}, 6, [(4, 64, 64), (4, 48, 80)]),
+        (1, {"batch_size": 32, "batch_pixels": 12_000}, 9, [(2, 64, 64), (3, 48, 80)]),
+        (2, {"batch_size": 32, "batch_pixels": 12_000}, 5, [(2, 64, 64), (3, 48, 80)]),
+        (2, {"batch_size": 32, "batch_pixels": 12_000, "drop_last": True}, 3, [(2, 64, 64), (3, 48, 80)]),
+        (1, {"batch_size": 32, "batch_pixels": 12_000, "limit": 8}, 3, [(2, 64, 64), (3, 48, 80)]),
     ],
 )
 def test_the_length_is_that_of_an_epoch(
