@@ -10,6 +10,8 @@ from itertools import groupby
 from operator import attrgetter
 from typing import Any, TypeVar
 
+from msgspec import structs
+
 from datago_gpu.config import LoaderConfig
 from datago_gpu.config.limits import Limits
 from datago_gpu.errors import Rejected, SourceError
@@ -272,4 +274,6 @@ class Fetcher:
 
 def _chosen(ref: SampleRef, sample: Admitted) -> Outcome:
     """Returns the sample, or what stands for it if `where` leaves it out because of its caption."""
-    return Skipped.filtered(ref.index) if ref.passes and not ref.passes(ref) else sample
+    if ref.passes and not ref.passes(ref):
+        return structs.replace(Skipped.filtered(ref.index), mix=ref.info.mix)
+    return sample

@@ -110,7 +110,8 @@ class Where:
 
 
 class _Record:
-    """What is known of a sample, by name. What the source itself says comes before an attribute of the same name."""
+    """What is known of a sample, by name. What the source itself says comes before an attribute of the same name, but
+    for `label`: there, the attribute may be the name of the class."""
 
     def __init__(self, sample: SampleRef) -> None:
         self._sample = sample
@@ -130,12 +131,16 @@ class _Record:
             case "source" | "duplicate_state":
                 value = getattr(info, name)
                 return self._of_attributes().get(name) if value in ("", None) else value
+            case "label":
+                given = self._of_attributes().get(name)
+                return info.label if given is None and (info.label or 0) >= 0 else given
         return self._of_attributes().get(name)
 
     def names(self) -> Sequence[str]:
         """Returns the names of the attributes."""
-        sizes = ["height", "width"] if all(self._sample.size) else []
-        return [*self._of_attributes(), *sizes]
+        others = ["label"] if self._sample.info.label is not None else []
+        others += ["height", "width"] if all(self._sample.size) else []
+        return [*self._of_attributes(), *others]
 
     def _of_attributes(self) -> dict[str, Any]:
         if self._attributes is None:

@@ -254,3 +254,33 @@ def test_an_expression_that_cannot_be_read_is_refused_at_once() -> None:
 def test_an_index_holds_what_where_leaves_out(world: World, tmp_path: Path) -> None:
     summary = make(world.config("webdataset", "k > 5"), tmp_path / "x.arrow")
     assert summary.rows == COUNT
+
+
+def test_a_class_is_known_by_its_number(tmp_path: Path) -> None:
+    for name in ("cat", "dog", "emu"):
+        add_picture(tmp_path / "photos" / name / "x.jpg")
+    source = {"root_path": str(tmp_path / "photos"), "labels": "folder"}
+    config = {"source_type": "file", "source_config": source, "batch_size": 4}
+    make(config, tmp_path / "index.arrow")
+    index = {"source_type": "table", "source_config": {"path": str(tmp_path / "index.arrow")}, "batch_size": 4}
+    for each in (config, index):
+        each = {**each, "source_config": {**each["source_config"], "where": "label in (0, 2)"}}
+        with Loader(each, device="cpu", backend="pillow") as loader:
+            (batch,) = loader
+        assert batch.ids == ["cat/x.jpg", "emu/x.jpg"]
+        assert batch.labels.tolist() == [0, 2]
+
+
+def test_lockstep_goes_on_with_other_ranks_and_leaves_out_the_same(world: World) -> None:
+    more = {"lockstep": True, "batch_size": 2, "source": {"world_size": 2, "random_sampling": True}}
+    seen: list[str] = []
+    for rank in (0, 1):
+        more["source"]["rank"] = rank
+        with world.loader("index", WHERE, **more) as loader:
+            seen += next(loader).ids
+            state = loader.state_dict()
+    alone = {**more, "batch_size": 3, "source": {"random_sampling": True, "rank": 0, "world_size": 1}}
+    with world.loader("index", WHERE, state=json.loads(json.dumps(state)), **alone) as loader:
+        rest = [sample.id for sample in loader.samples() if sample.real]
+        assert loader.stats().filtered == FILTERED
+    assert sorted(seen + rest) == PASSING

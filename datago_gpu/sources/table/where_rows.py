@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["passing_rows"]
 
-_COLUMNS = ["id", "width", "height", "source", "tags", "attributes"]
+_COLUMNS = ["id", "width", "height", "source", "tags", "attributes", "label"]
 """The columns of an index that `where` can name, or that hold what it names."""
 
 
@@ -65,5 +65,5 @@ def _rows_of(batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:
 
 def _sample_of(row: dict[str, Any]) -> SampleRef:
     text, _ = check_attributes((row["attributes"] or "{}").encode("utf-8", "surrogatepass"))
-    info = SampleInfo(row["id"] or "", row["source"] or "", text, row["tags"] or [])
+    info = SampleInfo(row["id"] or "", row["source"] or "", text, row["tags"] or [], label=row["label"])
     return SampleRef(0, info, size=(row["height"] or 0, row["width"] or 0))
