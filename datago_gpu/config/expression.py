@@ -48,6 +48,11 @@ _MEANT = {"=": "==", "=>": ">=", "=<": "<=", "<>": "!=", "&": "and", "&&": "and"
 _LOWER_CASE = ("AND", "OR", "NOT", "IN", "IS", "NULL")
 """Words of SQL that are allowed in lower case."""
 _LONGEST = 100_000
+_DEEPEST = 200
+"""The most levels of an expression: Python allows only so many calls within one another."""
+_MOST_NAMES = 1000
+"""The most places of an expression that name a column: pyarrow crashes at some thousands."""
+_BY_IN = 'compare one column with many values by in ("a", "b")'
 _ALLOWED = (
     'allowed are comparisons (==, !=, <, <=, >, >=), in ("a", "b"), not in, "a" in NAME, is null, is not null, and, '
     "or, not, parentheses, numbers, texts in quotes, true, false, names, and "
@@ -127,7 +132,12 @@ def parse_expression(text: str) -> Expression:
             tree = ast.parse(joined, mode="eval")
         if "#" in joined:
             _refuse_comments(joined)
-        return _parse(tree.body, joined)
+        _refuse_depth(tree)
+        expression = _parse(tree.body, joined)
+        count = sum(1 for _ in columns_in(expression))
+        if count > _MOST_NAMES:
+            raise ExpressionError(f"it names columns {count:,} times, at most {_MOST_NAMES:,} are allowed: {_BY_IN}")
+        return expression
     except SyntaxError as error:
         place = max(0, (error.offset or 1) - 1)
         near = joined[place:][:20] or "the end"
@@ -145,6 +155,18 @@ def _refuse_comments(text: str) -> None:
         if token.type == tokenize.COMMENT:
             place = f"{token.string[:40]!r} (character {token.start[1] + 1})"
             raise ExpressionError(f"{place} is a comment, which is not allowed; {_ALLOWED}")
+
+
+def _refuse_depth(tree: ast.AST) -> None:
+    """Raises ExpressionError if too many parts of an expression lie within one another."""
+    level, depth = [tree], 0
+    while level:
+        level, depth = [inner for node in level for inner in ast.iter_child_nodes(node)], depth + 1
+        if depth > _DEEPEST:
+            raise ExpressionError(
+                f"more than {_DEEPEST} parts of it lie within one another (not, and, or, parentheses): write it with "
+                "fewer levels"
+            )
 
 
 def columns_in(expression: Expression) -> Iterator[Column]:

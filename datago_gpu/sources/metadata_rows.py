@@ -12,6 +12,7 @@ import logging
 import posixpath
 import re
 from collections.abc import Iterable, Iterator
+from threading import Lock
 from typing import Any
 
 import msgspec
@@ -25,6 +26,8 @@ log = logging.getLogger("datago_gpu")
 
 _FILE_NAME = "file_name"
 _LONGEST_FIELD = 1024 * 1024
+_field_limit = Lock()
+"""Whoever has the lock may change the longest field of module csv, which all threads have in common."""
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
 _TRUTH = {"true": True, "false": False}
 
@@ -92,7 +95,8 @@ def _csv_rows(name: str, content: bytes) -> Iterator[tuple[int, dict[str, Any]]]
     """Yields the rows of a CSV file. A column's values are numbers, or true and false, if all of them are."""
     try:
         text = content.decode("utf-8-sig")
-        header, *rows = _split(text)
+        with _field_limit:
+            header, *rows = _split(text)
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise SourceError(f"{name}, line {line}: the text is not UTF-8: save it as UTF-8") from None

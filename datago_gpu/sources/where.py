@@ -70,10 +70,11 @@ class Where:
             self._warn()
 
     def _note_names(self, record: _Record) -> None:
-        for name in [name for name in self._lacking if record.get(name) is not None]:
+        names = record.names()
+        for name in [name for name in self._lacking if name in names or record.get(name) is not None]:
             del self._lacking[name]
         if len(self._seen) < _MOST_NAMES:
-            self._seen |= dict.fromkeys(record.names())
+            self._seen |= dict.fromkeys(names)
         if self.judged == _JUDGED_FROM or (self.judged == _SOON and not self.passed):
             self._warn()
 

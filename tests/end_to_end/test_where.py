@@ -284,3 +284,14 @@ def test_lockstep_goes_on_with_other_ranks_and_leaves_out_the_same(world: World)
         rest = [sample.id for sample in loader.samples() if sample.real]
         assert loader.stats().filtered == FILTERED
     assert sorted(seen + rest) == PASSING
+
+
+def test_a_name_whose_value_is_null_in_all_samples_is_not_misspelt(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    add_picture(tmp_path / "a.jpg")
+    (tmp_path / "a.json").write_text('{"licence": null}')
+    source = {"root_path": str(tmp_path), "captions": "json", "where": "licence is null"}
+    with caplog.at_level(logging.WARNING), Loader({"source_type": "file", "source_config": source}) as loader:
+        assert [sample.id for sample in loader.samples()] == ["a.jpg"]
+    assert not caplog.records

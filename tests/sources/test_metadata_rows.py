@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -160,3 +161,11 @@ def test_a_path_that_leaves_the_folder_is_a_row_without_an_image(tmp_path: Path)
     rows = [{"file_name": name} for name in ("../a.jpg", "/etc/passwd", "file:///etc/passwd", "b.jpg")]
     (tmp_path / "sub" / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
     assert described(tmp_path) == ({"a.jpg": None, "sub/b.jpg": {}}, {"no-image": 3})
+
+
+def test_many_csv_files_with_long_fields_at_once() -> None:
+    """The longest field of module csv belongs to all threads."""
+    content = b"file_name,text\n" + b"".join(b"%d.jpg,%s\n" % (at, b"y" * 200_000) for at in range(20))
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(lambda number: parse_metadata(f"{number}.csv", content), range(24)))
+    assert all(len(rows) == 20 for rows in found)

@@ -175,3 +175,21 @@ def test_a_column_that_is_there_twice_is_named() -> None:
 def test_any_text_is_a_filter_or_refused(text: str) -> None:
     with suppress(ExpressionError):
         parse_expression(text)
+
+
+def test_an_expression_of_many_parts() -> None:
+    """pyarrow crashes with some thousands of them, but takes as many values."""
+    table = pa.table({"n": [1, 2]})
+    for text in (" or ".join(["n == 1"] * 1000), f"n in ({', '.join(map(str, range(3, 15_000)))}, 1)"):
+        expression, _ = filter_for(parse_expression(text), table.schema)
+        assert table.filter(expression)["n"].to_pylist() == [1]
+    with pytest.raises(ExpressionError, match="names columns 1,001 times, at most 1,000 are allowed"):
+        parse_expression(" and ".join(["n == 1"] * 1001))
+
+
+def test_an_expression_of_many_levels() -> None:
+    table = pa.table({"n": [1, 2]})
+    expression, _ = filter_for(parse_expression("not " * 190 + "n == 1"), table.schema)
+    assert table.filter(expression)["n"].to_pylist() == [1]
+    with pytest.raises(ExpressionError, match="more than 200 parts of it lie within one another"):
+        parse_expression("not " * 900 + "n == 1")
