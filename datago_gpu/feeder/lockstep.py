@@ -46,7 +46,7 @@ class LockstepProduction:
         self._packer, self._arena = packer, Limits.of(config).arena
         self._stages = Stages(config, source, fetcher, packer)
         self._planned = open_plan(config, source)
-        self._together, self._stride = together_of(config), config.most_samples
+        self._together, self._stride, self._least = together_of(config), config.most_samples, config.least_samples
         self._steps: deque[Step] = deque()
         """The steps whose samples are listed and not all sent."""
         self._outcomes: list[Outcome] = []
@@ -94,7 +94,7 @@ class LockstepProduction:
 
     def _limit_reached(self) -> bool:
         left = self._left()
-        return self._planned.limited or (left is not None and left < self._config.least_samples)
+        return self._planned.limited or (left is not None and left < self._least)
 
     async def _run_epoch(self, epoch: int) -> None:
         window = self._stages.window(self._refs(epoch), ordered=True, launched=lambda _: None)

@@ -53,7 +53,7 @@ class PlannedWalk:
     def __init__(self, config: LoaderConfig, source: Source) -> None:
         self._config, self._source, self._share = config, source, RankShare.of(config)
         self._choice, self._judge = config.bucket_choice(), Unplanned(config)
-        self._together, self._stride = together_of(config), config.most_samples
+        self._together, self._stride, self._least = together_of(config), config.most_samples, config.least_samples
         self.dropped = 0
         """Number of this rank's samples that `drop_last` has left out."""
         self.limited = False
@@ -76,7 +76,7 @@ class PlannedWalk:
                 for sample in self._ours(batch, number, begin):
                     yield sample
                 number += 1
-                if left < self._config.least_samples:
+                if left < self._least:
                     return
         self.dropped += len(self._share.select(planner.left_out))
 
