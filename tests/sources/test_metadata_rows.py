@@ -5,16 +5,23 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from datago_gpu.errors import SourceError
-from datago_gpu.sources.listed_images import Images
+from datago_gpu.sources.around import Around
+from datago_gpu.sources.described import Described
+from datago_gpu.sources.listed_images import Beside, Images, Page
 from datago_gpu.sources.listers import open_lister
 from datago_gpu.sources.metadata_rows import parse_metadata
+from datago_gpu.sources.passed_over import PassedOver
 from datago_gpu.sources.reference import Position, SampleRef
 from tests.support.images import add_picture, file_config
 from tests.support.needs import needs
@@ -169,3 +176,62 @@ def test_many_csv_files_with_long_fields_at_once() -> None:
     with ThreadPoolExecutor(8) as threads:
         found = list(threads.map(lambda number: parse_metadata(f"{number}.csv", content), range(24)))
     assert all(len(rows) == 20 for rows in found)
+
+
+class Tree(Around):
+    """Lists images and metadata files: folder by folder as a walk does, or by key, so many on a page, as a bucket."""
+
+    def __init__(self, images: set[str], metadata: dict[str, list[str]], size: int) -> None:
+        super().__init__(open_lister(file_config("/")))
+        self.root, self.resumes, self._images, self._size = "", size > 0, images, size
+        self._files = {f"{folder}metadata.jsonl".encode(): names for folder, names in metadata.items()}
+
+    async def pages(self, after: bytes, passed: PassedOver) -> AsyncGenerator[Page, None]:
+        names = sorted([*self._files, *(image.encode() for image in self._images)])
+        if not self._size:
+            names.sort(key=lambda name: [(part != name.split(b"/")[-1], part) for part in name.split(b"/")])
+        parts = (
+            [names[at : at + self._size] for at in range(0, len(names), self._size)]
+            if self._size
+            else [list(group) for _, group in groupby(names, key=lambda name: name.rpartition(b"/")[0])]
+        )
+        for part in parts:
+            images = [name for name in part if name not in self._files]
+            yield Page(images, besides=[Beside(name) for name in part if name in self._files])
+
+    async def read(self, name: bytes, most: int) -> bytes:
+        return "\n".join(json.dumps({"file_name": each, "of": name.decode()}) for each in self._files[name]).encode()
+
+    def ref(self, index: int, name: bytes, extra: bytes = b"") -> None:  # type: ignore[override]
+        raise NotImplementedError
+
+
+FOLDERS = st.lists(st.sampled_from("ab"), max_size=3).map(lambda parts: "".join(f"{part}/" for part in parts))
+IMAGES = st.builds(lambda folder, name: f"{folder}{name}.jpg", FOLDERS, st.sampled_from("mnz"))
+
+
+@given(
+    st.sets(IMAGES, min_size=1, max_size=10),
+    st.dictionaries(FOLDERS, st.lists(IMAGES, min_size=1, max_size=5, unique=True), max_size=5),
+    st.integers(0, 3),
+)
+def test_in_any_tree_the_nearest_row_counts(images: set[str], metadata: dict[str, list[str]], size: int) -> None:
+    passed = PassedOver()
+
+    async def read() -> dict[str, str]:
+        lister = Described(Tree(images, metadata, size))
+        return {
+            name.decode(): json.loads(extra)["of"] if extra else ""
+            async for page in lister.pages(b"", passed)
+            for name, extra in page.pairs
+        }
+
+    wanted, used = dict.fromkeys(images, ""), 0
+    for image in images:
+        above = [
+            folder for folder in metadata if image.startswith(folder) and image.removeprefix(folder) in metadata[folder]
+        ]
+        if above:
+            wanted[image], used = f"{max(above, key=len)}metadata.jsonl", used + 1
+    assert asyncio.run(read()) == wanted
+    assert passed.counts.get("no-image", 0) == sum(map(len, metadata.values())) - used
