@@ -11,7 +11,7 @@ __all__ = ["JUDGED_FROM", "lockstep_problem"]
 
 JUDGED_FROM = 100
 """In lockstep, a rank judges only by so many samples of its own that the data is bad as a whole: of a small validation
-set it may have a single one."""
+set it may have a single one. So it does, with several ranks, for samples that `where` leaves out."""
 
 _MOST_BUCKETS = 2**15 - 1
 """A plan numbers buckets in 16 bits."""

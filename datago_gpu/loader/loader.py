@@ -253,7 +253,14 @@ class Loader(Plans, ClassNames):
         self._delivered_before = resume.delivered
         listed = None if config.skipped_file is None else config.absolute(config.skipped_file)
         judged_from = JUDGED_FROM if config.lockstep else 1
-        self._skips = Skips(config.max_failures, listed, delivered_before=resume.delivered, judged_from=judged_from)
+        filtered_from = JUDGED_FROM if config.lockstep or config.rank_and_world_size()[1] > 1 else 1
+        self._skips = Skips(
+            config.max_failures,
+            listed,
+            delivered_before=resume.delivered,
+            judged_from=judged_from,
+            filtered_from=filtered_from,
+        )
         self._mix = MixCounts(config)
         self._fruitless = self._is_exhausted = False
         self._dropped = 0

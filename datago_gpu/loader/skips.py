@@ -34,14 +34,22 @@ class Skips:
     count for neither.
 
     file: also lists each skipped sample in this file; see `SkippedFile`.
-    judged_from: number of bad samples from which a stream without a good one is an error.
+    judged_from: number of bad samples from which a stream without a good one is an error. filtered_from: number of
+    samples that `where` leaves out, likewise.
     delivered_before: samples delivered before the state was saved. If there are any, all others may be bad.
     """
 
     def __init__(
-        self, allowed: float | None, file: str | None = None, *, delivered_before: int = 0, judged_from: int = 1
+        self,
+        allowed: float | None,
+        file: str | None = None,
+        *,
+        delivered_before: int = 0,
+        judged_from: int = 1,
+        filtered_from: int = 1,
     ) -> None:
         self._allowed, self._delivered_before, self._judged_from = allowed, delivered_before, judged_from
+        self._filtered_from = filtered_from
         self._file = SkippedFile(file) if file is not None else None
         self._last: deque[DecodeError] = deque(maxlen=KEPT)
         self.by_reason: Counter[str] = Counter()
@@ -110,7 +118,7 @@ class Skips:
             text = f"{bad} of {seen} samples were bad ({reasons}){left_out}{allowed}{last}; the last bad ones:"
             raise TooManyErrors(text, self._last)
         filtered = self.filtered.total()
-        if final and barren and filtered and bad + filtered >= self._judged_from:
+        if final and filtered and (fruitless or (barren and filtered >= self._filtered_from)):
             last = " of the last epochs" if fruitless else ""
             raise SourceError(f"no sample{last} was delivered: source_config.where left out {filtered:,} samples")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from datago_gpu.config import FileSource, LoaderConfig, MixSource, TableSource, UserSource, WebDatasetSource
+from datago_gpu.config.lockstep_rules import JUDGED_FROM
 from datago_gpu.errors import ConfigError
 from datago_gpu.sources.reference import Source
 
@@ -28,7 +29,7 @@ def open_source(config: LoaderConfig, http: HttpClient | None, link: RowLink | N
         return source
     from datago_gpu.sources.where import WhereSource  # most configs have no `where`
 
-    return WhereSource(source, text)
+    return WhereSource(source, text, judged_from=JUDGED_FROM if config.rank_and_world_size()[1] > 1 else 1)
 
 
 def _open(config: LoaderConfig, http: HttpClient | None, link: RowLink | None) -> Source:

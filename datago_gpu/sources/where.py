@@ -62,9 +62,9 @@ class Where:
             self._note_names(record)
         return passes
 
-    def check(self) -> None:
-        """Raises an error if samples were judged, and none has passed. Else logs which names no sample has."""
-        if self.judged and not self.passed:
+    def check(self, judged_from: int = 1) -> None:
+        """Raises an error if so many samples were judged, and none has passed. Else logs which names no sample has."""
+        if self.judged >= judged_from and not self.passed:
             raise self._error()
         if self.judged < _JUDGED_FROM:
             self._warn()
@@ -152,8 +152,9 @@ class _Record:
 class WhereSource:
     """The `Source` of those samples of another one that pass. The others become `Skipped.filtered`, in their places."""
 
-    def __init__(self, source: Source, text: str) -> None:
-        self.source, self._where = source, Where(text)
+    def __init__(self, source: Source, text: str, *, judged_from: int = 1) -> None:
+        """judged_from: number of samples from which it is an error if none passes: a rank may have few."""
+        self.source, self._where, self._judged_from = source, Where(text), judged_from
 
     async def classes(self) -> list[str] | None:
         """See `Classified.classes`: those of the other source."""
@@ -181,7 +182,7 @@ class WhereSource:
                     continue
                 yield ref
         if _is_beginning(start) and not late:
-            where.check()
+            where.check(self._judged_from)
 
 
 def _is_beginning(start: Position) -> bool:

@@ -295,3 +295,15 @@ def test_a_name_whose_value_is_null_in_all_samples_is_not_misspelt(
     with caplog.at_level(logging.WARNING), Loader({"source_type": "file", "source_config": source}) as loader:
         assert [sample.id for sample in loader.samples()] == ["a.jpg"]
     assert not caplog.records
+
+
+def test_a_rank_of_a_small_set_may_have_nothing_that_passes(world: World) -> None:
+    source = {"rank": 1, "world_size": 3}
+    with world.loader("rows", 'name == "p00"', source=source) as loader:
+        assert list(loader) == []
+        assert loader.stats().filtered == 4
+    with (
+        world.loader("rows", 'name == "p00"', source=source, epochs=None) as loader,
+        pytest.raises(SourceError, match="where left out"),
+    ):
+        next(loader)

@@ -93,7 +93,7 @@ class Reader:
                 barren = self._stream.is_fruitless or not self._delivered + self._stream.left_out
                 if self._is_spent(at_the_end=True) or (self.skipped and barren):
                     self.error = "TooManyErrors"
-                elif barren and self.filtered:
+                elif self.filtered and (self._stream.is_fruitless or (barren and self._stream.is_alone)):
                     self.error = "SourceError"
                 return False
             if isinstance(event, Filtered):

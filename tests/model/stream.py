@@ -230,6 +230,11 @@ class Stream:
         self.is_fruitless = False
 
     @property
+    def is_alone(self) -> bool:
+        """Of several ranks, one may have so few samples that `where` leaves out all of them."""
+        return self._config.rank_and_world_size()[1] == 1
+
+    @property
     def left_out(self) -> int:
         """At its end: the samples that `drop_last` leaves out, unless the limit was reached."""
         return len(self._groups) if self._wanted(0) > 0 else 0
@@ -309,7 +314,7 @@ class Stream:
                         yield self._send(epoch, *group)
                 if self._wanted(0) <= 0:
                     return
-        if problem or (self._start == Start() and not epoch and _none_passes(listing)):
+        if problem or (self._start == Start() and not epoch and _none_passes(listing) and self.is_alone):
             raise problem or NoSamples([])
         yield from [dropped for refusals in of_sources.values() for dropped in refusals.end()]
 
