@@ -22,7 +22,7 @@ from datago_gpu.units import MiB
 __all__ = ["Described"]
 
 _MOST_BYTES = 1024 * MiB
-_READ_AT_ONCE = 16
+_READ_AT_ONCE = 4
 
 
 class _File(Struct):
