@@ -38,7 +38,8 @@ class ImageConfig(Settings, frozen=True, kw_only=True):
         resolutions: several values of `default_image_size`, such as [512, 768, 1024]. Each has its own buckets. An
             image goes to the largest resolution whose bucket it fills without being enlarged. None: one resolution.
         buckets: the buckets themselves, as a list of [height, width], in place of those that `default_image_size` and
-            the aspect ratios make. Sizes whose areas differ by less than a third form one resolution.
+            the aspect ratios make. Sizes whose areas differ by less than a third form one resolution. On the command
+            line: `--bucket-sizes`.
         upscale: true enlarges an image that fills no bucket to its bucket of the smallest resolution. False skips the
             image: `too-small` in `stats().skipped`. No image is enlarged then.
         downsampling_ratio: the sides of all buckets are multiples of this number of pixels.

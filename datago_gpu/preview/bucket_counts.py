@@ -34,7 +34,7 @@ class BucketCount:
 
     @property
     def batches(self) -> int:
-        """Returns the number of batches of one rank that an epoch has, with the last one."""
+        """Returns the number of batches of an epoch if one rank loads all pictures, with the last one."""
         return -(-self.pictures // self.samples)
 
     @property
