@@ -28,6 +28,7 @@ __all__ = [
     "view_pixels",
     "waiting_batches",
     "wants_latents",
+    "widest_pixel",
 ]
 
 _FOUR_CHANNELS_OF_16_BITS, _LABEL = 8, 4
@@ -58,10 +59,13 @@ def decode_processes(decode: DecodeConfig) -> int:
 
 
 def files_of_a_sample(config: LoaderConfig) -> int:
-    """Returns how many payloads a sample may have: its image, and the requested masks, images and latents."""
+    """Returns how many payloads a sample may have: its image, and the requested masks, images and latents.
+
+    Of a mix: how many the samples of a batch may have together, which may be of different sources.
+    """
     source = config.source_config
     if isinstance(source, MixSource):
-        return max(map(files_of_a_sample, config.by_source().values()))
+        return max(1 + len(source.parts), *map(files_of_a_sample, config.by_source().values()))
     if isinstance(source, WebDatasetSource | TableSource):
         return 1 + len(source.parts)
     if isinstance(source, DataroomSource):
@@ -78,6 +82,11 @@ def wants_latents(config: LoaderConfig) -> bool:
     if isinstance(source, WebDatasetSource | TableSource):
         return "latent" in source.parts.values()
     return isinstance(source, DataroomSource) and bool(names_in(source.has_latents, source.optional_latents))
+
+
+def widest_pixel(config: LoaderConfig) -> int:
+    """Returns the bytes of the widest pixel that may come: rows of the program's own may have masks of labels."""
+    return max(bytes_a_pixel(config), _LABEL) if config.takes_rows else bytes_a_pixel(config)
 
 
 def bytes_a_pixel(config: LoaderConfig) -> int:

@@ -62,6 +62,19 @@ def test_rows_by_bytes_path_and_address_give_the_batches_of_the_folder(folder: P
         assert batch.masks["m"].shape == batch.masks["n"].shape == (len(batch), *batch.bucket, 1)
 
 
+@pytest.mark.parametrize("processes", [0, 1])
+def test_rows_may_have_any_number_of_parts(folder: Path, processes: int) -> None:
+    """The settings name none of them, so the decode processes do not know of them before the first batch."""
+    paths = sorted(folder.iterdir())
+    names = [f"mask{number}" for number in range(5)]
+    rows = [Row(path.name, path, masks=dict.fromkeys(names, path)) for path in paths]
+    rows[3] = Row("bad", paths[3], masks={**dict.fromkeys(names, paths[3]), "mask4": b"no picture"})
+    found = load(rows, decode_config={"processes": processes, "prefetch": 1}, samples_buffer_size=4)
+    assert sum(map(len, found)) == len(rows) - 1
+    for batch in found:
+        assert [batch.masks[name].shape for name in names] == [(len(batch), *batch.bucket, 1)] * len(names)
+
+
 def load_folder(folder: Path) -> list[Batch]:
     config = {**CONFIG, "source_type": "file", "source_config": {"root_path": str(folder)}}
     with Loader(config, device="cpu") as loader:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -50,6 +51,8 @@ class Jobs:
         self._tables = Tables(plan, pool.memory)
         self._shelf = Shelf(pool.memory, plan.shelf_at, plan.shelf)
         self._free = list(range(plan.slots))
+        self._waiting: deque[Callable[[], None]] = deque()
+        """What starts further jobs, once slots are free."""
         self._done: set[int] = set()
         self._failures: dict[int, dict[int, str]] = {}
         pool.closing.append(self._let_go)
@@ -57,6 +60,24 @@ class Jobs:
     def _let_go(self) -> None:
         """Drops all views of the memory. The traceback of an error may keep this object."""
         del self._tables, self._shelf, self.memory
+
+    def begin(self, start: Callable[[], None]) -> None:
+        """Calls `start`, which starts a job, at once or in a later `begin_waiting`, in the order of the calls.
+
+        There are slots for the parts that the settings name; rows of the program's own may have others.
+        """
+        self._waiting.append(start)
+        self.begin_waiting()
+
+    def begin_waiting(self) -> None:
+        """Starts the jobs that wait, as far as slots are free."""
+        while self._free and self._waiting:
+            self._waiting.popleft()()
+
+    def drop(self, start: Callable[[], None]) -> None:
+        """Drops a job that waits."""
+        if start in self._waiting:
+            self._waiting.remove(start)
 
     def start(
         self,

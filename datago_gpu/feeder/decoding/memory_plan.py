@@ -12,10 +12,10 @@ from msgspec import Struct
 from datago_gpu.config import DecodeConfig, ImageConfig, LoaderConfig
 from datago_gpu.config.limits import (
     Limits,
-    bytes_a_pixel,
     decoded_pixel_bytes,
     files_of_a_sample,
     view_pixels,
+    widest_pixel,
 )
 from datago_gpu.feeder.arena import aligned
 
@@ -76,7 +76,7 @@ class Plan(Struct, frozen=True, kw_only=True):
         pixels = max(limits.pixels, decode.max_pixels)
         if image.crop_and_resize:
             pixels = view_pixels(config)
-        room, least = pixels * bytes_a_pixel(config), aligned(1)
+        room, least = pixels * widest_pixel(config), aligned(1)
         if image.pre_encode_images:
             room, least = room * ENCODED_FACTOR, ENCODED_HEAD + least
         return cls(

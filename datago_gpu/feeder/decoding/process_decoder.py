@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,12 +29,15 @@ _WIDEST_MASK = 4
 
 @dataclass(slots=True)
 class _UnderWay:
-    job: Job
     count: int
     shapes: list[tuple[int, ...]]
     """Of the array of each view; empty if the images are results of their own."""
     dtype: np.dtype[Any] | None
     """Of these arrays."""
+    start: Callable[[], None] | None = None
+    """Starts the job, if it waits for a free slot."""
+    job: Job = field(init=False)
+    """Once it has started."""
 
 
 class ProcessDecoder:
@@ -64,23 +69,35 @@ class ProcessDecoder:
             rooms = [np.full(len(images), int(np.prod(shape[1:])) * dtype.itemsize) for shape in shapes]
         else:
             rooms = [self._rooms(images)]
-        job = self._jobs.start(images, rooms, mask=self._mask, dtype=dtype, lends=not self._encodes)
-        self._under_way.append(_UnderWay(job, len(images), shapes, dtype))
+        under_way = _UnderWay(len(images), shapes, dtype)
+        under_way.start = partial(self._start, under_way, images, rooms)
+        self._under_way.append(under_way)
+        self._jobs.begin(under_way.start)
+
+    def _start(self, under_way: _UnderWay, images: EncodedImages, rooms: list[NDArray[np.int64]]) -> None:
+        dtype, lends = under_way.dtype, not self._encodes
+        under_way.job = self._jobs.start(images, rooms, mask=self._mask, dtype=dtype, lends=lends)
+        under_way.start = None
 
     def collect(self) -> DecodedImages:
         if not self._under_way:
             raise RuntimeError("no batch is under way: submit one first")
         oldest = self._under_way[0]
-        failures = self._jobs.wait(oldest.job)
+        failures = self._jobs.wait(oldest.job)  # it has started: jobs start in the order in which they are collected
         self._under_way.popleft()
         good = [row for row in range(oldest.count) if row not in failures] if failures else list(range(oldest.count))
         image, *further = self._result(oldest, good) if good else [None]
         self._jobs.end(oldest.job, returns=image is None or self._encodes)
+        self._jobs.begin_waiting()
         return DecodedImages(image, failures, further=further)
 
     def close(self) -> None:
         while self._under_way:
-            self._jobs.end(self._under_way.popleft().job, returns=True)
+            under_way = self._under_way.popleft()
+            if under_way.start:
+                self._jobs.drop(under_way.start)
+            else:
+                self._jobs.end(under_way.job, returns=True)
 
     def _rooms(self, images: EncodedImages) -> NDArray[np.int64]:
         """Returns the bytes that the result of each image takes at the most, if each is a result of its own."""
