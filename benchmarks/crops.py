@@ -4,13 +4,15 @@
 
 Each run streams all local JPEGs, shuffled, to squares of 224 px: with the centre crop, with a random resized crop and
 flips, both with Pillow, and with DataLoader and v2.RandomResizedCrop, a worker for each core. They alternate, so that
-whatever else the machine does touches all of them. Prints images a second behind the first batch, the median of the
-runs, and the ratios. `make bench-peers` installs torch and torchvision; without them, the DataLoader is left out.
+whatever else the machine does touches all of them. Prints, as the median of the runs, images a second behind the first
+batch and the CPU time of all processes for an image (which other work on the machine changes less), and the ratios.
+`make bench-peers` installs torch and torchvision; without them, the DataLoader is left out.
 """
 
 from __future__ import annotations
 
 import json
+import resource
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -44,16 +46,18 @@ def main() -> None:
         print(f"{TORCH}: {peer.versions}")
         contestants[TORCH] = partial(run_peer, peer, folder, args.batch_size, args.count)
     medians = in_turn(args.runs, contestants)
-    print("\n".join(table(["", "images/s"], [(name, number(rate)) for name, (rate,) in medians.items()])))
-    ratios = {name: medians[RANDOM][0] / rate for name, (rate,) in medians.items() if name != RANDOM}
-    for name, ratio in ratios.items():
-        print(f"{RANDOM}: {ratio:.2f} of the images a second of {name}")
+    lines = [(name, number(rate), number(cpu)) for name, (rate, cpu) in medians.items()]
+    print("\n".join(table(["", "images/s", "us of CPU an image"], lines)))
+    ours, ours_cpu = medians.pop(RANDOM)
+    ratios = {name: (ours / rate, cpu / ours_cpu) for name, (rate, cpu) in medians.items()}
+    for name, (by_time, by_cpu) in ratios.items():
+        print(f"{RANDOM}: {by_time:.2f} of the images a second of {name}, {by_cpu:.2f} for the same CPU time")
     if args.json:
-        args.json.write_text(json.dumps({"images/s": medians, "ratios": ratios}))
+        args.json.write_text(json.dumps({RANDOM: (ours, ours_cpu), "others": medians, "ratios": ratios}))
 
 
-def run(folder: Path, batch_size: int, crop: dict[str, Any]) -> tuple[float]:
-    """Images a second behind the first batch."""
+def run(folder: Path, batch_size: int, crop: dict[str, Any]) -> tuple[float, float]:
+    """Images a second behind the first batch, and microseconds of CPU for an image, the start included."""
     config = {
         "source_type": "file",
         "source_config": {"root_path": str(folder), "random_sampling": True},
@@ -66,19 +70,26 @@ def run(folder: Path, batch_size: int, crop: dict[str, Any]) -> tuple[float]:
         },
         "batch_size": batch_size,
     }
+    spent = cpu_of_all()
     with Loader(config, device="cpu", backend="pillow") as loader:
-        next(loader)
+        first = len(next(loader))
         clock = time.perf_counter()
         images = sum(map(len, loader))
         seconds = time.perf_counter() - clock
-    return (images / seconds,)
+    return images / seconds, (cpu_of_all() - spent) / (first + images) * 1e6
 
 
-def run_peer(peer: peers.Peer, folder: Path, batch_size: int, count: int) -> tuple[float]:
+def cpu_of_all() -> float:
+    """Seconds of CPU of this process, and of the processes that it has started and that have ended."""
+    used = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(each.ru_utime + each.ru_stime for each in used)
+
+
+def run_peer(peer: peers.Peer, folder: Path, batch_size: int, count: int) -> tuple[float, float]:
     """The same of a DataLoader."""
     spec = {"kind": "crops", "count": count, "size": SIZE, "batch": batch_size, "root": str(folder)}
     found = peers.run(peer, spec)
-    return ((found["images"] - batch_size) / (found["seconds"] - found["first_s"]),)
+    return (found["images"] - batch_size) / (found["seconds"] - found["first_s"]), found["cpu_us"]
 
 
 if __name__ == "__main__":
