@@ -32,7 +32,8 @@ class SourceSettings(Settings, frozen=True, kw_only=True):
         """The names that `where` uses."""
         if not self.where.strip():
             return frozenset()
-        from datago_gpu.config.expression import columns_in, parse_expression  # most configs have no expression
+        from datago_gpu.config.expression import parse_expression  # most configs have no expression
+        from datago_gpu.config.expression_tree import columns_in
 
         return frozenset(column.name for column in columns_in(parse_expression(self.where)))
 

@@ -11,7 +11,7 @@ from contextlib import suppress
 from operator import eq, ge, gt, le, lt, ne
 from typing import Any, TypeAlias
 
-from datago_gpu.config.expression import (
+from datago_gpu.config.expression_tree import (
     And,
     Column,
     Comparison,

@@ -11,7 +11,8 @@ from typing import Any
 
 import msgspec
 
-from datago_gpu.config.expression import columns_in, parse_expression
+from datago_gpu.config.expression import parse_expression
+from datago_gpu.config.expression_tree import columns_in
 from datago_gpu.errors import ConfigError, SourceError
 from datago_gpu.redact import printable
 from datago_gpu.sources.class_labels import Classified

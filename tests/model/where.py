@@ -6,7 +6,8 @@ import json
 from dataclasses import replace
 
 from datago_gpu.config import LoaderConfig
-from datago_gpu.config.expression import columns_in, parse_expression
+from datago_gpu.config.expression import parse_expression
+from datago_gpu.config.expression_tree import columns_in
 from tests.model.items import FILTERED, Item, Lost
 from tests.model.listing import Listing, NoSamples, Order
 from tests.support.expressions import evaluate

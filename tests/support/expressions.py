@@ -6,7 +6,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from datago_gpu.config.expression import And, Column, Comparison, Contains, Expression, IsNull, Member, Not, Or
+from datago_gpu.config.expression_tree import And, Column, Comparison, Contains, Expression, IsNull, Member, Not, Or
 
 __all__ = ["NAMES", "ROWS", "TEXTS_OF_FILTERS", "Row", "evaluate"]
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from datago_gpu.config.expression import (
+from datago_gpu.config.expression_tree import (
     And,
     Column,
     Comparison,

@@ -13,7 +13,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from datago_gpu import ConfigError, LoaderConfig, SourceError
-from datago_gpu.config.expression import ExpressionError, columns_in, parse_expression
+from datago_gpu.config.expression import ExpressionError, parse_expression
+from datago_gpu.config.expression_tree import columns_in
 from datago_gpu.sources.table.pushdown import filter_for
 from tests.support.expressions import NAMES, ROWS, TEXTS_OF_FILTERS, Row, evaluate
 from tests.support.tables import ids_of, table_config, write_table
