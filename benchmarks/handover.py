@@ -26,13 +26,13 @@ from PIL import Image
 from benchmarks.common import machine, parser
 from datago_gpu.batch import COLUMNS
 from datago_gpu.config import LoaderConfig
-from datago_gpu.decoders.make import make_decoder, make_placer
 from datago_gpu.decoders.select import choose
 from datago_gpu.feeder import wire
 from datago_gpu.feeder.admit import Admission
 from datago_gpu.feeder.admitted import Admitted
 from datago_gpu.feeder.message import Layout
 from datago_gpu.loader.assembly import Assembled, Assembly
+from datago_gpu.loader.assembly_maker import assembly_maker
 from datago_gpu.sources.reference import Position, SampleRef
 from datago_gpu.sources.sample_info import SampleInfo
 
@@ -93,10 +93,7 @@ def run(config: LoaderConfig, backend: str, *, by_kind: bool) -> dict[str, float
     clock, chosen = Clock(), choose("cpu", backend)
     memory = mmap.mmap(-1, config.arena_mb << 20)
     encoded, decoder = messages(config, memory), msgpack.Decoder(wire.FromFeeder)
-    assembly = Assembly(
-        lambda mask: make_decoder(chosen, config.image_config, config.decode_config, config.batch_size, mask=mask),
-        make_placer(chosen),
-    )
+    assembly = assembly_maker(chosen, config, None)()
     receive, submit, collect = decoder.decode, assembly.submit, assembly.collect
     if by_kind:
         watch(clock, assembly)
