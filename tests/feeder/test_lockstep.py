@@ -41,11 +41,13 @@ FAST = settings(max_examples=25)
 
 
 class Pictures:
-    """`Rows` of pictures in a folder, some of them missing, unlisted or without a size."""
+    """`Rows` of pictures in a folder, some of them missing, unlisted, without a size, or left out by `where`."""
 
     def __init__(self, root: Path, missing: set[int] = frozenset(), nameless: set[int] = frozenset(),
-                 unsized: set[int] = frozenset(), count: int = COUNT) -> None:  # type: ignore[assignment]  # fmt: skip
+                 unsized: set[int] = frozenset(), filtered: set[int] = frozenset(),  # type: ignore[assignment]
+                 count: int = COUNT) -> None:  # fmt: skip
         self.root, self.missing, self.nameless, self.count = root, missing, nameless, count
+        self.filtered = filtered
         self.shapes = np.array([SHAPES[number * number % len(SHAPES)] for number in range(count)], np.int32)
         self.shapes[list(unsized)] = 0
 
@@ -56,8 +58,8 @@ class Pictures:
     def __len__(self) -> int:
         return self.count
 
-    def passing(self) -> None:
-        return None
+    def passing(self) -> NDArray[np.bool_] | None:
+        return np.array([number not in self.filtered for number in range(self.count)]) if self.filtered else None
 
     def sizes(self) -> NDArray[np.int32]:
         return self.shapes
@@ -87,7 +89,7 @@ class Listing:
                 if isinstance(sample, SampleRef):
                     height, width = self.rows.shapes[sample.index].tolist()
                     sample.size = height, width
-                yield sample
+                yield Skipped.filtered(sample.index) if sample.index in self.rows.filtered else sample
         self.tally.end()
 
 
@@ -225,6 +227,30 @@ def test_a_stopped_epoch_goes_on_with_any_number_of_ranks(
         resume = behind[0]
     assert seen == Counter(str(number) for number in range(COUNT) if number not in missing)
     assert skips == Counter(map(str, missing))
+
+
+@FAST
+@given(
+    numbers,
+    st.lists(st.tuples(st.integers(1, 3), batches, st.integers(0, 4)), max_size=2),
+    st.booleans(),
+    st.integers(0, 9),
+)
+def test_what_where_leaves_out_is_in_no_plan_however_often_an_epoch_is_stopped(
+    root: Path, filtered: set[int], runs: list[tuple[int, dict[str, int], int]], walked: bool, timing: int
+) -> None:
+    rows, seen, resume = Pictures(root, filtered=filtered), Counter[str](), Resume()
+    for world_size, batch, stop in [*runs, (2, {"batch_size": 2}, COUNT)]:
+        behind, left_out = [], 0
+        for rank in range(world_size):
+            taken = run(config_of(rank, world_size, **batch), rows, resume, walked=walked, timing=timing)
+            kept = min(stop, len(taken.batches))
+            seen.update(id_ for _, _, ids in taken.batches[:kept] for id_, real in ids if real)  # type: ignore[misc, has-type]
+            behind.append(taken.resumes[kept])
+            left_out += taken.filtered
+        resume = behind[0]
+    assert seen == Counter(str(number) for number in range(COUNT) if number not in filtered)
+    assert walked or left_out == len(filtered)  # a walk counts those behind the place where it begins
 
 
 @FAST

@@ -86,6 +86,8 @@ class Taken:
     resumes: list[Resume] = field(default_factory=list)
     """Where to go on from behind each batch; the first is the start."""
     end: wire.Ended | wire.Failed | None = None
+    filtered: int = 0
+    """Samples that `where` left out."""
 
     @property
     def ids(self) -> list[str]:
@@ -165,6 +167,7 @@ class Taker:
             self.taken.resumes.append(self.progress.resume())
 
     def _note_skips(self) -> None:
+        self.taken.filtered += sum(each.count for each in self.skipped if each.is_filtered)
         self.taken.skipped.append(Counter((each.epoch, each.id, each.reason) for each in self.skipped))
         self.skipped = []
 

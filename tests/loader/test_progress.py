@@ -156,3 +156,25 @@ def test_what_is_kept_is_as_long_as_there_are_holes(delivered: set[int]) -> None
     assert rest_of(301, resume) == [index for index in range(301) if index not in delivered]
     holes = set(range(max(delivered, default=-1))) - delivered
     assert len(resume.done) <= len(holes) + 1
+
+
+@given(st.lists(st.tuples(st.integers(0, 30), st.integers(1, 9)), max_size=6), st.sets(st.integers(0, 40)))
+def test_samples_that_where_leaves_out_are_done_as_if_each_were_told_of_alone(
+    ranges: list[tuple[int, int]], delivered: set[int]
+) -> None:
+    together, alone = Progress(Resume()), Progress(Resume())
+    for progress in (together, alone):
+        progress.deliver(sorted(delivered))
+    together.skip(Skipped.filtered(first, count) for first, count in ranges)
+    alone.skip(Skipped.filtered(index) for first, count in ranges for index in range(first, first + count))
+    assert together.resume() == alone.resume()
+
+
+def test_what_is_skipped_before_the_first_batch_of_an_epoch_is_done_once_the_epoch_begins() -> None:
+    progress = Progress(Resume())
+    progress.skip([Skipped(0, "a", "", "empty", epoch=1), msgspec.structs.replace(Skipped.filtered(1, 4), epoch=1)])
+    assert progress.resume() == Resume()
+    progress.begin(Mark(Position(1, 7)))
+    progress.deliver([5, 6])
+    assert progress.resume().position == Position(1, 7)
+    assert rest_of(9, progress.resume()) == [7, 8]
