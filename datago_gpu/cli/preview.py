@@ -100,4 +100,5 @@ def _draw_buckets(config: LoaderConfig, out: Path) -> None:
         counts = count_buckets(config, title_of(config), found, unusable, listed=all(there.listed for there in sizes))
         write_out(partial(write_bucket_sheet, counts), out)
     print_buckets(counts)
-    click.echo(f"Wrote {out}: {counts.pictures:,} images in {len(counts.used)} buckets.")
+    buckets = "1 bucket" if len(counts.used) == 1 else f"{len(counts.used)} buckets"
+    click.echo(f"Wrote {out}: {counts.pictures:,} images in {buckets}.")

@@ -280,6 +280,17 @@ _SECTIONS: dict[str, type[Settings]] = {
     "decode_config": DecodeConfig,
 }
 
+_OTHER_NAMES = {
+    "shuffle": "source_config.random_sampling",
+    "num_workers": "decode_config.processes",
+    "prefetch_factor": "samples_buffer_size",
+    "size": "image_config.default_image_size",
+    "image_size": "image_config.default_image_size",
+    "transform": "an argument of datago_gpu.torch.LoaderDataset(config, transform=...)",
+    "weights": "a `weight` in each source of a mix",
+}
+"""What other loaders call a setting."""
+
 
 def _with_rows(given: Any) -> Any:
     """Adds the source of the program's own rows to settings that name no source."""
@@ -298,7 +309,9 @@ def _right_place(key: object) -> str:
         if key in kind.__struct_fields__:
             return f"it belongs in {name}"
     types = [repr(name) for name, kind in SOURCES.items() if key in kind.__struct_fields__]
-    return f"it belongs in the source_config of source_type {' or '.join(types)}" if types else ""
+    if types:
+        return f"it belongs in the source_config of source_type {' or '.join(types)}"
+    return f"here, this is {_OTHER_NAMES[key]}" if isinstance(key, str) and key in _OTHER_NAMES else ""
 
 
 def _absolute_folder(folder: str) -> str:

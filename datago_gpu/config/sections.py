@@ -43,6 +43,9 @@ def refuse_unknown_keys(given: Mapping[Any, Any], kind: type[Struct], where: str
         if key not in known:
             import difflib  # for this message only: it would delay the start of the feeder
 
-            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
-            hint = f"did you mean {where}{near[0]}?" if near else f"the known keys are {', '.join(known)}"
-            raise ConfigError(f"unknown key {where}{printable_key(key)}; {right_place(key) or hint}")
+            place = right_place(key)
+            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.8 if place else 0.5)
+            hints = [place] if place else []
+            hints += [f"did you mean {where}{near[0]}?"] if near else []
+            hint = "; ".join(hints) or f"the known keys are {', '.join(known)}"
+            raise ConfigError(f"unknown key {where}{printable_key(key)}; {hint}")

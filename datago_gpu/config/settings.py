@@ -227,7 +227,7 @@ def _describe_list(members: tuple[Any, ...]) -> str:
         return f"a list of {len(members)} numbers" + _describe_bounds(rules)
     if get_origin(members[0]) is tuple:
         return "a list of pairs of numbers, such as [[512, 512], [448, 576]]"
-    return f"a list, each of which is {next(_describe_kinds(members[0], ()))}"
+    return f"a list of {next(_describe_kinds(members[0], ())).removeprefix('a ').replace('number', 'numbers', 1)}"
 
 
 def _describe_bounds(rules: tuple[Meta, ...]) -> str:

@@ -56,7 +56,7 @@ def _draw_header(pen: ImageDraw.ImageDraw, counts: BucketCounts) -> None:
     draw_text(pen, (MARGIN, 16), "datago-gpu preview --buckets", INK, 24)
     sizes = "sizes as listed" if counts.listed else "sizes of the headers"
     used, empty = len(counts.used), len(counts.buckets) - len(counts.used)
-    line = f"{counts.title}  ·  {counts.pictures:,} images in {used} buckets, {empty} buckets empty  ·  {sizes}"
+    line = f"{counts.title}  ·  {counts.pictures:,} images, {used} buckets with and {empty} without images  ·  {sizes}"
     draw_text(pen, (MARGIN, 50), line, FAINT, 14, WIDTH - 2 * MARGIN)
     for left, text in _HEADINGS:
         draw_text(pen, (left, 86), text, FAINT, 13)

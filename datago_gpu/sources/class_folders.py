@@ -61,7 +61,7 @@ class Labelled(Around):
             async for page in pages:
                 yield self._within(page, seen, passed)
         if not after and len(seen) < len(names):
-            self._tell_empty([name for number, name in enumerate(names) if number not in seen])
+            self._tell_empty([number for number in range(len(names)) if number not in seen])
 
     def ref(self, index: int, name: bytes, extra: bytes = b"") -> SampleRef:
         """See `Lister.ref`. `pages` has been called before."""
@@ -98,9 +98,17 @@ class Labelled(Around):
             f"no class folders{wanted} in {self.shown}: with labels 'folder', the folders in root_path are the classes"
         )
 
-    def _tell_empty(self, empty: list[str]) -> None:
-        shown = ", ".join(repr(printable(name)) for name in empty[:_NAMED]) + (", ..." if len(empty) > _NAMED else "")
-        log.warning("%d classes below %s have no images: %s", len(empty), self.shown, shown)
+    def _tell_empty(self, empty: list[int]) -> None:
+        there = set(self._numbers.values())
+        self._tell("no folder has the name of these classes", [number for number in empty if number not in there])
+        self._tell("classes without images", [number for number in empty if number in there])
+
+    def _tell(self, what: str, numbers: list[int]) -> None:
+        if not numbers:
+            return
+        names = [repr(printable(self._names[number])) for number in numbers]
+        shown = ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
+        log.warning("%s below %s (%d of %d): %s", what, self.shown, len(names), len(self._names), shown)
 
 
 def _decode(name: bytes) -> str:

@@ -80,7 +80,7 @@ class _Compiler:
             value = get(name)
             if value is None or isinstance(value, bool):
                 return value
-            self._misfit(name, value, "it stands alone, as true or false do")
+            self._misfit(name, value, "where uses it as true or false, without comparing it")
             return None
 
         return evaluate

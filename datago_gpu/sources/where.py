@@ -47,11 +47,23 @@ class Where:
         self._lock = Lock()
         self.judged = self.passed = 0
         """Numbers of samples."""
+        self._expected = -1
+        """The number of samples to judge in the first epoch, once it is known."""
 
     def passes(self, sample: SampleRef) -> bool:
         """Returns whether the sample is loaded."""
         with self._lock:
-            return self._judge(sample)
+            passes = self._judge(sample)
+            if self.judged == self._expected and not self.passed:
+                self._warn()
+            return passes
+
+    def expect(self, samples: int) -> None:
+        """Logs which names no sample has, once so many samples have been judged, if none has passed."""
+        with self._lock:
+            self._expected = samples
+            if self.judged >= samples and not self.passed:
+                self._warn()
 
     def _judge(self, sample: SampleRef) -> bool:
         record = _Record(sample)
@@ -173,17 +185,18 @@ class WhereSource:
 
     async def refs(self, start: Position) -> Refs:
         """See `Source.refs`. Raises ConfigError or SourceError at the end of a first epoch in which nothing passes."""
-        where, late = self._where, False
+        where, late, samples = self._where, False, 0
         async with aclosing(self.source.refs(start)) as refs:
             async for ref in refs:
+                samples += isinstance(ref, SampleRef)
                 if isinstance(ref, SampleRef) and ref.caption:
                     ref.passes, late = where.passes, True
                 elif isinstance(ref, SampleRef) and not where.passes(ref):
                     yield Skipped.filtered(ref.index)
                     continue
                 yield ref
-        if _is_beginning(start) and not late:
-            where.check(self._judged_from)
+        if _is_beginning(start):
+            where.expect(samples) if late else where.check(self._judged_from)
 
 
 def _is_beginning(start: Position) -> bool:

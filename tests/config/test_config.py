@@ -187,6 +187,12 @@ REFUSED: list[tuple[Any, str]] = [
     (files(default_image_size=224), "unknown key default_image_size; it belongs in image_config"),
     (files(image_config={"batch_size": 8}), "unknown key image_config.batch_size; batch_size belongs at the top"),
     (files(page_size=10), "unknown key page_size; it belongs in the source_config of source_type 'db'"),
+    (files(shuffle=True), "unknown key shuffle; here, this is source_config.random_sampling"),
+    (
+        files(source_config={"root_path": "x", "label": "folder"}),
+        "unknown key source_config.label; it belongs in the source_config of source_type 'db' or 'webdataset' or "
+        "'table'; did you mean source_config.labels?",
+    ),
     (files(rank=1), "unknown key rank; it belongs in the source_config of source_type 'file' or 'd"),
     (files(source_config={"root_path": "x", "page_size": 1}), "unknown key source_config.page_size; it belongs in the"),
     ({}, "source_config is missing: source_type 'db' needs it"),
@@ -309,7 +315,7 @@ REFUSED: list[tuple[Any, str]] = [
     ),
     (
         files(image_config={"crop_and_resize": True, "resolutions": [512, 0]}),
-        "image_config.resolutions must be a list, each of which is a whole number from 1 to 65535 or None, got [512, 0",
+        "image_config.resolutions must be a list of whole numbers from 1 to 65535 or None, got [512, 0",
     ),
     (
         files(image_config={"crop_and_resize": True, "resolutions": [512, 512]}),

@@ -224,6 +224,17 @@ def test_a_folder_of_which_no_caption_passes_is_an_error(tmp_path: Path) -> None
         next(loader)
 
 
+def test_a_name_that_no_caption_has_is_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in "ab":
+        add_picture(tmp_path / f"{name}.jpg")
+    (tmp_path / "a.txt").write_text("a dog")
+    source = {"root_path": str(tmp_path), "captions": "txt", "where": "text is not null"}
+    config = {"source_type": "file", "source_config": source}
+    with Loader(config, device="cpu") as loader, pytest.raises(SourceError, match="where left out 2 samples"):
+        next(loader)
+    assert "names 'text', which none of 2 samples has; did you mean 'txt'?" in caplog.text
+
+
 def test_a_folder_has_no_sizes(world: World) -> None:
     config = world.config("file", "width > 5", source={"root_path": str(world.root / "files")})
     with Loader(config, device="cpu") as loader, pytest.raises(ConfigError, match="an index has the sizes"):

@@ -80,8 +80,16 @@ def test_a_class_without_images_keeps_its_label_and_is_told(tmp_path: Path, capl
     with caplog.at_level(logging.WARNING):
         classes, samples = listed(tmp_path)
     assert (classes, [ref.info.label for ref in samples]) == (["a", "b", "c"], [0, 2])
-    assert "1 classes below" in caplog.text
-    assert "have no images: 'b'" in caplog.text
+    assert f"classes without images below {tmp_path} (1 of 3): 'b'" in caplog.text
+
+
+def test_a_class_without_a_folder_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    touch(tmp_path, "cat/1.jpg", "dog/2.jpg")
+    with caplog.at_level(logging.WARNING):
+        classes, _ = listed(tmp_path, classes=["cat", "dogg"])
+    assert classes == ["cat", "dogg"]
+    assert f"no folder has the name of these classes below {tmp_path} (1 of 2): 'dogg'" in caplog.text
+    assert "without images" not in caplog.text
 
 
 def test_hidden_folders_are_no_classes_unless_they_are_wanted(tmp_path: Path) -> None:
