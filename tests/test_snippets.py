@@ -53,12 +53,14 @@ def test_a_snippet_runs(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     torch = needs("torch")
     photos = tmp_path / "photos"
     add_pictures(photos, SHAPES * 3)
+    for folder in ("train/daisy", "train/tulip", "val/tulip"):
+        add_pictures(tmp_path / "flowers" / folder, SHAPES)
     monkeypatch.chdir(tmp_path)
     config = {"source_type": "file", "source_config": {"root_path": str(photos)}, "batch_size": 2}
     with Loader(config, device="cpu") as loader:
         next(loader)
         found: dict[str, Any] = {"config": config, "loader": loader, "model": torch.nn.Linear(2, 2)}
-        exec(block.replace('"/data/photos"', repr(str(photos))), found)
+        exec(block.replace("/data/photos", str(photos)).replace("/data/flowers", str(tmp_path / "flowers")), found)
     (LoaderConfig.load_for_rows if "source=rows" in block else LoaderConfig.load)(found["config"])
     if "batch" in found:
         assert len(found["batch"]) >= 1

@@ -195,8 +195,10 @@ class WhereSource:
                     yield Skipped.filtered(ref.index)
                     continue
                 yield ref
-        if _is_beginning(start):
-            where.expect(samples) if late else where.check(self._judged_from)
+        if _is_beginning(start) and late:
+            where.expect(samples)
+        elif _is_beginning(start):
+            where.check(self._judged_from)
 
 
 def _is_beginning(start: Position) -> bool:
