@@ -190,7 +190,10 @@ REFUSED: list[tuple[Any, str]] = [
     (files(shuffle=True), "unknown key shuffle; here, this is source_config.random_sampling"),
     (
         files(source_config={"root_path": "x", "label": "folder"}),
-        "source_type 'db' or 'webdataset' or 'table'; did you mean source_config.labels?",
+        (
+            "unknown key source_config.label; it belongs in the source_config of source_type 'db' or 'webdataset' or "
+            "'table'; did you mean source_config.labels?"
+        ),
     ),
     (files(rank=1), "unknown key rank; it belongs in the source_config of source_type 'file' or 'd"),
     (files(source_config={"root_path": "x", "page_size": 1}), "unknown key source_config.page_size; it belongs in the"),
