@@ -26,15 +26,15 @@ if TYPE_CHECKING:
 
 __all__ = ["KnownMix"]
 
-Order = Callable[[int], NDArray[np.int64]]
-"""The number of an epoch, or of a pass -> the numbers of the rows in its order."""
+Orders = Callable[[Sequence[int]], list[NDArray[np.int64]]]
+"""The numbers of passes -> for each, the numbers of the rows in its order."""
 
 
 class _KnownSource(NamedTuple):
     rows: int
     """Number of rows."""
     sizes: NDArray[np.int32] | None
-    order: Order
+    orders: Orders
 
 
 class KnownMix:
@@ -74,19 +74,22 @@ class KnownMix:
         return mixed_bucket_numbers(self._config, mixture, {name: each.sizes for name, each in self._sources.items()})
 
     def _order(self, mixture: Mixture, epoch: int) -> NDArray[np.int64]:
-        known = list(self._sources.values())
-        return mixture.order(lambda number, before: known[number].order(pass_number(epoch, before)))
+        orders = [
+            source.orders([pass_number(epoch, before) for before in range(passes)])
+            for source, passes in zip(self._sources.values(), mixture.passes, strict=True)
+        ]
+        return mixture.order(lambda number, before: orders[number][before])
 
 
 def _own_rows(config: LoaderConfig, rows: GivenRows) -> _KnownSource:
     sizes, passing = rows.sizes.get(), passing_rows(rows, config.source_config.where)
     shuffled, count = getattr(config.source_config, "random_sampling", False), len(sizes)
 
-    def order(number: int) -> NDArray[np.int64]:
-        return kept_order(epoch_order(count, config.seed, number, shuffled=shuffled), passing)
+    def orders(numbers: Sequence[int]) -> list[NDArray[np.int64]]:
+        return [kept_order(epoch_order(count, config.seed, number, shuffled=shuffled), passing) for number in numbers]
 
     kept = sizes if passing is None else sizes[passing]
-    return _KnownSource(len(kept), kept, order)
+    return _KnownSource(len(kept), kept, orders)
 
 
 async def _open(config: LoaderConfig) -> _KnownSource:
@@ -97,7 +100,7 @@ async def _open(config: LoaderConfig) -> _KnownSource:
         assert isinstance(source, RowsSource)
         rows = KeptRows(await source.rows())
 
-    def order(number: int) -> NDArray[np.int64]:
-        return rows.places_of(call_on_thread(source.order, number))
+    async def find(numbers: Sequence[int]) -> list[NDArray[np.int64]]:
+        return [rows.places_of(await source.order(number)) for number in numbers]
 
-    return _KnownSource(len(rows), rows.sizes(), order)
+    return _KnownSource(len(rows), rows.sizes(), lambda numbers: call_on_thread(find, numbers))

@@ -14,9 +14,15 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from datago_gpu.errors import ConfigError
 from datago_gpu.sources.mix.turns import Turns, whole_weights
 
 __all__ = ["Mixture", "Occurrence", "turn_sequence"]
+
+_MOST_SAMPLES = 2**28
+"""The most samples of an epoch, which is planned as a whole: a plan takes about 60 bytes for each."""
+_MOST_PASSES = 1_000_000
+"""The most passes through one source in an epoch."""
 
 Whole = TypeVar("Whole", bound="np.integer[Any]")
 
@@ -35,7 +41,8 @@ class Mixture:
 
     counts: number of rows of each source. weights: of each source. repeats: whether an epoch ends after `weights`
     passes through each source; if not, it ends as `stop` says. before: number of samples and weights of each stretch of
-    the epoch with other weights, before `weights` hold. Raises ValueError if a source with a weight has no row.
+    the epoch with other weights, before `weights` hold. Raises ValueError if a source with a weight has no row, and
+    ConfigError if an epoch would be too long.
     """
 
     def __init__(
@@ -53,6 +60,7 @@ class Mixture:
                 raise ValueError(empty[0])
         if repeats:
             shares = [count * int(weight) for count, weight in zip(counts, weights, strict=True)]
+            _check_length(sum(shares), max(weights))
             sequence = turn_sequence(shares, sum(shares))
         else:
             parts = [turn_sequence(earlier, length) for length, earlier in before]
@@ -125,10 +133,22 @@ def _to_the_end(
             left, takes_last = {number: -given[number] % counts[number] for number in used}, min
     whole = whole_weights(weights)
     bounds = [-(-(samples + 1) * sum(whole) // whole[number]) for number, samples in left.items()]
-    sequence = turn_sequence(weights, takes_last(bounds))
+    length = takes_last(bounds)
+    _check_length(length, max(length * whole[number] // sum(whole) // counts[number] for number in used))
+    sequence = turn_sequence(weights, length)
     turns = {number: np.flatnonzero(sequence == number) for number in left}
     ends = [int(turns[number][samples]) for number, samples in left.items() if len(turns[number]) > samples]
     return sequence[: takes_last(ends)]
+
+
+def _check_length(samples: int, passes: float) -> None:
+    """Raises ConfigError if an epoch has too many samples, or passes through a source, for a plan."""
+    if samples > _MOST_SAMPLES or passes > _MOST_PASSES:
+        raise ConfigError(
+            f"an epoch of this mix would have about {samples:,} samples, with {int(passes):,} passes through one "
+            f"source; lockstep plans at most {_MOST_SAMPLES:,} samples and {_MOST_PASSES:,} passes: set weights that "
+            "differ less from the numbers of samples, fewer repeats, or stop to 'first'"
+        )
 
 
 def turn_sequence(weights: Sequence[float], length: int) -> NDArray[np.uint8]:

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from datago_gpu import ConfigError
 from datago_gpu.sources.mix.mixture import Mixture, turn_sequence
 from datago_gpu.sources.mix.turns import Turns, pass_number, passes_before, whole_weights
 
@@ -158,3 +159,12 @@ def test_a_source_without_rows_is_named_unless_its_weight_is_0() -> None:
     with pytest.raises(ValueError, match="1"):
         Mixture([3, 0], [1, 1], "first", repeats=False)
     assert len(Mixture([3, 0], [1, 0], "all", repeats=False)) == 3
+
+
+@pytest.mark.parametrize(
+    ("weights", "repeats"), [([1e9, 1], False), ([1e12, 1e-9], False), ([1_000_000, 1], True), ([100, 100], True)]
+)
+def test_an_epoch_that_is_too_long_for_a_plan_is_refused_at_once(weights: list[float], repeats: bool) -> None:
+    counts = [10_000_000, 10]
+    with pytest.raises(ConfigError, match="an epoch of this mix would have about"):
+        Mixture(counts, weights, "all", repeats=repeats)
