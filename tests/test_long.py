@@ -29,7 +29,7 @@ def test_memory_bounds(tmp_path: Path) -> None:
     only = ("--only", "ordinary", "unpack to")
     printed = run("memory_bounds", *only, "--material", str(tmp_path), "--out", str(tmp_path / "table.md"))
     assert "all within what the settings promise" in printed
-    assert (tmp_path / "table.md").read_text().count("| ok") == 2
+    assert (tmp_path / "table.md").read_text().count("| ok") == 3
 
 
 @pytest.mark.timeout(400)
