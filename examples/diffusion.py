@@ -12,14 +12,11 @@ folder has the sizes of the images. With it, all ranks have the same shape at ea
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import zlib
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 import training
 from photographs import folder_of_pictures
 from torch import nn
@@ -48,16 +45,6 @@ def settings(index: Path, size: int, batch_size: int) -> dict[str, Any]:
         "batch_size": batch_size,
         "lockstep": True,
     }
-
-
-def make_index(root: Path | str, index: Path) -> Path:
-    """Looks at each image once. Another time, only at those that have changed."""
-    command = ["index", "--root-path", str(root), "--captions", "txt", "--out", str(index), "--update"]
-    if training.rank_and_ranks()[0] == 0:
-        subprocess.run([sys.executable, "-m", "datago_gpu.cli", *command], check=True, stdout=subprocess.DEVNULL)
-    if dist.is_initialized():
-        dist.barrier()
-    return index
 
 
 class Denoiser(nn.Module):
@@ -96,7 +83,7 @@ def main() -> None:
     args = training.arguments(__doc__, steps=120, batch_size=16)
     device = training.begin()
     root = args.data or folder_of_pictures(args.folder / "pictures", args.pictures)
-    index = make_index(root, args.folder / "index.arrow")
+    index = training.make_index(root, args.folder)
     dataset = LoaderDataset(settings(index, args.size, args.batch_size), device=device)
     plain = Denoiser().to(device)
     model = training.shared(plain)

@@ -1,10 +1,13 @@
-"""What the examples of training share, and your own training has in one form or another: ranks and a checkpoint."""
+"""What the examples of training share: ranks, a checkpoint, and the index of a folder for lockstep."""
 
 from __future__ import annotations
 
 import argparse
 import gc
 import os
+import subprocess
+import sys
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -48,6 +51,19 @@ def endless(dataset: LoaderDataset) -> Iterator[TensorBatch]:
         yield from dataset
 
 
+def make_index(root: Path | str, folder: Path) -> Path:
+    """Looks at each image once. Another time, only at those that have changed. Each root has an index of its own."""
+    index = folder / f"index-{zlib.crc32(str(root).encode()):08x}.arrow"
+    command = ["index", "--root-path", str(root), "--captions", "txt", "--out", str(index), "--update"]
+    if rank_and_ranks()[0] == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        if failed := subprocess.call([sys.executable, "-m", "datago_gpu.cli", *command], stdout=subprocess.DEVNULL):
+            raise SystemExit(failed)  # the command has said what is wrong
+    if dist.is_initialized():
+        dist.barrier()
+    return index
+
+
 def save(path: Path, dataset: LoaderDataset, step: int, **parts: Any) -> None:
     """Writes a checkpoint: which samples each rank has seen, and the states of models and optimizers."""
     rank, ranks = rank_and_ranks()
@@ -60,9 +76,13 @@ def save(path: Path, dataset: LoaderDataset, step: int, **parts: Any) -> None:
 
 
 def resume(path: Path, dataset: LoaderDataset, device: torch.device, **parts: Any) -> int:
-    """Loads a checkpoint of the same number of ranks. Returns the number of steps that were taken."""
+    """Loads a checkpoint, and returns the number of steps that were taken.
+
+    In lockstep all ranks have the same state, and any number of ranks may go on from it. Otherwise the dataset refuses
+    the state of another number of ranks.
+    """
     saved = torch.load(path, map_location=device, weights_only=True)
-    dataset.load_state_dict(saved["seen"][rank_and_ranks()[0]])
+    dataset.load_state_dict(saved["seen"][min(rank_and_ranks()[0], len(saved["seen"]) - 1)])
     for name, part in parts.items():
         part.load_state_dict(saved[name])
     return int(saved["step"])

@@ -133,7 +133,7 @@ def resume_from(config: LoaderConfig, state: dict[str, Any], on_change: OnChange
     theirs, ours = _normalise_order(config, order), _normalise_order(config, _order_of(config))
     differences = list(_list_differences(theirs, ours, but=_PLACES if anywhere else frozenset()))
     if differences:
-        raise ConfigError(f"the state belongs to another order of samples: {'; '.join(differences)}")
+        raise _of_another_order(differences)
     return msgspec.structs.replace(resume, listed=listed, accepts_change=accepts)
 
 
@@ -156,7 +156,7 @@ def _lockstep_resume(config: LoaderConfig, state: dict[str, Any], *, accepts: bo
     if given["buckets"] != bucket_settings(config):
         found.append(_describe_difference("image_config", given["buckets"], bucket_settings(config)))
     if found:
-        raise ConfigError(f"the state belongs to another order of samples: {'; '.join(found)}")
+        raise _of_another_order(found)
     if config.source_type == "mix" and resume.taken and resume.listed:
         text = weights_of_state(config, given["source_config"])
         resume = msgspec.structs.replace(resume, listed=msgspec.structs.replace(resume.listed, samples=text))
@@ -262,6 +262,13 @@ def _list_differences(theirs: dict[str, Any], ours: dict[str, Any], but: frozens
     if "random_sampling" in different:  # then shuffle settings matter to only one of the two
         different = [name for name in different if name not in _IN_A_SHUFFLE]
     return [_describe_difference(f"source_config.{name}", *pairs[name]) for name in different] + found
+
+
+def _of_another_order(differences: list[str]) -> ConfigError:
+    hint = "Use the settings of the state, or start without the state"
+    if any(each.startswith("world_size ") for each in differences):
+        hint += ". Only the state of a run in lockstep suits any number of ranks"
+    return ConfigError(f"the state belongs to another order of samples: {'; '.join(differences)}. {hint}")
 
 
 def _describe_difference(name: str, theirs: Any, ours: Any) -> str:

@@ -40,9 +40,10 @@ def carried(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def refusal(config: LoaderConfig, state: dict[str, Any]) -> str:
+    """The error of a state that does not suit the settings, without the advice at its end."""
     with pytest.raises(ConfigError) as caught:
         resume_from(config, carried(state))
-    return str(caught.value)
+    return str(caught.value).partition(". Use the settings of the state")[0]
 
 
 def test_a_loader_begins_from_a_state(tmp_path: Path) -> None:
@@ -242,6 +243,14 @@ def test_the_seed_matters_in_a_shuffle_only() -> None:
 def test_the_way_of_splitting_matters_to_several_ranks_only() -> None:
     one, other = (config_of(random_sampling=True, rank_split=split) for split in ("listed", "shuffled"))
     assert resume_from(one, state_of(other, RESUME)) == RESUME
+
+
+def test_the_refusal_of_a_state_says_what_to_do() -> None:
+    state = state_of(config_of(rank=1, world_size=2), RESUME)
+    with pytest.raises(ConfigError, match=r"without the state\. Only the state of a run in lockstep suits any number"):
+        resume_from(config_of(), state)
+    with pytest.raises(ConfigError, match=r" here\. Use the settings of the state, or start without the state$"):
+        resume_from(config_of("db"), state)
 
 
 def test_other_ranks_and_another_kind_of_source_are_named() -> None:

@@ -77,7 +77,7 @@ def test_a_state_of_other_turns_is_refused(url: str) -> None:
     with Loader(config(url, interleave=2), device="cpu", backend="pillow") as loader:
         next(loader)
         state = loader.state_dict()
-    with pytest.raises(ConfigError, match=r"source_config.interleave is 2 in the state, 1 here$"):
+    with pytest.raises(ConfigError, match=r"source_config.interleave is 2 in the state, 1 here\."):
         Loader(config(url), device="cpu", backend="pillow", state=state)
 
 
