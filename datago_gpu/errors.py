@@ -48,7 +48,8 @@ class DecodeError(DatagoError):
 
     def __init__(self, id: str, where: str, reason: str, detail: str = "") -> None:  # noqa: A002
         where, detail = printable(where), printable(detail)
-        super().__init__(f"sample {id!r} ({where}): {reason}" + (f": {detail}" if detail else ""))
+        what = f"sample {id!r} ({where})" if id else where  # a whole shard that is missing has no id
+        super().__init__(f"{what}: {reason}" + (f": {detail}" if detail else ""))
         self.id, self.where, self.reason, self.detail = id, where, reason, detail
 
 

@@ -138,3 +138,8 @@ def test_an_address_of_a_payload_is_printable_where_it_is_shown(caplog: pytest.L
             list(loader)
     is_shown_safely(str(caught.value))
     is_shown_safely(caplog.text)
+
+
+def test_a_shard_that_is_missing_is_named_without_an_empty_id() -> None:
+    assert str(DecodeError("", "/data/3.tar", "missing")) == "/data/3.tar: missing"
+    assert str(DecodeError("a", "/data/3.tar!a.jpg", "missing")) == "sample 'a' (/data/3.tar!a.jpg): missing"
