@@ -46,7 +46,11 @@ def shared(model: nn.Module) -> nn.Module:
 
 
 def endless(dataset: LoaderDataset) -> Iterator[TensorBatch]:
-    """Yields pass after pass. Ranks count steps, not passes: one may have a batch more in a pass than another."""
+    """Yields pass after pass.
+
+    Ranks count steps, not passes: one may have a batch more in a pass than another. So no rank waits for another one
+    for ever, and the loader's warning about different numbers of batches does not matter here.
+    """
     while True:
         yield from dataset
 
