@@ -51,6 +51,7 @@ class Admission:
         self.by_listing = self._buckets.by_listing
         self._choose_region = RegionChoice(config.image_config.of_view(0), config.seed)
         self._choose_further = FurtherViews(config.image_config, config.seed)
+        self._has_further = config.image_config.view_count > 1
         self._own = not config.image_config.image_to_rgb8
 
     def quick(self, ref: SampleRef, payload: bytes) -> Admitted | Skipped | None:
@@ -64,10 +65,15 @@ class Admission:
             return None
         size = header.upright_size
         try:
-            views = self._choose(ref, *size)
+            if self._has_further:
+                views = self._choose(ref, *size)
+                return _as_it_is(ref, header.tidy(payload), size, header.orientation, views)
+            bucket = self._buckets.choose(ref, *size)  # most streams have one view: nothing is made for further ones
         except Rejected as problem:
             return Skipped(ref.index, ref.id, ref.where, problem.reason, problem.detail)
-        return _as_it_is(ref, header.tidy(payload), size, header.orientation, views)
+        region, flipped = self._choose_region(ref, *size, bucket)
+        tidy = header.tidy(payload)
+        return Admitted(ref, tidy, size, header.orientation, region, size, region, bucket, flipped=flipped)
 
     def pixel_bytes(self, payload: bytes) -> int:
         """Returns the bytes of pixels that `thorough` would return, where they may be large: a picture that keeps
