@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 import socket
@@ -114,7 +115,7 @@ class Worker:
 
     def _place(self, row: NDArray[Any], shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
         """Returns the array in the memory that the pixels of a row go to."""
-        size = int(np.prod(shape)) * dtype.itemsize
+        size = math.prod(shape) * dtype.itemsize
         if size > row["room"]:
             raise Rejected("undecodable", f"takes {size} bytes when decoded, but {row['room']} according to its header")
         row["written"] = size
