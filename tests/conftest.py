@@ -48,7 +48,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
-def pytest_collection_finish() -> None:
+@pytest.fixture(autouse=True, scope="module")
+def _frozen() -> None:
     """Excludes all that is imported and collected by now from garbage collection. Some tests collect, and a feeder does
     at the end of each epoch: beside thousands of tests, a collection would take longer than a small epoch.
     """

@@ -6,7 +6,7 @@ import asyncio
 import os
 from array import array
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
@@ -82,7 +82,9 @@ async def _find(config: LoaderConfig, tell: Callable[[int], None]) -> PictureSiz
                 )
         finder = _Finder(config, http, tell)
         async with aclosing(source.refs(Position())) as samples:
-            await finder.take_all(samples)
+            async for sample in samples:
+                await finder.take(sample)
+        await finder.end()
         return PictureSizes(finder.sides, dict(finder.unusable.most_common()), not finder.looked)
 
 
@@ -100,22 +102,25 @@ class _Finder:
         self._remote, self._patience = RemoteLooker(config, self._get), Patience(config.http_config)
         self.sides, self.unusable = array("i"), Counter[str]()
         self.looked = False
+        self._waiting: list[SampleRef] = []
+        """Samples whose headers are to be read together."""
 
-    async def take_all(self, samples: AsyncGenerator[SampleRef | Skipped, None]) -> None:
-        """Finds the sizes of these samples."""
-        some: list[SampleRef] = []
-        async for sample in samples:
-            if isinstance(sample, Skipped):
-                if not sample.is_filtered:
-                    self.unusable[sample.reason] += 1
-            elif all(sample.size):
-                self._add(Look(*sample.size))
-            else:
-                some.append(sample)
-            if len(some) == _AT_ONCE:
-                await self._look_at(some)
-                some = []
-        await self._look_at(some)
+    async def take(self, sample: SampleRef | Skipped) -> None:
+        """Finds the size of a sample, at once or together with later ones."""
+        if isinstance(sample, Skipped):
+            if not sample.is_filtered:
+                self.unusable[sample.reason] += 1
+        elif all(sample.size):
+            self._add(Look(*sample.size))
+        else:
+            self._waiting.append(sample)
+        if len(self._waiting) == _AT_ONCE:
+            await self.end()
+
+    async def end(self) -> None:
+        """Finds the sizes of the samples that wait."""
+        samples, self._waiting = self._waiting, []
+        await self._look_at(samples)
 
     async def _look_at(self, samples: Sequence[SampleRef]) -> None:
         self.looked = self.looked or bool(samples)

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from urllib.request import Request, urlopen
 
 import boto3
 from moto.server import ThreadedMotoServer
@@ -36,4 +37,6 @@ def s3_server(bucket: str, objects: Iterable[tuple[str, bytes]]) -> Iterator[str
         client.put_object(Bucket=bucket, Key=key, Body=content)
     client.close()
     yield endpoint
+    with urlopen(Request(f"{endpoint}/moto-api/reset", method="POST")):  # else the next server of this process has them
+        pass
     server.stop()
