@@ -49,7 +49,7 @@ def settings(root: Path | str, size: int, batch_size: int) -> dict[str, Any]:
 
 
 class Encoder(nn.Module):
-    """Takes views of any sizes, and returns what it says of each, one behind the other."""
+    """Takes views of any sizes, and returns the answers to all of them in one tensor."""
 
     def __init__(self) -> None:
         super().__init__()

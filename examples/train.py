@@ -26,7 +26,6 @@ import datago_gpu
 from datago_gpu.torch import LoaderDataset, TensorBatch
 
 PHOTOS = sorted(Path(datago_gpu.__file__).parent.joinpath("photos").glob("*.[jp][pn]g"))
-CLASSES = [path.stem for path in PHOTOS]
 SHAPES = [(96, 96), (96, 128), (128, 96)]
 REPORT_EVERY = 20
 
@@ -37,7 +36,7 @@ def main() -> None:
     device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     checkpoint = args.folder / "checkpoint.pt"
     dataset = LoaderDataset(settings(cut_pictures(args.folder / "pictures", args.pictures), args.batch_size))
-    model = network().to(device)
+    model = network(len(dataset.classes or [])).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     step = 0
     if args.resume:
@@ -88,7 +87,7 @@ def parse_arguments() -> argparse.Namespace:
 def settings(root: Path, batch_size: int) -> dict[str, Any]:
     return {
         "source_type": "file",
-        "source_config": {"root_path": str(root), "random_sampling": True},
+        "source_config": {"root_path": str(root), "labels": "folder", "random_sampling": True},
         "image_config": {
             "crop_and_resize": True,
             "default_image_size": 64,
@@ -107,7 +106,7 @@ def cut_pictures(folder: Path, count: int) -> Path:
     rng = random.Random(0)
     photos = [ImageOps.exif_transpose(Image.open(path)).convert("RGB") for path in PHOTOS]
     for number in range(count):
-        name, photo = CLASSES[number % len(photos)], photos[number % len(photos)]
+        name, photo = PHOTOS[number % len(photos)].stem, photos[number % len(photos)]
         height, width = rng.choice(SHAPES)
         scale = min(photo.height / height, photo.width / width) * rng.uniform(0.3, 0.8)
         left, top = rng.uniform(0, photo.width - width * scale), rng.uniform(0, photo.height - height * scale)
@@ -119,12 +118,12 @@ def cut_pictures(folder: Path, count: int) -> Path:
     return folder
 
 
-def network() -> nn.Module:
+def network(classes: int) -> nn.Module:
     """Takes pictures of any size."""
     layers: list[nn.Module] = []
     for before, after in [(3, 24), (24, 48), (48, 96)]:
         layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.GroupNorm(8, after), nn.SiLU()]
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(96, len(CLASSES)))
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(96, classes))
 
 
 def endless(dataset: LoaderDataset) -> Iterator[TensorBatch]:
@@ -138,7 +137,7 @@ def train_step(
 ) -> torch.Tensor:
     """One step; the loss, on the device."""
     image = batch["image"].to(device, non_blocking=True)  # it is there already where the loader decoded on this GPU
-    label = torch.tensor([CLASSES.index(name.split("/")[0]) for name in batch["ids"]]).to(device, non_blocking=True)
+    label = batch["labels"].to(device, non_blocking=True)
     with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
         loss = functional.cross_entropy(model(image), label)
     optimizer.zero_grad(set_to_none=True)
