@@ -26,17 +26,6 @@ def without_image(ref: SampleRef, bucket: Size | None = None) -> Admitted:
     return Admitted(ref, b"", (0, 0), 1, full_region(0, 0), (0, 0), full_region(0, 0), bucket)
 
 
-def _as_it_is(ref: SampleRef, payload: bytes, size: Size, orientation: int, views: list[Shown]) -> Admitted:
-    """Returns the sample with a payload of which the decoder shows the regions."""
-    first, further = views[0], views[1:]
-    admitted = Admitted(
-        ref, payload, size, orientation, first.region, size, first.region, first.bucket, flipped=first.flipped
-    )
-    if further:
-        admitted.further, admitted.further_regions = further, [view.region for view in further]
-    return admitted
-
-
 class Admission:
     """Decides by the settings of a loader whether payloads can be used. Many threads may call it at once.
 
@@ -63,17 +52,10 @@ class Admission:
             return self._too_many_pixels(ref, header.height, header.width)
         if not header.plain:
             return None
-        size = header.upright_size
         try:
-            if self._has_further:
-                views = self._choose(ref, *size)
-                return _as_it_is(ref, header.tidy(payload), size, header.orientation, views)
-            bucket = self._buckets.choose(ref, *size)  # most streams have one view: nothing is made for further ones
+            return self._as_it_is(ref, header.tidy(payload), header.upright_size, header.orientation)
         except Rejected as problem:
             return Skipped(ref.index, ref.id, ref.where, problem.reason, problem.detail)
-        region, flipped = self._choose_region(ref, *size, bucket)
-        tidy = header.tidy(payload)
-        return Admitted(ref, tidy, size, header.orientation, region, size, region, bucket, flipped=flipped)
 
     def pixel_bytes(self, payload: bytes) -> int:
         """Returns the bytes of pixels that `thorough` would return, where they may be large: a picture that keeps
@@ -130,10 +112,17 @@ class Admission:
         from datago_gpu.imaging.own_channels import own_header
 
         header = own_header(payload, self._max_pixels, self._memory)
-        if header is None:
-            return None
-        size, orientation = header
-        return _as_it_is(ref, payload, size, orientation, self._choose(ref, *size))
+        return self._as_it_is(ref, payload, *header) if header else None
+
+    def _as_it_is(self, ref: SampleRef, payload: bytes, size: Size, orientation: int) -> Admitted:
+        """Returns the sample with a payload of which the decoder shows the regions. Raises Rejected."""
+        bucket = self._buckets.choose(ref, *size)
+        region, flipped = self._choose_region(ref, *size, bucket)
+        admitted = Admitted(ref, payload, size, orientation, region, size, region, bucket, flipped=flipped)
+        if self._has_further:  # most streams have one view
+            admitted.further = self._choose_further(ref, *size, bucket)
+            admitted.further_regions = [view.region for view in admitted.further]
+        return admitted
 
     def _choose(self, ref: SampleRef, height: int, width: int) -> list[Shown]:
         """Returns what each view shows of an image of this size. Raises Rejected."""
