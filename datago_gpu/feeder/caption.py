@@ -13,11 +13,12 @@ from datago_gpu.sources.http.failure import HttpFailure
 from datago_gpu.sources.local import Patience, read_file
 from datago_gpu.sources.reference import BAD_ATTRIBUTES, SampleRef
 
-__all__ = ["USUAL_CAPTION_BYTES", "download_caption", "read_caption"]
+__all__ = ["GONE", "USUAL_CAPTION_BYTES", "download_caption", "read_caption"]
 
 USUAL_CAPTION_BYTES = 64 * 1024
 """Asked for together with a large image, so that the image is not read again for want of room for its caption."""
-_GONE = frozenset((404, 410))
+GONE = frozenset((404, 410))
+"""The statuses of a file that no longer exists."""
 _DELETED = "the caption was deleted after it was listed"
 _TOO_LARGE = f"the caption has {{}} bytes, at most {MOST_CAPTION_BYTES} are read"
 
@@ -50,7 +51,7 @@ async def download_caption(ref: SampleRef, remote: Remote) -> None:
     except HttpFailure as failure:
         if failure.down:
             raise SourceError(f"{failure}; {failure.verdict}") from failure
-        if failure.status in _GONE:
+        if failure.status in GONE:
             ref.flaws = without_caption(_DELETED)
         else:
             _refuse(ref, f"the caption cannot be read: {failure.reason} {failure.detail}".rstrip())

@@ -10,8 +10,6 @@ from itertools import groupby
 from operator import attrgetter
 from typing import Any, TypeVar
 
-from msgspec import structs
-
 from datago_gpu.config import LoaderConfig
 from datago_gpu.config.limits import Limits
 from datago_gpu.errors import Rejected, SourceError
@@ -19,7 +17,7 @@ from datago_gpu.eventloop import call_in_thread, started
 from datago_gpu.feeder.admit import Admission, without_image
 from datago_gpu.feeder.admit_parts import AdmittedPart, Frame, PartAdmission
 from datago_gpu.feeder.admitted import Admitted
-from datago_gpu.feeder.caption import USUAL_CAPTION_BYTES, download_caption, read_caption
+from datago_gpu.feeder.caption import GONE, USUAL_CAPTION_BYTES, download_caption, read_caption
 from datago_gpu.feeder.payload_client import Remote
 from datago_gpu.feeder.prefetch_budget import FREE_BYTES, Claim
 from datago_gpu.feeder.window import Outcome, sizes_of
@@ -36,7 +34,6 @@ T = TypeVar("T")
 FILES_A_JOB = 8
 """Local files read in one call on a thread. Such a call costs about 60 us, a file from the page cache 20 us."""
 
-GONE = frozenset((404, 410))
 _MISSING = "missing"
 
 _LARGE = 8 * MiB
@@ -275,5 +272,5 @@ class Fetcher:
 def _chosen(ref: SampleRef, sample: Admitted) -> Outcome:
     """Returns the sample, or what stands for it if `where` leaves it out because of its caption."""
     if ref.passes and not ref.passes(ref):
-        return structs.replace(Skipped.filtered(ref.index), mix=ref.info.mix)
+        return Skipped.filtered(ref.index)
     return sample
