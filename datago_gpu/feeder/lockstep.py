@@ -28,7 +28,6 @@ from datago_gpu.feeder.stages import Fetching, Stages
 from datago_gpu.feeder.window import Outcome, source_of
 from datago_gpu.feeder.wire import Mark, Resume
 from datago_gpu.plan.taken import MoreTaken, continued, together_of
-from datago_gpu.sources.mix.mix_listing import parse_stretches
 from datago_gpu.sources.reference import Position, Refs, SampleRef, Skipped, Source
 from datago_gpu.sources.tally import hold_until_known
 from datago_gpu.units import MiB
@@ -114,7 +113,7 @@ class LockstepProduction:
         tally = self._source.tally
         if resumed:
             tally.expect(resume.listed, accepts=resume.accepts_change)
-            self._resume_weights()
+            self._planned.resume(epoch, resume.listed)
         refs = self._planned.refs(epoch, taken, self._left(), self._steps.append)
         try:
             async with aclosing(hold_until_known(refs, tally) if tally.pending else refs) as samples:
@@ -127,16 +126,6 @@ class LockstepProduction:
             if not resume.accepts_change:
                 raise ConfigError(f'{said}. Start without the state, or pass on_change="accept"') from None
             log.warning("%s; the run goes on with the next epoch, because on_change is 'accept'", said)
-
-    def _resume_weights(self) -> None:
-        """Tells the plan of a mix with which weights the state was saved."""
-        listed = self._resume.listed
-        if self._config.source_type == "mix" and listed:
-            from datago_gpu.feeder.planned_mix import PlannedMix
-
-            assert isinstance(self._planned, PlannedMix)
-            stretches = parse_stretches(listed.samples, len(self._config.source_types))
-            self._planned.resume(self._resume.position.epoch, stretches)
 
     async def _judge(self, outcome: Outcome, epoch: int) -> None:
         if isinstance(outcome, Skipped) and outcome.index < 0:  # it is in no plan

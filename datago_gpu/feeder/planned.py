@@ -63,6 +63,10 @@ class PlannedRows:
         self.limited = False
         """Whether the next step has more samples than the limit leaves."""
 
+    def resume(self, epoch: int, listed: ListingDigest | None) -> None:
+        """Prepares the epoch in which a run resumes. listed: of the state. There is nothing to do if each epoch has
+        the same rows."""
+
     async def refs(self, epoch: int, taken: Sequence[Taken], most: int | None, begin: Begin) -> Refs:
         """Yields this rank's samples of the rest of an epoch, in the order of the plan. The rows that are in no plan
         follow, as skips.

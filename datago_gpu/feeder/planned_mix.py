@@ -9,9 +9,9 @@ from datago_gpu.config import LoaderConfig
 from datago_gpu.eventloop import call_in_thread
 from datago_gpu.feeder.planned import PlannedRows
 from datago_gpu.plan.taken import Taken
-from datago_gpu.sources.mix.mix_listing import Stretch
+from datago_gpu.sources.mix.mix_listing import Stretch, parse_stretches
 from datago_gpu.sources.mix.mix_rows import MixedRows, MixedRowsSource
-from datago_gpu.sources.reference import Skipped
+from datago_gpu.sources.reference import ListingDigest, Skipped
 from datago_gpu.sources.rows import Rows
 
 if TYPE_CHECKING:
@@ -29,8 +29,9 @@ class PlannedMix(PlannedRows):
         self._mixed = source
         self._resumed: tuple[int, list[Stretch]] | None = None
 
-    def resume(self, epoch: int, stretches: list[Stretch]) -> None:
-        """Says with which weights the batches of an epoch were planned that were taken before."""
+    def resume(self, epoch: int, listed: ListingDigest | None) -> None:
+        """Reads the weights with which the batches of an epoch were planned that were taken before."""
+        stretches = parse_stretches(listed.samples, len(self._config.source_types)) if listed else []
         self._resumed = (epoch, stretches) if stretches else None
 
     async def _rows_of(self, epoch: int, taken: Sequence[Taken]) -> MixedRows:

@@ -16,7 +16,7 @@ from datago_gpu.imaging.geometry import Size
 from datago_gpu.plan.stream_planner import Planned, StreamPlanner
 from datago_gpu.plan.taken import Taken, rows_together, together_of
 from datago_gpu.sources.order import RankShare
-from datago_gpu.sources.reference import Position, Refs, SampleRef, Skipped, Source
+from datago_gpu.sources.reference import ListingDigest, Position, Refs, SampleRef, Skipped, Source
 from datago_gpu.sources.rows import RowsSource
 
 __all__ = ["PlannedWalk", "open_plan"]
@@ -58,6 +58,9 @@ class PlannedWalk:
         """Number of this rank's samples that `drop_last` has left out."""
         self.limited = False
         """See `PlannedRows.limited`."""
+
+    def resume(self, epoch: int, listed: ListingDigest | None) -> None:
+        """See `PlannedRows.resume`."""
 
     async def refs(self, epoch: int, taken: Sequence[Taken], most: int | None, begin: Begin) -> Refs:
         """Yields this rank's samples of the rest of an epoch, in the order of the plan, and between them the samples
