@@ -7,8 +7,8 @@ from contextlib import aclosing
 
 from datago_gpu.config import DataroomSource, LoaderConfig
 from datago_gpu.errors import ConfigError
-from datago_gpu.index.remote_look import Found, RemoteLooker
-from datago_gpu.index.survey import Task, Unit, renewed, row_of_skip
+from datago_gpu.index.remote_look import Found, RemoteLooker, rows_of
+from datago_gpu.index.survey import Task, Unit, row_of_skip
 from datago_gpu.sources.dataroom.dataroom_source import Dataroom
 from datago_gpu.sources.http.failure import HttpFailure
 from datago_gpu.sources.http.http_client import HttpClient
@@ -59,14 +59,7 @@ class DataroomSurvey:
         if isinstance(ref, Skipped):
             return [row_of_skip(ref, url=ref.where)]
         known = old[0].digest or "" if old else ""
-        try:
-            found = await self._look(ref, known)
-        except HttpFailure as failure:
-            found = Found.unreadable(failure)
-        if found is not None:
-            return [found.row(ref)]
-        old[0] = renewed(ref, old[0])
-        return old
+        return await rows_of(ref, old, self._look(ref, known))
 
     async def _look(self, ref: SampleRef, known: str) -> Found | None:
         """Looks at an image. Asks the Dataroom for a new address if the listed one has expired."""

@@ -11,13 +11,13 @@ from datago_gpu.config.limits import Limits
 from datago_gpu.errors import SourceError
 from datago_gpu.eventloop import call_in_thread
 from datago_gpu.index.look import Look, Looker, Looking
-from datago_gpu.index.survey import row_of_place, row_of_sample
+from datago_gpu.index.survey import renewed, row_of_place, row_of_sample
 from datago_gpu.sources.http.excerpt import Excerpt
 from datago_gpu.sources.http.failure import HttpFailure
 from datago_gpu.sources.index_form import IndexRow
 from datago_gpu.sources.reference import SampleRef, Span
 
-__all__ = ["Found", "GetRange", "RemoteLooker"]
+__all__ = ["Found", "GetRange", "RemoteLooker", "rows_of"]
 
 _FIRST_BYTES = 64 * 1024
 _AHEAD = 4
@@ -48,6 +48,16 @@ class Found(NamedTuple):
         row = row_of_place(ref)
         row.bytes, row.digest = self.size, self.digest or None
         return row_of_sample(ref, self.look, row)
+
+
+async def rows_of(ref: SampleRef, old: list[IndexRow], looking: Awaitable[Found | None]) -> list[IndexRow]:
+    """Returns the rows of a sample: see `Survey.look`. looking: looks at its image, and returns None if the image has
+    not changed."""
+    try:
+        found = await looking
+    except HttpFailure as failure:
+        found = Found.unreadable(failure)
+    return renewed(ref, old) if found is None else [found.row(ref)]
 
 
 class RemoteLooker:

@@ -89,11 +89,13 @@ def row_of_place(ref: SampleRef) -> IndexRow:
     return IndexRow("", _below_root(ref.path), ref.url or None, offset, length)
 
 
-def renewed(ref: SampleRef, old: IndexRow) -> IndexRow:
-    """Returns a row with what the sample's source says now, and what an earlier index says about the image."""
+def renewed(ref: SampleRef, old: list[IndexRow]) -> list[IndexRow]:
+    """Writes what the sample's source says now into the one row of an earlier index, as the image has not changed.
+    Returns the same list."""
     row = row_of_place(ref)
-    row.bytes, row.digest = old.bytes, old.digest
-    return row_of_sample(ref, Look.of_row(old), row)
+    row.bytes, row.digest = old[0].bytes, old[0].digest
+    old[0] = row_of_sample(ref, Look.of_row(old[0]), row)
+    return old
 
 
 def row_of_sample(ref: SampleRef, look: Look, row: IndexRow) -> IndexRow:

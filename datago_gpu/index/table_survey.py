@@ -13,11 +13,10 @@ from datago_gpu.errors import ConfigError
 from datago_gpu.index.local_files import FilesJob
 from datago_gpu.index.look import Look
 from datago_gpu.index.reader_pool import ReaderPool
-from datago_gpu.index.remote_look import Found, RemoteLooker
+from datago_gpu.index.remote_look import RemoteLooker, rows_of
 from datago_gpu.index.survey import Task, Unit, renewed, row_of_sample, row_of_skip
 from datago_gpu.sources.authorization import headers_by_origin, headers_for
 from datago_gpu.sources.http.excerpt import Excerpt
-from datago_gpu.sources.http.failure import HttpFailure
 from datago_gpu.sources.http.http_client import HttpClient
 from datago_gpu.sources.index_form import IndexRow
 from datago_gpu.sources.object_store.stores import Stores, is_stored
@@ -84,11 +83,7 @@ class TableSurvey:
         answers = (await self._pool.run(job)).rows or () if refs else ()
         rows = []
         for (ref, old), answer in zip(refs, answers, strict=True):
-            if answer is None:
-                old[0] = renewed(ref, old[0])
-                rows.append(old)
-            else:
-                rows.append([row_of_sample(ref, Look.of_row(answer), answer)])
+            rows.append(renewed(ref, old) if answer is None else [row_of_sample(ref, Look.of_row(answer), answer)])
         return rows
 
     async def _others(self, refs: list[tuple[SampleRef | Skipped, list[IndexRow]]]) -> list[list[IndexRow]]:
@@ -98,14 +93,7 @@ class TableSurvey:
         if isinstance(ref, Skipped):
             return [row_of_skip(ref)]
         known = old[0].digest or "" if old and not is_stored(ref.url) else ""
-        try:
-            found = await self._looker.look(ref.url, known, ref.span)
-        except HttpFailure as failure:
-            found = Found.unreadable(failure)
-        if found is not None:
-            return [found.row(ref)]
-        old[0] = renewed(ref, old[0])
-        return old
+        return await rows_of(ref, old, self._looker.look(ref.url, known, ref.span))
 
     async def _get(self, url: str, begin: int, end: int, *, tag: str = "", known: str = "") -> Excerpt | None:
         if is_stored(url):
