@@ -9,16 +9,12 @@ from datago_gpu.feeder.payload_client import Remote
 from datago_gpu.sources.attributes import NO_ATTRIBUTES
 from datago_gpu.sources.caption_text import MOST_CAPTION_BYTES, attributes_of_caption
 from datago_gpu.sources.captions import without_caption
-from datago_gpu.sources.http.failure import HttpFailure
+from datago_gpu.sources.http.failure import GONE, HttpFailure
 from datago_gpu.sources.local import Patience, read_file
 from datago_gpu.sources.reference import BAD_ATTRIBUTES, SampleRef
 
-__all__ = ["GONE", "USUAL_CAPTION_BYTES", "download_caption", "read_caption"]
+__all__ = ["download_caption", "read_caption"]
 
-USUAL_CAPTION_BYTES = 64 * 1024
-"""Asked for together with a large image, so that the image is not read again for want of room for its caption."""
-GONE = frozenset((404, 410))
-"""The statuses of a file that no longer exists."""
 _DELETED = "the caption was deleted after it was listed"
 _TOO_LARGE = f"the caption has {{}} bytes, at most {MOST_CAPTION_BYTES} are read"
 

@@ -17,12 +17,11 @@ from datago_gpu.eventloop import call_in_thread, started
 from datago_gpu.feeder.admit import Admission, without_image
 from datago_gpu.feeder.admit_parts import AdmittedPart, Frame, PartAdmission
 from datago_gpu.feeder.admitted import Admitted
-from datago_gpu.feeder.caption import GONE, USUAL_CAPTION_BYTES, download_caption, read_caption
 from datago_gpu.feeder.payload_client import Remote
 from datago_gpu.feeder.prefetch_budget import FREE_BYTES, Claim
 from datago_gpu.feeder.window import Outcome, sizes_of
 from datago_gpu.imaging.allowance import Allowance
-from datago_gpu.sources.http.failure import HttpFailure
+from datago_gpu.sources.http.failure import GONE, HttpFailure
 from datago_gpu.sources.local import NUL_IN_PATH, Patience, read_file
 from datago_gpu.sources.reference import Part, SampleRef, Skipped
 from datago_gpu.units import MiB
@@ -33,6 +32,9 @@ T = TypeVar("T")
 
 FILES_A_JOB = 8
 """Local files read in one call on a thread. Such a call costs about 60 us, a file from the page cache 20 us."""
+
+_USUAL_CAPTION_BYTES = 64 * 1024
+"""Asked for together with a large image, so that the image is not read again for want of room for its caption."""
 
 _MISSING = "missing"
 
@@ -101,7 +103,7 @@ class Fetcher:
             payload, size = self._read_payload(ref, room)
         except Rejected as problem:
             return Skipped(ref.index, ref.id, ref.where, problem.reason, problem.detail)
-        beside = USUAL_CAPTION_BYTES if ref.caption else 0
+        beside = _USUAL_CAPTION_BYTES if ref.caption else 0
         if size > room:
             return size + beside
         outcome = self._admission.quick(ref, payload)
@@ -111,6 +113,8 @@ class Fetcher:
                 return needed + beside
             outcome = self._admission.thorough(ref, payload)
         if ref.caption and isinstance(outcome, Admitted):
+            from datago_gpu.feeder.caption import read_caption  # other streams start sooner without this import
+
             used = outcome.arena_bytes
             if more := read_caption(ref, self._patience, max(0, room - used)):
                 return used + more
@@ -160,6 +164,8 @@ class Fetcher:
 
     async def _load_with_caption(self, ref: SampleRef, claim: Claim) -> Outcome:
         """Downloads image and caption at the same time. The caption's memory, 1 MiB at most, is not asked for."""
+        from datago_gpu.feeder.caption import download_caption  # other streams start sooner without this import
+
         assert self._remote is not None
         caption = started(download_caption(ref, self._remote))
         try:

@@ -34,7 +34,6 @@ from datago_gpu.feeder.production import Production
 from datago_gpu.feeder.runtime import connect, http_client_type, leave_with, run
 from datago_gpu.redact import printable
 from datago_gpu.sources import open_source
-from datago_gpu.sources.class_labels import ClassLabels
 from datago_gpu.sources.user.row_wire import Form
 
 if TYPE_CHECKING:
@@ -133,7 +132,9 @@ def _link_to_rows(
 ) -> AbstractAsyncContextManager[RowLink | None]:
     if descriptor is None or form is None:
         return nullcontext()
-    from datago_gpu.sources.user.row_link import row_link  # other streams start sooner without this import
+    # Other streams start sooner without these imports.
+    from datago_gpu.sources.class_labels import ClassLabels
+    from datago_gpu.sources.user.row_link import row_link
 
     of_rows = next(each for each in config.by_source().values() if each.source_type == "rows")
     return row_link(descriptor, form, ClassLabels.by(of_rows.source_config))

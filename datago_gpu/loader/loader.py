@@ -22,7 +22,6 @@ from datago_gpu.loader.assembly_maker import assembly_maker, make_pool
 from datago_gpu.loader.class_names import ClassNames
 from datago_gpu.loader.decode_thread import Ready, Worker, wrap_unexpected
 from datago_gpu.loader.handoff import Ended, Handoff
-from datago_gpu.loader.mix_counts import MixCounts
 from datago_gpu.loader.planning import Plans
 from datago_gpu.loader.row_setup import load_config, make_row_thread
 from datago_gpu.loader.skips import Skips
@@ -34,6 +33,7 @@ from datago_gpu.loader.supervisor import Supervisor
 if TYPE_CHECKING:
     from datago_gpu.batch import Batch, Sample
     from datago_gpu.loader.given_rows import GivenRows
+    from datago_gpu.loader.mix_counts import MixCounts
     from datago_gpu.loader.row_thread import RowThread
 
 __all__ = ["Loader"]
@@ -176,7 +176,7 @@ class Loader(Plans, ClassNames):
             delivered, skipped, worker.bytes, seconds, tuple(stages), cores, flawed, worker.rescued, passed_over,
             sum(filtered.values()), filtered, self._dropped,
             pool.plan.processes if pool else 0, pool.cpu_s / seconds if pool else 0.0,
-            self._mix.counts(),
+            self._mix.counts() if self._mix else {},
         )  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:
@@ -261,7 +261,7 @@ class Loader(Plans, ClassNames):
             judged_from=judged_from,
             filtered_from=filtered_from,
         )
-        self._mix = MixCounts(config)
+        self._mix = _mix_counts(config)
         self._fruitless = self._is_exhausted = False
         self._dropped = 0
         self._ready: Handoff[Ready] = Handoff(waiting_batches(config), Limits.of(config).pixels)
@@ -335,7 +335,8 @@ class Loader(Plans, ClassNames):
             for notice in ready.notices:
                 log.log(notice.level, "%s", notice.text)
             self._progress.skip(ready.skipped)
-            self._mix.skip(ready.skipped)
+            if self._mix:
+                self._mix.skip(ready.skipped)
             self._fruitless, self._dropped = ready.fruitless, ready.dropped
             self._check_skips(final=False)
             self._skips.note(ready.flaws)
@@ -376,6 +377,15 @@ class _Batches:
 
     def __next__(self) -> Batch:
         return next(self._loader)
+
+
+def _mix_counts(config: LoaderConfig) -> MixCounts | None:
+    """Returns the counts of the sources of a mix; None without a mix."""
+    if config.source_type != "mix":
+        return None
+    from datago_gpu.loader.mix_counts import MixCounts  # other streams start sooner without this import
+
+    return MixCounts(config)
 
 
 def _stop(worker: Worker, rows: RowThread | None, process: int) -> None:

@@ -14,18 +14,14 @@ __all__ = ["MixCounts"]
 
 
 class MixCounts:
-    """Counts samples by their source. Without a mix it counts nothing."""
+    """Counts samples by their source. config: of a mix."""
 
     def __init__(self, config: LoaderConfig) -> None:
-        mixed = config.source_type == "mix"
-        self._names = [name for name, _ in config.source_types] if mixed else []
+        self._names = [name for name, _ in config.source_types]
         self._delivered: Counter[str] = Counter()
         self._skipped: dict[str, Counter[str]] = {name: Counter() for name in self._names}
         self._filtered: Counter[str] = Counter()
         self._passes: dict[str, int] = {}
-
-    def __bool__(self) -> bool:
-        return bool(self._names)
 
     def deliver(self, mix: Iterable[str], pass_numbers: Iterable[int | None], real: Iterable[bool]) -> None:
         """Counts samples delivered. mix, pass_numbers, real: as in a Batch."""
@@ -36,7 +32,7 @@ class MixCounts:
 
     def skip(self, skips: Iterable[Skipped]) -> None:
         """Counts samples skipped."""
-        for each in skips if self._names else ():
+        for each in skips:
             if each.is_filtered:
                 self._filtered[each.mix] += each.count
             elif each.mix in self._skipped:

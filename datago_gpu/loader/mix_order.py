@@ -11,8 +11,6 @@ from typing import Any
 import msgspec
 
 from datago_gpu.config import LoaderConfig, MixSource
-from datago_gpu.sources.mix.mix_listing import parse_stretches, stretches_text
-from datago_gpu.sources.mix.turns import whole_weights
 
 __all__ = ["mix_differences", "mix_order", "normal_mix", "weights_of_state"]
 
@@ -31,10 +29,8 @@ def mix_order(config: LoaderConfig, order_of: Callable[[LoaderConfig], Order]) -
         shares = {"repeat" if mix.repeats else "weight": mix.weights[len(sources)]}
         shown = {name: order[name] for name in ("source_type", "source_config")}
         where = part.source_config.where.strip()
-        if (
-            where and not config.lockstep
-        ):  # a place in a mix counts the samples that pass; in lockstep, the order has it
-            shown["where"] = where
+        if where and not config.lockstep:  # in lockstep, the order of the source has it
+            shown["where"] = where  # a place in a mix counts the samples that pass
         sources.append({"name": part.name, **shown, **shares})
     return {"sources": sources, "stop": "" if mix.repeats else mix.stop}
 
@@ -78,6 +74,10 @@ def weights_of_state(config: LoaderConfig, given: Order) -> str:
 
     given: what the state has as `source_config`.
     """
+    # States without a mix are read sooner without these imports.
+    from datago_gpu.sources.mix.mix_listing import parse_stretches, stretches_text
+    from datago_gpu.sources.mix.turns import whole_weights
+
     mix = config.source_config
     assert isinstance(mix, MixSource)
     if mix.repeats:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DOWN_AFTER",
+    "GONE",
     "WORTH_RETRYING",
     "HttpFailure",
     "Try",
@@ -29,6 +30,9 @@ Try = tuple[float, int]
 
 WORTH_RETRYING = frozenset((408, 425, 429))
 """Statuses below 500 after which another try may help."""
+
+GONE = frozenset((404, 410))
+"""The statuses of a file that no longer exists."""
 
 _SERVER_IS_SILENT = frozenset(("connection", "timeout", "tls", "protocol", "proxy"))
 
