@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar
 
 from datago_gpu.config import ConfigLike, LoaderConfig
 from datago_gpu.config.limits import Limits, waiting_batches
-from datago_gpu.config.lockstep_rules import JUDGED_FROM
 from datago_gpu.decoders.select import Backend, choose
 from datago_gpu.errors import DatagoError, SourceError, TooManyErrors
 from datago_gpu.feeder.wire import Number, Resume
@@ -251,16 +250,7 @@ class Loader(Plans, ClassNames):
         self._progress = progress_of(config, resume)
         self._begun = None
         self._delivered_before = resume.delivered
-        listed = None if config.skipped_file is None else config.absolute(config.skipped_file)
-        judged_from = JUDGED_FROM if config.lockstep else 1
-        filtered_from = JUDGED_FROM if config.lockstep or config.rank_and_world_size()[1] > 1 else 1
-        self._skips = Skips(
-            config.max_failures,
-            listed,
-            delivered_before=resume.delivered,
-            judged_from=judged_from,
-            filtered_from=filtered_from,
-        )
+        self._skips = Skips.of(config, resume)
         self._mix = _mix_counts(config)
         self._fruitless = self._is_exhausted = False
         self._dropped = 0

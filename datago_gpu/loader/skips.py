@@ -6,11 +6,15 @@ import logging
 import os
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
+from typing import Self
 
 import msgspec
 
+from datago_gpu.config import LoaderConfig
 from datago_gpu.config.local_paths import openable, true_text
+from datago_gpu.config.lockstep_rules import JUDGED_FROM
 from datago_gpu.errors import ConfigError, DecodeError, SourceError, TooManyErrors
+from datago_gpu.feeder.wire import Resume
 from datago_gpu.redact import printable_json
 from datago_gpu.sources.reference import Flaw, Skipped
 
@@ -61,6 +65,18 @@ class Skips:
         """Name of a source of a mix -> number of its samples skipped."""
         self._lost = 0
         """Samples skipped, with a lost shard counted as the samples that it held."""
+
+    @classmethod
+    def of(cls, config: LoaderConfig, resume: Resume) -> Self:
+        """Counts by the settings, for a stream that begins at `resume`. Raises what `SkippedFile` raises."""
+        shares = config.lockstep or config.rank_and_world_size()[1] > 1
+        return cls(
+            config.max_failures,
+            None if config.skipped_file is None else config.absolute(config.skipped_file),
+            delivered_before=resume.delivered,
+            judged_from=JUDGED_FROM if config.lockstep else 1,
+            filtered_from=JUDGED_FROM if shares else 1,
+        )
 
     def add(self, skipped: Iterable[Skipped]) -> None:
         """Counts, lists and logs skips. The first of each reason is logged as a warning, the others at debug level."""
