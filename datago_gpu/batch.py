@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from datago_gpu.arrays import Array
 from datago_gpu.batch_sample import Sample, describe, four, generator_of
 from datago_gpu.points import Cuts
-from datago_gpu.views import FurtherView, with_rows
+from datago_gpu.views import FurtherView, sizes_of, with_rows
 
 # Fields are `Array | Any`, a convention of typeshed: the settings decide whether a field is an array, a list, bytes or
 # None. Editors complete for the usual case (Array), and type checkers do not require checks for the others.
@@ -124,8 +124,7 @@ class Batch:
         if self.flipped is None:
             self.flipped = np.zeros(len(self.ids), np.bool_)
         if self.image_sizes is None:
-            same = None if self.bucket is None else np.tile(np.array(self.bucket, np.int32), (len(self.ids), 1))
-            self.image_sizes = self.original_sizes if same is None else same
+            self.image_sizes = self.original_sizes if self.bucket is None else sizes_of(self.bucket, len(self.ids))
 
     @property
     def views(self) -> list[Array | Any]:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["FurtherView", "with_rows"]
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["FurtherView", "sizes_of", "with_rows"]
 
 
 @dataclass(slots=True, eq=False)
@@ -21,8 +24,14 @@ class FurtherView:
 
 def with_rows(views: list[FurtherView], rows: Any) -> list[FurtherView]:
     """Returns the views of some samples (a slice), or of one (an index)."""
-    return [FurtherView(None if view.image is None else view.image[rows], *_rows(view, rows)) for view in views]
+    return [_with_rows(view, rows) for view in views]
 
 
-def _rows(view: FurtherView, rows: Any) -> tuple[Any, Any, Any]:
-    return view.crops[rows], view.flipped[rows], view.image_sizes[rows]
+def _with_rows(view: FurtherView, rows: Any) -> FurtherView:
+    image = None if view.image is None else view.image[rows]
+    return FurtherView(image, view.crops[rows], view.flipped[rows], view.image_sizes[rows])
+
+
+def sizes_of(bucket: tuple[int, int], count: int) -> NDArray[np.int32]:
+    """Returns height and width of each image of a bucket, (N, 2)."""
+    return np.tile(np.array(bucket, np.int32), (count, 1))

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from datago_gpu.batch import COLUMNS, ON_DEVICE, Batch
 from datago_gpu.feeder import wire
+from datago_gpu.loader.loaded_views import flipped_of
+from datago_gpu.views import sizes_of
 
 __all__ = ["LoadedBatch"]
 
@@ -62,8 +64,7 @@ class LoadedBatch(Batch):
         elif name == "sample_epochs":
             value = self._epochs()
         elif name == "flipped":
-            found = np.frombuffer(self._message.flipped, np.bool_) if self._message.flipped else None
-            value = np.zeros(len(self._kept), np.bool_) if found is None else found[self._kept]
+            value = flipped_of(self._message, self._kept)
         elif name == "image_sizes":
             value = self._image_sizes()
         else:
@@ -81,7 +82,7 @@ class LoadedBatch(Batch):
 
     def _image_sizes(self) -> NDArray[np.int32]:
         if self.bucket:
-            return np.tile(np.array(self.bucket, np.int32), (len(self._kept), 1))
+            return sizes_of(self.bucket, len(self._kept))
         return self._rows(np.frombuffer(self._message.buckets or self._message.sizes, np.int32), 2)
 
     def _rows(self, numbers: NDArray[Any], columns: int) -> NDArray[Any]:
