@@ -1,6 +1,6 @@
 """Shows what a model will see: the first batches of a loader, drawn with their crops, masks and names.
 
-`gather.py` loads the batches, `pixels.py` and `masks.py` draw images, `sheet.py` and `page.py` lay them out.
+`gather.py` loads the batches, `pictures.py` and `masks.py` draw images, `sheet.py` and `page.py` lay them out.
 `bucket_counts.py` counts which pictures go to which bucket, and `bucket_sheet.py` draws that.
 """
 
