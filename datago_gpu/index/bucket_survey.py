@@ -10,7 +10,7 @@ from datago_gpu.config import FileSource, LoaderConfig
 from datago_gpu.feeder.caption import download_caption
 from datago_gpu.index.look import Look
 from datago_gpu.index.remote_look import Found, RemoteLooker
-from datago_gpu.index.survey import Task, Unit, attributes_text
+from datago_gpu.index.survey import Task, Unit, describe
 from datago_gpu.sources.http.excerpt import Excerpt
 from datago_gpu.sources.http.failure import HttpFailure
 from datago_gpu.sources.index_form import IndexRow
@@ -63,9 +63,7 @@ class BucketSurvey:
 
     async def _rows(self, ref: SampleRef, tag: str, old: list[IndexRow]) -> list[IndexRow]:
         if old and tag and old[0].digest == tag:
-            old[0].label = ref.info.label
-            if not ref.caption:
-                old[0].attributes = attributes_text(ref.info.attributes)
+            describe(old[0], ref)
             return old
         try:
             found = await self._looker.look(ref.url) or Found(Look())

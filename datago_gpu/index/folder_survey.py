@@ -9,12 +9,12 @@ from contextlib import aclosing
 from datago_gpu.config import FileSource, LoaderConfig
 from datago_gpu.index.local_files import FilesJob
 from datago_gpu.index.reader_pool import ReaderPool
-from datago_gpu.index.survey import Task, Unit, attributes_text, row_of_skip
+from datago_gpu.index.survey import Task, Unit, describe, row_of_skip
 from datago_gpu.sources.index_form import IndexRow
 from datago_gpu.sources.listed_images import no_images
 from datago_gpu.sources.listers import open_lister
 from datago_gpu.sources.passed_over import PassedOver, log_passed_over
-from datago_gpu.sources.reference import SampleRef, Skipped, utf8_text
+from datago_gpu.sources.reference import Skipped, utf8_text
 
 __all__ = ["FolderSurvey"]
 
@@ -62,7 +62,7 @@ class FolderSurvey:
             else:
                 answer = next(answers)
                 found = old if answer is None else [answer]
-                _describe(found[0], unit.given[1])
+                describe(found[0], unit.given[1])
                 rows.append(found)
         return rows
 
@@ -76,10 +76,3 @@ class FolderSurvey:
 
     def _below(self, path: str) -> str:
         return path.removeprefix(os.path.join(self.root, "")) or "."
-
-
-def _describe(row: IndexRow, ref: SampleRef) -> None:
-    """Writes into a row what the listing says of the image. A row has the text of a caption file already."""
-    row.label = ref.info.label
-    if not ref.caption:
-        row.attributes = attributes_text(ref.info.attributes)

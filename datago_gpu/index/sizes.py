@@ -8,23 +8,22 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
-from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 from msgspec import structs
 
 from datago_gpu import eventloop
-from datago_gpu.config import ImageConfig, LoaderConfig, MixSource, TableSource, UserSource
+from datago_gpu.config import ImageConfig, LoaderConfig, MixSource, UserSource
 from datago_gpu.errors import ConfigError
 from datago_gpu.eventloop import call_in_thread
 from datago_gpu.feeder.caption import read_caption
 from datago_gpu.feeder.runtime import http_client_type
 from datago_gpu.index.local_files import FilesJob, LocalFiles
 from datago_gpu.index.look import Look, Looker
+from datago_gpu.index.ranges import AnyRange
 from datago_gpu.index.remote_look import RemoteLooker
 from datago_gpu.sources import open_source
 from datago_gpu.sources.caption_text import MOST_CAPTION_BYTES
-from datago_gpu.sources.http.excerpt import Excerpt
 from datago_gpu.sources.http.failure import HttpFailure
 from datago_gpu.sources.local import Patience
 from datago_gpu.sources.reference import Position, SampleRef, Skipped
@@ -32,7 +31,6 @@ from datago_gpu.sources.rows import RowsSource, planned_sizes
 
 if TYPE_CHECKING:
     from datago_gpu.sources.http.http_client import HttpClient
-    from datago_gpu.sources.object_store.stores import Stores
 
 __all__ = ["PictureSizes", "find_sizes"]
 
@@ -97,9 +95,9 @@ class _Finder:
     """Collects sizes. looked: whether a header had to be read."""
 
     def __init__(self, config: LoaderConfig, http: HttpClient, tell: Callable[[int], None]) -> None:
-        self._config, self._http, self._tell = config, http, tell
+        self._tell = tell
         self._files, self._looker = LocalFiles(config), Looker(config, near=True)
-        self._remote, self._patience = RemoteLooker(config, self._get), Patience(config.http_config)
+        self._remote, self._patience = RemoteLooker(config, AnyRange(config, http).get), Patience(config.http_config)
         self.sides, self.unusable = array("i"), Counter[str]()
         self.looked = False
         self._waiting: list[SampleRef] = []
@@ -164,21 +162,3 @@ class _Finder:
 
     def _look_into(self, payload: bytes) -> Look:
         return self._looker.look_into(lambda begin, end: payload[begin:end], len(payload))
-
-    async def _get(self, url: str, begin: int, end: int, *, tag: str = "", known: str = "") -> Excerpt | None:
-        from datago_gpu.sources.object_store.stores import is_stored  # most pictures are not in object storage
-
-        if is_stored(url):
-            return await self._stores.get_range(url, begin, end, tag=tag)
-        headers = None
-        if isinstance(self._config.source_config, TableSource):
-            from datago_gpu.sources.authorization import headers_by_origin, headers_for
-
-            headers = headers_for(url, headers_by_origin(self._config.source_config))
-        return await self._http.get_range(url, begin, end, tag=tag, known=known, headers=headers)
-
-    @cached_property
-    def _stores(self) -> Stores:
-        from datago_gpu.sources.object_store.stores import Stores
-
-        return Stores(self._config.http_config, getattr(self._config.source_config, "storage_options", {}))

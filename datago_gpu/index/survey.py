@@ -22,6 +22,7 @@ __all__ = [
     "Task",
     "Unit",
     "attributes_text",
+    "describe",
     "renewed",
     "row_of_place",
     "row_of_sample",
@@ -110,6 +111,13 @@ def row_of_sample(ref: SampleRef, look: Look, row: IndexRow) -> IndexRow:
         if part.path or part.url
     ]
     return row
+
+
+def describe(row: IndexRow, ref: SampleRef) -> None:
+    """Writes into a row what the listing says of the image. A row has the text of a caption file already."""
+    row.label = ref.info.label
+    if not ref.caption:
+        row.attributes = attributes_text(ref.info.attributes)
 
 
 def attributes_text(attributes: bytes) -> str | None:

@@ -6,20 +6,18 @@ import asyncio
 import os
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from functools import cached_property
 
 from datago_gpu.config import LoaderConfig, TableSource
 from datago_gpu.errors import ConfigError
 from datago_gpu.index.local_files import FilesJob
 from datago_gpu.index.look import Look
+from datago_gpu.index.ranges import AnyRange
 from datago_gpu.index.reader_pool import ReaderPool
 from datago_gpu.index.remote_look import RemoteLooker, rows_of
 from datago_gpu.index.survey import Task, Unit, renewed, row_of_sample, row_of_skip
-from datago_gpu.sources.authorization import headers_by_origin, headers_for
-from datago_gpu.sources.http.excerpt import Excerpt
 from datago_gpu.sources.http.http_client import HttpClient
 from datago_gpu.sources.index_form import IndexRow
-from datago_gpu.sources.object_store.stores import Stores, is_stored
+from datago_gpu.sources.object_store.stores import is_stored
 from datago_gpu.sources.reference import Position, SampleRef, Skipped
 from datago_gpu.sources.table.table_source import Table
 
@@ -39,10 +37,9 @@ class TableSurvey:
     def __init__(self, config: LoaderConfig, http: HttpClient, pool: ReaderPool) -> None:
         source = config.source_config
         assert isinstance(source, TableSource)
-        self._config, self._source, self._http, self._pool = config, source, http, pool
+        self._source, self._pool = source, pool
         self._table = Table(config, http)
-        self._headers = headers_by_origin(source)
-        self._looker = RemoteLooker(config, self._get)
+        self._looker = RemoteLooker(config, AnyRange(config, http).get)
         self.at_once = max(pool.at_once, -(-self._looker.at_once // self.chunk))
 
     async def units(self) -> AsyncGenerator[Unit, None]:
@@ -94,16 +91,6 @@ class TableSurvey:
             return [row_of_skip(ref)]
         known = old[0].digest or "" if old and not is_stored(ref.url) else ""
         return await rows_of(ref, old, self._looker.look(ref.url, known, ref.span))
-
-    async def _get(self, url: str, begin: int, end: int, *, tag: str = "", known: str = "") -> Excerpt | None:
-        if is_stored(url):
-            return await self._stores.get_range(url, begin, end, tag=tag)
-        headers = headers_for(url, self._headers)
-        return await self._http.get_range(url, begin, end, tag=tag, known=known, headers=headers)
-
-    @cached_property
-    def _stores(self) -> Stores:
-        return Stores(self._config.http_config, self._source.storage_options)
 
 
 def _holds_bytes(ref: SampleRef) -> bool:
