@@ -11,13 +11,26 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Iterable
 
-__all__ = ["BucketTable", "ListedBuckets", "Region", "Size", "bucket_sizes", "cover_region", "full_region", "rois_of"]
+__all__ = [
+    "BucketTable",
+    "Cut",
+    "ListedBuckets",
+    "Region",
+    "Size",
+    "bucket_sizes",
+    "cover_region",
+    "full_region",
+    "rois_of",
+]
 
 Size = tuple[int, int]
 """(height, width) in pixels."""
 
 Region = tuple[float, float, float, float]
 """(top, left, height, width) in pixels."""
+
+Cut = tuple[Region, Size | None]
+"""The region to show of an image as displayed, and the size to scale it to (None: not scaled)."""
 
 
 def bucket_sizes(size: int, ratio: int, min_aspect: float, max_aspect: float) -> list[tuple[int, int]]:

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from datago_gpu.imaging.geometry import Region, Size
-from datago_gpu.imaging.orientation import stored_box, upright_array
-from datago_gpu.imaging.scaling import scale_views, shrinkage
+from datago_gpu.imaging.geometry import Cut
+from datago_gpu.imaging.orientation import stored_cut, upright_array
+from datago_gpu.imaging.scaling import common_shrinkage, scale_views
 
 try:
     import simplejpeg
@@ -26,7 +26,7 @@ _COLOURS = ("YCbCr", "RGB")
 
 
 def render_jpeg(
-    payload: memoryview, views: Sequence[tuple[Region, Size | None]], orientation: int, *, draft: bool, max_pixels: int
+    payload: memoryview, views: Sequence[Cut], orientation: int, *, draft: bool, max_pixels: int
 ) -> list[NDArray[np.uint8]] | None:
     """Returns the same pixels as `pixels.render_views`, maybe read-only or views. None if Pillow must decode.
 
@@ -39,8 +39,8 @@ def render_jpeg(
         height, width, colours, _ = simplejpeg.decode_jpeg_header(payload)
         if colours not in _COLOURS or height * width > max_pixels:
             return None
-        stored = [_as_stored(view, orientation, (height, width)) for view in views]
-        divisor = min(shrinkage(box, size) if draft and size else 1 for box, size in stored)
+        stored = [stored_cut(view, orientation, (height, width)) for view in views]
+        divisor = common_shrinkage(stored) if draft else 1
         least = {"min_height": -(-height // divisor), "min_width": -(-width // divisor)} if divisor > 1 else {}
         pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(payload, "RGB", **least)
     except MemoryError:
@@ -48,10 +48,3 @@ def render_jpeg(
     except Exception:  # simplejpeg raises ValueError for libjpeg's warnings, KeyError for 4:4:1
         return None
     return [upright_array(view, orientation) for view in scale_views(pixels, stored, divisor)]
-
-
-def _as_stored(view: tuple[Region, Size | None], orientation: int, size: Size) -> tuple[Region, Size | None]:
-    """Converts what a view shows from the image as displayed to the image as stored."""
-    region, target = view
-    box = stored_box(region, orientation, size)
-    return box, target if target is None or orientation < 5 else (target[1], target[0])

@@ -7,9 +7,9 @@ from typing import Any
 from numpy.typing import NDArray
 from PIL import Image
 
-from datago_gpu.imaging.geometry import Region, Size
+from datago_gpu.imaging.geometry import Cut, Region, Size
 
-__all__ = ["stored_box", "upright_array", "upright_image"]
+__all__ = ["stored_cut", "swap_size", "upright_array", "upright_image"]
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -24,10 +24,20 @@ _FLIPPED = {2: (False, True), 3: (True, True), 4: (True, False), 6: (False, True
 """EXIF orientation -> whether the displayed image is reversed against the stored one, (vertically, horizontally)."""
 
 
-def stored_box(region: Region, orientation: int, stored: Size) -> Region:
-    """Converts a region from displayed to stored coordinates. stored: (height, width) of the image as stored."""
+def swap_size(size: Size, orientation: int) -> Size:
+    """Converts a size (height, width) from stored to displayed, or from displayed to stored."""
+    return size if orientation < 5 else (size[1], size[0])
+
+
+def stored_cut(cut: Cut, orientation: int, stored: Size) -> Cut:
+    """Converts what is shown of an image, from displayed to stored. stored: (height, width) of the image as stored."""
+    region, target = cut
+    return _stored_box(region, orientation, stored), target and swap_size(target, orientation)
+
+
+def _stored_box(region: Region, orientation: int, stored: Size) -> Region:
     top, left, height, width = map(float, region)
-    displayed = stored if orientation < 5 else (stored[1], stored[0])
+    displayed = swap_size(stored, orientation)
     upside_down, mirrored = _FLIPPED.get(orientation, (False, False))
     if upside_down:
         top = displayed[0] - top - height

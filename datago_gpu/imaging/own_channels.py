@@ -15,7 +15,7 @@ from datago_gpu.imaging.deep import deep_pixels, is_deep
 from datago_gpu.imaging.formats import exif_orientation, open_image
 from datago_gpu.imaging.geometry import Region, Size
 from datago_gpu.imaging.modes import own_mode
-from datago_gpu.imaging.orientation import stored_box, upright_array
+from datago_gpu.imaging.orientation import stored_cut, swap_size, upright_array
 from datago_gpu.imaging.pixels import render_opened, translate_errors
 from datago_gpu.imaging.scaling import scale_array
 
@@ -53,7 +53,7 @@ def own_header(payload: bytes, max_pixels: int, memory: Allowance | None = None)
 def _header(image: ImageFile.ImageFile) -> tuple[Size, int]:
     """Returns (height, width) as displayed, and EXIF orientation."""
     orientation = exif_orientation(image)
-    return (image.height, image.width) if orientation < 5 else (image.width, image.height), orientation
+    return swap_size((image.height, image.width), orientation), orientation
 
 
 def render_own(
@@ -77,7 +77,7 @@ def render_own(
 def _render_deep(
     pixels: NDArray[np.uint16], region: Region, orientation: int, target: Size | None
 ) -> NDArray[np.uint16]:
-    if target is not None:
-        box = stored_box(region, orientation, (pixels.shape[0], pixels.shape[1]))
-        pixels = scale_array(pixels, box, 1, target if orientation < 5 else (target[1], target[0]))
+    box, size = stored_cut((region, target), orientation, (pixels.shape[0], pixels.shape[1]))
+    if size is not None:
+        pixels = scale_array(pixels, box, 1, size)
     return upright_array(pixels, orientation).copy()  # a writable array

@@ -21,13 +21,13 @@ from datago_gpu.imaging.atlas import stack_views
 from datago_gpu.imaging.costs import decoding_bytes
 from datago_gpu.imaging.deep import is_deep, label_numbers
 from datago_gpu.imaging.formats import exif_orientation, open_image
-from datago_gpu.imaging.geometry import Region, Size, full_region
+from datago_gpu.imaging.geometry import Cut, Region, Size, full_region
 from datago_gpu.imaging.jpeg import render_jpeg
 from datago_gpu.imaging.labels import pack_labels
 from datago_gpu.imaging.levels import mask_levels, picture_levels
 from datago_gpu.imaging.modes import to_own_mode
-from datago_gpu.imaging.orientation import stored_box, upright_array, upright_image
-from datago_gpu.imaging.scaling import scale_array, scale_image, shrinkage
+from datago_gpu.imaging.orientation import stored_cut, swap_size, upright_array, upright_image
+from datago_gpu.imaging.scaling import common_shrinkage, scale_array, scale_image
 
 __all__ = [
     "ConvertedImage",
@@ -43,8 +43,6 @@ __all__ = [
     "translate_errors",
 ]
 
-Cut = tuple[Region, Size | None]
-"""The region to show of an image as displayed, and the size to scale it to (None: not scaled)."""
 View = Callable[[int, int], Cut]
 """(height, width) of an image as displayed -> what to show of it."""
 Views = Callable[[int, int], Sequence[Cut]]
@@ -134,7 +132,7 @@ def _convert(image: ImageFile.ImageFile, views: Views, mask: str, *, deep: bool)
         return _convert_labels(numbers, exif_orientation(image), views)
     picture = mask_levels(image) if mask else picture_levels(image)
     orientation = exif_orientation(image)
-    size = _swap_size((picture.height, picture.width), orientation)
+    size = swap_size((picture.height, picture.width), orientation)
     cuts = views(*size)
     shown, regions = stack_views([_cut(picture, cut, orientation, mask or "lanczos") for cut in cuts])
     return ConvertedImage(as_ppm(shown), (shown.height, shown.width), size, cuts[0][0], regions)
@@ -142,31 +140,25 @@ def _convert(image: ImageFile.ImageFile, views: Views, mask: str, *, deep: bool)
 
 def _cut(picture: Image.Image, cut: Cut, orientation: int, name: str) -> Image.Image:
     """Crops, scales and turns a picture as stored. name: of the filter."""
-    region, target = cut
-    if target is not None:
-        box = stored_box(region, orientation, (picture.height, picture.width))
-        picture = scale_image(picture, box, 1, _swap_size(target, orientation), name)
+    box, size = stored_cut(cut, orientation, (picture.height, picture.width))
+    if size is not None:
+        picture = scale_image(picture, box, 1, size, name)
     return upright_image(picture, orientation)
 
 
 def _convert_labels(numbers: NDArray[Any], orientation: int, views: Views) -> ConvertedImage:
     """Converts a deep mask, which has one view. numbers: (H, W) as stored."""
     stored = (numbers.shape[0], numbers.shape[1])
-    size = _swap_size(stored, orientation)
-    region, target = views(*size)[0]
+    original_size = swap_size(stored, orientation)
+    cut = views(*original_size)[0]
+    box, size = stored_cut(cut, orientation, stored)
     shown = numbers[:, :, None]
-    if target is not None:
-        box = stored_box(region, orientation, stored)
-        shown = scale_array(shown, box, 1, _swap_size(target, orientation), "nearest")
+    if size is not None:
+        shown = scale_array(shown, box, 1, size, "nearest")
     shown = upright_array(shown, orientation)
     height, width = shown.shape[:2]
     whole = full_region(height, width)
-    return ConvertedImage(pack_labels(shown[:, :, 0]), (height, width), size, region, [whole])
-
-
-def _swap_size(stored: Size, orientation: int) -> Size:
-    """Converts a size (height, width) from stored to displayed, or from displayed to stored."""
-    return stored if orientation < 5 else (stored[1], stored[0])
+    return ConvertedImage(pack_labels(shown[:, :, 0]), (height, width), original_size, cut[0], [whole])
 
 
 def as_ppm(image: Image.Image) -> bytes:
@@ -278,21 +270,17 @@ def _render_each(
 ) -> list[Image.Image]:
     """Decodes an image once, and crops, scales and turns each view of it: see `render_opened`."""
     levels = mask_levels if mask else to_own_mode if own else picture_levels
-    finish, name, stored = _unchanged if mask or own else _rgb, mask or "lanczos", (image.height, image.width)
-    boxes = [stored_box(region, orientation, stored) for region, _ in views]
-    sizes = [_swap_size(target, orientation) if target else None for _, target in views]
-    divisor = _draft(image, boxes, sizes) if draft and image.format == "JPEG" else 1
+    finish, name = _unchanged if mask or own else _rgb, mask or "lanczos"
+    stored = [stored_cut(view, orientation, (image.height, image.width)) for view in views]
+    divisor = _draft(image, stored) if draft and image.format == "JPEG" else 1
     picture = levels(image)
-    scaled = (
-        picture if size is None else scale_image(picture, box, divisor, size, name)
-        for box, size in zip(boxes, sizes, strict=True)
-    )
+    scaled = (picture if size is None else scale_image(picture, box, divisor, size, name) for box, size in stored)
     return [finish(upright_image(view, orientation)) for view in scaled]
 
 
-def _draft(image: ImageFile.ImageFile, boxes: Sequence[Region], sizes: Sequence[Size | None]) -> int:
+def _draft(image: ImageFile.ImageFile, cuts: Sequence[Cut]) -> int:
     """Makes Pillow reduce a JPEG if each box is at least twice its size in both directions. Returns the divisor."""
-    divisor = min(shrinkage(box, size) if size else 1 for box, size in zip(boxes, sizes, strict=True))
+    divisor = common_shrinkage(cuts)
     if divisor > 1:
         image.draft(None, (image.width // divisor, image.height // divisor))
     return divisor

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,9 @@ from cykooz_resizer import CropBox, FilterType, ImageData, PixelType, ResizeAlg,
 from numpy.typing import NDArray
 from PIL import Image
 
-from datago_gpu.imaging.geometry import Region, Size
+from datago_gpu.imaging.geometry import Cut, Region, Size
 
-__all__ = ["scale_array", "scale_image", "scale_views", "shrinkage"]
+__all__ = ["common_shrinkage", "scale_array", "scale_image", "scale_views", "shrinkage"]
 
 _FILTERS = {"lanczos": ResizeAlg.convolution(FilterType.lanczos3), "nearest": ResizeAlg.nearest()}
 
@@ -35,6 +35,11 @@ def shrinkage(box: Region, size: Size) -> int:
     return next((divisor for divisor in (8, 4, 2) if shrink >= divisor), 1)
 
 
+def common_shrinkage(cuts: Iterable[Cut]) -> int:
+    """Returns the same for several boxes and sizes of one JPEG. A JPEG of which a box is not scaled keeps its size."""
+    return min(shrinkage(box, size) if size else 1 for box, size in cuts)
+
+
 def scale_image(image: Image.Image, box: Region, divisor: int, size: Size, name: str) -> Image.Image:
     """Crops a box (in pixels before division by `divisor`) and scales it to `size`. name: "lanczos" or "nearest"."""
     options = _options(box, divisor, (image.height, image.width), size, name)
@@ -53,9 +58,7 @@ def scale_array(pixels: NDArray[Any], box: Region, divisor: int, size: Size, nam
     return scale_views(pixels, [(box, size)], divisor, name)[0]
 
 
-def scale_views(
-    pixels: NDArray[Any], views: Sequence[tuple[Region, Size | None]], divisor: int, name: str = "lanczos"
-) -> list[NDArray[Any]]:
+def scale_views(pixels: NDArray[Any], views: Sequence[Cut], divisor: int, name: str = "lanczos") -> list[NDArray[Any]]:
     """Crops several boxes of one array and scales each to its size. Without a size, the whole array is the result.
 
     The whole array is copied to the resizer, once, which reads pixels outside of the boxes. Copying less saves almost
