@@ -11,7 +11,7 @@ from datago_gpu.feeder.admitted import Admitted, Shown
 from datago_gpu.feeder.bucket_rule import BucketRule
 from datago_gpu.feeder.region_choice import FurtherViews, RegionChoice
 from datago_gpu.imaging.allowance import Allowance
-from datago_gpu.imaging.geometry import Region, Size, full_region
+from datago_gpu.imaging.geometry import Cut, Size, full_region
 from datago_gpu.imaging.header import read_header
 from datago_gpu.sources.reference import SampleRef, Skipped
 
@@ -72,15 +72,15 @@ class Admission:
 
         Images that must keep channels other than RGB's are returned as they are: a PPM has no room for those channels.
         """
-        from datago_gpu.imaging.pixels import to_ppm_of_views  # most streams never need it
+        from datago_gpu.imaging.pixels import to_ppm  # most streams never need it
 
-        def views(height: int, width: int) -> list[tuple[Region, Size | None]]:
+        def views(height: int, width: int) -> list[Cut]:
             return [(shown.region, shown.bucket) for shown in self._choose(ref, height, width)]
 
         try:
             if self._own and (own := self._with_own_channels(ref, payload)):
                 return own
-            converted = to_ppm_of_views(payload, views, self._max_pixels, memory=self._memory, whole=not self._crops)
+            converted = to_ppm(payload, views, self._max_pixels, memory=self._memory, whole=not self._crops)
         except Rejected as problem:
             return Skipped(ref.index, ref.id, ref.where, problem.reason, problem.detail)
         if len(converted.payload) > self._max_bytes:

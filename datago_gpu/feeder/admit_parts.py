@@ -12,7 +12,7 @@ from datago_gpu.config.limits import Limits
 from datago_gpu.errors import Rejected
 from datago_gpu.feeder.wire import ArrayForm
 from datago_gpu.imaging.allowance import Allowance
-from datago_gpu.imaging.geometry import Region, Size, full_region
+from datago_gpu.imaging.geometry import Cut, Region, Size, full_region
 from datago_gpu.imaging.header import read_header
 from datago_gpu.sources.reference import Part
 
@@ -49,9 +49,9 @@ class Frame(Struct, frozen=True):
     bucket: Size | None
     """None if pictures are not cut."""
 
-    def view(self, height: int, width: int) -> tuple[Region, Size | None]:
+    def views(self, height: int, width: int) -> list[Cut]:
         """Returns the visible region of a picture of another size, and the size that it is scaled to, for `to_ppm`."""
-        return self.of(height, width), self.bucket
+        return [(self.of(height, width), self.bucket)]
 
     def of(self, height: int, width: int) -> Region:
         """Returns the region of a picture of another size that shows the same content: its relative coordinates are the
@@ -118,7 +118,7 @@ class PartAdmission:
             return AdmittedPart(part.name, part.kind, payload, size, orientation, frame.of(*size))
         mask = self._mask if part.kind == "mask" and not self._keeps(part) else ""
         deep = bool(mask) and self._deep
-        converted = to_ppm(payload, frame.view, self._max_pixels, mask=mask, deep=deep, memory=self._memory)
+        converted = to_ppm(payload, frame.views, self._max_pixels, mask=mask, deep=deep, memory=self._memory)
         if len(converted.payload) > self._max_bytes:
             raise Rejected("too-large", f"{len(converted.payload)} bytes of pixels do not fit into half of arena_mb")
         return AdmittedPart(part.name, part.kind, converted.payload, converted.size, 1, full_region(*converted.size))

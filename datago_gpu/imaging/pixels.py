@@ -39,12 +39,9 @@ __all__ = [
     "render_opened",
     "render_views",
     "to_ppm",
-    "to_ppm_of_views",
     "translate_errors",
 ]
 
-View = Callable[[int, int], Cut]
-"""(height, width) of an image as displayed -> what to show of it."""
 Views = Callable[[int, int], Sequence[Cut]]
 """(height, width) of an image as displayed -> what each view shows of it."""
 
@@ -77,36 +74,6 @@ def ppm_bytes(payload: bytes, max_pixels: int) -> int:
 
 def to_ppm(
     payload: bytes,
-    view: View,
-    max_pixels: int,
-    *,
-    mask: str = "",
-    deep: bool = False,
-    memory: Allowance | None = None,
-    whole: bool | None = None,
-) -> ConvertedImage:
-    """Decodes any image that Pillow supports to a PPM. Transparent pixels become mid-gray.
-
-    max_pixels: images with more pixels, according to the header, are not decoded.
-    mask: "nearest" or "lanczos" for a mask, which becomes gray.
-    deep: a gray mask of more than 8 bits keeps its numbers, and is scaled with "nearest".
-    memory: the memory limit for decoding; None: no limit.
-    whole: whether the image keeps its size. None: as `view` says, which must then accept the size as stored, too.
-    Raises Rejected. Safe on any thread.
-    """
-    return to_ppm_of_views(
-        payload,
-        lambda height, width: [view(height, width)],
-        max_pixels,
-        mask=mask,
-        deep=deep,
-        memory=memory,
-        whole=whole,
-    )
-
-
-def to_ppm_of_views(
-    payload: bytes,
     views: Views,
     max_pixels: int,
     *,
@@ -115,7 +82,16 @@ def to_ppm_of_views(
     memory: Allowance | None = None,
     whole: bool | None = None,
 ) -> ConvertedImage:
-    """Decodes an image once, to a PPM that holds several views of it: see `to_ppm`, and `stack_views`."""
+    """Decodes any image that Pillow supports to a PPM that holds all views of it: see `stack_views`. Transparent pixels
+    become mid-gray.
+
+    max_pixels: images with more pixels, according to the header, are not decoded.
+    mask: "nearest" or "lanczos" for a mask, which becomes gray. A mask has one view.
+    deep: a gray mask of more than 8 bits keeps its numbers, and is scaled with "nearest".
+    memory: the memory limit for decoding; None: no limit.
+    whole: whether the image keeps its size. None: as `views` says, which must then accept the size as stored, too.
+    Raises Rejected. Safe on any thread.
+    """
     with translate_errors():
         image = open_image(payload, max_pixels)
         whole = views(image.height, image.width)[0][1] is None if whole is None else whole

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from datago_gpu import Loader
 from datago_gpu.errors import Rejected
-from datago_gpu.imaging.geometry import Region, Size, full_region
+from datago_gpu.imaging.geometry import Cut, full_region
 from datago_gpu.imaging.pixels import to_ppm
 from tests.support.images import file_config
 from tests.support.made.kinds import KINDS
@@ -81,8 +81,8 @@ def test_each_kind_is_cut_as_a_plain_picture_of_its_pixels_is(folder: Path, back
     assert not set.intersection(*map(set, off)), off
 
 
-def small(height: int, width: int) -> tuple[Region, Size]:
-    return full_region(height, width), (16, 24)
+def small(height: int, width: int) -> list[Cut]:
+    return [(full_region(height, width), (16, 24))]
 
 
 @given(

@@ -139,7 +139,7 @@ for mode, form, options in json.loads(sys.argv[1]):
                 return render_array(view, region, 1, target, draft=False, max_pixels=10**9)
 
             def ppm():
-                return to_ppm(payload, lambda height, width: (region, target), 10**9)
+                return to_ppm(payload, lambda height, width: [(region, target)], 10**9)
 
             need = decoding_bytes(payload, HEIGHT, WIDTH, whole=target is None, own=own)
             works = [array] if own else [array, ppm]

@@ -109,7 +109,7 @@ def test_a_jpeg_with_broken_exif_and_no_resolution_raises_no_warning(exif: bytes
 def test_the_covering_region_is_cut_to_the_target_as_the_decoder_does_it() -> None:
     pixels, target = picture(90, 150), (32, 48)
     payload = encode(pixels)
-    converted = to_ppm(payload, lambda height, width: (cover_region(height, width, target), target), LIMIT)
+    converted = to_ppm(payload, lambda height, width: [(cover_region(height, width, target), target)], LIMIT)
     region = cover_region(90, 150, target)
     same = render(memoryview(payload), region, 1, target, draft=False, max_pixels=LIMIT)
     assert (converted.size, converted.original_size, converted.crop) == (target, (90, 150), region)
@@ -139,7 +139,7 @@ def test_pixels_are_limited_by_the_header_and_by_nothing_of_pillows() -> None:
     payload = encode(Image.new("1", (10_000, 9_500)))
     with pytest.raises(Rejected, match="9500 x 10000, at most 90000000 pixels are allowed"):
         to_ppm(payload, uncut, 90_000_000)
-    assert to_ppm(payload, lambda height, width: (full_region(height, width), (8, 16)), LIMIT).size == (
+    assert to_ppm(payload, lambda height, width: [(full_region(height, width), (8, 16))], LIMIT).size == (
         8,
         16,
     )  # a warning would be an error

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from datago_gpu.decoders.decoder import DecodedImages, Decoder, EncodedImages
-from datago_gpu.imaging.geometry import Region, cover_region, full_region
+from datago_gpu.imaging.geometry import Cut, cover_region, full_region
 from tools.gpu_report.turned import STORED
 
 Pixels = NDArray[np.uint8]
@@ -91,6 +91,6 @@ def difference(a: Any, b: Any) -> NDArray[np.float64]:
     return np.abs(on_host(a).astype(np.float64) - on_host(b).astype(np.float64))
 
 
-def uncut(height: int, width: int) -> tuple[Region, None]:
-    """A view for `to_ppm`: all of the image, at its own size."""
-    return full_region(height, width), None
+def uncut(height: int, width: int) -> list[Cut]:
+    """What to show, for `to_ppm`: all of the image, at its own size."""
+    return [(full_region(height, width), None)]
