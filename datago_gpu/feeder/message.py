@@ -75,7 +75,7 @@ class Layout:
         )
 
     def _further_view(self, number: int) -> wire.ViewColumn:
-        """number: of the view, without counting the first."""
+        """Returns what one view after the first shows. number: of the view, without counting the first."""
         shown = [sample.further[number] for sample in self._batch]
         bucket, flipped = shown[0].bucket, [view.flipped for view in shown]
         assert bucket is not None

@@ -79,13 +79,14 @@ class Plan(Struct, frozen=True, kw_only=True):
         room, least = pixels * widest_pixel(config), aligned(1)
         if image.pre_encode_images:
             room, least = room * ENCODED_FACTOR, ENCODED_HEAD + least
+        rows = config.most_samples * image.view_count
         return cls(
             image=image,
             decode=decode,
             processes=processes,
             slots=decode.prefetch * files_of_a_sample(config),
-            rows=config.most_samples * image.view_count,
-            bench=_paged(room + config.most_samples * image.view_count * least),
+            rows=rows,
+            bench=_paged(room + rows * least),
             shelf=_paged(0 if image.pre_encode_images else decoded_pixel_bytes(config)),
             memory=limits.decoding,
         )
