@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -18,7 +19,9 @@ __all__ = [
     "NO_ATTRIBUTES",
     "UNREADABLE",
     "check_attributes",
+    "decode_json",
     "decode_leniently",
+    "decode_object",
     "describe_problem",
     "encode",
 ]
@@ -70,6 +73,22 @@ def _is_deeper(value: dict[str, Any], most: int) -> bool:
             if isinstance(inner, dict | list)
         ]
     return bool(level)
+
+
+def decode_json(text: bytes) -> Any:
+    """Decodes a text; if msgspec cannot, as `decode_leniently` does. Raises ValueError, RecursionError."""
+    with suppress(ValueError):
+        return msgspec.json.decode(text)
+    return decode_leniently(text)
+
+
+def decode_object(text: bytes) -> dict[str, Any] | None:
+    """Returns the JSON object that a text holds, decoded by `decode_json`; None if it holds none."""
+    try:
+        value = decode_json(text)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def decode_leniently(text: bytes) -> Any:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import codecs
 
-import msgspec
-
-from datago_gpu.sources.attributes import NO_ATTRIBUTES, check_attributes, decode_leniently, encode
+from datago_gpu.sources.attributes import NO_ATTRIBUTES, check_attributes, decode_json, encode
 
 __all__ = ["MOST_CAPTION_BYTES", "attributes_of_caption"]
 
@@ -36,10 +34,6 @@ def _text(content: bytes) -> str:
 def _json(content: bytes) -> object:
     """Returns a JSON value. Raises ValueError, RecursionError."""
     try:
-        return msgspec.json.decode(content)
-    except (msgspec.MsgspecError, ValueError):
-        pass
-    try:
-        return decode_leniently(content)
+        return decode_json(content)
     except ValueError:
         raise ValueError("the caption is not JSON") from None

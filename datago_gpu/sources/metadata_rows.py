@@ -15,10 +15,8 @@ from collections.abc import Iterable, Iterator
 from threading import Lock
 from typing import Any
 
-import msgspec
-
 from datago_gpu.errors import SourceError
-from datago_gpu.sources.attributes import check_attributes, decode_leniently, encode
+from datago_gpu.sources.attributes import check_attributes, decode_object, encode
 
 __all__ = ["MetadataRows", "parse_metadata"]
 
@@ -77,18 +75,7 @@ def _row(values: dict[str, Any] | None) -> tuple[bytes, bytes] | str:
 def _json_rows(content: bytes) -> Iterator[tuple[int, dict[str, Any] | None]]:
     for number, line in enumerate(io.BytesIO(content.removeprefix(b"\xef\xbb\xbf")), 1):
         if line.strip():
-            yield number, _json_object(line)
-
-
-def _json_object(line: bytes) -> dict[str, Any] | None:
-    try:
-        value = msgspec.json.decode(line)
-    except (msgspec.MsgspecError, ValueError, RecursionError):
-        try:
-            value = decode_leniently(line)
-        except (ValueError, RecursionError):
-            return None
-    return value if isinstance(value, dict) else None
+            yield number, decode_object(line)
 
 
 def _csv_rows(name: str, content: bytes) -> Iterator[tuple[int, dict[str, Any]]]:

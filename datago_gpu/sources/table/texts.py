@@ -11,10 +11,9 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
 import pyarrow as pa
 
-from datago_gpu.sources.attributes import decode_leniently
+from datago_gpu.sources.attributes import decode_object
 from datago_gpu.sources.reference import utf8_text
 from datago_gpu.sources.table.located import Located
 from datago_gpu.sources.table.settled import WholeTable, settle
@@ -76,7 +75,7 @@ def _lines(file: Located, given: str) -> pa.Table:
     rows, bad = list[dict[str, Any]](), list[int]()
     with open(given, "rb") as lines:
         for number, line in enumerate(lines, 1):
-            row = _row(line)
+            row = decode_object(line)
             if row is not None:
                 rows.append(row)
             elif line.strip():
@@ -86,17 +85,6 @@ def _lines(file: Located, given: str) -> pa.Table:
     _tell(file, bad, "are no JSON objects")
     names = dict.fromkeys(name for row in rows for name in row)
     return pa.table({utf8_text(name): _column([row.get(name) for row in rows]) for name in names})
-
-
-def _row(line: bytes) -> dict[str, Any] | None:
-    try:
-        row = msgspec.json.decode(line)
-    except (msgspec.MsgspecError, ValueError, RecursionError):
-        try:
-            row = decode_leniently(line)
-        except (ValueError, RecursionError):
-            return None
-    return row if isinstance(row, dict) else None
 
 
 def _column(values: list[Any]) -> pa.Array:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import Any
 
-import msgspec
-
-from datago_gpu.sources.attributes import NO_ATTRIBUTES, check_attributes, decode_leniently, encode
+from datago_gpu.sources.attributes import NO_ATTRIBUTES, check_attributes, decode_json, encode
 from datago_gpu.sources.reference import utf8_text
 
 __all__ = ["attributes_of"]
@@ -61,9 +58,7 @@ def _attribute(part: str, extension: str, content: bytes) -> Any:
 
 
 def _json(part: str, content: bytes) -> Any:
-    with suppress(ValueError):
-        return msgspec.json.decode(content)
     try:
-        return decode_leniently(content)
+        return decode_json(content)
     except ValueError:
         raise ValueError(f"{utf8_text(part)!r} is not JSON") from None
