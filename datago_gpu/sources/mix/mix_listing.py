@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -20,6 +21,8 @@ __all__ = [
     "parse_stretches",
     "stretches_text",
 ]
+
+T = TypeVar("T")
 
 PassLengths = list[tuple[Counted, Counted]]
 """The number of samples of passes that have ended, in their order, and how many passes in a row have that number.
@@ -44,13 +47,23 @@ def parse_stretches(text: str, count: int) -> list[Stretch]:
     """Returns the weights of an epoch; none of an empty text. count: of sources. Raises ConfigError."""
     if not text:
         return []
-    try:
-        found = msgspec.json.decode(text, type=list[Stretch])
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
-        raise ConfigError(f"this is not the state of a mix: {error}") from error
-    if any(len(each.weights) != count for each in found):
-        raise ConfigError(f"this is not the state of a mix of {count} sources")
+    found = _decode(text, list[Stretch])
+    _check_counts(count, [each.weights for each in found])
     return found
+
+
+def _decode(text: str, kind: type[T]) -> T:
+    """Returns what a state has as text. Raises ConfigError."""
+    try:
+        return msgspec.json.decode(text, type=kind)
+    except msgspec.DecodeError as error:
+        raise ConfigError(f"this is not the state of a mix: {error}") from error
+
+
+def _check_counts(count: int, of_sources: Iterable[Sequence[object]]) -> None:
+    """Raises ConfigError unless each of the sequences has a value for each of so many sources."""
+    if any(len(each) != count for each in of_sources):
+        raise ConfigError(f"this is not the state of a mix of {count} sources")
 
 
 class SourceListing(Struct, frozen=True, omit_defaults=True):
@@ -75,15 +88,14 @@ class MixListing(Struct, frozen=True):
 
     @classmethod
     def parse(cls, text: str, count: int) -> MixListing:
-        """Returns what `ListingDigest.samples` of a state has. count: of sources. Raises ConfigError."""
+        """Returns what `ListingDigest.samples` of a state has; of an empty text, nothing of any source.
+
+        count: of sources. Raises ConfigError.
+        """
         if not text:
-            return cls()
-        try:
-            found = msgspec.json.decode(text, type=cls)
-        except (msgspec.DecodeError, msgspec.ValidationError) as error:
-            raise ConfigError(f"this is not the state of a mix: {error}") from error
-        if len(found.sources) != count or any(len(each.weights) != count for each in found.stretches):
-            raise ConfigError(f"this is not the state of a mix of {count} sources")
+            return cls(sources=[SourceListing()] * count)
+        found = _decode(text, cls)
+        _check_counts(count, [found.sources, *(each.weights for each in found.stretches)])
         return found
 
 
@@ -116,11 +128,10 @@ class MixTally(Tally):
     def expect(self, listed: ListingDigest | None, *, accepts: bool) -> None:
         """See `Tally.expect`. Raises ConfigError, which names the source."""
         self.opened.clear()
-        found = MixListing.parse(listed.samples if listed else "", len(self._sources)).sources
-        expected = [each.listed for each in found] or [None] * len(self._sources)
-        for (name, source), each in zip(self._sources.items(), expected, strict=True):
+        found = MixListing.parse(listed.samples if listed else "", len(self._sources))
+        for (name, source), expected in zip(self._sources.items(), found.sources, strict=True):
             try:
-                source.tally.expect(each, accepts=accepts)
+                source.tally.expect(expected.listed, accepts=accepts)
             except DatagoError as problem:
                 raise named(problem, name) from problem
 

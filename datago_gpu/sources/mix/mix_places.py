@@ -97,7 +97,8 @@ def _turns_within(stretch: Stretch, until: int, given: Sequence[int], ends: Sequ
         number = turns.next()
         if number < 0:
             break
-        if ends[number] is not None and given[number] + turns.taken[number] >= (ends[number] or 0):
+        end = ends[number]
+        if end is not None and given[number] + turns.taken[number] >= end:
             turns.finished[number] = True
         else:
             turns.take(number)

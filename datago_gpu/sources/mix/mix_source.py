@@ -85,16 +85,13 @@ class Mix:
         names, repeats = list(self._sources), self._mix.repeats
         state = MixListing.parse(start.samples if isinstance(start, PartlyDone) else "", len(names))
         stretches = stretches_from(state.stretches, await self._weights(), start)
-        lengths = [each.lengths for each in state.sources] or [[] for _ in names]
+        lengths = [each.lengths for each in state.sources]
         passes = [int(each) for each in self._mix.weights] if repeats else None
         places = parse_places(start.cursor, len(names))
         if places is None:
             places = places_at(stretches, start.index, lengths, passes)
         self.tally.stretches = stretches
         self.tally.lengths = [first_passes(each, place.before) for each, place in zip(lengths, places, strict=True)]
-        counted = [each.counts_of_pass(place.before) for each, place in zip(state.sources, places, strict=False)] or [
-            ""
-        ] * len(names)
         found = [
             Passes(
                 part.name,
@@ -102,10 +99,10 @@ class Mix:
                 self.tally,
                 start.epoch,
                 place,
-                samples,
+                listed.counts_of_pass(place.before),
                 filters=bool(part.source_config.where.strip()),
             )
-            for part, place, samples in zip(self._mix.sources, places, counted, strict=True)
+            for part, place, listed in zip(self._mix.sources, places, state.sources, strict=True)
         ]
         return _Epoch(self.tally, found, places, start.index, passes)
 
