@@ -6,16 +6,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from datago_gpu.errors import ConfigError, DatagoError
-from datago_gpu.sources.reference import Counted, ListingDigest, Source, Tally
+from datago_gpu.sources.reference import Counted, ListingDigest, SampleRef, Skipped, Source, Tally
 
 __all__ = [
     "MixListing",
     "MixTally",
     "PassLengths",
     "Stretch",
+    "marked",
     "named",
     "no_samples",
     "parse_stretches",
@@ -139,6 +140,14 @@ class MixTally(Tally):
 def named(problem: DatagoError, name: str) -> DatagoError:
     """Returns the error with the name of the source of a mix where it has happened."""
     return type(problem)(f"source {name!r} of the mix: {problem}")
+
+
+def marked(sample: SampleRef | Skipped, name: str, pass_number: int) -> SampleRef | Skipped:
+    """Returns the sample with the name of its source and the number of the pass."""
+    if isinstance(sample, Skipped):
+        return structs.replace(sample, mix=name)
+    sample.info = structs.replace(sample.info, mix=name, pass_number=pass_number)
+    return sample
 
 
 def no_samples(name: str, of_rank: str = "", *, filtered: int = 0) -> str:

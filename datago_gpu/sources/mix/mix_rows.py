@@ -14,7 +14,7 @@ from datago_gpu.config import LoaderConfig, MixSource
 from datago_gpu.errors import ConfigError, DatagoError, SourceError
 from datago_gpu.eventloop import call_in_thread
 from datago_gpu.sources.mix.mix_classes import check_mixed_classes
-from datago_gpu.sources.mix.mix_listing import Stretch, named, no_samples, stretches_text
+from datago_gpu.sources.mix.mix_listing import Stretch, marked, named, no_samples, stretches_text
 from datago_gpu.sources.mix.turns import pass_number
 from datago_gpu.sources.order import RankShare, renumber
 from datago_gpu.sources.reference import ListingDigest, Refs, SampleRef, Skipped, Source
@@ -184,6 +184,7 @@ class MixedRows:
 
     def __init__(self, rows: Mapping[str, KeptRows], mixture: Mixture) -> None:
         self.kept, self.mixture = rows, mixture
+        self._names = list(rows)
         self.epoch = 0
         """The epoch that is read."""
 
@@ -250,17 +251,12 @@ class MixedRows:
         try:
             async with aclosing(rows.rows.read(rows.numbers_of(numbers))) as samples:
                 async for sample in samples:
-                    if isinstance(sample, Skipped):
-                        yield structs.replace(sample, mix=name)
-                    else:
-                        sample.info = structs.replace(sample.info, mix=name)
-                        yield sample
+                    yield sample
         except DatagoError as problem:
             raise named(problem, name) from problem
 
     def _marked(self, sample: SampleRef | Skipped, occurrence: int) -> SampleRef | Skipped:
-        """Returns the sample with the number of the occurrence and of the pass."""
-        if isinstance(sample, SampleRef):
-            before = self.mixture.locate(occurrence).before
-            sample.info = structs.replace(sample.info, pass_number=pass_number(self.epoch, before))
-        return renumber(sample, occurrence)
+        """Returns the sample with the number of the occurrence, the name of its source, and the number of the pass."""
+        place = self.mixture.locate(occurrence)
+        number = pass_number(self.epoch, place.before)
+        return renumber(marked(sample, self._names[place.source], number), occurrence)

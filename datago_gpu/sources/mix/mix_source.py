@@ -11,7 +11,7 @@ from msgspec import structs
 from datago_gpu.config import LoaderConfig, MixSource
 from datago_gpu.errors import ConfigError, SourceError
 from datago_gpu.sources.mix.mix_classes import check_mixed_classes
-from datago_gpu.sources.mix.mix_listing import MixListing, MixTally, named, no_samples
+from datago_gpu.sources.mix.mix_listing import MixListing, MixTally, marked, named, no_samples
 from datago_gpu.sources.mix.mix_places import (
     Place,
     add_pass,
@@ -23,6 +23,7 @@ from datago_gpu.sources.mix.mix_places import (
 from datago_gpu.sources.mix.passes import Passes
 from datago_gpu.sources.mix.sample_counts import count_samples
 from datago_gpu.sources.mix.turns import Turns
+from datago_gpu.sources.order import renumber
 from datago_gpu.sources.reference import FILTERED_IN_MIX, PartlyDone, Position, Refs, SampleRef, Skipped, Source
 
 __all__ = ["Mix"]
@@ -180,17 +181,13 @@ class _Epoch:
 
     def give(self, number: int, sample: SampleRef | Skipped, index: int) -> SampleRef | Skipped:
         """Returns the sample of a source as number `index` of the mix, and counts the sample."""
-        passes = self.passes[number]
+        passes, cursor = self.passes[number], ""
         if isinstance(sample, SampleRef):
             passes.note_cursor(sample.cursor)
-            sample.cursor = f"[{','.join([each.text() for each in self.passes])}]"
+            cursor = f"[{','.join([each.text() for each in self.passes])}]"
         self.turns.take(number)
         passes.advance()
-        sample = _named(sample, passes)
-        if isinstance(sample, SampleRef):
-            sample.index = index
-            return sample
-        return structs.replace(sample, index=index)
+        return renumber(marked(sample, passes.name, passes.number), index, cursor)
 
     def _mark_finished(self) -> None:
         if self.most is not None:
@@ -206,11 +203,3 @@ def _without_number(sample: Skipped, passes: Passes) -> Skipped:
     where = f"{passes.name} {passes.number}:{sample.index}"  # distinguishes it from others
     passes.pass_over(sample)
     return structs.replace(sample, index=FILTERED_IN_MIX, where=where, mix=passes.name)
-
-
-def _named(sample: SampleRef | Skipped, passes: Passes) -> SampleRef | Skipped:
-    """Returns the sample with the name of its source and the number of the pass."""
-    if isinstance(sample, Skipped):
-        return structs.replace(sample, mix=passes.name)
-    sample.info = structs.replace(sample.info, mix=passes.name, pass_number=passes.number)
-    return sample
