@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Literal, TypeAlias
+from collections.abc import Callable, Iterator
+from operator import eq, ge, gt, le, lt, ne
+from typing import Any, Literal, TypeAlias
 
 from msgspec import Struct
 
 __all__ = [
+    "COMPARE",
     "And",
     "Column",
     "Comparison",
@@ -24,6 +26,8 @@ __all__ = [
 
 Constant: TypeAlias = bool | int | float | str
 Operator = Literal["==", "!=", "<", "<=", ">", ">="]
+COMPARE: dict[Operator, Callable[[Any, Any], Any]] = {"==": eq, "!=": ne, "<": lt, "<=": le, ">": gt, ">=": ge}
+"""Operator -> the function of Python that compares values, and columns of pyarrow."""
 
 
 class Column(Struct, frozen=True):

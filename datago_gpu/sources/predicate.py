@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from operator import eq, ge, gt, le, lt, ne
+from operator import eq
 from typing import Any, TypeAlias
 
 from datago_gpu.config.expression_tree import (
+    COMPARE,
     And,
     Column,
     Comparison,
@@ -24,7 +25,7 @@ from datago_gpu.config.expression_tree import (
     Or,
 )
 
-__all__ = ["Get", "Misfit", "compile_predicate", "kind_of_value"]
+__all__ = ["Get", "Misfit", "compile_predicate"]
 
 Get: TypeAlias = Callable[[str], Any]
 """Name -> value of a record; None for null."""
@@ -33,11 +34,10 @@ Misfit: TypeAlias = Callable[[str, Any, str], None]
 _Truth: TypeAlias = bool | None
 _Node: TypeAlias = Callable[[Get], _Truth]
 
-_COMPARE = {"==": eq, "!=": ne, "<": lt, "<=": le, ">": gt, ">=": ge}
 _COMPARED = ("number", "text", "truth")
 
 
-def kind_of_value(value: object) -> str:
+def _kind_of(value: object) -> str:
     """Returns the kind of a value of JSON: "number", "text", "truth", "list" or "other"."""
     if isinstance(value, bool):
         return "truth"
@@ -58,9 +58,9 @@ class _Compiler:
     def node(self, expression: Expression) -> _Node:
         match expression:
             case And(parts):
-                return _all_of([self.node(part) for part in parts])
+                return _joined([self.node(part) for part in parts], decisive=False)
             case Or(parts):
-                return _any_of([self.node(part) for part in parts])
+                return _joined([self.node(part) for part in parts], decisive=True)
             case Not(inner):
                 return _inverse(self.node(inner))
             case IsNull(column):
@@ -71,7 +71,7 @@ class _Compiler:
             case Contains(column, value):
                 return self._contains(column.name, value)
             case Comparison(left, operator, right):
-                return self._comparison(left, _COMPARE[operator], right)
+                return self._comparison(left, COMPARE[operator], right)
             case Column(name):
                 return self._alone(name)
 
@@ -86,29 +86,29 @@ class _Compiler:
         return evaluate
 
     def _member(self, name: str, values: tuple[Constant, ...]) -> _Node:
-        kinds = {kind_of_value(value) for value in values}
+        kinds = {_kind_of(value) for value in values}
 
         def evaluate(get: Get) -> _Truth:
             value = get(name)
             if value is None:
                 return None
-            kind = kind_of_value(value)
+            kind = _kind_of(value)
             if kinds and kind not in kinds:
                 self._misfit(name, value, f"it is compared with {values[0]!r}")
                 return None
-            return any(kind_of_value(each) == kind and _as_compared(value, each) for each in values)
+            return any(_kind_of(each) == kind and _as_compared(value, each) for each in values)
 
         return evaluate
 
     def _contains(self, name: str, wanted: Constant) -> _Node:
-        kind = kind_of_value(wanted)
+        kind = _kind_of(wanted)
 
         def evaluate(get: Get) -> _Truth:
             value = get(name)
             if value is None:
                 return None
             if isinstance(value, list | tuple):
-                return any(kind_of_value(each) == kind and each == wanted for each in value)
+                return any(_kind_of(each) == kind and each == wanted for each in value)
             if isinstance(value, str) and isinstance(wanted, str):
                 return wanted in value
             self._misfit(name, value, f"{wanted!r} is looked for in it")
@@ -122,8 +122,8 @@ class _Compiler:
             second = get(right.name) if isinstance(right, Column) else right
             if first is None or second is None:
                 return None
-            kind = kind_of_value(first)
-            if kind in _COMPARED and kind == kind_of_value(second):
+            kind = _kind_of(first)
+            if kind in _COMPARED and kind == _kind_of(second):
                 return _as_compared(first, second, compare)
             if isinstance(left, Column):
                 self._misfit(left.name, first, f"it is compared with {second!r}")
@@ -142,26 +142,15 @@ def _as_compared(first: Any, second: Any, compare: Callable[..., bool] = eq) -> 
     return bool(compare(first, second))
 
 
-def _all_of(nodes: list[_Node]) -> _Node:
+def _joined(nodes: list[_Node], *, decisive: bool) -> _Node:
+    """Returns `and` of these, in which one False decides, or `or`, in which one True does. decisive: which of them."""
+
     def evaluate(get: Get) -> _Truth:
-        result: _Truth = True
+        result: _Truth = not decisive
         for node in nodes:
             value = node(get)
-            if value is False:
-                return False
-            result = None if value is None else result
-        return result
-
-    return evaluate
-
-
-def _any_of(nodes: list[_Node]) -> _Node:
-    def evaluate(get: Get) -> _Truth:
-        result: _Truth = False
-        for node in nodes:
-            value = node(get)
-            if value is True:
-                return True
+            if value is decisive:
+                return decisive
             result = None if value is None else result
         return result
 

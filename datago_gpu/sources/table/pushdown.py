@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from functools import reduce
-from operator import and_, eq, ge, gt, le, lt, ne, or_
+from operator import and_, or_
 from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from datago_gpu.config.expression_tree import (
+    COMPARE,
     And,
     Column,
     Comparison,
@@ -27,7 +28,6 @@ from datago_gpu.errors import ConfigError
 __all__ = ["filter_for", "may_keep_nan"]
 
 _Kind = Literal["number", "text", "truth", "time", "other"]
-_COMPARE = {"==": eq, "!=": ne, "<": lt, "<=": le, ">": gt, ">=": ge}
 
 
 def filter_for(expression: Expression, schema: pa.Schema, setting: str = "filter") -> tuple[pc.Expression, list[str]]:
@@ -77,7 +77,7 @@ class _Pushdown:
                 return self._contains(column, value)
             case Comparison(left, operator, right):
                 first, second = self._operands(left, right)
-                return _COMPARE[operator](first, second)
+                return COMPARE[operator](first, second)
             case Column():
                 if self._kind(expression) != "truth":
                     raise self._mismatch(expression, "it stands alone, but is no column of booleans")
