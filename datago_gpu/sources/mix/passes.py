@@ -10,7 +10,7 @@ from datago_gpu.sources.mix.mix_places import Place
 from datago_gpu.sources.mix.turns import pass_number
 from datago_gpu.sources.reference import PartlyDone, Position, Refs, SampleRef, Skipped, Source
 
-__all__ = ["Passes", "is_filtered"]
+__all__ = ["Passes"]
 
 _encoder = msgspec.json.Encoder()
 
@@ -61,8 +61,8 @@ class Passes:
                 self._passed_before = 0
                 return None
             if sample.index >= 0:
-                self.place.index, self.has_moved = behind(sample), True
-                self._passed_before -= not is_filtered(sample)
+                self.place.index, self.has_moved = _behind(sample), True
+                self._passed_before -= not _is_filtered(sample)
         return await self._read()
 
     async def _read(self) -> SampleRef | Skipped | None:
@@ -95,7 +95,7 @@ class Passes:
 
     def pass_over(self, sample: Skipped) -> None:
         """Counts samples that `where` leaves out: they take no turn."""
-        self.place.index, self.has_moved = behind(sample), True
+        self.place.index, self.has_moved = _behind(sample), True
 
     def advance(self) -> None:
         """Counts the next sample."""
@@ -116,11 +116,11 @@ class Passes:
             await self._refs.aclose()
 
 
-def is_filtered(sample: SampleRef | Skipped) -> bool:
+def _is_filtered(sample: SampleRef | Skipped) -> bool:
     """Returns whether `where` leaves the sample out."""
     return isinstance(sample, Skipped) and sample.is_filtered
 
 
-def behind(sample: SampleRef | Skipped) -> int:
+def _behind(sample: SampleRef | Skipped) -> int:
     """Returns the number of the sample that follows."""
     return sample.index + (sample.count if isinstance(sample, Skipped) and sample.is_filtered else 1)

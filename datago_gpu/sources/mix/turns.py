@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import gcd, lcm
 
-__all__ = ["Turns", "next_turn", "pass_number", "passes_before", "whole_weights"]
+__all__ = ["Turns", "pass_number", "passes_before", "whole_weights"]
 
 _FURTHER_PASS = 32
 """Bits of a pass number that hold the number of the epoch."""
@@ -41,25 +41,6 @@ def whole_weights(weights: Sequence[float]) -> list[int]:
     return [each // divisor for each in whole]
 
 
-def next_turn(weights: Sequence[int], taken: Sequence[int], total: int, done: int, finished: Sequence[bool]) -> int:
-    """Returns the number of the source that gives the next sample.
-
-    taken: samples that each source has given. total: sum of the weights. done: sum of `taken`. finished: sources that
-    give no more. If only sources are left that are ahead of their shares, they go on in the same order.
-    """
-    best = ahead = -1
-    for number, weight in enumerate(weights):
-        if not weight or finished[number]:
-            continue
-        count = taken[number]
-        if count * total < weight * (done + 1):
-            if best < 0 or (count + 1) * weights[best] < (taken[best] + 1) * weight:
-                best = number
-        elif best < 0 and (ahead < 0 or (count + 1) * weights[ahead] < (taken[ahead] + 1) * weight):
-            ahead = number
-    return best if best >= 0 else ahead
-
-
 class Turns:
     """Takes turns among sources, from a given number of samples of each on.
 
@@ -75,8 +56,22 @@ class Turns:
         self._total, self._done = sum(self.weights), sum(self.taken)
 
     def next(self) -> int:
-        """Returns the number of the source that gives the next sample. `take` counts the sample."""
-        return next_turn(self.weights, self.taken, self._total, self._done, self.finished)
+        """Returns the number of the source that gives the next sample, which `take` counts; -1 if no source gives more.
+
+        If only sources are left that are ahead of their shares, they go on in the same order.
+        """
+        weights, taken, total, done = self.weights, self.taken, self._total, self._done
+        best = ahead = -1
+        for number, weight in enumerate(weights):
+            if not weight or self.finished[number]:
+                continue
+            count = taken[number]
+            if count * total < weight * (done + 1):
+                if best < 0 or (count + 1) * weights[best] < (taken[best] + 1) * weight:
+                    best = number
+            elif best < 0 and (ahead < 0 or (count + 1) * weights[ahead] < (taken[ahead] + 1) * weight):
+                ahead = number
+        return best if best >= 0 else ahead
 
     def take(self, number: int) -> None:
         """Counts a sample of that source."""
