@@ -80,9 +80,7 @@ class ClassLabels:
         value: a number, the name of a class, or None or "" for no class. -1 means no class, too, as in the test sets of
         Hugging Face.
         """
-        if value is None or value in ("", UNLABELLED):
-            return self._without(NO_LABEL, _NO_CLASS)
-        number = self._number(value)
+        number = UNLABELLED if value is None or value == "" else self._number(value)
         if number == UNLABELLED:
             return self._without(NO_LABEL, _NO_CLASS)
         if number is not None and 0 <= number <= (self._names - 1 if self._names else _LARGEST):
