@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from datago_gpu.sources.listed_images import Lister
 
-__all__ = ["Around"]
+__all__ = ["Around", "path_below"]
+
+
+def path_below(root: str, name: bytes) -> str:
+    """Returns the path of a file, as the examples in a `PassedOver` have it. name: its path below the root."""
+    return f"{root.rstrip('/')}/{name.decode('utf-8', 'surrogateescape')}"
 
 
 class Around:

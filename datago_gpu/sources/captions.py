@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import NamedTuple
 
-from datago_gpu.sources.around import Around
+from datago_gpu.sources.around import Around, path_below
 from datago_gpu.sources.listed_images import Page
 from datago_gpu.sources.passed_over import PassedOver
 from datago_gpu.sources.reference import SampleRef
@@ -139,7 +139,7 @@ class _Pairs:
         self._used &= kept.keys()
 
     def _pass_over(self, name: bytes) -> None:
-        self._passed.add("no-image", f"{self._root.rstrip('/')}/{name.decode('utf-8', 'surrogateescape')}")
+        self._passed.add("no-image", path_below(self._root, name))
 
 
 def _stem(name: bytes) -> bytes:

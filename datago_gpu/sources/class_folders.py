@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
@@ -11,7 +10,7 @@ from msgspec import structs
 
 from datago_gpu.errors import SourceError
 from datago_gpu.redact import printable
-from datago_gpu.sources.around import Around
+from datago_gpu.sources.around import Around, path_below
 from datago_gpu.sources.listed_images import Lister, Page
 from datago_gpu.sources.passed_over import PassedOver
 from datago_gpu.sources.reference import SampleRef, utf8_text
@@ -83,7 +82,7 @@ class Labelled(Around):
         kept = []
         for at, label in enumerate(labels):
             if label is None:
-                passed.add("no-class", os.path.join(self.root, _decode(page.names[at])))
+                passed.add("no-class", path_below(self.root, page.names[at]))
             else:
                 kept.append(at)
         return page._replace(

@@ -10,13 +10,12 @@ from msgspec import Struct, structs
 
 from datago_gpu.errors import SourceError
 from datago_gpu.eventloop import call_in_thread
-from datago_gpu.redact import printable
-from datago_gpu.sources.around import Around
+from datago_gpu.sources.around import Around, path_below
 from datago_gpu.sources.captions import without_caption
 from datago_gpu.sources.listed_images import Beside, Lister, Page
 from datago_gpu.sources.metadata_rows import MetadataRows, parse_metadata
 from datago_gpu.sources.passed_over import PassedOver
-from datago_gpu.sources.reference import SampleRef, utf8_text
+from datago_gpu.sources.reference import SampleRef, printable_path
 from datago_gpu.units import MiB
 
 __all__ = ["Described"]
@@ -79,7 +78,7 @@ class Described(Around):
 
     async def _read(self, beside: Beside) -> None:
         folder = _folder_of(beside.name)
-        shown = f"{self.shown.rstrip('/')}/{printable(utf8_text(beside.name.decode('utf-8', 'surrogateescape')))}"
+        shown = f"{self.shown.rstrip('/')}/{printable_path(beside.name.decode('utf-8', 'surrogateescape'))}"
         if folder in self._files:
             raise SourceError(f"{shown}: the folder has several metadata files: keep metadata.jsonl or metadata.csv")
         self._files[folder] = _File(beside.name, {})
@@ -104,7 +103,7 @@ class Described(Around):
         for folder in folders:
             file = self._files.pop(folder)
             for _ in range(len(file.rows) - file.used):
-                passed.add("no-image", f"{self.root.rstrip('/')}/{file.name.decode('utf-8', 'surrogateescape')}")
+                passed.add("no-image", path_below(self.root, file.name))
 
     def ref(self, index: int, name: bytes, extra: bytes = b"") -> SampleRef:
         """See `Lister.ref`."""
