@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from typing import Literal
 
 from datago_gpu.config import FileSource, LoaderConfig
 from datago_gpu.config.file_names import hidden_part, is_hidden
@@ -49,8 +50,13 @@ class Bucket:
             barren = Barren(self.shown, MOST_STORED_PAGES)
             async with aclosing(self._stores.list_objects(self._address, key)) as pages:
                 async for page in pages:
-                    besides = [Beside(self._name(each.key), each.tag) for each in page if self._is_beside(each.key)]
-                    taken = [each for each in page if self._takes(each.key, passed)]
+                    kinds = [self._kind(each.key, passed) for each in page]
+                    besides = [
+                        Beside(self._name(each.key), each.tag)
+                        for each, kind in zip(page, kinds, strict=True)
+                        if kind == "beside"
+                    ]
+                    taken = [each for each, kind in zip(page, kinds, strict=True) if kind == "image"]
                     yield Page(
                         [self._name(each.key) for each in taken], tags=[each.tag for each in taken], besides=besides
                     )
@@ -93,20 +99,18 @@ class Bucket:
     def _name(self, key: str) -> bytes:
         return key.removeprefix(self.root).encode()
 
-    def _takes(self, key: str, passed: PassedOver) -> bool:
-        """Returns whether a key is that of an image. Counts other keys, except folder markers and `Page.besides`."""
-        if not self._selection.takes(key):
-            if not key.endswith("/") and not self._is_beside(key):
+    def _kind(self, key: str, passed: PassedOver) -> Literal["image", "beside", ""]:
+        """Returns what lies under a key; "beside" for what says something about images. Counts keys that are neither,
+        except folder markers."""
+        is_image = self._selection.takes(key)
+        if not is_image and not self._selection.is_beside(key):
+            if not key.endswith("/"):
                 passed.add("extension", key)
-            return False
+            return ""
         if self._is_hidden(key):
-            passed.add("hidden", key)
-            return False
-        return True
-
-    def _is_beside(self, key: str) -> bool:
-        selection = self._selection
-        return selection.is_beside(key) and not selection.takes(key) and not self._is_hidden(key)
+            passed.add("hidden" if is_image else "extension", key)
+            return ""
+        return "image" if is_image else "beside"
 
     def _is_hidden(self, key: str) -> bool:
         return not self._selection.hidden and bool(hidden_part(key.removeprefix(self.root).split("/")))
