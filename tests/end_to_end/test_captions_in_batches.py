@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import json
 from collections.abc import Iterator
 from contextlib import closing
@@ -28,7 +27,7 @@ from datago_gpu.sources.local import read_file
 from datago_gpu.sources.object_store.failures import failure_of
 from datago_gpu.sources.reference import Need, SampleRef, Span
 from datago_gpu.sources.sample_info import SampleInfo
-from tests.support.images import add_picture
+from tests.support.images import add_picture, small_jpeg
 from tests.support.indexes import read_rows
 from tests.support.moto_s3 import KEY, SECRET, s3_server
 
@@ -58,25 +57,19 @@ def load(config: dict[str, Any]) -> tuple[Attributes, dict[str, int], dict[str, 
         return found, stats.flawed, stats.passed_over
 
 
-def picture(color: int = 0) -> bytes:
-    out = io.BytesIO()
-    Image.new("RGB", (40, 40), (color, 0, 0)).save(out, "JPEG")
-    return out.getvalue()
-
-
 FILES: dict[str, bytes] = {
-    "a/1.jpg": picture(1),
+    "a/1.jpg": small_jpeg(1),
     "a/1.txt": b"one\n",
-    "a/2.jpg": picture(2),
+    "a/2.jpg": small_jpeg(2),
     "a/2.txt": b"\xff",
-    "b/3.webp.jpg": picture(3),
+    "b/3.webp.jpg": small_jpeg(3),
     "b/3.webp.txt": "\ufeffdreiß".encode(),
-    "b/4.jpg": picture(4),
+    "b/4.jpg": small_jpeg(4),
     "b/5.jpg": b"no picture",
     "b/5.txt": b"five",
-    "b/6.jpg": picture(6),
+    "b/6.jpg": small_jpeg(6),
     "b/6.txt": b"x" * (MOST_CAPTION_BYTES + 1),
-    "b/7.JPG": picture(7),
+    "b/7.JPG": small_jpeg(7),
     "b/7.txt": b"y" * 1_000_000,
     "b/orphan.txt": b"nobody's",
 }
@@ -230,7 +223,7 @@ def test_a_remote_caption_is_asked_for_together_with_its_image_and_only_where_th
         )
         for at, name in enumerate(names)
     ]
-    remote = Pairs(picture(), {"s3://b/none"})
+    remote = Pairs(small_jpeg(), {"s3://b/none"})
     outcomes = fetched(config_of("s3://b"), refs, remote)
     assert [json.loads(ref.info.attributes) for ref in refs[:4]] == [{"txt": "text"}, {}, {}, {}]
     assert [list(ref.flaws) for ref in refs] == [[], [], ["no-caption"], ["bad-attributes"], []]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import pickle
 from pathlib import Path
@@ -11,12 +10,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from PIL import Image
 
 from datago_gpu import ConfigError, Loader, Row, SourceError, decode
 from datago_gpu.server import DataroomServer
 from tests.support.gpus import usable
-from tests.support.images import add_picture
+from tests.support.images import add_picture, small_jpeg
 from tests.support.needs import needs
 from tests.support.pictures import on_host
 from tests.support.shards import tar_bytes
@@ -30,12 +28,6 @@ CONFIG: dict[str, Any] = {
     "batch_size": 3,
 }
 Found = dict[str, int | None]
-
-
-def picture(color: int = 0) -> bytes:
-    out = io.BytesIO()
-    Image.new("RGB", (40, 40), (color, 0, 0)).save(out, "JPEG")
-    return out.getvalue()
 
 
 def config_of(kind: str, **source: Any) -> dict[str, Any]:
@@ -80,7 +72,7 @@ def test_a_folder_of_classes(tmp_path: Path) -> None:
 def test_without_labels_nothing_is_delivered(tmp_path: Path) -> None:
     add_picture(tmp_path / "a" / "1.jpg")
     assert load(config_of("file", root_path=str(tmp_path))) == ({"a/1.jpg": None}, None, {})
-    batch = decode([picture()], CONFIG["image_config"], device="cpu")
+    batch = decode([small_jpeg()], CONFIG["image_config"], device="cpu")
     assert batch.labels is batch[0].label is None
 
 
@@ -107,7 +99,11 @@ SHARD = [
 def test_shards(tmp_path: Path, source: dict[str, Any], labels: list[int], flaws: dict[str, int]) -> None:
     files = []
     for key, cls, attributes in SHARD:
-        files += [(f"{key}.jpg", picture()), (f"{key}.json", attributes), *([(f"{key}.cls", cls)] if cls else [])]
+        files += [
+            (f"{key}.jpg", small_jpeg()),
+            (f"{key}.json", attributes),
+            *([(f"{key}.cls", cls)] if cls else []),
+        ]
     (tmp_path / "a.tar").write_bytes(tar_bytes(files))
     found, classes, told = load(config_of("webdataset", url=str(tmp_path / "a.tar"), **source))
     wanted = dict(zip("01234", labels, strict=True))
@@ -135,7 +131,7 @@ LABELS = ["dog", None, "cat", "", "ape", "cat"]
 
 
 def table(root: Path, values: Any, name: str = "t.parquet", column: str = "label", **options: Any) -> Path:
-    rows = pa.table({"image": [picture(at) for at in range(len(values))], column: values})
+    rows = pa.table({"image": [small_jpeg(at) for at in range(len(values))], column: values})
     return write_table(root / name, rows.replace_schema_metadata(options) if options else rows)
 
 
@@ -177,7 +173,7 @@ def test_a_column_of_a_table(
 def test_hugging_face_class_labels_have_their_names(tmp_path: Path) -> None:
     datasets = needs("datasets")
     features = datasets.Features({"image": datasets.Value("binary"), "kind": datasets.ClassLabel(names=["z", "a"])})
-    data = datasets.Dataset.from_dict({"image": [picture()] * 3, "kind": ["a", "z", "a"]}, features)
+    data = datasets.Dataset.from_dict({"image": [small_jpeg()] * 3, "kind": ["a", "z", "a"]}, features)
     data.to_parquet(str(tmp_path / "t.parquet"))
     found, classes, _ = load(config_of("table", path=str(tmp_path / "t.parquet"), label="kind"))
     assert (list(found.values()), classes) == ([1, 0, 1], ["z", "a"])
@@ -202,7 +198,7 @@ def test_tables_of_different_classes_and_columns_of_none_are_refused(tmp_path: P
 
 
 def rows_of(*labels: Any) -> list[Row]:
-    return [Row(f"r{at}", picture(at), label=label, width=40, height=40) for at, label in enumerate(labels)]
+    return [Row(f"r{at}", small_jpeg(at), label=label, width=40, height=40) for at, label in enumerate(labels)]
 
 
 def test_rows_of_the_program(tmp_path: Path) -> None:

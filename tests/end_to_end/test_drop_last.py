@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from datago_gpu import ConfigError, Loader, LoaderConfig, TooManyErrors
-from tests.support.images import add_picture, file_config
+from tests.support.images import add_picture, add_squares_and_wide, file_config
 from tests.support.shards import tar_bytes
 
 SQUARES, WIDE = 8, 3
@@ -19,11 +19,7 @@ SQUARES, WIDE = 8, 3
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """Squares fill whole batches of 4; of the wide ones there are too few for one."""
-    for number in range(SQUARES):
-        add_picture(tmp_path / f"square{number}.jpg", color=number)
-    for number in range(WIDE):
-        add_picture(tmp_path / f"wide{number}.jpg", 30, 60, color=number)
-    return tmp_path
+    return add_squares_and_wide(tmp_path, SQUARES, WIDE)
 
 
 def settings(root: Path, **more: Any) -> LoaderConfig:

@@ -7,7 +7,6 @@ import os
 import signal
 from collections import Counter
 from collections.abc import Iterator
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,13 @@ import pytest
 
 from datago_gpu import Batch, ConfigError, Loader, LoaderConfig, Row, SourceError, TooManyErrors
 from datago_gpu.index.build import build_index
+from datago_gpu.loader.stats import Stats
 from datago_gpu.server import DataroomServer
 from tests.support.images import SHAPES, add_picture, add_pictures
 from tests.support.needs import needs
 from tests.support.servers import Answer, MisbehavingServer
 from tests.support.shards import tar_bytes
+from tests.support.shares import assert_shares
 from tests.support.tables import write_table
 
 IMAGES = {"crop_and_resize": True, "default_image_size": 64, "downsampling_ratio": 16}
@@ -53,11 +54,14 @@ def seen(batches: list[Batch]) -> list[Seen]:
     return [(sample.mix, sample.pass_number, sample.id) for batch in batches for sample in batch if sample.real]
 
 
-def assert_shares(names: list[str], weights: dict[str, float]) -> None:
-    taken, total = Counter[str](), sum(Fraction(str(weight)) for weight in weights.values())
-    for place, name in enumerate(names, 1):
-        taken[name] += 1
-        assert all(abs(taken[each] - place * Fraction(str(weight)) / total) < 1 for each, weight in weights.items())
+def run_with_states(config: dict[str, Any]) -> tuple[list[Seen], list[dict[str, Any]], Stats]:
+    """Returns what a run in batches of one sample delivers, the state behind each sample, and the figures."""
+    whole, states = list[Seen](), list[dict[str, Any]]()
+    with Loader(config, device="cpu", backend="pillow") as loader:
+        for batch in loader:
+            whole += seen([batch])
+            states.append(loader.state_dict())
+        return whole, states, loader.stats()
 
 
 @pytest.fixture(scope="module")
@@ -211,11 +215,7 @@ def test_repeat_is_so_many_passes_spread_over_the_epoch(data: tuple[Path, Dataro
         image_config={**IMAGES, "mixed_buckets": True},
         batch_size=1,
     )
-    whole, states = [], []
-    with Loader(config, device="cpu", backend="pillow") as loader:
-        for batch in loader:
-            whole += seen([batch])
-            states.append(loader.state_dict())
+    whole, states, _ = run_with_states(config)
     assert_shares([name for name, _, _ in whole], {"photos": 13, "rows": 21})
     assert Counter(name for name, _, _ in whole) == {"photos": 13, "rows": 21}
     orders = [[each for _, number, each in whole if number == before << 32 and each[0] == "r"] for before in range(3)]
@@ -232,12 +232,8 @@ def test_what_a_source_leaves_out_takes_no_turn(data: tuple[Path, DataroomServer
         folder_of(root / "room", 1, name="room"),
         batch_size=1,
     )
-    whole, states = [], []
-    with Loader(config, device="cpu", backend="pillow") as loader:
-        for batch in loader:
-            whole += seen([batch])
-            states.append(loader.state_dict())
-        assert loader.stats().filtered == loader.stats().mix["photos"].filtered == 3
+    whole, states, stats = run_with_states(config)
+    assert stats.filtered == stats.mix["photos"].filtered == 3
     assert_shares([name for name, _, _ in whole], {"photos": 1, "room": 1})
     assert Counter(name for name, _, _ in whole) == {"photos": 10, "room": 10}
     for at in (0, 1, 7):

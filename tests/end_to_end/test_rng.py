@@ -14,7 +14,7 @@ import pytest
 
 from datago_gpu import Batch, Loader, LoaderConfig, Row
 from datago_gpu.draws import draw_key
-from tests.support.images import add_picture, file_config
+from tests.support.images import add_picture, add_squares_and_wide, file_config
 from tests.support.needs import needs
 
 SEED, SQUARES, WIDE = 5, 9, 3
@@ -24,11 +24,7 @@ Drawn = dict[tuple[int, str], list[float]]
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    for number in range(SQUARES):
-        add_picture(tmp_path / f"square{number}.jpg", color=number)
-    for number in range(WIDE):
-        add_picture(tmp_path / f"wide{number}.jpg", 30, 60, color=number)
-    return tmp_path
+    return add_squares_and_wide(tmp_path, SQUARES, WIDE)
 
 
 def settings(root: Path, **more: Any) -> LoaderConfig:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,22 @@ def add_picture(path: Path, height: int = 40, width: int = 40, color: int = 0) -
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (width, height), (color % 256, 80, 160)).save(path)
     return path
+
+
+def small_jpeg(color: int = 0) -> bytes:
+    """A JPEG of 40 x 40 pixels of one color."""
+    file = io.BytesIO()
+    Image.new("RGB", (40, 40), (color % 256, 80, 160)).save(file, "JPEG", quality=95)
+    return file.getvalue()
+
+
+def add_squares_and_wide(root: Path, squares: int, wide: int) -> Path:
+    """Pictures for two buckets: square0.jpg, ... and wide0.jpg, ...; the folder."""
+    for number in range(squares):
+        add_picture(root / f"square{number}.jpg", color=number)
+    for number in range(wide):
+        add_picture(root / f"wide{number}.jpg", 30, 60, color=number)
+    return root
 
 
 def add_pictures(root: Path, shapes: list[tuple[int, int]]) -> list[str]:

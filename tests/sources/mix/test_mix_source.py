@@ -6,7 +6,6 @@ import asyncio
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import aclosing
-from fractions import Fraction
 from pathlib import Path
 from random import Random
 from typing import Any, Literal
@@ -26,6 +25,7 @@ from datago_gpu.sources.reference import ListingDigest, PartlyDone, Position, Re
 from datago_gpu.sources.sample_info import SampleInfo
 from datago_gpu.sources.tally import Passed, Walked
 from tests.support.shards import tar_bytes
+from tests.support.shares import assert_shares
 
 ALL = 10**6
 BEGIN = Position()
@@ -158,18 +158,18 @@ def draw_weights(data: st.DataObject, count: int) -> list[float]:
     return data.draw(st.lists(weights, min_size=count, max_size=count).filter(any))
 
 
+def by_name(weights: Sequence[float]) -> dict[str, float]:
+    return {f"s{at}": weight for at, weight in enumerate(weights)}
+
+
 @given(kinds, stops, st.data(), st.integers(0, 3))
 def test_shares_are_exact_and_each_pass_has_each_sample_once(
     given_kinds: list[Kind], stop: Literal["first", "all"], data: st.DataObject, epoch: int
 ) -> None:
     weights = draw_weights(data, len(given_kinds))
     found = samples(mix_of(fakes_of(given_kinds), weights, stop), Position(epoch))
-    exact = [Fraction(str(weight)) for weight in weights]
-    taken = Counter[str]()
-    for place, (name, *_) in enumerate(found, 1):
-        taken[name] += 1
-        for at, weight in enumerate(exact):
-            assert abs(taken[f"s{at}"] - place * weight / sum(exact)) < 1
+    assert_shares([name for name, *_ in found], by_name(weights))
+    taken = Counter(name for name, *_ in found)
     for at, fake in enumerate(fakes_of(given_kinds)):
         mine = [each for each in found if each[0] == f"s{at}"]
         ids = [each[2] if isinstance(each[1], int) else each[1] for each in mine]
@@ -223,7 +223,7 @@ def test_new_weights_hold_from_behind_the_last_sample_that_is_done(
     later = asyncio.run(walk(mix_of(fakes_of(given_kinds), second), start))
     assert [each for each, _, _ in later][: done + 1 - index] == [each for each, _, _ in found][index : done + 1]
     if whole_weights(first) != whole_weights(second):  # else the places of all samples stay what they were
-        _check_shares(later[done + 1 - index :], second)
+        assert_shares([name for (name, *_), _, _ in later[done + 1 - index :]], by_name(second))
     if not later:
         return
     again = data.draw(st.integers(0, len(later) - 1))
@@ -231,15 +231,7 @@ def test_new_weights_hold_from_behind_the_last_sample_that_is_done(
     assert samples(mix_of(fakes_of(given_kinds), second), start) == [each for each, _, _ in later][again:]
     last = asyncio.run(walk(mix_of(fakes_of(given_kinds), third), start))
     if whole_weights(second) != whole_weights(third):
-        _check_shares(last, third)
-
-
-def _check_shares(found: list[tuple[Any, str, ListingDigest]], weights: Sequence[float]) -> None:
-    exact, taken = [Fraction(str(weight)) for weight in weights], Counter[str]()
-    for place, ((name, *_), _, _) in enumerate(found, 1):
-        taken[name] += 1
-        for at, weight in enumerate(exact):
-            assert abs(taken[f"s{at}"] - place * weight / sum(exact)) < 1
+        assert_shares([name for (name, *_), _, _ in last], by_name(third))
 
 
 def test_a_source_that_fails_is_named_after_the_samples_before() -> None:

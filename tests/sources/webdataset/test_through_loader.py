@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from datago_gpu import ConfigError, Loader, SourceError
+from tests.support.images import small_jpeg
 from tests.support.servers import Answer, MisbehavingServer
 from tests.support.shards import tar_bytes
 
 TOKEN = "hf_S3cr3tT0kenOfMine"
 
 
-def picture(color: int) -> bytes:
-    out = io.BytesIO()
-    Image.new("RGB", (40, 40), (color, 80, 160)).save(out, "JPEG", quality=95)
-    return out.getvalue()
-
-
 def shard(begin: int, end: int) -> bytes:
     files = []
     for number in range(begin, end):
-        files += [(f"d/{number:03}.jpg", picture(number * 4)), (f"d/{number:03}.json", b'{"number": %d}' % number)]
+        files += [
+            (f"d/{number:03}.jpg", small_jpeg(number * 4)),
+            (f"d/{number:03}.json", b'{"number": %d}' % number),
+        ]
     return tar_bytes(files)
 
 
@@ -83,7 +79,9 @@ def test_a_state_of_other_turns_is_refused(url: str) -> None:
 
 def test_a_bad_shard_and_a_bad_picture_are_counted_and_cost_themselves(tmp_path: Path) -> None:
     (tmp_path / "0.tar").write_bytes(shard(0, 3)[:-5000] + b"x" * 3000)
-    (tmp_path / "1.tar").write_bytes(tar_bytes([("no.jpg", b"no picture"), ("yes.jpg", picture(3)), ("none.txt", b"")]))
+    (tmp_path / "1.tar").write_bytes(
+        tar_bytes([("no.jpg", b"no picture"), ("yes.jpg", small_jpeg(3)), ("none.txt", b"")])
+    )
     with Loader(config(tmp_path), device="cpu", backend="pillow") as loader:
         ids = [name for batch in loader for name in batch.ids]
         skipped = loader.stats().skipped
@@ -131,7 +129,7 @@ def test_odd_arrays_cost_their_samples_and_not_the_run(tmp_path: Path) -> None:
     files = [
         file
         for key in ("00", "01", *latents, "98", "99")
-        for file in ((f"{key}.jpg", picture(9)), (f"{key}.vae.npy", latents.get(key, good)))
+        for file in ((f"{key}.jpg", small_jpeg(9)), (f"{key}.vae.npy", latents.get(key, good)))
     ]
     (tmp_path / "a.tar").write_bytes(tar_bytes(files))
     with Loader(config(tmp_path / "a.tar", latents="vae.npy"), device="cpu", backend="pillow") as loader:
