@@ -319,46 +319,56 @@ def tables(data: tuple[Path, DataroomServer], tmp_path_factory: pytest.TempPathF
     return root
 
 
+@pytest.fixture(scope="module")
+def alone(tables: Path) -> tuple[list[Batch], dict[str, Any]]:
+    """The batches of one rank, and the state behind the second one."""
+    with Loader(lockstep_config(tables, 0, 1, 4), device="cpu", backend="pillow") as loader:
+        before = [next(loader), next(loader)]
+        state = json.loads(json.dumps(loader.state_dict()))
+        return [*before, *loader], state
+
+
 def lockstep_ids(batches: list[Batch]) -> list[list[Seen]]:
     return [seen([batch]) for batch in batches]
 
 
-def test_in_lockstep_the_global_batches_are_those_of_any_number_of_ranks(tables: Path) -> None:
-    alone = load(lockstep_config(tables, 0, 1, 4))
+def test_in_lockstep_the_global_batches_are_those_of_any_number_of_ranks(
+    tables: Path, alone: tuple[list[Batch], dict[str, Any]]
+) -> None:
+    all_batches, _ = alone
     ranks = [load(lockstep_config(tables, rank, 2, 2)) for rank in range(2)]
-    assert [len(ranks[0]), len(ranks[1])] == [len(alone)] * 2
-    for whole, *parts in zip(alone, *ranks, strict=True):
+    assert [len(ranks[0]), len(ranks[1])] == [len(all_batches)] * 2
+    for whole, *parts in zip(all_batches, *ranks, strict=True):
         assert {batch.bucket for batch in parts} == {whole.bucket}
         assert sorted(seen(parts)) == sorted(seen([whole]))
-    first = [each for batch in alone if batch.epoch == 0 for each in seen([batch])]
+    first = [each for batch in all_batches if batch.epoch == 0 for each in seen([batch])]
     counts = Counter(name for name, _, _ in first)
     assert counts["photos"] >= 13
     assert counts["rows"] >= 7
     assert len(set(first)) == len(first)
     assert abs(counts["photos"] - 3 * counts["rows"]) < 4
     with Loader(lockstep_config(tables, 0, 1, 4), device="cpu", backend="pillow") as loader:
-        assert len(loader) == len(loader.plan(0)) == sum(batch.epoch == 0 for batch in alone)
-        assert {(4, *batch.bucket) for batch in alone if batch.bucket} <= set(loader.shapes())
+        assert len(loader) == len(loader.plan(0)) == sum(batch.epoch == 0 for batch in all_batches)
+        assert {(4, *batch.bucket) for batch in all_batches if batch.bucket} <= set(loader.shapes())
 
 
-def test_lockstep_resumes_on_another_number_of_ranks_with_no_sample_twice(tables: Path) -> None:
-    alone = load(lockstep_config(tables, 0, 1, 4))
-    with Loader(lockstep_config(tables, 0, 1, 4), device="cpu", backend="pillow") as loader:
-        before = [next(loader), next(loader)]
-        state = json.loads(json.dumps(loader.state_dict()))
+def test_lockstep_resumes_on_another_number_of_ranks_with_no_sample_twice(
+    tables: Path, alone: tuple[list[Batch], dict[str, Any]]
+) -> None:
+    whole, state = alone
     same = load(lockstep_config(tables, 0, 1, 4), state=state)
-    assert lockstep_ids(before + same) == lockstep_ids(alone)
-    assert np.array_equal(same[0].image, alone[2].image)
+    assert lockstep_ids(same) == lockstep_ids(whole[2:])
+    assert np.array_equal(same[0].image, whole[2].image)
     rest = [batch for rank in range(3) for batch in load(lockstep_config(tables, rank, 3, 1), state=state)]
-    in_epoch = seen(before + [batch for batch in rest if batch.epoch == 0])
-    assert sorted(in_epoch) == sorted(seen([batch for batch in alone if batch.epoch == 0]))
+    in_epoch = seen(whole[:2] + [batch for batch in rest if batch.epoch == 0])
+    assert sorted(in_epoch) == sorted(seen([batch for batch in whole if batch.epoch == 0]))
 
 
-def test_in_lockstep_new_weights_hold_for_the_rest_of_the_epoch(tables: Path) -> None:
+def test_in_lockstep_new_weights_hold_for_the_rest_of_the_epoch(
+    tables: Path, alone: tuple[list[Batch], dict[str, Any]]
+) -> None:
     """On any number of ranks, after a further resume too; the plan tells of it, and later epochs have them alone."""
-    with Loader(lockstep_config(tables, 0, 1, 4), device="cpu", backend="pillow") as loader:
-        before = [next(loader), next(loader)]
-        state = json.loads(json.dumps(loader.state_dict()))
+    before, state = alone[0][:2], alone[1]
     other = (1, 2)
     with Loader(lockstep_config(tables, 0, 1, 4, other), device="cpu", backend="pillow", state=state) as loader:
         plan, rest = loader.plan(0), [next(loader)]

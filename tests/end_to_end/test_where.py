@@ -107,10 +107,12 @@ def test_what_is_left_out_is_counted_apart(world: World, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_resumed_run_brings_and_counts_each_sample_once(world: World, kind: str) -> None:
-    for taken in (0, 1, 2, 3):
-        with world.loader(kind, WHERE, epochs=2, batch_size=3) as loader:
-            first = [name for _ in range(taken) for name in next(loader).ids]
-            state, before = loader.state_dict(), loader.stats().filtered
+    taken, stopped = list[str](), list[tuple[list[str], Any, int]]()
+    with world.loader(kind, WHERE, epochs=2, batch_size=3) as loader:
+        for _ in range(4):
+            stopped.append((list(taken), loader.state_dict(), loader.stats().filtered))
+            taken += next(loader).ids
+    for first, state, before in stopped:
         with world.loader(kind, WHERE, state=json.loads(json.dumps(state)), epochs=2, batch_size=3) as loader:
             rest = [sample.id for sample in loader.samples()]
             after = loader.stats().filtered
