@@ -37,16 +37,14 @@ The promise, in the order in which a sample meets it, with the module that has i
    held back: a good sample shows that they are single faults, and too long a row ends the run with SourceError.
 12. *With `ordered` false* (loose.py) payloads are taken as they arrive. Then each sample comes once an epoch, and the
    rest of what is said here holds, but for the order.
-
 13. *What `where` leaves out* (where.py) is part of the listing, keeps its number, and is done when the feeder comes to
    it. It is no skip: no list, budget or row of refusals counts it. A first epoch in which nothing passes ends with
    SourceError.
+14. *A mix* (mix.py) takes turns among the listings of its sources, so that each has its share at every place; a source
+   that has no more begins its next pass, which is listed as another epoch.
 
 What goes with a picture (asked.py: masks, further images, attributes, embeddings, labels, captions) decides in part 1
 about the fate of its sample, and comes with it.
-
-13. *A mix* (mix.py) takes turns among the listings of its sources, so that each has its share at every place; a source
-   that has no more begins its next pass, which is listed as another epoch.
 
 To extend the model: a new kind of bad file is a word in tests/drawn/pictures.py; a new source is an `Order` and a
 strategy in tests/drawn/cases.py; a new rule of grouping belongs to `stream.Groups`; a new way to read is a class in
