@@ -201,7 +201,7 @@ def gather(
     with Loader(config, device=device, backend=backend) as loader:
         where = f"{loader.backend.name} on {loader.backend.device}"
         overview = Overview(title_of(config), where, config.image_config.crop_and_resize)
-        overview.views = len(config.image_config.views or [0])
+        overview.views = config.image_config.view_count
         gatherer = _Gatherer(config, overview, samples, _classes_of(loader))
         progress("loading the first batch")
         for number, batch in enumerate(islice(loader, batches), 1):
