@@ -31,7 +31,7 @@ from datago_gpu.feeder.notices import pass_on_logs
 from datago_gpu.feeder.pack import Packer
 from datago_gpu.feeder.payload_client import Remote, remotes_of
 from datago_gpu.feeder.production import Production
-from datago_gpu.feeder.runtime import connect, http_client_type, leave_with, run
+from datago_gpu.feeder.runtime import connect, http_client, leave_with, run
 from datago_gpu.redact import printable
 from datago_gpu.sources import open_source
 from datago_gpu.sources.user.row_wire import Form
@@ -105,8 +105,7 @@ def _words(error: BaseException, config: LoaderConfig) -> tuple[str, str]:
 
 async def _produce(config: LoaderConfig, start: wire.Start, packer: Packer, links: _Links, rows: int | None) -> None:
     async with (
-        # Without this import, local files and rows start sooner.
-        http_client_type()(config.http_config) if config.needs_http else nullcontext() as http,
+        http_client(config) as http,
         remotes_of(config, http, links) as remotes,
         _link_to_rows(rows, start.rows, config) as link,
     ):

@@ -8,15 +8,16 @@ import os
 import resource
 import socket
 from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 from datago_gpu import eventloop
 
 if TYPE_CHECKING:
+    from datago_gpu.config import LoaderConfig
     from datago_gpu.sources.http.http_client import HttpClient
 
-__all__ = ["connect", "http_client_type", "leave_with", "run"]
+__all__ = ["connect", "http_client", "http_client_type", "leave_with", "run"]
 
 PARENT_CHECK_S = 1.0
 
@@ -41,6 +42,12 @@ def _raise_file_limit() -> None:
 async def connect(descriptor: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """Returns reader and writer of a socket that another process has made; they own the socket from now on."""
     return await asyncio.open_connection(sock=socket.socket(fileno=descriptor))
+
+
+def http_client(config: LoaderConfig) -> AbstractAsyncContextManager[Any]:
+    """Returns the HttpClient of a run, for `async with`. Without a source that needs the client, yields None, and
+    imports nothing."""
+    return http_client_type()(config.http_config) if config.needs_http else nullcontext()
 
 
 def http_client_type() -> type[HttpClient]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from datago_gpu.config import FileSource, LoaderConfig, TableSource
 from datago_gpu.loader.on_thread import call_on_thread
@@ -51,14 +50,9 @@ async def _find_of_source(config: LoaderConfig) -> list[str] | None:
 
         return await classes_of(open_lister(whole), source)
     if isinstance(source, TableSource):
+        from datago_gpu.feeder.runtime import http_client
         from datago_gpu.sources.table.table_source import Table
 
-        async with _client(whole) as http:
+        async with http_client(whole) as http:
             return await classes_of(Table(whole, http), source)
     return source.class_names or None
-
-
-def _client(config: LoaderConfig) -> AbstractAsyncContextManager[Any]:
-    from datago_gpu.feeder.runtime import http_client_type
-
-    return http_client_type()(config.http_config)

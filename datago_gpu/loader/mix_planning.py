@@ -93,9 +93,9 @@ def _own_rows(config: LoaderConfig, rows: GivenRows) -> _KnownSource:
 
 
 async def _open(config: LoaderConfig) -> _KnownSource:
-    from datago_gpu.feeder.runtime import http_client_type
+    from datago_gpu.feeder.runtime import http_client
 
-    async with http_client_type()(config.http_config) as http:
+    async with http_client(config) as http:
         source = open_source(config, http)
         assert isinstance(source, RowsSource)
         rows = KeptRows(await source.rows())

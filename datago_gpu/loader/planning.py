@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager, aclosing, nullcontext, suppress
+from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from datago_gpu.config import LoaderConfig
@@ -231,10 +231,11 @@ class Planner:
         )
 
     async def _open_source(self) -> _Known:
+        from datago_gpu.feeder.runtime import http_client
         from datago_gpu.plan.of_rows import bucket_numbers
         from datago_gpu.sources.rows import RowsSource, planned_sizes
 
-        async with self._client() as http:
+        async with http_client(self.config) as http:
             source = self._source(http)
             assert isinstance(source, RowsSource)
             rows = await source.rows()
@@ -244,6 +245,7 @@ class Planner:
 
     async def _walk(self, epoch: int, taken: Sequence[Taken]) -> GlobalBatches:
         """Walks the listing and plans its samples, numbered from 0 in the order of the walk."""
+        from datago_gpu.feeder.runtime import http_client
         from datago_gpu.plan.global_batches import gathered
         from datago_gpu.plan.stream_planner import Planned, StreamPlanner
         from datago_gpu.sources.reference import Position, SampleRef
@@ -251,7 +253,7 @@ class Planner:
         config = self.config
         planner, choice = StreamPlanner[int](taken, drop_last=config.drop_last), config.bucket_choice()
         found: list[Planned[int]] = []
-        async with self._client() as http, aclosing(self._source(http).refs(Position(epoch))) as samples:
+        async with http_client(config) as http, aclosing(self._source(http).refs(Position(epoch))) as samples:
             async for sample in samples:
                 if isinstance(sample, SampleRef) and all(sample.size):
                     with suppress(Rejected):
@@ -263,10 +265,3 @@ class Planner:
         from datago_gpu.sources import open_source
 
         return open_source(self.config.with_source(rank=0, world_size=1), http)
-
-    def _client(self) -> AbstractAsyncContextManager[Any]:
-        if self.config.source_type == "file":
-            return nullcontext()
-        from datago_gpu.feeder.runtime import http_client_type
-
-        return http_client_type()(self.config.http_config)
