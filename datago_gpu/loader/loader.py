@@ -251,7 +251,7 @@ class Loader(Plans, ClassNames):
         self._begun = None
         self._delivered_before = resume.delivered
         self._skips = Skips.of(config, resume)
-        self._mix = _mix_counts(config)
+        self._mix = _mix_counts(config, self._skips)
         self._fruitless = self._is_exhausted = False
         self._dropped = 0
         self._ready: Handoff[Ready] = Handoff(waiting_batches(config), Limits.of(config).pixels)
@@ -325,8 +325,6 @@ class Loader(Plans, ClassNames):
             for notice in ready.notices:
                 log.log(notice.level, "%s", notice.text)
             self._progress.skip(ready.skipped)
-            if self._mix:
-                self._mix.skip(ready.skipped)
             self._fruitless, self._dropped = ready.fruitless, ready.dropped
             self._check_skips(final=False)
             self._skips.note(ready.flaws)
@@ -369,13 +367,13 @@ class _Batches:
         return next(self._loader)
 
 
-def _mix_counts(config: LoaderConfig) -> MixCounts | None:
+def _mix_counts(config: LoaderConfig, skips: Skips) -> MixCounts | None:
     """Returns the counts of the sources of a mix; None without a mix."""
     if config.source_type != "mix":
         return None
     from datago_gpu.loader.mix_counts import MixCounts  # other streams start sooner without this import
 
-    return MixCounts(config)
+    return MixCounts(config, skips)
 
 
 def _stop(worker: Worker, rows: RowThread | None, process: int) -> None:

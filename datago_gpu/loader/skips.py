@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator
 from typing import Self
 
@@ -61,8 +61,10 @@ class Skips:
         """Reason -> number of samples delivered with this flaw."""
         self.filtered: Counter[int] = Counter()
         """Epoch -> number of samples that `where` left out."""
-        self._by_source: Counter[str] = Counter()
-        """Name of a source of a mix -> number of its samples skipped."""
+        self.by_source: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        """Name of each source of a mix -> reason -> number of its samples skipped."""
+        self.filtered_by_source: Counter[str] = Counter()
+        """Name of each source of a mix -> number of its samples that `where` left out."""
         self._lost = 0
         """Samples skipped, with a lost shard counted as the samples that it held."""
 
@@ -88,7 +90,7 @@ class Skips:
             level = logging.DEBUG if self.by_reason[each.reason] else logging.WARNING
             log.log(level, "skipped %s", error)
             self.by_reason[each.reason] += 1
-            self._by_source[each.mix] += 1
+            self.by_source[each.mix][each.reason] += 1
             self._lost += 0 if each.reason in _ASKED_FOR else each.count
             self._last.append(error)
 
@@ -96,6 +98,7 @@ class Skips:
         for each in skipped:
             if each.is_filtered:
                 self.filtered[each.epoch] += each.count
+                self.filtered_by_source[each.mix] += each.count
             else:
                 yield each
 
@@ -126,7 +129,8 @@ class Skips:
             bad, seen = bad + asked_for, seen + asked_for
         if spent or (final and barren and bad >= self._judged_from):
             reasons = ", ".join(f"{count} {reason}" for reason, count in self.by_reason.most_common())
-            of = ", ".join(f"{count} of source {name!r}" for name, count in self._by_source.most_common() if name)
+            by_source = Counter({name: counts.total() for name, counts in self.by_source.items()})
+            of = ", ".join(f"{count} of source {name!r}" for name, count in by_source.most_common() if name)
             reasons += f"; {of}" if of else ""
             allowed = "" if self._allowed is None else f"; max_failures is {self._allowed}"
             last = "; the last epochs had no good sample" if fruitless and delivered else ""
