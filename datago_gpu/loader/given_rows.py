@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from datago_gpu.config import LoaderConfig
 from datago_gpu.config.user_source import UserSource
-from datago_gpu.errors import ConfigError
+from datago_gpu.errors import ConfigError, SourceError
 from datago_gpu.feeder.wire import Resume
 from datago_gpu.loader.row_sizes import RowSizes, describe_error
 from datago_gpu.row import Row
@@ -125,6 +125,21 @@ class GivenRows:
     def get(self, number: int) -> object:
         """Returns a row of a sequence."""
         raise NotImplementedError
+
+    def each(self) -> Iterator[tuple[int, Row]]:
+        """Reads a sequence: yields the number of each row, and the row. Leaves out values that are no rows, each of
+        which is an error once a batch needs it.
+
+        Raises SourceError with the exception of the program's own code as its cause.
+        """
+        assert self.count is not None
+        for number in range(self.count):
+            try:
+                row = self.get(number)
+            except BaseException as error:
+                raise SourceError(f"row {number} of the source cannot be read: {describe_error(error)}") from error
+            if isinstance(row, Row):
+                yield number, row
 
     def given_sizes(self) -> object:
         """Returns the sizes that a sequence has at hand, as its program gives them; None if it has none."""

@@ -6,7 +6,6 @@ import operator
 from typing import TYPE_CHECKING, Any
 
 from datago_gpu.errors import SourceError
-from datago_gpu.row import Row
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,13 +52,8 @@ class RowSizes:
         if given is not None:
             return self._checked(np.asarray(given))
         found = np.zeros((self._rows.count, 2), np.int32)
-        for number in range(len(found)):
-            try:
-                row = self._rows.get(number)
-            except BaseException as error:
-                raise SourceError(f"row {number} of the source cannot be read: {describe_error(error)}") from error
-            if isinstance(row, Row):  # any other value is an error once a batch needs the row
-                found[number] = side_of(row.height), side_of(row.width)
+        for number, row in self._rows.each():
+            found[number] = side_of(row.height), side_of(row.width)
         return found
 
     def _checked(self, given: NDArray[Any]) -> NDArray[np.int32]:

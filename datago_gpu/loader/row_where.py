@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from datago_gpu.errors import SourceError
 from datago_gpu.loader.row_packing import row_attributes
-from datago_gpu.loader.row_sizes import describe_error, side_of
+from datago_gpu.loader.row_sizes import side_of
 from datago_gpu.row import Row
 from datago_gpu.sources.reference import SampleRef
 from datago_gpu.sources.sample_info import SampleInfo
@@ -39,13 +38,8 @@ def _read(rows: GivenRows, where: Where) -> NDArray[np.bool_]:
 
     assert rows.count is not None
     passing = np.ones(rows.count, np.bool_)
-    for number in range(rows.count):
-        try:
-            row = rows.get(number)
-        except BaseException as error:
-            raise SourceError(f"row {number} of the source cannot be read: {describe_error(error)}") from error
-        if isinstance(row, Row):  # any other value is an error once a batch needs the row
-            passing[number] = where.passes(_sample_of(row))
+    for number, row in rows.each():
+        passing[number] = where.passes(_sample_of(row))
     where.check()
     return passing
 
