@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from datago_gpu.config import TableSource
-from datago_gpu.errors import ConfigError, SourceError
+from datago_gpu.errors import ConfigError
 from datago_gpu.sources.index_form import CLASSES
 from datago_gpu.sources.table.columns import Roles
-from datago_gpu.sources.table.soundness import is_damage, words_of
+from datago_gpu.sources.table.soundness import is_damage
 from datago_gpu.sources.table.tables import Tables
 from datago_gpu.sources.table.values import plain_type, python_values
 
@@ -89,8 +89,7 @@ def _distinct(tables: Tables, column: str) -> list[str]:
                     )
         except (pa.ArrowException, OSError) as error:
             if not is_damage(error):
-                shown = tables.located[group.origin].shown
-                raise SourceError(f"cannot read the classes of {shown}: {words_of(error)}") from error
+                raise tables.unread("the classes", group, error) from error
     return sorted(found)
 
 

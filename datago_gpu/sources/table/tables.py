@@ -15,7 +15,7 @@ from datago_gpu.sources.table.located import Located
 from datago_gpu.sources.table.pushdown import filter_for, may_keep_nan
 from datago_gpu.sources.table.readers import ParquetTable
 from datago_gpu.sources.table.settled import WholeTable
-from datago_gpu.sources.table.soundness import damage_of, words_of
+from datago_gpu.sources.table.soundness import damage_of, is_damage, words_of
 from datago_gpu.sources.table.values import without_view
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ class Tables:
             first += batch.num_rows
 
     def sizes(self, height: str, width: str) -> NDArray[np.int32]:
-        """Returns the sizes of all pictures by these columns, (N, 2), 0 where unknown or unreadable."""
+        """Returns the sizes of all pictures by these columns, (N, 2), 0 where unknown. Raises SourceError."""
         found = np.zeros((sum(group.rows for group in self.groups), 2), np.int32)
         first = 0
         for group in self.groups:
@@ -135,10 +135,15 @@ class Tables:
                     for side in range(2):
                         found[at : at + batch.num_rows, side] = _pixels(batch.column(side))
                     at += batch.num_rows
-            except (pa.ArrowException, OSError):  # the rows are skipped where they are read
-                pass
+            except (pa.ArrowException, OSError) as error:
+                if not is_damage(error):  # damaged rows are skipped where they are read
+                    raise self.unread("the sizes", group, error) from error
             first += group.rows
         return found
+
+    def unread(self, what: str, group: Group, error: Exception) -> SourceError:
+        """Returns the error for values that cannot be read, although the file is not damaged. what: these values."""
+        return SourceError(f"cannot read {what} of {self.located[group.origin].shown}: {words_of(error)}")
 
 
 def _pixels(column: pa.Array) -> NDArray[np.int32]:

@@ -12,6 +12,7 @@ from datago_gpu.errors import SourceError
 from datago_gpu.sources.attributes import check_attributes
 from datago_gpu.sources.reference import SampleRef
 from datago_gpu.sources.sample_info import SampleInfo
+from datago_gpu.sources.table.soundness import is_damage
 from datago_gpu.sources.table.values import python_values
 from datago_gpu.sources.where import Where
 
@@ -51,8 +52,9 @@ def _passing_of_index(tables: Tables, text: str) -> NDArray[np.bool_]:
                 for row in _rows_of(batch):
                     passing[at] = where.passes(_sample_of(row))
                     at += 1
-        except (pa.ArrowException, OSError):  # the rows are skipped where they are read
-            pass
+        except (pa.ArrowException, OSError) as error:
+            if not is_damage(error):  # damaged rows are skipped where they are read
+                raise tables.unread("the columns for source_config.where", group, error) from error
         first += group.rows
     where.check()
     return passing

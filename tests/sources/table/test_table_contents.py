@@ -25,7 +25,7 @@ from datago_gpu.sources import open_source
 from datago_gpu.sources.http.http_client import HttpClient
 from datago_gpu.sources.index_form import ROOT, IndexPart, IndexRow, index_schema
 from datago_gpu.sources.reference import BAD_ATTRIBUTES, Position, SampleRef, Skipped, Span
-from datago_gpu.sources.table import readers, settled
+from datago_gpu.sources.table import readers, settled, tables
 from datago_gpu.sources.table.access import AnyOrder
 from tests.support.images import add_picture
 from tests.support.needs import needs
@@ -242,6 +242,32 @@ def test_a_file_system_that_fails_for_a_moment(tmp_path: Path, monkeypatch: pyte
     left[0] = 1
     with pytest.raises(SourceError, match=r"t\.parquet: Stale file handle"):
         ids_of(table_config(path, top={"http_config": {"max_tries": 1}}))
+
+
+@pytest.mark.parametrize(
+    ("more", "unread"),
+    [
+        ({"where": "width > 4"}, r"the columns for source_config\.where"),
+        ({"top": {"lockstep": True, "image_config": {"crop_and_resize": True}}}, "the sizes"),
+    ],
+)
+def test_a_file_system_that_fails_where_all_rows_are_judged(
+    more: dict[str, Any], unread: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows that cannot be read for the moment must not pass `where`, or count as rows without a size."""
+    values = [{**msgspec.structs.asdict(IndexRow("a", path="a.jpg", width=8, height=8)), "parts": []}]
+    path = write_table(tmp_path / "i.arrow", pa.Table.from_pylist(values, index_schema({ROOT: "/data"})))
+    batches = tables.Group.batches
+
+    def failing(self: tables.Group, columns: Sequence[str], *, check: bool = True) -> Iterator[pa.RecordBatch]:
+        if "path" not in columns:
+            raise OSError(errno.ESTALE, "Stale file handle", str(path))
+        return batches(self, columns, check=check)
+
+    monkeypatch.setattr(tables.Group, "batches", failing)
+    config = table_config(path, **more)
+    with pytest.raises(SourceError, match=rf"cannot read {unread} of .*i\.arrow.*Stale file handle"):
+        samples_of(config)
 
 
 def test_a_cell_that_is_too_large_is_skipped(tmp_path: Path) -> None:
