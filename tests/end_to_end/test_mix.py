@@ -253,7 +253,10 @@ def test_a_part_that_one_source_has_is_absent_in_samples_of_the_others(data: tup
         {"name": "masked", "source_type": "table", "weight": 1, "source_config": masked},
         stop="first",
     )
-    for batch in load(config):
+    batches = load(config)
+    assert {name for batch in batches for name in batch.mix} == {"photos", "masked"}
+    assert any(batch.masks["mask"] is not None for batch in batches)
+    for batch in batches:
         assert batch.present["mask"].tolist() == [name == "masked" for name in batch.mix]
         if batch.masks["mask"] is not None:
             assert batch.masks["mask"].shape[:1] == batch.image.shape[:1]
