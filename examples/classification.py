@@ -1,6 +1,6 @@
 """Trains a classifier on a folder with a subfolder for each class, as ImageNet has it.
 
-    pip install torch
+    pip install torch                                                 # on a GPU also 'datago_gpu[cuda12]'
     python examples/classification.py                                 # on the photographs that ship
     python examples/classification.py --resume --steps 200            # goes on from the checkpoint
     torchrun --nproc-per-node 2 examples/classification.py

@@ -1,6 +1,6 @@
 """Trains an image encoder and a text encoder together, as CLIP does, on tar shards of images and captions.
 
-    pip install torch
+    pip install torch                                                 # on a GPU also 'datago_gpu[cuda12]'
     python examples/contrastive.py                                    # on the photographs that ship
     python examples/contrastive.py --resume --steps 300               # goes on from the checkpoint
     torchrun --nproc-per-node 2 examples/contrastive.py

@@ -1,6 +1,6 @@
 """Trains a diffusion model on a folder of images with captions beside them, in batches of several shapes.
 
-    pip install torch 'datago_gpu[table]'
+    pip install torch 'datago_gpu[table]'                             # on a GPU 'datago_gpu[table,cuda12]'
     python examples/diffusion.py                                      # on the photographs that ship
     python examples/diffusion.py --resume --steps 300                 # goes on from the checkpoint
     torchrun --nproc-per-node 2 examples/diffusion.py

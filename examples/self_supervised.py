@@ -1,6 +1,6 @@
 """Trains an encoder without labels, as DINO does: a student has to say of each view what a teacher says of others.
 
-    pip install torch
+    pip install torch                                                 # on a GPU also 'datago_gpu[cuda12]'
     python examples/self_supervised.py                                # on the photographs that ship
     python examples/self_supervised.py --resume --steps 150           # goes on from the checkpoint
     torchrun --nproc-per-node 2 examples/self_supervised.py
