@@ -163,6 +163,8 @@ def test_nothing_is_left_of_a_trainer_however_it_ends(root: Path, how: str) -> N
     assert process.returncode == (-signal.SIGKILL if how.startswith("killed") else CODES.get(how, 0))
     expected = {"interrupted": "KeyboardInterrupt", "an exception": "RuntimeError: of the training step"}.get(how)
     assert (err.splitlines()[-1] == expected) if expected else not err
+    for holder in holders_of(inodes):  # killed together with the feeder, and not yet gone on a busy machine
+        wait_for_end(holder)
     assert holders_of(inodes) == []
     left = {line.split()[6] for line in Path("/proc/net/unix").read_text().splitlines()[1:]}
     assert not left & set(sockets.split(","))
