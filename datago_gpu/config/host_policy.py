@@ -21,6 +21,8 @@ _REFUSED_BY_DEFAULT: tuple[Network, ...] = (
 _NAT64 = IPv6Network("64:ff9b::/96")
 _LIKE_A_NUMBER = re.compile(r"[0-9a-fx.]*[0-9a-f]", re.IGNORECASE)
 _NAME = re.compile(r"(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*")
+_REMEMBERED = 1000
+"""Hosts that a policy remembers as allowed: a check takes 3 to 6 us, which is much for a small payload."""
 
 
 class ForbiddenHost(Exception):
@@ -40,6 +42,7 @@ class HostPolicy:
         self._allowed_names, self._allowed_networks = _parse(allow)
         self._denied_names, self._denied_networks = _parse(deny)
         self._everything = not (self._allowed_names or self._allowed_networks)
+        self._remembered: set[tuple[str, bool]] = set()
 
     def check(self, host: str, *, by_proxy: bool = False) -> None:
         """Checks the host of an address. Raises ForbiddenHost. A name is checked again when it is resolved.
@@ -47,6 +50,8 @@ class HostPolicy:
         by_proxy: the name is resolved by a proxy, so that nothing here sees where it leads. Then a name has to be
         allowed by itself, and a number that a proxy may take for an address ("0x7f000001") is one.
         """
+        if (host, by_proxy) in self._remembered:
+            return
         number = _number_as_address(host) if by_proxy else None
         if number or address_of(host) is not None:
             self.permitted_addresses(host, [number or host])
@@ -55,6 +60,8 @@ class HostPolicy:
         elif not (self._everything or (self._allowed_networks and not by_proxy) or _matches(host, self._allowed_names)):
             why = "; only the proxy knows its address" if by_proxy and self._allowed_networks else ""
             raise ForbiddenHost(f"{host} is not in http_config.allow_hosts{why}")
+        if len(self._remembered) < _REMEMBERED:
+            self._remembered.add((host, by_proxy))
 
     def permitted_addresses(self, host: str, addresses: Iterable[str]) -> list[str]:
         """Returns the permitted addresses of `host`. Raises ForbiddenHost if there are none."""
