@@ -9,7 +9,7 @@ import asyncio
 import inspect
 import pkgutil
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from datago_gpu.feeder.download import downloader
 from datago_gpu.feeder.wire import Resume
 from datago_gpu.sources.http.deadlines import Deadline
 from tests.feeder.test_main import SHUFFLED, dataroom, feeder, files, shards, shards_over_http, taken
+from tests.support.patience import end_of_threads
 from tests.support.servers import Answer, MisbehavingServer
 from tests.support.shards import shard_config
 
@@ -133,9 +134,12 @@ def end_of(config: LoaderConfig) -> wire.Ended | wire.Failed:
 
 
 @pytest.fixture(autouse=True)
-def _no_exit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A feeder leaves its process when its trainer is gone; here that would be the process of the tests."""
+def _no_exit(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A feeder leaves its process when its trainer is gone; here that would be the process of the tests. What it leaves
+    here are threads: they would call what the next test has broken."""
     monkeypatch.setattr(main.os, "_exit", lambda _status: None)
+    yield
+    end_of_threads()
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: error.__name__)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["end_of_loaders", "quickest", "rest"]
+__all__ = ["end_of_loaders", "end_of_threads", "quickest", "rest"]
 
 END_S = 20
 TRIES = 5
@@ -38,6 +38,12 @@ def quickest(seconds: Callable[[], float], limit_s: float) -> float:
 def end_of_loaders() -> None:
     """Waits for the threads of loaders that were stopped, also by other tests: they close the last descriptors."""
     gc.collect()
+    end_of_threads()
+
+
+def end_of_threads() -> None:
+    """Waits for the threads of loaders and feeders that were stopped in this process: a thread that reads a file is not
+    waited for otherwise."""
     for thread in threading.enumerate():
         if thread.name.startswith("datago"):
             thread.join(END_S)
