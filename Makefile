@@ -11,8 +11,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # Where the CPU build of torch lies: gigabytes less, and neither the tests nor the benchmark use torch on a GPU.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 TORCH := torch==2.13.0+cpu
-# Processes that share the tests.
-WORKERS ?= $(shell nproc)
+# Processes that share the tests: one more than cores, since a quarter of the tests' time is waiting.
+WORKERS ?= $(shell expr $$(nproc) + 1)
 
 .PHONY: demo test wheel-check lint format gpu-report gpu-probe docker-check docker-lock clean
 .DEFAULT_GOAL := help

@@ -107,7 +107,7 @@ class Suite:
     def shards(self) -> None:
         """Shards from nginx, near and far."""
         self._over_http("shards-near", f"{workloads.SHARDS.title}, loopback", HERE)
-        for place in workloads.DISTANCES:
+        for place in (each for each in workloads.DISTANCES if each.name in self.args.distances):
             key, title = f"shards-{place.name}", f"{workloads.SHARDS.title}, {place}"
             try:
                 with route(place.delay_ms, place.loss) as way:
@@ -242,6 +242,8 @@ class Suite:
 
 PARTS = ("local", "shards", "buffer", "dataroom", "apart", "payloads", "million", "idle", "costs", "scaling")
 
+DISTANCES = tuple(each.name for each in workloads.DISTANCES)
+
 
 def _first_cores(count: int) -> str:
     return ",".join(map(str, sorted(os.sched_getaffinity(0))[:count]))
@@ -251,6 +253,7 @@ def main() -> None:
     options = parser(__doc__ or "")
     options.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts to measure")
     options.add_argument("--scale", type=float, default=1.0, help="share of the pictures, for a quick look")
+    options.add_argument("--distances", nargs="*", default=DISTANCES, choices=DISTANCES, help="of shards, beside none")
     options.add_argument("--who", nargs="+", help="contestants to measure (ours, datago, ...); others keep theirs")
     options.add_argument("--tree", type=int, default=1_000_000, help="files of the large folder tree")
     options.add_argument("--idle-s", type=float, default=5.0, help="seconds for which the trainer stands still")

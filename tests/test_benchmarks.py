@@ -66,10 +66,10 @@ def test_every_workload_is_done_by_ours_and_near_its_limit(tmp_path: Path) -> No
 @pytest.mark.timeout(400)
 def test_what_comes_over_http(tmp_path: Path) -> None:
     compare(tmp_path, "apart", "--who", "ours")
-    _, tables = compare(tmp_path, "shards", "payloads", "--who", "ours", "aiohttp")
+    _, tables = compare(tmp_path, "shards", "payloads", "--who", "ours", "aiohttp", "--distances", "100ms-loss")
     assert {"shards-apart", "dataroom-apart", "dataroom-masks-apart"} <= set(tables)
     assert tables["shards-near"]["runs"]["datago_gpu"][0]["images"] == 32
-    far = tables["shards-100ms"]["runs"].get("datago_gpu", [])
+    far = tables["shards-100ms-loss"]["runs"].get("datago_gpu", [])
     assert all(run["first_s"] > 0.1 for run in far)  # at least one round trip
     payloads = tables["payloads-40"]["runs"]
     assert payloads.keys() >= {"datago_gpu", "limit: aiohttp alone"}
