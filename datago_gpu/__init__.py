@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from datago_gpu.arrays import Array
     from datago_gpu.batch import Batch, Sample
     from datago_gpu.config import (
+        CacheConfig,
         DataroomSource,
         DecodeConfig,
         FileSource,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Array",
     "Batch",
+    "CacheConfig",
     "ConfigError",
     "DatagoError",
     "DataroomSource",
@@ -51,7 +53,7 @@ __all__ = [
 __version__: str
 
 _SETTINGS = (
-    *("DataroomSource", "DecodeConfig", "FileSource", "HttpConfig"),
+    *("CacheConfig", "DataroomSource", "DecodeConfig", "FileSource", "HttpConfig"),
     *("ImageConfig", "LoaderConfig", "TableSource", "UserSource", "WebDatasetSource"),
 )
 _HOMES = {

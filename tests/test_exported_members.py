@@ -15,6 +15,7 @@ def test_the_public_names_are_these() -> None:
     assert datago_gpu.__all__ == [
         "Array",
         "Batch",
+        "CacheConfig",
         "ConfigError",
         "DatagoError",
         "DataroomSource",

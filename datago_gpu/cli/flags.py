@@ -13,6 +13,7 @@ import click
 import msgspec
 
 from datago_gpu.config import (
+    CacheConfig,
     DataroomSource,
     DecodeConfig,
     FileSource,
@@ -35,19 +36,26 @@ SECTIONS: list[tuple[str, str, type[msgspec.Struct]]] = [
     ("Images (image_config)", "image_config", ImageConfig),
     ("Decoding (decode_config)", "decode_config", DecodeConfig),
     ("Requests (http_config)", "http_config", HttpConfig),
+    ("Cache (cache_config)", "cache_config", CacheConfig),
 ]
 """Title, place in the config, and record."""
 _BY_PLACE = sorted(((section, kind) for _, section, kind in SECTIONS), key=lambda each: each[0] == "source_config")
 """A source's setting whose name another section has is called `--source-NAME`."""
 _TYPES = {"root_path": "file", "url": "webdataset", "path": "table"}
 """Setting that names a source -> source type."""
-_NAMES = {("image_config", "buckets"): "bucket_sizes"}
-"""Flags of another name than their setting: `preview --buckets` shows what the buckets hold."""
+_NAMES = {
+    ("image_config", "buckets"): "bucket_sizes",
+    ("cache_config", "path"): "cache_path",
+    ("cache_config", "size_gb"): "cache_size_gb",
+    ("cache_config", "ignored_parameters"): "cache_ignored_parameters",
+}
+"""Flags of another name than their setting: `preview --buckets` shows what the buckets hold, `--path` names a table."""
 NOT_FLAGS = {
     "source_config",
     "image_config",
     "http_config",
     "decode_config",
+    "cache_config",
     "api_key",
     "auth_token",
     "storage_options",

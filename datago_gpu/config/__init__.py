@@ -1,5 +1,6 @@
 """Settings: what a Loader is told, checked when it is made."""
 
+from datago_gpu.config.cache_config import CacheConfig
 from datago_gpu.config.dataroom import DataroomSource
 from datago_gpu.config.decode_config import DecodeConfig
 from datago_gpu.config.http_config import HttpConfig
@@ -14,6 +15,7 @@ from datago_gpu.config.view_config import ViewConfig
 
 __all__ = [
     "SOURCES",
+    "CacheConfig",
     "ConfigLike",
     "DataroomSource",
     "DecodeConfig",

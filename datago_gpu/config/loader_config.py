@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Meta
 
 from datago_gpu.config.batch_sizes import BatchSizes
+from datago_gpu.config.cache_config import CacheConfig
 from datago_gpu.config.dataroom import DataroomSource
 from datago_gpu.config.decode_config import DecodeConfig
 from datago_gpu.config.file import read_config
@@ -45,6 +46,7 @@ class LoaderConfig(BatchSizes, frozen=True, kw_only=True):
         image_config: what is made of each image: an ImageConfig or a dict.
         http_config: how long requests may take and how often they are retried: an HttpConfig or a dict.
         decode_config: how encoded images become pixels: a DecodeConfig or a dict.
+        cache_config: a folder that keeps what was downloaded: a CacheConfig or a dict.
         batch_size: number of samples in a batch. All samples of a batch share a bucket. At the end of an epoch, batches
             that are not full are delivered short, unless `drop_last` is true.
         batch_pixels: number of pixels in a batch, in place of `batch_size`: a batch has as many samples as fit, at
@@ -88,8 +90,9 @@ class LoaderConfig(BatchSizes, frozen=True, kw_only=True):
             of this, and at the end of the listing a quarter. None: no limit.
         skipped_file: file to which each skipped sample is appended as one line of JSON with the keys id, reason,
             detail, where and epoch.
-        base_folder: folder for relative paths in `root_path`, `url`, the lines of an @FILE, `path`, `root`, and
-            `skipped_file`. Default: the working folder when the Loader or LoaderDataset is made.
+        base_folder: folder for relative paths in `root_path`, `url`, the lines of an @FILE, `path` (also of
+            `cache_config`), `root`, and `skipped_file`. Default: the working folder when the Loader or LoaderDataset is
+            made.
 
     >>> config = LoaderConfig(
     ...     source_type="file",
@@ -111,6 +114,7 @@ class LoaderConfig(BatchSizes, frozen=True, kw_only=True):
     image_config: ImageConfig = ImageConfig()
     http_config: HttpConfig = HttpConfig()
     decode_config: DecodeConfig = DecodeConfig()
+    cache_config: CacheConfig = CacheConfig()
     limit: Count | None = None
     epochs: Count | None = 1
     seed: Natural = 0
@@ -192,7 +196,7 @@ class LoaderConfig(BatchSizes, frozen=True, kw_only=True):
         if self.http_config.download_processes and self.source_type != "db":
             return ("http_config.download_processes works only for a Dataroom (source_type 'db'): set it to 0 with "
                     f"source_type {self.source_type!r}")  # fmt: skip
-        if problem := self._pixels_problem():
+        if problem := self._cache_problem() or self._pixels_problem():
             return problem
         if self.lockstep and (problem := lockstep_problem(self)):
             return problem
@@ -278,6 +282,7 @@ _SECTIONS: dict[str, type[Settings]] = {
     "image_config": ImageConfig,
     "http_config": HttpConfig,
     "decode_config": DecodeConfig,
+    "cache_config": CacheConfig,
 }
 
 _OTHER_NAMES = {

@@ -6,7 +6,9 @@ from typing import Self
 
 import msgspec
 
+from datago_gpu.config.cache_config import CacheConfig
 from datago_gpu.config.image_config import ImageConfig
+from datago_gpu.config.image_files import FileSource
 from datago_gpu.config.mix import MixSource, PlainSource
 from datago_gpu.config.settings import Settings
 from datago_gpu.errors import ConfigError
@@ -20,6 +22,7 @@ class SourceViews(Settings, frozen=True, kw_only=True):
     source_type: str
     source_config: PlainSource | MixSource
     image_config: ImageConfig
+    cache_config: CacheConfig
 
     def _mix_problem(self) -> str | None:
         """Returns why a source of the mix cannot be used with these settings, or None."""
@@ -27,6 +30,13 @@ class SourceViews(Settings, frozen=True, kw_only=True):
             self.by_source()
         except ConfigError as problem:
             return str(problem)
+        return None
+
+    def _cache_problem(self) -> str | None:
+        """Returns why there is nothing for a cache to keep, or None."""
+        if self.cache_config.is_on and _is_local(self.source_config):
+            return ("cache_config keeps what is downloaded, but source_config.root_path is a local folder: leave out "
+                    "cache_config")  # fmt: skip
         return None
 
     def by_source(self) -> dict[str, Self]:
@@ -40,11 +50,13 @@ class SourceViews(Settings, frozen=True, kw_only=True):
         found = {}
         for part in mix.sources:
             ranks = {"rank": mix.rank, "world_size": mix.world_size}
+            source = part.source_config
             try:
                 found[part.name] = msgspec.structs.replace(
                     self,
                     source_type=part.source_type,
-                    source_config=msgspec.structs.replace(part.source_config, **ranks),
+                    source_config=msgspec.structs.replace(source, **ranks),
+                    cache_config=CacheConfig() if _is_local(source) else self.cache_config,
                     image_config=msgspec.structs.replace(self.image_config, **part.image_config),
                 )
             except ConfigError as problem:
@@ -74,3 +86,8 @@ class SourceViews(Settings, frozen=True, kw_only=True):
         """Whether the rows of the program itself are the source, or a source of the mix."""
         source = self.source_config
         return self.source_type == "rows" or (isinstance(source, MixSource) and source.rows_part is not None)
+
+
+def _is_local(source: PlainSource | MixSource) -> bool:
+    """Returns whether all images of a source are in a local folder."""
+    return isinstance(source, FileSource) and not source.is_stored

@@ -1,8 +1,8 @@
 """Checks what is missing or too small on this machine, and says what to do about it.
 
 `machine.py` checks limits and packages, `gpu.py` the driver and the libraries of the GPU path, `back_ends.py` decodes
-an image, `network.py` looks for proxies, and `source_trial.py` tries the source of a config. Each check returns a
-`Check`; no check raises or hangs.
+an image, `network.py` looks for proxies, `cache_place.py` looks at the folder of the cache, and `source_trial.py` tries
+the source of a config. Each check returns a `Check`; no check raises or hangs.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 
 from datago_gpu.config import LoaderConfig
 from datago_gpu.doctor import back_ends, gpu, machine, source_trial
+from datago_gpu.doctor.cache_place import cache_check
 from datago_gpu.doctor.check import Check
 from datago_gpu.doctor.network import proxy_check
 from datago_gpu.errors import ConfigError
@@ -38,6 +39,7 @@ def examine(
         yield replace(check, state="warn") if on_cpu and check.state == "fail" else check
     yield from back_ends.checks(device, backend, timeout_s)
     yield proxy_check(config)
+    yield cache_check(config, timeout_s)
     if problem is not None:
         yield Check.fail("settings", problem, _NOT_SETTINGS)
     if config is not None:

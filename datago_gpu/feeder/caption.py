@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from msgspec import structs
 
 from datago_gpu.errors import SourceError
@@ -12,6 +14,9 @@ from datago_gpu.sources.captions import without_caption
 from datago_gpu.sources.http.failure import GONE, HttpFailure
 from datago_gpu.sources.local import Patience, read_file
 from datago_gpu.sources.reference import BAD_ATTRIBUTES, SampleRef
+
+if TYPE_CHECKING:
+    from datago_gpu.sources.cache.payload_cache import PayloadCache
 
 __all__ = ["download_caption", "read_caption"]
 
@@ -40,10 +45,24 @@ def read_caption(ref: SampleRef, patience: Patience, room: int) -> int:
     return 0
 
 
-async def download_caption(ref: SampleRef, remote: Remote) -> None:
-    """Downloads the caption of a sample into its record. Raises SourceError if the server is down."""
+async def download_caption(ref: SampleRef, remote: Remote, cache: PayloadCache | None = None) -> None:
+    """Downloads the caption of a sample into its record. Raises SourceError if the server is down.
+
+    cache: is used if the listing says when the caption changes: captions are edited.
+    """
     try:
-        _keep(ref, await remote.get(ref.caption, MOST_CAPTION_BYTES))
+        miss = None
+        if cache and ref.version:
+            most = MOST_CAPTION_BYTES
+            found = await cache.find(ref.caption, None, ref.version, most, most)
+            if isinstance(found, bytes):
+                _keep(ref, found)
+                return
+            miss = found
+        content = await remote.get(ref.caption, MOST_CAPTION_BYTES)
+        _keep(ref, content)
+        if cache and miss and not ref.flaws:
+            await cache.keep(miss, content)
     except HttpFailure as failure:
         if failure.down:
             raise SourceError(f"{failure}; {failure.verdict}") from failure

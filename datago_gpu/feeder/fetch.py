@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import groupby
 from operator import attrgetter
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from datago_gpu.config import LoaderConfig
 from datago_gpu.config.limits import Limits
@@ -21,10 +21,15 @@ from datago_gpu.feeder.payload_client import Remote
 from datago_gpu.feeder.prefetch_budget import FREE_BYTES, Claim
 from datago_gpu.feeder.window import Outcome, sizes_of
 from datago_gpu.imaging.allowance import Allowance
+from datago_gpu.sources.cache.cache_counts import CacheCounts
 from datago_gpu.sources.http.failure import GONE, HttpFailure
 from datago_gpu.sources.local import NUL_IN_PATH, Patience, read_file
 from datago_gpu.sources.reference import Part, SampleRef, Skipped
 from datago_gpu.units import MiB
+
+if TYPE_CHECKING:
+    from datago_gpu.sources.cache.cache_folder import CacheFolder, Miss
+    from datago_gpu.sources.cache.payload_cache import PayloadCache
 
 __all__ = ["Fetcher"]
 
@@ -38,6 +43,9 @@ _USUAL_CAPTION_BYTES = 64 * 1024
 
 _MISSING = "missing"
 
+_OF_THE_SETTINGS = frozenset(("too-small", "other-shape", "too-many-pixels"))
+"""Reasons for which images that are whole are skipped. The cache keeps them, too."""
+
 _LARGE = 8 * MiB
 """From this size in bytes on, a payload's header is read on a thread: finding its end in 64 MiB takes 50 ms."""
 
@@ -46,11 +54,19 @@ class Fetcher:
     """Loads payloads and has them admitted. `chunk` is how many references to local files one call should get.
 
     remote: downloads references with a `url`; None if there are none. memory: limits the memory for decoding, together
-    with other Fetchers; None: of this one alone.
+    with other Fetchers; None: of this one alone. cache: keeps what is downloaded; None: nothing is kept.
     """
 
-    def __init__(self, config: LoaderConfig, remote: Remote | None, memory: Allowance | None = None) -> None:
+    def __init__(
+        self,
+        config: LoaderConfig,
+        remote: Remote | None,
+        memory: Allowance | None = None,
+        cache: CacheFolder | None = None,
+    ) -> None:
         self._remote = remote
+        self._cache = _cached(cache, config) if cache else None
+        self.cache_counts = cache.counts if cache else CacheCounts()
         self._limits = Limits.of(config)
         memory = memory or Allowance(self._limits.decoding)
         self._admission, self._parts = Admission(config, memory), PartAdmission(config, memory)
@@ -155,19 +171,22 @@ class Fetcher:
 
     async def _load_image(self, ref: SampleRef, claim: Claim) -> Outcome:
         try:
-            payload = await self._get(ref, ref, claim)
+            payload, miss = await self._get(ref, ref, claim)
         except HttpFailure as failure:
             return self._skip_failed(ref, failure)
         except Rejected as problem:
             return Skipped(ref.index, ref.id, ref.where, problem.reason, problem.detail)
-        return await self._admit(ref, payload, claim)
+        outcome = await self._admit(ref, payload, claim)
+        if miss and (isinstance(outcome, Admitted) or outcome.reason in _OF_THE_SETTINGS):
+            await self._keep(miss, payload)
+        return outcome
 
     async def _load_with_caption(self, ref: SampleRef, claim: Claim) -> Outcome:
         """Downloads image and caption at the same time. The caption's memory, 1 MiB at most, is not asked for."""
         from datago_gpu.feeder.caption import download_caption  # other streams start sooner without this import
 
         assert self._remote is not None
-        caption = started(download_caption(ref, self._remote))
+        caption = started(download_caption(ref, self._remote, self._cache))
         try:
             outcome = await self._load_image(ref, claim)
             if isinstance(outcome, Admitted):
@@ -208,12 +227,14 @@ class Fetcher:
         return sample
 
     async def _part(self, ref: SampleRef, part: Part, frame: Frame, claim: Claim) -> AdmittedPart:
-        payload = await self._get(ref, part, claim)
+        payload, miss = await self._get(ref, part, claim)
         admitted = self._parts.quick(part, payload, frame)
-        if admitted is not None:
-            return admitted
-        pixel_bytes = partial(self._parts.pixel_bytes, payload, frame)
-        return await self._decode(claim, pixel_bytes, partial(self._parts.thorough, part, payload, frame))
+        if admitted is None:
+            pixel_bytes = partial(self._parts.pixel_bytes, payload, frame)
+            admitted = await self._decode(claim, pixel_bytes, partial(self._parts.thorough, part, payload, frame))
+        if miss:
+            await self._keep(miss, payload)
+        return admitted
 
     async def _decode(self, claim: Claim, pixel_bytes: Callable[[], int], thorough: Callable[[], T]) -> T:
         """Waits until there is memory, calls `thorough` on a thread and returns its result."""
@@ -228,19 +249,35 @@ class Fetcher:
             outcome = await self._on_thread(thorough)
         return outcome
 
-    async def _get(self, ref: SampleRef, wanted: SampleRef | Part, claim: Claim) -> bytes:
-        """Returns the payload of a sample's image, or of one of its parts: as it is, from its file, or downloaded.
+    async def _get(self, ref: SampleRef, wanted: SampleRef | Part, claim: Claim) -> tuple[bytes, Miss | None]:
+        """Returns the payload of a sample's image, or of one of its parts: as it is, from its file, from the cache, or
+        downloaded. If it was downloaded because the cache does not have it, the Miss is for `_keep`.
 
         Raises HttpFailure if it cannot be downloaded, Rejected if its file cannot be read.
         """
         if wanted.payload is not None:
-            return wanted.payload
+            return wanted.payload, None
         if wanted.path:
-            return await self._get_file(wanted, claim)
+            return await self._get_file(wanted, claim), None
         await claim.need(FREE_BYTES)
+        miss: Miss | None = None
+        if self._cache:
+            version = wanted.version if isinstance(wanted, SampleRef) else ""
+            most = self._limits.payload
+            found = await self._cache.find(wanted.url, wanted.span, version, most, FREE_BYTES, claim.need)
+            if isinstance(found, bytes):
+                claim.use(len(found))
+                return found, None
+            miss = found
         payload = await self._download_payload(ref, wanted, claim)
         claim.use(len(payload))
-        return payload
+        return payload, miss
+
+    async def _keep(self, miss: Miss, payload: bytes) -> None:
+        """Puts a payload into the cache. To be called once the payload is known to be sound: a server's page of an
+        error must not stay."""
+        if self._cache:
+            await self._cache.keep(miss, payload)
 
     async def _get_file(self, wanted: SampleRef | Part, claim: Claim) -> bytes:
         while True:
@@ -273,6 +310,12 @@ class Fetcher:
     @staticmethod
     def _too_large(ref: SampleRef, size: int, why: str) -> Skipped:
         return Skipped(ref.index, ref.id, ref.where, "too-large", f"{size} bytes{why}")
+
+
+def _cached(folder: CacheFolder, config: LoaderConfig) -> PayloadCache:
+    from datago_gpu.sources.cache.payload_cache import PayloadCache  # most streams have no cache
+
+    return PayloadCache(folder, config)
 
 
 def _chosen(ref: SampleRef, sample: Admitted) -> Outcome:

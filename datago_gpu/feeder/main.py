@@ -14,7 +14,7 @@ import mmap
 import os
 import traceback
 from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 from msgspec import msgpack
@@ -39,6 +39,7 @@ from datago_gpu.sources.user.row_wire import Form
 if TYPE_CHECKING:
     from datago_gpu.feeder.lockstep import LockstepProduction
     from datago_gpu.feeder.mix_fetch import MixFetcher
+    from datago_gpu.sources.cache.cache_folder import CacheFolder
     from datago_gpu.sources.user.row_link import RowLink
 
 __all__ = ["main"]
@@ -104,26 +105,37 @@ def _words(error: BaseException, config: LoaderConfig) -> tuple[str, str]:
 
 
 async def _produce(config: LoaderConfig, start: wire.Start, packer: Packer, links: _Links, rows: int | None) -> None:
-    async with (
-        http_client(config) as http,
-        remotes_of(config, http, links) as remotes,
-        _link_to_rows(rows, start.rows, config) as link,
-    ):
-        # In lockstep, each rank lists all samples.
-        listed = config.with_source(rank=0, world_size=1) if config.lockstep else config
-        source, fetcher = open_source(listed, http, link), _fetcher(config, remotes)
-        try:
-            await _production(config)(config, start.resume, source, fetcher, packer).run()
-        finally:
-            fetcher.close()
+    with _cache(config) as cache:
+        async with (
+            http_client(config) as http,
+            remotes_of(config, http, links) as remotes,
+            _link_to_rows(rows, start.rows, config) as link,
+        ):
+            # In lockstep, each rank lists all samples.
+            listed = config.with_source(rank=0, world_size=1) if config.lockstep else config
+            source, fetcher = open_source(listed, http, link, cache), _fetcher(config, remotes, cache)
+            try:
+                await _production(config)(config, start.resume, source, fetcher, packer).run()
+            finally:
+                fetcher.close()
 
 
-def _fetcher(config: LoaderConfig, remotes: dict[str, Remote | None]) -> Fetcher | MixFetcher:
+def _cache(config: LoaderConfig) -> AbstractContextManager[CacheFolder | None]:
+    if not config.cache_config.is_on:
+        return nullcontext()
+    from datago_gpu.sources.cache.cache_folder import CacheFolder  # other streams start sooner without this import
+
+    return CacheFolder.of(config)
+
+
+def _fetcher(
+    config: LoaderConfig, remotes: dict[str, Remote | None], cache: CacheFolder | None
+) -> Fetcher | MixFetcher:
     if config.source_type != "mix":
-        return Fetcher(config, remotes[""])
+        return Fetcher(config, remotes[""], cache=cache)
     from datago_gpu.feeder.mix_fetch import MixFetcher  # other streams start sooner without this import
 
-    return MixFetcher(config, remotes)
+    return MixFetcher(config, remotes, cache)
 
 
 def _link_to_rows(

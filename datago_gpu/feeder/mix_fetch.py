@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import groupby
+from typing import TYPE_CHECKING
 
 from msgspec import structs
 
@@ -15,8 +16,12 @@ from datago_gpu.feeder.payload_client import Remote
 from datago_gpu.feeder.prefetch_budget import Claim
 from datago_gpu.feeder.window import Outcome
 from datago_gpu.imaging.allowance import Allowance
+from datago_gpu.sources.cache.cache_counts import CacheCounts
 from datago_gpu.sources.mix.mix_listing import named
 from datago_gpu.sources.reference import SampleRef, Skipped
+
+if TYPE_CHECKING:
+    from datago_gpu.sources.cache.cache_folder import CacheFolder
 
 __all__ = ["MixFetcher"]
 
@@ -24,14 +29,17 @@ __all__ = ["MixFetcher"]
 class MixFetcher:
     """Loads payloads and has them admitted, with the methods of `Fetcher`. One limit of memory holds for all sources.
 
-    remotes: name of a source -> what downloads its payloads.
+    remotes: name of a source -> what downloads its payloads. cache: keeps those of all sources; None if none are kept.
     """
 
-    def __init__(self, config: LoaderConfig, remotes: Mapping[str, Remote | None]) -> None:
+    def __init__(
+        self, config: LoaderConfig, remotes: Mapping[str, Remote | None], cache: CacheFolder | None = None
+    ) -> None:
         memory = Allowance(Limits.of(config).decoding)
         self._fetchers = {
-            name: Fetcher(settings, remotes[name], memory) for name, settings in config.by_source().items()
+            name: Fetcher(settings, remotes[name], memory, cache) for name, settings in config.by_source().items()
         }
+        self.cache_counts = cache.counts if cache else CacheCounts()
         self.chunk = FILES_A_JOB
 
     @property

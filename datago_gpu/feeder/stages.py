@@ -12,6 +12,7 @@ from datago_gpu.feeder.pack import Packer
 from datago_gpu.feeder.prefetch_budget import Claim
 from datago_gpu.feeder.window import Outcome, Waits, Window
 from datago_gpu.feeder.wire import Counts, StageCount
+from datago_gpu.sources.cache.cache_counts import CacheCounts
 from datago_gpu.sources.reference import Refs, SampleRef, Skipped, Source
 
 __all__ = ["Fetching", "Stages"]
@@ -25,6 +26,11 @@ class Fetching(Protocol):
     @property
     def items(self) -> int:
         """Returns the number of samples loaded."""
+        ...
+
+    @property
+    def cache_counts(self) -> CacheCounts:
+        """Returns what this process has found in the cache."""
         ...
 
     async def __call__(self, refs: list[SampleRef], claim: Claim) -> list[Outcome]:
@@ -61,4 +67,4 @@ class Stages:
             "fetch": StageCount(fetcher.items, self._waits.refs_s, packer.waited_s),
             "pack": StageCount(packer.items, self._waits.results_s, packer.waited_s),
         }
-        return Counts(stages, time.process_time(), self._source.passed_over)
+        return Counts(stages, time.process_time(), self._source.passed_over, fetcher.cache_counts)

@@ -9,10 +9,11 @@ import logging
 from collections.abc import Container
 from typing import TYPE_CHECKING, Any, Literal
 
-from msgspec import Struct, msgpack
+from msgspec import Struct, field, msgpack
 
 from datago_gpu.framing import HEADER_BYTES, body_length, frame
 from datago_gpu.plan.taken import Taken
+from datago_gpu.sources.cache.cache_counts import CacheCounts
 from datago_gpu.sources.reference import Counted, ListingDigest, Position, Skipped
 from datago_gpu.sources.sample_info import column_of
 from datago_gpu.sources.user.row_wire import Form
@@ -137,6 +138,7 @@ class Counts(Struct, frozen=True):
     """CPU time of the feeder process, in seconds."""
     passed_over: dict[str, int] = {}
     """Kind -> number of files that the source has listed and that are no samples."""
+    cache: CacheCounts = field(default_factory=CacheCounts)
 
     def plus(self, other: Counts) -> Counts:
         """Returns the sum of the counters of two feeders that ran one after the other."""
@@ -144,6 +146,7 @@ class Counts(Struct, frozen=True):
             {name: _sum(other.stages.get(name, StageCount()), count) for name, count in self.stages.items()},
             self.cpu_s + other.cpu_s,
             self.passed_over or other.passed_over,  # both have listed the same files
+            self.cache.plus(other.cache),
         )
 
 

@@ -169,13 +169,14 @@ class Loader(Plans, ClassNames):
         stages.append(Stage("trainer", delivered, delivered / seconds, get_s, 0.0))
         skipped, cores = dict(self._skips.by_reason), worker.counts.cpu_s / seconds
         flawed = dict(self._skips.flaws_by_reason)
-        passed_over, pool = dict(worker.counts.passed_over), self._pool
+        passed_over, pool, cache = dict(worker.counts.passed_over), self._pool, worker.counts.cache
         filtered = dict(self._skips.filtered)
         return Stats(
             delivered, skipped, worker.bytes, seconds, tuple(stages), cores, flawed, worker.rescued, passed_over,
             sum(filtered.values()), filtered, self._dropped,
             pool.plan.processes if pool else 0, pool.cpu_s / seconds if pool else 0.0,
             self._mix.counts() if self._mix else {},
+            cache.hits, cache.misses, cache.bytes,
         )  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:

@@ -83,6 +83,15 @@ class Stats:
     mix: dict[str, MixCount] = field(default_factory=dict)
     """Name of each source of a mix -> its counts; empty without a mix."""
 
+    cache_hits: int = 0
+    """Payloads and shards that were read from the folder of `cache_config`."""
+
+    cache_misses: int = 0
+    """Payloads and shards that were downloaded because that folder did not have them."""
+
+    cache_bytes: int = 0
+    """Bytes read from that folder."""
+
     @property
     def slowest(self) -> str:
         """Returns the name of the bottleneck: the stage that waited least."""
@@ -107,6 +116,9 @@ class Stats:
         took = f"slowest: {self.slowest}; the feeder used {self.feeder_cores:.0%} of a core"
         if self.decode_processes:
             took += f", {self.decode_processes} decode processes {self.decode_cores:.0%}"
+        if self.cache_hits or self.cache_misses:
+            took += f"; from the cache: {self.cache_hits:,} ({self.cache_bytes / 1e6:,.1f} MB)"
+            took += f", not in the cache: {self.cache_misses:,}"
         mix = [f"source {name}: {_describe(count)}" for name, count in self.mix.items()]
         return "\n".join(
             [f"{came}, {self.bytes / 1e6:,.1f} MB encoded, skipped: {skipped}{flawed}", *mix, *table, took]

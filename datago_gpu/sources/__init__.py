@@ -10,20 +10,26 @@ from datago_gpu.errors import ConfigError
 from datago_gpu.sources.reference import Source
 
 if TYPE_CHECKING:
+    from datago_gpu.sources.cache.cache_folder import CacheFolder
     from datago_gpu.sources.http.http_client import HttpClient
     from datago_gpu.sources.user.row_link import RowLink
 
 __all__ = ["open_source"]
 
 
-def open_source(config: LoaderConfig, http: HttpClient | None, link: RowLink | None = None) -> Source:
+def open_source(
+    config: LoaderConfig,
+    http: HttpClient | None,
+    link: RowLink | None = None,
+    cache: CacheFolder | None = None,
+) -> Source:
     """Returns the source that the settings name. The source does nothing until its `refs` is called.
 
-    link: to the rows of the program's own, for source_type "rows".
+    link: to the rows of the program's own, for source_type "rows". cache: keeps the shards; None if none are kept.
     """
     if isinstance(config.source_config, MixSource):
-        return _open_mix(config, http, link)
-    source = _open(config, http, link)
+        return _open_mix(config, http, link, cache)
+    source = _open(config, http, link, cache)
     text = config.source_config.where
     if not text.strip() or getattr(source, "applies_where", False):
         return source
@@ -32,7 +38,7 @@ def open_source(config: LoaderConfig, http: HttpClient | None, link: RowLink | N
     return WhereSource(source, text, judged_from=JUDGED_FROM if config.rank_and_world_size()[1] > 1 else 1)
 
 
-def _open(config: LoaderConfig, http: HttpClient | None, link: RowLink | None) -> Source:
+def _open(config: LoaderConfig, http: HttpClient | None, link: RowLink | None, cache: CacheFolder | None) -> Source:
     if isinstance(config.source_config, FileSource):
         from datago_gpu.sources.listed_images import Images
         from datago_gpu.sources.listers import open_lister
@@ -48,7 +54,7 @@ def _open(config: LoaderConfig, http: HttpClient | None, link: RowLink | None) -
     if isinstance(config.source_config, WebDatasetSource):
         from datago_gpu.sources.webdataset.shards_source import WebDataset
 
-        return WebDataset(config, http)
+        return WebDataset(config, http, cache)
     if isinstance(config.source_config, TableSource):
         from datago_gpu.sources.table.table_source import Table
 
@@ -58,8 +64,8 @@ def _open(config: LoaderConfig, http: HttpClient | None, link: RowLink | None) -
     return Dataroom(config, http)
 
 
-def _open_mix(config: LoaderConfig, http: HttpClient | None, link: RowLink | None) -> Source:
-    sources = {name: open_source(each, http, link) for name, each in config.by_source().items()}
+def _open_mix(config: LoaderConfig, http: HttpClient | None, link: RowLink | None, cache: CacheFolder | None) -> Source:
+    sources = {name: open_source(each, http, link, cache) for name, each in config.by_source().items()}
     if config.lockstep:
         from datago_gpu.sources.mix.mix_rows import open_mixed_rows
 

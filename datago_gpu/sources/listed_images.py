@@ -100,7 +100,8 @@ class Images:
         self._shuffled_share = ShuffledShare(config, source.rank_split)
         self._is_shuffled = source.random_sampling
         self._listing: Names | None = None
-        self._extras = Names()
+        self._extras, self._versions = Names(), Names()
+        self._keeps_versions = config.cache_config.is_on
         self._passed_over = PassedOver()
         self._is_noted = bool(self._share.rank)  # one rank reports it for all
         what = f"images below {lister.shown}"
@@ -136,7 +137,7 @@ class Images:
             async for page in pages:
                 if page.skipped:
                     yield page.skipped
-                for name, extra in page.pairs:
+                for (name, extra), version in zip(page.pairs, page.tags or repeat(""), strict=False):
                     index = self._share.index_of(position)
                     if index is None or index < start.index:
                         self._walked.add(name)
@@ -144,7 +145,7 @@ class Images:
                         cursor = self._cursor(last) if last and self._lister.resumes else ""
                         self._walked.add(name)
                         sample = self._lister.ref(index, name, extra)
-                        sample.cursor = cursor
+                        sample.cursor, sample.version = cursor, version
                         yield sample
                     position, last = position + 1, name
         self._walked.end()
@@ -161,20 +162,25 @@ class Images:
 
     async def _in_shuffled_order(self, start: Position) -> Refs:
         if self._listing is None:
-            listing, extras = Names(), Names()
+            listing, extras, versions = Names(), Names(), Names()
             async with aclosing(self._pages(Passed())) as pages:
                 async for page in pages:
                     if page.skipped:
                         yield page.skipped
                     listing.extend(page.names)
                     extras.extend(page.extras)
+                    if self._keeps_versions:
+                        versions.extend(tag.encode("utf-8", "surrogateescape") for tag in page.tags)
                     self._whole.extend(page.names)
             self._whole.end()
-            self._listing, self._extras = listing, extras
+            self._listing, self._extras, self._versions = listing, extras, versions
         mine = await call_in_thread(None, self._shuffled_share.numbers, len(self._listing), start.epoch)
         for index in range(start.index, len(mine)):
             number = int(mine[index])
-            yield self._lister.ref(index, self._listing[number], self._extras[number] if self._extras else b"")
+            sample = self._lister.ref(index, self._listing[number], self._extras[number] if self._extras else b"")
+            if self._versions:
+                sample.version = self._versions[number].decode("utf-8", "surrogateescape")
+            yield sample
 
     async def _pages(self, start: Passed) -> AsyncGenerator[Page, None]:
         """Yields the lister's pages. Raises SourceError if there is no image at all."""

@@ -116,6 +116,8 @@ class SampleRef(Struct):
     """The bytes of `path` or `url` that are the image, if the image is a part of a file."""
     caption: str = ""
     """The path or address, as that of the image, of a caption that the feeder reads with the image: see `captions`."""
+    version: str = ""
+    """Changes when the bytes at `url`, or those of the caption, change: see `Excerpt.tag`. "" if unknown."""
 
     @property
     def id(self) -> str:

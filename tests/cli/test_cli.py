@@ -22,7 +22,7 @@ from tests.support.commands import run_command
 
 PHOTOS = Path(datago_gpu.__file__).parent / "photos"
 GUIDE = Path(datago_gpu.__file__).parent.parent / "docs" / "guide.md"
-SECTION_NAMES = {"image_config", "http_config", "decode_config"}
+SECTION_NAMES = {"image_config", "http_config", "decode_config", "cache_config"}
 
 
 @pytest.mark.parametrize("name", [[], ["demo"], ["bench"], ["index"], ["plan"], ["serve"], ["preview"], ["doctor"]])

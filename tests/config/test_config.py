@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from rich.pretty import pretty_repr
 
 from datago_gpu.config import (
+    CacheConfig,
     DataroomSource,
     DecodeConfig,
     FileSource,
@@ -255,6 +256,23 @@ REFUSED: list[tuple[Any, str]] = [
     (files(http_config={"stall_timeout_s": 0}), "http_config.stall_timeout_s must be a number above 0, got 0"),
     (files(http_config={"max_tries": 0}), "http_config.max_tries must be a whole number of at least 1, got 0"),
     (files(http_config={"total_timeout_s": math.inf}), "http_config.total_timeout_s must be a finite number, got inf"),
+    (
+        files(cache_config={"path": "/cache", "size_gb": 1}),
+        "cache_config keeps what is downloaded, but source_config.root_path is a local folder: leave out cache_config",
+    ),
+    (
+        {**DATABASE, "cache_config": {"path": "/cache"}},
+        "cache_config.size_gb is missing: set how many GiB the folder cache_config.path may take",
+    ),
+    (
+        {**DATABASE, "cache_config": {"size_gb": 1}},
+        "cache_config has no path: set cache_config.path to a folder, or leave cache_config out",
+    ),
+    (
+        {**DATABASE, "cache_config": {"path": "/cache", "size_gb": 0}},
+        "cache_config.size_gb must be a number above 0 and up to 1000000 or None, got 0",
+    ),
+    ({**DATABASE, "cache_config": {"folder": "/cache", "size_gb": 1}}, "unknown key cache_config.folder; "),
     (
         files(decode_config={"hw_decoder_load": 1.5}),
         "decode_config.hw_decoder_load must be a number from 0 to 1 or None, got 1.5",
@@ -586,6 +604,8 @@ def test_any_value_anywhere_is_accepted_or_a_config_error(value: Any) -> None:
     for section, kind in (("image_config", ImageConfig), ("http_config", HttpConfig), ("decode_config", DecodeConfig)):
         for name in kind.__struct_fields__:
             accepted(files(**{section: {name: value}}))
+    for name in CacheConfig.__struct_fields__:
+        accepted({**DATABASE, "cache_config": {"path": "/cache", "size_gb": 1, name: value}})
     for name in DataroomSource.__struct_fields__:
         accepted(database(**{name: value}))
     for name in WebDatasetSource.__struct_fields__:

@@ -28,6 +28,8 @@ def test_each_source_has_the_settings_that_it_would_have_alone() -> None:
     assert isinstance(config.source_config, MixSource)
     assert (config.source_config.weights, config.source_config.repeats) == ([1, 3], False)
     assert LoaderConfig.load(msgspec.json.encode(config)) == config
+    cached = load(PHOTOS, WEB, top={"cache_config": {"path": "/cache", "size_gb": 1}}).by_source()
+    assert [each.cache_config.is_on for each in cached.values()] == [False, True]  # a local folder needs no cache
     assert load(PHOTOS, {**PHOTOS, "name": "b", "repeat": 2}).source_config.weights == [1, 2]  # type: ignore[union-attr]
 
 

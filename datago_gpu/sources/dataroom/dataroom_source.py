@@ -89,7 +89,7 @@ class Dataroom:
         self._rank, self._world_size = config.rank_and_world_size()
         self._share = Share.of(self._rank, self._world_size)
         self._api = DataroomApi(self._source, config.http_config, http)
-        self._draws = config.draws_from_server
+        self._draws, self._is_cached = config.draws_from_server, config.cache_config.is_on
         self._sized = config.wants_sizes or not self._source.where_names.isdisjoint(("width", "height"))
         self._wanted, self._labels = Wanted(self._source), ClassLabels.by(self._source)
         self._walked = Walked(f"images of {shown_address(self._api.base)}", shuffled=self._source.random_sampling)
@@ -194,6 +194,8 @@ class Dataroom:
             unused.add("latents")
         if not self._sized:
             unused |= {"width", "height"}
+        if not self._is_cached:
+            unused.add("image_hash")
         fields = [name for name in Entry.__struct_fields__ if name not in unused]
         return {"fields": ",".join(fields), "page_size": str(self._source.page_size), **latents}
 
@@ -238,6 +240,7 @@ class Dataroom:
             cursor=cursor,
             size=entry.size if self._sized else (0, 0),
             renew=partial(self._api.renew, entry.id),
+            version=entry.version,
         )
 
     async def _settle_dimensions(self) -> None:

@@ -40,6 +40,7 @@ _LISTS_AN_ENTRY = 200
 """The most lists and objects of a page, per entry that it may have: skipping one takes 0.8 us."""
 _LARGEST_ENTRY = 1024 * 1024
 ENTRIES_THAT_VOTE = 100
+_LONGEST_HASH = 200
 _DIGITS = 9
 """The most digits of a width or height: more would not fit into 32 bits."""
 _LARGEST_MENDED = 256 * 1024
@@ -84,11 +85,18 @@ class Entry(Struct):
     latents: Raw = Raw(b"null")
     width: Raw = Raw(b"null")
     height: Raw = Raw(b"null")
+    image_hash: Raw = Raw(b"null")
 
     @property
     def size(self) -> tuple[int, int]:
         """Returns (height, width) as the server says, 0 if unknown. EXIF orientation is not applied."""
         return _side(self.height), _side(self.width)
+
+    @property
+    def version(self) -> str:
+        """Returns what changes when the pixels of the image change; "" if the server does not say it."""
+        text = bytes(self.image_hash)
+        return "" if text == b"null" or len(text) > _LONGEST_HASH else text.decode("utf-8", "replace")
 
     def details(self) -> Details:
         """Decodes the lists. Raises ValueError if they do not match the API, or if the entry is too long."""

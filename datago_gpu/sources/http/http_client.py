@@ -125,15 +125,22 @@ class HttpClient:
         return self._patiently(url, lambda target, deadline: self._try_range(target, wanted, headers, deadline))
 
     async def stream(
-        self, url: str, sink: Callable[[bytes], Awaitable[None]], *, headers: Mapping[str, str] | None = None
+        self,
+        url: str,
+        sink: Callable[[bytes], Awaitable[None]],
+        *,
+        headers: Mapping[str, str] | None = None,
+        begun: Callable[[int | None], None] | None = None,
     ) -> None:
         """Passes the body at `url` to `sink` as sent, one piece at a time as it arrives. Raises HttpFailure.
 
-        headers: sent to this URL's own origin only; a redirect to another origin is followed without them.
+        headers: sent to this URL's own origin only; a redirect to another origin is followed without them. begun:
+        called before the first byte with the number of bytes that the sink will get, None if unknown; the last call
+        counts.
         Retries as `get` does, but without the total time limit. The time that the sink takes does not count. Reason
         "changed": the body could not be resumed, since it has changed on the server, or may have.
         """
-        stream = StreamedBody(sink)
+        stream = StreamedBody(sink, begun)
         await self._patiently(url, lambda target, deadline: self._try_stream(target, stream, headers, deadline), stream)
 
     async def _patiently(

@@ -23,8 +23,10 @@ _ADVANCE_BYTES = 1024 * 1024
 class StreamedBody:
     """Streams one body over as many requests as needed. The sink gets each byte once, in order."""
 
-    def __init__(self, sink: Callable[[bytes], Awaitable[None]]) -> None:
+    def __init__(self, sink: Callable[[bytes], Awaitable[None]], begun: Callable[[int | None], None] | None) -> None:
+        """begun: see `HttpClient.stream`."""
         self._given_sink = self._sink = sink
+        self._begun = begun
         self._deflated: Deflated | None = None
         self._headers: Mapping[str, str] = {}
         self._total: int | None = None
@@ -76,6 +78,8 @@ class StreamedBody:
                 raise HttpFailure("changed", f"the body broke off after {self.size} bytes, and has changed since")
         if not self.size:
             self._take_encoding(headers.get("Content-Encoding", ""))
+            if self._begun:
+                self._begun(None if self._deflated else total)
         self._headers, self._total, self._repeated = headers, total, self.size
 
     def _take_encoding(self, given: str) -> None:

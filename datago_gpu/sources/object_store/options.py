@@ -16,7 +16,7 @@ from datago_gpu.config.storage import ENDPOINT_HINT, is_endpoint
 from datago_gpu.errors import ConfigError
 from datago_gpu.redact import printable
 
-__all__ = ["endpoint_of", "plain_name", "proxies_of", "store_options"]
+__all__ = ["account_of", "endpoint_of", "plain_name", "proxies_of", "store_options"]
 
 _CLIENT_OPTIONS = frozenset(
     (
@@ -105,6 +105,14 @@ def endpoint_of(address: str, options: Mapping[str, str]) -> str:
         if value:
             return value
     return ""
+
+
+def account_of(address: str, options: Mapping[str, str]) -> str:
+    """Returns the account of Azure in which the container of an address lies; "" if unknown, or of another store."""
+    if address.startswith(("s3://", "gs://")):
+        return ""
+    given = {plain_name(name).removeprefix("storage_"): value for name, value in options.items()}
+    return given.get("account_name", "") or os.environ.get("AZURE_STORAGE_ACCOUNT_NAME", "")
 
 
 def _profile_files(options: Mapping[str, str]) -> list[str]:

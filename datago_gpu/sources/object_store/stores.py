@@ -133,13 +133,18 @@ class Stores:
             raise failure_of(url, "cut-short", f"{len(found.content)} bytes arrived")
         return found
 
-    async def stream(self, url: str, sink: Callable[[bytes], Awaitable[None]]) -> None:
+    async def stream(
+        self, url: str, sink: Callable[[bytes], Awaitable[None]], *, begun: Callable[[int | None], None] | None = None
+    ) -> None:
         """Passes the object at `url` to `sink` in order, and requests several parts of it at once. Raises HttpFailure.
 
-        Reason "changed": the object was replaced meanwhile.
+        begun: called with the size of the object before the first byte. Reason "changed": the object was replaced
+        meanwhile.
         """
         store, key = self._at(url)
         first, size, tag = await self._translate(url, lambda: self._first(store, key))
+        if begun:
+            begun(size)
         await sink(first)
         coming: deque[asyncio.Task[bytes]] = deque()
         begin = len(first)

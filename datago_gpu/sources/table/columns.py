@@ -27,7 +27,7 @@ _MOST_LEVELS = 100
 """The most levels of lists and structs within each other of a column that counts as an attribute."""
 _OF_AN_INDEX = (
     *("id", "path", "url", "offset", "length", "width", "height", "attributes", "source", "tags", "parts"),
-    *("reason", "detail", "label"),
+    *("reason", "detail", "label", "digest"),
 )
 
 

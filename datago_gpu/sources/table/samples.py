@@ -68,7 +68,10 @@ class SampleMaker:
         if place.payload is not None:
             path, url = ("", origin.address) if origin.is_remote else (origin.address, "")
         size = (_side(row, roles.height), _side(row, roles.width)) if roles.sized else (0, 0)
-        return SampleRef(number, info, path, url, place.payload, parts, flaws, size=size, span=place.span)
+        version = (row["digest"] or "") if roles.is_index else ""
+        return SampleRef(
+            number, info, path, url, place.payload, parts, flaws, size=size, span=place.span, version=version
+        )
 
     def _image(self, row: Mapping[str, Any], origin: Origin) -> Place:
         cell = row[self._first]

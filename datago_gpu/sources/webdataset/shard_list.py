@@ -33,12 +33,12 @@ from datago_gpu.sources.webdataset.addresses import (
     is_shard,
     list_addresses,
 )
+from datago_gpu.sources.webdataset.archive_start import is_archive_start
 from datago_gpu.sources.wildcards import folder_before_wildcard, has_wildcard, matches_pattern
 from datago_gpu.units import MiB
 
 __all__ = ["Shard", "authorization", "list_shards"]
 
-_TAR_STARTS = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"BZh", b"\xfd7zXZ")
 _HEAD_BYTES = 512
 _MOST_PAGES = 10_000
 
@@ -48,13 +48,14 @@ class Shard(Struct, frozen=True):
     the token may be sent.
 
     login: the value of an Authorization header, if the user gave a name and a password for that origin.
-    length: in bytes, if the listing contains it.
+    length: in bytes, if the listing contains it. version: as `Excerpt.tag`; "" if the listing does not say it.
     """
 
     address: str
     own: bool = False
     login: str = ""
     length: int | None = None
+    version: str = ""
 
     def __repr__(self) -> str:
         return f"Shard({self.shown!r})"
@@ -86,18 +87,18 @@ async def list_shards(
             if is_stored(address):
                 found = await _in_bucket(address, stores())
             elif await _is_archive(address, headers, http):
-                found = [(address, None)]
+                found = [(address, None, "")]
             else:
                 listed = await _in_listing(address, headers, config.http_config, http)
-                found = [(each, None) for each in listed]
+                found = [(each, None, "") for each in listed]
         except HttpFailure as failure:
             hint = "" if failure.reason == ODD_KEY else "; check source_config.url, and the token or the credentials"
             raise SourceError(source.redacted(f"cannot list the shards of {failure}{hint}")) from None
         if not found:
             raise SourceError(f"no shards in {without_query(address)}: none of its files ends in {', '.join(ENDINGS)}")
-        for each, length in found:
+        for each, length, version in found:
             own = is_http(each) and http_origin(each) in logins
-            shards.append(Shard(each, own, logins[http_origin(each)] if own else "", length))
+            shards.append(Shard(each, own, logins[http_origin(each)] if own else "", length, version))
     return shards
 
 
@@ -120,17 +121,17 @@ def authorization(token: str, login: str) -> dict[str, str] | None:
     return {"Authorization": proof} if proof else None
 
 
-async def _in_bucket(address: str, stores: Stores) -> list[tuple[str, int | None]]:
-    """Returns the shards below a prefix, or those that match an address with wildcards, with their lengths."""
+async def _in_bucket(address: str, stores: Stores) -> list[tuple[str, int | None, str]]:
+    """Returns the shards below a prefix, or those that match an address with wildcards, with lengths and versions."""
     root = "/".join(address.split("/", 3)[:3])
     prefix, matches = address, partial(_is_below, address.removeprefix(f"{root}/").rstrip("/"))
     if has_wildcard(address):
         prefix, pattern = folder_before_wildcard(address), address.removeprefix(f"{root}/").split("/")
         matches = partial(matches_pattern, pattern)
-    shards, barren = list[tuple[str, int | None]](), Barren(without_query(address), MOST_STORED_PAGES)
+    shards, barren = list[tuple[str, int | None, str]](), Barren(without_query(address), MOST_STORED_PAGES)
     async with aclosing(stores.list_objects(prefix)) as pages:
         async for page in pages:
-            found = [(f"{root}/{each.key}", each.size) for each in page if matches(each.key)]
+            found = [(f"{root}/{each.key}", each.size, each.tag) for each in page if matches(each.key)]
             shards += found
             barren.note(len(page), usable=bool(found))
             if len(shards) > MOST_SHARDS:
@@ -230,4 +231,4 @@ async def _is_archive(address: str, headers: dict[str, str] | None, http: HttpCl
 
     with suppress(_Enough):
         await http.stream(address, look, headers=headers)
-    return head.startswith(_TAR_STARTS) or head[257:262] == b"ustar"
+    return is_archive_start(head)

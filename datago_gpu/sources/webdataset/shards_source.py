@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import aclosing
 from functools import partial
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from msgspec import Struct
 
@@ -52,6 +52,10 @@ from datago_gpu.sources.webdataset.shard_turns import Loss, SampleEstimate, Take
 from datago_gpu.sources.webdataset.windows import Windows
 from datago_gpu.units import MiB
 
+if TYPE_CHECKING:
+    from datago_gpu.sources.cache.cache_folder import CacheFolder
+    from datago_gpu.sources.cache.payload_cache import PayloadCache, ShardStream
+
 __all__ = ["WebDataset"]
 
 _PIPE_BYTES = 4 * MiB
@@ -70,7 +74,8 @@ class WebDataset:
     known to be done (see `done_shards`).
     """
 
-    def __init__(self, config: LoaderConfig, http: HttpClient) -> None:
+    def __init__(self, config: LoaderConfig, http: HttpClient, cache: CacheFolder | None = None) -> None:
+        """cache: keeps the shards that are downloaded; None if none are kept."""
         assert isinstance(config.source_config, WebDatasetSource)
         self._config, self._source, self._http = config, config.source_config, http
         self._share = RankShare.of(config)
@@ -79,6 +84,7 @@ class WebDataset:
         self._shards: list[Shard] | None = None
         self.tally = Whole("shards")
         self._stores: Stores | None = None
+        self._cache = _cached(cache, config) if cache else None
 
     @property
     def passed_over(self) -> dict[str, int]:
@@ -188,13 +194,17 @@ class WebDataset:
         return ReadAhead(shards, opener, concurrent=concurrent, capacity=capacity, windows=windows)
 
     def _supply(self, shard: Shard) -> Supply | None:
-        """Returns the function that downloads the shard's bytes; None for a local shard."""
-        if is_stored(shard.address):
-            return partial(self._storage().stream, shard.address)
+        """Returns the function that downloads the shard's bytes, or reads them from the cache; None for a local
+        shard."""
+        download: ShardStream
         if "://" not in shard.address:
             return None
-        headers = authorization(self._source.auth_token, shard.login) if shard.own else None
-        return partial(self._http.stream, shard.address, headers=headers)
+        if is_stored(shard.address):
+            download = partial(self._storage().stream, shard.address)
+        else:
+            headers = authorization(self._source.auth_token, shard.login) if shard.own else None
+            download = partial(self._http.stream, shard.address, headers=headers)
+        return partial(self._cache.stream, shard.address, shard.version, download) if self._cache else download
 
     def _storage(self) -> Stores:
         if self._stores is None:
@@ -271,6 +281,12 @@ class _Epoch(Struct, frozen=True):
     def openings(self) -> list[int]:
         """Returns how many shards to open for each turn."""
         return [turn.counts.count(None) for turn in self.turns]
+
+
+def _cached(folder: CacheFolder, config: LoaderConfig) -> PayloadCache:
+    from datago_gpu.sources.cache.payload_cache import PayloadCache  # most streams have no cache
+
+    return PayloadCache(folder, config)
 
 
 def _of_access(failure: HttpFailure) -> bool:
