@@ -178,6 +178,7 @@ class CacheFolder:
             return None
         if self._opening is None:
             self._opening = started(self._open_room())
+            self._opening.add_done_callback(lambda task: task.cancelled() or task.exception())  # perhaps nobody asks
         if not self._opening.done():
             if self._waits_until is None:
                 self._waits_until = self._loop.time() + _COUNT_S
