@@ -108,13 +108,15 @@ docker-check:
 	$(PYTHON) docker/check.py $(CHECK)
 
 # What the images install. LOCK=--upgrade takes the newest versions; without, those of the lock files stay where they can.
-COMPILE = $(BIN)/uv pip compile --quiet --generate-hashes --only-binary :all: --python-version 3.11 \
-	--python-platform x86_64-manylinux_2_36 --custom-compile-command 'make docker-lock' $(LOCK)
-IMAGE_EXTRAS := --extra cuda12 --extra cloud --extra zstd
+# One lock is for x86-64 and aarch64: markers say what only one of them has.
+COMPILE = $(BIN)/uv pip compile --quiet --generate-hashes --only-binary :all: --python-version 3.11 --universal \
+	--custom-compile-command 'make docker-lock' $(LOCK)
+IMAGE_EXTRAS := --extra cuda12 --extra cloud --extra table --extra zstd
 
 docker-lock: $(BIN)/python
 	$(BIN)/python -m pip install --quiet uv
 	$(COMPILE) pyproject.toml $(IMAGE_EXTRAS) -o docker/requirements.lock
 	$(COMPILE) pyproject.toml $(IMAGE_EXTRAS) --extra bench -c docker/requirements.lock -o docker/bench.lock
+	echo 'torch>=2.13' | $(COMPILE) - -c docker/bench.lock -o docker/torch.lock
 	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' \
 	| $(COMPILE) - -o docker/build.lock

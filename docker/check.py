@@ -31,7 +31,7 @@ RESULTS = HERE / "results"
 IN_IMAGE = """
 import os, platform
 from importlib.metadata import version
-names = "datago-gpu", "nvidia-dali-cuda120", "cupy-cuda12x", "pillow", "numpy", "aiohttp"
+names = "datago-gpu", "nvidia-dali-cuda120", "cupy-cuda12x", "pillow", "numpy", "aiohttp", "pyarrow", "backports.zstd"
 print(f"uid {os.getuid()}, Python {platform.python_version()},", ", ".join(f"{name} {version(name)}" for name in names))
 from cupy.cuda import nvrtc
 print("NVRTC, with which cupy compiles:", ".".join(map(str, nvrtc.getVersion())))
@@ -53,7 +53,7 @@ def check(engine: Engine, settings: dict[str, str]) -> None:
     print(f"{time.strftime('%Y-%m-%d')}, {engine.version()}, {cpu()}, {len(os.sched_getaffinity(0))} cores")
     with step("base"):
         engine.prepare()
-    for target in ("runtime", "bench"):
+    for target in ("runtime", "server", "bench"):
         with step(f"build {target}"):
             engine.build(target)
     for target in ("runtime", "bench"):

@@ -5,6 +5,7 @@ Building and running them is `make docker-check`.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -25,7 +26,8 @@ DOCKER = ROOT / "docker"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 DOCKERFILE = (DOCKER / "Dockerfile").read_text()
 SERVICES: dict[str, Any] = yaml.safe_load((DOCKER / "compose.yaml").read_text())["services"]
-EXTRAS = "cuda12", "cloud", "zstd"
+EXTRAS = "cuda12", "cloud", "table", "zstd"
+TRAINING = (DOCKER / "training.Dockerfile").read_text()
 
 
 def pins(name: str) -> dict[str, str]:
@@ -36,7 +38,7 @@ def pins(name: str) -> dict[str, str]:
         package, _, version = block.split()[0].partition("==")
         assert version, block
         assert "--hash=sha256:" in block, package
-        found[package] = version
+        found[package] = version.partition(";")[0]
     return found
 
 
@@ -56,8 +58,35 @@ def test_the_locks_pin_what_the_project_asks_for() -> None:
     assert_pinned(PROJECT["build-system"]["requires"], pins("build.lock"))
 
 
+@pytest.mark.parametrize("name", ["requirements.lock", "bench.lock"])
+def test_a_lock_is_for_more_than_one_kind_of_machine(name: str) -> None:
+    """tests/wheel/test_wheels.py asks the package index for the wheels."""
+    resizer = re.findall(r"^cykooz-resizer==\S+ ; (.+) \\$", (DOCKER / name).read_text(), re.MULTILINE)
+    assert [marker.count("platform_machine == 'x86_64'") for marker in resizer] == [1]
+
+
+def test_torch_is_in_the_image_of_the_gpu_benchmark_only() -> None:
+    assert set(pins("torch.lock")) & {"torch"}
+    stages = dict(re.findall(r"^FROM \S+ AS (\S+)\n(.*?)(?=^FROM |\Z)", DOCKERFILE, re.MULTILINE | re.DOTALL))
+    assert {stage for stage, text in stages.items() if "--from=torch-dependencies" in text} == {"bench-gpu"}
+    assert SERVICES["bench-gpu"]["build"]["target"] == "bench-gpu"
+    assert SERVICES["bench"]["build"]["target"] == "bench"
+
+
+def test_the_example_adds_the_loader_to_an_image_of_ones_own() -> None:
+    (asked,) = re.findall(r"/tmp/datago_gpu\[(.+)\]", TRAINING)
+    chosen = re.findall(r"^ARG CUDA=(.+)$", TRAINING, re.MULTILINE)
+    extras = [extra for name in asked.split(",") for extra in (chosen if name == "${CUDA}" else [name])]
+    assert set(extras) <= set(PROJECT["project"]["optional-dependencies"])
+    assert "--constraint" in TRAINING
+    for text in (DOCKERFILE, TRAINING):
+        assert "NVIDIA_VISIBLE_DEVICES=all" in text
+        assert "NVIDIA_DRIVER_CAPABILITIES=compute,utility,video" in text
+
+
 def test_the_lock_of_the_benchmarks_only_adds() -> None:
     lock = pins("bench.lock")
+    assert pins("torch.lock").items() & lock.items()
     assert lock.items() >= pins("requirements.lock").items()
     assert_pinned(PROJECT["project"]["optional-dependencies"]["bench"], lock)
 
@@ -93,8 +122,11 @@ def test_only_the_gpu_profile_asks_for_a_gpu() -> None:
     assert {name for name, service in SERVICES.items() if "cpu" in service["profiles"]} == {*SERVICES} - {"bench-gpu"}
 
 
-def test_the_health_check_tells_a_server_that_lives_from_one_that_does_not(tmp_path: Path) -> None:
-    kind, python, *words = SERVICES["server"]["healthcheck"]["test"]
+@pytest.mark.parametrize("place", ["compose.yaml", "Dockerfile"])
+def test_the_health_check_tells_a_server_that_lives_from_one_that_does_not(place: str, tmp_path: Path) -> None:
+    (line,) = re.findall(r"^HEALTHCHECK .*\n +CMD (.+)$", DOCKERFILE, re.MULTILINE)
+    in_compose = SERVICES["server"]["healthcheck"]["test"]
+    kind, python, *words = in_compose if place == "compose.yaml" else ["CMD", *json.loads(line)]
     assert (kind, python) == ("CMD", "python")
 
     def healthy(port: str) -> bool:
@@ -111,7 +143,7 @@ def test_the_build_sees_only_what_it_is_told_of() -> None:
     lines = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line[0] != "#"]
     assert lines[0] == "*"
     allowed = [line[1:] for line in lines if line.startswith("!")]
-    copied = re.findall(r"^COPY (?!--from)(.+) \S+$", DOCKERFILE, re.MULTILINE)
+    copied = re.findall(r"^COPY (?!--from)(.+) \S+$", DOCKERFILE + TRAINING, re.MULTILINE)
     sources = {source for line in copied for source in line.split()}
     assert all(any(Path(source).match(pattern) for pattern in allowed) for source in sources)
     assert all((ROOT / source).exists() for source in sources)

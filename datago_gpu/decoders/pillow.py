@@ -1,4 +1,4 @@
-"""The CPU back end: Pillow decodes, and cykooz-resizer crops and scales, on a pool of threads.
+"""The CPU back end: Pillow decodes, and scaling.py crops and scales, on a pool of threads.
 
 This module manages batches and threads. renderer.py decodes one image and writes it into the batch.
 """

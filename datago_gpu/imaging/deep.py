@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
-from datago_gpu.imaging.tiff import Tiff, unpremultiply
+from datago_gpu.imaging.alpha import unpremultiply
+from datago_gpu.imaging.tiff import Tiff
 
 __all__ = ["deep_pixels", "gray_levels", "is_deep", "label_numbers"]
 

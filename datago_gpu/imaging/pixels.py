@@ -1,4 +1,5 @@
-"""Renders one region of one encoded image as upright RGB pixels, with Pillow and cykooz-resizer.
+"""Renders one region of one encoded image as upright RGB pixels, with Pillow (simplejpeg for most JPEGs) and
+scaling.py.
 
 The Pillow back end uses this module for every image. The feeder uses `to_ppm` for payloads that DALI cannot decode, or
 would render differently from our specification. This module knows nothing about batches, threads or DALI.

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
+from datago_gpu.imaging.alpha import unpremultiply
+
 __all__ = ["Tiff"]
 
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER = 256, 257, 258, 259, 262, 266
@@ -83,13 +85,6 @@ class Tiff(TiffImagePlugin.TiffImageFile):
         payload = memoryview(self.fp.getvalue())
         found = [_gray(payload, self.tag_v2, number) for number in range(len(self.getbands()))]
         return np.stack(found, axis=2)
-
-
-def unpremultiply(pixels: NDArray[np.uint16]) -> NDArray[np.uint16]:
-    """Undoes the multiplication of colours by alpha. pixels: (H, W, C); the last channel is alpha."""
-    alpha = pixels[:, :, -1:].astype(np.int64)
-    colours = pixels[:, :, :-1].astype(np.int64) * 65535 // np.maximum(alpha, 1)
-    return np.concatenate([colours.clip(0, 65535), alpha], axis=2).astype(np.uint16)
 
 
 def _gray(payload: memoryview, tags: ImageFileDirectory_v2, number: int) -> NDArray[np.uint16]:

@@ -26,8 +26,8 @@ from tests.support.commands import run_command
 from tests.support.images import add_picture, add_pictures
 from tests.support.servers import Answer, MisbehavingServer, json_answer
 
-MACHINE = ["python", "packages", "uvloop", "libjpeg-turbo", "CPUs", "ranks", "memory", "shared memory", "memory lock",
-           "open files"]  # fmt: skip
+MACHINE = ["python", "packages", "uvloop", "libjpeg-turbo", "image packages", "CPUs", "ranks", "memory",
+           "shared memory", "memory lock", "open files"]  # fmt: skip
 GiB = 2**30
 NEEDED = MemorySum(trainer={"Python": GiB // 2}, feeder={"Python": GiB // 2}, downloading={}, shared={})
 
@@ -82,11 +82,21 @@ def test_a_usage_error_is_exit_code_2(arguments: list[str]) -> None:
 
 
 def test_a_library_that_does_not_load_is_named(tmp_path: Path) -> None:
-    (tmp_path / "cykooz_resizer.py").write_text("raise ImportError('no such symbol: resize')")
+    (tmp_path / "numpy.py").write_text("raise ImportError('no such symbol: dot')")
     result = command("--device", "cpu", PYTHONPATH=str(tmp_path))
     assert result.returncode == 1
     failed = [line for line in result.stdout.splitlines() if line.startswith("FAIL")]
-    assert any("decoding (pillow)" in line and "no such symbol: resize" in line for line in failed)
+    assert any("decoding (pillow)" in line and "no such symbol: dot" in line for line in failed)
+
+
+def test_a_package_that_makes_decoding_faster_may_be_missing(tmp_path: Path) -> None:
+    (tmp_path / "cykooz_resizer.py").write_text("raise ImportError('no wheel here')")
+    result = command("--device", "cpu", PYTHONPATH=str(tmp_path))
+    assert result.returncode == 0, result.stdout
+    (line,) = [line for line in result.stdout.splitlines() if "image packages" in line]
+    assert line.startswith("warn")
+    assert "cykooz-resizer is missing (no wheel here): Pillow resizes instead" in line
+    assert "pip install cykooz-resizer" in line
 
 
 def test_a_folder_is_counted_and_decoded(tmp_path: Path) -> None:

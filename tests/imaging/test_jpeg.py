@@ -15,7 +15,10 @@ from datago_gpu.imaging import jpeg
 from datago_gpu.imaging.geometry import Region, Size, cover_region, full_region
 from datago_gpu.imaging.jpeg import render_jpeg
 from datago_gpu.imaging.pixels import render, render_array
+from tests.support.needs import needs
 from tests.support.pictures import encode, oriented_jpeg, picture
+
+needs("simplejpeg")
 
 LIMIT = 10_000_000
 JPEG = encode(picture(61, 93), "JPEG", quality=90)

@@ -16,11 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import zstandard
 from PIL import Image
 
 from tests.support.servers import Answer, MisbehavingServer, Request, json_answer
 from tests.support.shards import tar_bytes
+from tests.support.zstd import zstd_of_window
 
 __all__ = ["CASES", "Case"]
 
@@ -129,9 +129,7 @@ def _padded(key: str) -> Iterator[bytes]:
 
 
 def _zstd(pieces: Iterable[bytes]) -> bytes:
-    parameters = zstandard.ZstdCompressionParameters.from_level(1, window_log=27)
-    compressor = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
-    return b"".join([*map(compressor.compress, pieces), compressor.flush()])
+    return zstd_of_window(pieces, 27)
 
 
 def _xz(pieces: Iterable[bytes]) -> bytes:

@@ -23,7 +23,7 @@ from tests.support.servers import Answer, MisbehavingServer, json_answer
 
 PACKAGE = Path(datago_gpu.__file__).parent
 PHOTOS = PACKAGE / "photos"
-OPTIONAL = {"pyarrow", "torch", "nvidia", "cupy", "obstore", "zstandard", "boto3"}
+OPTIONAL = {"pyarrow", "torch", "nvidia", "cupy", "obstore", "backports", "boto3", "cykooz_resizer"}
 SIZES = {"crop_and_resize": True, "default_image_size": 64, "downsampling_ratio": 16}
 
 

@@ -6,6 +6,7 @@ import bz2
 import gzip
 import io
 import lzma
+import sys
 import zlib
 from collections.abc import Callable
 from typing import Any, BinaryIO, Protocol, cast
@@ -27,6 +28,12 @@ _TAR_MAGIC_AT, _TAR_MAGIC_ENDS = 257, 262
 
 DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error)
 """The errors that reading `plain` may raise besides BadShard and errors of the file itself."""
+
+_NO_ZSTD = (
+    "cannot be read: this Python was built without zstd"
+    if sys.version_info >= (3, 14)
+    else "need a package: pip install 'datago_gpu[zstd]'"
+)
 
 _OTHERS = {
     b"PK\x03\x04": "a ZIP archive",
@@ -87,7 +94,7 @@ def _open(file: io.BufferedReader, take: Callable[[int], None]) -> BinaryIO | No
     if kind == "gzip":
         return cast(BinaryIO, gzip.GzipFile(fileobj=file, mode="rb"))
     if kind == "zstd":
-        return _with_buffer(_Zstd(file, take))
+        return _with_buffer(_unpacked_zstd(file, take))
     if kind == "bzip2":
         return _with_buffer(_Unpacked(file, bz2.BZ2Decompressor))
     if kind == "xz":
@@ -108,7 +115,7 @@ def _with_buffer(raw: io.RawIOBase) -> BinaryIO:
 
 
 class _Decompressor(Protocol):
-    """The interface of the decompressors of bz2 and lzma."""
+    """The interface of the decompressors of bz2, lzma and zstd."""
 
     eof: bool
     needs_input: bool
@@ -118,10 +125,16 @@ class _Decompressor(Protocol):
 
 
 class _Unpacked(io.RawIOBase):
-    """Reads the content of a bz2 or xz file with any number of concatenated streams. Its errors become BadShard."""
+    """Reads the content of a file with any number of concatenated streams of one format. Its errors become BadShard.
 
-    def __init__(self, file: BinaryIO, make: Callable[[], Any]) -> None:
+    strict: the error of a format whose tools accept nothing after the last stream; None for bz2 and xz.
+    """
+
+    def __init__(self, file: BinaryIO, make: Callable[[], Any], strict: type[Exception] | None = None) -> None:
         self._file, self._make = file, make
+        self._errors: tuple[type[Exception], ...] = (OSError, lzma.LZMAError, ValueError)
+        self._errors += (strict,) if strict else ()
+        self._is_strict = strict is not None
         self._decompressor: _Decompressor = make()
         self._left = b""
         self._begun, self._ended = False, False
@@ -145,8 +158,8 @@ class _Unpacked(io.RawIOBase):
                 self._begun = True
             try:
                 found = self._decompressor.decompress(data, len(buffer))
-            except (OSError, lzma.LZMAError, ValueError) as error:
-                if begins and self._ended:
+            except self._errors as error:
+                if begins and self._ended and not self._is_strict:
                     return 0  # the bytes after the last stream are no stream: the tools ignore them, too
                 raise BadShard(f"damaged: {error}") from None
             if found:
@@ -154,26 +167,22 @@ class _Unpacked(io.RawIOBase):
                 return len(found)
 
 
-class _Zstd(io.RawIOBase):
-    """Reads the content of a zstd stream. Its errors become BadShard."""
+def _zstd() -> Any:
+    """Returns the module for zstd. Raises ConfigError if there is none."""
+    try:
+        if sys.version_info >= (3, 14):
+            from compression import zstd
+        else:
+            from backports import zstd
+    except ImportError:
+        raise ConfigError(f"shards compressed with zstd {_NO_ZSTD}") from None
+    return zstd
 
-    def __init__(self, file: io.BufferedReader, take: Callable[[int], None]) -> None:
-        try:
-            import zstandard
-        except ImportError:
-            raise ConfigError("shards compressed with zstd need a package: pip install 'datago_gpu[zstd]'") from None
-        self._error = zstandard.ZstdError
-        window = zstd_window(file.peek(_HEAD_BYTES))
-        if window > MOST_WINDOW:
-            raise BadShard(f"it needs a window of {window} bytes, at most {MOST_WINDOW} are allowed")
-        reader = zstandard.ZstdDecompressor(max_window_size=_usable_window(window, take))
-        self._reader = reader.stream_reader(file, read_across_frames=True)
 
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: bytearray) -> int:  # type: ignore[override]
-        try:
-            return int(self._reader.readinto(buffer))
-        except self._error as error:
-            raise BadShard(f"damaged: {error}") from None
+def _unpacked_zstd(file: io.BufferedReader, take: Callable[[int], None]) -> _Unpacked:
+    zstd, window = _zstd(), zstd_window(file.peek(_HEAD_BYTES))
+    if window > MOST_WINDOW:
+        raise BadShard(f"it needs a window of {window} bytes, at most {MOST_WINDOW} are allowed")
+    limit = (_usable_window(window, take) - 1).bit_length()
+    options = {zstd.DecompressionParameter.window_log_max: limit}
+    return _Unpacked(file, lambda: zstd.ZstdDecompressor(options=options), zstd.ZstdError)

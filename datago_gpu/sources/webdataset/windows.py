@@ -15,6 +15,10 @@ SMALL_WINDOW = 8 * 1024 * 1024
 """Windows up to this size, in bytes, are not counted. The tools' default windows are no larger."""
 
 _SKIPPED = b"\x2a\x4d\x18"
+_ZSTD = b"\x28\xb5\x2f\xfd"
+_ONE_SEGMENT = 0b100000
+"""Flag of a zstd frame whose window is its content."""
+_LONGEST_ZSTD_HEADER = 18
 _XZ_BLOCK_AT = 12
 _LZMA2 = 0x21
 _XZ_SIZES = 0b11000000
@@ -68,16 +72,24 @@ class Windows:
 
 
 def zstd_window(head: bytes) -> int:
-    """Returns the window of the first frame of a zstd file, from the file's first bytes; MOST_WINDOW if unknown."""
-    import zstandard
+    """Returns the window of the first frame of a zstd file, from the file's first bytes; MOST_WINDOW if unknown.
 
+    The format is in RFC 8878, section 3.1.1.1.
+    """
     at = 0
     while head[at + 1 : at + 4] == _SKIPPED:
         at += 8 + int.from_bytes(head[at + 4 : at + 8], "little")
-    try:
-        return int(zstandard.get_frame_parameters(head[at : at + 18]).window_size)
-    except zstandard.ZstdError:
+    frame = head[at:]
+    if len(frame) < _LONGEST_ZSTD_HEADER or not frame.startswith(_ZSTD):
         return MOST_WINDOW
+    flags = frame[4]
+    if not flags & _ONE_SEGMENT:
+        exponent, eighths = frame[5] >> 3, frame[5] & 0b111
+        return (8 + eighths) << (exponent + 7)
+    begin = 5 + (0, 1, 2, 4)[flags & 0b11]  # after the number of the dictionary
+    length = (1, 2, 4, 8)[flags >> 6]
+    size = int.from_bytes(frame[begin : begin + length], "little")
+    return size + 256 if length == 2 else size
 
 
 def xz_window(head: bytes) -> int:

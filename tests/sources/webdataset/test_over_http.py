@@ -13,7 +13,6 @@ from contextlib import aclosing
 from typing import Any
 
 import pytest
-import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,6 +25,7 @@ from datago_gpu.sources.http.http_client import HttpClient
 from datago_gpu.sources.reference import Position, SampleRef, Skipped
 from tests.support.servers import Answer, MisbehavingServer, Request, json_answer
 from tests.support.shards import keys, listed, pictures, shard_config, tar_bytes
+from tests.support.zstd import zstd_compress
 
 TEXT = b"".join(b"%d\n" % number for number in range(50_000))
 BODY = random.Random(1).randbytes(3_000_000)
@@ -122,7 +122,7 @@ CODINGS: list[tuple[str, Callable[[bytes], bytes]]] = [
     ("deflate", zlib.compress),
     ("deflate", raw_deflate),
     ("gzip", gzip.compress),
-    ("zstd", zstandard.ZstdCompressor().compress),
+    ("zstd", zstd_compress),
 ]
 
 

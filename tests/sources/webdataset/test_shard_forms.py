@@ -17,7 +17,6 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -28,6 +27,7 @@ from datago_gpu.sources.webdataset.tar import TarStream
 from tests.support.images import add_picture
 from tests.support.servers import Answer, MisbehavingServer
 from tests.support.shards import tar_bytes
+from tests.support.zstd import zstd_compress
 
 
 @pytest.fixture(scope="module")
@@ -83,10 +83,10 @@ PACKED: dict[str, Callable[[bytes], bytes]] = {
     "bz2, several streams": lambda data: bz2.compress(data[:3000]) + bz2.compress(data[3000:]),
     "bz2, and bytes behind": lambda data: bz2.compress(data) + b"something else",
     "xz": lzma.compress,
-    "zstd": lambda data: zstandard.ZstdCompressor().compress(data),
+    "zstd": zstd_compress,
     "pzstd": lambda data: b"".join(
         b"\x50\x2a\x4d\x18\x04\x00\x00\x00" + len(frame).to_bytes(4, "little") + frame
-        for frame in (zstandard.ZstdCompressor().compress(data[at : at + 4096]) for at in range(0, len(data), 4096))
+        for frame in (zstd_compress(data[at : at + 4096]) for at in range(0, len(data), 4096))
     ),
 }
 

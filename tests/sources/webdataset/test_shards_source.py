@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import pytest
 import webdataset
-import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,6 +26,7 @@ from datago_gpu.errors import ConfigError, SourceError
 from datago_gpu.sources.reference import Position, SampleRef, Skipped
 from datago_gpu.sources.webdataset.addresses import list_addresses
 from tests.support.shards import keys, listed, pictures, read, shard_config, tar_bytes, write_shards
+from tests.support.zstd import zstd_compress
 
 
 def one(path: Path, *files: tuple[str, bytes], **more: Any) -> SampleRef | Skipped:
@@ -178,7 +178,7 @@ def test_two_files_of_one_name_in_a_sample_cost_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, lambda data: gzip.compress(data[:9000]) + gzip.compress(data[9000:]),
-                                  zstandard.compress, lambda data: zstandard.compress(data[:9000]) + zstandard.compress(data[9000:])])  # fmt: skip  # noqa: E501
+                                  zstd_compress, lambda data: zstd_compress(data[:9000]) + zstd_compress(data[9000:])])  # fmt: skip  # noqa: E501
 def test_compressed_shards_are_known_by_their_first_bytes(tmp_path: Path, pack: Any) -> None:
     (tmp_path / "a.tar").write_bytes(pack(tar_bytes(pictures(0, 30))))
     assert keys(tmp_path / "a.tar") == [f"{number:04}" for number in range(30)]
@@ -380,9 +380,7 @@ def test_a_shard_cut_short_costs_what_is_behind_the_cut(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["cut.tar.gz", "rotten.tar.gz", "cut.tar.zst", "rotten.tar.zst", "no.tar", "zero.tar"])
 def test_a_bad_shard_is_one_skip_and_the_next_one_comes(tmp_path: Path, name: str) -> None:
     data = tar_bytes([(f"{number:03}.jpg", random.Random(number).randbytes(2000)) for number in range(400)])
-    packed = (
-        gzip.compress(data) if name.endswith("gz") else zstandard.ZstdCompressor(write_checksum=True).compress(data)
-    )
+    packed = gzip.compress(data) if name.endswith("gz") else zstd_compress(data, checksum=True)
     bad = {"cut": packed[: len(packed) // 2], "no": b"nothing like a tar" * 1000, "zero": b""}.get(name.split(".")[0])
     if bad is None:
         bad = packed[:300_000] + bytes(100) + packed[300_100:]
