@@ -18,10 +18,10 @@ from datago_gpu.feeder.admit import Admission, without_image
 from datago_gpu.feeder.admit_parts import AdmittedPart, Frame, PartAdmission
 from datago_gpu.feeder.admitted import Admitted
 from datago_gpu.feeder.payload_client import Remote
-from datago_gpu.feeder.prefetch_budget import FREE_BYTES, Claim
+from datago_gpu.feeder.prefetch_budget import Claim
+from datago_gpu.feeder.remote_payloads import RemotePayloads
 from datago_gpu.feeder.window import Outcome, sizes_of
 from datago_gpu.imaging.allowance import Allowance
-from datago_gpu.sources.cache.cache_counts import CacheCounts
 from datago_gpu.sources.http.failure import GONE, HttpFailure
 from datago_gpu.sources.local import NUL_IN_PATH, Patience, read_file
 from datago_gpu.sources.reference import Part, SampleRef, Skipped
@@ -29,7 +29,6 @@ from datago_gpu.units import MiB
 
 if TYPE_CHECKING:
     from datago_gpu.sources.cache.cache_folder import CacheFolder, Miss
-    from datago_gpu.sources.cache.payload_cache import PayloadCache
 
 __all__ = ["Fetcher"]
 
@@ -64,9 +63,7 @@ class Fetcher:
         memory: Allowance | None = None,
         cache: CacheFolder | None = None,
     ) -> None:
-        self._remote = remote
-        self._cache = _cached(cache, config) if cache else None
-        self.cache_counts = cache.counts if cache else CacheCounts()
+        self._remote = RemotePayloads(config, remote, cache)
         self._limits = Limits.of(config)
         memory = memory or Allowance(self._limits.decoding)
         self._admission, self._parts = Admission(config, memory), PartAdmission(config, memory)
@@ -74,6 +71,7 @@ class Fetcher:
         self._threads = ThreadPoolExecutor(min(32, config.http_config.concurrent_downloads), "datago-files")
         self.chunk = FILES_A_JOB
         self.items = 0
+        self.cache_counts = self._remote.counts
 
     async def __call__(self, refs: list[SampleRef], claim: Claim) -> list[Outcome]:
         """Loads these samples. A sample that fails is replaced by a Skipped."""
@@ -177,16 +175,16 @@ class Fetcher:
         except Rejected as problem:
             return Skipped(ref.index, ref.id, ref.where, problem.reason, problem.detail)
         outcome = await self._admit(ref, payload, claim)
-        if miss and (isinstance(outcome, Admitted) or outcome.reason in _OF_THE_SETTINGS):
-            await self._keep(miss, payload)
+        if isinstance(outcome, Admitted) or outcome.reason in _OF_THE_SETTINGS:
+            await self._remote.keep(miss, payload)
         return outcome
 
     async def _load_with_caption(self, ref: SampleRef, claim: Claim) -> Outcome:
         """Downloads image and caption at the same time. The caption's memory, 1 MiB at most, is not asked for."""
         from datago_gpu.feeder.caption import download_caption  # other streams start sooner without this import
 
-        assert self._remote is not None
-        caption = started(download_caption(ref, self._remote, self._cache))
+        assert self._remote.remote is not None
+        caption = started(download_caption(ref, self._remote.remote, self._remote.cache))
         try:
             outcome = await self._load_image(ref, claim)
             if isinstance(outcome, Admitted):
@@ -232,8 +230,7 @@ class Fetcher:
         if admitted is None:
             pixel_bytes = partial(self._parts.pixel_bytes, payload, frame)
             admitted = await self._decode(claim, pixel_bytes, partial(self._parts.thorough, part, payload, frame))
-        if miss:
-            await self._keep(miss, payload)
+        await self._remote.keep(miss, payload)
         return admitted
 
     async def _decode(self, claim: Claim, pixel_bytes: Callable[[], int], thorough: Callable[[], T]) -> T:
@@ -259,25 +256,7 @@ class Fetcher:
             return wanted.payload, None
         if wanted.path:
             return await self._get_file(wanted, claim), None
-        await claim.need(FREE_BYTES)
-        miss: Miss | None = None
-        if self._cache:
-            version = wanted.version if isinstance(wanted, SampleRef) else ""
-            most = self._limits.payload
-            found = await self._cache.find(wanted.url, wanted.span, version, most, FREE_BYTES, claim.need)
-            if isinstance(found, bytes):
-                claim.use(len(found))
-                return found, None
-            miss = found
-        payload = await self._download_payload(ref, wanted, claim)
-        claim.use(len(payload))
-        return payload, miss
-
-    async def _keep(self, miss: Miss, payload: bytes) -> None:
-        """Puts a payload into the cache. To be called once the payload is known to be sound: a server's page of an
-        error must not stay."""
-        if self._cache:
-            await self._cache.keep(miss, payload)
+        return await self._remote.get(ref, wanted, claim)
 
     async def _get_file(self, wanted: SampleRef | Part, claim: Claim) -> bytes:
         while True:
@@ -287,16 +266,6 @@ class Fetcher:
                 claim.use(size)
                 return payload
             await claim.need(size)
-
-    async def _download_payload(self, ref: SampleRef, wanted: SampleRef | Part, claim: Claim) -> bytes:
-        assert self._remote is not None
-        try:
-            return await self._remote.get(wanted.url, self._limits.payload, claim.need, wanted.span)
-        except HttpFailure as failure:
-            if not failure.may_be_expired or ref.renew is None:
-                raise
-        renewed = await ref.renew(wanted.name if isinstance(wanted, Part) else "")
-        return await self._remote.get(renewed, self._limits.payload, claim.need)
 
     async def _on_thread(self, work: Callable[..., T], *arguments: Any) -> T:
         return await call_in_thread(self._threads, work, *arguments)
@@ -310,12 +279,6 @@ class Fetcher:
     @staticmethod
     def _too_large(ref: SampleRef, size: int, why: str) -> Skipped:
         return Skipped(ref.index, ref.id, ref.where, "too-large", f"{size} bytes{why}")
-
-
-def _cached(folder: CacheFolder, config: LoaderConfig) -> PayloadCache:
-    from datago_gpu.sources.cache.payload_cache import PayloadCache  # most streams have no cache
-
-    return PayloadCache(folder, config)
 
 
 def _chosen(ref: SampleRef, sample: Admitted) -> Outcome:

@@ -117,7 +117,8 @@ class SampleRef(Struct):
     caption: str = ""
     """The path or address, as that of the image, of a caption that the feeder reads with the image: see `captions`."""
     version: str = ""
-    """Changes when the bytes at `url`, or those of the caption, change: see `Excerpt.tag`. "" if unknown."""
+    """Changes when the bytes at `url`, or those of the caption, change: see `Excerpt.tag`; "" if unknown. The cache
+    keeps parts under the version of their image."""
 
     @property
     def id(self) -> str:

@@ -22,7 +22,6 @@ from datago_gpu.feeder.prefetch_budget import Budget
 from datago_gpu.feeder.window import Outcome
 from datago_gpu.sources import open_source
 from datago_gpu.sources.cache.cache_folder import FORM_FOLDER, CacheFolder, Miss
-from datago_gpu.sources.cache.payload_cache import PayloadCache
 from datago_gpu.sources.http.http_client import HttpClient
 from datago_gpu.sources.reference import Part, Position, SampleRef, Span
 from datago_gpu.sources.sample_info import SampleInfo
@@ -144,6 +143,9 @@ def test_parts_and_spans_are_cached_as_well(server: MisbehavingServer, tmp_path:
     config = config_of(tmp_path / "cache")
     assert load(config, [whole, *parts], [whole, *parts]) == [[PICTURES[0], *PICTURES[:2]]] * 2
     assert len(server.requests) == 4
+    whole.version = "another image"  # then the mask is another one, too
+    load(config, [whole, *parts], [whole, *parts])
+    assert len(server.requests) == 4 + 2
 
 
 def test_payloads_that_are_bad_are_not_kept(server: MisbehavingServer, tmp_path: Path) -> None:
@@ -183,12 +185,8 @@ def test_large_payloads_wait_for_memory_also_out_of_the_cache(server: Misbehavin
         async def need(size: int) -> None:
             asked.append(size)
 
-        fetcher = Fetcher(config, None, cache=cache)
-        assert fetcher._cache
-        found = await fetcher._cache.find(ref.url, None, "", 2**30, 1000, need)
-        assert found == large
+        assert await cache.of_source(config).find(ref.url, None, "", 2**30, 1000, need) == large
         assert asked == [len(large)]
-        fetcher.close()
 
     run(config, work)
     lowered = config_of(tmp_path, http={"max_payload_mb": 1})
@@ -383,7 +381,7 @@ def test_buckets_of_one_name_on_two_servers_are_two(tmp_path: Path) -> None:
 
     async def main() -> None:
         with CacheFolder.of(config) as cache:
-            one, other = (PayloadCache(cache, source) for source in sources)
+            one, other = map(cache.of_source, sources)
             miss = await one.find("s3://b/a.jpg", None, "", 100, 100)
             assert isinstance(miss, Miss)
             await one.keep(miss, b"one")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from functools import partial
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from msgspec import Struct
 
@@ -18,6 +18,9 @@ from datago_gpu.sources.cache.payload_name import PayloadName
 from datago_gpu.sources.cache.shared_room import SharedRoom
 from datago_gpu.sources.cache.thread_lots import ThreadLots
 from datago_gpu.sources.reference import Need
+
+if TYPE_CHECKING:
+    from datago_gpu.sources.cache.payload_cache import PayloadCache
 
 __all__ = ["FORM_FOLDER", "CacheFolder", "Miss"]
 
@@ -69,6 +72,12 @@ class CacheFolder:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def of_source(self, config: LoaderConfig) -> PayloadCache:
+        """Returns the cache as one source sees it. config: of that source alone."""
+        from datago_gpu.sources.cache.payload_cache import PayloadCache  # which needs this module
+
+        return PayloadCache(self, config)
 
     def close(self) -> None:
         """Releases the threads without waiting for what they read and write."""

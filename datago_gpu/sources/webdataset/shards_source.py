@@ -54,7 +54,7 @@ from datago_gpu.units import MiB
 
 if TYPE_CHECKING:
     from datago_gpu.sources.cache.cache_folder import CacheFolder
-    from datago_gpu.sources.cache.payload_cache import PayloadCache, ShardStream
+    from datago_gpu.sources.cache.payload_cache import ShardStream
 
 __all__ = ["WebDataset"]
 
@@ -84,7 +84,7 @@ class WebDataset:
         self._shards: list[Shard] | None = None
         self.tally = Whole("shards")
         self._stores: Stores | None = None
-        self._cache = _cached(cache, config) if cache else None
+        self._cache = cache.of_source(config) if cache else None
 
     @property
     def passed_over(self) -> dict[str, int]:
@@ -281,12 +281,6 @@ class _Epoch(Struct, frozen=True):
     def openings(self) -> list[int]:
         """Returns how many shards to open for each turn."""
         return [turn.counts.count(None) for turn in self.turns]
-
-
-def _cached(folder: CacheFolder, config: LoaderConfig) -> PayloadCache:
-    from datago_gpu.sources.cache.payload_cache import PayloadCache  # most streams have no cache
-
-    return PayloadCache(folder, config)
 
 
 def _of_access(failure: HttpFailure) -> bool:

@@ -164,7 +164,7 @@ def test_a_dataset_written_by_the_package_datasets(tmp_path: Path) -> None:
 def test_an_index_is_read_without_further_settings(tmp_path: Path) -> None:
     rows = [
         IndexRow("a", path="a.jpg", width=30, height=20, attributes='{"caption": "x"}', source="s", tags=["t"]),
-        IndexRow("b", url="https://h/1.tar", offset=512, length=9, bytes=9, width=3, height=2),
+        IndexRow("b", url="https://h/1.tar", offset=512, length=9, bytes=9, width=3, height=2, digest='"e1"'),
         IndexRow("c", path="c.jpg", reason="truncated", detail="after 3 bytes"),
         IndexRow("", path="0.tar", reason="bad-shard"),
         IndexRow("d", path="d.jpg", attributes="[1]", parts=[IndexPart("m", "mask", path="m.png")]),
@@ -180,6 +180,7 @@ def test_an_index_is_read_without_further_settings(tmp_path: Path) -> None:
     assert (first.path, first.info.source, first.info.tags) == ("/data/a.jpg", "s", ["t"])
     assert json.loads(first.info.attributes) == {"caption": "x"}
     assert (second.url, second.span, second.path) == ("https://h/1.tar", Span(512, 9), "")
+    assert [each.version for each in (first, second, last)] == ["", '"e1"', ""]
     assert list(last.flaws) == [BAD_ATTRIBUTES]
     assert [(part.name, part.kind, part.path) for part in last.parts] == [("m", "mask", "/data/m.png")]
 
