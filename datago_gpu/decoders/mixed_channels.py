@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from datago_gpu.decoders.aligned_memory import empty_aligned
 from datago_gpu.decoders.decoder import DecodedImages, Decoder, EncodedImages
 from datago_gpu.decoders.device import on_host
 from datago_gpu.decoders.placement import Placer
@@ -104,7 +105,8 @@ class SplitDecoder:
         if isinstance(pieces[0][0], list):
             return [self._place(found[row]) for row in sorted(found)]
         arrays = [(on_host(array), rows) for array, rows in pieces]
-        joined = np.empty((len(found), *arrays[0][0].shape[1:]), np.result_type(*(array for array, _ in arrays)))
+        dtype = np.result_type(*(array for array, _ in arrays))
+        joined = empty_aligned((len(found), *arrays[0][0].shape[1:]), dtype)
         places = {row: place for place, row in enumerate(sorted(found))}
         for array, rows in arrays:
             joined[[places[row] for row in rows]] = array

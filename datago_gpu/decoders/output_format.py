@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from datago_gpu.config import ImageConfig
+from datago_gpu.decoders.aligned_memory import empty_aligned
 
 __all__ = ["OutputFormat", "bfloat16_bits", "kind_of", "makes_one_array", "without_normalisation"]
 
@@ -67,7 +68,7 @@ class OutputFormat:
 
         least: the smallest dtype that holds the numbers of the masks.
         """
-        return np.empty((*batch, *self.shape(height, width)), np.result_type(self.dtype, least))
+        return empty_aligned((*batch, *self.shape(height, width)), np.result_type(self.dtype, least))
 
     def shape(self, height: int, width: int) -> tuple[int, int, int]:
         """Returns the shape of an image of this size."""

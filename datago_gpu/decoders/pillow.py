@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from datago_gpu.config import DecodeConfig, ImageConfig
 from datago_gpu.config.limits import decoding_memory
+from datago_gpu.decoders.aligned_memory import take_rows
 from datago_gpu.decoders.decoder import DecodedImages, EncodedImage, EncodedImages
 from datago_gpu.decoders.output_format import OutputFormat, makes_one_array
 from datago_gpu.decoders.renderer import Renderer, is_small
@@ -159,4 +160,4 @@ class _Job:
     def _shown(self, view: int, batch: NDArray[Any] | None, good: list[int]) -> Any:
         if batch is None:
             return [self._singles[index][view] for index in good]
-        return batch if len(good) == len(self._images) else batch[good]
+        return batch if len(good) == len(self._images) else take_rows(batch, good)

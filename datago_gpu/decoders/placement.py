@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from datago_gpu.decoders.aligned_memory import empty_aligned
 from datago_gpu.decoders.device import DeviceArray, lend_array
 from datago_gpu.decoders.parking import Parking, require_cupy
 
@@ -48,18 +49,21 @@ class HostPlacer:
     """The placer for the CPU, with numpy."""
 
     def begin(self, rows: Sequence[NDArray[Any]]) -> NDArray[Any]:
-        return np.stack(rows)
+        result = empty_aligned((len(rows), *rows[0].shape), rows[0].dtype)
+        return np.stack(rows, out=result)
 
     def finish(self, begun: Any) -> Any:
         return begun
 
     def rows(self, array: NDArray[Any], source: list[int], target: list[int], count: int) -> NDArray[Any]:
-        result = np.zeros((count, *array.shape[1:]), array.dtype)
+        result = empty_aligned((count, *array.shape[1:]), array.dtype)
+        result[...] = 0
         result[target] = array[source]
         return result
 
     def concatenate(self, arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
-        return np.concatenate(arrays)
+        result = empty_aligned((sum(map(len, arrays)), *arrays[0].shape[1:]), arrays[0].dtype)
+        return np.concatenate(arrays, out=result)
 
     def close(self) -> None:
         pass

@@ -13,18 +13,15 @@ import mmap
 import os
 
 from datago_gpu.errors import FeederError
-from datago_gpu.units import MiB
+from datago_gpu.units import ALIGNMENT, MiB
 
-__all__ = ["ALIGNMENT", "Allocator", "aligned", "create", "create_sparse", "map_memory", "unnamed_file"]
+__all__ = ["Allocator", "aligned", "create", "create_sparse", "map_memory", "unnamed_file"]
 
 log = logging.getLogger("datago_gpu")
 
 _REFUSED = frozenset((errno.EPERM, errno.EACCES, errno.ENOSYS))
 """The errnos of a system call that a container's profile forbids or an old kernel lacks."""
 _ALLOW = "Allow memfd_create in the container's profile, or set TMPDIR to a folder with room for it, best on a tmpfs"
-
-ALIGNMENT = 64
-"""In bytes. Each payload begins at a multiple of this number."""
 
 
 def aligned(size: int) -> int:

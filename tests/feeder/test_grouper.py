@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 
 from datago_gpu.feeder.admit_parts import AdmittedPart
 from datago_gpu.feeder.admitted import Admitted
-from datago_gpu.feeder.arena import ALIGNMENT
 from datago_gpu.feeder.grouper import Grouper
 from datago_gpu.feeder.message import Layout
 from datago_gpu.sources.reference import SampleRef
 from datago_gpu.sources.sample_info import SampleInfo
+from datago_gpu.units import ALIGNMENT
 
 BUCKETS = [(64, 64), (48, 80), (80, 48), None]
 

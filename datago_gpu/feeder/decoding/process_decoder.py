@@ -12,12 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datago_gpu.config import DecodeConfig, ImageConfig
+from datago_gpu.decoders.aligned_memory import copy_aligned, take_rows
 from datago_gpu.decoders.decoder import DecodedImages, EncodedImages
 from datago_gpu.decoders.output_format import OutputFormat, kind_of, makes_one_array
-from datago_gpu.feeder.arena import ALIGNMENT
 from datago_gpu.feeder.decoding.jobs import Job, Jobs
 from datago_gpu.feeder.decoding.memory_plan import ENCODED_FACTOR, ENCODED_HEAD
 from datago_gpu.imaging.labels import widest_dtype
+from datago_gpu.units import ALIGNMENT
 
 __all__ = ["ProcessDecoder"]
 
@@ -136,7 +137,7 @@ class ProcessDecoder:
         shape, start = done.shapes[view], done.job.starts[view] - done.job.at
         assert done.dtype is not None
         batch = pixels[start : start + int(np.prod(shape)) * done.dtype.itemsize].view(done.dtype).reshape(shape)
-        return batch if len(good) == done.count else batch[good]
+        return batch if len(good) == done.count else take_rows(batch, good)
 
     def _pixels(self, done: _UnderWay) -> NDArray[np.uint8]:
         """Returns the bytes of a job: the shared memory itself, or a copy."""
@@ -144,4 +145,4 @@ class ProcessDecoder:
             return done.job.part.array()
         rows = self._jobs.rows(done.job, done.count, done.job.views - 1)
         size = int(rows["out_at"][-1] + rows["room"][-1]) - done.job.at
-        return np.frombuffer(self._jobs.memory, np.uint8, size, done.job.at).copy()
+        return copy_aligned(np.frombuffer(self._jobs.memory, np.uint8, size, done.job.at))
