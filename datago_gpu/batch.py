@@ -113,6 +113,8 @@ class Batch:
     """(N, 2): height and width of the images; 0 for a sample without an image. Useful where they differ."""
     further_views: list[FurtherView] = field(default_factory=list)
     """The views after the first: see `views`."""
+    lockstep: bool = False
+    """Whether the Loader has `lockstep`, so that at this step each rank has a batch of this shape."""
 
     def __post_init__(self) -> None:
         if self.real is None:

@@ -13,7 +13,8 @@ Inside the package, `Rejected` says why.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from datago_gpu.redact import printable
 
@@ -25,6 +26,10 @@ class DatagoError(Exception):
 
     def __init__(self, message: str = "") -> None:
         super().__init__(printable(message, lines=True))
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        """Copies and pickles with all fields, so that another process can raise the same error, as with Ray."""
+        return _restored, (type(self), self.args, self.__dict__)
 
 
 class ConfigError(DatagoError):
@@ -72,3 +77,9 @@ class TooManyErrors(DatagoError):
     def __init__(self, message: str, last: Sequence[DecodeError] = ()) -> None:
         super().__init__("\n  ".join([message, *map(str, last)]))
         self.last = tuple(last)
+
+
+def _restored(kind: type[DatagoError], arguments: tuple[Any, ...], fields: dict[str, Any]) -> DatagoError:
+    error = kind.__new__(kind, *arguments)
+    error.__dict__.update(fields)
+    return error

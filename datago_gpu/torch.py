@@ -69,7 +69,7 @@ class TensorBatch(dict[str, Any]):
         float32 (N, 4), bool (N,), name -> bool (N,), bool (N,), and int64 (N,).
     views, view_crops, view_flipped: with `image_config.views` only: for each view what `image`, `crops` and `flipped`
         are for the first one.
-    bucket: a Bucket (height, width), or None. epoch: number of the pass, counted from 0. seed: the setting.
+    bucket: a Bucket (height, width), or None. epoch: number of the pass, counted from 0. seed, lockstep: the settings.
     ids, sources, attributes, tags, duplicate_states, mix, pass_numbers: lists of N.
     """
 

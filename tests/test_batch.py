@@ -98,7 +98,7 @@ def test_a_slice_of_a_batch_is_a_batch_of_those_samples(form: str, rows: slice) 
 
 def test_every_column_is_cut() -> None:
     cut = batch_of("array")[1:3]
-    columns = {field.name for field in fields(Batch)} - {"bucket", "epoch", "seed", "further_views"}
+    columns = {field.name for field in fields(Batch)} - {"bucket", "epoch", "seed", "lockstep", "further_views"}
     named = {"masks", "additional_images", "latents", "present"}
     assert all(len(getattr(cut, name)) == 2 for name in columns - named)
     assert all(len(values) == 2 for name in named for values in getattr(cut, name).values() if values is not None)

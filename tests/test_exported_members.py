@@ -66,7 +66,7 @@ def test_settings_can_be_made_from_what_is_exported() -> None:
 def test_importing_the_package_loads_no_heavy_library_and_starts_nothing() -> None:
     script = """
 import sys, threading, datago_gpu
-heavy = {"nvidia.dali", "cupy", "torch", "jax", "PIL", "aiohttp", "uvloop", "rich", "asyncio", "cykooz_resizer"}
+heavy = {"nvidia.dali", "cupy", "torch", "jax", "ray", "PIL", "aiohttp", "uvloop", "rich", "asyncio", "cykooz_resizer"}
 print(sorted(heavy & set(sys.modules)), threading.active_count())
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=True)

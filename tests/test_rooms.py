@@ -15,7 +15,7 @@ PACKAGE = Path(datago_gpu.__file__).parent
 FLOORS = [
     ["cli"],
     ["doctor"],
-    ["preview", "compat", "torch", "index"],
+    ["preview", "compat", "torch", "jax", "index"],
     ["loader", "server"],
     ["feeder"],
     ["plan"],

@@ -48,6 +48,7 @@ class LoadedBatch(Batch):
         batch.bucket, batch.epoch, batch.seed = message.bucket, message.epoch, seed
         batch.masks, batch.additional_images, batch.latents, batch.present = {}, {}, {}, {}
         batch.further_views = []
+        batch.lockstep = message.fills is not None
         return batch
 
     def __getattr__(self, name: str) -> Any:
