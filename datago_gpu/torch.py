@@ -30,6 +30,7 @@ from datago_gpu.errors import ConfigError
 from datago_gpu.feeder.wire import Resume
 from datago_gpu.loader import Loader
 from datago_gpu.loader.class_names import ClassNames
+from datago_gpu.loader.pass_stats import PassStats
 from datago_gpu.loader.planning import Plans
 from datago_gpu.loader.row_setup import load_config
 from datago_gpu.loader.state import check_on_change, resume_from, state_of
@@ -37,6 +38,7 @@ from datago_gpu.sources.reference import Position
 
 if TYPE_CHECKING:
     from datago_gpu.loader.given_rows import GivenRows
+    from datago_gpu.loader.stats import Stats
 
 __all__ = ["Bucket", "LoaderDataset", "TensorBatch", "as_tensors"]
 
@@ -138,7 +140,8 @@ class LoaderDataset(Plans, ClassNames, IterableDataset):  # type: ignore[misc]  
         self._on_change = check_on_change(on_change)
         self.device, self.backend, self.transform, self.taken_ahead = device, backend, transform, taken_ahead
         self.loader: Loader | None = None
-        """The Loader of the current pass, else of the last one, for `stats()`."""
+        """The Loader of the current pass, else of the last one; None before the first one."""
+        self._passes = PassStats()
         self._next = Resume()
         """Where the next pass begins."""
         self._state: dict[str, Any] | None = None
@@ -160,6 +163,11 @@ class LoaderDataset(Plans, ClassNames, IterableDataset):  # type: ignore[misc]  
         if epoch != self._next.position.epoch:
             self._next = Resume(Position(epoch))
             self._state = None
+
+    def stats(self) -> Stats:
+        """Returns the counts of all passes so far, and the time that each stage waited in them. Any thread may call it,
+        also before the first pass."""
+        return self._passes.stats(self.config)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the position in plain values. Batches yielded, less `taken_ahead`, are done. A Loader can load it."""
@@ -203,10 +211,15 @@ class LoaderDataset(Plans, ClassNames, IterableDataset):  # type: ignore[misc]  
             on_change=self._on_change,
         )
         self.loader, self._state, self._next = loader, state, Resume(Position(epoch + 1))
-        states = deque([state], self.taken_ahead + 1)
-        with loader:
-            # Not a `for` loop: its variable would keep a batch alive while the next one is loaded.
-            yield from map(partial(self._convert, loader, states), loader)
+        states, whole = deque([state], self.taken_ahead + 1), False
+        self._passes.begin(loader)
+        try:
+            with loader:
+                # Not a `for` loop: its variable would keep a batch alive while the next one is loaded.
+                yield from map(partial(self._convert, loader, states), loader)
+            whole = True
+        finally:
+            self._passes.end(loader, whole=whole)
         if self.loader is loader:
             self._state = None
 

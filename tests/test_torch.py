@@ -458,3 +458,23 @@ def test_accelerate_must_not_share_out_the_share_of_a_rank(
             iter(wrapped)
         monkeypatch.setenv("WORLD_SIZE", "1")  # as on one process
         iter(wrapped)
+
+
+def test_the_counts_of_a_dataset_go_on_over_its_passes(config: LoaderConfig, tmp_path: Path) -> None:
+    (tmp_path / "0000.jpg").write_bytes(b"no image")
+    dataset = dataset_of(config)
+    assert (dataset.stats().delivered, dataset.stats().source, dataset.stats().skipped) == (0, "file", {})
+    for number in (1, 2):
+        for _ in dataset:
+            assert dataset.stats().delivered > (number - 1) * (COUNT - 1)
+        stats = dataset.stats()
+        assert (stats.delivered, sum(stats.skipped.values())) == (number * (COUNT - 1), number)
+        assert (stats.epoch, stats.epoch_done, stats.epoch_total) == (number - 1, COUNT, COUNT)
+    before = dataset.stats()
+    left = iter(dataset)
+    next(left)
+    left.close()
+    late = dataset.stats().since(before)
+    assert 0 < late.delivered < COUNT
+    assert late.data_wait.count == 1
+    assert pickle.loads(pickle.dumps(dataset)).stats().delivered == 0

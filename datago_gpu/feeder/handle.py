@@ -29,12 +29,18 @@ class Feeder:
     """Owns a feeder process and the memory shared with it.
 
     Only one thread may call `receive`, `waiting` and `report`. Any thread may call `close`, at any time and repeatedly.
-    pool: for the feeder's decode processes. form: describes the program's own rows, if there are any.
+    pool: for the feeder's decode processes. form: describes the program's own rows, if there are any. beat_s: as in
+    `Start`.
     Raises FeederError if no process can be started.
     """
 
     def __init__(
-        self, config: LoaderConfig, resume: wire.Resume, pool: Pool | None = None, form: Form | None = None
+        self,
+        config: LoaderConfig,
+        resume: wire.Resume,
+        pool: Pool | None = None,
+        form: Form | None = None,
+        beat_s: float = 0.0,
     ) -> None:
         try:
             self._processes = Processes(config, pool)
@@ -44,9 +50,10 @@ class Feeder:
         self._redacted = config.redacted
         self._decoder: msgpack.Decoder[wire.FromFeeder] = msgpack.Decoder(wire.FromFeeder)
         self._closing = threading.RLock()  # a signal handler may call close() while its thread is in close()
+        self._sending = threading.Lock()
         self._closed = self._begun = False
         level = logging.getLogger("datago_gpu").getEffectiveLevel()
-        self._send(wire.Start(msgspec.json.encode(config.resolve()), resume, level, form))
+        self._send(wire.Start(msgspec.json.encode(config.resolve()), resume, level, form, beat_s))
 
     @property
     def pids(self) -> list[int]:
@@ -87,6 +94,11 @@ class Feeder:
         """Gives the memory of a batch back to the feeder. Does nothing if the feeder has ended."""
         self._send(wire.Report(number, failures))
 
+    def trace(self, path: str) -> None:
+        """Has the feeder record what its stages do; with "", has it write the events to the file. Any thread may call
+        this. Does nothing if the feeder has ended."""
+        self._send(wire.Trace(path))
+
     def close(self) -> None:
         """Kills the process at once, in whatever state it is, and wakes `receive`."""
         with self._closing:
@@ -99,8 +111,9 @@ class Feeder:
         last view. To be called after `close`, from the thread that receives."""
         self._processes.dispose()
 
-    def _send(self, message: wire.Start | wire.Report) -> None:
+    def _send(self, message: wire.Start | wire.ToFeeder) -> None:
         try:
-            self._channel.sendall(frame(message))
+            with self._sending:
+                self._channel.sendall(frame(message))
         except OSError:
             return  # `receive` notices and reports the cause

@@ -26,7 +26,7 @@ from datago_gpu.feeder.planned_walk import open_plan
 from datago_gpu.feeder.refusals import RefusalsBySource
 from datago_gpu.feeder.stages import Fetching, Stages
 from datago_gpu.feeder.window import Outcome, source_of
-from datago_gpu.feeder.wire import Mark, Resume
+from datago_gpu.feeder.wire import Counts, Mark, Resume
 from datago_gpu.plan.taken import MoreTaken, continued, together_of
 from datago_gpu.sources.reference import Position, Refs, SampleRef, Skipped, Source
 from datago_gpu.sources.tally import hold_until_known
@@ -43,7 +43,7 @@ class LockstepProduction:
     def __init__(self, config: LoaderConfig, resume: Resume, source: Source, fetcher: Fetching, packer: Packer) -> None:
         self._config, self._resume, self._source = config, resume, source
         self._packer, self._arena = packer, Limits.of(config).arena
-        self._stages = Stages(config, source, fetcher, packer)
+        self._stages = Stages(config, source, fetcher, packer, lambda: len(self._outcomes))
         self._planned = open_plan(config, source)
         self._together, self._stride, self._least = together_of(config), config.most_samples, config.least_samples
         self._steps: deque[Step] = deque()
@@ -59,6 +59,10 @@ class LockstepProduction:
         self._share = 0
         """This rank's samples in the last epoch."""
 
+    def counts(self) -> Counts:
+        """Returns the counts so far."""
+        return structs.replace(self._stages.counts(), epoch_samples=self._planned.epoch_samples)
+
     async def run(self) -> None:
         """Sends all batches. If the source fails, raises SourceError after all complete batches have been sent."""
         first, fruitless = self._resume.position.epoch, False
@@ -73,7 +77,7 @@ class LockstepProduction:
             log.warning(
                 "%d samples are left out: the last batch of each bucket is not full, and drop_last is true", dropped
             )
-        await self._packer.end(self._stages.counts(), fruitless=fruitless, dropped=dropped)
+        await self._packer.end(self.counts(), fruitless=fruitless, dropped=dropped)
 
     async def _may_repeat(self, epoch: int) -> bool:
         """Returns whether to begin this epoch. A stream without end must have brought a good sample in the last two,
@@ -165,4 +169,4 @@ class LockstepProduction:
         )
 
     async def _skip(self, skipped: Skipped, epoch: int) -> None:
-        await self._packer.skip(structs.replace(skipped, epoch=epoch), self._stages.counts)
+        await self._packer.skip(structs.replace(skipped, epoch=epoch), self.counts)

@@ -37,6 +37,7 @@ from datago_gpu.sources import open_source
 from datago_gpu.sources.user.row_wire import Form
 
 if TYPE_CHECKING:
+    from datago_gpu.feeder.feeder_trace import FeederTrace
     from datago_gpu.feeder.lockstep import LockstepProduction
     from datago_gpu.feeder.mix_fetch import MixFetcher
     from datago_gpu.sources.cache.cache_folder import CacheFolder
@@ -78,13 +79,15 @@ async def _serve(
         packer.notice(wire.Notice(notice.level, printable(config.redacted(notice.text), lines=True)))
 
     catch_lost_errors(fail)
-    guards.append(watched(_leave_with_the_socket(packer, decoding)))
+    tracing = _Tracing()
+    guards.append(watched(_leave_with_the_socket(packer, decoding, tracing)))
     try:
         with pass_on_logs(start.log_level, tell):
             await guarded(_produce(config, start, packer, links, rows))
     except Exception as error:
         fail(error)
     finally:
+        tracing("")
         if decoding:
             await packer.wait_until_decoded()
             asyncio.get_running_loop().remove_reader(decoding.alive)
@@ -114,9 +117,13 @@ async def _produce(config: LoaderConfig, start: wire.Start, packer: Packer, link
             # In lockstep, each rank lists all samples.
             listed = config.with_source(rank=0, world_size=1) if config.lockstep else config
             source, fetcher = open_source(listed, http, link, cache), _fetcher(config, remotes, cache)
+            production = _production(config)(config, start.resume, source, fetcher, packer)
+            beat = watched(packer.beat(production.counts, start.beat_s)) if start.beat_s else None
             try:
-                await _production(config)(config, start.resume, source, fetcher, packer).run()
+                await production.run()
             finally:
+                if beat:
+                    beat.cancel()
                 fetcher.close()
 
 
@@ -159,8 +166,24 @@ def _production(config: LoaderConfig) -> type[Production | LockstepProduction]:
     return LockstepProduction
 
 
-async def _leave_with_the_socket(packer: Packer, decoding: ForkServer | None) -> None:
-    await packer.listen()
+class _Tracing:
+    """Begins and ends traces, as the trainer asks for them."""
+
+    _trace: FeederTrace | None = None
+
+    def __call__(self, path: str) -> None:
+        """Ends the trace under way, if there is one. Begins another one if there is a path."""
+        if self._trace:
+            self._trace.close()
+            self._trace = None
+        if path:
+            from datago_gpu.feeder.feeder_trace import FeederTrace  # few streams are ever traced
+
+            self._trace = FeederTrace(path)
+
+
+async def _leave_with_the_socket(packer: Packer, decoding: ForkServer | None, tracing: _Tracing) -> None:
+    await packer.listen(tracing)
     if decoding:
         decoding.stop()
     os._exit(0)

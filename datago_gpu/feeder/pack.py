@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import mmap
-import time
 from collections.abc import Callable
 
 from msgspec import msgpack
@@ -15,6 +14,7 @@ from datago_gpu.feeder.admitted import Admitted
 from datago_gpu.feeder.arena import Allocator
 from datago_gpu.feeder.message import Layout
 from datago_gpu.sources.reference import Skipped
+from datago_gpu.wait import Wait
 
 __all__ = ["Packer"]
 
@@ -47,15 +47,21 @@ class Packer:
         self.samples = 0
         """Samples sent, minus those reported as undecodable."""
         self.items = 0
-        self.waited_s = 0.0
+        self.wait = Wait("wait for the trainer")
+        """The wait for room in the arena, which the trainer gives back."""
+        self._written = 0
+        """Number of messages written, less those of `beat`."""
 
-    async def listen(self) -> None:
-        """Reads reports until the trainer is gone."""
-        decoder = msgpack.Decoder(wire.Report)
+    async def listen(self, trace: Callable[[str], None] = lambda _: None) -> None:
+        """Reads reports until the trainer is gone. trace: is called with the path of each `Trace`."""
+        decoder: msgpack.Decoder[wire.ToFeeder] = msgpack.Decoder(wire.ToFeeder)
         try:
             while True:
-                report = decoder.decode(await wire.read(self._reader))
-                self._take_in(report)
+                message = decoder.decode(await wire.read(self._reader))
+                if isinstance(message, wire.Trace):
+                    trace(message.path)
+                else:
+                    self._take_in(message)
         except (asyncio.IncompleteReadError, ConnectionError):
             return
 
@@ -120,6 +126,25 @@ class Packer:
         """Reports that the stream is complete. fruitless, dropped: as in `Ended`."""
         await self._write(wire.Ended(self._take_skips(), counts, fruitless, dropped))
 
+    @property
+    def batches_out(self) -> int:
+        """Returns the number of batches that are sent and not yet reported."""
+        return len(self._out)
+
+    @property
+    def most_batches_out(self) -> int:
+        """Returns the most batches that may be sent and not yet reported."""
+        return self._limits.batches_under_way
+
+    async def beat(self, counts: Counting, every_s: float) -> None:
+        """Sends the counts whenever no message was sent for `every_s` seconds, but not while the trainer is awaited:
+        it then has many messages to read."""
+        while True:
+            written = self._written
+            await asyncio.sleep(every_s)
+            if written == self._written and not self.wait.began:
+                wire.post(self._writer, wire.Beat(counts()))
+
     def notice(self, notice: wire.Notice) -> None:
         """Sends a message for the log. To be called from the event loop."""
         wire.post(self._writer, notice)
@@ -138,12 +163,13 @@ class Packer:
             await self._report()
 
     async def _report(self) -> None:
-        clock = time.perf_counter()
+        self.wait.begin()
         self._reported.clear()
         await self._reported.wait()
-        self.waited_s += time.perf_counter() - clock
+        self.wait.end()
 
     async def _write(self, message: wire.EncodedBatch | wire.SkippedOnly | wire.Ended | wire.Failed) -> None:
+        self._written += 1
         self._writer.write(wire.frame(message))
         await self._writer.drain()
 

@@ -62,6 +62,8 @@ class PlannedRows:
         """Number of this rank's rows that `drop_last` has left out."""
         self.limited = False
         """Whether the next step has more samples than the limit leaves."""
+        self.epoch_samples: int | None = None
+        """Number of this rank's places in the epoch that is planned; None until there is a plan."""
 
     def resume(self, epoch: int, listed: ListingDigest | None) -> None:
         """Prepares the epoch in which a run resumes. listed: of the state. There is nothing to do if each epoch has
@@ -77,6 +79,7 @@ class PlannedRows:
         source, share = self._source, self._share
         rows = await self._rows_of(epoch, taken)
         plan, unplanned = await call_in_thread(None, self._plan, rows, await source.order(epoch), taken)
+        self.epoch_samples = int(plan.starts[-1]) // share.world_size
         first = taken[-1][1]
         last = _within(plan, share, first, most)
         async with aclosing(rows.read(_numbers(plan, share, first, last))) as samples:

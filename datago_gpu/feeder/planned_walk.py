@@ -58,6 +58,8 @@ class PlannedWalk:
         """Number of this rank's samples that `drop_last` has left out."""
         self.limited = False
         """See `PlannedRows.limited`."""
+        self.epoch_samples: int | None = None
+        """Not known: the listing is planned while it is walked."""
 
     def resume(self, epoch: int, listed: ListingDigest | None) -> None:
         """See `PlannedRows.resume`."""

@@ -22,7 +22,7 @@ from datago_gpu.feeder.pack import Packer
 from datago_gpu.feeder.refusals import RefusalsBySource
 from datago_gpu.feeder.stages import Fetching, Stages
 from datago_gpu.feeder.window import Outcome, source_of
-from datago_gpu.feeder.wire import Carried, Mark, Resume
+from datago_gpu.feeder.wire import Carried, Counts, Mark, Resume
 from datago_gpu.sources.done_ranges import DoneRanges
 from datago_gpu.sources.reference import ListingDigest, PartlyDone, Position, Refs, SampleRef, Skipped, Source
 from datago_gpu.sources.tally import hold_until_known
@@ -38,7 +38,6 @@ class Production:
     def __init__(self, config: LoaderConfig, resume: Resume, source: Source, fetcher: Fetching, packer: Packer) -> None:
         self._config, self._resume = config, resume
         self._source, self._packer = source, packer
-        self._stages = Stages(config, source, fetcher, packer)
         limits, self._most_samples = Limits.of(config), config.most_samples
         self._grouper = Grouper(
             config.samples_of,
@@ -48,6 +47,7 @@ class Production:
             whole_pixels=limits.pixels,
             mixed=config.image_config.mixed_buckets,
         )
+        self._stages = Stages(config, source, fetcher, packer, self._grouper.__len__)
         self._outstanding: dict[int, str] = {}
         """Index -> cursor of this epoch's samples that are listed and neither sent nor skipped, in listing order."""
         self._leftovers = Leftovers(resume.carried)
@@ -59,6 +59,10 @@ class Production:
         self._listed = resume.listed
         """The listing's digest at the last sample that is done."""
         self._refusals: RefusalsBySource[Admitted] = RefusalsBySource(config.max_refused_in_a_row)
+
+    def counts(self) -> Counts:
+        """Returns the counts so far."""
+        return self._stages.counts()
 
     async def run(self) -> None:
         """Sends all batches. If the source fails, raises SourceError after all fetched samples have been sent."""

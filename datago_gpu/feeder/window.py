@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from types import TracebackType
 from typing import Self
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from datago_gpu.eventloop import as_exception, is_ending, watched
 from datago_gpu.feeder.admitted import Admitted
@@ -17,6 +16,7 @@ from datago_gpu.feeder.fifo import Fifo
 from datago_gpu.feeder.prefetch_budget import FREE_BYTES, Budget, Claim
 from datago_gpu.sources.reference import Refs, SampleRef, Skipped
 from datago_gpu.units import MiB
+from datago_gpu.wait import Wait
 
 __all__ = ["Outcome", "Waits", "Window", "Work", "sizes_of", "source_of"]
 
@@ -36,10 +36,10 @@ _Done = tuple[list[Outcome], list[int], Claim | None]
 
 
 class Waits(Struct):
-    """Counts the seconds that a Window has spent waiting: for the source, and for results."""
+    """Measures what the windows of a run wait for: the source, and results."""
 
-    refs_s: float = 0.0
-    results_s: float = 0.0
+    refs: Wait = field(default_factory=lambda: Wait("list"))
+    results: Wait = field(default_factory=lambda: Wait("wait for payloads"))
 
 
 class Window:
@@ -74,7 +74,8 @@ class Window:
         self._budget = Budget(most_bytes, ordered=ordered)
         self._fitting = self._how_many_fit()
         self._collected: list[SampleRef] = []
-        self._under_way = 0
+        self.under_way = 0
+        """Number of samples that are being loaded, or wait to be yielded."""
         self._room = asyncio.Event()
         self._wake_at = size - max(1, size // 8)
         self._loop = asyncio.get_running_loop()
@@ -96,6 +97,8 @@ class Window:
         for task in self._tasks:
             task.cancel()
         self._budget.close()
+        self.waits.refs.end()
+        self.waits.results.end()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         while self._results:
             result = self._results.take()
@@ -111,18 +114,19 @@ class Window:
 
     async def results(self) -> AsyncGenerator[list[Outcome], None]:
         """Yields the outcomes of the references, a few at a time."""
-        clock = time.perf_counter()
+        wait = self.waits.results
+        wait.begin()
         while (result := self._results.take() if self._results else await self._results.get()) is not None:
             outcomes, sizes, claim = result.result() if result.done() else await result
-            self.waits.results_s += time.perf_counter() - clock
+            wait.end()
             yield outcomes
-            clock = time.perf_counter()
-            self._under_way -= len(outcomes)
+            wait.begin()
+            self.under_way -= len(outcomes)
             if claim is not None:
                 self._budget.hand_out(claim)
             self._note_sizes(sizes)
             # Free an eighth of the window at a time: waking the launcher for each result costs 2 us.
-            if self._under_way <= self._wake_at or self._wanted < self._size:
+            if self.under_way <= self._wake_at or self._wanted < self._size:
                 self._room.set()
         await self._launcher  # raises the error that ended the stream, if any
 
@@ -175,10 +179,11 @@ class Window:
             self._results.put(None)
 
     async def _launch_all(self) -> None:
-        clock = time.perf_counter()
+        wait = self.waits.refs
+        wait.begin()
         async with aclosing(self._refs) as refs:
             async for ref in refs:
-                self.waits.refs_s += time.perf_counter() - clock
+                wait.end()
                 self._launched(ref)
                 if isinstance(ref, Skipped):
                     await self._start_collected()
@@ -188,14 +193,15 @@ class Window:
                 least = min(self._chunk, self._wanted, max(1, self._fitting // _JOBS_AT_LEAST))
                 if len(self._collected) >= least or (isinstance(ref, SampleRef) and not ref.is_file):
                     await self._start_collected()
-                clock = time.perf_counter()
+                wait.begin()
+        wait.end()
 
     async def _start_collected(self) -> None:
         """Starts all collected references in one job if there is room, else as many as are wanted at a time."""
         refs = self._collected
         while refs:
-            room = min(self._wanted, self._fitting) - self._under_way
-            if room >= len(refs) or (room > 0 and not self._under_way):
+            room = min(self._wanted, self._fitting) - self.under_way
+            if room >= len(refs) or (room > 0 and not self.under_way):
                 job, result = refs[:room], self._result(len(refs[:room]))
                 del refs[:room]
                 claim = self._budget.claim()
@@ -212,7 +218,7 @@ class Window:
 
     async def _pass_on(self, skipped: Skipped) -> None:
         """Passes a skip of the source on. A source may skip any number of samples in a row."""
-        while self._under_way >= self._size:
+        while self.under_way >= self._size:
             self._room.clear()
             await self._room.wait()
         result = self._result(1)
@@ -220,7 +226,7 @@ class Window:
         self._results.put(result)
 
     def _result(self, count: int) -> asyncio.Future[_Done]:
-        self._under_way += count
+        self.under_way += count
         return self._loop.create_future()
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "HEADER_BYTES",
     "ArrayForm",
+    "Beat",
     "Carried",
     "Counts",
     "EncodedBatch",
@@ -35,11 +36,14 @@ __all__ = [
     "Notice",
     "Number",
     "PartColumn",
+    "QueueCount",
     "Report",
     "Resume",
     "SkippedOnly",
     "StageCount",
     "Start",
+    "ToFeeder",
+    "Trace",
     "ViewColumn",
     "epoch_and_index",
     "frame",
@@ -106,6 +110,8 @@ class Start(Struct, frozen=True):
     """Log messages of this level and above are sent, each as a `Notice`."""
     rows: Form | None = None
     """Describes the program's own rows, if there are any."""
+    beat_s: float = 0.0
+    """After so many seconds without a batch, the feeder sends its counts as a `Beat`. 0: never."""
 
     def __repr__(self) -> str:
         return f"Start(resume={self.resume!r})"
@@ -114,12 +120,22 @@ class Start(Struct, frozen=True):
         return [("resume", self.resume)]  # msgspec's own repr would show the key in a traceback with locals
 
 
-class Report(Struct, frozen=True):
+class Report(Struct, frozen=True, tag="report"):
     """Sent to the feeder: a batch has been decoded, and its memory may be written again."""
 
     number: int
     failures: int = 0
     """How many of its samples could not be decoded; the feeder may deliver others instead."""
+
+
+class Trace(Struct, frozen=True, tag="trace"):
+    """Sent to the feeder: it shall record what its stages do from now on."""
+
+    path: str
+    """The file to write the events to, once a message with an empty path has come."""
+
+
+ToFeeder = Report | Trace
 
 
 class StageCount(Struct, frozen=True):
@@ -128,6 +144,14 @@ class StageCount(Struct, frozen=True):
     items: int = 0
     waited_input_s: float = 0.0
     waited_output_s: float = 0.0
+
+
+class QueueCount(Struct, frozen=True, array_like=True):
+    """Says how full a queue of the feeder is."""
+
+    depth: int
+    size: int
+    """The most that the queue holds; 0 if memory limits it, not a number."""
 
 
 class Counts(Struct, frozen=True):
@@ -139,6 +163,10 @@ class Counts(Struct, frozen=True):
     passed_over: dict[str, int] = {}
     """Kind -> number of files that the source has listed and that are no samples."""
     cache: CacheCounts = field(default_factory=CacheCounts)
+    queues: dict[str, QueueCount] = {}
+    """Name -> how full the queue is now."""
+    epoch_samples: int | None = None
+    """Number of this rank's samples in an epoch, if the source knows it by now."""
 
     def plus(self, other: Counts) -> Counts:
         """Returns the sum of the counters of two feeders that ran one after the other."""
@@ -147,6 +175,8 @@ class Counts(Struct, frozen=True):
             self.cpu_s + other.cpu_s,
             self.passed_over or other.passed_over,  # both have listed the same files
             self.cache.plus(other.cache),
+            self.queues,
+            self.epoch_samples or other.epoch_samples,
         )
 
 
@@ -302,6 +332,12 @@ class SkippedOnly(Struct, frozen=True, tag="skipped"):
     counts: Counts
 
 
+class Beat(Struct, frozen=True, tag="beat"):
+    """The counts of a feeder that has no batch to send, because its source or its downloads take long."""
+
+    counts: Counts
+
+
 class Notice(Struct, frozen=True, tag="notice"):
     """A message for the trainer's log. level: one of Python's logging levels."""
 
@@ -329,7 +365,7 @@ class Failed(Struct, frozen=True, tag="failed"):
     skipped: list[Skipped]
 
 
-FromFeeder = EncodedBatch | SkippedOnly | Notice | Ended | Failed
+FromFeeder = EncodedBatch | SkippedOnly | Beat | Notice | Ended | Failed
 
 
 async def read(reader: StreamReader) -> bytes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -18,6 +17,7 @@ from datago_gpu.feeder.handle import FeederClosed
 from datago_gpu.loader.handoff import Handoff
 from datago_gpu.loader.supervisor import Supervisor
 from datago_gpu.sources.reference import Flaw, Skipped
+from datago_gpu.wait import Wait
 
 if TYPE_CHECKING:
     from datago_gpu.batch import Batch
@@ -83,16 +83,21 @@ class Worker(threading.Thread):
         self._skips_behind: list[Skipped] = []
         """Skips that the feeder reported after its last batch. Batches under way are delivered before these skips."""
         self.counts = wire.Counts()
+        self.handed_on = 0
+        """Batches decoded since the feeder has sent `counts`."""
         self.decoded = self.bytes = self.rescued = 0
         self._pixels = 0
         """Pixels of the batches that are being decoded; counted only if images keep their sizes."""
-        self.waited_s = 0.0
-        """Seconds spent waiting for the feeder."""
+        self.wait = Wait("wait for the feeder")
 
     @property
     def pids(self) -> list[int]:
         """Process ids of the feeder and then of its download processes."""
         return self._feeder.pids
+
+    def trace(self, path: str) -> None:
+        """See `Feeder.trace`. Any thread may call this."""
+        self._feeder.trace(path)
 
     def stop(self) -> None:
         """Tells the thread to end. It ends once the batch that is being decoded is done."""
@@ -165,13 +170,13 @@ class Worker(threading.Thread):
                 ended = self._take(assembly, message)
 
     def _receive(self) -> wire.FromFeeder | errors.FeederError:
-        clock = time.perf_counter()
+        self.wait.begin()
         try:
             return self._feeder.receive()
         except errors.FeederError as death:
             return death
         finally:
-            self.waited_s += time.perf_counter() - clock
+            self.wait.end()
 
     def _make_room(self, assembly: Assembly, pixels: int) -> bool:
         """Queues decoded batches until there is room for `pixels` more. Returns False if the trainer has closed."""
@@ -194,11 +199,13 @@ class Worker(threading.Thread):
                 self._hand_on(assembly.collect())
             self._ready.put(Ready(None, notices=[message]))
             return None
-        self.counts = message.counts
+        self.counts, self.handed_on = message.counts, 0
         if isinstance(message, wire.EncodedBatch):
             if self._skips_behind:
                 message = structs.replace(message, skipped=self._take_skips() + message.skipped)
             assembly.submit(message, self._feeder.memory)
+            return None
+        if isinstance(message, wire.Beat):
             return None
         self._skips_behind += message.skipped
         return message if isinstance(message, wire.Ended) else None
@@ -208,6 +215,7 @@ class Worker(threading.Thread):
         message, failures = assembled.message, assembled.failures
         told = self._feeder.report(message, len(message.lengths) - len(assembled.kept))
         self._pixels -= message.pixels
+        self.handed_on += 1
         self.decoded += len(assembled.kept)
         self._note_rescued(assembled)
         self.bytes += sum(message.lengths) + sum(sum(column.lengths) for column in message.parts)

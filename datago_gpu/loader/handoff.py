@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
 from contextlib import suppress
 from typing import Generic, TypeVar
+
+from datago_gpu.wait import Wait
 
 __all__ = ["Ended", "Handoff"]
 
@@ -25,14 +26,15 @@ class Handoff(Generic[T]):
     """
 
     def __init__(self, size: int, capacity: int = 0) -> None:
-        self._size, self._capacity, self._held = size, capacity, 0
+        self.size, self._capacity, self._held = size, capacity, 0
         self._items: deque[tuple[T, int]] = deque()
         self._changed = threading.Condition()
         self._ended = False
         self._error: Exception | None = None
         self._getting: set[int] = set()
         """Threads inside `get`."""
-        self.waited_put_s = self.waited_get_s = 0.0
+        self.put_wait, self.get_wait = Wait("wait for room"), Wait("data wait")
+        """The waits of the producer and of the consumer."""
 
     def wait(self, weight: int) -> bool:
         """Waits until `weight` fits or the queue is empty. Returns False if the other side has closed.
@@ -40,9 +42,9 @@ class Handoff(Generic[T]):
         weight: of the next item, plus all other items that exist but have not been put yet.
         """
         with self._changed:
-            clock = time.perf_counter()
+            self.put_wait.begin()
             self._changed.wait_for(lambda: self._ended or not self._items or self._has(weight))
-            self.waited_put_s += time.perf_counter() - clock
+            self.put_wait.end()
             return not self._ended
 
     def fits(self, weight: int) -> bool:
@@ -53,10 +55,11 @@ class Handoff(Generic[T]):
     def put(self, item: T, weight: int = 0) -> bool:
         """Waits for room and adds an item. Returns False if the other side has closed."""
         with self._changed:
-            clock = time.perf_counter()
-            while len(self._items) >= self._size and not self._ended:
-                self._changed.wait()
-            self.waited_put_s += time.perf_counter() - clock
+            if len(self._items) >= self.size:
+                self.put_wait.begin()
+                while len(self._items) >= self.size and not self._ended:
+                    self._changed.wait()
+                self.put_wait.end()
             if self._ended:
                 return False
             self._items.append((item, weight))
@@ -93,10 +96,13 @@ class Handoff(Generic[T]):
                 threading.Thread(target=self._notify, name="datago-wake", daemon=True).start()
 
     def _take(self) -> T:
-        clock = time.perf_counter()
-        while not self._items and not self._ended:
-            self._changed.wait()
-        self.waited_get_s += time.perf_counter() - clock
+        if not self._items:
+            self.get_wait.begin()
+            try:
+                while not self._items and not self._ended:
+                    self._changed.wait()
+            finally:  # a signal may raise here
+                self.get_wait.end()
         with suppress(IndexError):  # a signal handler may close the queue between two steps
             item, weight = self._items.popleft()
             self._held -= weight

@@ -23,17 +23,21 @@ from datago_gpu.loader.decode_thread import Ready, Worker, wrap_unexpected
 from datago_gpu.loader.handoff import Ended, Handoff
 from datago_gpu.loader.planning import Plans
 from datago_gpu.loader.row_setup import load_config, make_row_thread
+from datago_gpu.loader.run_stats import RunStats
 from datago_gpu.loader.skips import Skips
 from datago_gpu.loader.state import check_on_change, resume_from, state_of
-from datago_gpu.loader.stats import Stage, Stats
 from datago_gpu.loader.steps import progress_of
 from datago_gpu.loader.supervisor import Supervisor
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from datago_gpu.batch import Batch, Sample
     from datago_gpu.loader.given_rows import GivenRows
     from datago_gpu.loader.mix_counts import MixCounts
     from datago_gpu.loader.row_thread import RowThread
+    from datago_gpu.loader.stats import Stats
+    from datago_gpu.loader.trace_window import TraceWindow
 
 __all__ = ["Loader"]
 
@@ -121,6 +125,7 @@ class Loader(Plans, ClassNames):
         self._taking = threading.Lock()
         self._begun: _OpenBatch | None = None
         self._process = os.getpid()
+        self._at_close: list[Callable[[], None]] = []
         self._start(Resume() if state is None else resume_from(self.config, state, self._on_change))
 
     def __iter__(self) -> Iterator[Batch]:
@@ -157,27 +162,20 @@ class Loader(Plans, ClassNames):
 
     def stats(self) -> Stats:
         """Returns the counts so far, and the time that each stage waited."""
-        worker, seconds = self._worker, max((self._ended_at or time.perf_counter()) - self._began_at, 1e-9)
-        stages = [
-            Stage(name, count.items, count.items / seconds, count.waited_input_s / seconds,
-                  count.waited_output_s / seconds)
-            for name, count in worker.counts.stages.items()
-        ]  # fmt: skip
-        delivered = self._progress.delivered - self._delivered_before
-        put_s, get_s = self._ready.waited_put_s / seconds, self._ready.waited_get_s / seconds
-        stages.append(Stage("decode", worker.decoded, worker.decoded / seconds, worker.waited_s / seconds, put_s))
-        stages.append(Stage("trainer", delivered, delivered / seconds, get_s, 0.0))
-        skipped, cores = dict(self._skips.by_reason), worker.counts.cpu_s / seconds
-        flawed = dict(self._skips.flaws_by_reason)
-        passed_over, pool, cache = dict(worker.counts.passed_over), self._pool, worker.counts.cache
-        filtered = dict(self._skips.filtered)
-        return Stats(
-            delivered, skipped, worker.bytes, seconds, tuple(stages), cores, flawed, worker.rescued, passed_over,
-            sum(filtered.values()), filtered, self._dropped,
-            pool.plan.processes if pool else 0, pool.cpu_s / seconds if pool else 0.0,
-            self._mix.counts() if self._mix else {},
-            cache.hits, cache.misses, cache.bytes,
-        )  # fmt: skip
+        return self._run_stats.stats()
+
+    def open_trace(self, path: Path) -> TraceWindow:
+        """Records what each stage does, until the window is closed. Use `datago_gpu.metrics.trace`."""
+        from datago_gpu.loader.trace_window import TraceWindow  # few runs are ever traced
+
+        return TraceWindow(path, self._worker, self._ready, self._run_stats)
+
+    def call_at_close(self, function: Callable[[], None]) -> None:
+        """Has a function called when the loader is closed, on the thread that closes it; at once if it is closed."""
+        if self._stop.alive:
+            self._at_close.append(function)
+        else:
+            function()
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the position of the stream, in plain values for JSON. Every sample delivered so far counts as done.
@@ -195,7 +193,7 @@ class Loader(Plans, ClassNames):
         first batch raises ConfigError, unless `on_change` is "accept".
         """
         resume = resume_from(self.config, state, self._on_change)
-        self.close()
+        self._halt()
         self._start(resume)
 
     def close(self) -> None:
@@ -203,6 +201,11 @@ class Loader(Plans, ClassNames):
 
         Batches that were delivered stay valid. Further iteration ends at once.
         """
+        self._halt()
+        while self._at_close:
+            self._at_close.pop()()
+
+    def _halt(self) -> None:
         self._stop()
         self._begun = None
 
@@ -250,13 +253,10 @@ class Loader(Plans, ClassNames):
         config, self._resumed = self.config, resume
         self._progress = progress_of(config, resume)
         self._begun = None
-        self._delivered_before = resume.delivered
         self._skips = Skips.of(config, resume)
         self._mix = _mix_counts(config, self._skips)
         self._fruitless = self._is_exhausted = False
-        self._dropped = 0
         self._ready: Handoff[Ready] = Handoff(waiting_batches(config), Limits.of(config).pixels)
-        self._began_at, self._ended_at = time.perf_counter(), 0.0
         rows = make_row_thread(config, resume, self._source)
         self._pool = make_pool(self.backend, config)
         feeder = Supervisor(config, resume, self._pool, rows)
@@ -265,6 +265,9 @@ class Loader(Plans, ClassNames):
                 rows.start()
             make = assembly_maker(self.backend, config, self._pool)
             self._worker = Worker(feeder, make, self._ready)
+            self._run_stats = RunStats(
+                config, resume, self._worker, self._ready, self._progress, self._skips, self._mix, self._pool
+            )
             self._worker.start()
         except BaseException as error:
             feeder.close()
@@ -317,7 +320,14 @@ class Loader(Plans, ClassNames):
         return ready.batch, ready.numbers, 0
 
     def _next_ready(self) -> Ready:
-        """Returns the next item that has a batch. Raises StopIteration at the end."""
+        """Returns the next item that has a batch, and counts how long the trainer waits for it. Raises StopIteration at
+        the end."""
+        self._run_stats.ask()
+        ready = self._next_with_batch()
+        self._run_stats.take()
+        return ready
+
+    def _next_with_batch(self) -> Ready:
         while True:
             ready = self._get()
             if ready.mark is not None:
@@ -326,7 +336,7 @@ class Loader(Plans, ClassNames):
             for notice in ready.notices:
                 log.log(notice.level, "%s", notice.text)
             self._progress.skip(ready.skipped)
-            self._fruitless, self._dropped = ready.fruitless, ready.dropped
+            self._fruitless, self._run_stats.dropped = ready.fruitless, ready.dropped
             self._check_skips(final=False)
             self._skips.note(ready.flaws)
             if ready.batch is not None:
@@ -336,20 +346,20 @@ class Loader(Plans, ClassNames):
         try:
             return self._ready.get()
         except Ended:
-            self._ended_at = self._ended_at or time.perf_counter()
+            self._run_stats.end()
             if self._stop.alive:  # otherwise `close` ended the queue
                 self._check_skips(final=True)
                 self._is_exhausted = True
             raise StopIteration from None
         except DatagoError:
-            self._ended_at = time.perf_counter()
+            self._run_stats.end()
             self.close()  # after one error, the check at the end must not raise another
             raise
 
     def _check_skips(self, *, final: bool) -> None:
         try:
-            delivered = self._progress.delivered - self._delivered_before
-            self._skips.check(delivered, final=final, fruitless=self._fruitless, dropped=self._dropped)
+            delivered, dropped = self._run_stats.delivered, self._run_stats.dropped
+            self._skips.check(delivered, final=final, fruitless=self._fruitless, dropped=dropped)
         except (TooManyErrors, SourceError):
             self.close()
             raise

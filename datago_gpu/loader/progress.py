@@ -28,6 +28,8 @@ class Progress:
         self._holes: set[int] = set()
         self._ahead: list[Skipped] = []
         """Skips of an epoch of which no batch has come yet."""
+        self.epoch_samples: int | None = None
+        """Number of samples of the last epoch that has ended, if one has."""
         self.delivered = resume.delivered
         """Samples delivered, over all epochs."""
         for first, last in resume.done:
@@ -37,6 +39,8 @@ class Progress:
         """Starts a batch with this mark: once its samples are recorded, all before `mark.resume_at` are done."""
         epoch = mark.resume_at.epoch
         if epoch != self.epoch:
+            waiting = (number for each in mark.carried if each.start.epoch == self.epoch for number in each.indices)
+            self.epoch_samples = max(self._highest, *waiting, -1) + 1
             self.epoch, self._highest = epoch, -1
             self._holes.clear()
             self._leftovers = Leftovers(mark.carried)
@@ -70,6 +74,11 @@ class Progress:
             for epoch, index in earlier:
                 self._leftovers.discard(epoch, index)
         self._note(number for number in numbers if isinstance(number, int))
+
+    @property
+    def epoch_done(self) -> int:
+        """Returns how many samples of the current epoch are delivered or skipped."""
+        return self._highest + 1 - len(self._holes)
 
     def resume(self) -> Resume:
         """Returns where to resume."""

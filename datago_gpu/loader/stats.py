@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-__all__ = ["MixCount", "Stage", "Stats"]
+from datago_gpu.loader.durations import Durations
+
+__all__ = ["MixCount", "Queue", "Stage", "Stats"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +26,19 @@ class Stage:
 
 
 @dataclass(frozen=True, slots=True)
+class Queue:
+    """How full a queue between two stages is."""
+
+    name: str
+    """"fetch": samples that are being loaded, or wait for their turn. "bucket": samples that wait in batches that are
+    not full. "decode": batches that are being decoded, or wait for it. "ready": batches that wait for the trainer."""
+    depth: int
+    """Samples or batches in the queue, when the feeder last sent something; of "ready" now."""
+    size: int
+    """The most that the queue holds; 0 if memory limits it, not a number."""
+
+
+@dataclass(frozen=True, slots=True)
 class MixCount:
     """Counts of one source of a mix."""
 
@@ -39,7 +54,10 @@ class MixCount:
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """Counts since the loader was created, or since its state was loaded."""
+    """Counts since the loader was created, or since its state was loaded; of a LoaderDataset, since its first pass.
+
+    `since` makes counts and rates of an interval. `flat` returns plain numbers under fixed names.
+    """
 
     delivered: int
     """Samples delivered to the trainer."""
@@ -48,7 +66,7 @@ class Stats:
     bytes: int
     """Encoded bytes of the samples that reached the decoder."""
     seconds: float
-    """Seconds from the start to now, or to the end of the stream."""
+    """Seconds from the start to now, or to the end of the stream; of a LoaderDataset, of all its passes together."""
     stages: tuple[Stage, ...]
     """The stages in pipeline order: fetch, pack, decode, trainer."""
     feeder_cores: float
@@ -92,45 +110,83 @@ class Stats:
     cache_bytes: int = 0
     """Bytes read from that folder."""
 
+    data_wait: Durations = field(default_factory=Durations)
+    """How long the trainer waited for each batch."""
+
+    step: Durations = field(default_factory=Durations)
+    """How long the trainer took between two batches, without the wait."""
+
+    queues: tuple[Queue, ...] = ()
+    """The queues in pipeline order: fetch, bucket, decode, ready."""
+
+    epoch: int = 0
+    """The current epoch, counted from 0."""
+
+    epoch_done: int = 0
+    """Samples of the current epoch that are delivered, skipped or filtered; in lockstep with the repeated samples."""
+
+    epoch_total: int | None = None
+    """About how many samples this rank has in the epoch. Known for rows, with lockstep, and for images whose names are
+    all listed (with a shuffle: soon after the start); else from the second epoch on, or by `limit`."""
+
+    rank: int = 0
+    """The rank that these counts are of. Each rank counts for itself."""
+
+    source: str = ""
+    """The setting `source_type`."""
+
     @property
     def slowest(self) -> str:
         """Returns the name of the bottleneck: the stage that waited least."""
         return min(self.stages, key=lambda stage: stage.waited_input + stage.waited_output).name
 
+    @property
+    def progress(self) -> float | None:
+        """Returns the share of the epoch that is done, from 0 to 1; None if the number of samples is not known."""
+        return min(1.0, self.epoch_done / self.epoch_total) if self.epoch_total else None
+
+    @property
+    def eta_s(self) -> float | None:
+        """Returns the seconds to the end of the epoch at the current rate; None as long as it cannot be told."""
+        rate = (self.delivered + sum(self.skipped.values()) + self.filtered) / self.seconds
+        if self.epoch_total is None or not rate:
+            return None
+        return max(0, self.epoch_total - self.epoch_done) / rate
+
+    def since(self, earlier: Stats) -> Stats:
+        """Returns the counts, rates and shares of the interval between an earlier snapshot and this one. Queues, epoch
+        and progress are those of this snapshot.
+
+        If the loader has begun anew in between (`load_state_dict`), the interval begins there.
+        """
+        from datago_gpu.loader.stats_sums import difference
+
+        return difference(self, earlier)
+
+    def flat(self, prefix: str = "") -> dict[str, float]:
+        """Returns plain numbers under fixed names, for TensorBoard, W&B and other logs. docs/metrics.md lists them.
+
+        prefix: stands before each name, such as "data/".
+        """
+        from datago_gpu.loader.flat import flat_values
+
+        return {prefix + name: value for name, value in flat_values(self).items()}
+
     def __str__(self) -> str:
         """Returns a table to print: totals, one line for each stage, and the slowest stage."""
-        rows = [["stage", "samples", "samples/s", "waited for input", "waited for output"]]
-        for stage in self.stages:
-            waits = (f"{share:.0%}" for share in (stage.waited_input, stage.waited_output))
-            rows.append([stage.name, f"{stage.items:,}", f"{stage.per_s:,.0f}", *waits])
-        first, *others = (max(map(len, column)) for column in zip(*rows, strict=True))
-        table = ["  ".join([name.ljust(first), *map(str.rjust, values, others)]) for name, *values in rows]
-        skipped = ", ".join(f"{count:,} {reason}" for reason, count in self.skipped.items()) or "none"
-        flawed = "".join(f", delivered with {reason}: {count:,}" for reason, count in self.flawed.items())
-        passed = ", ".join(f"{count:,} {kind}" for kind, count in sorted(self.passed_over.items()))
-        flawed += f"; passed over: {passed}" if passed else ""
-        skipped += f"; filtered: {self.filtered:,}" if self.filtered else ""
-        skipped += f"; dropped at the end: {self.dropped:,}" if self.dropped else ""
-        skipped += f"; rescued by Pillow: {self.rescued:,}" if self.rescued else ""
-        came = f"{self.delivered:,} samples in {self.seconds:.2f} s ({self.delivered / self.seconds:,.0f} a second)"
-        took = f"slowest: {self.slowest}; the feeder used {self.feeder_cores:.0%} of a core"
-        if self.decode_processes:
-            took += f", {self.decode_processes} decode processes {self.decode_cores:.0%}"
-        if self.cache_hits or self.cache_misses:
-            took += f"; from the cache: {self.cache_hits:,} ({self.cache_bytes / 1e6:,.1f} MB)"
-            took += f", not in the cache: {self.cache_misses:,}"
-        mix = [f"source {name}: {_describe(count)}" for name, count in self.mix.items()]
-        return "\n".join(
-            [f"{came}, {self.bytes / 1e6:,.1f} MB encoded, skipped: {skipped}{flawed}", *mix, *table, took]
-        )
+        from datago_gpu.loader.stats_text import stats_text
+
+        return stats_text(self)
 
     def as_dict(self) -> dict[str, Any]:
         """Returns plain values, for JSON."""
-        return {**asdict(self), "stages": [asdict(stage) for stage in self.stages], "slowest": self.slowest}
-
-
-def _describe(count: MixCount) -> str:
-    skipped = ", ".join(f"{number:,} {reason}" for reason, number in count.skipped.items())
-    skipped = f", skipped: {skipped}" if skipped else ""
-    filtered = f", filtered: {count.filtered:,}" if count.filtered else ""
-    return f"{count.delivered:,} samples{skipped}{filtered}, {count.passes} passes ended"
+        return {
+            **asdict(self),
+            "stages": [asdict(stage) for stage in self.stages],
+            "queues": [asdict(queue) for queue in self.queues],
+            "data_wait": self.data_wait.as_dict(),
+            "step": self.step.as_dict(),
+            "slowest": self.slowest,
+            "progress": self.progress,
+            "eta_s": self.eta_s,
+        }

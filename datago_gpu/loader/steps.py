@@ -20,11 +20,16 @@ class Steps:
 
     def __init__(self, config: LoaderConfig, resume: Resume) -> None:
         self._stride, self._resume = config.most_samples, resume
-        self._together, self._of_batch = together_of(config), 0
+        self._together, self._of_batch, self._steps = together_of(config), 0, 0
         self.epoch = resume.position.epoch
         """The current epoch."""
         self._begin_epoch(resume)
+        self.epoch_done = self._steps * config.least_samples
+        """Samples of the current epoch delivered, with those that only fill places. If a run with `batch_pixels` was
+        resumed, there may be more."""
         self._listed = resume.listed
+        self.epoch_samples: int | None = None
+        """See `Progress.epoch_samples`."""
         self.delivered = resume.delivered
         """Samples delivered, over all epochs, less those that only fill places."""
         self._places = resume.delivered
@@ -33,6 +38,7 @@ class Steps:
         """Starts a batch with this mark."""
         self._of_batch = 0
         if mark.resume_at.epoch != self.epoch:
+            self.epoch_samples, self.epoch_done = self.epoch_done, 0
             self.epoch = mark.resume_at.epoch
             self._begin_epoch(Resume())
         self._listed = mark.listed
@@ -48,6 +54,7 @@ class Steps:
         """Records samples delivered to the user. failures: how many of them only fill places."""
         self.delivered += len(numbers) - failures
         self._of_batch += len(numbers)
+        self.epoch_done += len(numbers)
         last = numbers[-1]
         assert isinstance(last, int)
         if (last + 1) % self._stride == 0:

@@ -24,6 +24,9 @@ __all__ = ["Supervisor"]
 
 log = logging.getLogger("datago_gpu")
 
+BEAT_S = 1.0
+"""How often a feeder tells its counts if it has no batch to send."""
+
 _Key = tuple[int, int, str]
 
 
@@ -32,7 +35,7 @@ class Supervisor:
 
     pool: for the decode processes of the feeders, which die with them. rows: the thread that reads the program's own
     rows, if there are any. The Supervisor owns both from now on.
-    Any thread may call `close` at any time; all other methods are for one thread.
+    Any thread may call `close` and `trace` at any time; all other methods are for one thread.
     """
 
     def __init__(
@@ -67,7 +70,7 @@ class Supervisor:
     def receive(self) -> wire.FromFeeder:
         """Waits for the next message. Raises FeederError if the feeder died, FeederClosed after `close`."""
         message = self._feeder.receive()
-        self._begun = True
+        self._begun = self._begun or not isinstance(message, wire.Beat)
         if isinstance(message, wire.Notice | wire.Failed):
             return message
         self._counts = message.counts.plus(self._counted_before)
@@ -89,6 +92,10 @@ class Supervisor:
         self._told = {key for key in self._told if key[0] >= message.epoch}
         self._feeder.report(message.number, failures)
         return skipped
+
+    def trace(self, path: str) -> None:
+        """See `Feeder.trace`. Any thread may call this."""
+        self._feeder.trace(path)
 
     def restart(self, death: FeederError) -> None:
         """Starts another feeder. It sends again what was not reported as done. The memory of all batches is freed.
@@ -141,7 +148,7 @@ class Supervisor:
         return self._rows.cause_of(failed.message) if self._rows else None
 
     def _start(self, resume: wire.Resume) -> Feeder:
-        feeder = Feeder(self._config, resume, self._pool, self._form)
+        feeder = Feeder(self._config, resume, self._pool, self._form, BEAT_S)
         if self._rows and feeder.rows:
             self._rows.attach(feeder.rows)
         return feeder

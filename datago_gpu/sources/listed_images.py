@@ -103,6 +103,8 @@ class Images:
         self._extras, self._versions = Names(), Names()
         self._keeps_versions = config.cache_config.is_on
         self._passed_over = PassedOver()
+        self._listed: int | None = None
+        """Number of images in the last complete listing, of all ranks."""
         self._is_noted = bool(self._share.rank)  # one rank reports it for all
         what = f"images below {lister.shown}"
         self._walked, self._whole = Walked(what), Whole(what)
@@ -112,6 +114,11 @@ class Images:
     def passed_over(self) -> dict[str, int]:
         """See `Source.passed_over`."""
         return self._passed_over.counts
+
+    @property
+    def epoch_samples(self) -> int | None:
+        """See `Source.epoch_samples`: known once all names have been listed."""
+        return None if self._listed is None else len(self._share.select(range(self._listed)))
 
     async def classes(self) -> list[str] | None:
         """Returns the names of the classes, in the order of their labels; None if there are no labels."""
@@ -189,6 +196,7 @@ class Images:
             async for page in pages:
                 images += len(page.names)
                 yield page
+        self._listed = images
         if not start.before:
             self._passed_over = passed
         if not images:

@@ -301,3 +301,9 @@ class Source(Protocol):
     def passed_over(self) -> dict[str, int]:
         """Returns kind -> number of files that were listed and are no samples, from the last complete listing."""
         ...
+
+    @property
+    def epoch_samples(self) -> int | None:
+        """Returns the number of this rank's samples in an epoch, those that `where` leaves out included; None as long
+        as it is not known. Lists nothing for it."""
+        ...

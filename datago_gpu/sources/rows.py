@@ -111,6 +111,11 @@ class RowsSource(Generic[R]):
         """See `Source.passed_over`."""
         return {}
 
+    @property
+    def epoch_samples(self) -> int | None:
+        """See `Source.epoch_samples`: known once the rows are open."""
+        return None if self._rows is None else len(self._share.select(range(len(self._rows))))
+
     async def refs(self, start: Position) -> Refs:
         """See `Source.refs`."""
         rows = await self.rows()

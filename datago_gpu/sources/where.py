@@ -183,6 +183,11 @@ class WhereSource:
         """See `Source.passed_over`."""
         return self.source.passed_over
 
+    @property
+    def epoch_samples(self) -> int | None:
+        """See `Source.epoch_samples`."""
+        return self.source.epoch_samples
+
     async def refs(self, start: Position) -> Refs:
         """See `Source.refs`. Raises ConfigError or SourceError at the end of a first epoch in which nothing passes."""
         where, late, samples = self._where, False, 0

@@ -41,6 +41,7 @@ class Heavy:
     """A source of samples, each an image and latents of such sizes in bytes."""
 
     passed_over: ClassVar[dict[str, int]] = {}
+    epoch_samples = None
     tally = Tally()
 
     def __init__(self, image: bytes, sizes: list[list[int]]) -> None:

@@ -79,6 +79,7 @@ class Listing:
 
     def __init__(self, rows: Pictures) -> None:
         self.rows, self.tally, self.passed_over = rows, Walked("pictures"), dict[str, int]()
+        self.epoch_samples = None
 
     async def refs(self, start: Position) -> Refs:
         assert start == Position(start.epoch)

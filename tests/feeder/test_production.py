@@ -432,6 +432,7 @@ class Listing:
     """A source that lists given files; then it ends, or fails."""
 
     passed_over: ClassVar[dict[str, int]] = {}
+    epoch_samples = None
     tally = Tally()
 
     def __init__(self, root: Path, names: list[str], error: Exception | None = None) -> None:

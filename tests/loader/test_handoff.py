@@ -56,7 +56,7 @@ def test_put_waits_for_room(beside: Beside) -> None:
     assert queue.get() == 1
     assert second.result(WAIT_S) is True
     assert queue.get() == 2
-    assert queue.waited_put_s > 0
+    assert queue.put_wait.seconds > 0
 
 
 def test_get_waits_for_an_item(beside: Beside) -> None:
@@ -65,7 +65,7 @@ def test_get_waits_for_an_item(beside: Beside) -> None:
     assert not first.done()
     queue.put(7)
     assert first.result(WAIT_S) == 7
-    assert queue.waited_get_s > 0
+    assert queue.get_wait.seconds > 0
 
 
 def test_the_end_wakes_who_waits_for_an_item(beside: Beside) -> None:

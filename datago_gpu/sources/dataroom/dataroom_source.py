@@ -102,6 +102,11 @@ class Dataroom:
         """See `Source.passed_over`: nothing."""
         return {}
 
+    @property
+    def epoch_samples(self) -> int | None:
+        """See `Source.epoch_samples`: not known."""
+        return None
+
     def refs(self, start: Position) -> Refs:
         """See `Source.refs`. The server's random draws cannot be repeated: on a resume, only the numbers go on."""
         if self._draws:

@@ -53,6 +53,13 @@ class Mix:
         """See `Source.passed_over`: of all sources together."""
         return dict(sum((Counter(source.passed_over) for source in self._sources.values()), Counter()))
 
+    @property
+    def epoch_samples(self) -> int | None:
+        """See `Source.epoch_samples`: known with `repeat`. By weights, it depends on which source ends first."""
+        if self._counts is None:
+            return None
+        return sum(count * int(passes) for count, passes in zip(self._counts, self._mix.weights, strict=True))
+
     async def refs(self, start: Position) -> Refs:
         """See `Source.refs`. Raises SourceError and ConfigError, which name the source."""
         async with AsyncExitStack() as stack:

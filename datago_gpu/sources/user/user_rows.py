@@ -84,6 +84,11 @@ class UserWalk:
         """See `Source.passed_over`."""
         return {}
 
+    @property
+    def epoch_samples(self) -> int | None:
+        """See `Source.epoch_samples`: not known."""
+        return None
+
     def refs(self, start: Position) -> Refs:
         """See `Source.refs`."""
         return self._link.walk(start.epoch, start.index)

@@ -91,6 +91,11 @@ class WebDataset:
         """See `Source.passed_over`: nothing."""
         return {}
 
+    @property
+    def epoch_samples(self) -> int | None:
+        """See `Source.epoch_samples`: not known."""
+        return None
+
     def refs(self, start: Position) -> Refs:
         """See `Source.refs`. Raises SourceError if no shard can be read."""
         return self._shuffle(start) if self._source.random_sampling else self._walk(start)

@@ -46,6 +46,7 @@ class Fake:
         self.tally: Tally = Walked("samples") if walked else Tally()
         self.listed = 0
         self.passed_over: dict[str, int] = {}
+        self.epoch_samples = None
 
     def ids(self, number: int) -> list[str]:
         found = [f"{self._name}{at}" for at in range(self._count)]
