@@ -140,6 +140,19 @@ asyncio.run(ask())
     assert done.stdout == f"False\n{['HttpFailure'] * 3}\nTrue\n"
 
 
+def test_metrics_import_no_exporter_and_no_framework_before_one_is_used() -> None:
+    script = """
+import sys
+import datago_gpu
+print("datago_gpu.metrics" in sys.modules)
+import datago_gpu.metrics
+print(sorted({"prometheus_client", "opentelemetry", "torch", "lightning", "transformers", "rich"} & set(sys.modules)))
+print(hasattr(datago_gpu.metrics, "nothing"))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=True)
+    assert done.stdout == "False\n[]\nFalse\n"
+
+
 def test_an_index_of_a_bucket_imports_no_client_for_http() -> None:
     script = """
 import asyncio, sys

@@ -15,7 +15,8 @@ PACKAGE = Path(datago_gpu.__file__).parent
 FLOORS = [
     ["cli"],
     ["doctor"],
-    ["preview", "compat", "torch", "jax", "index"],
+    ["preview", "compat", "index", "metrics"],
+    ["torch", "jax"],
     ["loader", "server"],
     ["feeder"],
     ["plan"],
@@ -24,8 +25,8 @@ FLOORS = [
     ["imaging", "batch", "row"],
     ["batch_sample"],
     ["arrays", "eventloop", "interpreter", "points", "views"],
-    ["errors"],
-    ["framing", "redact", "units", "heap", "draws"],
+    ["errors", "tracing"],
+    ["framing", "redact", "units", "heap", "draws", "wait"],
 ]
 """From the top down. A room may import what lies on lower floors, and itself."""
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

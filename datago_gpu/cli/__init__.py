@@ -20,6 +20,7 @@ COMMANDS = {
     "doctor": "Report what is missing or too small on this machine, and what to do about it.",
     "index": "Make a table of a source's samples, with their places and sizes.",
     "plan": "Tell the batches of a run in lockstep, without loading an image.",
+    "top": "Show what the stages of a running loader do.",
     "serve": "Serve a folder of images as a Dataroom server does.",
 }
 

@@ -36,6 +36,9 @@ FLAT_NAMES: dict[str, str] = {
     "filtered": "samples that `where` left out",
     "rescued": "samples that DALI refused and Pillow decoded",
     "dropped": "samples that `drop_last` left out",
+    "cache_hits": "payloads and shards read from the folder of `cache_config`",
+    "cache_misses": "payloads and shards downloaded that this folder did not have",
+    "cache_bytes": "bytes read from that folder",
     "epoch": "the current epoch, counted from 0",
     "epoch_progress_ratio": "share of the epoch that is done, from 0 to 1; absent if the number of samples is unknown",
     "epoch_eta_seconds": "seconds to the end of the epoch at this rate; absent if they cannot be told",
@@ -65,7 +68,8 @@ def flat_values(stats: Stats) -> dict[str, float]:
         found[f"{stage.name}_output_wait_ratio"] = stage.waited_output
     for queue in stats.queues:
         found[f"queue_{queue.name}_{UNITS[queue.name]}"] = queue.depth
-    for name in ("feeder_cores", "decode_cores", "filtered", "rescued", "dropped", "epoch"):
+    same = ("feeder_cores", "decode_cores", "filtered", "rescued", "dropped", "epoch")
+    for name in (*same, "cache_hits", "cache_misses", "cache_bytes"):
         found[name] = getattr(stats, name)
     found |= {"skipped": sum(stats.skipped.values()), "flawed": sum(stats.flawed.values())}
     found |= {f"skipped_{reason.replace('-', '_')}": count for reason, count in stats.skipped.items()}

@@ -1,0 +1,102 @@
+"""A trace of a real run: each stage has its events, on tracks of its process, and afterwards nothing is left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from datago_gpu import ConfigError, Loader
+from datago_gpu.loader.assembly import Assembly
+from datago_gpu.loader.run_stats import RunStats
+from datago_gpu.metrics import trace
+from datago_gpu.tracing import Event, Recorder
+from datago_gpu.wait import Wait
+from tests.support.images import SHAPES, add_pictures, file_config
+
+STEP_S = 0.05
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Any:
+    """So little is ahead that all stages work while the trace is recorded."""
+    add_pictures(tmp_path / "pictures", [SHAPES[0]] * 64)
+    ahead = {"samples_buffer_size": 2, "prefetch_buffer_size": 4, "batch_size": 2}
+    return file_config(tmp_path / "pictures", decode_config={"processes": 0, "prefetch": 1}, **ahead)
+
+
+def methods() -> list[Callable[..., Any]]:
+    return [Wait.end, Assembly.submit, Assembly.collect, RunStats.ask]
+
+
+def test_a_trace_has_every_stage_on_the_tracks_of_its_process(config: Any, tmp_path: Path) -> None:
+    before, path = methods(), tmp_path / "trace.json"
+    with Loader(config, device="cpu", backend="pillow") as loader:
+        next(loader)
+        with trace(loader, path):
+            assert methods() != before
+            for _ in range(20):
+                next(loader)
+            time.sleep(STEP_S)
+            next(loader)
+        assert methods() == before
+        feeder = loader.feeder_pid
+        rest = sum(len(batch) for batch in loader)
+    assert rest == 64 - 22 * 2
+    rows = json.loads(path.read_text())["traceEvents"]
+    events = [row for row in rows if row["ph"] == "X"]
+    stages = {pid: {row["name"] for row in events if row["pid"] == pid} for pid in (os.getpid(), feeder)}
+    assert stages[feeder] >= {"fetch", "admit", "pack"}
+    assert stages[os.getpid()] >= {"decode", "step"}
+    assert {row["pid"] for row in events} == {os.getpid(), feeder}
+    assert max(row["dur"] for row in events if row["name"] == "step") >= STEP_S * 1e6
+    assert sum(row["args"]["samples"] for row in events if row["name"] == "decode") >= 20
+    named = {(row["pid"], row["tid"]) for row in rows if row["name"] == "thread_name"}
+    assert {(row["pid"], row["tid"]) for row in events} == named
+    assert [row["args"]["name"] for row in rows if row["name"] == "process_name"] == [
+        "trainer, rank 0", "feeder, rank 0"
+    ]  # fmt: skip
+    check_tracks(events)
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["pictures", "trace.json"]
+
+
+def check_tracks(events: list[dict[str, Any]]) -> None:
+    """On a track, an event begins behind the one before it, or ends within it."""
+    tracks = defaultdict(list)
+    for row in events:
+        tracks[row["pid"], row["tid"]].append((row["ts"], row["ts"] + row["dur"]))
+    for spans in tracks.values():
+        for (_, ended), (begins, ends) in pairwise(sorted(spans, key=lambda span: (span[0], -span[1]))):
+            assert begins >= ended - 1 or ends <= ended + 1
+
+
+def test_a_trace_that_cannot_be_is_refused(config: Any, tmp_path: Path) -> None:
+    with Loader(config, device="cpu", backend="pillow") as loader:
+        with pytest.raises(ConfigError, match="cannot be written: No such file"), trace(loader, tmp_path / "no" / "x"):
+            pass
+        with (
+            trace(loader, tmp_path / "one.json"),
+            pytest.raises(ConfigError, match="another trace is under way"),
+            trace(loader, tmp_path / "two.json"),
+        ):
+            pass
+    with trace(loader, tmp_path / "closed.json"):  # the feeder has ended: it has no events
+        pass
+    assert len(json.loads((tmp_path / "closed.json").read_text())["traceEvents"]) == 2
+    with pytest.raises(ConfigError, match="got a dict"), trace({}, tmp_path / "x"):  # type: ignore[arg-type]
+        pass
+
+
+def test_a_recorder_keeps_a_bounded_number_of_events(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datago_gpu.tracing.MOST_EVENTS", 2)
+    recorder = Recorder()
+    for number in range(4):
+        recorder.add(Event("list", "list", float(number), number + 1.0))
+    assert [event.began for event in recorder.events] == [0.0, 1.0]
