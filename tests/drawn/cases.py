@@ -44,6 +44,8 @@ PIECES = ["", "mask", "image_other", "mask,image_other"]
 OFTEN_MIXED = ["mixed", "mixed", "mixed", "good", "gone", "bad", "one"]
 OFTEN_LOADER = ["Loader", "Loader", "Loader", "LoaderDataset", "DatagoClient"]
 TAKING = ["batches", "samples"]
+CACHE_SIZES = [10 * 4096 / 2**30, 1]
+"""Of a few pictures, and of everything."""
 BETWEEN = ["go on in another loader", "load the state", "kill the feeder"]
 GOING_ON = set(BETWEEN[:2])
 
@@ -232,6 +234,8 @@ def drawn_config(random: Random) -> Settings:
         "arena_mb": 2 if small else 512,
         "max_failures": random.choice(budgets) if random.random() < 0.25 else None,
         "max_refused_in_a_row": random.choice([None, 1, 3, 8]) if random.random() < 0.3 else 64,
+        # All examples of a data set share the folder: what an earlier one has kept is there.
+        "cache_config": {"size_gb": random.choice(CACHE_SIZES)} if kind != "file" and random.random() < 0.4 else {},
     }
 
 
@@ -260,7 +264,11 @@ def settled(case: Case, folder: Path) -> LoaderConfig:
         source = _placed(case, case.config["source_type"], source)
     listed = folder / "skipped.jsonl"
     listed.touch()
-    return LoaderConfig.load({**case.config, "source_config": source, "skipped_file": str(listed)})
+    cache = case.config["cache_config"]
+    cache = cache | {"path": str(WORLDS[case.world].root / "cache")} if cache else {}
+    return LoaderConfig.load(
+        {**case.config, "source_config": source, "skipped_file": str(listed), "cache_config": cache}
+    )
 
 
 def _placed(case: Case, kind: str, source: Settings) -> Settings:

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datago_gpu.sources.cache.cache_entry import BLOCK, Entry, head_bytes, size_on_disk
-from datago_gpu.sources.cache.entry_files import EntryFiles, Unusable
+from datago_gpu.sources.cache.entry_files import EntryFiles, NewEntry, Unusable
 from datago_gpu.sources.cache.payload_name import PayloadName, payload_name
 from datago_gpu.sources.cache.shared_room import SharedRoom
 
@@ -189,6 +189,48 @@ def test_after_the_folder_was_deleted_nothing_is_written_to_its_old_count(tmp_pa
             files.write(room, name("a"), b"abc", replaces=False)
         folder.mkdir(exist_ok=True)
     assert files_in(folder) == []
+
+
+@settings(max_examples=40)
+@given(st.data())
+def test_whatever_several_processes_do_the_room_is_kept_and_counted(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    """Entries are begun, finished, dropped, forgotten and replaced in any order, by users who come and go."""
+    folder = tmp_path_factory.mktemp("cache")
+    capacity = 4096 * data.draw(st.integers(1, 8))
+    _do_anything(folder, capacity, data)  # all of its users are gone when it returns
+    room = SharedRoom(str(folder), capacity)
+    assert counted_in(folder) == taken_in(folder)
+    assert room.take(capacity - taken_in(folder))
+    assert not room.take(1)
+
+
+DOING = ["begin", "begin", "replace", "finish", "finish", "drop", "forget", "restart"]
+
+
+def _do_anything(folder: Path, capacity: int, data: st.DataObject) -> None:
+    rooms = [SharedRoom(str(folder), capacity) for _ in range(2)]
+    files, open_entries = EntryFiles(str(folder)), list[tuple[int, bytes, NewEntry]]()
+    for what in data.draw(st.lists(st.sampled_from(DOING), max_size=25)):
+        if what in ("begin", "replace"):
+            number, content = data.draw(st.integers(0, 5)), bytes(data.draw(st.sampled_from([1, 4000, 9000])))
+            room = rooms[data.draw(st.integers(0, len(rooms) - 1))]
+            new = files.begin(room, name(number), len(content), replaces=what == "replace")
+            if new:
+                new.add(content)
+                open_entries.append((number, content, new))
+        elif what == "restart":
+            rooms = [*rooms[1:], SharedRoom(str(folder), capacity)]
+        elif open_entries:
+            number, content, new = open_entries.pop(data.draw(st.integers(0, len(open_entries) - 1)))
+            if what == "finish":
+                new.finish()
+                assert files.read(name(number), MUCH, MUCH) == content
+            if what != "forget":
+                new.drop()
+            del new
+        assert taken_in(folder) <= counted_in(folder) <= capacity
 
 
 WRITER = """
