@@ -37,7 +37,10 @@ def backend(request: pytest.FixtureRequest) -> Backend:
     return choose(usable(where), name)
 
 
-LONGEST = ("test_benchmarks.py", "test_soak.py", "test_long.py", "test_report.py", "test_torch.py", "test_processes.py")
+LONGEST = (
+    *("test_benchmarks.py", "test_soak.py", "test_long.py", "test_report.py", "test_programs.py", "test_torch.py"),
+    "test_processes.py",
+)
 """Files that take half a minute and more. Begun last, they would keep one worker busy when all others are done."""
 
 _left_open = generators.watch()

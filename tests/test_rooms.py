@@ -16,6 +16,7 @@ FLOORS = [
     ["cli"],
     ["doctor"],
     ["preview", "compat", "index", "metrics"],
+    ["lightning", "huggingface"],
     ["torch", "jax"],
     ["loader", "server"],
     ["feeder"],

@@ -1,4 +1,4 @@
-"""LoaderDataset as torch and Lightning use it, on real files; and the training example, run small."""
+"""LoaderDataset as torch uses it, on real files; and the training example, run small."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ torch = needs("torch")
 
 from torch.utils.data import DataLoader  # noqa: E402
 
-from datago_gpu.torch import Bucket, LoaderDataset, TensorBatch, as_tensors  # noqa: E402
+from datago_gpu.torch import Bucket, LoaderDataset, StateOfAllRanks, TensorBatch, as_tensors  # noqa: E402
+from datago_gpu.torch.first_pass import FirstPass  # noqa: E402
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "train.py"
 COUNT = 23
@@ -359,59 +360,6 @@ def test_torchdata_keeps_its_state(config: LoaderConfig) -> None:
     assert ids(other) == passes(config, 1)[0][2:]
 
 
-@pytest.mark.filterwarnings("ignore")  # Lightning's own, about loggers, workers and what it deprecates
-@pytest.mark.parametrize("behind", ["a DataLoader", "nothing"])
-def test_a_lightning_trainer_takes_passes_and_resumes(
-    config: LoaderConfig, behind: str, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    lightning = needs("lightning")
-    seen: list[tuple[int, list[str]]] = []
-
-    class Model(lightning.LightningModule):  # type: ignore[misc, name-defined]
-        def __init__(self) -> None:
-            super().__init__()
-            self.layer = torch.nn.Linear(3, 1)
-
-        def training_step(self, batch: TensorBatch, _: int) -> Any:
-            seen.append((batch["epoch"], batch["ids"]))
-            loss = self.layer(batch["image"].float().mean((1, 2))).square().mean()
-            self.log("loss", loss)
-            return loss
-
-        def configure_optimizers(self) -> Any:
-            return torch.optim.SGD(self.parameters(), lr=1e-6)
-
-    class Data(lightning.LightningDataModule):  # type: ignore[misc, name-defined]
-        def __init__(self) -> None:
-            super().__init__()
-            self.dataset = dataset_of(config, taken_ahead=1)
-
-        def train_dataloader(self) -> Any:
-            return self.dataset if behind == "nothing" else DataLoader(self.dataset, batch_size=None)
-
-        def state_dict(self) -> dict[str, Any]:
-            return self.dataset.state_dict()
-
-        def load_state_dict(self, state: dict[str, Any]) -> None:
-            self.dataset.load_state_dict(state)
-
-    def fit(epochs: int, resume: Path | None = None) -> list[tuple[int, list[str]]]:
-        seen.clear()
-        every = lightning.pytorch.callbacks.ModelCheckpoint(folder, "{step}", every_n_train_steps=stop, save_top_k=-1)
-        quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-        trainer = lightning.Trainer(accelerator="cpu", callbacks=[every], max_epochs=epochs, **quiet)
-        trainer.fit(Model(), datamodule=Data(), ckpt_path=resume, weights_only=False)
-        trainer.save_checkpoint(folder / f"{epochs}.ckpt")
-        return list(seen)
-
-    folder, found = tmp_path_factory.mktemp("lightning"), passes(config, 3)
-    expected = [(epoch, batch) for epoch, each in enumerate(found) for batch in each]
-    stop, two = len(found[0]) + 3, len(found[0]) + len(found[1])
-    assert fit(2) == expected[:two]
-    assert fit(3, folder / f"step={stop}.ckpt") == expected[stop:], "from within a pass"
-    assert fit(3, folder / "2.ckpt") == expected[two:], "from the end of one"
-
-
 def losses(printed: str) -> dict[int, float]:
     """Step -> loss, from the lines that the example prints."""
     lines = [line.split() for line in printed.splitlines() if line.startswith("pass")]
@@ -439,25 +387,77 @@ def test_the_training_example_lowers_its_loss_and_goes_on_from_its_checkpoint(tm
     assert losses(resumed)[60] < first[40]
 
 
-@pytest.mark.parametrize("name", ["DataLoaderDispatcher", "IterableDatasetShard"])
-def test_accelerate_must_not_share_out_the_share_of_a_rank(
-    config: LoaderConfig, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    """It would train on one share only, without a word. Tried with accelerate 1.15, of which this is the form."""
+CLASSES = """
+class Outer:
+    def __init__(self, data):
+        self.data = data
+    def __iter__(self):
+        return iter(self.data)
+    def set_epoch(self, epoch):
+        self.data.set_epoch(epoch)
+    def _state_dicts(self):
+        return [self.data.state_dict()]
+"""
+
+
+@pytest.mark.parametrize("name", ["DataLoaderDispatcher", "DataLoaderShard", "IterableDatasetShard"])
+def test_accelerate_must_not_come_between(config: LoaderConfig, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """It would train on one share only, or lose a batch at a resume. tests/frameworks does this with accelerate."""
     theirs = ModuleType("accelerate.data_loader")
-    exec(
-        f"class {name}:\n  def __init__(self, data): self.data = data\n  def __iter__(self): return iter(self.data)\n",
-        theirs.__dict__,
-    )
+    exec(CLASSES.replace("Outer", name), theirs.__dict__)
     monkeypatch.setitem(sys.modules, "accelerate.data_loader", theirs)  # type: ignore[misc]
     dataset = dataset_of(config)
-    for data in (dataset, DataLoader(dataset, batch_size=None)):
-        wrapped = getattr(theirs, name)(data)
-        monkeypatch.setenv("WORLD_SIZE", "2")
-        with pytest.raises(ConfigError, match=rf"{name} shares out .* \(here 0 of 2\).* get_train_dataloader"):
-            iter(wrapped)
-        monkeypatch.setenv("WORLD_SIZE", "1")  # as on one process
-        iter(wrapped)
+    for world_size in ("2", "1"):
+        monkeypatch.setenv("WORLD_SIZE", world_size)
+        for data in (dataset, DataLoader(dataset, batch_size=None)):
+            with pytest.raises(
+                ConfigError, match=rf"its {name} around .* \(here 0 of {world_size}\).*huggingface.Trainer"
+            ):
+                iter(getattr(theirs, name)(data))
+        with pytest.raises(ConfigError, match=r"Pass the LoaderDataset itself to accelerator\.prepare"):
+            getattr(theirs, name)(dataset).set_epoch(0)
+
+
+@pytest.mark.parametrize("taken_ahead", [0, 1])
+def test_a_warning_says_once_that_lightning_saves_the_state_too_late(
+    config: LoaderConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, taken_ahead: int
+) -> None:
+    theirs = ModuleType("lightning.pytorch.utilities.combined_loader")
+    exec(CLASSES, theirs.__dict__)
+    monkeypatch.setitem(sys.modules, theirs.__name__, theirs)  # type: ignore[misc]
+    combined = theirs.Outer(dataset_of(config, taken_ahead=taken_ahead))
+    for _ in range(2):
+        combined._state_dicts()
+    assert caplog.text.count("Pass datago_gpu.lightning.DataModule(config) to the Trainer") == 1 - taken_ahead
+
+
+def test_a_stream_without_end_needs_no_warning_of_uneven_ranks(
+    config: LoaderConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("datago_gpu.torch.loader_dataset._is_distributed", lambda: True)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for more, warnings in ({"epochs": None}, 0), ({"epochs": None, "limit": 4}, 1), ({}, 1):
+        caplog.clear()
+        dataset_of(changed(config, **more))._warn_of_uneven_ranks(changed(config, **more).with_ranks())
+        assert caplog.text.count("ranks may yield different numbers") == warnings
+
+
+def test_the_state_of_all_ranks_is_that_of_one_process(config: LoaderConfig) -> None:
+    dataset, other = dataset_of(config), dataset_of(config)
+    dataset.set_epoch(2)
+    state = json.loads(json.dumps(StateOfAllRanks(dataset).state_dict()))
+    StateOfAllRanks(other).load_state_dict(state)
+    assert other.state_dict() == dataset.state_dict()
+    with pytest.raises(ConfigError, match=r"the state is of 3 ranks, but here are 1: only .* lockstep"):
+        StateOfAllRanks(other).load_state_dict({"ranks": state["ranks"] * 3})
+    with pytest.raises(ConfigError, match="not the state of all ranks"):
+        StateOfAllRanks(other).load_state_dict(dataset.state_dict())
+
+
+def test_the_first_pass_is_the_same_each_time(config: LoaderConfig) -> None:
+    first, expected = FirstPass(dataset_of(config)), passes(config, 1)[0]
+    next(iter(first))
+    assert ids(first) == ids(first) == expected
 
 
 def test_the_counts_of_a_dataset_go_on_over_its_passes(config: LoaderConfig, tmp_path: Path) -> None:

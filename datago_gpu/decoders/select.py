@@ -64,6 +64,8 @@ def _device_name(device: object) -> str:
         return "auto"
     is_number = isinstance(device, SupportsIndex) and not isinstance(device, bool)
     name = f"cuda:{operator.index(device)}" if is_number else str(device)  # type: ignore[arg-type]
+    if re.fullmatch(r"cpu:\d+", name):  # torch has but one CPU: accelerate numbers its ranks in this way
+        return "cpu"
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
         raise ConfigError(f"device must be 'auto', 'cpu', 'cuda', 'cuda:INDEX' or INDEX, got {device!r}")
     return name

@@ -69,7 +69,7 @@ def test_none_is_auto() -> None:
 @pytest.mark.usefixtures("gpus")
 def test_a_device_of_torch_is_taken() -> None:
     torch = needs("torch")
-    assert choose(torch.device("cpu")) == choose("cpu")
+    assert choose(torch.device("cpu")) == choose(torch.device("cpu", 1)) == choose("cpu")
     assert choose(torch.device("cuda")) == choose("cuda")
     assert choose(torch.device("cuda", 1)) == choose("cuda:1")
 

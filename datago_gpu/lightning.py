@@ -1,0 +1,270 @@
+"""The interface for Lightning: a data module that trains, validates, and goes on exactly where a checkpoint was saved.
+
+data = DataModule(train=config, val=other_config)
+Trainer(max_epochs=3).fit(model, datamodule=data, ckpt_path="last")
+
+Lightning calls its passes over the data epochs, too: here "the trainer's epoch" is Lightning's.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+from datago_gpu.config import ConfigLike
+from datago_gpu.decoders.select import choose
+from datago_gpu.errors import ConfigError
+from datago_gpu.torch.first_pass import FirstPass
+from datago_gpu.torch.loader_dataset import LoaderDataset
+from datago_gpu.torch.rank_states import gather_states, own_state
+from datago_gpu.torch.tensors import TensorBatch
+
+# Both packages have the same classes, but neither takes those of the other one.
+if "pytorch_lightning" in sys.modules and "lightning.pytorch" not in sys.modules:
+    from pytorch_lightning import LightningDataModule
+else:
+    from lightning.pytorch import LightningDataModule
+
+__all__ = ["DataModule"]
+
+_MOST_AHEAD = 4
+"""States that are kept: Lightning takes one batch ahead, and one may be under way when a checkpoint is saved."""
+
+
+class DataModule(LightningDataModule):  # type: ignore[misc]  # Lightning need not be there where types are checked
+    """Gives a Trainer its batches, and keeps the position of the training data in the Trainer's checkpoints.
+
+    train, val, test, predict: each a config, as for a Loader, or a LoaderDataset. val, test and predict may also be
+        lists of these. What is not given, the Trainer cannot run.
+    device, backend, transform, on_change: as for a LoaderDataset, for what is given as a config. With "auto" the device
+        is that of the Trainer, if it is a GPU on which this package can decode.
+
+    Each of the trainer's epochs is a pass over the training data, numbered like the epoch, and ends early with
+    `limit_train_batches`. If the config of train has `epochs` None, the data is one stream without end instead:
+    `limit_train_batches` ends an epoch, and the next one continues the stream. Validation always shows the first pass.
+
+    On several ranks, each epoch must have as many batches on all ranks: set `lockstep`, or `limit_train_batches`.
+
+    Raises ConfigError if the settings cannot work.
+    """
+
+    def __init__(
+        self,
+        train: ConfigLike | LoaderDataset | None = None,
+        val: Any = None,
+        test: Any = None,
+        predict: Any = None,
+        *,
+        device: object = "auto",
+        backend: str | None = "auto",
+        transform: Callable[[TensorBatch], Any] | None = None,
+        on_change: str = "refuse",
+    ) -> None:
+        super().__init__()
+        self._device, self._backend, self._made = device, backend, list[LoaderDataset]()
+        make = partial(self._dataset, device=device, backend=backend, transform=transform, on_change=on_change)
+        self.train = None if train is None else make(train)
+        """The LoaderDataset of the training, for `train.stats()`."""
+        self._given = {"val": val, "test": test, "predict": predict}
+        self._others = {name: _each(make, value) for name, value in self._given.items() if value is not None}
+        self._batches = None if self.train is None else TrainBatches(self, self.train)
+
+    def setup(self, stage: str) -> None:
+        """Chooses the device of the datasets that were given as configs. The Trainer calls this."""
+        if self._device == "auto" and self.trainer is not None:
+            root = self.trainer.strategy.root_device
+            is_gpu = root.type == "cuda" and choose("auto", self._backend).device_id is not None
+            for dataset in self._made:
+                dataset.device = root if is_gpu else "cpu"
+        if stage == "fit" and self._batches is not None:
+            self._batches.begin()
+
+    def teardown(self, stage: str) -> None:
+        """Ends the loading. The Trainer calls this."""
+        if stage == "fit" and self._batches is not None:
+            self._batches.close()
+
+    def train_dataloader(self) -> TrainBatches:
+        if self._batches is None:
+            raise ConfigError("the DataModule has nothing to train on: DataModule(train=config)")
+        return self._batches
+
+    def val_dataloader(self) -> Any:
+        is_fitting = self.trainer is not None and self.trainer.state.fn == "fit"
+        return [] if is_fitting and "val" not in self._others else self._other("val")
+
+    def test_dataloader(self) -> Any:
+        return self._other("test")
+
+    def predict_dataloader(self) -> Any:
+        return self._other("predict")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the position of the training data on all ranks. The Trainer calls this on all ranks."""
+        if self.train is None or self._batches is None:
+            return {}
+        return gather_states(self._batches.position(), same_on_all=self.train.config.lockstep)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Makes the training resume from the position of this rank. Raises ConfigError if the state does not fit."""
+        if self._batches is not None:
+            self._batches.load(own_state(state_dict))
+
+    def _dataset(self, given: Any, **settings: Any) -> LoaderDataset:
+        if not isinstance(given, LoaderDataset):
+            self._made.append(LoaderDataset(given, **settings))
+            return self._made[-1]
+        if given.taken_ahead:
+            raise ConfigError(
+                f"taken_ahead is {given.taken_ahead}, but a DataModule finds out what the Trainer has taken ahead: "
+                "leave taken_ahead out"
+            )
+        return given
+
+    def _other(self, name: str) -> Any:
+        if name not in self._others:
+            raise ConfigError(f"the DataModule has no data for this: DataModule({name}=config)")
+        return self._others[name]
+
+
+class TrainBatches:
+    """What the Trainer iterates over, once in each of its epochs."""
+
+    def __init__(self, module: DataModule, dataset: LoaderDataset) -> None:
+        self._module, self._dataset = module, dataset
+        self._stream: Iterator[Any] | None = None
+        """The iterator of a stream without end, which all of the trainer's epochs share."""
+        self.begin()
+
+    def begin(self) -> None:
+        """Forgets what was loaded for an earlier run."""
+        self.close()
+        self._loaded: dict[str, Any] | None = None
+        self._epoch, self._pass_number, self._has_ended = -1, -1, False
+        self._offset = 0
+        """Number of a pass, less that of the trainer's epoch."""
+        self._states = deque([self._dataset.state_dict()], _MOST_AHEAD)
+        self._yielded = self._processed_before = 0
+        self._looks_ahead = False
+
+    def close(self) -> None:
+        """Closes the stream without end. Its position is kept."""
+        if self._stream is not None:
+            self._stream.close()  # type: ignore[attr-defined]  # a generator
+        self._stream = None
+
+    def __iter__(self) -> Iterator[Any]:
+        self._refuse_uneven_ranks()
+        if not self._is_endless():
+            return self._pass()
+        if self._stream is None:
+            self._stream = self._endless()
+        return self._stream
+
+    def __len__(self) -> int:
+        """Returns the number of batches of a pass. Raises TypeError if it is not known."""
+        if self._is_endless():
+            raise TypeError("a stream without end has no length")
+        return len(self._dataset)
+
+    def __bool__(self) -> bool:
+        return True
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns nothing, but tells Lightning that a resumed run does not begin anew. The module keeps the state."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Does nothing: see `state_dict`."""
+
+    def position(self) -> dict[str, Any]:
+        """Returns where this rank is, without the batches that the Trainer has taken but not processed."""
+        ahead = self._yielded - (self._processed() - self._processed_before) if self._looks_ahead else 0
+        has_ended = self._has_ended and ahead == 0
+        state = self._dataset.state_dict() if has_ended else self._states[-1 - ahead]
+        return {"epoch": self._epoch, "pass": self._pass_number, "has_ended": has_ended, "state": state}
+
+    def load(self, position: dict[str, Any]) -> None:
+        """Goes to a position. Raises ConfigError if it belongs to another order of samples."""
+        self.begin()
+        self._dataset.load_state_dict(position["state"])
+        self._loaded, self._has_ended = position, position["has_ended"]
+        self._epoch, self._pass_number = position["epoch"], position["pass"]
+        self._states.append(position["state"])
+
+    def _pass(self) -> Iterator[Any]:
+        """Yields the batches of the trainer's epoch: all, or if a position within it was loaded, the rest.
+
+        A generator does not run before its first batch is wanted. By then, the Trainer has loaded its own state.
+        """
+        epoch = self._trainer_epoch()
+        if self._loaded and epoch == self._loaded["epoch"]:
+            if self._loaded["has_ended"]:
+                return
+            self._dataset.load_state_dict(self._loaded["state"])
+        else:
+            if self._loaded:  # Lightning may count an epoch twice that had ended when the checkpoint was saved
+                self._offset, self._loaded = self._loaded["pass"] + 1 - epoch, None
+            self._pass_number = self._first_or(epoch + self._offset)
+            self._dataset.set_epoch(self._pass_number)
+        self._epoch, self._has_ended = epoch, False
+        yield from self._noted()
+        self._has_ended = True
+
+    def _endless(self) -> Iterator[Any]:
+        yield from self._noted()
+
+    def _noted(self) -> Iterator[Any]:
+        """Yields batches, and keeps the last few states."""
+        loop = None if self._module.trainer is None else self._module.trainer.fit_loop
+        # A training_step with the parameter dataloader_iter takes batches itself: those are not taken ahead.
+        self._looks_ahead = hasattr(getattr(loop, "_data_fetcher", None), "batches")
+        self._yielded, self._processed_before = 0, self._processed()
+        self._states.append(self._dataset.state_dict())
+        yield from map(self._note, self._dataset)
+
+    def _note(self, batch: Any) -> Any:
+        self._yielded += 1
+        self._states.append(self._dataset.state_dict())
+        return batch
+
+    def _processed(self) -> int:
+        """Returns how many batches the Trainer has trained on, in all of its epochs."""
+        trainer = self._module.trainer
+        return 0 if trainer is None else int(trainer.fit_loop.epoch_loop.batch_progress.total.processed)
+
+    def _trainer_epoch(self) -> int:
+        return 0 if self._module.trainer is None else int(self._module.trainer.current_epoch)
+
+    def _first_or(self, number: int) -> int:
+        """Returns the number of a pass, or with `overfit_batches` that of the first, which is shown in each epoch."""
+        trainer = self._module.trainer
+        return 0 if trainer is not None and trainer.overfit_batches else number
+
+    def _is_endless(self) -> bool:
+        config = self._dataset.config
+        return config.epochs is None and config.limit is None
+
+    def _refuse_uneven_ranks(self) -> None:
+        config, trainer = self._dataset.config, self._module.trainer
+        if (
+            trainer is None
+            or trainer.world_size == 1
+            or config.lockstep
+            or isinstance(trainer.limit_train_batches, int)
+        ):
+            return
+        if config.epochs is not None:
+            raise ConfigError(
+                f"{trainer.world_size} ranks may have different numbers of batches in a pass, and then wait for each "
+                "other for ever: set lockstep to true in the config; or give the Trainer limit_train_batches, the "
+                "number of batches of the rank that has the fewest; or set epochs to None in the config, and give the "
+                "Trainer limit_train_batches or max_steps"
+            )
+
+
+def _each(make: Callable[[Any], LoaderDataset], given: Any) -> FirstPass | list[FirstPass]:
+    return [FirstPass(make(one)) for one in given] if isinstance(given, list | tuple) else FirstPass(make(given))

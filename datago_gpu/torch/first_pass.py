@@ -1,0 +1,28 @@
+"""The first pass of a dataset, as often as wanted: for validation, which compares models on the same batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from datago_gpu.torch.loader_dataset import LoaderDataset
+
+__all__ = ["FirstPass"]
+
+
+class FirstPass:
+    """Iterates over the first pass of a LoaderDataset, each time anew."""
+
+    def __init__(self, dataset: LoaderDataset) -> None:
+        self._dataset, self.config = dataset, dataset.config
+
+    def __iter__(self) -> Iterator[Any]:
+        self._dataset.set_epoch(0)
+        return iter(self._dataset)
+
+    def __len__(self) -> int:
+        """Returns the number of batches. Raises TypeError if it is not known."""
+        return len(self._dataset)
+
+    def __bool__(self) -> bool:
+        return True

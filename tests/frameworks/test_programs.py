@@ -1,0 +1,182 @@
+"""The programs of docs/frameworks.md, killed and started again, see what a run without a stop would have seen."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from datago_gpu import Loader, LoaderConfig
+from datago_gpu.index.build import build_index
+from datago_gpu.loader.planning import Planner
+from datago_gpu.plan.global_batches import GlobalBatches
+from tests.frameworks.pictures import COUNT, add_numbered
+from tests.frameworks.programs import HEADINGS, PAGE, jobs_in
+from tests.support.images import file_config
+from tests.support.needs import needs_installed
+
+KILLED_AT, SAVED_AT = 7, 4
+Batches = list[list[int]]
+
+
+class Results:
+    """What the ranks of all jobs have had."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def seen(self, job: str, rank: int) -> Batches:
+        """Returns the pictures of each batch that a rank has trained on, sorted."""
+        self.raised(job, rank)
+        file = self._of(job, rank, "jsonl")
+        return [sorted(json.loads(line)) for line in file.read_text().splitlines()] if file.exists() else []
+
+    def noted(self, job: str, rank: int = 0) -> Any:
+        self.raised(job, rank)
+        return json.loads(self._of(job, rank, "json").read_text())
+
+    def raised(self, job: str, rank: int) -> None:
+        """Fails if a rank has raised, unless it was to be killed: then the other rank may miss it."""
+        file = self._of(job, rank, "error")
+        if file.exists() and not job.endswith("-killed"):
+            pytest.fail(file.read_text(), pytrace=False)
+
+    def _of(self, job: str, rank: int, ending: str) -> Path:
+        return self._folder / job.removesuffix("-killed").removesuffix("-resumed") / f"{job}-{rank}.{ending}"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures of three buckets, and their index."""
+    folder = tmp_path_factory.mktemp("frameworks")
+    add_numbered(folder / "photos")
+    build_index(file_config(folder / "photos"), folder / "index.arrow", readers=0)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def results(folder: Path) -> Results:
+    """Runs all jobs, in processes that share the imports of the frameworks."""
+    needs_installed("torch", "lightning", "accelerate", "transformers")
+    jobs = folder / "jobs.json"
+    jobs.write_text(json.dumps(jobs_in(folder)))
+    command = [sys.executable, "-m", "tests.frameworks.ranks", str(jobs)]
+    done = subprocess.run(
+        command,
+        cwd=PAGE.parents[1],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=540,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    (folder / "said.txt").write_text(done.stdout)
+    return Results(folder)
+
+
+def plans_of(folder: Path, world_size: int) -> list[GlobalBatches]:
+    """Returns the global batches of two passes in lockstep."""
+    source = {"path": str(folder / "index.arrow"), "random_sampling": True, "rank": 0, "world_size": world_size}
+    config = msgspec.to_builtins(file_config(folder / "photos", batch_size=2))
+    planner = Planner(LoaderConfig.load(config | {"source_type": "table", "source_config": source, "lockstep": True}))
+    return [planner.plan(epoch) for epoch in range(2)]
+
+
+@pytest.fixture(scope="module")
+def of_plan(folder: Path) -> list[list[Batches]]:
+    """The pictures of each batch of two passes in lockstep, for each of two ranks."""
+    plans = plans_of(folder, 2)
+    return [[[sorted(step[rank::2].tolist()) for step in plan.rows] for plan in plans] for rank in range(2)]
+
+
+@pytest.fixture(scope="module")
+def of_stream(folder: Path) -> list[Batches]:
+    """The pictures of each batch of three passes without lockstep, for each of two ranks."""
+    streams = []
+    for rank in range(2):
+        source = {"random_sampling": True, "rank": rank, "world_size": 2}
+        config = file_config(folder / "photos", source=source, batch_size=2, epochs=3, decode_config={"processes": 0})
+        with Loader(config, device="cpu") as loader:
+            streams.append([sorted(int(name[:2]) for name in batch.ids) for batch in loader])
+    return streams
+
+
+def pictures_of(nested: Any) -> set[int]:
+    """Returns the numbers that are in lists, however deep."""
+    return {nested} if isinstance(nested, int) else set().union(*map(pictures_of, nested))
+
+
+def check(results: Results, name: str, plain: list[Batches]) -> None:
+    """Compares the killed and the resumed run of each rank with a plain run."""
+    for rank, batches in enumerate(plain):
+        assert results.seen(f"{name}-killed", rank) == batches[: KILLED_AT - 1]
+        assert results.seen(f"{name}-resumed", rank) == batches[SAVED_AT:]
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", ["lightning", "huggingface"])
+def test_it_goes_on_in_lockstep(results: Results, of_plan: list[list[Batches]], name: str) -> None:
+    plain = [[batch for batches in passes for batch in batches] for passes in of_plan]
+    assert len(plain[0]) == len(plain[1]) > KILLED_AT
+    assert pictures_of(rank[0] for rank in of_plan) == set(range(COUNT))
+    check(results, name, plain)
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    ("name", "steps"), [("lightning-stream", 15), ("huggingface-stream", 12), ("accelerate", 10), ("torchtitan", 10)]
+)
+def test_it_goes_on_in_a_stream_without_end(results: Results, of_stream: list[Batches], name: str, steps: int) -> None:
+    assert min(map(len, of_stream)) >= steps
+    check(results, name, [batches[:steps] for batches in of_stream])
+
+
+@pytest.mark.timeout(600)
+def test_a_checkpoint_of_two_ranks_is_loaded_by_one(
+    results: Results, folder: Path, of_plan: list[list[Batches]]
+) -> None:
+    for rank in range(2):
+        assert results.seen("dcp-killed", rank) == of_plan[rank][0][: KILLED_AT - 1]
+    seen = results.seen("dcp-resumed", 0)
+    of_second_pass = len(plans_of(folder, 1)[1])
+    assert pictures_of(seen[:-of_second_pass]) == pictures_of(rank[0][SAVED_AT:] for rank in of_plan)
+    assert pictures_of(seen[-of_second_pass:]) == set(range(COUNT))
+
+
+@pytest.mark.timeout(600)
+def test_nothing_is_compiled_after_all_shapes_are(results: Results) -> None:
+    noted = results.noted("compiled")
+    assert len(noted["shapes"]) == 3
+    assert set(noted["counts"]) == {3}
+    assert len(noted["counts"]) > 3
+
+
+@pytest.mark.timeout(600)
+def test_what_would_be_wrong_is_refused(results: Results) -> None:
+    for rank in range(2):
+        said = results.noted("refused", rank)
+        for name in ("accelerate None", "accelerate False"):
+            assert re.search(rf"here {rank} of 2.*Pass the LoaderDataset itself to accelerator.prepare", said[name])
+        assert "set lockstep to true in the config; or epochs to None, and max_steps" in said["trainer"]
+        assert "set lockstep to true in the config of the evaluation" in said["evaluation"]
+        assert f"nowhere/datago_{rank}.json does not exist" in said["no position"]
+        assert "2 ranks may have different numbers of batches" in said["lightning"]
+        assert "DataModule(val=config)" in said["validation"]
+        assert "leave taken_ahead out" in said["taken ahead"]
+
+
+def test_the_page_has_a_section_for_each_framework_and_its_links_lead_somewhere() -> None:
+    text = PAGE.read_text()
+    for link in re.findall(r"\]\(([^)]+)\)", text):
+        page, _, heading = link.partition("#")
+        target = (PAGE.parent / page).read_text() if page else text
+        titles = re.findall(r"^#+ (.*)$", target, re.MULTILINE)
+        assert not heading or heading in {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}
+    assert {"Lightning", "accelerate", "Hugging Face Trainer", "torchtitan", "torch.compile"} < set(HEADINGS)
