@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader  # noqa: E402
 from datago_gpu.torch import Bucket, LoaderDataset, StateOfAllRanks, TensorBatch, as_tensors  # noqa: E402
 from datago_gpu.torch.first_pass import FirstPass  # noqa: E402
 
-EXAMPLE = Path(__file__).parent.parent / "examples" / "train.py"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "train.py"
 COUNT = 23
 
 
