@@ -22,7 +22,8 @@ class PassStats:
     """Adds up the statistics of passes that have ended and of those under way. Any thread may call `stats`."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        """The garbage collector may end an iterator, and so a pass, while its thread is in `stats`."""
         self._ended: Stats | None = None
         self._under_way: list[Loader] = []
         self._epoch_samples: int | None = None
@@ -49,7 +50,7 @@ class PassStats:
         """Returns the statistics of all passes. config: says what is known before the first one."""
         with self._lock:
             found = self._ended
-            for loader in self._under_way:
+            for loader in list(self._under_way):
                 found = total(found, loader.stats()) if found else loader.stats()
             if found is None:
                 rank, source = config.rank_and_world_size()[0], config.source_type

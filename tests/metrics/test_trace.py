@@ -6,22 +6,23 @@ import json
 import os
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from datago_gpu import ConfigError, Loader
+from datago_gpu import ConfigError, Loader, Row
 from datago_gpu.loader.assembly import Assembly
 from datago_gpu.loader.run_stats import RunStats
 from datago_gpu.metrics import trace
 from datago_gpu.tracing import Event, Recorder
 from datago_gpu.wait import Wait
-from tests.support.images import SHAPES, add_pictures, file_config
+from tests.support.images import SHAPES, add_pictures, file_config, small_jpeg
 
 STEP_S = 0.05
+STALL_S = 0.2
 
 
 @pytest.fixture
@@ -65,6 +66,25 @@ def test_a_trace_has_every_stage_on_the_tracks_of_its_process(config: Any, tmp_p
     ]  # fmt: skip
     check_tracks(events)
     assert sorted(each.name for each in tmp_path.iterdir()) == ["pictures", "trace.json"]
+
+
+def test_a_stall_of_the_source_is_in_the_listing_and_in_the_data_wait(tmp_path: Path) -> None:
+    def rows(_epoch: int) -> Iterator[Row]:
+        for number in range(24):
+            time.sleep(STALL_S * (number == 20))
+            yield Row(str(number), small_jpeg(number))
+
+    settings = {"image_config": {"crop_and_resize": True, "default_image_size": 64}, "decode_config": {"processes": 0}}
+    settings |= {"batch_size": 1, "samples_buffer_size": 1, "prefetch_buffer_size": 2}
+    with Loader(settings, device="cpu", backend="pillow", source=rows) as loader:
+        next(loader)
+        with trace(loader, tmp_path / "trace.json"):
+            assert sum(len(batch) for batch in loader) == 23
+    longest: dict[str, float] = defaultdict(float)
+    for row in json.loads((tmp_path / "trace.json").read_text())["traceEvents"]:
+        if row["ph"] == "X":
+            longest[row["name"]] = max(longest[row["name"]], row["dur"] / 1e6)
+    assert min(longest["list"], longest["data wait"]) > 0.7 * STALL_S
 
 
 def check_tracks(events: list[dict[str, Any]]) -> None:
