@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import signal
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from random import Random
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -124,6 +128,46 @@ def test_two_ranks_at_once_with_a_feeder_that_is_killed(store: Store, tmp_path: 
     assert load(config(store.url, tmp_path))[1].cache_hits == COUNT
     assert store.requested == 0
     assert not list(tmp_path.rglob("*.new"))
+
+
+def spoil(cache: Path, random: Random) -> None:
+    """Deletes the folder or one of its files, or cuts one, or turns a bit of it."""
+    what, paths = random.choice(["all", "one", "cut", "cut", "turn", "turn", "turn"]), list(cache.glob("*/??/*"))
+    if what == "all":
+        shutil.rmtree(cache, ignore_errors=True)
+    with suppress(OSError, IndexError):  # it may be gone by now
+        path = random.choice(paths)
+        if what == "one":
+            path.unlink()
+        elif what == "cut":
+            os.truncate(path, random.randrange(path.stat().st_size))
+        elif what == "turn":
+            with path.open("r+b") as file:
+                at = random.randrange(path.stat().st_size)
+                file.seek(at)
+                byte = file.read(1)[0]
+                file.seek(at)
+                file.write(bytes((byte ^ 1 << random.randrange(8),)))
+
+
+def test_a_folder_that_is_spoilt_all_the_time_changes_no_batch(store: Store, tmp_path: Path) -> None:
+    plain, _ = load(config(store.url))
+    ended = threading.Event()
+
+    def go_on_spoiling() -> None:
+        random = Random(1)
+        while not ended.wait(0.003):
+            spoil(tmp_path / "cache", random)
+
+    spoiler = threading.Thread(target=go_on_spoiling)
+    spoiler.start()
+    try:
+        found, stats = load(config(store.url, tmp_path / "cache", epochs=12))
+    finally:
+        ended.set()
+        spoiler.join()
+    assert found == plain * 12
+    assert stats.cache_hits + stats.cache_misses == 12 * COUNT
 
 
 def test_an_embedded_dataroom_whose_image_is_replaced(tmp_path: Path) -> None:
