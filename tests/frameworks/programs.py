@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from tests.frameworks.metrics_program import CALLBACKS
+
 __all__ = ["HEADINGS", "PAGE", "jobs_in", "program"]
 
 PAGE = Path(__file__).parents[2] / "docs" / "frameworks.md"
@@ -156,6 +158,7 @@ def jobs_in(folder: Path) -> list[dict[str, Any]]:
         ]
     jobs[-1]["ranks"] = 1  # of "dcp": another number of ranks resumes
     jobs.append({"name": "compiled", "program": _COUNTING + compiled, "ranks": 1, "is_watched": False})
+    jobs.append({"name": "callbacks", "program": CALLBACKS, "ranks": 1, "is_watched": False})
     jobs.append({"name": "refused", "program": _REFUSED, "is_watched": False})
     for job in jobs:
         own = folder / job["name"].removesuffix("-killed").removesuffix("-resumed")

@@ -14,6 +14,7 @@ import pytest
 
 from datago_gpu import Loader, LoaderConfig
 from datago_gpu.index.build import build_index
+from datago_gpu.loader.flat import FLAT_NAMES
 from datago_gpu.loader.planning import Planner
 from datago_gpu.plan.global_batches import GlobalBatches
 from tests.frameworks.pictures import COUNT, add_numbered
@@ -170,6 +171,19 @@ def test_what_would_be_wrong_is_refused(results: Results) -> None:
         assert "2 ranks may have different numbers of batches" in said["lightning"]
         assert "DataModule(val=config)" in said["validation"]
         assert "leave taken_ahead out" in said["taken ahead"]
+
+
+@pytest.mark.timeout(600)
+def test_callbacks_log_the_statistics_of_the_last_steps(results: Results) -> None:
+    noted = results.noted("callbacks")
+    names = {f"data/{name}" for name in FLAT_NAMES if "STAGE" not in name and "REASON" not in name}
+    # Since the start, then since the log before, over the end of a pass. Lightning looks one batch ahead.
+    for trainer, samples in (("lightning", [16, 12]), ("transformers", [12, 12])):
+        logged = [(step, values) for step, values in noted[trainer] if "data/samples" in values]
+        assert [step for step, _ in logged] == [3, 6]
+        assert [values["data/samples"] for _, values in logged] == samples
+        assert all(names - {"data/epoch_eta_seconds"} <= values.keys() for _, values in logged)
+    assert noted["refused"] == "every_n_steps must be at least 1, got 0"
 
 
 def test_the_page_has_a_section_for_each_framework_and_its_links_lead_somewhere() -> None:

@@ -83,7 +83,7 @@ def test_the_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     found: dict[str, Any] = {"config": file_config(tmp_path / "photos", batch_size=2, decode_config={"processes": 0})}
     for block in BLOCKS:
-        if "Callback" not in block:  # test_callbacks.py runs these
+        if "Callback" not in block:  # tests/frameworks runs these
             exec(block.replace("port=9400", "port=0"), found)
     assert found["scalars"].keys() >= {"data/samples_per_second", "data/data_wait_p99_seconds"}
     assert json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
