@@ -17,7 +17,7 @@ FLOORS = [
     ["doctor"],
     ["preview", "compat", "index", "metrics"],
     ["lightning", "huggingface"],
-    ["torch", "jax"],
+    ["torch", "jax", "ray"],
     ["loader", "server"],
     ["feeder"],
     ["plan"],

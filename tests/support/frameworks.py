@@ -1,11 +1,11 @@
-"""The Python of docs/frameworks.md, with small settings in place of its own."""
+"""The Python of docs/frameworks.md, with small settings in place of its own; and a small cluster of Ray."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
-__all__ = ["blocks"]
+__all__ = ["begin_cluster", "blocks"]
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "frameworks.md"
 SMALL = {
@@ -23,3 +23,16 @@ def blocks(heading: str, data: Path) -> list[str]:
             block = block.replace(there, here)
         found.append(block)
     return found
+
+
+def begin_cluster(tries: int = 6) -> None:
+    """Starts Ray, which gives up after 30 s, a fixed number, if the machine has much else to do."""
+    import ray  # most tests of frameworks do not need it
+
+    try:
+        ray.init(num_cpus=2, include_dashboard=False, object_store_memory=100 * 2**20, log_to_driver=False)
+    except Exception as error:
+        if "timed out during startup" not in str(error) or tries == 1:
+            raise
+        ray.shutdown()
+        begin_cluster(tries - 1)
