@@ -45,7 +45,8 @@ def _executable() -> str:
 
 def _is_this_program(path: str) -> bool:
     """Returns whether `path` is this frozen program (PyInstaller). It is no Python and would start itself for ever."""
-    return bool(getattr(sys, "frozen", False)) and os.path.samefile(path, "/proc/self/exe")
+    program = "/proc/self/exe" if sys.platform == "linux" else sys.executable
+    return bool(getattr(sys, "frozen", False)) and os.path.samefile(path, program)
 
 
 def _flags() -> list[str]:

@@ -25,7 +25,7 @@ FLOORS = [
     ["config"],
     ["imaging", "batch", "row"],
     ["batch_sample"],
-    ["arrays", "eventloop", "interpreter", "points", "views"],
+    ["arrays", "eventloop", "interpreter", "points", "system", "views"],
     ["errors", "tracing"],
     ["framing", "redact", "units", "heap", "draws", "wait"],
 ]

@@ -10,6 +10,7 @@ import click
 
 from datago_gpu.errors import DatagoError
 from datago_gpu.interpreter import command
+from datago_gpu.system import refuse_system
 
 __all__ = ["main"]
 
@@ -55,6 +56,7 @@ def main() -> None:
     Python may end an interrupted process by SIGINT instead, which shells show as 130, too.
     """
     try:
+        refuse_system()
         if sys.getfilesystemencoding() == "ascii":  # otherwise non-ASCII names cannot be opened or printed
             line = command("datago_gpu.cli", *sys.argv[1:])
             os.execv(line[0], line)

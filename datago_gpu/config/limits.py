@@ -15,6 +15,7 @@ from datago_gpu.config.ranks import cpu_share
 from datago_gpu.config.settings import names_in
 from datago_gpu.config.shards import WebDatasetSource
 from datago_gpu.config.table import TableSource
+from datago_gpu.system import has_memfd
 from datago_gpu.units import MiB
 
 __all__ = [
@@ -55,7 +56,9 @@ def decoding_memory(decode: DecodeConfig) -> int:
 
 def decode_processes(decode: DecodeConfig) -> int:
     """Returns the number of processes that decode with Pillow, 0 for threads: see `DecodeConfig.processes`."""
-    return decode.threads or cpu_share() if decode.processes is None else decode.processes
+    if decode.processes is not None:
+        return decode.processes
+    return decode.threads or cpu_share() if has_memfd() else 0
 
 
 def files_of_a_sample(config: LoaderConfig) -> int:

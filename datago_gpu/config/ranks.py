@@ -16,6 +16,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from datago_gpu.errors import ConfigError
+from datago_gpu.system import usable_cpus
 
 __all__ = ["VARIABLES", "LocalRank", "Ranks", "cpu_share", "find_local_rank", "find_ranks", "log_once"]
 
@@ -102,7 +103,7 @@ def cpu_share() -> int:
 
     Slurm often binds each task to CPUs of its own. These are not divided again.
     """
-    usable, local = len(os.sched_getaffinity(0)), find_local_rank()
+    usable, local = usable_cpus(), find_local_rank()
     of_step = os.environ.get("SLURM_CPUS_ON_NODE", "")
     if local.size_origin == _SLURM.local_size and of_step.isdecimal() and int(of_step):
         return max(1, min(usable, int(of_step) // local.size))

@@ -23,6 +23,7 @@ from datago_gpu.doctor.check import Check, mib
 from datago_gpu.doctor.memory import MemorySum
 from datago_gpu.errors import ConfigError, DatagoError
 from datago_gpu.feeder import arena
+from datago_gpu.system import has_memfd, usable_cpus
 from datago_gpu.units import MiB
 
 __all__ = ["checks"]
@@ -138,7 +139,7 @@ def image_packages() -> Check:
 
 def cpus(decode: DecodeConfig, quota: float | None) -> Check:
     """Checks the number of CPUs. quota: CPUs that the control group allows, or None."""
-    usable = len(os.sched_getaffinity(0))
+    usable = usable_cpus()
     threads = decoding_threads(decode)
     found = f"{usable} of {os.cpu_count()} may be used" + (f", for {quota:g} of their time" if quota else "")
     processes = decode_processes(decode)
@@ -248,6 +249,8 @@ def shared_memory() -> Check:
         return Check.fail("shared memory", f"not available ({error})", remedy)
     if refused:
         return Check.warn("shared memory", f"{refused}: temporary files are used instead", remedy)
+    if not has_memfd():
+        return Check.ok("shared memory", "POSIX shared memory works; threads decode, as decode processes need Linux")
     try:
         size = f" ({mib(shutil.disk_usage('/dev/shm').total)} here)"
     except OSError:

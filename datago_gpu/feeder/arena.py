@@ -2,7 +2,8 @@
 
 The memory is anonymous (`memfd`) and passed on as a file descriptor: it needs no space in /dev/shm, has no name that a
 crash could leave behind, and is freed with the last process that holds it. Where the system call is refused, as in some
-containers, an unlinked file in the folder for temporary files is used instead.
+containers, an unlinked file in the folder for temporary files is used instead. macOS lacks the system call: there the
+memory is POSIX shared memory, whose name is removed at once.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ import errno
 import logging
 import mmap
 import os
+import secrets
 
 from datago_gpu.errors import FeederError
+from datago_gpu.system import has_memfd
 from datago_gpu.units import ALIGNMENT, MiB
 
 __all__ = ["Allocator", "aligned", "create", "create_sparse", "map_memory", "unnamed_file"]
@@ -35,7 +38,7 @@ def create(size: int) -> int:
 
     Raises FeederError, which says what to change, if the memory cannot be made.
     """
-    descriptor, refused = unnamed_file("datago_gpu-arena")
+    descriptor, refused = unnamed_file("datago_gpu-arena") if has_memfd() else (_posix_memory(), "")
     try:
         if refused:  # without this, writing a page for which the disk has no space would kill the process
             os.posix_fallocate(descriptor, 0, size)
@@ -52,8 +55,10 @@ def create_sparse(size: int) -> int:
     """Returns a file descriptor of `size` bytes of new shared memory, most of which is never written.
 
     The caller owns it. Raises FeederError if memfd_create is refused, because a file on a disk would need room for all
-    bytes, and OSError if this process may not have so large a file.
+    bytes, or is missing, and OSError if this process may not have so large a file.
     """
+    if not has_memfd():
+        raise FeederError("this system has no memfd_create: decode processes need Linux")
     descriptor, refused = unnamed_file("datago_gpu-pixels")
     try:
         if refused:
@@ -70,21 +75,34 @@ def unnamed_file(name: str) -> tuple[int, str]:
     open files.
 
     Where memfd_create is refused, the file is in the folder for temporary files, and the returned text says why. Raises
-    FeederError if such a file cannot be made either.
+    FeederError if such a file cannot be made either. Where there is no memfd_create, the text is empty.
     """
-    try:
-        return os.memfd_create(name, os.MFD_CLOEXEC), ""
-    except OSError as error:
-        if error.errno not in _REFUSED:
-            raise
-        refused = f"memfd_create is refused ({error.strerror})"
+    refused = ""
+    if has_memfd():
+        try:
+            return os.memfd_create(name, os.MFD_CLOEXEC), ""
+        except OSError as error:
+            if error.errno not in _REFUSED:
+                raise
+            refused = f"memfd_create is refused ({error.strerror})"
     import tempfile  # imported here because it is rarely needed
 
     try:
         with tempfile.TemporaryFile() as file:
             return os.dup(file.fileno()), refused
     except OSError as error:
-        raise FeederError(f"{refused}, and no temporary file can be made ({error.strerror}). {_ALLOW}") from error
+        why = f"{refused}, and no" if refused else "no"
+        raise FeederError(f"{why} temporary file can be made ({error.strerror}). {_ALLOW}") from error
+
+
+def _posix_memory() -> int:
+    """Returns a descriptor of new POSIX shared memory without a name. Its size can be set once."""
+    import _posixshmem  # what the standard library's shared memory is made of
+
+    name = f"/datago_{secrets.token_hex(8)}"
+    descriptor: int = _posixshmem.shm_open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode=0o600)
+    _posixshmem.shm_unlink(name)
+    return descriptor
 
 
 def _explain(error: OSError, size: int, refused: str) -> str:

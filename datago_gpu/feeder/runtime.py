@@ -21,6 +21,9 @@ __all__ = ["connect", "http_client", "http_client_type", "leave_with", "run"]
 
 PARENT_CHECK_S = 1.0
 
+_MOST_FILES_OF_MACOS = 10_240
+"""What macOS takes where it says that there is no hard limit."""
+
 
 def run(main: Coroutine[Any, Any, None]) -> None:
     """Runs the coroutine to its end."""
@@ -34,9 +37,10 @@ def run(main: Coroutine[Any, Any, None]) -> None:
 def _raise_file_limit() -> None:
     """Raises the limit of open files to the hard limit: each download needs one; many shells set 1024."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
+    for limit in (hard, _MOST_FILES_OF_MACOS) if soft != hard else ():
         with suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+            return
 
 
 async def connect(descriptor: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

@@ -28,6 +28,7 @@ from datago_gpu.loader.skips import Skips
 from datago_gpu.loader.state import check_on_change, resume_from, state_of
 from datago_gpu.loader.steps import progress_of
 from datago_gpu.loader.supervisor import Supervisor
+from datago_gpu.system import refuse_system
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -117,6 +118,7 @@ class Loader(Plans, ClassNames):
         source: object = None,
         on_change: str = "refuse",
     ) -> None:
+        refuse_system()
         self._on_change = check_on_change(on_change)
         loaded, self._source = load_config(config, source)
         self.config = loaded.resolve()

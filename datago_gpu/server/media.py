@@ -174,7 +174,7 @@ def _at_once(descriptor: int, size: int, start: int) -> bytearray:
     buffer = bytearray(size)
     try:
         del buffer[os.preadv(descriptor, [buffer], start, os.RWF_NOWAIT) :]
-    except OSError:  # none of them is, or this file system cannot tell
+    except (OSError, AttributeError):  # none of them is, this file system cannot tell, or this system has no such flag
         buffer.clear()
     return buffer
 

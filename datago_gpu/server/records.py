@@ -14,6 +14,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from PIL import Image
 
+from datago_gpu.system import path_of
+
 IMAGE_TYPES = {
     ".jpg": "image/jpeg",
     ".jpeg": "image/jpeg",
@@ -165,7 +167,7 @@ def open_regular(path: str) -> int:
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     # O_NOFOLLOW minds only the last part, and a look before opening comes too early: a folder on the way may become a
     # link at any moment.
-    if os.readlink(f"/proc/self/fd/{descriptor}") != path:
+    if path_of(descriptor) != path:
         os.close(descriptor)
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
     return descriptor

@@ -2,7 +2,8 @@
 
     DATAGO_GPU_TEST_WITHOUT=cykooz_resizer,simplejpeg make test
 
-The named modules cannot be imported by the tests, nor by the processes that they start.
+The named modules cannot be imported by the tests, nor by the processes that they start. `os.NAME` is a function or a
+constant of `os` that is missing there; MACOS are those that macOS lacks.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ import os
 import runpy
 from pathlib import Path
 
-__all__ = ["VARIABLE", "block_packages"]
+__all__ = ["MACOS", "VARIABLE", "block_packages"]
 
 VARIABLE = "DATAGO_GPU_TEST_WITHOUT"
+MACOS = "os.memfd_create,os.MFD_CLOEXEC,os.sched_getaffinity,os.posix_fallocate,os.posix_fadvise,os.RWF_NOWAIT,os.pipe2"
 _FOLDER = Path(__file__).parent / "blocking"
 
 

@@ -134,10 +134,12 @@ def _work(worker: Worker, number: int, server: int) -> NoReturn:
 
 
 def die_with(parent: int) -> None:
-    """Lets the kernel kill this process when its parent ends."""
+    """Lets the kernel kill this process when its parent ends, where the kernel can: Linux can."""
     import ctypes  # the feeder does without
 
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    if prctl:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it has ended before the call
         os._exit(0)
 

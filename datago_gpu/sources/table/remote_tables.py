@@ -26,6 +26,7 @@ from datago_gpu.sources.object_store.stores import Stores, is_stored
 from datago_gpu.sources.table.located import Located, ending_of, is_private, one_kind
 from datago_gpu.sources.table.remote_file import RemoteFile
 from datago_gpu.sources.wildcards import folder_before_wildcard, has_wildcard, matches_pattern
+from datago_gpu.system import descriptor_path
 from datago_gpu.units import MiB
 
 __all__ = ["RemoteTables"]
@@ -139,7 +140,7 @@ class RemoteTables:
             await self._http.stream(table.address, keep, headers=self._headers_for(table.address))
         file.flush()
         table.length = file.tell()
-        path = f"/proc/self/fd/{file.fileno()}"
+        path = descriptor_path(file.fileno())
         table.opener = lambda: path
         return table
 

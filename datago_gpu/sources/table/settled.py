@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from datago_gpu.errors import SourceError
 from datago_gpu.sources.table.soundness import damage_of, words_of
 from datago_gpu.sources.table.values import plain_type
+from datago_gpu.system import descriptor_path
 from datago_gpu.units import MiB
 
 __all__ = ["WholeTable", "settle"]
@@ -82,5 +83,5 @@ def _no_room(error: OSError) -> SourceError:
 
 
 def _mapped(file: IO[bytes]) -> WholeTable:
-    reader = pa.ipc.open_file(pa.memory_map(f"/proc/self/fd/{file.fileno()}"))
+    reader = pa.ipc.open_file(pa.memory_map(descriptor_path(file.fileno())))
     return WholeTable(reader.schema, [reader.get_batch(number) for number in range(reader.num_record_batches)])

@@ -1,4 +1,4 @@
-"""Makes packages look as if they were not installed. Python imports this file at its start: see without.py."""
+"""Hides packages, and functions of a system, from all code. Python imports this file at its start: see without.py."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
-NAMES = frozenset(filter(None, os.environ.get("DATAGO_GPU_TEST_WITHOUT", "").split(",")))
+_GIVEN = frozenset(filter(None, os.environ.get("DATAGO_GPU_TEST_WITHOUT", "").split(",")))
+NAMES = frozenset(name for name in _GIVEN if "." not in name)
+OF_OS = frozenset(name.removeprefix("os.") for name in _GIVEN - NAMES)
 
 
 class Blocked:
@@ -21,5 +23,7 @@ class Blocked:
         return None
 
 
+for function in OF_OS & {*dir(os)}:
+    delattr(os, function)
 if NAMES and Blocked not in sys.meta_path:
     sys.meta_path.insert(0, Blocked)
