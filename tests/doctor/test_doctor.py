@@ -32,7 +32,9 @@ GiB = 2**30
 NEEDED = MemorySum(trainer={"Python": GiB // 2}, feeder={"Python": GiB // 2}, downloading={}, shared={})
 
 
-command = partial(run_command, "doctor")
+command = partial(
+    run_command, "doctor", "--timeout", "50"
+)  # on a busy machine, decoding an image takes longer than 20 s
 
 
 def of_source(config: dict[str, Any], timeout_s: float = 20) -> dict[str, Check]:

@@ -99,7 +99,7 @@ def test_what_the_server_refuses_is_said(server: DataroomServer, source: dict[st
 
 def test_payloads_come_without_the_key_and_expired_addresses_are_renewed(gallery: Path) -> None:
     """The payloads' port refuses any Authorization, as an object store does."""
-    with DataroomServer(gallery, payload_port=0, url_ttl_s=1.0, watch_interval_s=None) as server:
+    with DataroomServer(gallery, payload_port=0, url_ttl_s=4.0, watch_interval_s=None) as server:
         config = config_for(server.url, key=server.key)
         name = names(COUNT)[0]
 
