@@ -79,15 +79,13 @@ async def _serve(
         packer.notice(wire.Notice(notice.level, printable(config.redacted(notice.text), lines=True)))
 
     catch_lost_errors(fail)
-    tracing = _Tracing()
-    guards.append(watched(_leave_with_the_socket(packer, decoding, tracing)))
+    guards.append(watched(_leave_with_the_socket(packer, decoding)))
     try:
         with pass_on_logs(start.log_level, tell):
             await guarded(_produce(config, start, packer, links, rows))
     except Exception as error:
         fail(error)
     finally:
-        tracing("")
         if decoding:
             await packer.wait_until_decoded()
             asyncio.get_running_loop().remove_reader(decoding.alive)
@@ -182,8 +180,8 @@ class _Tracing:
             self._trace = FeederTrace(path)
 
 
-async def _leave_with_the_socket(packer: Packer, decoding: ForkServer | None, tracing: _Tracing) -> None:
-    await packer.listen(tracing)
+async def _leave_with_the_socket(packer: Packer, decoding: ForkServer | None) -> None:
+    await packer.listen(_Tracing())
     if decoding:
         decoding.stop()
     os._exit(0)

@@ -49,17 +49,20 @@ class Packer:
         self.items = 0
         self.wait = Wait("wait for the trainer")
         """The wait for room in the arena, which the trainer gives back."""
+        self._trace: Callable[[str], None] = lambda _: None
         self._written = 0
         """Number of messages written, less those of `beat`."""
 
-    async def listen(self, trace: Callable[[str], None] = lambda _: None) -> None:
-        """Reads reports until the trainer is gone. trace: is called with the path of each `Trace`."""
+    async def listen(self, trace: Callable[[str], None] | None = None) -> None:
+        """Reads reports until the trainer is gone. trace: is called with the path of each `Trace`, and with "" before
+        the stream ends: the trainer kills this process when it knows of the end."""
+        self._trace = trace or self._trace
         decoder: msgpack.Decoder[wire.ToFeeder] = msgpack.Decoder(wire.ToFeeder)
         try:
             while True:
                 message = decoder.decode(await wire.read(self._reader))
                 if isinstance(message, wire.Trace):
-                    trace(message.path)
+                    self._trace(message.path)
                 else:
                     self._take_in(message)
         except (asyncio.IncompleteReadError, ConnectionError):
@@ -124,6 +127,7 @@ class Packer:
 
     async def end(self, counts: wire.Counts, *, fruitless: bool, dropped: int) -> None:
         """Reports that the stream is complete. fruitless, dropped: as in `Ended`."""
+        self._trace("")
         await self._write(wire.Ended(self._take_skips(), counts, fruitless, dropped))
 
     @property
@@ -151,6 +155,7 @@ class Packer:
 
     def fail(self, kind: str, message: str) -> None:
         """Reports that the stream ends early. To be called from the event loop; later messages are ignored."""
+        self._trace("")
         wire.post(self._writer, wire.Failed(kind, message, self._take_skips()))
 
     async def _take(self, size: int) -> int:

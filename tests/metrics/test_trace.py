@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -69,9 +70,13 @@ def test_a_trace_has_every_stage_on_the_tracks_of_its_process(config: Any, tmp_p
 
 
 def test_a_stall_of_the_source_is_in_the_listing_and_in_the_data_wait(tmp_path: Path) -> None:
+    is_recorded = threading.Event()
+
     def rows(_epoch: int) -> Iterator[Row]:
         for number in range(24):
-            time.sleep(STALL_S * (number == 20))
+            if number == 20:
+                is_recorded.wait(30)
+                time.sleep(STALL_S)
             yield Row(str(number), small_jpeg(number))
 
     settings = {"image_config": {"crop_and_resize": True, "default_image_size": 64}, "decode_config": {"processes": 0}}
@@ -79,7 +84,10 @@ def test_a_stall_of_the_source_is_in_the_listing_and_in_the_data_wait(tmp_path: 
     with Loader(settings, device="cpu", backend="pillow", source=rows) as loader:
         next(loader)
         with trace(loader, tmp_path / "trace.json"):
-            assert sum(len(batch) for batch in loader) == 23
+            for _ in range(10):
+                next(loader)
+            is_recorded.set()
+            assert sum(len(batch) for batch in loader) == 13
     longest: dict[str, float] = defaultdict(float)
     for row in json.loads((tmp_path / "trace.json").read_text())["traceEvents"]:
         if row["ph"] == "X":
