@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import threading
@@ -14,7 +15,10 @@ from datago_gpu.sources.cache.shared_room import UNFINISHED, SharedRoom
 
 __all__ = ["EntryFiles", "NewEntry", "Unusable"]
 
-_MISSING = (FileNotFoundError, NotADirectoryError)
+_NOT_DAMAGED = frozenset(
+    (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE)
+)
+"""Errors that say nothing of an entry: there is none, it is another user's, or this process cannot open more files."""
 
 
 class Unusable(Exception):
@@ -34,12 +38,12 @@ class EntryFiles:
         """The least bytes for which there was no room lately."""
 
     def open(self, name: PayloadName) -> Entry | None:
-        """Returns the entry of that name; None if there is none. Raises Unusable."""
+        """Returns the entry of that name; None if there is none that can be opened. Raises Unusable."""
         try:
             entry = Entry(self._path(name), name.key)
-        except _MISSING:
-            return None
-        except (Damaged, OSError):
+        except (Damaged, OSError) as error:
+            if isinstance(error, OSError) and error.errno in _NOT_DAMAGED:
+                return None
             raise Unusable(damaged=True) from None
         if not entry.serves(name):
             raise Unusable(damaged=False)
@@ -77,7 +81,7 @@ class EntryFiles:
         """Begins an entry of that many bytes. Returns None if there is no room, if the payload is there, or if another
         thread or process is writing it. Raises OSError.
 
-        replaces: removes the entry that is there.
+        replaces: removes the entry that is there. A folder of that name stays.
         """
         path, size = self._path(name), size_on_disk(head_bytes(length) + length)
         descriptor = _create(path + UNFINISHED)
@@ -87,7 +91,7 @@ class EntryFiles:
         try:
             if replaces:
                 self._remove(path, room)
-            elif os.path.lexists(path):
+            if os.path.lexists(path):
                 new.drop()
                 return None
             new.held = size if room.take(size) else 0
@@ -101,8 +105,8 @@ class EntryFiles:
         return new
 
     def _remove(self, path: str, room: SharedRoom) -> None:
-        with suppress(FileNotFoundError):
-            size = os.stat(path).st_size
+        with suppress(FileNotFoundError, IsADirectoryError):
+            size = os.lstat(path).st_size
             os.unlink(path)
             room.give_back(size_on_disk(size))
             self.too_large = math.inf
@@ -176,12 +180,13 @@ class NewEntry:
 
 
 def _create(path: str) -> int:
-    """Creates a file and returns its descriptor; -1 if the file is there. Makes its folder. Raises OSError."""
+    """Creates a file and returns its descriptor; -1 if the file is there, or a file in place of its folder. Makes its
+    folder. Raises OSError."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     for _ in range(2):
         try:
             return os.open(path, flags, 0o600)
-        except FileExistsError:
+        except (FileExistsError, NotADirectoryError):
             return -1
         except FileNotFoundError:
             with suppress(FileExistsError):

@@ -30,12 +30,14 @@ _COUNTED = Struct("<QQ")
 _SETTLED_S = 2.0
 """A folder that changed less than this many seconds ago may change again without a new time of change."""
 _PRIVATE = 0o600
+_OPEN = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
 
 
 class SharedRoom:
     """Room for `capacity` bytes in a folder. Any thread may use it. Making it may take a while: see the module.
 
-    Raises OSError; in particular FileNotFoundError if the folder was deleted, and this object is of no use any more.
+    Raises OSError; in particular FileNotFoundError if the folder was deleted or moved, and this object is of no use any
+    more.
     """
 
     def __init__(self, folder: str, capacity: int) -> None:
@@ -43,17 +45,14 @@ class SharedRoom:
         self._lock = threading.Lock()
         self._users = self._number = -1
         os.makedirs(folder, 0o700, exist_ok=True)
-        self._users = os.open(os.path.join(folder, "users"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _PRIVATE)
-        self._number = os.open(os.path.join(folder, "room"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _PRIVATE)
-        with suppress(BlockingIOError):  # others use the folder: their count is right
-            fcntl.flock(self._users, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._count()
-        fcntl.flock(self._users, fcntl.LOCK_SH)
+        try:
+            self._open()
+        except BaseException:
+            self._close()  # the error keeps this object alive, and with it the lock for which other processes wait
+            raise
 
     def __del__(self) -> None:
-        for descriptor in (self._users, self._number):
-            if descriptor >= 0:
-                os.close(descriptor)
+        self._close()
 
     def take(self, size: int) -> bool:
         """Takes `size` bytes. Returns False if there is no room for them."""
@@ -69,13 +68,27 @@ class SharedRoom:
         with self._locked():
             self._set_used(max(0, self._used() - size))
 
+    def _open(self) -> None:
+        self._users = os.open(os.path.join(self._folder, "users"), _OPEN, _PRIVATE)
+        self._number = os.open(os.path.join(self._folder, "room"), _OPEN, _PRIVATE)
+        with suppress(BlockingIOError):  # others use the folder: their count is right
+            fcntl.flock(self._users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._count()
+        fcntl.flock(self._users, fcntl.LOCK_SH)
+
+    def _close(self) -> None:
+        for descriptor in (self._users, self._number):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._users = self._number = -1
+
     @contextmanager
     def _locked(self) -> Iterator[None]:
         with self._lock:  # flock does not keep the threads of a process apart
             fcntl.flock(self._number, fcntl.LOCK_EX)
             try:
-                if not os.fstat(self._number).st_nlink:
-                    raise FileNotFoundError(2, "the folder was deleted")
+                if not os.path.samestat(os.fstat(self._number), os.stat(os.path.join(self._folder, "room"))):
+                    raise FileNotFoundError(2, "the folder was replaced by another one")
                 yield
             finally:
                 fcntl.flock(self._number, fcntl.LOCK_UN)
@@ -106,7 +119,7 @@ def _count_folder(folder: str, known_at: int, known_bytes: int) -> tuple[int, in
             return known_at, known_bytes
         size = _sum_up(folder)
         changed_at = os.stat(folder).st_mtime_ns
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return 0, 0
     settled = changed_at < (time.time() - _SETTLED_S) * 1e9
     return changed_at if settled else 0, size
@@ -128,6 +141,8 @@ def _sum_up(folder: str) -> int:
     with os.scandir(folder) as files:
         for file in files:
             with suppress(FileNotFoundError):
+                if file.is_dir(follow_symlinks=False):
+                    continue  # no entry: somebody else's
                 if file.name.endswith(UNFINISHED):
                     os.unlink(file.path)
                 else:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -290,3 +293,84 @@ def test_writers_that_are_killed_leave_whole_entries_and_a_right_count(tmp_path:
     assert counted_in(tmp_path) == taken_in(tmp_path) <= capacity
     files.write(room, name("after"), b"abc", replaces=False)
     assert files.read(name("after"), MUCH, MUCH) == b"abc"
+
+
+def _fifo(path: Path, _: Path) -> None:
+    os.mkfifo(path)
+
+
+def _linked(path: Path, before: Path) -> None:
+    path.symlink_to(before)
+
+
+def _loop(path: Path, _: Path) -> None:
+    path.symlink_to(path.name)
+
+
+def _folder(path: Path, _: Path) -> None:
+    path.mkdir()
+
+
+@pytest.mark.parametrize("put", [_fifo, _linked, _loop, _folder])
+def test_what_is_no_file_is_no_entry_and_stops_nothing(tmp_path: Path, put: Callable[[Path, Path], None]) -> None:
+    """A FIFO would be waited for without end. A folder stays: it may hold something."""
+    files, room = EntryFiles(str(tmp_path)), SharedRoom(str(tmp_path), MUCH)
+    files.write(room, name("a"), b"good", replaces=False)
+    (path,) = files_in(tmp_path)
+    put(path, path.rename(tmp_path / "before"))
+    with pytest.raises(Unusable):
+        files.read(name("a"), MUCH, MUCH)
+    files.write(room, name("a"), b"good", replaces=True)
+    files.write(room, name("b"), b"other", replaces=True)
+    if put is _folder:
+        assert path.is_dir()
+    else:
+        assert files.read(name("a"), MUCH, MUCH) == b"good"
+    del room
+    path.parent.joinpath("mine.new").mkdir()
+    SharedRoom(str(tmp_path), MUCH)
+    assert files.read(name("b"), MUCH, MUCH) == b"other"
+
+
+def test_a_file_in_place_of_a_folder_of_entries_stops_nothing(tmp_path: Path) -> None:
+    files, path = EntryFiles(str(tmp_path)), tmp_path / name("a").key.hex()[:2]
+    path.write_text("mine")
+    room = SharedRoom(str(tmp_path), MUCH)
+    assert files.read(name("a"), MUCH, MUCH) is None
+    files.write(room, name("a"), b"new", replaces=False)
+    assert path.read_text() == "mine"
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EMFILE])
+def test_an_entry_that_cannot_be_opened_now_is_not_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "open", refuse)
+    assert EntryFiles(str(tmp_path)).read(name("a"), MUCH, MUCH) is None
+
+
+def test_a_count_that_fails_does_not_lock_the_folder_for_other_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: object) -> None:
+        raise OSError(errno.ENOSPC, "no space")
+
+    monkeypatch.setattr(SharedRoom, "_count", fail)
+    with pytest.raises(OSError, match="no space") as kept:
+        SharedRoom(str(tmp_path), MUCH)
+    with (tmp_path / "users").open() as users:
+        fcntl.flock(users, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    del kept
+
+
+def test_a_folder_that_was_moved_and_made_anew_is_counted_by_its_new_number(tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    old, files = SharedRoom(str(folder), 4096), EntryFiles(str(folder))
+    folder.rename(tmp_path / "moved")
+    files.write(SharedRoom(str(folder), 4096), name("a"), b"new", replaces=False)
+    with pytest.raises(FileNotFoundError):
+        files.write(old, name("b"), b"too many", replaces=False)
+    assert counted_in(folder) == taken_in(folder) == 4096
