@@ -67,24 +67,30 @@ def _scrape(read: Callable[[], bytes]) -> Scrape:
 def _get(url: str) -> bytes:
     try:
         with _open_directly(url, timeout=TIMEOUT_S) as response:
-            body: bytes = response.read(LARGEST_BYTES)
+            return _read_all(response.read1)
     except (OSError, ValueError, http.client.HTTPException) as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         raise SourceError(f"no metrics at {url}: {reason}") from error
-    return body
+
+
+def _read_all(read: Callable[[int], bytes]) -> bytes:
+    """Reads to the end, for TIMEOUT_S at the most: a server that sends now and then a byte is not waited for."""
+    body, ends = bytearray(), time.monotonic() + TIMEOUT_S
+    while len(body) < LARGEST_BYTES and (part := read(1 << 16)):
+        body += part
+        if time.monotonic() > ends:
+            raise TimeoutError(f"the answer takes longer than {TIMEOUT_S:.0f} s")
+    return bytes(body)
 
 
 def _read_socket(path: Path) -> bytes:
-    parts = []
     try:
         with socket.socket(socket.AF_UNIX) as client:
             client.settimeout(TIMEOUT_S)
             client.connect(str(path))
-            while part := client.recv(1 << 16):
-                parts.append(part)
+            return _read_all(client.recv)
     except OSError as error:
         raise SourceError(f"no metrics at the socket {str(path)!r}: {error}") from error
-    return b"".join(parts)
 
 
 def _is_alive(path: Path) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from rich.markup import escape
 from rich.table import Table
 
 from datago_gpu.cli.top_source import Scrape
@@ -74,11 +75,20 @@ def _sum(lines: list[Line], name: str, labels: dict[str, str]) -> float | None:
 
 def _buckets(lines: list[Line], name: str) -> list[tuple[float, float]]:
     """Returns the upper bound and the count of each bucket of a histogram, in their order."""
-    return sorted((float(line.labels["le"]), line.value) for line in lines if line.name == f"{PREFIX}{name}_bucket")
+    found = [line for line in lines if line.name == f"{PREFIX}{name}_bucket"]
+    return sorted((bound, line.value) for line in found if (bound := _bound(line.labels.get("le", ""))) is not None)
+
+
+def _bound(text: str) -> float | None:
+    """Returns the bound that a label says; None if the server says something else."""
+    try:
+        return float(text)
+    except ValueError:
+        return None
 
 
 def _table(key: _Key, values: _Values) -> Table:
-    name, rank = key
+    name, rank = (escape("".join(each if each.isprintable() else "?" for each in text)) for text in key)
     title = f"{name or 'loader'}, rank {rank}: {values.rate('samples_total'):,.0f} samples/s"
     table = Table(title=f"{title}, {values.rate('encoded_bytes_total') / 1e6:,.1f} MB/s encoded", title_justify="left")
     for column in ("stage", "samples/s", "waits for input", "waits for output", "queue before it"):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import socket
 import stat
 import tempfile
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,7 +19,9 @@ from datago_gpu.metrics.watched import HasStats, Registration, Watched
 
 __all__ = ["listen", "socket_folder"]
 
-_SEND_S = 5.0
+log = logging.getLogger("datago_gpu")
+
+_AGAIN_S, _SEND_S = 0.1, 5.0
 """How long a client may take to read."""
 
 
@@ -31,7 +35,11 @@ def listen(loader: HasStats, path: str | os.PathLike[str] | None = None, *, name
 
     Raises ConfigError if the socket cannot be made, or the name is taken.
     """
-    where = os.fspath(path) if path is not None else str(socket_folder(make=True) / f"{os.getpid()}.sock")
+    where = (
+        os.fsdecode(os.path.abspath(path))
+        if path is not None
+        else str(socket_folder(make=True) / f"{os.getpid()}.sock")
+    )
     with _lock:
         server = _servers.get(where) or _Server(where)
         try:
@@ -66,6 +74,7 @@ class _Server:
         try:
             _remove_dead(path)
             self._socket.bind(path)
+            os.chmod(path, 0o600)  # whatever the umask is
             self._socket.listen()
         except OSError as error:
             self._socket.close()
@@ -76,7 +85,7 @@ class _Server:
 
     def stop_if_unused(self) -> None:
         """Ends the server if no loader is registered."""
-        if not self.watched and self._path in _servers:
+        if not self.watched and _servers.get(self._path) is self:
             del _servers[self._path]
             atexit.unregister(self._unlink)
             self._unlink()
@@ -94,10 +103,20 @@ class _Server:
                 try:
                     client, _ = self._socket.accept()
                 except OSError:
-                    return
+                    if _servers.get(self._path) is not self:
+                        return
+                    time.sleep(_AGAIN_S)  # such as without free descriptors
+                    continue
                 with client, suppress(OSError):
                     client.settimeout(_SEND_S)
-                    client.sendall(render_text(self.watched.readings()).encode())
+                    client.sendall(self._text())
+
+    def _text(self) -> bytes:
+        try:
+            return render_text(self.watched.readings()).encode()
+        except Exception:  # one answer is lost, the server is not
+            log.exception("the metrics cannot be read")
+            return b""
 
 
 def _remove_dead(path: str) -> None:
@@ -114,3 +133,4 @@ def _remove_dead(path: str) -> None:
 
 _lock = threading.RLock()
 _servers: dict[str, _Server] = {}
+os.register_at_fork(after_in_child=_servers.clear)  # the server's thread is in the parent alone

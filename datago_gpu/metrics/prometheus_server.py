@@ -3,6 +3,7 @@ prometheus_client."""
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 from collections.abc import Iterator
@@ -130,7 +131,7 @@ class _Server:
 
     def stop_if_unused(self) -> None:
         """Ends the server if no loader is registered. That takes up to half a second, for which nobody waits."""
-        if not self.watched and self._key in _servers:
+        if not self.watched and _servers.get(self._key) is self:
             del _servers[self._key]
             threading.Thread(target=self._stop, name="datago-metrics-end", daemon=True).start()
 
@@ -143,6 +144,7 @@ class _Server:
 _lock = threading.RLock()
 """Held while servers and collectors are made. A signal handler that closes a loader may interrupt its own thread."""
 _servers: dict[tuple[str, int], _Server] = {}
+os.register_at_fork(after_in_child=_servers.clear)  # the server's thread is in the parent alone
 _collectors: weakref.WeakKeyDictionary[Any, _Collector] = weakref.WeakKeyDictionary()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import NamedTuple
 
 from datago_gpu.loader.durations import Durations
@@ -45,7 +46,8 @@ def parse_text(text: str) -> Iterator[Line]:
         if not row.startswith("#") and (found := _LINE.match(row)):
             name, labels, value = found.groups()
             named = {label: _unescape(each) for label, each in _LABEL.findall(labels or "")}
-            yield Line(name, named, float(value))
+            with suppress(ValueError):
+                yield Line(name, named, float(value))
 
 
 def _lines(reading: Reading) -> Iterator[Line]:

@@ -50,17 +50,23 @@ class WatchedLoader:
         if stats.seconds < self._seconds:  # `load_state_dict`: all counters begin anew
             self._highest.clear()
         self._seconds = stats.seconds
-        common = {"name": self.name, "rank": str(stats.rank)}
+        common = {"name": _encodable(self.name), "rank": str(stats.rank)}
         for metric in METRICS:
             if metric.kind == "histogram":
                 yield Reading(metric, common, metric.durations(stats))
             for labels, found in metric.read(stats):
                 value = self._never_less((metric.stem, *labels), found) if metric.kind == "counter" else found
-                yield Reading(metric, common | dict(zip(metric.labels, labels, strict=True)), value)
+                own = zip(metric.labels, map(_encodable, labels), strict=True)
+                yield Reading(metric, common | dict(own), value)
 
     def _never_less(self, key: tuple[str, ...], value: float) -> float:
         self._highest[key] = max(value, self._highest.get(key, 0.0))
         return self._highest[key]
+
+
+def _encodable(text: str) -> str:
+    """Returns the text with ? for what UTF-8 cannot encode: one such name would spoil the metrics of all loaders."""
+    return text.encode(errors="replace").decode()
 
 
 class Watched:
@@ -77,10 +83,12 @@ class Watched:
     def add(self, loader: HasStats, name: str) -> Registration:
         """Adds a loader until the registration, or the loader, is closed, or the loader is no longer used.
 
-        Raises ConfigError if another loader has the name.
+        Raises ConfigError if another loader has the name, or the name is no text.
         """
         if not callable(getattr(loader, "stats", None)):
             raise ConfigError(f"only a Loader or a LoaderDataset has metrics, got {type(loader).__name__}")
+        if not isinstance(name, str):
+            raise ConfigError(f"name must be a text, got {name!r}")
         with self._lock:
             if any(each.name == name and each.stats() is not None for each in self._loaders):
                 raise ConfigError(

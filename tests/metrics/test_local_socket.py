@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from datago_gpu import ConfigError, SourceError
 from datago_gpu.cli.top import top
-from datago_gpu.cli.top_source import open_scrapes
+from datago_gpu.cli.top_source import _read_all, open_scrapes
 from datago_gpu.loader.stats import Stage
 from datago_gpu.metrics import listen, prometheus
 from datago_gpu.metrics.catalog import METRICS, Metric
@@ -153,3 +153,57 @@ def silent_server() -> Iterator[str]:
 def test_a_server_that_is_none_of_ours_is_an_error_of_ours() -> None:
     with silent_server() as where, pytest.raises(SourceError, match="no metrics at http://127"):
         open_scrapes(where)[0]()
+
+
+def test_a_fork_neither_ends_the_server_nor_takes_its_place(tmp_path: Path) -> None:
+    needs("prometheus_client")
+    path, port = tmp_path / "here", 0
+    loader, of_fork = Fake(), Fake()
+    with listen(loader, path) as local, prometheus(loader, port) as served:
+        child = os.fork()
+        if not child:
+            local.close()
+            refused = 0
+            for register in (lambda: listen(of_fork, path), lambda: prometheus(of_fork, served.port)):
+                try:
+                    register()
+                except ConfigError:
+                    refused += 1
+            os._exit(refused)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 2
+        assert open_scrapes(str(path))[0]().lines
+
+
+def test_no_name_and_no_loader_ends_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    loader, path = Fake(replace(FULL, source="\udc80")), tmp_path / "here"
+    with pytest.raises(ConfigError, match="name must be a text, got 5"):
+        listen(loader, "here", name=5)  # type: ignore[arg-type]
+    before = os.umask(0)
+    with listen(loader, "here", name="\udc80"):
+        os.umask(before)
+        assert path.stat().st_mode & 0o777 == 0o600
+        monkeypatch.chdir("/")
+        assert {line.labels["name"] for line in open_scrapes(str(path))[0]().lines} == {"?"}
+        with monkeypatch.context() as patch:
+            patch.setattr(loader, "stats", lambda: 1 / 0)
+            assert not open_scrapes(str(path))[0]().lines
+        assert open_scrapes(str(path))[0]().lines
+    assert not path.exists()
+
+
+def test_top_draws_whatever_a_server_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = 'foo bar\ndatago_gpu_samples_total{name="[/x]\x1b[2J"} NaN\n'
+    text += "".join(f"datago_gpu_data_wait_seconds_bucket{{{label}}} 5\n" for label in ("", 'le="zz"'))
+    monkeypatch.setattr("datago_gpu.metrics.local_socket.render_text", lambda _: text)
+    loader = Fake()
+    with listen(loader, tmp_path / "here"):
+        done = CliRunner().invoke(top, [str(tmp_path / "here"), "--once", "--interval", "0.1"])
+    assert done.exit_code == 0, done.exception
+    assert "[/x]?[2J" in done.output
+
+
+def test_an_answer_that_never_ends_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datago_gpu.cli.top_source.TIMEOUT_S", 0.0)
+    with pytest.raises(TimeoutError, match="longer than"):
+        _read_all(lambda _: b"x")
