@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -21,6 +22,8 @@ from datago_gpu.tracing import Event, Recorder, track_of_thread
 from datago_gpu.wait import Wait
 
 __all__ = ["TraceWindow"]
+
+log = logging.getLogger("datago_gpu")
 
 _FEEDER_S = 5.0
 """How long the feeder's events are awaited at the end."""
@@ -54,7 +57,7 @@ class TraceWindow:
         worker.trace(str(self._of_feeder))
 
     def close(self) -> None:
-        """Ends the window and writes the file. Waits for the feeder's events, up to 5 s."""
+        """Ends the window and writes the file, or warns that it cannot. Waits for the feeder's events, up to 5 s."""
         self._recorder.close()
         self._open.release()
         ended = time.perf_counter()
@@ -65,7 +68,10 @@ class TraceWindow:
         rank = self._run_stats.rank
         names = {os.getpid(): f"trainer, rank {rank}", self._feeder_pid: f"feeder, rank {rank}"}
         rows = list(_rows(shown, names, self._began))
-        self._path.write_bytes(msgspec.json.encode({"traceEvents": rows, "displayTimeUnit": "ms"}))
+        try:
+            self._path.write_bytes(msgspec.json.encode({"traceEvents": rows, "displayTimeUnit": "ms"}))
+        except OSError as error:  # the training goes on, and an error of its own is not covered
+            log.warning("the trace %s cannot be written: %s", str(self._path), error.strerror or error)
 
     def _track_of(self, wait: Wait) -> str | None:
         return track_of_thread() if any(wait is each for each in self._waits) else None

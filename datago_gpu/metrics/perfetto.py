@@ -28,7 +28,8 @@ def trace(loader: Loader | LoaderDataset, path: str | os.PathLike[str]) -> Itera
     feeder the listing (list), each download or job of files (fetch), the checks (admit), and the batches (pack).
     Recording takes a few microseconds for each sample. Outside of the block it costs nothing. One trace at a time.
 
-    Raises ConfigError if the file cannot be written, no pass is under way, or another trace is.
+    If the disk is full at the end, a warning says so. Raises ConfigError if the file cannot be made, no pass is under
+    way, or another trace is.
     """
     running = loader if isinstance(loader, Loader) else getattr(loader, "loader", None)
     if not isinstance(running, Loader):

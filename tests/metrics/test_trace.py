@@ -128,3 +128,10 @@ def test_a_recorder_keeps_a_bounded_number_of_events(monkeypatch: pytest.MonkeyP
     for number in range(4):
         recorder.add(Event("list", "list", float(number), number + 1.0))
     assert [event.began for event in recorder.events] == [0.0, 1.0]
+
+
+def test_a_full_disk_at_the_end_is_a_warning(config: Any, caplog: pytest.LogCaptureFixture) -> None:
+    with Loader(config, device="cpu", backend="pillow") as loader:
+        with pytest.raises(KeyError, match="the program's"), trace(loader, "/dev/full"):
+            raise KeyError("the program's")
+        assert "the trace /dev/full cannot be written: No space left on device" in caplog.text
