@@ -144,9 +144,9 @@ class TrainBatches:
         self.close()
         self._loaded: dict[str, Any] | None = None
         self._epoch, self._pass_number, self._has_ended = -1, -1, False
-        self._offset = 0
-        """Number of a pass, less that of the trainer's epoch."""
         self._states = deque([self._dataset.state_dict()], _MOST_AHEAD)
+        self._before = {"epoch": -1, "pass": -1, "has_ended": False, "state": self._states[-1]}
+        """The position before the current iteration."""
         self._yielded = self._processed_before = 0
         self._looks_ahead = False
 
@@ -182,8 +182,11 @@ class TrainBatches:
 
     def position(self) -> dict[str, Any]:
         """Returns where this rank is, without the batches that the Trainer has taken but not processed."""
-        ahead = self._yielded - (self._processed() - self._processed_before) if self._looks_ahead else 0
-        has_ended = self._has_ended and ahead == 0
+        trained = self._trained()
+        if not trained:
+            return self._before
+        ahead = self._yielded - trained
+        has_ended = self._has_ended and not ahead
         state = self._dataset.state_dict() if has_ended else self._states[-1 - ahead]
         return {"epoch": self._epoch, "pass": self._pass_number, "has_ended": has_ended, "state": state}
 
@@ -191,26 +194,23 @@ class TrainBatches:
         """Goes to a position. Raises ConfigError if it belongs to another order of samples."""
         self.begin()
         self._dataset.load_state_dict(position["state"])
-        self._loaded, self._has_ended = position, position["has_ended"]
-        self._epoch, self._pass_number = position["epoch"], position["pass"]
-        self._states.append(position["state"])
+        self._loaded = self._before = position
 
     def _pass(self) -> Iterator[Any]:
-        """Yields the batches of the trainer's epoch: all, or if a position within it was loaded, the rest.
+        """Yields the batches of the next pass: all, or if a position within it was loaded, the rest.
 
-        A generator does not run before its first batch is wanted. By then, the Trainer has loaded its own state.
+        A generator does not run before its first batch is wanted.
         """
-        epoch = self._trainer_epoch()
-        if self._loaded and epoch == self._loaded["epoch"]:
-            if self._loaded["has_ended"]:
-                return
-            self._dataset.load_state_dict(self._loaded["state"])
+        self._before, trained = self.position(), self._trained()
+        loaded = None if trained else self._loaded
+        if loaded and not loaded["has_ended"] and loaded["epoch"] == self._trainer_epoch():
+            self._pass_number = loaded["pass"]
+            self._dataset.load_state_dict(loaded["state"])
         else:
-            if self._loaded:  # Lightning may count an epoch twice that had ended when the checkpoint was saved
-                self._offset, self._loaded = self._loaded["pass"] + 1 - epoch, None
-            self._pass_number = self._first_or(epoch + self._offset)
-            self._dataset.set_epoch(self._pass_number)
-        self._epoch, self._has_ended = epoch, False
+            # Lightning may begin an iteration, and drop it for another one before it trains.
+            self._pass_number = self._before["pass"] + 1
+            self._dataset.set_epoch(self._first_or(self._pass_number))
+        self._has_ended = False
         yield from self._noted()
         self._has_ended = True
 
@@ -227,9 +227,13 @@ class TrainBatches:
         yield from map(self._note, self._dataset)
 
     def _note(self, batch: Any) -> Any:
-        self._yielded += 1
+        self._yielded, self._epoch = self._yielded + 1, self._trainer_epoch()
         self._states.append(self._dataset.state_dict())
         return batch
+
+    def _trained(self) -> int:
+        """Returns how many batches of the current iteration the Trainer has trained on."""
+        return self._processed() - self._processed_before if self._looks_ahead else self._yielded
 
     def _processed(self) -> int:
         """Returns how many batches the Trainer has trained on, in all of its epochs."""
@@ -250,14 +254,10 @@ class TrainBatches:
 
     def _refuse_uneven_ranks(self) -> None:
         config, trainer = self._dataset.config, self._module.trainer
-        if (
-            trainer is None
-            or trainer.world_size == 1
-            or config.lockstep
-            or isinstance(trainer.limit_train_batches, int)
-        ):
+        is_even = config.lockstep or config.epochs is None
+        if trainer is None or trainer.world_size == 1 or is_even:
             return
-        if config.epochs is not None:
+        if not isinstance(trainer.limit_train_batches, int):
             raise ConfigError(
                 f"{trainer.world_size} ranks may have different numbers of batches in a pass, and then wait for each "
                 "other for ever: set lockstep to true in the config; or give the Trainer limit_train_batches, the "

@@ -15,10 +15,10 @@ _SECTIONS = re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", PAGE.read_text(), re.DOTA
 _BLOCKS = {heading: re.findall(r"```python\n(.*?)```", text, re.DOTALL) for heading, text in _SECTIONS}
 HEADINGS = [heading for heading, blocks in _BLOCKS.items() if blocks]
 
+_LITTLE = '"arena_mb": 2, "http_config": {"max_payload_mb": 1}, "decode_config": {"processes": 0}'
 _SMALL = {
     '"default_image_size": 512': '"default_image_size": 64, "downsampling_ratio": 16',
-    '"batch_size": 32': '"batch_size": 2, "arena_mb": 2, "http_config": {"max_payload_mb": 1}, '
-    '"decode_config": {"processes": 0}',
+    '"batch_size": 32': f'"batch_size": 2, {_LITTLE}',
 }
 _FILES = '"source_type": "file",\n    "source_config": {"root_path": "/data/photos", "random_sampling": True}'
 _TABLE = '"source_type": "table",\n    "source_config": {"path": "index.arrow", "random_sampling": True}'
@@ -28,6 +28,7 @@ _QUIET = ', logger=False, enable_progress_bar=False, enable_model_summary=False,
 _LIGHTNING = {
     'devices="auto"': 'devices=2, strategy="ddp"' + _QUIET,
     "every_n_train_steps=100": "every_n_train_steps=4",
+    "max_epochs=2": "max_epochs=2, check_val_every_n_epoch=2",
 }
 _LIGHTNING_STREAM = {
     **_LIGHTNING,
@@ -35,11 +36,21 @@ _LIGHTNING_STREAM = {
     "max_epochs=2": "max_epochs=3, limit_train_batches=5",
     "train, val)": "train)",
 }
+_LIGHTNING_AHEAD = {
+    _TABLE: _FILES,
+    '"batch_size": 32,\n    "lockstep": True': f'"batch_size": 8, {_LITTLE}',
+    'devices="auto"': "devices=1" + _QUIET,
+    "train, val)": "train)",
+}
+"""In one process, and without a length: then Lightning takes a batch ahead. A pass has five batches."""
 _ACCELERATE = {"10_001": "11", "step % 1000": "step % 4"}
-_HUGGINGFACE = {"save_steps=100": 'save_steps=4, disable_tqdm=True, logging_strategy="no", use_cpu=True'}
-_HUGGINGFACE_STREAM = {**_HUGGINGFACE, **_STREAM, "num_train_epochs=2": "max_steps=6, gradient_accumulation_steps=2",
-                       "save_steps=4": "save_steps=2"}  # fmt: skip
-_DCP = {"step % 100 == 0": "step == 4"}
+_QUIET_TRAINER = 'disable_tqdm=True, logging_strategy="no", use_cpu=True'
+_HUGGINGFACE = {"num_train_epochs=2, save_steps=100": f"num_train_epochs=1, save_steps=4, {_QUIET_TRAINER}"}
+_HUGGINGFACE_STREAM = {
+    **_STREAM,
+    "num_train_epochs=2, save_steps=100": f"max_steps=6, gradient_accumulation_steps=2, save_steps=2, {_QUIET_TRAINER}",
+}
+_DCP = {"step % 100 == 0": "step == 4", '["epoch"] < 2': '["epoch"] < 1'}
 _COMPILED = {"dynamic=False": "dynamic=False, backend=backend"}
 
 _TITAN = '''
@@ -144,8 +155,10 @@ def jobs_in(folder: Path) -> list[dict[str, Any]]:
     programs = {
         "lightning": program("Lightning", _LIGHTNING),
         "lightning-stream": program("Lightning", _LIGHTNING_STREAM),
+        "lightning-ahead": program("Lightning", _LIGHTNING_AHEAD | {"n_train_steps=100": "n_train_steps=4"}),
+        "lightning-at-end": program("Lightning", _LIGHTNING_AHEAD | {"n_train_steps=100": "n_train_steps=5"}),
         "accelerate": program("accelerate", _ACCELERATE),
-        "huggingface": program("Hugging Face Trainer", _HUGGINGFACE),
+        "huggingface": program("Hugging Face Trainer", _HUGGINGFACE) + "note(trainer.evaluate(dataset))\n",
         "huggingface-stream": program("Hugging Face Trainer", _HUGGINGFACE_STREAM),
         "torchtitan": titan,
         "dcp": program("Checkpoints of torch.distributed", _DCP),
@@ -157,6 +170,9 @@ def jobs_in(folder: Path) -> list[dict[str, Any]]:
             {"name": f"{name}-resumed", "program": text},
         ]
     jobs[-1]["ranks"] = 1  # of "dcp": another number of ranks resumes
+    for job in jobs:
+        if job["name"].startswith(("lightning-ahead", "lightning-at-end")):
+            job["ranks"] = 1
     jobs.append({"name": "compiled", "program": _COUNTING + compiled, "ranks": 1, "is_watched": False})
     jobs.append({"name": "callbacks", "program": CALLBACKS, "ranks": 1, "is_watched": False})
     jobs.append({"name": "refused", "program": _REFUSED, "is_watched": False})

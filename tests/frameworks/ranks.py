@@ -23,13 +23,12 @@ import torch
 
 from tests.frameworks.pictures import number_of
 
-FRAMEWORKS = (
-    "lightning.pytorch",
-    "accelerate",
-    "transformers.trainer",
-    "datago_gpu.torch",
-    "torch.distributed.checkpoint",
+SHARED = (
+    *("lightning.pytorch", "accelerate", "transformers.trainer", "torch.distributed.checkpoint"),
+    *("datago_gpu.torch", "datago_gpu.lightning", "datago_gpu.huggingface"),
+    *("pyarrow.compute", "pyarrow.ipc", "pyarrow.dataset", "pyarrow.parquet", "PIL.Image"),
 )
+"""What the programs import. The ranks share it."""
 
 
 class Watch:
@@ -83,7 +82,7 @@ def run(job: dict[str, Any]) -> None:
 
 def main(jobs: list[dict[str, Any]]) -> None:
     torch.set_num_threads(1)
-    for name in FRAMEWORKS:
+    for name in SHARED:
         with suppress(ImportError):
             importlib.import_module(name)
     for job in jobs:

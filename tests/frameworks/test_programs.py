@@ -16,7 +16,6 @@ from datago_gpu import Loader, LoaderConfig
 from datago_gpu.index.build import build_index
 from datago_gpu.loader.flat import FLAT_NAMES
 from datago_gpu.loader.planning import Planner
-from datago_gpu.plan.global_batches import GlobalBatches
 from tests.frameworks.pictures import COUNT, add_numbered
 from tests.frameworks.programs import HEADINGS, PAGE, jobs_in
 from tests.support.images import file_config
@@ -82,18 +81,13 @@ def results(folder: Path) -> Results:
     return Results(folder)
 
 
-def plans_of(folder: Path, world_size: int) -> list[GlobalBatches]:
-    """Returns the global batches of two passes in lockstep."""
-    source = {"path": str(folder / "index.arrow"), "random_sampling": True, "rank": 0, "world_size": world_size}
-    config = msgspec.to_builtins(file_config(folder / "photos", batch_size=2))
-    planner = Planner(LoaderConfig.load(config | {"source_type": "table", "source_config": source, "lockstep": True}))
-    return [planner.plan(epoch) for epoch in range(2)]
-
-
 @pytest.fixture(scope="module")
 def of_plan(folder: Path) -> list[list[Batches]]:
     """The pictures of each batch of two passes in lockstep, for each of two ranks."""
-    plans = plans_of(folder, 2)
+    source = {"path": str(folder / "index.arrow"), "random_sampling": True, "rank": 0, "world_size": 2}
+    config = msgspec.to_builtins(file_config(folder / "photos", batch_size=2))
+    planner = Planner(LoaderConfig.load(config | {"source_type": "table", "source_config": source, "lockstep": True}))
+    plans = [planner.plan(epoch) for epoch in range(2)]
     return [[[sorted(step[rank::2].tolist()) for step in plan.rows] for plan in plans] for rank in range(2)]
 
 
@@ -114,17 +108,17 @@ def pictures_of(nested: Any) -> set[int]:
     return {nested} if isinstance(nested, int) else set().union(*map(pictures_of, nested))
 
 
-def check(results: Results, name: str, plain: list[Batches]) -> None:
+def check(results: Results, name: str, plain: list[Batches], saved_at: int = SAVED_AT) -> None:
     """Compares the killed and the resumed run of each rank with a plain run."""
     for rank, batches in enumerate(plain):
         assert results.seen(f"{name}-killed", rank) == batches[: KILLED_AT - 1]
-        assert results.seen(f"{name}-resumed", rank) == batches[SAVED_AT:]
+        assert results.seen(f"{name}-resumed", rank) == batches[saved_at:]
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("name", ["lightning", "huggingface"])
-def test_it_goes_on_in_lockstep(results: Results, of_plan: list[list[Batches]], name: str) -> None:
-    plain = [[batch for batches in passes for batch in batches] for passes in of_plan]
+@pytest.mark.parametrize(("name", "passes"), [("lightning", 2), ("huggingface", 1)])
+def test_it_goes_on_in_lockstep(results: Results, of_plan: list[list[Batches]], name: str, passes: int) -> None:
+    plain = [[batch for batches in rank[:passes] for batch in batches] for rank in of_plan]
     assert len(plain[0]) == len(plain[1]) > KILLED_AT
     assert pictures_of(rank[0] for rank in of_plan) == set(range(COUNT))
     check(results, name, plain)
@@ -140,15 +134,30 @@ def test_it_goes_on_in_a_stream_without_end(results: Results, of_stream: list[Ba
 
 
 @pytest.mark.timeout(600)
-def test_a_checkpoint_of_two_ranks_is_loaded_by_one(
-    results: Results, folder: Path, of_plan: list[list[Batches]]
-) -> None:
+@pytest.mark.parametrize(("name", "saved_at"), [("lightning-ahead", 4), ("lightning-at-end", 5)])
+def test_what_lightning_has_taken_ahead_comes_again(results: Results, folder: Path, name: str, saved_at: int) -> None:
+    """The second checkpoint is saved after the last batch of a pass."""
+    config = file_config(folder / "photos", source={"random_sampling": True}, batch_size=8, epochs=2)
+    with Loader(config, device="cpu") as loader:
+        passes = [(batch.epoch, sorted(int(name[:2]) for name in batch.ids)) for batch in loader]
+    assert [epoch for epoch, _ in passes] == [0] * 5 + [1] * 5
+    check(results, name, [[numbers for _, numbers in passes]], saved_at)
+
+
+@pytest.mark.timeout(600)
+def test_a_checkpoint_of_two_ranks_is_loaded_by_one(results: Results, of_plan: list[list[Batches]]) -> None:
     for rank in range(2):
         assert results.seen("dcp-killed", rank) == of_plan[rank][0][: KILLED_AT - 1]
-    seen = results.seen("dcp-resumed", 0)
-    of_second_pass = len(plans_of(folder, 1)[1])
-    assert pictures_of(seen[:-of_second_pass]) == pictures_of(rank[0][SAVED_AT:] for rank in of_plan)
-    assert pictures_of(seen[-of_second_pass:]) == set(range(COUNT))
+    rest = pictures_of(rank[0][SAVED_AT:] for rank in of_plan)
+    assert pictures_of(results.seen("dcp-resumed", 0)) == rest
+
+
+@pytest.mark.timeout(600)
+def test_a_trainer_of_transformers_evaluates(results: Results, of_plan: list[list[Batches]]) -> None:
+    found = [results.noted("huggingface-resumed", rank) for rank in range(2)]
+    assert found[0]["eval_loss"] == pytest.approx(found[1]["eval_loss"])
+    samples = len(of_plan[0][0]) * 2 * 2
+    assert found[0]["eval_samples_per_second"] * found[0]["eval_runtime"] == pytest.approx(samples, rel=0.2)
 
 
 @pytest.mark.timeout(600)
