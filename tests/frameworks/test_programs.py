@@ -154,10 +154,11 @@ def test_a_checkpoint_of_two_ranks_is_loaded_by_one(results: Results, of_plan: l
 
 @pytest.mark.timeout(600)
 def test_a_trainer_of_transformers_evaluates(results: Results, of_plan: list[list[Batches]]) -> None:
-    found = [results.noted("huggingface-resumed", rank) for rank in range(2)]
-    assert found[0]["eval_loss"] == pytest.approx(found[1]["eval_loss"])
+    """The model has no labels, so there is no loss; the counts are those of all ranks."""
     samples = len(of_plan[0][0]) * 2 * 2
-    assert found[0]["eval_samples_per_second"] * found[0]["eval_runtime"] == pytest.approx(samples, rel=0.2)
+    for rank in range(2):
+        found = results.noted("huggingface-resumed", rank)
+        assert found["eval_samples_per_second"] * found["eval_runtime"] == pytest.approx(samples, rel=0.05)
 
 
 @pytest.mark.timeout(600)
