@@ -145,7 +145,7 @@ class TrainBatches:
         self._loaded: dict[str, Any] | None = None
         self._epoch, self._pass_number, self._has_ended = -1, -1, False
         self._states = deque([self._dataset.state_dict()], _MOST_AHEAD)
-        self._before = {"epoch": -1, "pass": -1, "has_ended": False, "state": self._states[-1]}
+        self._before: dict[str, Any] = {"epoch": -1, "pass": -1, "has_ended": False, "state": self._states[-1]}
         """The position before the current iteration."""
         self._yielded = self._processed_before = 0
         self._looks_ahead = False
