@@ -49,19 +49,25 @@ def waited_s(stats: Stats, name: str) -> float:
 
 
 def test_a_slow_answer_shows_in_fetch_and_in_the_highest_percentile_of_the_data_wait(server: MisbehavingServer) -> None:
+    answers = threading.Event()
     for number in range(30):
-        server.script(f"/{number}.jpg", Answer(body=small_jpeg(number), delay_s=STALL_S * (number == 20)))
+        server.script(f"/{number}.jpg", Answer(body=small_jpeg(number), hold=answers if number == 20 else None))
     rows = [Row(str(number), f"{server.url}/{number}.jpg") for number in range(30)]
     with Loader(one_by_one(), device="cpu", backend="pillow", source=rows) as loader:
-        for _ in range(3):
+        for _ in range(10):
             next(loader)
         before = loader.stats()
-        assert sum(len(batch) for batch in loader) == 27
+        for _ in range(10):
+            next(loader)
+        timer = threading.Timer(STALL_S, answers.set)  # from when the trainer waits for it
+        timer.start()
+        assert sum(len(batch) for batch in loader) == 10
         late = loader.stats().since(before)
+        timer.join()
     assert late.slowest == "fetch"
     assert late.data_wait.percentile_s(99) > 0.7 * STALL_S
     assert late.data_wait.percentile_s(50) < late.data_wait.percentile_s(99)
-    assert late.data_wait.count == 27
+    assert late.data_wait.count == 20
 
 
 def test_a_slow_step_shows_in_the_trainer_and_in_the_highest_percentile_of_the_step(tmp_path: Path) -> None:
