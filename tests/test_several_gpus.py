@@ -40,7 +40,7 @@ def test_the_recipes_run(tmp_path: Path) -> None:
         port = free.getsockname()[1]
     script = Path(__file__).parent / "several_gpus_ranks.py"
     done = subprocess.run(
-        [sys.executable, script, str(port), "blocks.json"],
+        [sys.executable, "-P", script, str(port), "blocks.json"],  # beside the script lies tests/torch
         cwd=tmp_path,
         capture_output=True,
         text=True,

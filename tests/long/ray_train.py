@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import runpy
 import signal
 import tempfile
 import time
@@ -58,8 +59,11 @@ def train(folder: Path, *, workers: int) -> dict[str, Any]:
     for there, here in changes.items():
         assert there in block, there
         block = block.replace(there, here)
-    found: dict[str, Any] = {"__name__": "__main__", "note": note}
-    exec(block, found)
+    program = folder / "program.py"
+    program.write_text(block)
+    found = runpy.run_path(
+        str(program), {"note": note}, "__main__"
+    )  # functions of such a module are sent to workers whole
     assert found["result"].metrics["loss"] > 0
     return found
 
