@@ -23,7 +23,10 @@ from tests.support.servers import Answer, MisbehavingServer, json_answer
 
 PACKAGE = Path(datago_gpu.__file__).parent
 PHOTOS = PACKAGE / "photos"
-OPTIONAL = {"pyarrow", "torch", "nvidia", "cupy", "obstore", "backports", "boto3", "cykooz_resizer"}
+OPTIONAL = {
+    *("pyarrow", "torch", "nvidia", "cupy", "obstore", "backports", "boto3", "cykooz_resizer"),
+    *("jax", "lightning", "opentelemetry", "prometheus_client", "ray", "transformers"),
+}
 SIZES = {"crop_and_resize": True, "default_image_size": 64, "downsampling_ratio": 16}
 
 
