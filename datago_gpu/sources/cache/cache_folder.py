@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from msgspec import Struct
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["FORM_FOLDER", "CacheFolder", "Miss"]
 
 log = logging.getLogger("datago_gpu")
+
+T = TypeVar("T")
 
 FORM_FOLDER = "datago-gpu-1"
 """The folder below `cache_config.path` that holds the entries. A later form of the entries will have another name."""
@@ -98,8 +101,7 @@ class CacheFolder:
         except Unusable as problem:
             return self.note_unusable(name, problem)
         if found is None:
-            self.counts.misses += 1
-            return Miss(name)
+            return self._missed(name)
         self.counts.hits += 1
         self.counts.bytes += len(found)
         return found
@@ -110,10 +112,7 @@ class CacheFolder:
             found = await self._readers(partial(self._files.open, name))
         except Unusable as problem:
             return self.note_unusable(name, problem)
-        if found is None:
-            self.counts.misses += 1
-            return Miss(name)
-        return found
+        return self._missed(name) if found is None else found
 
     def block(self, entry: Entry, number: int) -> asyncio.Future[bytes]:
         """Returns a block of an open entry. Raises Damaged, OSError."""
@@ -121,7 +120,6 @@ class CacheFolder:
 
     def note_unusable(self, name: PayloadName, problem: Unusable) -> Miss:
         """Counts an entry that cannot be used as a miss. Warns of the first damaged one."""
-        self.counts.misses += 1
         if problem.damaged and not self._warned_of_damage:
             self._warned_of_damage = True
             log.warning(
@@ -129,25 +127,29 @@ class CacheFolder:
                 "downloaded again, and so are further ones",
                 self._path,
             )
-        return Miss(name, replaces=True)
+        return self._missed(name, replaces=True)
+
+    def _missed(self, name: PayloadName, *, replaces: bool = False) -> Miss:
+        self.counts.misses += 1
+        return Miss(name, replaces)
 
     async def keep(self, miss: Miss, payload: bytes) -> None:
         """Adds a payload, if there is room for it."""
-        room = await self._room_for(miss, len(payload))
-        if room is None:
-            return
-        try:
-            await self._writers(partial(self._files.write, room, miss.name, payload, replaces=miss.replaces))
-        except OSError as error:
-            self.note_failure(error)
+        write = partial(self._files.write, name=miss.name, payload=payload, replaces=miss.replaces)
+        await self._in_room(miss, len(payload), write)
 
     async def begin(self, miss: Miss, length: int) -> NewEntry | None:
         """Begins an entry of that many bytes; None if there is no room for it, or it is there."""
+        begin = partial(self._files.begin, name=miss.name, length=length, replaces=miss.replaces)
+        return await self._in_room(miss, length, begin)
+
+    async def _in_room(self, miss: Miss, length: int, work: Callable[[SharedRoom], T]) -> T | None:
+        """Returns the result of `work` with the room for a payload; None if the payload cannot be kept."""
         room = await self._room_for(miss, length)
         if room is None:
             return None
         try:
-            return await self._writers(partial(self._files.begin, room, miss.name, length, replaces=miss.replaces))
+            return await self._writers(partial(work, room))
         except OSError as error:
             self.note_failure(error)
             return None

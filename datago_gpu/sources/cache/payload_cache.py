@@ -52,9 +52,10 @@ class PayloadCache:
 
     async def stream(self, url: str, version: str, download: ShardStream, sink: Sink) -> None:
         """Passes the shard at `url` to the sink, from the cache or by `download`. Raises what `download` raises."""
-        found = await self._folder.open(self._name(url, None, version))
+        name = self._name(url, None, version)
+        found = await self._folder.open(name)
         if isinstance(found, Entry):
-            rest = await replay(self._folder, found, self._name(url, None, version), sink)
+            rest = await replay(self._folder, found, name, sink)
             if rest is None:
                 return
             found, sink = rest
