@@ -38,7 +38,7 @@ class StateOfAllRanks:
 
 def gather_states(state: dict[str, Any], *, same_on_all: bool) -> dict[str, Any]:
     """Returns a value with the states of all ranks, which must call this together unless their states are the same."""
-    if same_on_all or not (distributed.is_available() and distributed.is_initialized()):
+    if same_on_all or not _is_distributed():
         return {"ranks": [state]}
     states: list[Any] = [None] * distributed.get_world_size()
     distributed.all_gather_object(states, state)
@@ -50,8 +50,7 @@ def own_state(states: dict[str, Any]) -> dict[str, Any]:
     ranks = states.get("ranks")
     if not isinstance(ranks, list) or not ranks:
         raise ConfigError(f"this is not the state of all ranks of a LoaderDataset: it has the keys {sorted(states)}")
-    is_distributed = distributed.is_available() and distributed.is_initialized()
-    rank, count = (distributed.get_rank(), distributed.get_world_size()) if is_distributed else (0, 1)
+    rank, count = (distributed.get_rank(), distributed.get_world_size()) if _is_distributed() else (0, 1)
     if len(ranks) not in (1, count):
         raise ConfigError(
             f"the state is of {len(ranks)} ranks, but here are {count}: only the state of a run in lockstep suits any "
@@ -59,3 +58,7 @@ def own_state(states: dict[str, Any]) -> dict[str, Any]:
         )
     found: dict[str, Any] = ranks[rank if len(ranks) > 1 else 0]
     return found
+
+
+def _is_distributed() -> bool:
+    return bool(distributed.is_available() and distributed.is_initialized())
