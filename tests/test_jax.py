@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from datago_gpu import Loader
 from datago_gpu.index.build import build_index
 from tests.support.images import SHAPES, add_pictures, file_config
 from tests.support.needs import needs
+from tests.support.ports import free_ports
 
 HERE = Path(__file__).parent
 STOP = 2
@@ -43,9 +43,7 @@ def test_on_eight_devices() -> None:
 @contextmanager
 def processes(folder: Path, *arguments: str) -> Iterator[list[subprocess.Popen[str]]]:
     """Two processes of one job of JAX, which are gone at the end."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+    (port,) = free_ports(1)
     command = [sys.executable, str(HERE / "jax_ranks.py"), port]
     started = [
         subprocess.Popen(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 from datago_gpu.index.build import build_index
 from tests.support.images import SHAPES, add_pictures, file_config
 from tests.support.needs import needs
+from tests.support.ports import free_ports
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGE = (DOCS / "several-gpus.md").read_text()
@@ -35,12 +35,10 @@ def test_the_recipes_run(tmp_path: Path) -> None:
         assert any(there in block for block in blocks)
         blocks = [block.replace(there, here) for block in blocks]
     (tmp_path / "blocks.json").write_text(json.dumps(blocks))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    (port,) = free_ports(1)
     script = Path(__file__).parent / "several_gpus_ranks.py"
     done = subprocess.run(
-        [sys.executable, "-P", script, str(port), "blocks.json"],  # beside the script lies tests/torch
+        [sys.executable, "-P", script, port, "blocks.json"],  # beside the script lies tests/torch
         cwd=tmp_path,
         capture_output=True,
         text=True,

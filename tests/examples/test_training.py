@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ import pytest
 
 from tests.examples.runs import EXAMPLES, NAMES, losses_of
 from tests.support.needs import needs
+from tests.support.ports import free_ports
 
 LONGEST = 126
 """Lines of an example: it is to be read at once."""
@@ -51,14 +51,6 @@ def test_a_run_that_goes_on_sees_what_one_without_a_stop_would(name: str, folder
     rest = losses_of(name, folder, 20, "--resume")
     assert rest.keys() == set(range(15, 21))
     assert begun | rest == pytest.approx({step: whole[step] for step in range(1, 21)}, rel=1e-3)
-
-
-def free_ports(count: int) -> list[str]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [str(each.getsockname()[1]) for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 @pytest.mark.timeout(300)

@@ -12,7 +12,6 @@ import importlib
 import json
 import os
 import signal
-import socket
 import sys
 import traceback
 from contextlib import suppress
@@ -22,6 +21,7 @@ from typing import Any
 import torch
 
 from tests.frameworks.pictures import number_of
+from tests.support.ports import free_ports
 
 SHARED = (
     *("lightning.pytorch", "accelerate", "transformers.trainer", "torch.distributed.checkpoint"),
@@ -48,10 +48,10 @@ class Watch:
         self._file.flush()
 
 
-def run_rank(job: dict[str, Any], rank: int, port: int) -> None:
+def run_rank(job: dict[str, Any], rank: int, port: str) -> None:
     size = str(job["ranks"])
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": size, "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": size}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "GLOO_SOCKET_IFNAME": "lo"}
     os.environ |= {"TORCHELASTIC_RUN_ID": job["name"], "ACCELERATE_USE_CPU": "1", "TRANSFORMERS_VERBOSITY": "error"}
     os.chdir(job["folder"])
     if job.get("is_watched", True):
@@ -64,8 +64,7 @@ def run_rank(job: dict[str, Any], rank: int, port: int) -> None:
 
 
 def run(job: dict[str, Any]) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    (port,) = free_ports(1)
     ranks = []
     for rank in range(job["ranks"]):
         process = os.fork()
