@@ -29,5 +29,5 @@ ENV NVIDIA_VISIBLE_DEVICES=all \
 RUN datago-gpu doctor --device cpu
 
 # Your own program comes here:
-# COPY train.py /work/
-# CMD ["torchrun", "--nproc-per-node", "gpu", "/work/train.py"]
+# COPY train.py /training/
+# CMD ["torchrun", "--nproc-per-node", "gpu", "/training/train.py"]
