@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import pytest
 from PIL import Image
@@ -67,6 +70,24 @@ def test_a_snippet_runs(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     if found["loader"] is not loader and "load_state_dict" in block:
         assert len(next(found["loader"])) == 2
     found["loader"].close()
+
+
+def test_each_source_that_the_readme_lists_is_a_valid_config(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATAROOM_API_URL", "http://localhost/api/")
+    monkeypatch.setenv("DATAROOM_API_KEY", "k" * 40)
+    rows = re.findall(r"^\| `\"(\w+)\"` \|.*\| `(\{.*\})` \|$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert {kind for kind, _ in rows} == {"file", "webdataset", "table", "db"}
+    for kind, settings in rows:
+        LoaderConfig.load({"source_type": kind, "source_config": json.loads(settings)})
+
+
+def test_each_command_that_the_readme_shows_takes_these_arguments() -> None:
+    lines = re.findall(r"^    datago-gpu (.*?)(?: +#.*)?$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert len(lines) >= 5
+    for line in lines:
+        name, *arguments = shlex.split(line)
+        command = getattr(import_module(f"datago_gpu.cli.{name}"), name)
+        command.make_parser(click.Context(command)).parse_args(arguments)
 
 
 def test_links_of_the_readme_lead_somewhere_also_where_pypi_shows_it() -> None:
