@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import runpy
 from pathlib import Path
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ def test_the_picture_of_buckets_is_what_its_program_draws() -> None:
 @pytest.mark.parametrize("name", sorted(path.name for path in PICTURES.glob("*.svg")))
 def test_a_drawing_loads_nothing(name: str) -> None:
     text = (PICTURES / name).read_text()
-    for element in ElementTree.fromstring(text).iter():
+    for element in ET.fromstring(text).iter():
         assert not element.tag.endswith(("image", "script", "foreignObject")), element.tag
         for key, value in element.attrib.items():
             assert not key.endswith("href") or value.startswith("#"), value

@@ -70,7 +70,8 @@ class ContactSheet:
 
     def _draw_row(self, sheet: Image.Image, pen: ImageDraw.ImageDraw, bucket: tuple[int, int], top: int) -> None:
         pen.text((GAP, top), f"{bucket[1]} x {bucket[0]}", INK, ImageFont.load_default(15))
-        pen.text((GAP, top + 20), f"{self._counts[bucket]} images", FAINT, ImageFont.load_default(12))
+        shown = f"{self._counts[bucket]} images, {len(self._tiles[bucket])} shown"
+        pen.text((GAP, top + 20), shown, FAINT, ImageFont.load_default(12))
         left = LABEL
         for tile in self._tiles[bucket]:
             sheet.paste(tile, (left, top))

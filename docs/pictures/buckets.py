@@ -1,4 +1,4 @@
-"""Draws docs/pictures/buckets.jpg: a photograph of each bucket with its crop framed, and the batch that the crop goes to.
+"""Draws docs/pictures/buckets.jpg: photographs with their crops framed, and the batches that the crops go to.
 
     python docs/pictures/buckets.py [PATH.jpg]
 
@@ -17,8 +17,8 @@ import datago_gpu
 from datago_gpu import Batch, Loader
 
 PHOTOS = Path(datago_gpu.__file__).parent / "photos"
-FIRST = ("otters.jpg", "astronaut.jpg", "anhinga.jpg")
-"""The photographs whose originals are shown."""
+PLACES = {"otters.jpg": (0, 0), "astronaut.jpg": (0, 1), "anhinga.jpg": (568, 1)}
+"""The photographs whose originals are shown -> left edge in pixels, and row."""
 CONFIG: dict[str, Any] = {
     "source_type": "file",
     "source_config": {"root_path": str(PHOTOS), "extensions": "jpg"},
@@ -31,13 +31,11 @@ CONFIG: dict[str, Any] = {
     "batch_size": 16,
     "seed": 3,
 }
-WIDTH, MARGIN, GAP = 1200, 24, 12
-ORIGINAL, TILE = (264, 190), 150
-"""The most that an original takes, in pixels; the side of a tile if it were a square."""
-ROW, HEAD, WORDS = 236, 64, 34
-"""Heights: of a row, of the title, and of the words above the pictures of a row."""
-SHOWN = 5
-"""Images shown of a batch."""
+TITLE = "Original, its crop, and the batch of its bucket: one array, without padding"
+WIDTH, ROW, HEAD, WORDS, MARGIN, GAP = 1200, 244, 62, 46, 24, 12
+"""Pixels: the picture is WIDTH wide; a row is ROW high, the title HEAD, and the words above a row's images WORDS."""
+ORIGINAL, TILE, ARROW = (236, 170), 140, 76
+"""The most that an original takes; the side of a tile if it were a square; the room of the arrow between them."""
 PAPER, INK, FAINT, FRAME = (255, 255, 255), (31, 35, 40), (89, 99, 110), (207, 34, 46)
 
 
@@ -49,33 +47,37 @@ def main() -> None:
 def draw() -> Image.Image:
     """Returns the picture."""
     with Loader(CONFIG, device="cpu", backend="pillow") as loader:
-        batches = list(loader)
-    sheet = Image.new("RGB", (WIDTH, HEAD + len(FIRST) * ROW), PAPER)
+        batches = {name: batch for batch in loader for name in batch.ids}
+    sheet = Image.new("RGB", (WIDTH, HEAD + 2 * ROW), PAPER)
     pen = ImageDraw.Draw(sheet)
-    pen.text((MARGIN, 18), "Original, with the crop", INK, _font(26))
-    pen.text((MARGIN + ORIGINAL[0] + 70, 18), "Batch of its bucket: one array, no padding", INK, _font(26))
-    for row, name in enumerate(FIRST):
-        (batch,) = (batch for batch in batches if name in batch.ids)
-        _draw_row(sheet, pen, HEAD + row * ROW, batch, batch.ids.index(name))
+    pen.text((MARGIN, 18), TITLE, INK, _font(30))
+    for name, (left, row) in PLACES.items():
+        batch = batches[name]
+        _draw_block(sheet, pen, (MARGIN + left, HEAD + row * ROW), batch, batch.ids.index(name))
     return sheet
 
 
-def _draw_row(sheet: Image.Image, pen: ImageDraw.ImageDraw, top: int, batch: Batch, first: int) -> None:
-    original = _framed(batch, first)
-    middle, left = top + WORDS + ORIGINAL[1] // 2, MARGIN + ORIGINAL[0] + 70
-    sheet.paste(original, (MARGIN + (ORIGINAL[0] - original.width) // 2, middle - original.height // 2))
-    pen.text((left, top), _shape(batch), FAINT, _font(22))
-    pen.line((left - 56, middle, left - 24, middle), FAINT, 5)
-    pen.polygon([(left - 28, middle - 12), (left - 10, middle), (left - 28, middle + 12)], FAINT)
-    for index in [first, *(other for other in range(len(batch)) if other != first)][:SHOWN]:
+def _draw_block(
+    sheet: Image.Image, pen: ImageDraw.ImageDraw, corner: tuple[int, int], batch: Batch, first: int
+) -> None:
+    """Draws an original, an arrow, and the images of its batch beside it, as far as there is room."""
+    left, top = corner
+    original, middle = _framed(batch, first), top + WORDS + ORIGINAL[1] // 2
+    pen.text((left, top + 8), _shape(batch), FAINT, _font(26))
+    sheet.paste(original, (left, middle - original.height // 2))
+    left += original.width + ARROW
+    pen.line((left - 62, middle, left - 28, middle), FAINT, 5)
+    pen.polygon([(left - 30, middle - 12), (left - 12, middle), (left - 30, middle + 12)], FAINT)
+    for index in [first, *(other for other in range(len(batch)) if other != first)]:
         tile = _tile(batch.image[index])
+        if left + tile.width > WIDTH - MARGIN - GAP:
+            pen.text((left, middle - 16), "...", FAINT, _font(26))
+            break
         place = left, middle - tile.height // 2
         sheet.paste(tile, place)
         if index == first:
             pen.rectangle((*place, left + tile.width - 1, place[1] + tile.height - 1), outline=FRAME, width=5)
         left += tile.width + GAP
-    if len(batch) > SHOWN:
-        pen.text((left, middle - 16), "...", FAINT, _font(26))
 
 
 def _framed(batch: Batch, index: int) -> Image.Image:
@@ -100,7 +102,7 @@ def _tile(pixels: Any) -> Image.Image:
 def _shape(batch: Batch) -> str:
     """Returns the shape of the batch in words."""
     height, width = batch.image.shape[1:3]
-    return f"batch.image: {batch.image.shape}, {width} pixels wide and {height} high"
+    return f"{batch.image.shape}: {width} wide, {height} high"
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
