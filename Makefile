@@ -1,4 +1,4 @@
-# make demo | test | wheel-check | lint | bench | clean. Everything is set up by itself in .venv; PYTHON chooses the interpreter.
+# make demo | test | wheel-check | lint | bench | docs | clean. Everything is set up by itself in .venv; PYTHON chooses the interpreter.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -14,7 +14,7 @@ TORCH := torch==2.13.0+cpu
 # Processes that share the tests: one more than cores, since a quarter of the tests' time is waiting.
 WORKERS ?= $(shell expr $$(nproc) + 1)
 
-.PHONY: demo test wheel-check lint format gpu-report gpu-probe docker-check docker-lock clean
+.PHONY: demo test wheel-check lint format docs gpu-report gpu-probe docker-check docker-lock clean
 .DEFAULT_GOAL := help
 
 help:
@@ -22,6 +22,7 @@ help:
 	@echo "make test [WORKERS=2] [TESTS='tests/sources -k http']  lint, types and the test suite"
 	@echo "make wheel-check  build the wheel, install it into clean environments of each Python here, and try it"
 	@echo "make format  rewrite the code in its style"
+	@echo "make docs    build the docs as a site, into site/: open site/index.html"
 	@echo "make bench [BENCH='--only local --runs 5']  compare with the peers on this machine: docs/performance.md"
 	@echo "make bench-peers  install the peers that need torch, in .venv-bench, for make bench to find"
 	@echo "make gpu-report [OUT=folder] [DEVICE=cuda]  check and measure the GPU path: docs/gpu/README.md"
@@ -76,8 +77,17 @@ format: $(VENV)/.test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# The site of the docs. Its tools have an environment of their own: neither the package nor its tests need them.
+.venv-docs/.docs: tools/docs_site/requirements.txt
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip install --quiet -r $<
+	@touch $@
+
+docs: .venv-docs/.docs
+	.venv-docs/bin/python -m mkdocs build
+
 clean:
-	rm -rf $(VENV) .venv-bench build dist .pytest_cache .mypy_cache .ruff_cache demo.png
+	rm -rf $(VENV) .venv-bench .venv-docs site build dist .pytest_cache .mypy_cache .ruff_cache demo.png
 
 $(VENV)/.bench: $(BIN)/python pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'

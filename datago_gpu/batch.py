@@ -58,7 +58,9 @@ class Batch:
     """
 
     ids: list[str]
+    """Names of the samples; the id of a file is its path below the root."""
     sources: list[str]
+    """Where each sample comes from: what a Dataroom stores, or "filesystem" for local files; empty if not known."""
     image: Array | Any
     """With crop_and_resize one array: (N, H, W, 3), or (N, 3, H, W) with layout "CHW", of the dtype set (by default
     uint8 in [0, 255]), on the loader's device: numpy on the CPU; on a GPU an object with DLPack and
@@ -72,7 +74,9 @@ class Batch:
     bucket: tuple[int, int] | None
     """Height and width of all images of the batch. None without crop_and_resize, or if the images differ in size."""
     attributes: list[dict[str, Any]] = field(default_factory=list)
+    """For each sample what its source stores about it, such as captions: values of JSON under their names."""
     tags: list[list[str]] = field(default_factory=list)
+    """For each sample the tags that a Dataroom stores."""
     embeddings: Array | Any = None
     """float32 (N, D), on the loader's device, if `require_embeddings` is true."""
     labels: Array | Any = None
@@ -80,7 +84,9 @@ class Batch:
     sample without a class, or of an unknown one, which `stats().flawed` counts. None if the settings ask for no labels
     and no sample of the batch has one."""
     duplicate_states: list[int | None] = field(default_factory=list)
+    """For each sample the duplicate state that a Dataroom stores, or None."""
     epoch: int = 0
+    """Number of the pass, counted from 0."""
     masks: dict[str, Array | Any] = field(default_factory=dict)
     """Name -> (N, H, W, 1), or (N, 1, H, W) with layout "CHW", cut from the same region as `image`: uint8, or uint16 or
     int32 as `mask_dtype` says. A list if `image` is a list; with pre_encode_images, a list of PNGs. A sample without

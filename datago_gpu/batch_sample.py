@@ -21,7 +21,9 @@ class Sample:
     """One sample of a batch. Its arrays are views of the batch's arrays and keep the batch alive."""
 
     id: str
+    """Its name; of a file, the path below the root."""
     source: str
+    """Where it comes from: see `Batch.sources`."""
     image: Array | Any
     """(H, W, 3), or (3, H, W) with layout "CHW", on the loader's device; (H, W, C) with image_to_rgb8 false, bytes with
     pre_encode_images. None without `require_images`."""
@@ -30,10 +32,13 @@ class Sample:
     crop: tuple[float, float, float, float]
     """(top, left, height, width) of the region that `image` shows, in pixels of the original."""
     attributes: dict[str, Any]
+    """What its source stores about it, such as captions: values of JSON under their names."""
     tags: list[str]
+    """The tags that a Dataroom stores."""
     embedding: Array | Any
     """(D,), on the loader's device."""
     duplicate_state: int | None
+    """The duplicate state that a Dataroom stores, or None."""
     label: int | None = None
     """The number of its class: see `Batch.labels`. Reading it from a batch on a GPU waits for a copy."""
     masks: dict[str, Array | Any] = field(default_factory=dict)

@@ -48,10 +48,10 @@ def test_each_file_that_a_hint_of_pytest_names_is_there() -> None:
             assert (ROOT / name).exists(), name
 
 
-@pytest.mark.parametrize("page", sorted(path.name for path in (ROOT / "docs").glob("*.md")))
+@pytest.mark.parametrize("page", sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md")))
 def test_each_test_that_a_document_names_is_there(page: str) -> None:
     there = {path.relative_to(ROOT).as_posix() for path in (ROOT / "tests").rglob("test_*.py")}
-    for name in re.findall(r"`((?:[\w/]+/)?test_\w+\.py)`", read(f"docs/{page}")):
+    for name in re.findall(r"`((?:[\w/]+/)?test_\w+\.py)`", read(page)):
         assert any(path.endswith(f"/{name}") or path == name for path in there), name
 
 

@@ -1,4 +1,4 @@
-"""The Python of README.md and docs/guide.md runs as it stands there, on small data in place of its paths."""
+"""The Python and the JSON of README.md and of docs/ work as they stand there, on small data in place of their paths."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 from collections.abc import Iterator
+from contextlib import ExitStack
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -21,17 +22,31 @@ from tests.support.images import SHAPES, add_pictures
 from tests.support.needs import needs
 
 ROOT = Path(__file__).parent.parent
-ADDRESS = "https://github.com/datago-gpu/datago-gpu/blob/main/"
-BLOCKS = [
-    pytest.param(block, id=f"{page}-{number}")
-    for page in ("README.md", "docs/guide.md")
-    for number, block in enumerate(re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL))
-]
+RUN_ELSEWHERE = {
+    "docs/frameworks.md": "tests/support/frameworks.py",
+    "docs/metrics.md": "tests/metrics/test_documents.py",
+    "docs/migrating.md": "tests/test_migrating.py",
+    "docs/several-gpus.md": "tests/test_several_gpus.py",
+}
+"""Pages whose Python needs more than small data: several processes, servers of metrics, other loaders."""
+PAGES = {
+    path.relative_to(ROOT).as_posix(): path.read_text() for path in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md"))
+}
+
+
+def blocks(language: str) -> list[Any]:
+    """The blocks of a language, of all pages that are not run elsewhere."""
+    return [
+        pytest.param(block, id=f"{page}-{number}")
+        for page, text in sorted(PAGES.items())
+        if page not in RUN_ELSEWHERE
+        for number, block in enumerate(re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL))
+    ]
 
 
 @pytest.fixture
 def room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A Dataroom whose images have the masks and latents that the guide names."""
+    """A Dataroom whose images have the masks and latents that the docs name."""
     root, parts = tmp_path / "room", tmp_path / "room" / "parts"
     parts.mkdir(parents=True)
     names = {"segmentation": "mask.png", "image_depth": "depth.png", "vae": "vae.npy"}
@@ -50,26 +65,36 @@ def room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-@pytest.mark.usefixtures("room")
-@pytest.mark.parametrize("block", BLOCKS)
-def test_a_snippet_runs(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("block", blocks("python"))
+def test_a_snippet_runs(
+    block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    """A snippet that makes no loader is given one, and one that makes no config is given that of this loader."""
     torch = needs("torch")
     photos = tmp_path / "photos"
     add_pictures(photos, SHAPES * 3)
     for folder in ("train/daisy", "train/tulip", "val/tulip"):
         add_pictures(tmp_path / "flowers" / folder, SHAPES)
+    if "has_masks" in block:
+        request.getfixturevalue("room")
     monkeypatch.chdir(tmp_path)
     config = {"source_type": "file", "source_config": {"root_path": str(photos)}, "batch_size": 2}
-    with Loader(config, device="cpu") as loader:
-        next(loader)
-        found: dict[str, Any] = {"config": config, "loader": loader, "model": torch.nn.Linear(2, 2)}
+    found: dict[str, Any] = {"config": config, "model": torch.nn.Linear(2, 2)}
+    is_given = "loader." in block and "as loader" not in block
+    with ExitStack() as stack:
+        loader = stack.enter_context(Loader(config, device="cpu")) if is_given else None
+        if loader:
+            next(loader)
+            found["loader"] = loader
         exec(block.replace("/data/photos", str(photos)).replace("/data/flowers", str(tmp_path / "flowers")), found)
     (LoaderConfig.load_for_rows if "source=rows" in block else LoaderConfig.load)(found["config"])
     if "batch" in found:
         assert len(found["batch"]) >= 1
-    if found["loader"] is not loader and "load_state_dict" in block:
+    if "load_state_dict" in block:
+        assert found["loader"] is not loader
         assert len(next(found["loader"])) == 2
-    found["loader"].close()
+    if "loader" in found:
+        found["loader"].close()
 
 
 def test_each_source_that_the_readme_lists_is_a_valid_config(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,15 +115,17 @@ def test_each_command_that_the_readme_shows_takes_these_arguments() -> None:
         command.make_parser(click.Context(command)).parse_args(arguments)
 
 
-def test_links_of_the_readme_lead_somewhere_also_where_pypi_shows_it() -> None:
-    text = (ROOT / "README.md").read_text()
-    links = re.findall(r"\]\(([^)]+)\)", text)
-    assert len(links) > 10
-    headings = {re.sub(r"\W+", "-", title.lower()) for title in re.findall(r"^#+ (.*)$", text, re.MULTILINE)}
-    for link in links:
-        if link.startswith("#"):
-            assert link[1:] in headings
-        else:
-            assert link.startswith("https://"), f"{link} is dead on PyPI"
-            if link.startswith(ADDRESS):
-                assert (ROOT / link.removeprefix(ADDRESS).partition("#")[0]).exists(), link
+@pytest.mark.parametrize("block", blocks("json"))
+def test_a_block_of_json_is_a_config_or_describes_an_image(block: str) -> None:
+    """tests/server/test_sidecars.py loads the image that is described."""
+    found = json.loads(block)
+    if "source_type" in found:
+        LoaderConfig.load(found)
+    else:
+        assert "latents" in found
+
+
+def test_each_page_with_python_of_its_own_is_read_by_the_test_that_runs_it() -> None:
+    for page, test in RUN_ELSEWHERE.items():
+        assert "```python" in PAGES[page]
+        assert Path(page).name in (ROOT / test).read_text()

@@ -30,8 +30,8 @@ class DeviceArray:
     The pixels are complete and can be read on any stream without waiting. The memory belongs to the decoder. It stays
     valid while this object or anything made from it lives. After that, it stays valid for work that is already queued
     on a default stream and on the streams that the array was exported to (with all frameworks, the current stream). If
-    that stream is unknown, it stays valid for all work already queued on the GPU. See "Memory and streams" in the
-    guide.
+    that stream is unknown, it stays valid for all work already queued on the GPU. docs/training/batches.md has more
+    under "Memory and streams".
     """
 
     __slots__ = ("_array", "_is_bfloat16", "_lease")

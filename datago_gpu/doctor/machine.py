@@ -233,7 +233,7 @@ def memory(needed: MemorySum, limit: int | None, meminfo: Path) -> Check:
     found += f", {mib(free)} are available" if free is not None else ""
     found += f", the container's limit is {mib(limit)}" if limit is not None else ""
     if least is not None and needed.total > least * 0.8:
-        return Check.warn("memory", found, "lower the settings (docs/guide.md, Memory), or provide more memory")
+        return Check.warn("memory", found, "lower the settings (docs/operations/memory.md), or provide more memory")
     return Check.ok("memory", found)
 
 

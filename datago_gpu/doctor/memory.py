@@ -1,4 +1,4 @@
-"""Computes the maximum memory of a run from its settings. The guide explains this sum under "Memory"."""
+"""Computes the maximum memory of a run from its settings. docs/operations/memory.md explains this sum."""
 
 from __future__ import annotations
 

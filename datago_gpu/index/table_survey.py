@@ -50,7 +50,7 @@ class TableSurvey:
                     raise ConfigError(
                         f"{self._source.shown_path} holds the bytes of its images, for which an index has no place: "
                         'load the table itself, with source_type "table". For lockstep, add columns of the widths and '
-                        "heights to it (docs/guide.md, Lockstep)"
+                        "heights to it (docs/training/lockstep.md)"
                     )
                 yield Unit(ref.id, ref)
 

@@ -80,7 +80,7 @@ class Loader(Plans, ClassNames):
     state: a `state_dict` to resume from, as with `load_state_dict`, but without starting twice.
     source: rows of the program's own, in place of a source that the config names: a sequence, an iterable or an
         iterator of `Row`, or a function that is given the epoch and returns an iterable. One thread of this process,
-        "datago-rows", reads the rows; the docs' "A source of your own" has the details.
+        "datago-rows", reads the rows; docs/sources/own-rows.md has the details.
     on_change: what to do if the data has changed since the state was saved. "refuse": the first batch raises
         ConfigError, which names the change. "accept": the loader warns and continues with the data as it is now.
 

@@ -22,7 +22,7 @@ _NO_SIZES_OF_ROWS = "the rows have none: give each Row its width and height"
 _NO_SIZES_OF_TABLE = (
     "the table has none. If it has columns of sizes, name them (source_config.width and height). If its images lie "
     "elsewhere, make an index once: datago-gpu index CONFIG --out index.arrow. If it holds the bytes of its images, "
-    "add columns of sizes to it (docs/guide.md, Lockstep)"
+    "add columns of sizes to it (docs/training/lockstep.md)"
 )
 
 

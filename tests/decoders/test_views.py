@@ -133,7 +133,7 @@ def test_a_jpeg_is_reduced_only_as_far_as_the_largest_view_allows() -> None:
         (reduced,) = shown(drafted, alone(images, 1))
         assert np.array_equal(small, wanted)
         assert not np.array_equal(reduced, wanted)
-        assert np.abs(reduced.astype(int) - wanted).mean() <= 4  # stated in the guide as "slightly softer"
+        assert np.abs(reduced.astype(int) - wanted).mean() <= 4  # stated in the docs as "slightly softer"
         both_small = replace(alone(images, 1), further=[alone(images, 1)])
         assert all(np.array_equal(view, reduced) for view in shown(drafted, both_small))
     finally:

@@ -1,4 +1,4 @@
-"""The sum of the memory that settings allow: it is told by the guide, and grows with each setting that it names."""
+"""The sum of the memory that settings allow: docs/operations/memory.md tells it; it grows with each setting there."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def sum_of(*settings: dict[str, Any], backend: str = "pillow") -> MemorySum:
     return MemorySum.of(LoaderConfig.load(merged), backend)
 
 
-def test_the_defaults_are_those_of_the_guide() -> None:
+def test_the_defaults_are_those_of_the_docs() -> None:
     files, dense = sum_of(FILES), sum_of(FILES, DENSE)
     assert files.shared["decoded batches"] == 2 * 4096 * MiB
     assert dense.shared["decoded batches"] == 6 * 32 * 512**2 * 3

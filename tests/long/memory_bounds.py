@@ -1,4 +1,4 @@
-"""Does memory keep to the settings, whatever comes? Hostile inputs, one run each, held to the sum in docs/guide.md.
+"""Does memory keep to the settings, whatever comes? Hostile inputs, one run each, held to docs/operations/memory.md.
 
     python -m tests.long.memory_bounds [--only WORD ...] [--out FILE]
 

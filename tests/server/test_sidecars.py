@@ -1,4 +1,4 @@
-"""The examples of a NAME.json in the guide and in `serve --help` work as they stand."""
+"""The examples of a NAME.json in docs/sources/dataroom.md and in `serve --help` work as they stand."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from datago_gpu.cli.serve import serve
 from datago_gpu.server import DataroomServer
 from tests.support.images import add_picture
 
-GUIDE = Path(datago_gpu.__file__).parent.parent / "docs" / "guide.md"
+PAGE = Path(datago_gpu.__file__).parent.parent / "docs" / "sources" / "dataroom.md"
 
 
-def of_guide() -> Any:
-    section = GUIDE.read_text().partition("## The embedded server")[2]
+def of_docs() -> Any:
+    section = PAGE.read_text().partition("## The embedded server")[2]
     return json.loads(section.partition("```json")[2].partition("```")[0])
 
 
@@ -32,7 +32,7 @@ def of_help() -> Any:
     return json.loads(found[0])
 
 
-@pytest.mark.parametrize("sidecar", [of_guide(), of_help()], ids=["guide", "help"])
+@pytest.mark.parametrize("sidecar", [of_docs(), of_help()], ids=["docs", "help"])
 def test_the_example_gives_a_mask_a_further_image_and_a_latent(tmp_path: Path, sidecar: Any) -> None:
     add_picture(tmp_path / "a/cat.jpg", 64, 64)
     (tmp_path / "a/cat.json").write_text(json.dumps(sidecar))
