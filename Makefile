@@ -7,6 +7,8 @@ ifndef CUDA
 CUDA := $(shell nvidia-smi -L >/dev/null 2>&1 && echo cuda12)
 endif
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
+# Compiled modules are kept, as where a package is installed: without them each process of a loader compiles its own.
+export PYTHONDONTWRITEBYTECODE =
 
 # Where the CPU build of torch lies: gigabytes less, and neither the tests nor the benchmark use torch on a GPU.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu

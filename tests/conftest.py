@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,6 +16,11 @@ from datago_gpu.config.ranks import VARIABLES
 from datago_gpu.decoders.select import Backend, choose
 from tests.support import generators
 from tests.support.gpus import usable
+
+# Most of the suite's time is the start of processes. Where Python may keep no compiled modules, as many containers have it,
+# each start would compile the package again: 60 ms more for a loader.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # No deadline: a slow machine is not a bug. Fixtures that only make a folder or clear the environment may be shared by
 # the examples of a property.
@@ -39,7 +45,7 @@ def backend(request: pytest.FixtureRequest) -> Backend:
 
 LONGEST = (
     *("test_benchmarks.py", "test_soak.py", "test_long.py", "test_report.py", "test_programs.py", "test_torch.py"),
-    "test_processes.py",
+    *("test_processes.py", "test_ray.py", "test_training.py", "test_model.py", "test_jax.py", "test_ranks.py"),
 )
 """Files that take half a minute and more. Begun last, they would keep one worker busy when all others are done."""
 
