@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 def test_the_soak_holds_its_gates(backend: str) -> None:
     # Memory grows for all of so short a time, and the machine may be busy: neither is held to much.
     limits = ["--hang", "60", "--close", "10", "--growth", "1"]
-    arguments = ["--seconds", "10", "--backend", backend, "--count", "300", *limits]
+    arguments = ["--seconds", "8", "--backend", backend, "--count", "300", *limits]
     command = [sys.executable, "-m", "tests.long.soak", *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=230, check=False)
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]

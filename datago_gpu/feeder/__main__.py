@@ -1,9 +1,12 @@
 """`python -m datago_gpu.feeder`: see `datago_gpu.feeder.main`."""
 
+import gc
 import sys
 
-import datago_gpu.feeder.decoding.memory_plan  # noqa: F401 - settings, which the fork server then shares
-from datago_gpu.feeder.decoding.fork_server import start
+gc.disable()  # nothing of what is imported is garbage: looking for it takes a tenth of the start
+
+import datago_gpu.feeder.decoding.memory_plan  # noqa: E402, F401 - settings, which the fork server then shares
+from datago_gpu.feeder.decoding.fork_server import start  # noqa: E402
 
 *numbers, plan, ends, rows = sys.argv[1:]
 channel, arena, parent, *links = map(int, numbers)
@@ -12,4 +15,6 @@ decoding = start(plan, [*map(int, ends.split(","))], arena, (channel, *links, *o
 
 from datago_gpu.feeder.main import main  # noqa: E402 - the fork server runs while this is imported
 
+gc.freeze()
+gc.enable()
 main(channel, arena, parent, *links, decoding=decoding, rows=own[0] if own else None)

@@ -142,10 +142,10 @@ def spoil(cache: Path, random: Random) -> None:
         if what == "one":
             path.unlink()
         elif what == "cut":
-            os.truncate(path, random.randrange(path.stat().st_size))
+            os.truncate(path, random.randrange(path.stat().st_size + 1))
         elif what == "turn":
             with path.open("r+b") as file:
-                at = random.randrange(path.stat().st_size)
+                at = random.randrange(path.stat().st_size + 1)
                 file.seek(at)
                 byte = file.read(1)[0]
                 file.seek(at)

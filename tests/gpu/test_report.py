@@ -249,9 +249,9 @@ def of_this_report(out: Path) -> list[int]:
 
 
 def test_a_report_that_is_killed_keeps_the_check_that_was_done_and_ends_the_one_that_runs(tmp_path: Path) -> None:
-    with running(tmp_path, "encode", "training") as process:
+    with running(tmp_path, "encode", "limit") as process:
         read_until(process, "encode: pass")
-        while not any(each.check == "training" for each in findings.read(tmp_path / "findings.jsonl")):
+        while not any(each.check == "limit" for each in findings.read(tmp_path / "findings.jsonl")):
             assert process.poll() is None  # the next check is about to begin
         (check,) = of_this_report(tmp_path)
         ended = os.pidfd_open(check)
@@ -269,7 +269,7 @@ def test_a_report_that_is_killed_keeps_the_check_that_was_done_and_ends_the_one_
     assert done.returncode == 1, done.stderr
     checks = {each["name"]: each for each in json.loads((tmp_path / "report.json").read_text())["checks"]}
     assert checks["encode"]["status"] == "pass"
-    assert checks["training"]["crash"].startswith("cut off")
+    assert checks["limit"]["crash"].startswith("cut off")
 
 
 def test_a_report_that_is_killed_before_its_first_check_is_a_report(tmp_path: Path) -> None:

@@ -102,6 +102,7 @@ def _serve(described: str, tasks: int, results: int, file: int, arena: int) -> i
     allowance = SharedAllowance(plan.memory, plan.processes, file, memory)
     worker = Worker(plan, payloads, file, memory, allowance, tasks, socket.socket(fileno=results))
     gc.freeze()  # so that garbage collection writes to no shared page
+    gc.enable()  # the feeder had disabled it for its imports
     server, children = os.getpid(), set[int]()
     signal.signal(signal.SIGTERM, lambda *_: _end(children))
     for number in range(plan.processes):
