@@ -19,9 +19,6 @@ from tests.support.ports import free_ports
 LONGEST = 126
 """Lines of an example: it is to be read at once."""
 
-STEPS = 44
-"""Enough for the loss of each example to fall."""
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
@@ -35,14 +32,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @cache
 def of_a_long_run(name: str, folder: Path) -> dict[int, float]:
-    return losses_of(name, folder, STEPS)
+    return losses_of(name, folder, 60)
 
 
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("name", NAMES)
 def test_the_loss_falls(name: str, folder: Path) -> None:
     losses = list(of_a_long_run(name, folder).values())
-    assert len(losses) == STEPS
+    assert len(losses) == 60
     assert mean(losses[-8:]) < mean(losses[:8])
 
 
