@@ -17,7 +17,7 @@ from datago_gpu.decoders.select import Backend, choose
 from tests.support import generators
 from tests.support.gpus import usable
 
-# Most of the suite's time is the start of processes. Where Python may keep no compiled modules, as many containers have it,
+# Most of the suite's time is the start of processes. Where Python may keep no compiled modules, as in many containers,
 # each start would compile the package again: 60 ms more for a loader.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
