@@ -37,7 +37,7 @@ _SCAN_SHARE = 0.05
 
 
 class DataroomServer:
-    """Serves the images below `root` with the HTTP API of a Dataroom; see the modules beside this for what it reads.
+    """Serves the images below `root` with the HTTP API of a Dataroom; docs/sources/dataroom.md has more.
 
         with DataroomServer("/photos", port=0) as server:
             ...                                          # server.url, server.key
