@@ -32,7 +32,9 @@ def test_an_example(module: str, name: str, tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path)
     home = import_module(f"datago_gpu.{module}")
     finder = doctest.DocTestFinder(recurse=False)
-    (example,) = finder.find(getattr(home, name), name, module=home, globs=dict(vars(home)))
+    (example,) = finder.find(
+        getattr(home, name), name, module=home, globs={each: getattr(home, each) for each in dir(home)}
+    )
     assert example.examples
     printed: list[str] = []
     runner = doctest.DocTestRunner()

@@ -5,9 +5,9 @@ from __future__ import annotations
 from msgspec import Struct
 
 from datago_gpu.feeder.admit_parts import AdmittedPart
-from datago_gpu.feeder.arena import aligned
 from datago_gpu.imaging.geometry import Region
 from datago_gpu.sources.reference import SampleRef
+from datago_gpu.units import aligned
 
 __all__ = ["Admitted", "Shown"]
 

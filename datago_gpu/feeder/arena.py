@@ -16,20 +16,15 @@ import secrets
 
 from datago_gpu.errors import FeederError
 from datago_gpu.system import has_memfd
-from datago_gpu.units import ALIGNMENT, MiB
+from datago_gpu.units import MiB
 
-__all__ = ["Allocator", "aligned", "create", "create_sparse", "map_memory", "unnamed_file"]
+__all__ = ["Allocator", "create", "create_sparse", "map_memory", "unnamed_file"]
 
 log = logging.getLogger("datago_gpu")
 
 _REFUSED = frozenset((errno.EPERM, errno.EACCES, errno.ENOSYS))
 """The errnos of a system call that a container's profile forbids or an old kernel lacks."""
 _ALLOW = "Allow memfd_create in the container's profile, or set TMPDIR to a folder with room for it, best on a tmpfs"
-
-
-def aligned(size: int) -> int:
-    """Returns the size, rounded up to a multiple of ALIGNMENT."""
-    return -(-size // ALIGNMENT) * ALIGNMENT
 
 
 def create(size: int) -> int:

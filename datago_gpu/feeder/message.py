@@ -11,10 +11,10 @@ from msgspec import msgpack
 from datago_gpu.feeder import wire
 from datago_gpu.feeder.admit_parts import AdmittedPart
 from datago_gpu.feeder.admitted import Admitted
-from datago_gpu.feeder.arena import aligned
 from datago_gpu.imaging.geometry import Region, Size, rois_of
 from datago_gpu.sources.reference import Skipped
 from datago_gpu.sources.sample_info import columns_of
+from datago_gpu.units import aligned
 
 __all__ = ["Layout"]
 

@@ -14,7 +14,7 @@ from datago_gpu.config.limits import Limits, decode_processes
 from datago_gpu.decoders.select import Backend
 from datago_gpu.errors import FeederError
 from datago_gpu.feeder.decoding.decode_pool import Pool
-from datago_gpu.feeder.decoding.memory_plan import Plan
+from datago_gpu.feeder.decoding.plan_sizes import plan_for
 
 if TYPE_CHECKING:
     from datago_gpu.decoders.decoder import Decoder
@@ -38,7 +38,7 @@ def make_pool(backend: Backend, config: LoaderConfig) -> Pool | None:
     if not processes:
         return None
     try:
-        return Pool(Plan.of(config, processes))
+        return Pool(plan_for(config, processes))
     except FeederError as error:
         reason = str(error)
     except OSError as error:

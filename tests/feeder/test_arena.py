@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from datago_gpu.feeder.arena import Allocator, aligned, create, map_memory
-from datago_gpu.units import ALIGNMENT
+from datago_gpu.feeder.arena import Allocator, create, map_memory
+from datago_gpu.units import ALIGNMENT, aligned
 
 SIZE = 100
 

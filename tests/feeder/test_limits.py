@@ -17,12 +17,11 @@ from hypothesis import strategies as st
 from datago_gpu import Loader, TooManyErrors
 from datago_gpu.config.limits import Limits
 from datago_gpu.feeder import wire
-from datago_gpu.feeder.arena import aligned
 from datago_gpu.feeder.pack import Packer
 from datago_gpu.feeder.wire import Counts, Mark, Report, Resume
 from datago_gpu.sources.reference import Part, Position, Refs, SampleRef, Tally
 from datago_gpu.sources.sample_info import SampleInfo
-from datago_gpu.units import MiB
+from datago_gpu.units import MiB, aligned
 from tests.feeder.test_grouper import sample
 from tests.feeder.test_production import QUICK, names_of, stream
 from tests.support.images import add_picture, add_pictures, file_config

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from datago_gpu.decoders.decoder import EncodedImages, Payloads
 from datago_gpu.errors import DatagoError
-from datago_gpu.feeder.arena import aligned
 from datago_gpu.feeder.decoding.decode_pool import Pool
 from datago_gpu.feeder.decoding.memory_plan import TASK, Result
 from datago_gpu.feeder.decoding.shared_tables import Tables
 from datago_gpu.feeder.decoding.shelf import Part, Shelf
+from datago_gpu.units import aligned
 
 __all__ = ["Job", "Jobs"]
 

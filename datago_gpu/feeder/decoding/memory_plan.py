@@ -1,6 +1,6 @@
 """What the trainer and its decode processes agree on: settings, and where things lie in the memory that they share.
 
-Imports no numpy: the trainer makes the memory before it starts the feeder.
+Imports little: a feeder imports this before it forks its decode processes, which wait for it.
 """
 
 from __future__ import annotations
@@ -9,15 +9,8 @@ import struct
 
 from msgspec import Struct
 
-from datago_gpu.config import DecodeConfig, ImageConfig, LoaderConfig
-from datago_gpu.config.limits import (
-    Limits,
-    decoded_pixel_bytes,
-    files_of_a_sample,
-    view_pixels,
-    widest_pixel,
-)
-from datago_gpu.feeder.arena import aligned
+from datago_gpu.config import DecodeConfig, ImageConfig
+from datago_gpu.units import aligned
 
 __all__ = [
     "ENCODED_FACTOR",
@@ -31,6 +24,7 @@ __all__ = [
     "TASK",
     "Plan",
     "Result",
+    "paged",
 ]
 
 ROW_BYTES, JOB_BYTES = 96, 32
@@ -69,28 +63,6 @@ class Plan(Struct, frozen=True, kw_only=True):
     memory: int
     """Bytes that images may take while they are decoded, in all processes together."""
 
-    @classmethod
-    def of(cls, config: LoaderConfig, processes: int) -> Plan:
-        """Makes the plan for these settings."""
-        limits, image, decode = Limits.of(config), config.image_config, config.decode_config
-        pixels = max(limits.pixels, decode.max_pixels)
-        if image.crop_and_resize:
-            pixels = view_pixels(config)
-        room, least = pixels * widest_pixel(config), aligned(1)
-        if image.pre_encode_images:
-            room, least = room * ENCODED_FACTOR, ENCODED_HEAD + least
-        rows = config.most_samples * image.view_count
-        return cls(
-            image=image,
-            decode=decode,
-            processes=processes,
-            slots=decode.prefetch * files_of_a_sample(config),
-            rows=rows,
-            bench=_paged(room + rows * least),
-            shelf=_paged(0 if image.pre_encode_images else decoded_pixel_bytes(config)),
-            memory=limits.decoding,
-        )
-
     @property
     def jobs_at(self) -> int:
         """Returns where the heads of the jobs begin."""
@@ -104,7 +76,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     @property
     def benches_at(self) -> int:
         """Returns where the benches begin."""
-        return _paged(self.rows_at + self.slots * self.rows * ROW_BYTES)
+        return paged(self.rows_at + self.slots * self.rows * ROW_BYTES)
 
     @property
     def shelf_at(self) -> int:
@@ -133,5 +105,6 @@ class Result(Struct, frozen=True, array_like=True):
     """Type, text and traceback of an unexpected error."""
 
 
-def _paged(size: int) -> int:
+def paged(size: int) -> int:
+    """Returns the size, rounded up to whole pages of memory."""
     return -(-size // 4096) * 4096

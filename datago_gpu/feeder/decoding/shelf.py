@@ -9,8 +9,9 @@ from collections import deque
 import numpy as np
 from numpy.typing import NDArray
 
-from datago_gpu.feeder.arena import Allocator, aligned
+from datago_gpu.feeder.arena import Allocator
 from datago_gpu.feeder.decoding.forks import Fork, register
+from datago_gpu.units import aligned
 
 __all__ = ["Part", "Shelf"]
 

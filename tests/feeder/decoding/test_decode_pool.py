@@ -10,13 +10,13 @@ import pytest
 
 from datago_gpu import LoaderConfig
 from datago_gpu.feeder.decoding.decode_pool import DecodersGone, Pool
-from datago_gpu.feeder.decoding.memory_plan import Plan
+from datago_gpu.feeder.decoding.plan_sizes import plan_for
 
 
 @pytest.fixture
 def pool() -> Iterator[Pool]:
     config = LoaderConfig.load({"source_type": "file", "source_config": {"root_path": "/"}, "batch_size": 4})
-    made = Pool(Plan.of(config, 2))
+    made = Pool(plan_for(config, 2))
     yield made
     made.close()
 
