@@ -14,12 +14,30 @@ from tools.docs_site.hooks import on_page_markdown
 from tools.docs_site.plain_text import markdown
 
 ROOT = Path(__file__).parent.parent
+WITHOUT_REFERENCE = {"ConfigLike", "Rejected", "SOURCES", "datago"}
+"""A type, a table of types, an error that only the package itself sees, and a module."""
 
 
 def test_each_page_has_one_place_in_the_navigation() -> None:
     nav = re.findall(r"^ +- (?:.*: )?(\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
     pages = [path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")]
     assert sorted(nav) == sorted(pages)
+
+
+def exported(module: str) -> set[str]:
+    """The names in `__all__`, without an import: some modules import frameworks."""
+    path = ROOT / module.replace(".", "/")
+    text = (path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text()
+    return set(re.findall(r'"(\w+)"', text.partition("__all__ = [")[2].partition("]")[0]))
+
+
+def test_the_reference_has_every_public_name() -> None:
+    _, _, after = (ROOT / "CONTRIBUTING.md").read_text().partition("\nOnly ")
+    modules = re.findall(r"`([\w.]+)`", after.partition(" are public.")[0])
+    assert len(modules) == 12
+    pages = "".join(path.read_text() for path in (ROOT / "docs" / "api").glob("*.md"))
+    documented = {name.rpartition(".")[2] for name in re.findall(r"^::: (\S+)", pages, re.MULTILINE)}
+    assert set().union(*map(exported, modules)) - documented == WITHOUT_REFERENCE
 
 
 def test_names_and_meanings_become_a_definition_list() -> None:
