@@ -22,6 +22,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoin
 from datago_gpu.errors import ConfigError
 from datago_gpu.torch.first_pass import FirstPass
 from datago_gpu.torch.loader_dataset import LoaderDataset
+from datago_gpu.torch.tensors import Bucket
 
 if TYPE_CHECKING:
     from transformers import Trainer as _Base
@@ -85,6 +86,10 @@ class LoaderMixin(_Base):  # type: ignore[misc]  # transformers need not be ther
             return self._first_pass(test_dataset)
         return super().get_test_dataloader(test_dataset)
 
+    def _prepare_input(self, data: Any) -> Any:
+        # transformers makes tuples anew of an iterator, which a named tuple is not made of.
+        return data if isinstance(data, Bucket) else super()._prepare_input(data)
+
     def num_examples(self, dataloader: Any) -> int:
         """Returns the number of samples of all ranks. Every batch counts as a full one."""
         if not isinstance(dataloader, _TrainLoader | FirstPass):
@@ -117,10 +122,17 @@ class LoaderMixin(_Base):  # type: ignore[misc]  # transformers need not be ther
                 "ranks, or by a Trainer without datago_gpu.huggingface.LoaderMixin. Train without "
                 "resume_from_checkpoint, from the checkpoint's model"
             )
-        found: dict[str, Any] = json.loads(file.read_text())
-        if found["run"] != self._run():
+        try:
+            found: dict[str, Any] = json.loads(file.read_text())
+            saved_with = found["run"]
+        except (ValueError, KeyError, TypeError) as error:
             raise ConfigError(
-                f"{file} was saved with {found['run']}, but here is {self._run()}, and a Trainer counts its steps by "
+                f"{file} holds no position ({error!r}), as a full disk or a killed program leaves it: resume from an "
+                "earlier checkpoint"
+            ) from error
+        if saved_with != self._run():
+            raise ConfigError(
+                f"{file} was saved with {saved_with}, but here is {self._run()}, and a Trainer counts its steps by "
                 "these settings: use those of the checkpoint"
             )
         return found
@@ -131,7 +143,7 @@ class LoaderMixin(_Base):  # type: ignore[misc]  # transformers need not be ther
                 f"{self.args.world_size} ranks may have different numbers of batches to evaluate, and then wait for "
                 "each other for ever: set lockstep to true in the config of the evaluation"
             )
-        return FirstPass(dataset)
+        return FirstPass(dataset, self.train_dataset)
 
 
 class Trainer(LoaderMixin, transformers.Trainer):  # type: ignore[misc]  # as above

@@ -69,7 +69,8 @@ class DataModule(LightningDataModule):  # type: ignore[misc]  # Lightning need n
         self.train = None if train is None else make(train)
         """The LoaderDataset of the training, for `train.stats()`."""
         self._given = {"val": val, "test": test, "predict": predict}
-        self._others = {name: _each(make, value) for name, value in self._given.items() if value is not None}
+        first = partial(self._first_pass, make)
+        self._others = {name: _each(first, value) for name, value in self._given.items() if value is not None}
         self._batches = None if self.train is None else TrainBatches(self, self.train)
 
     def setup(self, stage: str) -> None:
@@ -124,6 +125,9 @@ class DataModule(LightningDataModule):  # type: ignore[misc]  # Lightning need n
             )
         return given
 
+    def _first_pass(self, make: Callable[[Any], LoaderDataset], given: Any) -> FirstPass:
+        return FirstPass(make(given), self.train)
+
     def _other(self, name: str) -> Any:
         if name not in self._others:
             raise ConfigError(f"the DataModule has no data for this: DataModule({name}=config)")
@@ -143,9 +147,12 @@ class TrainBatches:
         """Forgets what was loaded for an earlier run."""
         self.close()
         self._loaded: dict[str, Any] | None = None
-        self._epoch, self._pass_number, self._has_ended = -1, -1, False
+        # A Trainer that has trained before goes on with its next epoch.
+        self._epoch = self._pass_number = self._trainer_epoch() - 1
+        self._has_ended = False
         self._states = deque([self._dataset.state_dict()], _MOST_AHEAD)
-        self._before: dict[str, Any] = {"epoch": -1, "pass": -1, "has_ended": False, "state": self._states[-1]}
+        before = {"epoch": self._epoch, "pass": self._pass_number, "has_ended": False, "state": self._states[-1]}
+        self._before: dict[str, Any] = before
         """The position before the current iteration."""
         self._yielded = self._processed_before = 0
         self._looks_ahead = False
@@ -191,7 +198,9 @@ class TrainBatches:
         return {"epoch": self._epoch, "pass": self._pass_number, "has_ended": has_ended, "state": state}
 
     def load(self, position: dict[str, Any]) -> None:
-        """Goes to a position. Raises ConfigError if it belongs to another order of samples."""
+        """Goes to a position. Raises ConfigError if it is none, or belongs to another order of samples."""
+        if not isinstance(position, dict) or not position.keys() >= self._before.keys():
+            raise ConfigError("this is not the state of a DataModule: it has no position of the Trainer's epoch")
         self.begin()
         self._dataset.load_state_dict(position["state"])
         self._loaded = self._before = position
@@ -266,5 +275,5 @@ class TrainBatches:
             )
 
 
-def _each(make: Callable[[Any], LoaderDataset], given: Any) -> FirstPass | list[FirstPass]:
-    return [FirstPass(make(one)) for one in given] if isinstance(given, list | tuple) else FirstPass(make(given))
+def _each(make: Callable[[Any], FirstPass], given: Any) -> FirstPass | list[FirstPass]:
+    return [make(one) for one in given] if isinstance(given, list | tuple) else make(given)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,10 +12,13 @@ __all__ = ["FirstPass"]
 
 
 class FirstPass:
-    """Iterates over the first pass of a LoaderDataset, each time anew."""
+    """Iterates over the first pass of a LoaderDataset, each time anew.
 
-    def __init__(self, dataset: LoaderDataset) -> None:
-        self._dataset, self.config = dataset, dataset.config
+    trains: the dataset of the training. If it is this one, a copy of it is iterated over: it keeps its own position.
+    """
+
+    def __init__(self, dataset: LoaderDataset, trains: Any = None) -> None:
+        self._dataset, self.config = copy.copy(dataset) if dataset is trains else dataset, dataset.config
 
     def __iter__(self) -> Iterator[Any]:
         self._dataset.set_epoch(0)

@@ -119,7 +119,7 @@ class LoaderDataset(Plans, ClassNames, IterableDataset):  # type: ignore[misc]  
         self._refuse_accelerate()
         if epoch != self._next.position.epoch:
             self._next = Resume(Position(epoch))
-            self._state = None
+        self._state = None
 
     def stats(self) -> Stats:
         """Returns the counts of all passes so far, and the time that each stage waited in them. Any thread may call it,
@@ -147,8 +147,8 @@ class LoaderDataset(Plans, ClassNames, IterableDataset):  # type: ignore[misc]  
         self._state = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Pickles the dataset without its Loader, which belongs to this process."""
-        return {**self.__dict__, "loader": None, "_planner": None}
+        """Copies or pickles the dataset without its Loader and its counts, which belong to this object."""
+        return {**self.__dict__, "loader": None, "_planner": None, "_passes": PassStats()}
 
     def _planned(self) -> tuple[LoaderConfig, GivenRows | None]:
         return self._config(), self._source
@@ -188,11 +188,13 @@ class LoaderDataset(Plans, ClassNames, IterableDataset):  # type: ignore[misc]  
             self._state = None
 
     def _convert(self, loader: Loader, states: deque[dict[str, Any]], batch: Batch) -> Any:
+        tensors = as_tensors(batch)
+        given = tensors if self.transform is None else self.transform(tensors)
+        # A batch whose transform has raised is not done.
         states.append(loader.state_dict())
         if self.loader is loader:
             self._state, self._next = states[0], Resume(Position(batch.epoch + 1))
-        tensors = as_tensors(batch)
-        return tensors if self.transform is None else self.transform(tensors)
+        return given
 
     def _refuse_accelerate(self) -> None:
         """Raises ConfigError if accelerate would share out, merge or prefetch the batches of this rank."""

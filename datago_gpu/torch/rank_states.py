@@ -47,9 +47,10 @@ def gather_states(state: dict[str, Any], *, same_on_all: bool) -> dict[str, Any]
 
 def own_state(states: dict[str, Any]) -> dict[str, Any]:
     """Returns the state of this rank, from a value of `gather_states`. Raises ConfigError if there is none."""
-    ranks = states.get("ranks")
+    ranks = states.get("ranks") if isinstance(states, dict) else None
     if not isinstance(ranks, list) or not ranks:
-        raise ConfigError(f"this is not the state of all ranks of a LoaderDataset: it has the keys {sorted(states)}")
+        shown = f"it has the keys {[*states]}" if isinstance(states, dict) else f"it is a {type(states).__name__}"
+        raise ConfigError(f"this is not the state of all ranks of a LoaderDataset: {shown}")
     rank, count = (distributed.get_rank(), distributed.get_world_size()) if _is_distributed() else (0, 1)
     if len(ranks) not in (1, count):
         raise ConfigError(

@@ -1,4 +1,5 @@
-"""A program that trains with Lightning and with transformers, and notes what the callbacks of `metrics` log."""
+"""A program that trains with Lightning and with transformers, and notes what the callbacks of `metrics` log, and which
+passes a Trainer of Lightning shows that trains a second time."""
 
 from __future__ import annotations
 
@@ -17,6 +18,7 @@ import warnings
 import lightning, torch, transformers
 from lightning.pytorch.loggers.logger import DummyLogger
 from datago_gpu import ConfigError
+from datago_gpu.lightning import DataModule
 from datago_gpu.torch import LoaderDataset
 
 warnings.simplefilter("ignore")  # Lightning's own
@@ -59,6 +61,18 @@ try:
 except ConfigError as error:
     refused = str(error)
 
+epochs = []
+
+def noted_means(batch):
+    epochs.append(batch["epoch"])
+    return means(batch)
+
+data = DataModule(config | {"epochs": 1}, device="cpu", transform=noted_means)
+again = Trainer(max_epochs=1, **quiet)
+again.fit(Module(), datamodule=data)
+again.fit_loop.max_epochs = 2
+again.fit(Module(), datamodule=data)
+
 reported = []
 
 class Reporter(transformers.TrainerCallback):
@@ -84,7 +98,7 @@ trainer = Trainer(model=Model(), args=options, train_dataset=dataset, callbacks=
 """
 _NOTED = """
 trainer.train()
-note({"lightning": logged, "transformers": reported, "refused": refused})
+note({"lightning": logged, "transformers": reported, "refused": refused, "epochs": epochs})
 """
 
 CALLBACKS = "".join(

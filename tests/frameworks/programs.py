@@ -40,12 +40,22 @@ _LIGHTNING_AHEAD = {
     _TABLE: _FILES,
     '"batch_size": 32,\n    "lockstep": True': f'"batch_size": 8, {_LITTLE}',
     'devices="auto"': "devices=1" + _QUIET,
-    "train, val)": "train)",
+    "n_train_steps=100": "n_train_steps=4",
+    "max_epochs=2": "max_epochs=2, val_check_interval=3",
+    "DataModule(train, val)": "DataModule(data := LoaderDataset(train), data)",
+    "import DataModule": "import DataModule\nfrom datago_gpu.torch import LoaderDataset",
 }
-"""In one process, and without a length: then Lightning takes a batch ahead. A pass has five batches."""
+"""In one process, and without a length: then Lightning takes a batch ahead. A pass has five batches. In the middle of
+it, the data of the training are shown for validation."""
+_LIGHTNING_AT_END = {**_LIGHTNING_AHEAD, "n_train_steps=100": "n_train_steps=5"}
 _ACCELERATE = {"10_001": "11", "step % 1000": "step % 4"}
 _QUIET_TRAINER = 'disable_tqdm=True, logging_strategy="no", use_cpu=True'
-_HUGGINGFACE = {"num_train_epochs=2, save_steps=100": f"num_train_epochs=1, save_steps=4, {_QUIET_TRAINER}"}
+_HUGGINGFACE = {
+    "num_train_epochs=2, save_steps=100": f"num_train_epochs=1, save_steps=4, {_QUIET_TRAINER}",
+    "report_to": 'eval_strategy="steps", eval_steps=3, report_to',
+    "train_dataset=dataset": "train_dataset=dataset, eval_dataset=dataset",
+}
+"""The data of the training are shown for the evaluation, too."""
 _HUGGINGFACE_STREAM = {
     **_STREAM,
     "num_train_epochs=2, save_steps=100": f"max_steps=6, gradient_accumulation_steps=2, save_steps=2, {_QUIET_TRAINER}",
@@ -103,6 +113,7 @@ def backend(graph, inputs):
 _COUNTED = "    counts.append(len(compiled))\nnote({'counts': counts, 'shapes': shapes})\n"
 
 _REFUSED = """
+import os
 import lightning, torch, torch.distributed as dist
 from accelerate import Accelerator, DataLoaderConfiguration
 from torch.utils.data import DataLoader
@@ -130,6 +141,10 @@ trainer = Trainer(torch.nn.Linear(1, 1), arguments, train_dataset=dataset, eval_
 refused("trainer", trainer.train)
 refused("evaluation", trainer.evaluate)
 refused("no position", lambda: trainer.train("nowhere"))
+os.makedirs("cut", exist_ok=True)
+open(f"cut/datago_{dist.get_rank()}.json", "w").close()
+refused("cut position", lambda: trainer.train("cut"))
+refused("other state", lambda: DataModule(config, device="cpu").load_state_dict({"ranks": [dataset.state_dict()]}))
 module = DataModule(config, device="cpu")
 module.trainer = lightning.Trainer(devices=2, strategy="ddp", accelerator="cpu", logger=False)
 refused("lightning", lambda: iter(module.train_dataloader()))
@@ -155,8 +170,8 @@ def jobs_in(folder: Path) -> list[dict[str, Any]]:
     programs = {
         "lightning": program("Lightning", _LIGHTNING),
         "lightning-stream": program("Lightning", _LIGHTNING_STREAM),
-        "lightning-ahead": program("Lightning", _LIGHTNING_AHEAD | {"n_train_steps=100": "n_train_steps=4"}),
-        "lightning-at-end": program("Lightning", _LIGHTNING_AHEAD | {"n_train_steps=100": "n_train_steps=5"}),
+        "lightning-ahead": program("Lightning", _LIGHTNING_AHEAD),
+        "lightning-at-end": program("Lightning", _LIGHTNING_AT_END),
         "accelerate": program("accelerate", _ACCELERATE),
         "huggingface": program("Hugging Face Trainer", _HUGGINGFACE) + "note(trainer.evaluate(dataset))\n",
         "huggingface-stream": program("Hugging Face Trainer", _HUGGINGFACE_STREAM),

@@ -178,6 +178,8 @@ def test_what_would_be_wrong_is_refused(results: Results) -> None:
         assert "set lockstep to true in the config; or epochs to None, and max_steps" in said["trainer"]
         assert "set lockstep to true in the config of the evaluation" in said["evaluation"]
         assert f"nowhere/datago_{rank}.json does not exist" in said["no position"]
+        assert "resume from an earlier checkpoint" in said["cut position"]
+        assert "not the state of a DataModule" in said["other state"]
         assert "2 ranks may have different numbers of batches" in said["lightning"]
         assert "DataModule(val=config)" in said["validation"]
         assert "leave taken_ahead out" in said["taken ahead"]
@@ -194,6 +196,13 @@ def test_callbacks_log_the_statistics_of_the_last_steps(results: Results) -> Non
         assert [values["data/samples"] for _, values in logged] == samples
         assert all(names - {"data/epoch_eta_seconds"} <= values.keys() for _, values in logged)
     assert noted["refused"] == "every_n_steps must be at least 1, got 0"
+
+
+@pytest.mark.timeout(600)
+def test_a_trainer_of_lightning_that_trains_on_begins_with_its_next_pass(results: Results) -> None:
+    epochs = results.noted("callbacks")["epochs"]
+    assert epochs == sorted(epochs)
+    assert set(epochs) == {0, 1}
 
 
 def test_the_page_has_a_section_for_each_framework_and_its_links_lead_somewhere() -> None:

@@ -236,7 +236,12 @@ def test_set_epoch_chooses_the_pass_and_keeps_a_state_within_it(config: LoaderCo
     stream.close()
     dataset.load_state_dict(state)
     dataset.set_epoch(1)
-    assert ids(dataset) == expected[1][1:]
+    stream = iter(dataset)
+    assert ids([next(stream)]) == expected[1][1:2]
+    stream.close()
+    dataset.set_epoch(2)  # the pass that was left counts no more, also in a state
+    dataset.load_state_dict(dataset.state_dict())
+    assert ids(dataset) == expected[2]
     dataset.load_state_dict(state)
     dataset.set_epoch(0)
     assert ids(dataset) == expected[0]
@@ -251,13 +256,20 @@ def test_a_transform_makes_what_is_yielded_and_its_error_closes(config: LoaderCo
     dataset = dataset_of(config, transform=lambda batch: batch["image"].float().mean().item())
     assert all(isinstance(value, float) for value in dataset)
 
-    def fail(batch: TensorBatch) -> None:
-        raise ValueError("no")
+    expected, seen = passes(config, 1)[0], []
 
-    failing = dataset_of(config, transform=fail)
+    def fail_once(batch: TensorBatch) -> TensorBatch:
+        seen.append(batch)
+        if len(seen) == 2:
+            raise ValueError("no")
+        return batch
+
+    failing = dataset_of(config, transform=fail_once)
     with pytest.raises(ValueError, match="no"):
-        next(iter(failing))
+        list(failing)
     assert is_closed(failing)
+    failing.load_state_dict(failing.state_dict())
+    assert ids(failing) == expected[1:], "the batch of the error was not yielded"
 
 
 def test_an_error_of_the_source_arrives_and_closes(tmp_path: Path) -> None:
@@ -452,12 +464,26 @@ def test_the_state_of_all_ranks_is_that_of_one_process(config: LoaderConfig) -> 
         StateOfAllRanks(other).load_state_dict({"ranks": state["ranks"] * 3})
     with pytest.raises(ConfigError, match="not the state of all ranks"):
         StateOfAllRanks(other).load_state_dict(dataset.state_dict())
+    with pytest.raises(ConfigError, match="not the state of all ranks of a LoaderDataset: it is a NoneType"):
+        StateOfAllRanks(other).load_state_dict(None)  # type: ignore[arg-type]
 
 
 def test_the_first_pass_is_the_same_each_time(config: LoaderConfig) -> None:
     first, expected = FirstPass(dataset_of(config)), passes(config, 1)[0]
     next(iter(first))
     assert ids(first) == ids(first) == expected
+
+
+def test_the_first_pass_of_data_that_is_trained_on_leaves_its_position(config: LoaderConfig) -> None:
+    dataset, expected = dataset_of(config), passes(config, 2)
+    dataset.set_epoch(1)
+    stream = iter(dataset)
+    next(stream)
+    assert ids(FirstPass(dataset, dataset)) == expected[0]
+    assert dataset.stats().epoch == 1
+    next(stream)
+    dataset.load_state_dict(dataset.state_dict())
+    assert ids(dataset) == expected[1][2:]
 
 
 def test_the_counts_of_a_dataset_go_on_over_its_passes(config: LoaderConfig, tmp_path: Path) -> None:
