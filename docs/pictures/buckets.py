@@ -63,7 +63,7 @@ def _draw_block(
     """Draws an original, an arrow, and the images of its batch beside it, as far as there is room."""
     left, top = corner
     original, middle = _framed(batch, first), top + WORDS + ORIGINAL[1] // 2
-    pen.text((left, top + 8), _shape(batch), FAINT, _font(26))
+    pen.text((left, top + 8), _shape(batch), FAINT, _font(24))
     sheet.paste(original, (left, middle - original.height // 2))
     left += original.width + ARROW
     pen.line((left - 62, middle, left - 28, middle), FAINT, 5)
@@ -102,7 +102,7 @@ def _tile(pixels: Any) -> Image.Image:
 def _shape(batch: Batch) -> str:
     """Returns the shape of the batch in words."""
     height, width = batch.image.shape[1:3]
-    return f"{batch.image.shape}: {width} wide, {height} high"
+    return f"{len(batch)} images, {width} wide x {height} high: {batch.image.shape}"
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
