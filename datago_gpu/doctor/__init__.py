@@ -20,7 +20,7 @@ from datago_gpu.errors import ConfigError
 
 __all__ = ["Check", "examine"]
 
-_NOT_SETTINGS = "correct the config; the guide lists every setting"
+_NOT_SETTINGS = "correct the config; docs/settings.md lists every setting"
 
 
 def examine(

@@ -21,7 +21,7 @@ from datago_gpu.config import MixPart, MixSource, TableSource, UserSource
 from tests.support.commands import run_command
 
 PHOTOS = Path(datago_gpu.__file__).parent / "photos"
-GUIDE = Path(datago_gpu.__file__).parent.parent / "docs" / "guide.md"
+PAGE = Path(datago_gpu.__file__).parent.parent / "docs" / "settings.md"
 SECTION_NAMES = {"image_config", "http_config", "decode_config", "cache_config"}
 
 
@@ -116,11 +116,11 @@ def test_ctrl_c_ends_at_once_and_takes_the_feeder_along() -> None:
     assert psutil.wait_procs(feeders, timeout=10)[1] == []
 
 
-def test_the_guide_has_the_text_of_every_setting() -> None:
-    """The tables of the guide, one for each record, repeat the docstrings."""
-    if not GUIDE.exists():
+def test_the_page_of_settings_has_the_text_of_each() -> None:
+    """The tables of docs/settings.md, one for each record, repeat the docstrings."""
+    if not PAGE.exists():
         pytest.skip("docs/ is not beside the package")
-    tables = re.split(r"^### ", GUIDE.read_text().partition("## Settings\n")[2], flags=re.MULTILINE)[1:]
+    tables = re.split(r"^## ", PAGE.read_text(), flags=re.MULTILINE)[1:]
     kinds = [kind for *_, kind in SECTIONS]
     place = kinds.index(TableSource) + 1
     kinds[place:place] = [UserSource, MixSource, MixPart]  # no command can set these
