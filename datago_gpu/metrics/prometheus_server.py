@@ -150,8 +150,8 @@ _collectors: weakref.WeakKeyDictionary[Any, _Collector] = weakref.WeakKeyDiction
 
 def _server_at(address: str, port: int) -> _Server:
     """Returns the server of this process for a port, which is started if there is none. Raises ConfigError."""
-    if not 0 <= port <= _LARGEST_PORT:
-        raise ConfigError(f"port must be from 0 to {_LARGEST_PORT}, got {port}")
+    if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= _LARGEST_PORT:
+        raise ConfigError(f"port must be a whole number from 0 to {_LARGEST_PORT}, got {port!r}")
     own = port + (find_local_rank().rank or 0) if port else 0
     if own > _LARGEST_PORT:
         raise ConfigError(f"port {port} plus the local rank is {own}, above {_LARGEST_PORT}: pass a lower port")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -13,6 +14,8 @@ from datago_gpu.loader.stats import Stats
 from datago_gpu.metrics.catalog import METRICS, Metric
 
 __all__ = ["HasStats", "Reading", "Registration", "Watched", "WatchedLoader"]
+
+_log = logging.getLogger("datago_gpu")
 
 
 class HasStats(Protocol):
@@ -37,12 +40,24 @@ class WatchedLoader:
     def __init__(self, loader: HasStats, name: str) -> None:
         self.name, self._loader = name, weakref.ref(loader)
         self._highest: dict[tuple[str, ...], float] = {}
-        self._seconds = 0.0
+        self._seconds, self._has_failed = 0.0, False
+
+    def is_gone(self) -> bool:
+        """Returns whether nobody uses the loader any more."""
+        return self._loader() is None
 
     def stats(self) -> Stats | None:
-        """Returns the statistics; None if the loader is gone."""
+        """Returns the statistics; None if the loader is gone, or cannot tell them, which is logged once."""
         loader = self._loader()
-        return loader.stats() if loader else None
+        try:
+            found = None if loader is None else loader.stats()
+        except Exception:  # the other loaders of the exporter still have metrics
+            if not self._has_failed:
+                _log.exception("the metrics of the loader %r cannot be read", self.name)
+            self._has_failed = True
+            return None
+        self._has_failed = False
+        return found
 
     def readings(self, stats: Stats) -> Iterator[Reading]:
         """Yields the value of every metric."""
@@ -89,7 +104,7 @@ class Watched:
         if not isinstance(name, str):
             raise ConfigError(f"name must be a text, got {name!r}")
         with self._lock:
-            if any(each.name == name and each.stats() is not None for each in self._loaders):
+            if any(each.name == name and not each.is_gone() for each in self._loaders):
                 raise ConfigError(
                     f"a loader is already registered here with the name {name!r}: pass another name, such as "
                     'name="val", or close the registration of the other one'
@@ -101,11 +116,7 @@ class Watched:
     def readings(self) -> list[Reading]:
         """Returns all metrics of all loaders."""
         with self._lock:
-            found: list[Reading] = []
-            for each in self._loaders:
-                if (stats := each.stats()) is not None:
-                    found += each.readings(stats)
-            return found
+            return [reading for each, stats in self.snapshots() for reading in each.readings(stats)]
 
     def __bool__(self) -> bool:
         return bool(self._loaders)

@@ -111,9 +111,25 @@ def test_a_port_that_is_taken_is_an_error_that_names_it() -> None:
         port = other.getsockname()[1]
         with pytest.raises(ConfigError, match=f"port {port} of 127.0.0.1 cannot be served for Prometheus"):
             prometheus(Fake(), port, address="127.0.0.1")
-    for port in (-1, 65536):
-        with pytest.raises(ConfigError, match=f"port must be from 0 to 65535, got {port}"):
-            prometheus(Fake(), port)
+    for wrong in (-1, 65536, "9400", True, 9400.0):
+        with pytest.raises(ConfigError, match=f"port must be a whole number from 0 to 65535, got {wrong!r}"):
+            prometheus(Fake(), wrong)  # type: ignore[arg-type]
+
+
+def test_a_loader_that_cannot_be_read_takes_no_other_along(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken, sound = Fake(), Fake()
+    with prometheus(broken, 0, name="val") as registered, prometheus(sound, registered.port, name="train"):
+        with monkeypatch.context() as patch:
+            patch.setattr(broken, "stats", lambda: 1 / 0)
+            for _ in range(2):
+                assert {dict(found)["name"] for _, found in scrape(registered.port)} == {"train"}
+            with pytest.raises(ConfigError, match="already registered here with the name 'val'"):
+                prometheus(Fake(), registered.port, name="val")
+        assert {dict(found)["name"] for _, found in scrape(registered.port)} == {"train", "val"}
+    (told,) = [record for record in caplog.records if "the metrics of the loader 'val'" in record.getMessage()]
+    assert told.exc_info
 
 
 def test_each_rank_of_a_machine_has_its_own_port(monkeypatch: pytest.MonkeyPatch) -> None:
