@@ -8,7 +8,6 @@ Lightning calls its passes over the data epochs, too: here "the trainer's epoch"
 
 from __future__ import annotations
 
-import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -18,12 +17,18 @@ from datago_gpu.config import ConfigLike
 from datago_gpu.decoders.select import choose
 from datago_gpu.errors import ConfigError
 from datago_gpu.torch.first_pass import FirstPass
+from datago_gpu.torch.lightning_rules import (
+    lightning_package,
+    refuse_limit,
+    refuse_package,
+    refuse_uneven_ranks,
+)
 from datago_gpu.torch.loader_dataset import LoaderDataset
 from datago_gpu.torch.rank_states import gather_states, own_state
 from datago_gpu.torch.tensors import TensorBatch
 
-# Both packages have the same classes, but neither takes those of the other one.
-if "pytorch_lightning" in sys.modules and "lightning.pytorch" not in sys.modules:
+_PACKAGE = lightning_package()
+if _PACKAGE == "pytorch_lightning":
     from pytorch_lightning import LightningDataModule
 else:
     from lightning.pytorch import LightningDataModule
@@ -68,10 +73,20 @@ class DataModule(LightningDataModule):  # type: ignore[misc]  # Lightning need n
         make = partial(self._dataset, device=device, backend=backend, transform=transform, on_change=on_change)
         self.train = None if train is None else make(train)
         """The LoaderDataset of the training, for `train.stats()`."""
-        self._given = {"val": val, "test": test, "predict": predict}
+        others = {"val": val, "test": test, "predict": predict}
         first = partial(self._first_pass, make)
-        self._others = {name: _each(first, value) for name, value in self._given.items() if value is not None}
+        self._others = {name: _each(first, value) for name, value in others.items() if value is not None}
         self._batches = None if self.train is None else TrainBatches(self, self.train)
+
+    @property
+    def trainer(self) -> Any:
+        """The Trainer, which sets this; None before."""
+        return self._trainer
+
+    @trainer.setter
+    def trainer(self, trainer: Any) -> None:
+        refuse_package(trainer, _PACKAGE)
+        self._trainer = trainer
 
     def setup(self, stage: str) -> None:
         """Chooses the device of the datasets that were given as configs. The Trainer calls this."""
@@ -89,8 +104,9 @@ class DataModule(LightningDataModule):  # type: ignore[misc]  # Lightning need n
             self._batches.close()
 
     def train_dataloader(self) -> TrainBatches:
-        if self._batches is None:
+        if self._batches is None or self.train is None:
             raise ConfigError("the DataModule has nothing to train on: DataModule(train=config)")
+        refuse_limit(self.trainer, "train", self.train)
         return self._batches
 
     def val_dataloader(self) -> Any:
@@ -131,7 +147,10 @@ class DataModule(LightningDataModule):  # type: ignore[misc]  # Lightning need n
     def _other(self, name: str) -> Any:
         if name not in self._others:
             raise ConfigError(f"the DataModule has no data for this: DataModule({name}=config)")
-        return self._others[name]
+        found = self._others[name]
+        for each in found if isinstance(found, list) else [found]:
+            refuse_limit(self.trainer, name, each.source_dataset)
+        return found
 
 
 class TrainBatches:
@@ -164,7 +183,7 @@ class TrainBatches:
         self._stream = None
 
     def __iter__(self) -> Iterator[Any]:
-        self._refuse_uneven_ranks()
+        refuse_uneven_ranks(self._module.trainer, self._dataset.config)
         if not self._is_endless():
             return self._pass()
         if self._stream is None:
@@ -258,21 +277,10 @@ class TrainBatches:
         return 0 if trainer is not None and trainer.overfit_batches else number
 
     def _is_endless(self) -> bool:
-        config = self._dataset.config
-        return config.epochs is None and config.limit is None
-
-    def _refuse_uneven_ranks(self) -> None:
+        """Returns whether all epochs share one stream. With `overfit_batches`, each of them has its first batches."""
         config, trainer = self._dataset.config, self._module.trainer
-        is_even = config.lockstep or config.epochs is None
-        if trainer is None or trainer.world_size == 1 or is_even:
-            return
-        if not isinstance(trainer.limit_train_batches, int):
-            raise ConfigError(
-                f"{trainer.world_size} ranks may have different numbers of batches in a pass, and then wait for each "
-                "other for ever: set lockstep to true in the config; or give the Trainer limit_train_batches, the "
-                "number of batches of the rank that has the fewest; or set epochs to None in the config, and give the "
-                "Trainer limit_train_batches or max_steps"
-            )
+        is_overfit = trainer is not None and trainer.overfit_batches
+        return config.epochs is None and config.limit is None and not is_overfit
 
 
 def _each(make: Callable[[Any], FirstPass], given: Any) -> FirstPass | list[FirstPass]:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from lightning.pytorch import Callback
-
 from datago_gpu.metrics.meter import Meter, check_interval
 from datago_gpu.metrics.watched import HasStats
+from datago_gpu.torch.lightning_rules import lightning_package
+
+if lightning_package() == "pytorch_lightning":
+    from pytorch_lightning import Callback
+else:
+    from lightning.pytorch import Callback
 
 __all__ = ["LightningCallback"]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tests.support.images import SHAPES, add_picture
 
-__all__ = ["COUNT", "add_numbered", "number_of"]
+__all__ = ["COUNT", "add_numbered", "number_of", "red_of"]
 
 COUNT = 26
 _STEP = 9
@@ -21,3 +21,8 @@ def add_numbered(folder: Path) -> None:
 def number_of(value: float) -> int:
     """Returns the number of a picture. value: of its red, between 0 and 1."""
     return round(value * 255 / _STEP)
+
+
+def red_of(number: float) -> float:
+    """Returns the red of a picture, between 0 and 1."""
+    return number * _STEP / 255

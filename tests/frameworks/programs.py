@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from tests.frameworks.lightning_programs import LIMITS, OLDER_PACKAGE
 from tests.frameworks.metrics_program import CALLBACKS
 
 __all__ = ["HEADINGS", "PAGE", "jobs_in", "program"]
@@ -28,7 +29,7 @@ _QUIET = ', logger=False, enable_progress_bar=False, enable_model_summary=False,
 _LIGHTNING = {
     'devices="auto"': 'devices=2, strategy="ddp"' + _QUIET,
     "every_n_train_steps=100": "every_n_train_steps=4",
-    "max_epochs=2": "max_epochs=2, check_val_every_n_epoch=2",
+    "max_epochs=2": "max_epochs=2, check_val_every_n_epoch=2, num_sanity_val_steps=0",
 }
 _LIGHTNING_STREAM = {
     **_LIGHTNING,
@@ -51,11 +52,14 @@ _LIGHTNING_AT_END = {**_LIGHTNING_AHEAD, "n_train_steps=100": "n_train_steps=5"}
 _ACCELERATE = {"10_001": "11", "step % 1000": "step % 4"}
 _QUIET_TRAINER = 'disable_tqdm=True, logging_strategy="no", use_cpu=True'
 _HUGGINGFACE = {
-    "num_train_epochs=2, save_steps=100": f"num_train_epochs=1, save_steps=4, {_QUIET_TRAINER}",
-    "report_to": 'eval_strategy="steps", eval_steps=3, report_to',
+    "save_steps=100": "gradient_accumulation_steps=3, save_steps=1, eval_strategy='steps', eval_steps=4, "
+    + _QUIET_TRAINER,
+    "pixel_values):": "pixel_values, return_loss=True):",
+    ".square().mean()}": ".square().mean() if self.training else pixel_values[:, 0].mean()}",
     "train_dataset=dataset": "train_dataset=dataset, eval_dataset=dataset",
 }
-"""The data of the training are shown for the evaluation, too."""
+"""A pass has eight batches on each rank: steps of 3, 3 and 2. An evaluation is shown the data of the training, and its
+loss is the mean of the pixels."""
 _HUGGINGFACE_STREAM = {
     **_STREAM,
     "num_train_epochs=2, save_steps=100": f"max_steps=6, gradient_accumulation_steps=2, save_steps=2, {_QUIET_TRAINER}",
@@ -103,6 +107,16 @@ for step in range(done + 1, 11):
     model(inputs["input"])
     if step == 4:
         dcp.save({"dataloader": loader}, checkpoint_id=f"checkpoints/{step}")
+"""
+_RANKS_OF_METRICS = """
+import urllib.request
+from datago_gpu.cli.top_source import open_scrapes
+from datago_gpu.metrics import listen, prometheus
+with prometheus(dataset, 0) as served, listen(dataset, f"socket-{accelerator.process_index}") as local:
+    scrapes = [open_scrapes(where)[0]().lines for where in (f"127.0.0.1:{served.port}", local.path)]
+told = [{line.labels["rank"] for line in lines} for lines in scrapes]
+counted = [line.value for lines in scrapes for line in lines if line.name == "datago_gpu_samples_total"]
+note({"ranks": [sorted(each) for each in told], "samples": counted})
 """
 _COUNTING = """
 compiled = []
@@ -172,8 +186,8 @@ def jobs_in(folder: Path) -> list[dict[str, Any]]:
         "lightning-stream": program("Lightning", _LIGHTNING_STREAM),
         "lightning-ahead": program("Lightning", _LIGHTNING_AHEAD),
         "lightning-at-end": program("Lightning", _LIGHTNING_AT_END),
-        "accelerate": program("accelerate", _ACCELERATE),
-        "huggingface": program("Hugging Face Trainer", _HUGGINGFACE) + "note(trainer.evaluate(dataset))\n",
+        "accelerate": program("accelerate", _ACCELERATE) + _RANKS_OF_METRICS,
+        "huggingface": program("Hugging Face Trainer", _HUGGINGFACE) + "note(trainer.state.log_history)\n",
         "huggingface-stream": program("Hugging Face Trainer", _HUGGINGFACE_STREAM),
         "torchtitan": titan,
         "dcp": program("Checkpoints of torch.distributed", _DCP),
@@ -189,6 +203,8 @@ def jobs_in(folder: Path) -> list[dict[str, Any]]:
         if job["name"].startswith(("lightning-ahead", "lightning-at-end")):
             job["ranks"] = 1
     jobs.append({"name": "compiled", "program": _COUNTING + compiled, "ranks": 1, "is_watched": False})
+    jobs.append({"name": "limits", "program": LIMITS, "ranks": 1, "is_watched": False})
+    jobs.append({"name": "older-package", "program": OLDER_PACKAGE, "ranks": 1, "is_watched": False})
     jobs.append({"name": "callbacks", "program": CALLBACKS, "ranks": 1, "is_watched": False})
     jobs.append({"name": "refused", "program": _REFUSED, "is_watched": False})
     for job in jobs:

@@ -16,7 +16,7 @@ from datago_gpu import Loader, LoaderConfig
 from datago_gpu.index.build import build_index
 from datago_gpu.loader.flat import FLAT_NAMES
 from datago_gpu.loader.planning import Planner
-from tests.frameworks.pictures import COUNT, add_numbered
+from tests.frameworks.pictures import COUNT, add_numbered, red_of
 from tests.frameworks.programs import HEADINGS, PAGE, jobs_in
 from tests.support.images import file_config
 from tests.support.needs import needs_installed
@@ -81,14 +81,25 @@ def results(folder: Path) -> Results:
     return Results(folder)
 
 
-@pytest.fixture(scope="module")
-def of_plan(folder: Path) -> list[list[Batches]]:
-    """The pictures of each batch of two passes in lockstep, for each of two ranks."""
-    source = {"path": str(folder / "index.arrow"), "random_sampling": True, "rank": 0, "world_size": 2}
+def planned(folder: Path, ranks: int) -> list[list[Batches]]:
+    """Returns the pictures of each batch of two passes in lockstep, for each rank."""
+    source = {"path": str(folder / "index.arrow"), "random_sampling": True, "rank": 0, "world_size": ranks}
     config = msgspec.to_builtins(file_config(folder / "photos", batch_size=2))
     planner = Planner(LoaderConfig.load(config | {"source_type": "table", "source_config": source, "lockstep": True}))
     plans = [planner.plan(epoch) for epoch in range(2)]
-    return [[[sorted(step[rank::2].tolist()) for step in plan.rows] for plan in plans] for rank in range(2)]
+    return [[[sorted(step[rank::ranks].tolist()) for step in plan.rows] for plan in plans] for rank in range(ranks)]
+
+
+@pytest.fixture(scope="module")
+def of_plan(folder: Path) -> list[list[Batches]]:
+    """Two passes of each of two ranks."""
+    return planned(folder, 2)
+
+
+@pytest.fixture(scope="module")
+def in_order(folder: Path) -> list[Batches]:
+    """Two passes of one rank."""
+    return planned(folder, 1)[0]
 
 
 @pytest.fixture(scope="module")
@@ -116,12 +127,13 @@ def check(results: Results, name: str, plain: list[Batches], saved_at: int = SAV
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(("name", "passes"), [("lightning", 2), ("huggingface", 1)])
-def test_it_goes_on_in_lockstep(results: Results, of_plan: list[list[Batches]], name: str, passes: int) -> None:
-    plain = [[batch for batches in rank[:passes] for batch in batches] for rank in of_plan]
-    assert len(plain[0]) == len(plain[1]) > KILLED_AT
+@pytest.mark.parametrize(("name", "saved_at"), [("lightning", SAVED_AT), ("huggingface", 6)])
+def test_it_goes_on_in_lockstep(results: Results, of_plan: list[list[Batches]], name: str, saved_at: int) -> None:
+    """The second one accumulates gradients over three batches, and evaluates in between."""
+    plain = [[batch for batches in rank for batch in batches] for rank in of_plan]
+    assert len(of_plan[0][0]) == len(of_plan[1][0]) > KILLED_AT
     assert pictures_of(rank[0] for rank in of_plan) == set(range(COUNT))
-    check(results, name, plain)
+    check(results, name, plain, saved_at)
 
 
 @pytest.mark.timeout(600)
@@ -154,11 +166,45 @@ def test_a_checkpoint_of_two_ranks_is_loaded_by_one(results: Results, of_plan: l
 
 @pytest.mark.timeout(600)
 def test_a_trainer_of_transformers_evaluates(results: Results, of_plan: list[list[Batches]]) -> None:
-    """The model has no labels, so there is no loss; the counts are those of all ranks."""
-    samples = len(of_plan[0][0]) * 2 * 2
+    """The loss and the counts are those of all ranks, of the first pass each time."""
+    numbers = [number for rank in of_plan for batch in rank[0] for number in batch]
     for rank in range(2):
-        found = results.noted("huggingface-resumed", rank)
-        assert found["eval_samples_per_second"] * found["eval_runtime"] == pytest.approx(samples, rel=0.05)
+        found = [each for each in results.noted("huggingface-resumed", rank) if "eval_loss" in each]
+        assert [each["step"] for each in found] == [4, 6]
+        for each in found:
+            assert each["eval_loss"] == pytest.approx(red_of(sum(numbers) / len(numbers)))
+            assert each["eval_samples_per_second"] * each["eval_runtime"] == pytest.approx(len(numbers), rel=0.05)
+
+
+@pytest.mark.timeout(600)
+def test_lightning_has_its_limits_tests_and_predictions(results: Results, in_order: list[Batches]) -> None:
+    """The files are in the order of the table."""
+    noted = results.noted("limits")
+    found, first = noted["found"], in_order[0]
+    validated = [[0, first[0]], [1, first[0]]]  # in two data sets, before the training and after it
+    assert found["share"] == [*validated, *first[: int(0.3 * len(first))], *validated]
+    assert found["overfit"] == 2 * first[:2]
+    assert found["test"] == [[0, batch] for batch in first[:2]]
+    assert pictures_of(found["predict"]) == set(range(COUNT))
+    for name in ("limit_train_batches", "overfit_batches", "limit_val_batches"):
+        assert re.match(rf"{name} is 0\.\d, a share of a length that is not known: .*lockstep", noted["said"][name])
+    assert "no end, since epochs is None: leave epochs out" in noted["said"]["no end"]
+
+
+@pytest.mark.timeout(600)
+def test_the_older_package_of_lightning_trains_resumes_and_logs(results: Results, in_order: list[Batches]) -> None:
+    noted = results.noted("older-package")
+    assert noted["found"] == {"whole": in_order[0], "resumed": in_order[0][5:]}
+    assert noted["logged"] == [[5, 10], [10, 10]]
+    assert "import pytorch_lightning before datago_gpu.lightning" in noted["said"]["the newer one was imported"]
+
+
+@pytest.mark.timeout(600)
+def test_the_metrics_of_each_rank_name_it(results: Results, of_stream: list[Batches]) -> None:
+    for rank in range(2):
+        noted = results.noted("accelerate-resumed", rank)
+        assert noted["ranks"] == 2 * [[str(rank)]]
+        assert noted["samples"] == 2 * [sum(map(len, of_stream[rank][SAVED_AT:10]))]
 
 
 @pytest.mark.timeout(600)
