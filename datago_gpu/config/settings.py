@@ -27,6 +27,7 @@ __all__ = [
     "RankSplit",
     "Settings",
     "changed_settings",
+    "describe_type",
     "fields_of",
     "json_value",
     "names_in",
@@ -87,7 +88,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
                 value = msgspec.convert(value, wanted)  # a list becomes a tuple
             except msgspec.ValidationError:
                 raise ConfigError(
-                    f"{self.place}{name} must be {_describe_type(wanted)}, got {printable_value(name, value)}"
+                    f"{self.place}{name} must be {describe_type(wanted)}, got {printable_value(name, value)}"
                 ) from None
         msgspec.structs.force_setattr(self, name, value)
 
@@ -194,7 +195,7 @@ def _encoding_problem(value: Any) -> str | None:
     return next(filter(None, map(_encoding_problem, value)), None) if isinstance(value, list) else None
 
 
-def _describe_type(wanted: Any) -> str:
+def describe_type(wanted: Any) -> str:
     """Returns what a field accepts, in words that follow "must be"."""
     kinds = sorted(_describe_kinds(wanted, ()), key=lambda kind: (kind == "None", kind.startswith("'")))
     *others, last = dict.fromkeys(kinds)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -15,14 +14,9 @@ import pytest
 from PIL import Image
 
 import datago_gpu
-from datago_gpu.cli.flags import SECTIONS
-from datago_gpu.cli.settings_help import setting_texts
-from datago_gpu.config import MixPart, MixSource, TableSource, UserSource
 from tests.support.commands import run_command
 
 PHOTOS = Path(datago_gpu.__file__).parent / "photos"
-PAGE = Path(datago_gpu.__file__).parent.parent / "docs" / "settings.md"
-SECTION_NAMES = {"image_config", "http_config", "decode_config", "cache_config"}
 
 
 @pytest.mark.parametrize("name", [[], ["demo"], ["bench"], ["index"], ["plan"], ["serve"], ["preview"], ["doctor"]])
@@ -114,17 +108,3 @@ def test_ctrl_c_ends_at_once_and_takes_the_feeder_along() -> None:
     assert process.returncode in (130, -signal.SIGINT)
     assert b"Traceback" not in errors
     assert psutil.wait_procs(feeders, timeout=10)[1] == []
-
-
-def test_the_page_of_settings_has_the_text_of_each() -> None:
-    """The tables of docs/settings.md, one for each record, repeat the docstrings."""
-    if not PAGE.exists():
-        pytest.skip("docs/ is not beside the package")
-    tables = re.split(r"^## ", PAGE.read_text(), flags=re.MULTILINE)[1:]
-    kinds = [kind for *_, kind in SECTIONS]
-    place = kinds.index(TableSource) + 1
-    kinds[place:place] = [UserSource, MixSource, MixPart]  # no command can set these
-    for kind, table in zip(kinds, tables, strict=True):
-        rows = dict(re.findall(r"^\| `(\w+)` \| [^|]* \| (.*) \|$", table, re.MULTILINE))
-        texts = {name: text[:1].upper() + text[1:] for name, text in setting_texts(kind).items()}
-        assert rows == {name: text for name, text in texts.items() if name not in SECTION_NAMES}
