@@ -7,3 +7,9 @@
 peers/ has a small program for each contestant, suite/ the parts of run.py. material.py makes the photographs, also for
 the GPU report; common.py has what all of these share with tests/long/ and tools/gpu_report/.
 """
+
+import os
+
+# Where Python may keep no compiled modules, as in many containers, each process of a loader would compile the package
+# again: 60 ms of a start. An installed package does not pay that, so the peers do not.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)

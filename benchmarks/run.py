@@ -12,6 +12,7 @@ and plots to --out. Pictures stay in --material for the next time; --clean remov
 
 from __future__ import annotations
 
+import compileall
 import os
 import shutil
 import statistics
@@ -24,6 +25,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import datago_gpu
 from benchmarks.common import NotHere, machine, material_folder, parser
 from benchmarks.suite import idle, plots, workloads
 from benchmarks.suite.distance import HERE, Route, own_core, route
@@ -32,6 +34,8 @@ from benchmarks.suite.peers import LIMITS, OURS, PEERS, VARIANTS, Peer, find, ru
 from benchmarks.suite.report import into_docs, markdown
 from benchmarks.suite.servers import dataroom, nginx
 from benchmarks.suite.workloads import Workload
+
+PACKAGE = Path(datago_gpu.__file__).parent
 
 
 class Suite:
@@ -264,6 +268,7 @@ def main() -> None:
     options.add_argument("--clean", action="store_true", help="remove the pictures when done")
     args = options.parse_args()
     print(machine())
+    compileall.compile_dir(PACKAGE, quiet=1)  # as pip does for the peers
     suite = Suite(args)
     for part in args.only:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -24,6 +25,14 @@ def run(script: str, *arguments: str) -> str:
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=190, check=False)
     assert result.returncode == 0, result.stderr
     return result.stdout
+
+
+def test_processes_of_benchmarks_may_keep_compiled_modules() -> None:
+    """Else each start of a loader compiles the package, which that of an installed peer does not."""
+    show = "import benchmarks, os; print(os.environ.get('PYTHONDONTWRITEBYTECODE'))"
+    command, environment = [sys.executable, "-c", show], {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    shown = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    assert shown.stdout == "None\n"
 
 
 def compare(out: Path, *arguments: str) -> tuple[str, dict[str, Any]]:
