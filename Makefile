@@ -79,10 +79,12 @@ format: $(VENV)/.test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# The site of the docs. Its tools have an environment of their own: neither the package nor its tests need them.
+# The site of the docs. Its tools have an environment of their own: neither the package nor its tests need them. uv asks the
+# package index for several packages at once.
 .venv-docs/.docs: tools/docs_site/requirements.txt
 	$(PYTHON) -m venv .venv-docs
-	.venv-docs/bin/python -m pip install --quiet -r $<
+	.venv-docs/bin/python -m pip install --quiet uv
+	.venv-docs/bin/uv pip install --quiet --python .venv-docs/bin/python -r $<
 	@touch $@
 
 docs: .venv-docs/.docs
