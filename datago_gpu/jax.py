@@ -60,6 +60,13 @@ def sharded(
     """
     if not isinstance(sharding, jax.sharding.Sharding):
         raise ConfigError(f"sharding must be a jax.sharding.Sharding, got {type(sharding).__name__}")
+    if not isinstance(batch, Batch):
+        raise ConfigError(
+            f"sharded takes a Batch, as a Loader yields it, got {type(batch).__name__}: iterate over a "
+            "datago_gpu.Loader, not over a LoaderDataset"
+        )
+    if isinstance(fields, str):
+        raise ConfigError(f"fields must be a list of names, got {fields!r}: write [{fields!r}]")
     if unknown := sorted(set(fields) - {*FIELDS, *_FURTHER}):
         raise ConfigError(
             f"fields names {unknown[0]!r}, which holds no array: known are {', '.join(FIELDS + _FURTHER)}"

@@ -21,8 +21,9 @@ from ray.data.extensions import ArrowPythonObjectArray, ArrowTensorArray
 
 from datago_gpu.batch import Batch
 from datago_gpu.config import ConfigLike, LoaderConfig
+from datago_gpu.config.lockstep_rules import JUDGED_FROM
 from datago_gpu.decoders.device import on_host
-from datago_gpu.errors import ConfigError
+from datago_gpu.errors import ConfigError, TooManyErrors
 from datago_gpu.loader import Loader
 from datago_gpu.loader.on_thread import call_on_thread
 from datago_gpu.loader.row_setup import load_config
@@ -64,7 +65,12 @@ def read(
     _check(loaded, rows)
     if not ray.is_initialized():
         ray.init()
-    if "override_num_blocks" not in options:
+    blocks = options.get("override_num_blocks")
+    if blocks == 0:
+        raise ConfigError(
+            "override_num_blocks is 0, so nothing would be read: give the number of tasks, or leave it out"
+        )
+    if blocks is None:
         options["override_num_blocks"] = max(1, int(ray.cluster_resources().get("CPU", 1)))
     return ray.data.read_datasource(_Samples(loaded.anchor_paths(), rows, device, backend), **options)
 
@@ -152,8 +158,19 @@ def _blocks(config: LoaderConfig, rows: GivenRows | None, device: object, backen
         decode = msgspec.structs.replace(decode, threads=max(1, cpus), processes=0)
         config = msgspec.structs.replace(config, decode_config=decode)
     with Loader(config, device=device, backend=backend, source=rows) as loader:
-        for batch in loader:
-            yield _table(batch, config)
+        try:
+            for batch in loader:
+                yield _table(batch, config)
+        except TooManyErrors:
+            if not _are_few_of_several(config, loader):
+                raise
+
+
+def _are_few_of_several(config: LoaderConfig, loader: Loader) -> bool:
+    """Returns whether only a few samples were bad, and no setting forbids that. One task of several may have no other
+    samples."""
+    is_share = config.rank_and_world_size()[1] > 1 and config.max_failures is None
+    return is_share and sum(loader.stats().skipped.values()) < JUDGED_FROM
 
 
 def _table(batch: Batch, config: LoaderConfig) -> pa.Table:

@@ -145,11 +145,13 @@ def without(**changes: Any) -> Callable[[Batch], Batch]:
         (without(latents={"vae": [b""] * 16}), DATA, FIELDS, r"latents\['vae'\] is a list of 16 single values"),
         (without(), NamedSharding(LINE, P(None, None, None, "data")), FIELDS, "image of shape .* cannot be divided"),
         (without(), DATA, ["image", "ids"], "fields names 'ids', which holds no array: known are image, "),
+        (without(), DATA, "image", r"fields must be a list of names, got 'image': write \['image'\]"),
+        (lambda batch: {"image": batch.image}, DATA, FIELDS, "sharded takes a Batch, as a Loader yields it, got dict"),
         (without(), jax.devices()[0], FIELDS, "sharding must be a jax.sharding.Sharding, got Device"),
     ],
 )
 def test_what_cannot_be_divided_is_an_error_in_words(
-    change: Callable[[Batch], Batch], sharding: Any, fields: Any, words: str, batch: Batch
+    change: Callable[[Batch], Any], sharding: Any, fields: Any, words: str, batch: Batch
 ) -> None:
     with pytest.raises(ConfigError, match=words):
         sharded(change(batch), sharding, fields)

@@ -17,7 +17,7 @@ import pytest
 import ray
 
 import datago_gpu.ray
-from datago_gpu import ConfigError, Loader, LoaderConfig, Row, Sample, SourceError
+from datago_gpu import ConfigError, Loader, LoaderConfig, Row, Sample, SourceError, TooManyErrors
 from datago_gpu.index.build import build_index
 from datago_gpu.loader.row_setup import load_config
 from tests.support.frameworks import begin_cluster, blocks
@@ -121,6 +121,20 @@ def test_a_read_that_fails_raises_our_error(tmp_path: Path) -> None:
     config = settings(tmp_path / "nowhere")
     with pytest.raises(SourceError, match=r"cannot list .*nowhere/photos: No such file or directory; check root_path"):
         datago_gpu.ray.read(config, override_num_blocks=1).take_all()
+
+
+def test_a_task_that_has_nothing_but_a_bad_image_costs_the_others_nothing(tmp_path: Path) -> None:
+    add_pictures(tmp_path / "photos", [SHAPES[0]])
+    (tmp_path / "photos" / "bad.jpg").write_bytes(b"no image")
+    config = settings(tmp_path)
+    assert len(datago_gpu.ray.read(config, override_num_blocks=3).take_all()) == 1
+    with pytest.raises(TooManyErrors, match="max_failures is 0"):
+        datago_gpu.ray.read(config | {"max_failures": 0}, override_num_blocks=3).take_all()
+
+
+def test_no_task_at_all_is_refused(photos: Path) -> None:
+    with pytest.raises(ConfigError, match="override_num_blocks is 0"):
+        datago_gpu.ray.read(settings(photos), override_num_blocks=0)
 
 
 @pytest.mark.parametrize(

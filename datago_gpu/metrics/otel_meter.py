@@ -81,7 +81,7 @@ class _Instruments:
         """Observes a metric, and records the durations since the last time: a histogram has no callback of its own."""
         for loader, stats in self.watched.snapshots():
             recorded = self._recorded.setdefault(loader, {})
-            attributes = {"name": loader.name, "rank": str(stats.rank)}
+            attributes = {"name": loader.shown_name, "rank": str(stats.rank)}
             for each, histogram in self._histograms.items():
                 now, before = each.durations(stats), recorded.get(each.stem, Durations())
                 recorded[each.stem] = now

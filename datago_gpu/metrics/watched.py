@@ -39,6 +39,8 @@ class WatchedLoader:
 
     def __init__(self, loader: HasStats, name: str) -> None:
         self.name, self._loader = name, weakref.ref(loader)
+        self.shown_name = _encodable(name)
+        """The label `name`."""
         self._highest: dict[tuple[str, ...], float] = {}
         self._seconds, self._has_failed = 0.0, False
 
@@ -64,7 +66,7 @@ class WatchedLoader:
         if stats.seconds < self._seconds:  # `load_state_dict`: all counters begin anew
             self._highest.clear()
         self._seconds = stats.seconds
-        common = {"name": _encodable(self.name), "rank": str(stats.rank)}
+        common = {"name": self.shown_name, "rank": str(stats.rank)}
         for metric in METRICS:
             if metric.kind == "histogram":
                 yield Reading(metric, common, metric.durations(stats))
