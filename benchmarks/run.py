@@ -44,7 +44,7 @@ class Suite:
     def __init__(self, args: Namespace) -> None:
         self.args, self.material = args, material_folder(args.material)
         self.figures = figures = Figures.read(args.out / "figures.json")
-        figures.machine = machine()
+        figures.machine, figures.date = machine(), time.strftime("%Y-%m-%d", time.gmtime())
         named = [text.rpartition("=") for text in args.python]
         pythons = {name: path for name, _, path in named}
         invited = [peer for peer in (OURS, *VARIANTS, *PEERS, *LIMITS) if not args.who or peer.program in args.who]

@@ -91,10 +91,12 @@ def test_the_page_of_figures_gets_the_medians_and_the_report_lies_beside_it(
     monkeypatch.setattr(report, "DOCS", tmp_path)
     (tmp_path / "performance.md").write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nbehind\n")
     (tmp_path / "plot.png").write_bytes(b"a plot")
+    (tmp_path / "speed.svg").write_bytes(b"a chart")
     runs = {"datago_gpu": [300, 100, 200], "torch": [50], "limit: RAM": [400]}
     table = Table("files", "images/s", {name: [{"images": n, "seconds": 1} for n in of] for name, of in runs.items()})
     table.absent["webdataset"] = "cannot: it reads shards"
-    report.into_docs(Figures(tmp_path / "figures.json", "a machine", tables={"files": table}), [tmp_path / "plot.png"])
+    figures = Figures(tmp_path / "figures.json", "a machine", "2026-11-29", tables={"files": table})
+    report.into_docs(figures, [tmp_path / "plot.png", tmp_path / "speed.svg"])
     page = (tmp_path / "performance.md").read_text()
     assert page.startswith("before\n")
     assert page.endswith("\nbehind\n")
@@ -105,6 +107,8 @@ def test_the_page_of_figures_gets_the_medians_and_the_report_lies_beside_it(
     assert "| torch | 50 (50 to 50) |  | 4.00 x |" in whole
     assert "| webdataset | cannot: it reads shards |" in whole
     assert "![plot](plot.png)" in whole
+    assert "a machine. Measured on 2026-11-29." in whole
+    assert (tmp_path / "pictures" / "speed.svg").read_bytes() == b"a chart"
     assert (tmp_path / "performance" / "plot.png").read_bytes() == b"a plot"
 
 

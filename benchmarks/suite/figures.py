@@ -100,6 +100,8 @@ class Figures:
 
     path: Path
     machine: str = ""
+    date: str = ""
+    """The day of the latest call."""
     versions: dict[str, str] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
     """Contestants that are not installed, and why."""

@@ -1,7 +1,11 @@
-"""Draws what was measured, as PNG."""
+"""Draws what was measured, as PNG; and the chart for the README, as SVG.
+
+python -m benchmarks.suite.plots results/bench/figures.json docs/pictures/speed.svg     that chart alone
+"""
 
 from __future__ import annotations
 
+import sys
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -9,11 +13,18 @@ from typing import Any
 from benchmarks.suite.figures import Figures, Table
 from benchmarks.suite.peers import OURS
 
-__all__ = ["draw"]
+__all__ = ["draw", "headline"]
 
 COLOURS = {"ours": "#1f6feb", "peer": "#8b949e", "limit": "#d8dee4"}
 STAGE_COLOURS = ("#1f6feb", "#f0c36d", "#d0d7de")
 WIDTH = 9.0
+
+HEADLINE = {"500px-224": "local JPEGs, 500 px to 224 px", "2.5mp-512": "local JPEGs, 2.5 megapixels to 512 px",
+            "shards-near": "WebDataset shards over HTTP, 500 px to 224 px"}  # fmt: skip
+"""Tables of the chart, and what it calls them."""
+CONTESTANTS = {OURS.name: OURS.name, "datago": "datago", "torch DataLoader + Pillow": "torch DataLoader",
+               "LitData, raw files": "LitData", "SPDL": "SPDL", "webdataset": "webdataset"}  # fmt: skip
+"""Contestants of the chart, and what it calls them."""
 
 
 def draw(figures: Figures, out: Path) -> list[Path]:
@@ -33,7 +44,50 @@ def draw(figures: Figures, out: Path) -> list[Path]:
         if figure is not None:
             figure.savefig(out / name, dpi=110, bbox_inches="tight")
             written.append(out / name)
-    return written
+    return [*written, *headline(figures, out / "speed.svg")]
+
+
+def headline(figures: Figures, path: Path) -> list[Path]:
+    """Writes the chart for the README: images a second of a few contestants, no limits. Returns the files written.
+
+    It is opaque, and its letters can be read at a width of 420 pixels. Raises ImportError without matplotlib.
+    """
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    known = {title: figures.tables[key] for key, title in HEADLINE.items() if key in figures.tables}
+    tables = {title: table for title, table in known.items() if table.runs}
+    if not tables:
+        return []
+    shown = [[name for name in CONTESTANTS if name in table.runs] for table in tables.values()]
+    heights = [len(names) + 0.2 for names in shown]
+    figure = Figure(figsize=(6.0, 0.25 * sum(heights) + 0.45 * len(tables) + 0.55), facecolor="white")
+    axes = figure.subplots(len(tables), 1, squeeze=False, height_ratios=heights).flat
+    for axis, (title, table), names in zip(axes, tables.items(), shown, strict=True):
+        _panel(axis, title, {name: table.median(name) for name in names})
+    figure.suptitle("Images a second, CPU only; more is better", x=0.02, y=0.99, ha="left", fontsize=13, weight="bold")
+    place = ", ".join(part for part in (*figures.machine.split(", ")[:2], figures.date) if part)
+    runs = min(len(each) for table in tables.values() for each in table.runs.values())
+    figure.text(0.02, 0.92, f"{place}; median of {runs} runs", fontsize=9.5)
+    figure.tight_layout(rect=(0, 0, 1, 0.93), h_pad=1.3)
+    with mpl.rc_context({"svg.hashsalt": "datago_gpu"}):  # the same figures make the same file
+        figure.savefig(path, metadata={"Date": None})
+    return [path]
+
+
+def _panel(axis: Any, title: str, rates: dict[str, float]) -> None:
+    names = list(rates)[::-1]
+    bars = axis.barh([CONTESTANTS[name] for name in names], [rates[name] for name in names], height=0.78,
+                     color=[_colour(name) for name in names])  # fmt: skip
+    for label, name in zip(axis.bar_label(bars, [f"{rates[n]:,.0f}" for n in names], padding=4), names, strict=True):
+        label.set(fontsize=10, weight="bold" if name == OURS.name else "normal")
+    axis.get_yticklabels()[-1].set_weight("bold")
+    axis.set_title(title, fontsize=10.5, loc="left", pad=4)
+    axis.tick_params(labelsize=10, length=0)
+    axis.set_xticks([])
+    axis.margins(x=0.1, y=0.01)
+    for side in ("top", "right", "bottom"):
+        axis.spines[side].set_visible(False)
 
 
 def _bars(tables: list[Table], key: str, meaning: str) -> Any:
@@ -127,3 +181,7 @@ def _colour(name: str) -> str:
     if name.startswith("limit"):
         return COLOURS["limit"]
     return COLOURS["ours" if name.startswith(OURS.name) else "peer"]
+
+
+if __name__ == "__main__":
+    headline(Figures.read(Path(sys.argv[1])), Path(sys.argv[2]))

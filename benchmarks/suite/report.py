@@ -35,16 +35,17 @@ def into_docs(figures: Figures, plots: list[Path]) -> None:
     """Puts the summary between the marks in docs/performance.md, and the report and the plots beside that page."""
     page, folder = DOCS / "performance.md", DOCS / "performance"
     folder.mkdir(exist_ok=True)
-    for plot in plots:
-        shutil.copy(plot, folder)
-    pictures = "".join(f"\n![{plot.stem}]({plot.name})\n" for plot in plots)
+    (DOCS / "pictures").mkdir(exist_ok=True)
+    for plot in plots:  # the chart for the README lies beside its other pictures
+        shutil.copy(plot, DOCS / "pictures" if plot.suffix == ".svg" else folder)
+    pictures = "".join(f"\n![{plot.stem}]({plot.name})\n" for plot in plots if plot.suffix != ".svg")
     (folder / "report.md").write_text(f"# Everything that `make bench` measured\n\n{markdown(figures)}{pictures}")
     before, rest = page.read_text().split(BEGIN)
     page.write_text(f"{before}{BEGIN}\n\n{summary(figures)}\n{END}{rest.split(END)[1]}")
 
 
 def _head(figures: Figures) -> Iterator[str]:
-    yield f"Machine: {figures.machine}."
+    yield f"Machine: {figures.machine}." + (f" Measured on {figures.date}." if figures.date else "")
     if figures.versions:
         yield "Versions: " + ", ".join(f"{name} {version}" for name, version in sorted(figures.versions.items())) + "."
     yield from (f"\n{note}" for note in figures.notes)
