@@ -1,6 +1,7 @@
 """How fast is datago_gpu, beside others and beside its own limits? Each says more with --help.
 
     python -m benchmarks.run        beside its peers, on this machine, the same work for everybody: `make bench`
+    python -m benchmarks.stalls     how often a peer stops delivering, which is not the same as slow
     python -m benchmarks.trainer    what a loader costs the Python loop beside it
     python -m benchmarks.handover   what a sample costs the trainer's process in Python
 

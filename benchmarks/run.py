@@ -78,6 +78,7 @@ class Suite:
                 continue
             table.runs.pop(peer.name, None)
             table.absent.pop(peer.name, None)
+            table.stalled.pop(peer.name, None)
             if kind in peer.kinds and not peer.missing:
                 yield peer
             elif kind in peer.kinds:

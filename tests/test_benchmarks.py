@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 
 from benchmarks.suite import report
 from benchmarks.suite.figures import Figures, Table
+from benchmarks.suite.peers import Stalled
 
 ROOT = Path(__file__).parent.parent
 NGINX = bool(shutil.which("nginx") or Path("/usr/sbin/nginx").exists())
@@ -169,3 +171,44 @@ def test_rows_of_a_program_are_compared_with_a_folder(tmp_path: Path) -> None:
 def test_an_index_is_made_of_shards(tmp_path: Path) -> None:
     few = ("--runs", "1", "--count", "30", "--only", "shards", "--no-updates")
     assert "| shards | 6 |" in run("indexing.py", *few, "--material", str(tmp_path))
+
+
+STUCK = f"""
+import ctypes, os, sys
+sys.path.insert(0, {str(ROOT / "benchmarks" / "peers")!r})
+from harness import main
+
+def dataroom(spec):
+    yield 1
+    mark = __file__ + ".started"
+    if not os.path.exists(mark):
+        open(mark, "w").close()
+        ctypes.PyDLL(None).pause()  # with the GIL held, until a signal comes
+    yield spec.count - 1
+
+main({{"json": "pip"}}, {{"dataroom": dataroom}})
+"""
+
+
+def test_a_peer_that_stops_delivering_is_told_from_a_slow_one(tmp_path: Path) -> None:
+    (tmp_path / "stuck_peer.py").write_text(STUCK)
+    few = ("--starts", "3", "--limit", "1.5", "--count", "8", "--material", str(tmp_path))
+    printed = run("stalls.py", "--peer", str(tmp_path / "stuck"), *few).splitlines()
+    assert printed[-1].startswith("stuck: 1 of 3 starts stalled (no sample for 1.5 s). Longest wait of the others: 0.")
+
+
+def test_a_run_that_stalled_is_named_and_is_not_in_the_median(tmp_path: Path) -> None:
+    answers: Iterator[dict[str, Any]] = iter([{"images": 100, "seconds": 1}, {"images": 300, "seconds": 1}])
+
+    def contestant() -> dict[str, Any]:
+        if (made := next(answers, None)) is None:
+            raise Stalled("Timeout (0:00:20)!")
+        return made
+
+    table = Table("files", "images/s")
+    table.measure({"datago": contestant}, runs=3)
+    shown = report.markdown(Figures(tmp_path / "figures.json", tables={"files": table}))
+    assert "| datago | 200 (100 to 300) |" in shown
+    assert "Stalled: datago, 1 of 3 runs: no batch for 20 s." in shown
+    table.measure({"SPDL": contestant}, runs=2)
+    assert table.absent["SPDL"] == "stalled: all 2 runs, each 20 s without a batch"

@@ -10,6 +10,7 @@ datago_gpu, so that it runs in any interpreter.
 
 from __future__ import annotations
 
+import faulthandler
 import importlib
 import json
 import os
@@ -42,6 +43,8 @@ class Spec:
     concurrent: int = 64
     """Downloads in flight."""
     device: str = "cpu"
+    stall_s: float = 0.0
+    """Seconds without a batch, after which the program ends itself; 0: it may wait for ever."""
     options: dict[str, Any] = field(default_factory=dict)
     """Further ones of a single contestant."""
 
@@ -91,8 +94,9 @@ def _line(error: Exception) -> str:
 
 def _run(spec: Spec, batches: Callable[[Spec], Iterable[Any]]) -> dict[str, Any]:
     count, first_s, memory, more = 0, 0.0, 0.0, {}
-    clock, spent = time.perf_counter(), cpu_of_all()
+    watch, clock, spent = Watch(spec.stall_s), time.perf_counter(), cpu_of_all()
     for batch in batches(spec):
+        watch.note()
         if isinstance(batch, dict):  # what else is known at the end
             more = batch
             continue
@@ -108,10 +112,41 @@ def _run(spec: Spec, batches: Callable[[Spec], Iterable[Any]]) -> dict[str, Any]
         if spec.kind == "million":
             break
     seconds = time.perf_counter() - clock
+    watch.end()
     if spec.kind != "million" and count != spec.count:
         raise SystemExit(f"{count} of {spec.count} samples came")
     made = {"images": count, "seconds": seconds, "first_s": first_s, "memory_mb": memory}
+    made["longest_wait_s"] = watch.longest_s
     return {**made, "cpu_us": (cpu_of_all() - spent) / max(count, 1) * 1e6, **more}
+
+
+class Watch:
+    """The longest wait for a batch; the program ends itself when a wait reaches the limit.
+
+    faulthandler waits on a thread that needs no GIL, so that a peer which waits with the GIL held is noticed, too. It
+    writes where each thread stood, and ends the program with status 1: `suite.peers` tells that from other errors.
+    """
+
+    def __init__(self, limit_s: float) -> None:
+        self.longest_s, self._limit_s = 0.0, limit_s
+        self._last = self._armed = time.perf_counter()
+        self._arm(self._last)
+
+    def note(self) -> None:
+        """A batch is here."""
+        now = time.perf_counter()
+        self.longest_s, self._last = max(self.longest_s, now - self._last), now
+        if now - self._armed > self._limit_s / 20:  # starting its thread takes time
+            self._arm(now)
+
+    def _arm(self, now: float) -> None:
+        self._armed = now
+        if self._limit_s:
+            faulthandler.dump_traceback_later(self._limit_s, exit=True)
+
+    def end(self) -> None:
+        """No further batch is waited for."""
+        faulthandler.cancel_dump_traceback_later()
 
 
 def cpu_of_all() -> float:
@@ -162,6 +197,7 @@ def from_memory(spec: Spec, decode: Callable[[list[bytearray]], None]) -> Iterab
     payloads = [bytearray(Path(name).read_bytes()) for name in spec.files()]
     batches = [payloads[begin : begin + spec.batch] for begin in range(0, len(payloads), spec.batch)]
     decode(batches[0])  # what a decoder makes at its first use
+    faulthandler.cancel_dump_traceback_later()  # all comes at the end
     clock = time.perf_counter()
     with ThreadPoolExecutor(4) as threads:
         list(threads.map(decode, batches))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import number
+from benchmarks.suite.peers import STALL_S, Stalled
 
 __all__ = ["Figures", "Table"]
 
@@ -26,6 +27,8 @@ class Table:
     runs: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     absent: dict[str, str] = field(default_factory=dict)
     """Contestant -> why it has no runs."""
+    stalled: dict[str, int] = field(default_factory=dict)
+    """Contestant -> its runs that stalled, which are not among the others."""
     load: float = 0.0
     """The machine's load average over the last minute when it was done."""
     apart: bool = False
@@ -39,12 +42,17 @@ class Table:
                 if name not in self.absent:
                     self._add(name, contestants[name])
             order.reverse()
+        for name in self.stalled.keys() - self.runs.keys() - self.absent.keys():
+            self.absent[name] = f"stalled: all {runs} runs, each {STALL_S:.0f} s without a batch"
 
     def _add(self, name: str, contestant: Callable[[], dict[str, Any]]) -> None:
         try:
-            self.runs.setdefault(name, []).append(contestant())
+            made = contestant()
+            self.runs.setdefault(name, []).append(made)
+        except Stalled:
+            self.stalled[name] = self.stalled.get(name, 0) + 1
         except RuntimeError as problem:
-            del self.runs[name]
+            self.runs.pop(name, None)
             self.absent[name] = "failed: " + str(problem).replace("\n", "; ")[-300:]
 
     def show(self) -> None:
@@ -55,6 +63,15 @@ class Table:
             print(f"  {name:34} {number(self.median(name)):>10}   {number(values[0])} to {number(values[-1])}")
         for name, reason in self.absent.items():
             print(f"  {name:34} {reason}", flush=True)
+        print(*(f"  {line}\n" for line in self.stalls()), sep="", end="", flush=True)
+
+    def stalls(self) -> list[str]:
+        """A sentence for each contestant of which runs stalled."""
+        said = f"no batch for {STALL_S:.0f} s. They are not in the medians."
+        return [
+            f"Stalled: {name}, {count} of {count + len(self.runs.get(name, ()))} runs: {said}"
+            for name, count in self.stalled.items()
+        ]
 
     def values(self, name: str) -> list[float]:
         """One for each run."""

@@ -11,11 +11,17 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-__all__ = ["LIMITS", "OURS", "PEERS", "PROGRAMS", "VARIANTS", "Peer", "find", "run"]
+__all__ = ["LIMITS", "OURS", "PEERS", "PROGRAMS", "STALL_S", "VARIANTS", "Peer", "Stalled", "find", "run"]
 
 PROGRAMS = Path(__file__).parent.parent / "peers"
 BENCH_VENV = Path(__file__).parent.parent.parent / ".venv-bench" / "bin" / "python"
 TIMEOUT_S = 300
+STALL_S = 20.0
+"""Seconds without a batch, after which a contestant counts as stalled and no longer as slow."""
+
+
+class Stalled(RuntimeError):
+    """A contestant delivered no batch for longer than the limit, and was ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +29,8 @@ class Peer:
     """One contestant.
 
     program: its file, less "_peer.py". kinds: those of the workloads it takes part in; cannot: why not in the others.
-    only: the one workload that it is of interest in. options: of its own, in every run.
+    only: the one workload that it is of interest in. options: of its own, in every run. stall_s: the longest wait that
+    is no stall; 0 where all comes at the end.
     """
 
     name: str
@@ -33,6 +40,7 @@ class Peer:
     only: str = ""
     options: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
+    stall_s: float = STALL_S
     python: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     missing: str = ""
@@ -56,8 +64,8 @@ PEERS = (
 KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": "268435456", "MALLOC_MMAP_THRESHOLD_": "33554432"}
 """glibc then keeps what a picture leaves free; else a process of one thread gives it back each time (7% of 2.5 MP)."""
 LIMITS = (
-    Peer("limit: aiohttp alone", "aiohttp", ("shards", "dataroom", "payloads")),
-    Peer("limit: decoding from RAM", "ram", ("files", "shards", "dataroom"), environment=KEEP_MEMORY),
+    Peer("limit: aiohttp alone", "aiohttp", ("shards", "dataroom", "payloads"), stall_s=0),
+    Peer("limit: decoding from RAM", "ram", ("files", "shards", "dataroom"), environment=KEEP_MEMORY, stall_s=0),
 )
 
 
@@ -80,10 +88,10 @@ def _described(python: str, program: str) -> dict[str, Any]:
 
 
 def run(peer: Peer, spec: dict[str, Any], within: tuple[str, ...] = (), timeout_s: float = TIMEOUT_S) -> dict[str, Any]:
-    """One run. Raises RuntimeError with its last words."""
+    """One run. Raises Stalled, and RuntimeError with its last words."""
     own, more = peer.options, spec.get("options", {})
     options = {**own, **more, "source": {**own.get("source", {}), **more.get("source", {})}}
-    program, whole = PROGRAMS / f"{peer.program}_peer.py", {**spec, "options": options}
+    program, whole = PROGRAMS / f"{peer.program}_peer.py", {"stall_s": peer.stall_s, **spec, "options": options}
     return _answer([*within, peer.python, str(program), json.dumps(whole)], peer.environment, timeout_s)
 
 
@@ -94,6 +102,8 @@ def _answer(command: list[str], more: dict[str, str] | None = None, timeout_s: f
         done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, env=environment, check=False)
     except subprocess.TimeoutExpired:
         raise RuntimeError(f"not done after {timeout_s:.0f} s") from None
+    if done.returncode and done.stderr.startswith("Timeout ("):  # faulthandler's first word
+        raise Stalled(done.stderr)
     if done.returncode:
         raise RuntimeError("\n".join(done.stderr.strip().splitlines()[-4:]))
     answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])

@@ -101,10 +101,12 @@ def _workload(found: Table) -> Iterator[str]:
     if not found.runs:
         yield f"\n{title}\n"
         yield from (f"- {name}: {reason}" for name, reason in found.absent.items())
+        yield from (f"- {line}" for line in found.stalls())
         return
     absent = ([name, reason, "", "", "", ""] for name, reason in found.absent.items())
     header = ["", f"{found.unit}, median (range)", steady, "ours to it", "first batch, s", last]
     yield from _titled(title, header, [*([name, *_cells(found, name)] for name in found.runs), *absent])
+    yield from (f"\n{line}" for line in found.stalls())
     if OURS.name in found.runs and (limit := found.limit()):
         part = found.steady(OURS.name) / found.median(limit)
         from_first = f"; from the first batch on {part:.0%}" if found.unit == "images/s" else ""
