@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["clip_word", "printable", "printable_json", "redacted", "shown_address", "without_query"]
+__all__ = ["clip_word", "printable", "printable_json", "redacted", "shown_address", "shown_place", "without_query"]
 
 _LIKE_A_KEY = re.compile(r"[0-9A-Fa-f]{32,}")
 _LONGEST_WORD = 20
@@ -37,7 +37,13 @@ def printable_json(text: str) -> str:
 
 def without_query(url: str) -> str:
     """Removes query and fragment, which may hold a signature, and user name and password from `url`, for display."""
-    head = printable(url.partition("?")[0].partition("#")[0])
+    return shown_place(url.partition("?")[0].partition("#")[0])
+
+
+def shown_place(url: str) -> str:
+    """Removes query, user name and password from the address of a payload, for display. Keeps "#", which may belong to
+    the name of an object."""
+    head = printable(url.partition("?")[0])
     scheme, slashes, rest = head.partition("://")
     authority, slash, path = rest.partition("/")
     return f"{scheme}{slashes}{authority.rpartition('@')[2]}{slash}{path}" if slashes else head

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, NamedTuple, Protocol, Self
 
 from msgspec import Meta, Struct, structs
 
-from datago_gpu.redact import printable
+from datago_gpu.redact import printable, shown_place
 from datago_gpu.sources.sample_info import SampleInfo
 
 __all__ = [
@@ -143,9 +143,9 @@ class SampleRef(Struct):
 
     @property
     def where(self) -> str:
-        """Returns the file or the address without its query (which may hold a signature), for messages."""
+        """Returns the file, or the address without query (which may hold a signature) and login, for messages."""
         url = self.url or (self.parts[0].url if self.parts else "")
-        return printable_path(self.path) if self.path else printable(url.partition("?")[0])
+        return printable_path(self.path) if self.path else shown_place(url)
 
 
 FILTERED_IN_MIX = -1

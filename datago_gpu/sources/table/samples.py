@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from datago_gpu.redact import shown_place
 from datago_gpu.sources.attributes import NO_ATTRIBUTES, UNREADABLE, check_attributes, describe_problem
 from datago_gpu.sources.class_labels import ClassLabels
 from datago_gpu.sources.reference import BAD_ATTRIBUTES, Part, SampleRef, Skipped, utf8_text
@@ -50,7 +51,7 @@ class SampleMaker:
         place = self._image(row, origin)
         given = row[roles.id] if roles.id else None
         name = utf8_text(str(given)) if given not in (None, "") else self._name(place, number, origin)
-        where = utf8_text(place.path or place.url.partition("?")[0] or origin.address)
+        where = utf8_text(place.path or shown_place(place.url) or origin.address)
         if roles.is_index and row["reason"]:
             return Skipped(number, name, where, row["reason"], row["detail"] or "")
         if place.problem:

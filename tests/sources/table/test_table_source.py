@@ -112,6 +112,14 @@ def test_bad_cells_are_skips(tmp_path: Path) -> None:
     ]
 
 
+def test_no_message_says_the_login_of_an_address(tmp_path: Path) -> None:
+    address = "https://name:secret@host/a#1.jpg?sig=secret"
+    table = write_table(tmp_path / "t.jsonl", {"url": [address, address], "mask": ["https://host/m.png", "ftp://m"]})
+    sample, skipped = samples_of(table_config(table, masks={"m": "mask"}))
+    assert isinstance(skipped, Skipped)
+    assert sample.where == skipped.where == "https://host/a#1.jpg"
+
+
 def test_a_column_that_is_missing_or_of_another_type_is_a_config_error(tmp_path: Path) -> None:
     table = write_table(tmp_path / "t.parquet", {"picture_url": ["a"], "width": ["wide"]})
     for source, words in (
