@@ -22,7 +22,7 @@ WORKERS ?= $(shell expr $$(nproc) + 1)
 help:
 	@echo "make demo [CUDA=cuda12]  stream the photographs that ship with the package and write demo.png"
 	@echo "make test [WORKERS=2] [TESTS='tests/sources -k http']  lint, types and the test suite"
-	@echo "make wheel-check  build the wheel, install it into clean environments of each Python here, and try it"
+	@echo "make wheel-check [DIST=dist]  build sdist and wheel, check them, and try the wheel in clean environments of each Python here"
 	@echo "make format  rewrite the code in its style"
 	@echo "make docs    build the docs as a site, into site/: open site/index.html"
 	@echo "make bench [BENCH='--only local --runs 5']  compare with the peers on this machine: docs/performance.md"
@@ -68,7 +68,7 @@ test: lint $(VENV)/.torch
 	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadfile --no-loadscope-reorder $(TESTS)
 
 wheel-check: $(VENV)/.test
-	$(BIN)/python -m tests.wheel.check
+	$(BIN)/python -m tests.wheel.check $(DIST)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

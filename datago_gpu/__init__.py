@@ -81,10 +81,22 @@ def __dir__() -> list[str]:
 
 
 def _version() -> str:
-    """Returns the version of the installed package; "0" if the package is not installed."""
+    """Returns the version of the installed package; of a checkout that is not installed, that of its pyproject.toml.
+
+    "0" if there is neither.
+    """
     from importlib import metadata
 
     try:
         return metadata.version("datago-gpu")
     except metadata.PackageNotFoundError:
-        return "0"
+        return _checkout_version()
+
+
+def _checkout_version() -> str:
+    import tomllib
+    from pathlib import Path
+
+    file = Path(__file__).parents[1] / "pyproject.toml"
+    project = tomllib.loads(file.read_text()).get("project", {}) if file.is_file() else {}
+    return str(project["version"]) if project.get("name") == "datago-gpu" else "0"

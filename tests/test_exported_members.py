@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tomllib
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 
@@ -44,11 +46,26 @@ def test_the_version_is_that_of_the_installed_package() -> None:
     assert "__version__" in dir(datago_gpu)
 
 
-def test_the_version_of_files_that_are_not_installed_is_0(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkout_that_is_not_installed_has_the_version_of_its_project(monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(name: str) -> str:
         raise metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(metadata, "version", absent)
+    project = tomllib.loads((Path(datago_gpu.__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    assert datago_gpu.__version__ == project["version"]
+
+
+@pytest.mark.parametrize("text", [None, '[project]\nname = "another"\nversion = "9"', "[tool.x]"])
+def test_files_of_which_nothing_is_known_have_the_version_0(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str | None
+) -> None:
+    def absent(name: str) -> str:
+        raise metadata.PackageNotFoundError(name)
+
+    if text:
+        (tmp_path / "pyproject.toml").write_text(text)
+    monkeypatch.setattr(metadata, "version", absent)
+    monkeypatch.setattr(datago_gpu, "__file__", str(tmp_path / "datago_gpu" / "__init__.py"))
     assert datago_gpu.__version__ == "0"
 
 

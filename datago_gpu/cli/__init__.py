@@ -44,8 +44,18 @@ class _Commands(click.Group):
             formatter.write_dl(list(COMMANDS.items()))
 
 
+def _show_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    """Prints the version, also of a checkout that is not installed."""
+    if wanted:
+        import datago_gpu
+
+        click.echo(f"datago-gpu {datago_gpu.__version__}")
+        ctx.exit()
+
+
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="datago-gpu")
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version,
+              help="Show the version and exit.")  # fmt: skip
 def _commands() -> None:
     """datago_gpu: the image loader that feeds GPU training loops."""
 

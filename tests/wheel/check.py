@@ -1,6 +1,6 @@
 """The wheel as users get it: built, installed into clean environments of every Python that is at hand, and tried there.
 
-    make wheel-check
+    make wheel-check              make wheel-check DIST=dist   keeps what was built and has passed, for a release
 
 The sdist is built from the checkout and the wheel from the sdist. tests/wheel/installed.py runs in each environment, in
 a folder of its own, so that nothing of the checkout can be imported.
@@ -37,7 +37,20 @@ def built(folder: Path) -> Path:
     lacking |= IN_WHEEL - files
     strange = {name for name in files if not name.startswith(("datago_gpu/", "datago_gpu-"))}
     assert not lacking | strange, f"missing: {lacking}; in the wheel, and not of the package: {strange}"
+    check(sdist, wheel)
     return wheel
+
+
+def check(sdist: Path, wheel: Path) -> None:
+    """Runs the checks of others: whether the package index shows the README, and what a wheel may not hold or lack.
+
+    uv keeps each tool in an environment of its own. W002 is about files that occur twice: the credits of the
+    photographs are beside them and, as part of the licence, in the wheel's metadata.
+    """
+    tool = [sys.executable, "-m", "uv", "tool", "run", "--quiet", "--from"]
+    subprocess.run([*tool, "twine>=6.2", "twine", "check", "--strict", sdist, wheel], check=True)
+    contents = ["check-wheel-contents", "--ignore", "W002", "--package", ROOT / "datago_gpu", wheel]
+    subprocess.run([*tool, "check-wheel-contents>=0.6.3", *contents], check=True)
 
 
 def pythons() -> dict[str, str]:
@@ -68,8 +81,8 @@ def passes(python: str, wheel: Path, folder: Path) -> bool:
     return not subprocess.run(suite, cwd=folder, env={**environment, "CHECKOUT": str(ROOT)}).returncode
 
 
-def main() -> int:
-    """The exit status."""
+def main(kept: str = "") -> int:
+    """The exit status. kept: folder for the sdist and the wheel, if they pass everywhere."""
     here = pythons()
     failed = []
     with tempfile.TemporaryDirectory(prefix="datago-wheel-") as temporary:
@@ -80,9 +93,11 @@ def main() -> int:
             good = passes(command, wheel, Path(temporary) / name)
             print(f"{name}: {'passed' if good else 'FAILED'} after {time.monotonic() - clock:.0f} s", flush=True)
             failed += [] if good else [name]
+        if kept and here and not failed:
+            shutil.copytree(wheel.parent, kept, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".*"))
     print("not here:", ", ".join(name for name in PYTHONS if name not in here) or "none")
     return 1 if failed or not here else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(*sys.argv[1:]))

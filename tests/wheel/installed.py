@@ -33,7 +33,7 @@ SIZES = {"crop_and_resize": True, "default_image_size": 64, "downsampling_ratio"
 def test_it_is_the_installed_one() -> None:
     assert not PACKAGE.is_relative_to(os.environ["CHECKOUT"])
     assert PACKAGE.is_relative_to(sys.prefix)
-    assert version("datago_gpu")
+    assert datago_gpu.__version__ == version("datago_gpu")
 
 
 def test_it_says_that_it_is_typed() -> None:
@@ -89,6 +89,7 @@ def test_the_console_script_is_there() -> None:
     done = script("--help")
     assert (done.returncode, done.stderr) == (0, "")
     assert "Usage:" in done.stdout
+    assert script("--version").stdout == f"datago-gpu {datago_gpu.__version__}\n"
 
 
 def test_the_demo_draws_its_pictures(tmp_path: Path) -> None:
