@@ -10,7 +10,10 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 ADDRESS = "https://github.com/datago-gpu/datago-gpu/blob/main/"
-PAGES = sorted(path.relative_to(ROOT).as_posix() for path in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")))
+SKILL = "datago_gpu/.agents/skills/datago-gpu/SKILL.md"
+PAGES = sorted(
+    path.relative_to(ROOT).as_posix() for path in (*ROOT.glob("*.md"), ROOT / SKILL, *(ROOT / "docs").rglob("*.md"))
+)
 PROGRAMS = [
     ROOT / "Makefile",
     ROOT / "pyproject.toml",

@@ -1,4 +1,4 @@
-"""The Python and the JSON of README.md and of docs/ work as they stand there, on small data in place of their paths."""
+"""The Python and JSON of README.md, SKILL.md and docs/ work as they stand, on small data in place of their paths."""
 
 from __future__ import annotations
 
@@ -29,8 +29,10 @@ RUN_ELSEWHERE = {
     "docs/several-gpus.md": "tests/test_several_gpus.py",
 }
 """Pages whose Python needs more than small data: several processes, servers of metrics, other loaders."""
+SKILL = "datago_gpu/.agents/skills/datago-gpu/SKILL.md"
 PAGES = {
-    path.relative_to(ROOT).as_posix(): path.read_text() for path in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md"))
+    path.relative_to(ROOT).as_posix(): path.read_text()
+    for path in (ROOT / "README.md", ROOT / SKILL, *(ROOT / "docs").rglob("*.md"))
 }
 
 
@@ -97,22 +99,34 @@ def test_a_snippet_runs(
         found["loader"].close()
 
 
-def test_each_source_that_the_readme_lists_is_a_valid_config(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("page", ["README.md", SKILL])
+def test_each_source_that_a_page_lists_is_a_valid_config(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATAROOM_API_URL", "http://localhost/api/")
     monkeypatch.setenv("DATAROOM_API_KEY", "k" * 40)
-    rows = re.findall(r"^\| `\"(\w+)\"` \|.*\| `(\{.*\})` \|$", (ROOT / "README.md").read_text(), re.MULTILINE)
-    assert {kind for kind, _ in rows} == {"file", "webdataset", "table", "db"}
+    rows = re.findall(r"^\| `\"(\w+)\"` \|.*\| `(\{.*\})` \|$", PAGES[page], re.MULTILINE)
+    assert {kind for kind, _ in rows} >= {"file", "webdataset", "table", "db"}
     for kind, settings in rows:
         LoaderConfig.load({"source_type": kind, "source_config": json.loads(settings)})
 
 
-def test_each_command_that_the_readme_shows_takes_these_arguments() -> None:
-    lines = re.findall(r"^    datago-gpu (.*?)(?: +#.*)?$", (ROOT / "README.md").read_text(), re.MULTILINE)
+@pytest.mark.parametrize("page", ["README.md", SKILL])
+def test_each_command_that_a_page_shows_takes_these_arguments(page: str) -> None:
+    lines = re.findall(r"^    datago-gpu (.*?)(?: +#.*)?$", PAGES[page], re.MULTILINE)
     assert len(lines) >= 5
     for line in lines:
         name, *arguments = shlex.split(line)
         command = getattr(import_module(f"datago_gpu.cli.{name}"), name)
         command.make_parser(click.Context(command)).parse_args(arguments)
+
+
+def test_the_skill_says_what_tools_look_for() -> None:
+    """The name is that of the folder: https://agentskills.io/specification."""
+    _, front, text = PAGES[SKILL].split("---\n", 2)
+    fields = dict(line.split(": ", 1) for line in front.splitlines())
+    assert fields["name"] == (ROOT / SKILL).parent.name
+    assert 100 < len(fields["description"]) <= 1024
+    assert ": " not in fields["description"], "it would be no plain text in YAML"
+    assert len(text.splitlines()) < 500
 
 
 @pytest.mark.parametrize("block", blocks("json"))
