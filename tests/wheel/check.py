@@ -24,7 +24,12 @@ SUITE = "tests/wheel/installed.py"
 _SUPPORT = ("__init__", "connections", "servers", "without")
 HELPERS = ["tests/__init__.py", *(f"tests/support/{name}.py" for name in _SUPPORT)]
 IN_SDIST = {"pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "Makefile", "tests/conftest.py", "docs/index.md"}
-IN_WHEEL = {"datago_gpu/py.typed", "datago_gpu/photos/CREDITS.md", "datago_gpu/feeder/__main__.py"}
+IN_WHEEL = {
+    "datago_gpu/py.typed",
+    "datago_gpu/photos/CREDITS.md",
+    "datago_gpu/feeder/__main__.py",
+    "datago_gpu/.agents/skills/datago-gpu/SKILL.md",
+}
 
 
 def built(folder: Path) -> Path:
