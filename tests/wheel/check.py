@@ -50,11 +50,13 @@ def check(sdist: Path, wheel: Path) -> None:
     """Runs the checks of others: whether the package index shows the README, and what a wheel may not hold or lack.
 
     uv keeps each tool in an environment of its own. W002 is about files that occur twice: the credits of the
-    photographs are beside them and, as part of the licence, in the wheel's metadata.
+    photographs are beside them and, as part of the licence, in the wheel's metadata. By default, the tool expects no
+    folder whose name begins with a dot, such as that of SKILL.md.
     """
     tool = [sys.executable, "-m", "uv", "tool", "run", "--quiet", "--from"]
     subprocess.run([*tool, "twine>=6.2", "twine", "check", "--strict", sdist, wheel], check=True)
-    contents = ["check-wheel-contents", "--ignore", "W002", "--package", ROOT / "datago_gpu", wheel]
+    package = ["--package", ROOT / "datago_gpu", "--package-omit", "__pycache__"]
+    contents = ["check-wheel-contents", "--ignore", "W002", *package, wheel]
     subprocess.run([*tool, "check-wheel-contents>=0.6.3", *contents], check=True)
 
 
