@@ -72,9 +72,10 @@ def main() -> None:
     options.add_argument("--processes", type=int, nargs="+", default=[4, 8, 16])
     options.add_argument("--sleep-ms", type=float, default=0.8, help="of each image; 500 px to 64 takes about 0.8")
     options.add_argument("--images", type=int, default=20_000)
+    options.add_argument("--pictures", type=int, default=500, help="different pictures")
     args = options.parse_args()
     print(machine())
-    root = make(material_folder(args.material) / "500px-500", 500, "500px")
+    root = make(material_folder(args.material) / f"500px-{args.pictures}", args.pictures, "500px")
     found: dict[int, list[float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "sitecustomize.py").write_text(SLEEPER)

@@ -152,10 +152,10 @@ def ours(processes: int | None, root: Path) -> Iterator[Load]:
 def compare(args: argparse.Namespace) -> None:
     """Runs the contestants in turn and prints a table."""
     print(machine())
-    pictures = sorted(make(material_folder(args.material) / "500px-500", 500, "500px").iterdir())
+    pictures = sorted(make(material_folder(args.material) / f"500px-{args.pictures}", args.pictures, "500px").iterdir())
     with tempfile.TemporaryDirectory(dir=pictures[0].parents[1]) as folder:
         for number in range(IMAGES * (args.steps + args.steps // 10 + 20)):  # datago passes over them once
-            os.link(pictures[number % 500], f"{folder}/{number:06}.jpg")
+            os.link(pictures[number % len(pictures)], f"{folder}/{number:06}.jpg")
         show(args, run(args, folder))
 
 

@@ -42,12 +42,13 @@ def main() -> None:
     options.add_argument("--rate", type=float, default=150, help="images a second, to leave a core's worth of slack")
     options.add_argument("--batch-size", type=int, default=16)
     options.add_argument("--small-calls", action="store_true", help="see benchmarks/small_calls.py")
+    options.add_argument("--pictures", type=int, default=500, help="different pictures")
     args = options.parse_args()
     if args.small_calls:
         small_calls.compare(args)
         return
     print(machine())
-    folder = make(material_folder(args.material) / "500px-500", 500, "500px")
+    folder = make(material_folder(args.material) / f"500px-{args.pictures}", args.pictures, "500px")
     alone, beside = [], []
     with dataroom(folder) as source:
         config = {

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,9 @@ def main(
 
 def _describe(packages: dict[str, str], kinds: list[str], ready: Callable[[], object]) -> dict[str, Any]:
     versions, package = {}, ""
+    for module, package in packages.items():  # before any of them is imported, which may take a second
+        if find_spec(module.partition(".")[0]) is None:
+            return {"missing": package, "reason": f"no module named {module}"}
     for module, package in packages.items():
         try:
             importlib.import_module(module)
