@@ -33,6 +33,15 @@ def test_each_make_command_is_a_target(page: str) -> None:
     assert named <= targets()
 
 
+def test_the_changelog_has_a_section_for_the_version() -> None:
+    sections = re.findall(r"^## (.*)$", read("CHANGELOG.md"), re.MULTILINE)
+    headings = [re.fullmatch(r"(\d+\.\d+\.\d+) \((unreleased|\d{4}-\d\d-\d\d)\)", each) for each in sections]
+    versions = [heading[1] for heading in headings if heading]
+    assert len(versions) == len(sections) == len(set(versions))
+    version = tomllib.loads(read("pyproject.toml"))["project"]["version"]
+    assert version in versions[:2], "the first section is of this version, or of the next one"
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_each_path_that_is_named_is_there(page: str) -> None:
     text = read(page)
