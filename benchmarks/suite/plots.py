@@ -15,9 +15,13 @@ from benchmarks.suite.peers import OURS
 
 __all__ = ["draw", "headline"]
 
-COLOURS = {"ours": "#1f6feb", "peer": "#8b949e", "limit": "#d8dee4"}
+COLOURS = {"ours": "#1f6feb", "peer": "#8b949e"}
 STAGE_COLOURS = ("#1f6feb", "#f0c36d", "#d0d7de")
 WIDTH = 9.0
+GROUPS = ("shards", "dataroom", "payloads", "million")
+"""What the names of tables begin with that are drawn together; all others are of local files."""
+LIMIT_SHOWN = 1.5
+"""Times the longest bar: a limit that is further away is left out."""
 
 HEADLINE = {"500px-224": "local JPEGs, 500 px to 224 px", "2.5mp-512": "local JPEGs, 2.5 megapixels to 512 px",
             "shards-near": "WebDataset shards over HTTP, 500 px to 224 px"}  # fmt: skip
@@ -32,13 +36,12 @@ def draw(figures: Figures, out: Path) -> list[Path]:
     import matplotlib as mpl
 
     mpl.use("Agg")
-    plots = {
-        "throughput.png": _bars([t for t in figures.tables.values() if t.unit != "s" and t.runs], "", "more is better"),
-        "first-batch.png": _bars([t for t in figures.tables.values() if (t.unit == "images/s" and t.runs)
-                                  or (t.unit == "s" and t.runs)], "first_s", "s to the first batch, less is better"),
-        "scaling.png": _lines(figures.scaling),
-        "stages.png": _stages(figures),
-    }  # fmt: skip
+    plots = {"scaling.png": _lines(figures.scaling), "stages.png": _stages(figures)}
+    for group, tables in _groups(figures).items():
+        rates = [table for table in tables if table.unit != "s"]
+        waits = [table for table in tables if table.unit != "GB/s"]
+        plots[f"throughput-{group}.png"] = _bars(rates, "", "more is better")
+        plots[f"first-batch-{group}.png"] = _bars(waits, "first_s", "seconds to the first batch, less is better")
     written = []
     for name, figure in plots.items():
         if figure is not None:
@@ -90,33 +93,48 @@ def _panel(axis: Any, title: str, rates: dict[str, float]) -> None:
         axis.spines[side].set_visible(False)
 
 
+def _groups(figures: Figures) -> dict[str, list[Table]]:
+    """Returns tables that are looked at together."""
+    found: dict[str, list[Table]] = {}
+    for key, table in figures.tables.items():
+        kind = key.partition("-")[0]
+        group = "server-on-own-core" if table.apart else kind if kind in GROUPS else "local"
+        if table.runs:
+            found.setdefault(group, []).append(table)
+    return found
+
+
 def _bars(tables: list[Table], key: str, meaning: str) -> Any:
+    """Draws a panel for each table. key: of the runs, in place of the table's unit."""
     if not tables:
         return None
-    columns = 2 if len(tables) > 1 else 1
-    rows = -(-len(tables) // columns)
-    most = [max(len(table.runs) for table in tables[row * columns :][:columns]) for row in range(rows)]
-    figure, axes = _figure(rows, columns, sum(0.3 * bars + 0.9 for bars in most), [bars + 1.5 for bars in most])
-    for number, (axis, table) in enumerate(zip(axes, tables, strict=False)):
-        names = [name for name in table.runs if not key or table.median(name, key)][::-1]
-        values = [table.median(name, key) for name in names]
+    shown = [[name for name in table.runs if not name.startswith("limit")][::-1] for table in tables]
+    heights = [len(names) + 1.6 for names in shown]
+    figure, axes = _figure(len(tables), 1, 0.26 * sum(heights) + 0.3, heights)
+    for axis, table, names in zip(axes, tables, shown, strict=True):
         spread = [[run.get(key) or 0.0 for run in table.runs[name]] if key else table.values(name) for name in names]
+        values = [table.median(name, key) for name in names]
         errors = [[v - min(s) for v, s in zip(values, spread, strict=True)],
                   [max(s) - v for v, s in zip(values, spread, strict=True)]]  # fmt: skip
         bars = axis.barh(names, values, xerr=errors, color=[_colour(name) for name in names], ecolor="#57606a")
-        axis.bar_label(bars, [f" {v:,.0f}" if v >= 100 else f" {v:.3g}" for v in values], fontsize=7, padding=6)
-        axis.margins(x=0.18)
-        axis.set_ylim(
-            len(names) - most[number // columns] - 0.5, len(names) - 0.5
-        )  # bars of the same height everywhere
-        unit = "s" if key else table.unit
-        axis.set_title(textwrap.fill(f"{table.title} ({unit})", 62), fontsize=8, loc="left")
+        axis.bar_label(bars, [f" {v:,.0f}" if v >= 100 else f" {v:.3g}" for v in values], fontsize=9, padding=6)
+        axis.margins(x=0.14)
+        limit = "" if key else _limit(axis, table, max(values))
+        title = f"{table.title} ({'s' if key else table.unit}){limit}"
+        axis.set_title(textwrap.fill(title, 96), fontsize=9.5, loc="left")
         _plain(axis)
-    for axis in axes[len(tables) :]:
-        axis.remove()
-    figure.suptitle(meaning, fontsize=9, y=1.0, verticalalignment="bottom")
+    figure.suptitle(meaning, fontsize=9.5, y=1.0, verticalalignment="bottom")
     figure.tight_layout()
     return figure
+
+
+def _limit(axis: Any, table: Table, most: float) -> str:
+    """Marks the nearer limit with a thin line, unless it would dwarf the bars. Returns words that name it."""
+    limit = table.limit()
+    if not limit or table.median(limit) > LIMIT_SHOWN * most:
+        return ""
+    axis.axvline(table.median(limit), color="#57606a", linewidth=1, linestyle="--", zorder=0)
+    return f"; dashed: {limit}"
 
 
 def _lines(scaling: dict[str, dict[str, list[tuple[float, float]]]]) -> Any:
@@ -172,14 +190,12 @@ def _figure(rows: int, columns: int, high: float, heights: list[float] | None = 
 
 
 def _plain(axis: Any) -> None:
-    axis.tick_params(labelsize=7)
+    axis.tick_params(labelsize=8.5)
     for side in ("top", "right"):
         axis.spines[side].set_visible(False)
 
 
 def _colour(name: str) -> str:
-    if name.startswith("limit"):
-        return COLOURS["limit"]
     return COLOURS["ours" if name.startswith(OURS.name) else "peer"]
 
 
