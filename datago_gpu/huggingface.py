@@ -2,7 +2,7 @@
 
 Trainer(model, arguments, train_dataset=LoaderDataset(config, transform=inputs_of_the_model)).train()
 
-class MyTrainer(LoaderMixin, SFTTrainer): ...                        # for a Trainer of your own
+class MyTrainer(LoaderMixin, Seq2SeqTrainer): ...                    # for a Trainer of your own
 """
 
 from __future__ import annotations
