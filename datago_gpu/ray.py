@@ -20,7 +20,7 @@ from ray.data.block import BlockMetadata
 from ray.data.extensions import ArrowPythonObjectArray, ArrowTensorArray
 
 from datago_gpu.batch import Batch
-from datago_gpu.config import ConfigLike, LoaderConfig
+from datago_gpu.config import ConfigLike, LoaderConfig, MixSource
 from datago_gpu.config.lockstep_rules import JUDGED_FROM
 from datago_gpu.decoders.device import on_host
 from datago_gpu.errors import ConfigError, TooManyErrors
@@ -59,6 +59,8 @@ def read(
     settings ask for them: "views.1" and so on; "masks.NAME" and "additional_images.NAME" (zeros where a sample has
     none) and "latents.NAME", each with "present.NAME"; embedding, duplicate_state and mix.
 
+    A mix needs `repeat` for its sources: by weights, smaller sources would come more than once.
+
     Raises ConfigError if the settings cannot work. What a Loader raises is the cause of the error that Ray raises.
     """
     loaded, rows = load_config(config, source)
@@ -80,6 +82,16 @@ def _check(config: LoaderConfig, rows: GivenRows | None) -> None:
     source = config.source_config
     if source.rank is not None or source.world_size is not None:
         raise ConfigError("source_config.rank and world_size are those of each read task: leave them out")
+    if config.draws_from_server:
+        raise ConfigError(
+            "source_config.random_method 'server' draws samples without end, but a Dataset has each sample once: use "
+            "'shuffle'"
+        )
+    if isinstance(source, MixSource) and not source.repeats:
+        raise ConfigError(
+            "a mixture by weight begins smaller sources again, but a Dataset has each sample once: give each source "
+            "repeat: 1 in place of its weight, or read the sources one by one and join them with Dataset.union"
+        )
     for name, without in (("epochs", 1), ("limit", None), ("lockstep", False)):
         if (value := getattr(config, name)) != without:
             raise ConfigError(

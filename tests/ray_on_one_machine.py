@@ -20,12 +20,18 @@ import datago_gpu.ray
 from datago_gpu import ConfigError, Loader, LoaderConfig, Row, Sample, SourceError, TooManyErrors
 from datago_gpu.index.build import build_index
 from datago_gpu.loader.row_setup import load_config
+from datago_gpu.server import DataroomServer
+from tests import ray_training
 from tests.support.frameworks import begin_cluster, blocks
 from tests.support.images import SHAPES, add_pictures, file_config, small_jpeg
+from tests.support.needs import needs
+from tests.support.shards import tar_bytes
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")  # Ray 2.60 warns of its own settings
 
 COUNT = 23
+SOMEWHERE = {"source_type": "file", "source_config": {"root_path": "/x"}}
+DATAROOM = {"api_url": "http://127.0.0.1:9", "api_key": "key", "random_method": "server"}
 IMAGES = {"crop_and_resize": True, "default_image_size": 64, "downsampling_ratio": 16}
 
 
@@ -50,24 +56,57 @@ def settings(root: Path, **more: Any) -> dict[str, Any]:
     return {**config, "decode_config": {"processes": 0, "threads": 1}, **more}
 
 
+def kinds(root: Path) -> dict[str, dict[str, Any]]:
+    """The pictures as two sources."""
+    table = {"path": str(root / "index.arrow"), "random_sampling": True}
+    return {
+        "file": {"source_type": "file", "source_config": settings(root)["source_config"]},
+        "table": {"source_type": "table", "source_config": table},
+    }
+
+
 def by_id(config: Any, source: object = None) -> dict[str, Sample]:
     with Loader(config, "cpu", source=source) as loader:
         return {sample.id: sample for batch in loader for sample in batch}
 
 
 def test_each_sample_comes_once_with_the_pixels_of_a_loader(photos: Path) -> None:
-    """In three buckets, so the tensors have three shapes; and in two views."""
-    config = settings(photos, image_config={**IMAGES, "views": [{}, {"default_image_size": 32}]})
-    rows = datago_gpu.ray.read(config, override_num_blocks=2).take_all()
-    plain = by_id(config)
-    assert sorted(row["id"] for row in rows) == sorted(plain)
+    """Of a mixture of a folder and a table, in three buckets, so the tensors have three shapes; and in two views."""
+    each = {name: {"name": name, "repeat": 1, **kind} for name, kind in kinds(photos).items()}
+    source = {"sources": [each["file"], each["table"]]}
+    views = {**IMAGES, "views": [{}, {"default_image_size": 32}]}
+    config = settings(photos, source_type="mix", source_config=source, image_config=views)
+    rows = datago_gpu.ray.read(config, override_num_blocks=2, concurrency=1).take_all()
+    with Loader(config, "cpu") as loader:
+        plain = {(sample.mix, sample.id): sample for batch in loader for sample in batch}
+    assert sorted((row["mix"], row["id"]) for row in rows) == sorted(plain)
+    assert len(rows) == 2 * COUNT
     assert len({row["image"].shape for row in rows}) == 3
     for row in rows:
-        sample = plain[row["id"]]
+        sample = plain[row["mix"], row["id"]]
         np.testing.assert_array_equal(row["image"], sample.image, strict=True)
         np.testing.assert_array_equal(row["views.1"], sample.views[1], strict=True)
         assert (tuple(row["original_size"]), tuple(row["crop"])) == (sample.original_size, sample.crop)
-        assert (row["attributes"], row["label"], row["flipped"]) == ("{}", -1, False)
+        assert (json.loads(row["attributes"]), row["label"], row["flipped"]) == (sample.attributes, -1, False)
+
+
+def test_shards_and_a_dataroom_are_read_too(photos: Path) -> None:
+    shards = photos / "{0..1}.tar"
+    names = sorted(path.name for path in (photos / "photos").iterdir())
+    for number in range(2):
+        pictures = [(name, (photos / "photos" / name).read_bytes()) for name in names[number::2]]
+        (photos / f"{number}.tar").write_bytes(tar_bytes(pictures))
+    with DataroomServer(photos / "photos") as server:
+        for kind, source in (
+            ("webdataset", {"url": str(shards)}),
+            ("db", {"api_url": server.url, "api_key": server.key}),
+        ):
+            config = settings(photos, source_type=kind, source_config=source)
+            rows = datago_gpu.ray.read(config, override_num_blocks=2, concurrency=1).take_all()
+            plain = by_id(config)
+            assert sorted(row["id"] for row in rows) == sorted(plain)
+            assert len(plain) == COUNT
+            assert all(("duplicate_state" in row) == (kind == "db") for row in rows)
 
 
 def test_an_actor_decodes_rows_of_the_program_with_their_parts() -> None:
@@ -144,6 +183,14 @@ def test_no_task_at_all_is_refused(photos: Path) -> None:
         ({"limit": 9}, "limit is 9, which does not go with Ray Data.* Dataset.limit"),
         ({"source_config": {"root_path": "/x", "rank": 0}}, "rank and world_size are those of each read task"),
         ({"image_config": {"dtype": "bfloat16"}}, "'bfloat16' has no type in Arrow"),
+        (
+            {"source_type": "mix", "source_config": {"sources": [{"name": "a", "weight": 1, **SOMEWHERE}]}},
+            r"a mixture by weight begins .* again.* repeat: 1",
+        ),
+        (
+            {"source_type": "db", "source_config": {**DATAROOM, "random_sampling": True}, "limit": 5},
+            "random_method 'server' draws samples without end.*'shuffle'",
+        ),
     ],
 )
 def test_settings_that_do_not_go_with_tasks_are_refused(more: dict[str, Any], words: str, photos: Path) -> None:
@@ -179,3 +226,8 @@ def test_the_recipe_for_ray_data_runs(photos: Path) -> None:
     assert {row["id"]: row["brightness"] for row in written} == {
         name: pytest.approx(sample.image.mean()) for name, sample in plain.items()
     }
+
+
+def test_ray_train_starts_workers_again_and_they_get_the_remaining_samples(tmp_path: Path) -> None:
+    needs("torch")
+    ray_training.check(tmp_path)
