@@ -56,15 +56,6 @@ def settings(root: Path, **more: Any) -> dict[str, Any]:
     return {**config, "decode_config": {"processes": 0, "threads": 1}, **more}
 
 
-def kinds(root: Path) -> dict[str, dict[str, Any]]:
-    """The pictures as two sources."""
-    table = {"path": str(root / "index.arrow"), "random_sampling": True}
-    return {
-        "file": {"source_type": "file", "source_config": settings(root)["source_config"]},
-        "table": {"source_type": "table", "source_config": table},
-    }
-
-
 def by_id(config: Any, source: object = None) -> dict[str, Sample]:
     with Loader(config, "cpu", source=source) as loader:
         return {sample.id: sample for batch in loader for sample in batch}
@@ -72,8 +63,9 @@ def by_id(config: Any, source: object = None) -> dict[str, Sample]:
 
 def test_each_sample_comes_once_with_the_pixels_of_a_loader(photos: Path) -> None:
     """Of a mixture of a folder and a table, in three buckets, so the tensors have three shapes; and in two views."""
-    each = {name: {"name": name, "repeat": 1, **kind} for name, kind in kinds(photos).items()}
-    source = {"sources": [each["file"], each["table"]]}
+    folder = {"name": "a", "source_type": "file", "source_config": settings(photos)["source_config"]}
+    table = {"name": "b", "source_type": "table", "source_config": {"path": str(photos / "index.arrow")}}
+    source = {"sources": [{**folder, "repeat": 1}, {**table, "repeat": 1}]}
     views = {**IMAGES, "views": [{}, {"default_image_size": 32}]}
     config = settings(photos, source_type="mix", source_config=source, image_config=views)
     rows = datago_gpu.ray.read(config, override_num_blocks=2, concurrency=1).take_all()
