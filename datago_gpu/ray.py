@@ -54,7 +54,7 @@ def read(
         CPUs of the cluster), `concurrency`, `num_cpus` (of a task, which decodes with as many threads), `num_gpus`, and
         `compute=ActorPoolStrategy(size=4)` to decode in actors.
 
-    Columns: id, source, image, label (-1 without a class), attributes (JSON), tags, original_size, crop and flipped,
+    Columns: id, source, image, label (-1 without a class), attributes and tags (JSON), original_size, crop and flipped,
     as the fields of a `Sample`. Images are tensors, or bytes with `pre_encode_images`. Further columns are there if the
     settings ask for them: "views.1" and so on; "masks.NAME" and "additional_images.NAME" (zeros where a sample has
     none) and "latents.NAME", each with "present.NAME"; embedding, duplicate_state and mix.
@@ -194,8 +194,9 @@ def _table(batch: Batch, config: LoaderConfig) -> pa.Table:
         "source": pa.array(batch.sources, pa.string()),
         "label": pa.array(labels, pa.int64()),
         # As dicts, they would be of another type in each block, and Ray would fail where blocks meet, or are written.
-        "attributes": pa.array([msgspec.json.encode(each).decode() for each in batch.attributes], pa.string()),
-        "tags": pa.array(batch.tags, pa.list_(pa.string())),
+        "attributes": _as_json(batch.attributes),
+        # As lists, Ray would pickle tags after a function of the user's that takes columns of numpy.
+        "tags": _as_json(batch.tags),
         "original_size": _column(batch.original_sizes),
         "crop": _column(batch.crops),
         "flipped": pa.array(batch.flipped, pa.bool_()),
@@ -218,6 +219,10 @@ def _table(batch: Batch, config: LoaderConfig) -> pa.Table:
         columns[f"latents.{name}"] = _latents(value, count, is_required=_is_required(config, name))
     columns |= {f"present.{name}": pa.array(there, pa.bool_()) for name, there in batch.present.items()}
     return pa.table(columns)
+
+
+def _as_json(values: list[Any]) -> pa.Array:
+    return pa.array([msgspec.json.encode(each).decode() for each in values], pa.string())
 
 
 def _column(value: Any) -> pa.Array:

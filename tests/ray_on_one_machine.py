@@ -213,7 +213,8 @@ def test_the_size_is_estimated_where_the_rows_are_known(photos: Path) -> None:
 def test_the_recipe_for_ray_data_runs(photos: Path) -> None:
     (block,) = blocks("Ray Data", photos)
     exec(block.replace("override_num_blocks=4", "override_num_blocks=1"), {"__name__": "__main__"})
-    written = pq.read_table(photos / "brightness", columns=["id", "brightness"]).to_pylist()
+    written = pq.read_table(photos / "brightness", columns=["id", "brightness", "tags"]).to_pylist()
+    assert {row["tags"] for row in written} == {"[]"}
     plain = by_id({**settings(photos), "image_config": IMAGES})
     assert {row["id"]: row["brightness"] for row in written} == {
         name: pytest.approx(sample.image.mean()) for name, sample in plain.items()
