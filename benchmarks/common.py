@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import statistics
 import tempfile
 from collections.abc import Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from itertools import chain
 from pathlib import Path
 
-__all__ = ["NotHere", "machine", "material_folder", "number", "parser", "processor", "table", "versions"]
+__all__ = ["NotHere", "machine", "material_folder", "number", "parser", "processor", "spread", "table", "versions"]
 
 PACKAGES = ("datago-gpu", "pillow", "cykooz-resizer", "aiohttp", "uvloop", "nvidia-dali-cuda120", "datago")
 
@@ -65,6 +66,13 @@ def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> Iterator[str]
     header = list(header)
     for row in chain((header, ["---"] * len(header)), rows):
         yield "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) + " |"
+
+
+def spread(values: Iterable[float]) -> str:
+    """Returns the median of several runs and, in brackets, their range."""
+    ordered = sorted(values)
+    middle = number(statistics.median(ordered))
+    return f"{middle} ({number(ordered[0])} to {number(ordered[-1])})" if len(ordered) > 1 else middle
 
 
 def number(value: float) -> str:

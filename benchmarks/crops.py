@@ -4,8 +4,8 @@
 
 Each run streams all local JPEGs, shuffled, to squares of 224 px: with the centre crop, with a random resized crop and
 flips, both with Pillow, and with DataLoader and v2.RandomResizedCrop, a worker for each core. They alternate, so that
-whatever else the machine does touches all of them. Prints, as the median of the runs, images a second behind the first
-batch and the CPU time of all processes for an image (which other work on the machine changes less), and the ratios.
+whatever else the machine does touches all of them. Prints, as the median and range of the runs, images a second behind
+the first batch and the CPU time of all processes for an image (which other work changes less), and the ratios.
 `make bench-peers` installs torch and torchvision; without them, the DataLoader is left out.
 """
 
@@ -19,8 +19,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import machine, number, parser, table
-from benchmarks.in_turn import in_turn, picture_options, pictures_of
+from benchmarks.common import machine, parser, spread, table
+from benchmarks.in_turn import in_turn, medians, picture_options, pictures_of
 from benchmarks.suite import peers
 from datago_gpu import Loader
 
@@ -45,15 +45,17 @@ def main() -> None:
     else:
         print(f"{TORCH}: {peer.versions}")
         contestants[TORCH] = partial(run_peer, peer, folder, args.batch_size, args.count)
-    medians = in_turn(args.runs, contestants)
-    lines = [(name, number(rate), number(cpu)) for name, (rate, cpu) in medians.items()]
+    found = in_turn(args.runs, contestants)
+    lines = [(name, *map(spread, figures)) for name, figures in found.items()]
     print("\n".join(table(["", "images/s", "us of CPU an image"], lines)))
-    ours, ours_cpu = medians.pop(RANDOM)
-    ratios = {name: (ours / rate, cpu / ours_cpu) for name, (rate, cpu) in medians.items()}
+    others = medians(found)
+    ours, ours_cpu = others.pop(RANDOM)
+    ratios = {name: (ours / rate, cpu / ours_cpu) for name, (rate, cpu) in others.items()}
+    print()
     for name, (by_time, by_cpu) in ratios.items():
-        print(f"{RANDOM}: {by_time:.2f} of the images a second of {name}, {by_cpu:.2f} for the same CPU time")
+        print(f"- {RANDOM}: {by_time:.2f} of the images a second of {name}, {by_cpu:.2f} for the same CPU time")
     if args.json:
-        args.json.write_text(json.dumps({RANDOM: (ours, ours_cpu), "others": medians, "ratios": ratios}))
+        args.json.write_text(json.dumps({RANDOM: (ours, ours_cpu), "others": others, "ratios": ratios}))
 
 
 def run(folder: Path, batch_size: int, crop: dict[str, Any]) -> tuple[float, float]:

@@ -23,7 +23,7 @@ from typing import Any
 from msgspec import msgpack
 from PIL import Image
 
-from benchmarks.common import machine, parser
+from benchmarks.common import machine, parser, spread, table
 from datago_gpu.batch import COLUMNS
 from datago_gpu.config import LoaderConfig
 from datago_gpu.decoders.select import choose
@@ -158,10 +158,8 @@ def main() -> None:
     runs = [
         run(config, args.backend, by_kind=True) | run(config, args.backend, by_kind=False) for _ in range(args.runs)
     ]
-    print(f"\nCPU time of the hand-over thread, us a sample (batches of {args.batch_size}; median, range)")
-    for kind in runs[0]:
-        values = [each[kind] for each in runs]
-        print(f"  {kind:26} {statistics.median(values):8.2f}   {min(values):.2f} to {max(values):.2f}")
+    header = [f"CPU time of the hand-over thread, batches of {args.batch_size}, {args.backend}", "us a sample"]
+    print("\n".join(table(header, ((kind, spread(each[kind] for each in runs)) for kind in runs[0]))))
     if args.json:
         args.json.write_text(json.dumps({"machine": machine(), "us": runs}, indent=1))
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from benchmarks.common import material_folder
 from benchmarks.material import PIXELS, make
 
-__all__ = ["in_turn", "picture_options", "pictures_of"]
+__all__ = ["in_turn", "medians", "picture_options", "pictures_of"]
 
 
 def picture_options(options: argparse.ArgumentParser, count: int) -> None:
@@ -25,8 +25,8 @@ def pictures_of(args: argparse.Namespace) -> Path:
     return make(material_folder(args.material) / f"{args.pixels}-{args.count}", args.count, args.pixels)
 
 
-def in_turn(runs: int, contestants: Mapping[str, Callable[[], Sequence[float]]]) -> dict[str, list[float]]:
-    """Runs the contestants in turn and returns the median of each of their figures.
+def in_turn(runs: int, contestants: Mapping[str, Callable[[], Sequence[float]]]) -> dict[str, list[tuple[float, ...]]]:
+    """Runs the contestants in turn and returns, for each of their figures, its value in every run.
 
     One run more of each comes first, which warms the page cache and does not count; not where `runs` is 1, a mere look.
     """
@@ -34,4 +34,9 @@ def in_turn(runs: int, contestants: Mapping[str, Callable[[], Sequence[float]]])
     for _ in range(runs + (runs > 1)):
         for name, run in contestants.items():
             found[name].append(run())
-    return {name: [*map(statistics.median, zip(*figures[-runs:], strict=True))] for name, figures in found.items()}
+    return {name: [*zip(*figures[-runs:], strict=True)] for name, figures in found.items()}
+
+
+def medians(found: Mapping[str, list[tuple[float, ...]]]) -> dict[str, list[float]]:
+    """Returns the medians of what `in_turn` returned."""
+    return {name: [*map(statistics.median, figures)] for name, figures in found.items()}

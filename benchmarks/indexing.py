@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tarfile
@@ -24,7 +23,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from benchmarks.common import machine, material_folder, number, parser, table
+from benchmarks.common import machine, material_folder, parser, spread, table
 
 IN_A_FOLDER = 1000
 DIFFERENT = 50
@@ -53,18 +52,17 @@ def main() -> None:
         "a folder": ["--root-path", str(linked(pictures, material / "folder", args.count))],
         "shards": ["--url", str(packed(pictures, material / "shards", max(1, args.count // 5)))],
     }
-    found: dict[str, dict[str, float]] = {}
+    found: dict[str, dict[str, list[float]]] = {}
     for name, source in ((name, source) for name, source in sources.items() if name.startswith(args.only)):
         out = material / f"{name.replace(' ', '-')}.arrow"
         for what in (name, f"{name}, again with --update")[: 1 + args.updates]:
             runs = [indexed(source, out, update="update" in what) for _ in range(args.runs)]
-            found[what] = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
+            found[what] = {key: [run[key] for run in runs] for key in runs[0]}
     heads = ["", "samples", "s", "CPU s", "CPU us a sample", "MiB"]
     lines = [
-        (name, number(each["samples"]), number(each["seconds"]), number(each["cpu_s"]),
-         number(each["cpu_s"] / each["samples"] * 1e6), number(each["mib"]))
+        (name, f"{each['samples'][0]:,.0f}", *(spread(each[key]) for key in ("seconds", "cpu_s", "cpu_us", "mib")))
         for name, each in found.items()
-    ]  # fmt: skip
+    ]
     print("\n".join(table(heads, lines)))
     if args.json:
         args.json.write_text(json.dumps(found))
@@ -82,7 +80,8 @@ def indexed(source: list[str], out: Path, *, update: bool) -> dict[str, float]:
     if status:
         raise SystemExit(said)
     samples = next(line.split()[1] for line in printed.splitlines() if line.split()[:1] == ["samples"])
-    return {"samples": int(samples.replace(",", "")), "seconds": seconds, "cpu_s": cpu_s, "mib": mib}
+    count = int(samples.replace(",", ""))
+    return {"samples": count, "seconds": seconds, "cpu_s": cpu_s, "cpu_us": cpu_s / count * 1e6, "mib": mib}
 
 
 def made_pictures(folder: Path) -> list[Path]:

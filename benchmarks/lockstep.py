@@ -4,7 +4,7 @@
 
 A run of either kind streams all rows of an Arrow table of local JPEGs, shuffled, at 224 px, with Pillow. Both kinds
 alternate, so that whatever else the machine does touches both. Prints images a second and the feeder's CPU time for an
-image, the median of the runs, and the ratio. Samples that only fill are not counted as images.
+image, the median and range of the runs, and the ratio. Samples that only fill are not counted as images.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import Any
 import pyarrow as pa
 from PIL import Image
 
-from benchmarks.common import machine, number, parser, table
-from benchmarks.in_turn import in_turn, picture_options, pictures_of
+from benchmarks.common import machine, parser, spread, table
+from benchmarks.in_turn import in_turn, medians, picture_options, pictures_of
 from datago_gpu import Loader
 
 
@@ -30,15 +30,16 @@ def main() -> None:
     print(machine())
     rows = write_table(pictures_of(args))
     kinds = {"plain": False, "lockstep": True}
-    medians = in_turn(
+    found = in_turn(
         args.runs, {kind: partial(run, rows, args.batch_size, lockstep=lockstep) for kind, lockstep in kinds.items()}
     )
-    lines = [(name, number(rate), number(cpu * 1e6)) for name, (rate, cpu) in medians.items()]
+    lines = [(name, *map(spread, figures)) for name, figures in found.items()]
     print("\n".join(table(["", "images/s", "us of the feeder's CPU an image"], lines)))
-    share = 1 - medians["lockstep"][0] / medians["plain"][0]
-    print(f"lockstep costs {share:.1%} of the images a second")
+    rates = {name: rate for name, (rate, _) in medians(found).items()}
+    share = 1 - rates["lockstep"] / rates["plain"]
+    print(f"\nlockstep costs {share:.1%} of the images a second")
     if args.json:
-        args.json.write_text(json.dumps({**medians, "cost": share}))
+        args.json.write_text(json.dumps({**found, "cost": share}))
 
 
 def write_table(folder: Path) -> Path:
@@ -54,7 +55,7 @@ def write_table(folder: Path) -> Path:
 
 
 def run(rows: Path, batch_size: int, *, lockstep: bool) -> tuple[float, float]:
-    """Images a second behind the first batch, and the feeder's seconds of CPU for an image."""
+    """Images a second behind the first batch, and the feeder's microseconds of CPU for an image."""
     config = {
         "source_type": "table",
         "source_config": {"path": str(rows), "random_sampling": True},
@@ -68,7 +69,7 @@ def run(rows: Path, batch_size: int, *, lockstep: bool) -> tuple[float, float]:
         for batch in loader:
             images += int(batch.real.sum())
         seconds, stats = time.perf_counter() - clock, loader.stats()
-    return (images - first) / seconds, stats.feeder_cores * stats.seconds / images
+    return (images - first) / seconds, stats.feeder_cores * stats.seconds / images * 1e6
 
 
 if __name__ == "__main__":

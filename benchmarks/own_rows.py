@@ -3,8 +3,9 @@
     python -m benchmarks.own_rows [--pixels 500px] [--count 1000] [--batch-size 32] [--runs 5]
 
 Each run streams all pictures at 224 px, with Pillow. The kinds alternate, so that whatever else the machine does
-touches all of them. Prints the mean KB of an image and, as the median of the runs, for an image: the CPU time of the
-thread that reads the rows in the trainer's process ("datago-rows"), and that of the feeder, its start included.
+touches all of them. Prints the mean KB of an image and, as the median and range of the runs, for an image: the CPU
+time of the thread that reads the rows in the trainer's process ("datago-rows"), and that of the feeder, its start
+included.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import machine, number, parser, table
+from benchmarks.common import machine, parser, spread, table
 from benchmarks.in_turn import in_turn, picture_options, pictures_of
 from datago_gpu import Loader, Row
 
@@ -35,18 +36,16 @@ def main() -> None:
         "rows by bytes": rows,
         "a generator of bytes": lambda epoch: (row for row in rows),  # noqa: ARG005 - it is called with the epoch
     }
-    medians = in_turn(
-        args.runs, {kind: partial(run, folder, source, args.batch_size) for kind, source in kinds.items()}
-    )
-    print(f"{sum(path.stat().st_size for path in pictures) / len(pictures) / 1e3:.0f} KB an image")
-    lines = [(kind, number(thread * 1e6), number(feeder * 1e6)) for kind, (thread, feeder) in medians.items()]
+    found = in_turn(args.runs, {kind: partial(run, folder, source, args.batch_size) for kind, source in kinds.items()})
+    print(f"{sum(path.stat().st_size for path in pictures) / len(pictures) / 1e3:.0f} KB an image\n")
+    lines = [(kind, *map(spread, figures)) for kind, figures in found.items()]
     print("\n".join(table(["", "us of the thread of the rows", "us of the feeder"], lines)))
     if args.json:
-        args.json.write_text(json.dumps(medians))
+        args.json.write_text(json.dumps(found))
 
 
 def run(folder: Path, source: object, batch_size: int) -> tuple[float, float]:
-    """Seconds of CPU for an image: of the thread of the rows, and of the feeder."""
+    """Microseconds of CPU for an image: of the thread of the rows, and of the feeder."""
     config: dict[str, Any] = {
         "image_config": {"crop_and_resize": True, "default_image_size": 224},
         "batch_size": batch_size,
@@ -59,7 +58,7 @@ def run(folder: Path, source: object, batch_size: int) -> tuple[float, float]:
             images += len(batch)
             thread = max(thread, _cpu_of_threads("datago-rows"))
         stats = loader.stats()
-    return thread / images, stats.feeder_cores * stats.seconds / images
+    return thread / images * 1e6, stats.feeder_cores * stats.seconds / images * 1e6
 
 
 def _cpu_of_threads(name: str) -> float:

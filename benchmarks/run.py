@@ -16,6 +16,7 @@ import compileall
 import os
 import shutil
 import statistics
+import sys
 import time
 from argparse import Namespace
 from collections.abc import Iterator
@@ -27,10 +28,11 @@ from typing import Any
 
 import datago_gpu
 from benchmarks.common import NotHere, machine, material_folder, parser
-from benchmarks.suite import idle, plots, workloads
+from benchmarks.suite import cached, idle, plots, workloads
 from benchmarks.suite.distance import HERE, Route, own_core, route
 from benchmarks.suite.figures import Figures, Table
 from benchmarks.suite.peers import LIMITS, OURS, PEERS, VARIANTS, Peer, find, run
+from benchmarks.suite.programs import PROGRAMS, output
 from benchmarks.suite.report import into_docs, markdown
 from benchmarks.suite.servers import dataroom, nginx
 from benchmarks.suite.workloads import Workload
@@ -46,7 +48,7 @@ class Suite:
         self.figures = figures = Figures.read(args.out / "figures.json")
         figures.machine, figures.date = machine(), time.strftime("%Y-%m-%d", time.gmtime())
         named = [text.rpartition("=") for text in args.python]
-        pythons = {name: path for name, _, path in named}
+        self.pythons = pythons = {name: path for name, _, path in named}
         invited = [peer for peer in (OURS, *VARIANTS, *PEERS, *LIMITS) if not args.who or peer.program in args.who]
         self.everybody = [find(peer, pythons) for peer in invited]
         for peer in self.everybody:
@@ -55,6 +57,27 @@ class Suite:
             if peer.missing:
                 figures.missing[peer.name] = peer.missing
             print(f"  {peer.name:28} {peer.missing or peer.python}")
+
+    def measure(self, part: str) -> bool:
+        """Measures a part and writes the report so far. False: it failed, which the report says, and others go on."""
+        clock, figures, whole = time.perf_counter(), self.figures, True
+        figures.notes = [note for note in figures.notes if f": {part}, as " not in note]
+        try:
+            if part in PROGRAMS:
+                self.program(part)
+            else:
+                getattr(self, part)()
+        except NotHere as reason:
+            figures.notes.append(f"Skipped: {part}, as {reason}.")
+        except (RuntimeError, OSError) as problem:
+            figures.notes.append(f"Failed: {part}, as {str(problem)[-300:]}.")
+            whole = False
+        else:
+            figures.took_s[part] = time.perf_counter() - clock
+        figures.write()
+        (self.args.out / "report.md").write_text(markdown(figures))
+        print("\n".join(note for note in figures.notes if f": {part}, as " in note), flush=True)
+        return whole
 
     def contest(self, key: str, title: str, spec: dict[str, Any], unit: str = "images/s", way: Route = HERE) -> None:
         """Has everybody who can do it run one workload, whose server is at the end of a way."""
@@ -157,6 +180,32 @@ class Suite:
                 spec = {"kind": "payloads", "count": count, "urls": urls, "api_url": f"{url}/api/"}
                 self.contest(f"payloads-{kilobytes}", f"payloads of {kilobytes} KB, not decoded", spec, "GB/s")
 
+    def cache(self) -> None:
+        """Without a cache, while it fills, and from it: a Dataroom here, shards 20 ms away."""
+        spec = self._spec(workloads.DATAROOM[0])
+        with dataroom(Path(spec["root"])) as source:
+            self._cache("cache-dataroom", workloads.DATAROOM[0].title, {**spec, **source, "kind": "dataroom"}, HERE)
+        spec, root, names = self._shards()
+        place = workloads.DISTANCES[0]
+        with route(place.delay_ms, place.loss) as way, nginx(root, way) as url:
+            spec["urls"] = [f"{url}/{name}" for name in names]
+            self._cache("cache-shards", f"{workloads.SHARDS.title}, {place}", spec, way)
+
+    def _cache(self, key: str, title: str, spec: dict[str, Any], way: Route) -> None:
+        table = Table(f"{title}, and a cache: {spec['count']:,}{way.note}", "images/s")
+        with cached.contestants(find(OURS, {}), spec, way.client, self.material) as runs:
+            table.measure(runs, self.args.runs)
+        table.show()
+        self.keep(key, table)
+
+    def program(self, part: str) -> None:
+        """A benchmark that is a program of its own."""
+        program, python = PROGRAMS[part], self.pythons.get("torch", self.pythons.get("", ""))
+        text = output(program, self.args.runs, self.args.scale, self.material, python)
+        print(f"\n{program.title}\n\n{text}", flush=True)
+        self.figures.programs[part] = {"title": program.title, "text": text, "load": f"{os.getloadavg()[0]:.1f}"}
+        self.figures.write()
+
     def million(self) -> None:
         """Time to the first batch of a large tree, and memory then."""
         count = self.args.tree
@@ -245,7 +294,22 @@ class Suite:
         self.figures.write()
 
 
-PARTS = ("local", "shards", "buffer", "dataroom", "apart", "payloads", "million", "idle", "costs", "scaling")
+COMPARED = (
+    "local",
+    "shards",
+    "buffer",
+    "dataroom",
+    "apart",
+    "payloads",
+    "million",
+    "cache",
+    "idle",
+    "costs",
+    "scaling",
+)
+PARTS = (*COMPARED, *PROGRAMS)
+EVERYTHING = {"scale": 0.75, "distances": ("20ms", "20ms-loss", "100ms-loss")}
+"""What makes a run of all parts take about half an hour on two cores."""
 
 DISTANCES = tuple(each.name for each in workloads.DISTANCES)
 
@@ -256,7 +320,8 @@ def _first_cores(count: int) -> str:
 
 def main() -> None:
     options = parser(__doc__ or "")
-    options.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts to measure")
+    options.add_argument("--only", nargs="+", choices=PARTS, default=COMPARED, help="parts to measure")
+    options.add_argument("--everything", action="store_true", help="all parts, each a bit shorter: half an hour")
     options.add_argument("--scale", type=float, default=1.0, help="share of the pictures, for a quick look")
     options.add_argument("--distances", nargs="*", default=DISTANCES, choices=DISTANCES, help="of shards, beside none")
     options.add_argument("--who", nargs="+", help="contestants to measure (ours, datago, ...); others keep theirs")
@@ -267,18 +332,12 @@ def main() -> None:
                          help="an interpreter for a peer (torch, spdl, ...) or for all; may be repeated")  # fmt: skip
     options.add_argument("--docs", action="store_true", help="renew docs/performance.md and what lies beside it")
     options.add_argument("--clean", action="store_true", help="remove the pictures when done")
+    options.set_defaults(**EVERYTHING if "--everything" in sys.argv else {})
     args = options.parse_args()
     print(machine())
     compileall.compile_dir(PACKAGE, quiet=1)  # as pip does for the peers
     suite = Suite(args)
-    for part in args.only:
-        try:
-            getattr(suite, part)()
-        except NotHere as reason:
-            print(f"\n{part}: skipped, {reason}")
-            suite.figures.notes = [*suite.figures.notes, f"Skipped: {part}, as {reason}."]
-    suite.figures.write()
-    (args.out / "report.md").write_text(markdown(suite.figures))
+    failed = [part for part in (PARTS if args.everything else args.only) if not suite.measure(part)]
     drawn: list[Path] = []
     try:
         drawn = plots.draw(suite.figures, args.out)
@@ -289,6 +348,8 @@ def main() -> None:
     print(f"\n{args.out / 'report.md'}, figures.json and plots are written")
     if args.clean:
         shutil.rmtree(suite.material)
+    if failed:
+        raise SystemExit(f"failed: {', '.join(failed)}; the report says why")
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
     python -m benchmarks.scaling [--processes 4 8 16] [--sleep-ms 0.8] [--images 20000]
 
 Decoding is replaced by a sleep of about the same length, so that the decode processes take nearly no CPU; all else is
-as it is: files are read, checked, grouped and packed, batches are handed over. Prints images per second, the CPU use of
-the feeder and of the trainer's process, both in cores. The trainer's is more than the time that its GIL is held.
+as it is: files are read, checked, grouped and packed, batches are handed over. Prints images per second of the best
+run, and the CPU time of the feeder and of the trainer's process. The trainer's is more than its GIL is held.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.common import machine, material_folder, parser
+from benchmarks.common import machine, material_folder, number, parser, table
 from benchmarks.material import make
 
 SLEEPER = """
@@ -81,12 +81,16 @@ def main() -> None:
         Path(folder, "sitecustomize.py").write_text(SLEEPER)
         path = os.pathsep.join([folder, *filter(None, [os.environ.get("PYTHONPATH")])])
         environment = {"PYTHONPATH": path, "SLEEP_S": str(args.sleep_ms / 1000)}
-        print(f"\nA sleep of {args.sleep_ms} ms in place of decoding\n  processes  images/s  feeder  trainer (cores)")
         for count in args.processes:
             arguments = str(root), str(count), str(args.images)
-            best = max(run(arguments, environment) for _ in range(args.runs))
-            found[count] = best
-            print(f"  {count:9}{best[0]:10,.0f}{best[1]:8.2f}{best[2]:9.2f}", flush=True)
+            found[count] = max(run(arguments, environment) for _ in range(args.runs))
+    header = [f"processes, each of which sleeps {args.sleep_ms} ms in place of decoding", "images/s",
+              "feeder, us an image", "trainer's process, us an image"]  # fmt: skip
+    rows = (
+        [str(count), number(rate), number(feeder / rate * 1e6), number(trainer / rate * 1e6)]
+        for count, (rate, feeder, trainer) in found.items()
+    )
+    print("\n".join(table(header, rows)))
     if args.json:
         args.json.write_text(json.dumps({"machine": machine(), "found": found}, indent=1))
 

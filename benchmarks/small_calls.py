@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.common import machine, material_folder
+from benchmarks.common import machine, material_folder, spread, table
 from benchmarks.material import make
 
 CALLS, IMAGES, SIZE = 60, 8, 64
@@ -173,12 +173,11 @@ def run(args: argparse.Namespace, root: str) -> dict[str, list[list[float]]]:
 
 
 def show(args: argparse.Namespace, found: dict[str, list[list[float]]]) -> None:
-    """Prints a table of medians."""
-    print(f"\nA step of {CALLS} calls beside a loader, over the step alone ({args.runs} runs of {args.steps}, median)")
-    print(f"  {'':18}" + "".join(f"{figure:>8}" for figure in FIGURES) + "   waits   images/s")
-    for name, runs in found.items():
-        *ratios, waits, rate = (statistics.median(column) for column in zip(*runs, strict=True))
-        print(f"  {name:18}" + "".join(f"{ratio:8.2f}" for ratio in ratios) + f"{waits:8.2f}{rate:11,.0f}")
+    """Prints a table of medians and ranges."""
+    header = [f"a step of {CALLS} calls beside a loader, over the step alone; {args.runs} runs of {args.steps}",
+              *FIGURES, "waits", "images/s"]  # fmt: skip
+    rows = ([name, *(spread(column) for column in zip(*runs, strict=True))] for name, runs in found.items())
+    print("\n".join(table(header, rows)))
     if args.json:
         args.json.write_text(json.dumps({"machine": machine(), "runs": found}, indent=1))
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import statistics
 import subprocess
 import sys
 import time
@@ -25,7 +24,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.common import machine, material_folder, number, parser, table
+from benchmarks.common import machine, material_folder, parser, spread, table
 from datago_gpu import LoaderConfig
 from datago_gpu.sources import open_source
 from datago_gpu.sources.http.http_client import HttpClient
@@ -66,13 +65,13 @@ def main() -> None:
     print(machine())
     folder = material_folder(args.material)
     folder.mkdir(parents=True, exist_ok=True)
-    found: dict[str, dict[str, float]] = {}
+    found: dict[str, dict[str, list[float]]] = {}
     for name, kind, source in (case for case in CASES if case[0].startswith(args.only)):
         path = written(folder, kind, args.rows)
         runs = [run({"path": str(path), **source}, args.read) for _ in range(args.runs)]
-        found[name] = {key: statistics.median(each[key] for each in runs) for key in runs[0]}
+        found[name] = {key: [each[key] for each in runs] for key in runs[0]}
     lines = [
-        (name, number(each["first_s"]), number(each["row_us"]), number(each["first_mb"]), number(each["last_mb"]))
+        (name, *(spread(each[key]) for key in ("first_s", "row_us", "first_mb", "last_mb")))
         for name, each in found.items()
     ]
     heads = ["", "CPU s to the first row", "CPU us a row", "MiB then", "MiB in the end"]

@@ -17,7 +17,7 @@ import time
 import zlib
 
 from benchmarks import small_calls
-from benchmarks.common import machine, material_folder, parser
+from benchmarks.common import machine, material_folder, parser, spread, table
 from benchmarks.material import make
 from benchmarks.suite.servers import dataroom
 from datago_gpu import Loader
@@ -64,10 +64,10 @@ def main() -> None:
                 _measure(args.steps // 4, loader, args.batch_size / args.rate)  # until the buffers are full
                 beside.append(_measure(args.steps, loader, args.batch_size / args.rate))
     ratio = statistics.median(there / here for here, there in zip(alone, beside, strict=True))
-    print(f"\nA step of {CALLS} calls (ms, median of {args.runs} runs of {args.steps} steps)")
-    print(f"  alone                {statistics.median(alone) * 1e3:8.3f}")
-    print(f"  beside the loader    {statistics.median(beside) * 1e3:8.3f}   ({args.backend}, {args.rate:.0f} images/s)")
-    print(f"  ratio {ratio:.3f} (target 1.10)")
+    loader_is = f"beside the loader ({args.backend}, {args.rate:.0f} images/s)"
+    rows = [(name, spread(1e3 * s for s in seconds)) for name, seconds in (("alone", alone), (loader_is, beside))]
+    print("\n".join(table([f"a step of {CALLS} calls; {args.runs} runs of {args.steps} steps", "ms"], rows)))
+    print(f"\nBeside the loader, a step takes {ratio:.3f} of its time alone (median of the runs).")
     if args.json:
         args.json.write_text(json.dumps({"machine": machine(), "alone_s": alone, "beside_s": beside}, indent=1))
 

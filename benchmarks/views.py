@@ -4,7 +4,7 @@
 
 One run has all eight views. The others have one view, of 224 or of 96 px: decoding once for each view takes twice the
 one time and six times the other. The runs alternate, so that whatever else the machine does touches all of them. Prints
-the time for 1,000 images behind the first batch, the median of the runs, and the ratios.
+the time for 1,000 images behind the first batch, the median and range of the runs, and the ratios.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import machine, number, parser, table
-from benchmarks.in_turn import in_turn, picture_options, pictures_of
+from benchmarks.common import machine, number, parser, spread, table
+from benchmarks.in_turn import in_turn, medians, picture_options, pictures_of
 from datago_gpu import Loader
 
 LARGE = {"default_image_size": 224, "crop": "random_resized", "crop_scale": (0.32, 1.0), "flip": 0.5}
@@ -35,20 +35,21 @@ def main() -> None:
     all_views: dict[str, Any] = {"views": [LARGE] * LARGES + [SMALL] * SMALLS}
     load = partial(run, folder, args.batch_size, args.backend)
     contestants = {TOGETHER: partial(load, all_views), OF_224: partial(load, LARGE), OF_96: partial(load, SMALL)}
-    medians = {name: seconds for name, (seconds,) in in_turn(args.runs, contestants).items()}
-    apart = LARGES * medians[OF_224] + SMALLS * medians[OF_96]
-    shown = [(name, number(1000 * seconds)) for name, seconds in medians.items()]
-    shown.append(("decoding once for each view", number(1000 * apart)))
+    found = in_turn(args.runs, contestants)
+    middle = {name: ms for name, (ms,) in medians(found).items()}
+    apart = LARGES * middle[OF_224] + SMALLS * middle[OF_96]
+    shown = [(name, spread(ms)) for name, (ms,) in found.items()]
+    shown.append(("decoding once for each view", number(apart)))
     print("\n".join(table(["", "ms for 1,000 images"], shown)))
-    ratios = {"apart": apart / medians[TOGETHER], "one view": medians[TOGETHER] / medians[OF_224]}
-    print(f"{TOGETHER}: {ratios['apart']:.2f} times as fast as decoding once for each view, and "
+    ratios = {"apart": apart / middle[TOGETHER], "one view": middle[TOGETHER] / middle[OF_224]}
+    print(f"\n{TOGETHER}: {ratios['apart']:.2f} times as fast as decoding once for each view, and "
           f"{ratios['one view']:.2f} times the time of one view of 224 px")  # fmt: skip
     if args.json:
-        args.json.write_text(json.dumps({"seconds for 1,000 images": medians, "ratios": ratios}))
+        args.json.write_text(json.dumps({"ms for 1,000 images": middle, "ratios": ratios}))
 
 
 def run(folder: Path, batch_size: int, backend: str, image: dict[str, Any]) -> tuple[float]:
-    """Seconds for 1,000 images, behind the first batch."""
+    """Milliseconds for 1,000 images, behind the first batch."""
     square = {"crop_and_resize": True, "min_aspect_ratio": 1.0, "max_aspect_ratio": 1.0}
     config = {
         "source_type": "file",
@@ -61,7 +62,7 @@ def run(folder: Path, batch_size: int, backend: str, image: dict[str, Any]) -> t
         clock = time.perf_counter()
         images = sum(map(len, loader))
         seconds = time.perf_counter() - clock
-    return (1000 * seconds / images,)
+    return (1e6 * seconds / images,)
 
 
 if __name__ == "__main__":

@@ -11,13 +11,16 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
-from benchmarks.in_turn import in_turn
+from benchmarks.in_turn import in_turn, medians
+from benchmarks.run import PARTS
 from benchmarks.suite import report
 from benchmarks.suite.figures import Figures, Table
 from benchmarks.suite.peers import Stalled
+from benchmarks.suite.programs import PROGRAMS, Program
 
 ROOT = Path(__file__).parent.parent
 NGINX = bool(shutil.which("nginx") or Path("/usr/sbin/nginx").exists())
@@ -141,10 +144,10 @@ def test_the_page_of_figures_has_its_marks(mark: str) -> None:
 def test_trainer(material: Path, run_here: Callable[..., str]) -> None:
     few = ("--pictures", "40", "--material", str(material))
     calls = run("trainer.py", "--small-calls", "--runs", "1", "--steps", "20", *few)
-    assert all(f"  {name} " in calls for name in ("CPU burners", "ours", "ours, threads"))
+    assert all(f"| {name} | " in calls for name in ("CPU burners", "ours", "ours, threads"))
     scaled = run_here("scaling", "--processes", "3", "--images", "200", "--sleep-ms", "0.1", *few)
-    assert scaled.splitlines()[-1].split()[0] == "3"
-    assert "ratio" in run_here("trainer", "--runs", "1", "--steps", "40", "--backend", "pillow", *few)
+    assert scaled.splitlines()[-1].startswith("| 3 | ")
+    assert "of its time alone" in run_here("trainer", "--runs", "1", "--steps", "40", "--backend", "pillow", *few)
 
 
 def test_the_hand_over_is_measured_by_its_parts(run_here: Callable[..., str]) -> None:
@@ -153,10 +156,35 @@ def test_the_hand_over_is_measured_by_its_parts(run_here: Callable[..., str]) ->
     assert all(part in printed for part in parts)
 
 
-def test_lockstep_is_compared_with_the_same_rows_without(material: Path, run_here: Callable[..., str]) -> None:
-    printed = run_here("lockstep", *few_pictures(material))
-    assert "| lockstep | " in printed
-    assert "% of the images a second" in printed
+def test_a_run_has_benchmarks_of_their_own_and_a_cache_as_its_parts(
+    tmp_path: Path, material: Path, run_here: Callable[..., str]
+) -> None:
+    """A part that fails is named, and the others are measured all the same."""
+    few = ("--runs", "1", "--scale", "0.01", "--who", "nobody", "--material", str(material), "--out", str(tmp_path))
+    (tmp_path / "figures.json").write_text('{"notes": ["Failed: lockstep, as it did before."], "tables": {}}')
+    failing = {"broken": Program("Broken", "no_such_benchmark")}
+    with patch.dict(PROGRAMS, failing), patch("benchmarks.run.PARTS", (*PARTS, *failing)), pytest.raises(SystemExit):
+        run_here("run", "--only", "broken", "lockstep", "cache", *few)
+    figures = Figures.read(tmp_path / "figures.json")
+    whole = (tmp_path / "report.md").read_text()
+    assert "| lockstep | " in whole
+    assert "% of the images a second" in whole
+    assert "Minutes: 0 in all; lockstep 0." in whole
+    assert "Failed: broken, as " in whole
+    assert "Failed: lockstep" not in whole
+    assert len(figures.tables["cache-dataroom"].runs) == 3
+
+
+def test_a_page_of_figures_gets_the_tables_between_their_marks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "DOCS", tmp_path)
+    marks = f"{report.BEGIN}\n{report.END}\n<!-- views: begin -->\nold\n<!-- views: end -->\nbehind\n"
+    (tmp_path / "performance.md").write_text(marks)
+    programs = {part: {"title": part, "text": f"| {part} |", "load": "1.0"} for part in ("views", "crops")}
+    report.into_docs(Figures(tmp_path / "figures.json", programs=programs), [])
+    page = (tmp_path / "performance.md").read_text()
+    assert page.endswith("<!-- views: begin -->\n\n| views |\n\n<!-- views: end -->\nbehind\n")
+    assert "crops" not in page
+    assert "**crops** (load average 1.0" in (tmp_path / "performance" / "report.md").read_text()
 
 
 def test_random_crops_are_compared_with_the_centre_s(material: Path, run_here: Callable[..., str]) -> None:
@@ -192,8 +220,10 @@ def test_an_index_is_made_of_shards(tmp_path: Path, run_here: Callable[..., str]
 def test_the_first_of_several_runs_does_not_count() -> None:
     """It warms the page cache. A single run counts."""
     turns = iter(range(10))
-    assert in_turn(3, {"a": lambda: [float(next(turns))]}) == {"a": [2.0]}
-    assert in_turn(1, {"a": lambda: [float(next(turns))]}) == {"a": [4.0]}
+    found = in_turn(3, {"a": lambda: [float(next(turns))]})
+    assert found == {"a": [(1.0, 2.0, 3.0)]}
+    assert medians(found) == {"a": [2.0]}
+    assert in_turn(1, {"a": lambda: [float(next(turns))]}) == {"a": [(4.0,)]}
 
 
 STUCK = f"""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import threading
 import time
 from collections.abc import Iterator
@@ -29,6 +28,7 @@ def load(spec: Spec, source_type: str, source: dict[str, Any]) -> Iterator[Any]:
             "max_aspect_ratio": 1.0,
         },
         "http_config": {"concurrent_downloads": spec.concurrent},
+        "cache_config": spec.options.get("cache"),
         "decode_config": {"threads": spec.threads or None, "draft": spec.options.get("draft", True)},
     }
     with Loader(config, device="cpu", backend=spec.options.get("backend", "pillow")) as loader:
@@ -44,7 +44,7 @@ def load(spec: Spec, source_type: str, source: dict[str, Any]) -> Iterator[Any]:
             "stages": stats.as_dict()["stages"],
             "slowest": stats.slowest,
             "bytes": stats.bytes,
-            "cpu_s": clocks.all(),
+            "cpu_s": clocks.all(stats),
         }
 
 
@@ -91,11 +91,11 @@ class Clocks:
             if thread.name == "datago-decode" and thread.ident:
                 self.seconds["hand-over"] = time.clock_gettime(time.pthread_getcpuclockid(thread.ident))
 
-    def all(self) -> dict[str, float]:
-        """When all is done. feeder: that process; pixels: the other threads of this one."""
-        used = resource.getrusage(resource.RUSAGE_CHILDREN)
-        pixels = time.process_time() - self._process - sum(self.seconds.values())
-        return {"feeder": used.ru_utime + used.ru_stime, **self.seconds, "pixels": pixels}
+    def all(self, stats: Any) -> dict[str, float]:
+        """When all is done. feeder: that process; pixels: the decode processes, and the other threads of this one."""
+        threads = time.process_time() - self._process - sum(self.seconds.values())
+        pixels = threads + stats.decode_cores * stats.seconds
+        return {"feeder": stats.feeder_cores * stats.seconds, **self.seconds, "pixels": pixels}
 
 
 def files(spec: Spec) -> Iterator[Any]:

@@ -128,6 +128,10 @@ class Figures:
     """What is varied -> contestant -> (value, images/s)."""
     costs_us: dict[str, dict[str, float]] = field(default_factory=dict)
     """Workload -> part of ours -> CPU microseconds that one more sample takes."""
+    programs: dict[str, dict[str, str]] = field(default_factory=dict)
+    """Part -> "title" and "text": what a program of its own printed, as Markdown."""
+    took_s: dict[str, float] = field(default_factory=dict)
+    """Part -> seconds that it took in all."""
     idle: dict[str, dict[str, float]] = field(default_factory=dict)
     """Source -> what the feeder takes while the trainer is the slow one, as `suite.idle` has it."""
 

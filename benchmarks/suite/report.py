@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from benchmarks.common import number, table
+from benchmarks.suite.cached import EMPTY, FULL
 from benchmarks.suite.figures import Figures, Table
 from benchmarks.suite.idle import PAUSE_S
 from benchmarks.suite.peers import OURS
@@ -28,7 +29,9 @@ def markdown(figures: Figures) -> str:
 
 def summary(figures: Figures) -> str:
     """Returns the medians alone, a line for each workload."""
-    return "\n".join([*_head(figures), *(line for unit in UNITS for line in _medians(figures, unit))]) + "\n"
+    peers = {key: table for key, table in figures.tables.items() if not key.startswith("cache")}
+    lines = [*(line for unit in UNITS for line in _medians(peers, unit)), *_cache(figures)]
+    return "\n".join([*_head(figures), *lines]) + "\n"
 
 
 def into_docs(figures: Figures, plots: list[Path]) -> None:
@@ -41,20 +44,35 @@ def into_docs(figures: Figures, plots: list[Path]) -> None:
     pictures = "".join(f"\n![{plot.stem}]({plot.name})\n" for plot in plots if plot.suffix != ".svg")
     (folder / "report.md").write_text(f"# Everything that `make bench` measured\n\n{markdown(figures)}{pictures}")
     before, rest = page.read_text().split(BEGIN)
-    page.write_text(f"{before}{BEGIN}\n\n{summary(figures)}\n{END}{rest.split(END)[1]}")
+    text = f"{before}{BEGIN}\n\n{summary(figures)}\n{END}{rest.split(END)[1]}"
+    for part, made in figures.programs.items():
+        text = _renewed(text, part, made["text"])
+    page.write_text(_renewed(text, "idle", "\n".join(_idle(figures)).partition("\n\n")[2]))
+
+
+def _renewed(page: str, part: str, text: str) -> str:
+    """Puts the table of a part between its marks, where the page has them and there is a table."""
+    begin, end = f"<!-- {part}: begin -->", f"<!-- {part}: end -->"
+    if begin not in page or not text:
+        return page
+    before, rest = page.split(begin)
+    return f"{before}{begin}\n\n{text.strip()}\n\n{end}{rest.split(end)[1]}"
 
 
 def _head(figures: Figures) -> Iterator[str]:
     yield f"Machine: {figures.machine}." + (f" Measured on {figures.date}." if figures.date else "")
     if figures.versions:
         yield "Versions: " + ", ".join(f"{name} {version}" for name, version in sorted(figures.versions.items())) + "."
+    if figures.took_s:
+        took = ", ".join(f"{part} {seconds / 60:.1f}" for part, seconds in figures.took_s.items())
+        yield f"\nMinutes: {sum(figures.took_s.values()) / 60:.0f} in all; {took}."
     yield from (f"\n{note}" for note in figures.notes)
     yield from (f"\nNot installed: {name} ({reason})." for name, reason in figures.missing.items())
 
 
-def _medians(figures: Figures, unit: str) -> Iterator[str]:
+def _medians(figures: dict[str, Table], unit: str) -> Iterator[str]:
     """One table for a unit. A contestant that takes part in a single workload of several is left out."""
-    tables = [table for table in figures.tables.values() if table.unit == unit and table.runs]
+    tables = [table for table in figures.values() if table.unit == unit and table.runs]
     seen = Counter(name for table in tables for name in table.runs if not name.startswith("limit"))
     names = [name for name, count in seen.items() if count > 1 or len(tables) < 3]
     names.sort(key=lambda name: not name.startswith(OURS.name))
@@ -63,6 +81,14 @@ def _medians(figures: Figures, unit: str) -> Iterator[str]:
         header = [UNITS[unit], *names, *["ours, of the nearer limit"] * shares]
         yield ""
         yield from table(header, ([each.title, *_row(each, names), *[_share(each)] * shares] for each in tables))
+
+
+def _cache(figures: Figures) -> Iterator[str]:
+    tables = [table for key, table in figures.tables.items() if key.startswith("cache") and table.runs]
+    if tables:
+        yield ""
+        header = ["Images a second with a cache", "without", "while it fills", "from the cache"]
+        yield from table(header, ([each.title, *_row(each, [OURS.name, EMPTY, FULL])] for each in tables))
 
 
 def _row(found: Table, names: list[str]) -> Iterator[str]:
@@ -87,6 +113,7 @@ def _report(figures: Figures) -> Iterator[str]:
         yield from _titled(f"**{varied}** (images/s)", ["", *(f"{value:g}" for value in values)], rows)
     yield from _idle(figures)
     yield from _costs(figures)
+    yield from _programs(figures)
     yield from _stages(figures)
 
 
@@ -153,6 +180,12 @@ def _idle(figures: Figures) -> Iterator[str]:
                 for title, made in figures.idle.items()
             ),
         )  # fmt: skip
+
+
+def _programs(figures: Figures) -> Iterator[str]:
+    for made in figures.programs.values():
+        yield f"\n**{made['title']}** (load average {made['load']}; medians and ranges)\n"
+        yield made["text"]
 
 
 def _stages(figures: Figures) -> Iterator[str]:
