@@ -22,8 +22,9 @@ class HttpConfig(Settings, frozen=True, kw_only=True):
     Attributes:
         concurrent_downloads: number of payloads downloaded at the same time. Also the number of threads that read local
             files, up to 32.
-        download_processes: number of additional processes that download the payloads of a Dataroom. The order stays the
-            same. 0: the feeder process downloads, which is enough for about 8,000 small payloads per second.
+        download_processes: number of additional processes that download the payloads of a Dataroom, and those that a
+            table has at http(s) addresses. The order stays the same. 0: the feeder process downloads, which is enough
+            for about 8,000 small payloads per second.
         connect_timeout_s: time limit for connecting, in seconds.
         stall_timeout_s: time limit between two parts of a response, in seconds.
         total_timeout_s: time limit for one try of a request, in seconds.

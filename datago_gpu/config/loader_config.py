@@ -193,9 +193,9 @@ class LoaderConfig(BatchSizes, frozen=True, kw_only=True):
         if self.http_config.max_payload_mb * 2 > self.arena_mb:
             return (f"arena_mb ({self.arena_mb}) must be at least twice http_config.max_payload_mb "
                     f"({self.http_config.max_payload_mb}): raise arena_mb or lower max_payload_mb")  # fmt: skip
-        if self.http_config.download_processes and self.source_type != "db":
-            return ("http_config.download_processes works only for a Dataroom (source_type 'db'): set it to 0 with "
-                    f"source_type {self.source_type!r}")  # fmt: skip
+        if self.http_config.download_processes and self.source_type not in ("db", "table"):
+            return ("http_config.download_processes works only for a Dataroom (source_type 'db') and for addresses "
+                    f"in a table: set it to 0 with source_type {self.source_type!r}")  # fmt: skip
         if problem := self._cache_problem() or self._pixels_problem():
             return problem
         if self.lockstep and (problem := lockstep_problem(self)):

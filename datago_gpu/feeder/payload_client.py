@@ -13,6 +13,8 @@ from datago_gpu.sources.reference import Need, Span
 
 if TYPE_CHECKING:
     # Importing aiohttp takes 0.1 s: local files do without.
+    from datago_gpu.feeder.download.pool import DownloadPool
+    from datago_gpu.sources.any_remote import HttpGet
     from datago_gpu.sources.http.hedge import HedgedClient
     from datago_gpu.sources.http.http_client import HttpClient
 
@@ -91,16 +93,24 @@ async def remote_of(
         from datago_gpu.sources.authorization import headers_by_origin
 
         async with AsyncExitStack() as stack:
-            get, headers = _LateClient(config.http_config, http, stack).get, headers_by_origin(source)
-            yield AnyRemote(config.http_config, get, source.storage_options, headers)
+            get: HttpGet
+            if links:
+                get = (await stack.enter_async_context(_pool(config.http_config, links))).get
+            else:
+                get = _LateClient(config.http_config, http, stack).get
+            yield AnyRemote(config.http_config, get, source.storage_options, headers_by_origin(source))
     elif http is None:
         yield None
     elif links:
-        from datago_gpu.feeder.download.pool import DownloadPool
-
-        async with DownloadPool(config.http_config, links) as pool:
+        async with _pool(config.http_config, links) as pool:
             yield pool
     else:
         from datago_gpu.sources.http.hedge import HedgedClient
 
         yield HedgedClient(http, config.http_config)
+
+
+def _pool(config: HttpConfig, links: Sequence[tuple[int, int]]) -> DownloadPool:
+    from datago_gpu.feeder.download.pool import DownloadPool  # most streams have no download processes
+
+    return DownloadPool(config, links)

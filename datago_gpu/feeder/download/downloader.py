@@ -18,7 +18,7 @@ from msgspec import msgpack
 
 from datago_gpu.eventloop import catch_lost_errors, guarded
 from datago_gpu.feeder.arena import Allocator, map_memory
-from datago_gpu.feeder.download.transfers import Failure, Orders, Results, Setup, as_failure
+from datago_gpu.feeder.download.transfers import Failure, Order, Orders, Results, Setup, as_failure
 from datago_gpu.feeder.fifo import Fifo
 from datago_gpu.feeder.notices import pass_on_logs
 from datago_gpu.feeder.prefetch_budget import FREE_BYTES
@@ -72,7 +72,7 @@ class Downloader:
     def __init__(self, remote: HedgedClient, memory: mmap.mmap, writer: asyncio.StreamWriter) -> None:
         self._remote, self._memory, self._writer = remote, memory, writer
         self._loop = asyncio.get_running_loop()
-        self._wanted: Fifo[tuple[int, str, int]] = Fifo(self._loop)
+        self._wanted: Fifo[Order] = Fifo(self._loop)
         self._allocator, self._freed = Allocator(len(memory)), asyncio.Event()
         self._arrived: list[tuple[int, int, int]] = []
         self._failed: list[tuple[int, Failure]] = []
@@ -100,9 +100,10 @@ class Downloader:
     async def work(self) -> None:
         """Downloads ordered payloads one after the other."""
         while True:
-            number, url, max_bytes = self._wanted.take() if self._wanted else await self._wanted.get()
+            order = self._wanted.take() if self._wanted else await self._wanted.get()
+            number, need = order.number, partial(self._need, order.number)
             try:
-                body = await guarded(self._remote.get(url, max_bytes, partial(self._need, number)))
+                body = await guarded(self._remote.get(order.url, order.max_bytes, need, order.span, order.headers))
             except HttpFailure as error:
                 self._tell()
                 self._failed.append((number, as_failure(error)))

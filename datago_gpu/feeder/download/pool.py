@@ -8,7 +8,7 @@ import mmap
 import os
 import sys
 import traceback
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Self
 
 import msgspec
@@ -18,7 +18,7 @@ from datago_gpu.config import HttpConfig
 from datago_gpu.eventloop import is_ending, watched
 from datago_gpu.feeder.arena import map_memory
 from datago_gpu.feeder.download.health import UndecidedFailures
-from datago_gpu.feeder.download.transfers import Orders, Results, Setup, as_exception
+from datago_gpu.feeder.download.transfers import Order, Orders, Results, Setup, as_exception
 from datago_gpu.feeder.runtime import connect
 from datago_gpu.feeder.wire import post, read
 from datago_gpu.sources.reference import Need, Span
@@ -55,18 +55,23 @@ class DownloadPool:
         for member in self._members:
             await member.close()
 
-    def get(self, url: str, max_bytes: int, need: Need | None = None, span: Span | None = None) -> Awaitable[bytes]:
-        """Returns the whole body at `url`, of at most `max_bytes`. Raises HttpFailure.
+    def get(
+        self,
+        url: str,
+        max_bytes: int,
+        need: Need | None = None,
+        span: Span | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Awaitable[bytes]:
+        """Returns the body at `url`, or the bytes `span` of it, of at most `max_bytes`. Raises HttpFailure.
 
-        need: called with the size of a body that is larger than FREE_BYTES. span: none, since a Dataroom has no parts
-        of files.
+        need: called with the size of a body that is larger than FREE_BYTES. headers: sent to this URL's origin only.
         """
-        assert span is None
         member = self._members[0]
         for other in self._members:
             if len(other) < len(member):
                 member = other
-        return member.order(url, max_bytes, need)
+        return member.order(url, max_bytes, need, span, headers)
 
     def _settle(self) -> None:
         if self._undecided and not any(map(len, self._members)):
@@ -92,7 +97,7 @@ class _Member:
         self._loop = asyncio.get_running_loop()
         self._open: dict[int, tuple[str, asyncio.Future[bytes], Need | None]] = {}
         """Number of an order -> its server, the future for its payload, and the function that asks for memory."""
-        self._wanted: list[tuple[int, str, int]] = []
+        self._wanted: list[Order] = []
         self._taken: list[int] = []
         self._granted: list[int] = []
         self._asking: set[asyncio.Task[None]] = set()
@@ -103,11 +108,13 @@ class _Member:
     def __len__(self) -> int:
         return len(self._open)
 
-    def order(self, url: str, max_bytes: int, need: Need | None) -> asyncio.Future[bytes]:
+    def order(
+        self, url: str, max_bytes: int, need: Need | None, span: Span | None, headers: Mapping[str, str] | None
+    ) -> asyncio.Future[bytes]:
         """Orders a payload. If the future is cancelled, the payload arrives nevertheless and is dropped."""
         self._schedule_send()
         self._orders += 1
-        self._wanted.append((self._orders, url, max_bytes))
+        self._wanted.append(Order(self._orders, url, max_bytes, span, dict(headers) if headers else None))
         future: asyncio.Future[bytes] = self._loop.create_future()
         self._open[self._orders] = url.partition("//")[2].partition("/")[0], future, need
         return future

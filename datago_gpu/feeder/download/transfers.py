@@ -6,14 +6,16 @@ Payloads lie in shared memory, and stay there until the feeder has taken them.
 from __future__ import annotations
 
 import logging
+from typing import NamedTuple
 
 from msgspec import Struct
 
 from datago_gpu.config import HttpConfig
 from datago_gpu.feeder.wire import Notice
 from datago_gpu.sources.http.failure import HttpFailure, Try
+from datago_gpu.sources.reference import Span
 
-__all__ = ["Failure", "Orders", "Results", "Setup", "as_exception", "as_failure"]
+__all__ = ["Failure", "Order", "Orders", "Results", "Setup", "as_exception", "as_failure"]
 
 
 class Setup(Struct, frozen=True):
@@ -24,11 +26,22 @@ class Setup(Struct, frozen=True):
     """The process sends log messages of this level and above."""
 
 
+class Order(NamedTuple):
+    """A payload that is wanted."""
+
+    number: int
+    url: str
+    max_bytes: int
+    span: Span | None = None
+    """Which bytes of the file; None: all of them."""
+    headers: dict[str, str] | None = None
+    """For the origin of the address alone."""
+
+
 class Orders(Struct, frozen=True, array_like=True):
     """Sent to the process."""
 
-    wanted: list[tuple[int, str, int]]
-    """Number, address and maximum size in bytes of each payload."""
+    wanted: list[Order]
     taken: list[int]
     """Numbers of payloads whose memory may be written again."""
     granted: list[int]

@@ -11,6 +11,7 @@ from msgspec import structs
 
 from datago_gpu.config import LoaderConfig, TableSource
 from datago_gpu.config.local_paths import FILE_SCHEME
+from datago_gpu.config.shards import without_login
 from datago_gpu.errors import SourceError
 from datago_gpu.eventloop import call_in_thread
 from datago_gpu.sources.hub import HUB_SCHEME, HubPath
@@ -59,8 +60,10 @@ def _root_of(source: TableSource, config: LoaderConfig) -> str:
         return ""
     if source.root.lower().startswith(HUB_SCHEME):
         return HubPath.parse(source.root).url
-    is_local = "://" not in source.root or source.root.lower().startswith(FILE_SCHEME)
-    return config.absolute(source.root) if is_local else source.root
+    if "://" not in source.root or source.root.lower().startswith(FILE_SCHEME):
+        return config.absolute(source.root)
+    is_http = source.root.lower().startswith(("http://", "https://"))  # a login is sent as a header: headers_by_origin
+    return without_login(source.root)[0] if is_http else source.root
 
 
 def _open_all(located: list[Located], config: LoaderConfig, source: TableSource) -> TableRows:
