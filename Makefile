@@ -23,6 +23,7 @@ help:
 	@echo "make demo [CUDA=cuda12]  stream the photographs that ship with the package and write demo.png"
 	@echo "make test [WORKERS=2] [TESTS='tests/sources -k http']  lint, types and the test suite"
 	@echo "make wheel-check [DIST=dist]  build sdist and wheel, check them, and try the wheel in clean environments of each Python here"
+	@echo "make lint    ruff and mypy only"
 	@echo "make format  rewrite the code in its style"
 	@echo "make docs    build the docs as a site, into site/: open site/index.html"
 	@echo "make bench [BENCH='--only local --runs 5']  compare with the peers on this machine: docs/performance.md"

@@ -90,6 +90,7 @@ def _show(out: Path, summary: Summary) -> None:
     for name, value in {
         "samples": f"{summary.usable:,}",
         "unusable": bad,
+        "with attributes": f"{summary.described:,}",
         "known before": f"{summary.known:,}",
         "seconds": f"{summary.seconds:.2f}",
         "file": f"{out}, {_size(summary.bytes)}",

@@ -94,7 +94,7 @@ def _table(key: _Key, values: _Values) -> Table:
     for column in ("stage", "samples/s", "waits for input", "waits for output", "queue before it"):
         table.add_column(column, justify="left" if column == "stage" else "right")
     waited = {stage: values.rate("stage_wait_seconds_total", stage=stage) for stage in _STAGES}
-    busiest = min(_STAGES, key=waited.__getitem__) if values.rate("loading_seconds_total") else ""
+    busiest = min(reversed(_STAGES), key=waited.__getitem__) if values.rate("loading_seconds_total") else ""
     for stage in _STAGES:
         waits = (values.rate("stage_wait_seconds_total", stage=stage, side=side) for side in ("input", "output"))
         mark = " <- slowest" if stage == busiest else ""

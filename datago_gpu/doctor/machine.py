@@ -230,8 +230,8 @@ def memory(needed: MemorySum, limit: int | None, meminfo: Path) -> Check:
     outside = f"{feeder} in the feeder" + (f", {decoding} in the decode processes" if needed.decoding else "")
     sizes = f"{trainer} in the trainer, {outside}, {shared} shared"
     found = f"the settings allow at most {mib(needed.total)}: {sizes}"
-    found += f", {mib(free)} are available" if free is not None else ""
-    found += f", the container's limit is {mib(limit)}" if limit is not None else ""
+    found += f"; {mib(free)} are available" if free is not None else ""
+    found += f"; the container's limit is {mib(limit)}" if limit is not None else ""
     if least is not None and needed.total > least * 0.8:
         return Check.warn("memory", found, "lower the settings (docs/operations/memory.md), or provide more memory")
     return Check.ok("memory", found)

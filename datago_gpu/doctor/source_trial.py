@@ -100,7 +100,7 @@ def _check_source(config: LoaderConfig, timeout_s: float) -> Iterator[Check]:
         else:
             yield run_within(timeout_s, lambda: asyncio.run(_first_listed(config)))
     except (TimeoutError, DatagoError) as error:  # the first of which is an OSError, too
-        yield Check.fail("source", str(error), _remedy(config))
+        yield Check.fail("source", str(error), "" if "pip install" in str(error) else _remedy(config))
     except OSError as error:
         yield Check.fail("source", f"{error.filename or ''}: {error.strerror}", _remedy(config))
 

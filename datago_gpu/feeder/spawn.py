@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
+import signal
 import socket
 import subprocess
 import time
@@ -176,6 +177,8 @@ class Processes:
         size = os.fstat(self._last_words).st_size
         words = os.pread(self._last_words, LAST_WORDS_BYTES, max(0, size - LAST_WORDS_BYTES)).decode(errors="replace")
         said = f"the feeder process ended {how}; its last output: {words.strip() or '(none)'}"
+        if self._feeder.returncode == -signal.SIGKILL:
+            said += "\nSystems end a process in this way when memory is full: docs/operations/memory.md"
         if begun or self._feeder.returncode < 0 or "Traceback" in words:
             return said
         return f"{said}\nIt was started as {self._python!r}: if this is not a Python, {WANTED}"

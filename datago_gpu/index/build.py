@@ -36,11 +36,13 @@ __all__ = ["Summary", "build_index", "part_of"]
 class Summary(msgspec.Struct, frozen=True):
     """What a finished index holds. known: rows that were known before. reasons: rows that cannot be used, by reason.
 
+    described: usable rows that have attributes, such as a caption.
     expires: when the first of its addresses expires; None if no address says so.
     """
 
     rows: int
     usable: int
+    described: int
     known: int
     reasons: dict[str, int]
     seconds: float
@@ -83,7 +85,7 @@ class _Build:
         self._config, self._out, self._tell, self._readers = config, out, tell, readers
         self._earlier = out.with_name(f"{out.name}.earlier")
         """The rows of interrupted runs that no longer fit the listing."""
-        self._known = self._rows = 0
+        self._known = self._rows = self._described = 0
         self._expires: datetime | None = None
         self._reasons: Counter[str] = Counter()
 
@@ -92,7 +94,7 @@ class _Build:
         usable = self._rows - self._reasons.total()
         size = os.stat(self._out).st_size
         reasons = dict(self._reasons.most_common())
-        return Summary(self._rows, usable, self._known, reasons, seconds, size, self._expires)
+        return Summary(self._rows, usable, self._described, self._known, reasons, seconds, size, self._expires)
 
     async def run(self) -> None:
         """Makes the index."""
@@ -154,6 +156,8 @@ class _Build:
         for batch in batches:
             self._rows += batch.num_rows
             self._reasons.update(reason for reason in batch.column("reason").to_pylist() if reason)
+            usable = batch.filter(batch.column("reason").is_null())
+            self._described += usable.num_rows - usable.column("attributes").null_count
             found = earliest_expiry(batch.column("url").to_pylist())
             self._expires = min(filter(None, (self._expires, found)), default=None)
             yield batch

@@ -14,6 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from datago_gpu.errors import ConfigError
 from datago_gpu.index.arrow_rows import batch_of, rows_of
 from datago_gpu.sources.index_form import CLASSES, FORMAT, ROOT, SOURCE, IndexRow, arrow
@@ -222,9 +224,21 @@ def has_root(path: Path, found: pa.Schema, schema: pa.Schema) -> bool:
     if was.get(_FORMAT) != now[_FORMAT] or not found.equals(schema):
         raise ConfigError(f"{str(path)!r} is no index of this version: remove the file, or choose another --out")
     if was.get(_SOURCE) != now[_SOURCE]:
-        before, after = (each.get(_SOURCE, b"").decode("utf-8", "replace") for each in (was, now))
         raise ConfigError(
-            f"{str(path)!r} is an index of another source, or of other settings of the source ({before}, now {after}): "
-            "remove the file, or choose another --out"
+            f"{str(path)!r} is an index of another source, or of other settings of the source "
+            f"({_differences(was.get(_SOURCE, b''), now[_SOURCE])}): remove the file, or choose another --out"
         )
     return bool(was.get(_ROOT) == now[_ROOT])
+
+
+def _differences(before: bytes, after: bytes) -> str:
+    """Says which settings of a source differ, as `captions was '', is 'txt'`; all of them if it is of another type."""
+    try:
+        was, now = msgspec.json.decode(before), msgspec.json.decode(after)
+        old, new = was["source_config"], now["source_config"]
+    except (msgspec.DecodeError, LookupError, TypeError):
+        was, now, old, new = {}, {}, {}, {}
+    if not was or was["source_type"] != now["source_type"]:
+        return f"was {before.decode('utf-8', 'replace')}, is {after.decode()}"
+    names = [name for name in sorted(old | new) if old.get(name) != new.get(name)]
+    return "; ".join(f"{name} was {old.get(name)!r}, is {new.get(name)!r}" for name in names)

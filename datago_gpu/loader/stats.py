@@ -137,8 +137,8 @@ class Stats:
 
     @property
     def slowest(self) -> str:
-        """Returns the name of the bottleneck: the stage that waited least."""
-        return min(self.stages, key=lambda stage: stage.waited_input + stage.waited_output).name
+        """Returns the name of the bottleneck: the stage that waited least, of several the last one."""
+        return min(reversed(self.stages), key=lambda stage: stage.waited_input + stage.waited_output).name
 
     @property
     def progress(self) -> float | None:

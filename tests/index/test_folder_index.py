@@ -226,6 +226,10 @@ def test_files_that_are_no_index_of_this_source_are_left_alone(tmp_path: Path) -
     before = out.read_bytes()
     with pytest.raises(ConfigError, match="another source"):
         make(folder_config(other), out, update=True)
+    captioned = folder_config(root)
+    captioned["source_config"]["captions"] = "txt"
+    with pytest.raises(ConfigError, match=r"of the source \(captions was '', is 'txt'\): remove"):
+        make(captioned, out, update=True)
     assert out.read_bytes() == before
     out.write_bytes(b"something else")
     with pytest.raises(ConfigError, match="is no index"):

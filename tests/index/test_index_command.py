@@ -28,23 +28,26 @@ from tests.support.servers import Answer, MisbehavingServer, Request
 def test_the_command_says_what_the_index_holds(tmp_path: Path) -> None:
     root, out = tmp_path / "photos", tmp_path / "x.arrow"
     write_pictures(root, 12)
+    (root / "000" / "00003.txt").write_text("a caption")
     (root / "bad.jpg").write_bytes(b"")
-    first = run_command("index", "--root-path", str(root), "--out", str(out), "--readers", "1")
+    first = run_command("index", "--root-path", str(root), "--captions", "txt", "--out", str(out), "--readers", "1")
     assert first.returncode == 0, first.stderr
     assert first.stderr.strip() == ""
     lines = dict(line.strip().split(maxsplit=1) for line in first.stdout.splitlines())
     assert lines["samples"] == "12"
     assert lines["unusable"] == "1 empty"
+    assert lines["with"] == "attributes  1"
     assert json.loads(lines["To"].removeprefix("load it: "))["source_config"] == {"path": str(out)}
     assert len(usable(out)) == 12
     again = run_command("index", "--root-path", str(root), "--out", str(out))
     assert again.returncode == 2
     assert "--update" in again.stderr
-    config = tmp_path / "config.json"
-    config.write_text(json.dumps(folder_config(root, limit=3)))
-    update = run_command("index", str(config), "--out", str(out), "--update", "--readers", "0")
+    config, file = folder_config(root, limit=3), tmp_path / "config.json"
+    config["source_config"]["captions"] = "txt"
+    file.write_text(json.dumps(config))
+    update = run_command("index", str(file), "--out", str(out), "--update", "--readers", "0")
     assert update.returncode == 0, update.stderr
-    assert "known before  12" in update.stdout
+    assert "known before 12" in " ".join(update.stdout.split())
 
 
 def test_a_source_without_a_usable_sample_is_a_failure(tmp_path: Path) -> None:
