@@ -182,7 +182,8 @@ def test_a_page_of_figures_gets_the_tables_between_their_marks(tmp_path: Path, m
     programs = {part: {"title": part, "text": f"| {part} |", "load": "1.0"} for part in ("views", "crops")}
     report.into_docs(Figures(tmp_path / "figures.json", programs=programs), [])
     page = (tmp_path / "performance.md").read_text()
-    assert page.endswith("<!-- views: begin -->\n\n| views |\n\n<!-- views: end -->\nbehind\n")
+    assert page.endswith("in brackets where it was run more than once.\n\n| views |\n\n<!-- views: end -->\nbehind\n")
+    assert "old" not in page
     assert "crops" not in page
     assert "**crops** (load average 1.0" in (tmp_path / "performance" / "report.md").read_text()
 

@@ -46,8 +46,14 @@ def into_docs(figures: Figures, plots: list[Path]) -> None:
     before, rest = page.read_text().split(BEGIN)
     text = f"{before}{BEGIN}\n\n{summary(figures)}\n{END}{rest.split(END)[1]}"
     for part, made in figures.programs.items():
-        text = _renewed(text, part, made["text"])
-    page.write_text(_renewed(text, "idle", "\n".join(_idle(figures)).partition("\n\n")[2]))
+        text = _renewed(text, part, f"{_caption(figures, made['load'])}\n\n{made['text']}")
+    page.write_text(text)
+
+
+def _caption(figures: Figures, load: str) -> str:
+    machine = ", ".join(figures.machine.split(", ")[:2])
+    where = f"{machine}, {figures.date}, load average {load}"
+    return f"{where}: medians, and ranges in brackets where it was run more than once."
 
 
 def _renewed(page: str, part: str, text: str) -> str:
