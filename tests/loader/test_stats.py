@@ -38,6 +38,7 @@ def test_printed_stats_are_a_table() -> None:
 def test_a_run_without_a_sample_can_be_printed() -> None:
     stats = Stats(0, {}, 0, 1e-9, tuple(Stage(stage.name, 0, 0.0, 0.0, 0.0) for stage in STAGES), 0.0)
     assert str(stats).startswith("0 samples in 0.00 s (0 a second), 0.0 MB encoded, skipped: none\n")
+    assert stats.slowest == "trainer", "if no stage waited, the last one: the trainer takes no batch"
 
 
 BEFORE = Stats(
