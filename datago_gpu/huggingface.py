@@ -22,6 +22,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoin
 from datago_gpu.errors import ConfigError
 from datago_gpu.torch.first_pass import FirstPass
 from datago_gpu.torch.loader_dataset import LoaderDataset
+from datago_gpu.torch.rank_states import refuse_other_world_size
 from datago_gpu.torch.tensors import Bucket
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ class LoaderMixin(_Base):  # type: ignore[misc]  # transformers need not be ther
         dataset = self.train_dataset
         if not isinstance(dataset, LoaderDataset):
             return super().get_train_dataloader()
+        refuse_other_world_size(dataset.config, self.args.world_size)
         if self.args.world_size > 1 and not dataset.config.lockstep and dataset.config.epochs is not None:
             raise ConfigError(
                 f"{self.args.world_size} ranks may have different numbers of batches in a pass, and then wait for each "
@@ -138,6 +140,7 @@ class LoaderMixin(_Base):  # type: ignore[misc]  # transformers need not be ther
         return found
 
     def _first_pass(self, dataset: LoaderDataset) -> FirstPass:
+        refuse_other_world_size(dataset.config, self.args.world_size)
         if self.args.world_size > 1 and not dataset.config.lockstep:
             raise ConfigError(
                 f"{self.args.world_size} ranks may have different numbers of batches to evaluate, and then wait for "

@@ -24,7 +24,7 @@ from datago_gpu.torch.lightning_rules import (
     refuse_uneven_ranks,
 )
 from datago_gpu.torch.loader_dataset import LoaderDataset
-from datago_gpu.torch.rank_states import gather_states, own_state
+from datago_gpu.torch.rank_states import gather_states, own_state, refuse_other_world_size
 from datago_gpu.torch.tensors import TensorBatch
 
 _PACKAGE = lightning_package()
@@ -69,7 +69,8 @@ class DataModule(LightningDataModule):  # type: ignore[misc]  # Lightning need n
         on_change: str = "refuse",
     ) -> None:
         super().__init__()
-        self._device, self._backend, self._made = device, backend, list[LoaderDataset]()
+        self._device, self._backend = device, backend
+        self._made, self._all = list[LoaderDataset](), list[LoaderDataset]()
         make = partial(self._dataset, device=device, backend=backend, transform=transform, on_change=on_change)
         self.train = None if train is None else make(train)
         """The LoaderDataset of the training, for `train.stats()`."""
@@ -89,7 +90,13 @@ class DataModule(LightningDataModule):  # type: ignore[misc]  # Lightning need n
         self._trainer = trainer
 
     def setup(self, stage: str) -> None:
-        """Chooses the device of the datasets that were given as configs. The Trainer calls this."""
+        """Chooses the device of the datasets that were given as configs. The Trainer calls this.
+
+        Raises ConfigError if the Trainer has another number of processes than the data is shared out among.
+        """
+        if self.trainer is not None:
+            for each in self._all:
+                refuse_other_world_size(each.config, self.trainer.world_size)
         if self._device == "auto" and self.trainer is not None:
             root = self.trainer.strategy.root_device
             is_gpu = root.type == "cuda" and choose("auto", self._backend).device_id is not None
@@ -133,7 +140,9 @@ class DataModule(LightningDataModule):  # type: ignore[misc]  # Lightning need n
     def _dataset(self, given: Any, **settings: Any) -> LoaderDataset:
         if not isinstance(given, LoaderDataset):
             self._made.append(LoaderDataset(given, **settings))
+            self._all.append(self._made[-1])
             return self._made[-1]
+        self._all.append(given)
         if given.taken_ahead:
             raise ConfigError(
                 f"taken_ahead is {given.taken_ahead}, but a DataModule finds out what the Trainer has taken ahead: "

@@ -6,10 +6,12 @@ from typing import Any
 
 from torch import distributed
 
+from datago_gpu.config import LoaderConfig
+from datago_gpu.config.ranks import find_ranks
 from datago_gpu.errors import ConfigError
 from datago_gpu.torch.loader_dataset import LoaderDataset
 
-__all__ = ["StateOfAllRanks", "gather_states", "own_state"]
+__all__ = ["StateOfAllRanks", "gather_states", "own_state", "refuse_other_world_size"]
 
 
 class StateOfAllRanks:
@@ -59,6 +61,19 @@ def own_state(states: dict[str, Any]) -> dict[str, Any]:
         )
     found: dict[str, Any] = ranks[rank if len(ranks) > 1 else 0]
     return found
+
+
+def refuse_other_world_size(config: LoaderConfig, processes: int) -> None:
+    """Raises ConfigError if the data would be shared out among more or fewer processes than a Trainer has, for example
+    where torchrun starts two, but each makes a Trainer of its own. `source_config` may say what is meant."""
+    source, shares = config.source_config, config.rank_and_world_size()[1]
+    origin = find_ranks().origin or "the environment"
+    if source.rank is None and source.world_size is None and shares != processes:
+        raise ConfigError(
+            f"the Trainer trains in {processes} process(es), but by {origin} there are "
+            f"{shares}, among which the data would be shared out. Start {processes} process(es); or make a Trainer of "
+            f"{shares}, for Lightning Trainer(devices=..., strategy='ddp'); or set rank and world_size in source_config"
+        )
 
 
 def _is_distributed() -> bool:

@@ -163,6 +163,8 @@ module = DataModule(config, device="cpu")
 module.trainer = lightning.Trainer(devices=2, strategy="ddp", accelerator="cpu", logger=False)
 refused("lightning", lambda: iter(module.train_dataloader()))
 refused("validation", module.val_dataloader)
+module.trainer = lightning.Trainer(devices=1, strategy="auto", accelerator="cpu", logger=False)
+refused("alone", lambda: module.setup("fit"))
 refused("taken ahead", lambda: DataModule(LoaderDataset(config, taken_ahead=1)))
 note(said)
 """

@@ -228,6 +228,7 @@ def test_what_would_be_wrong_is_refused(results: Results) -> None:
         assert "not the state of a DataModule" in said["other state"]
         assert "2 ranks may have different numbers of batches" in said["lightning"]
         assert "DataModule(val=config)" in said["validation"]
+        assert "trains in 1 process(es), but by torch.distributed there are 2" in said["alone"]
         assert "leave taken_ahead out" in said["taken ahead"]
 
 
