@@ -72,7 +72,8 @@ def refuse_other_world_size(config: LoaderConfig, processes: int) -> None:
         raise ConfigError(
             f"the Trainer trains in {processes} process(es), but by {origin} there are "
             f"{shares}, among which the data would be shared out. Start {processes} process(es); or make a Trainer of "
-            f"{shares}, for Lightning Trainer(devices=..., strategy='ddp'); or set rank and world_size in source_config"
+            f"{shares}: for Lightning Trainer(devices=..., strategy='ddp'), for transformers on CPUs "
+            "TrainingArguments(use_cpu=True); or set rank and world_size in source_config"
         )
 
 
