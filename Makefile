@@ -104,8 +104,8 @@ bench: $(VENV)/.bench
 
 bench-peers:
 	$(PYTHON) -m venv .venv-bench
-	.venv-bench/bin/python -m pip install --quiet torch torchvision --extra-index-url $(TORCH_INDEX)
-	.venv-bench/bin/python -m pip install --quiet 'litdata>=0.2.76' zstd 'webdataset>=1.0.2' pillow numpy
+	.venv-bench/bin/python -m pip install --quiet torch torchvision torchcodec --extra-index-url $(TORCH_INDEX)
+	.venv-bench/bin/python -m pip install --quiet 'litdata>=0.2.76' zstd 'webdataset>=1.0.2' 'grain>=0.2.18' 'mosaicml-streaming>=0.13' pillow numpy
 
 # RUN=python3 takes an interpreter that has what is needed, where nothing can be installed.
 OUT ?= results/gpu

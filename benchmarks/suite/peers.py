@@ -59,6 +59,9 @@ PEERS = (
     Peer("webdataset", "webdataset", ("shards",), "it reads shards"),
     Peer("SPDL", "spdl", ("files", "million"), "its own loading functions read local files"),
     Peer("LitData, raw files", "litdata", ("files",), "it reads files, and shards of a format of its own"),
+    Peer("torch DataLoader + torchcodec", "torchcodec", ("files",), "it decodes; torch reads local files"),
+    Peer("Grain", "grain", ("files",), "its sources of images read local files"),
+    Peer("Mosaic Streaming", "streaming", ("files",), "it reads shards of a format of its own, here local ones"),
     Peer("DALI, CPU", "dali", ("files", "million"), "its CPU readers read local files"),
 )
 KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": "268435456", "MALLOC_MMAP_THRESHOLD_": "33554432"}

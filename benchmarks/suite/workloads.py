@@ -69,7 +69,7 @@ class Distance:
 LOCAL = (
     Workload("500px-224", "files of 500 px to 224", "files", "500px", 224, 4000),
     Workload("2.5mp-512", "files of 2.5 MP to 512", "files", "2.5mp", 512, 1200),
-    Workload("2.5mp-1024", "files of 2.5 MP to 1024", "files", "2.5mp", 1024, 1200),
+    Workload("2.5mp-1024", "files of 2.5 MP to 1024", "files", "2.5mp", 1024, 600),
 )
 SHARDS = Workload("shards", "shards over HTTP, 500 px to 224", "shards", "500px", 224, 4000)
 SMALL_BUFFER_MB = 32
