@@ -51,12 +51,15 @@ class Suite:
         self.pythons = pythons = {name: path for name, _, path in named}
         invited = [peer for peer in (OURS, *VARIANTS, *PEERS, *LIMITS) if not args.who or peer.program in args.who]
         self.everybody = [find(peer, pythons) for peer in invited]
+        versions: dict[str, set[str]] = {}
         for peer in self.everybody:
-            figures.versions |= peer.versions
+            for name, version in peer.versions.items():
+                versions.setdefault(name, set()).add(version)
             figures.missing.pop(peer.name, None)
             if peer.missing:
                 figures.missing[peer.name] = peer.missing
             print(f"  {peer.name:28} {peer.missing or peer.python}")
+        figures.versions |= {name: " and ".join(sorted(found)) for name, found in versions.items()}
 
     def measure(self, part: str) -> bool:
         """Measures a part and writes the report so far. False: it failed, which the report says, and others go on."""

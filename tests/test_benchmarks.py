@@ -112,7 +112,8 @@ def test_the_page_of_figures_gets_the_medians_and_the_report_lies_beside_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(report, "DOCS", tmp_path)
-    (tmp_path / "performance.md").write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nbehind\n")
+    won = "<!-- won: begin -->\nold\n<!-- won: end -->"
+    (tmp_path / "performance.md").write_text(f"before\n{report.BEGIN}\nold\n{report.END}\n{won}\nbehind\n")
     (tmp_path / "plot.png").write_bytes(b"a plot")
     (tmp_path / "speed.svg").write_bytes(b"a chart")
     runs = {"datago_gpu": [300, 100, 200], "torch": [50], "limit: RAM": [400]}
@@ -125,6 +126,7 @@ def test_the_page_of_figures_gets_the_medians_and_the_report_lies_beside_it(
     assert page.endswith("\nbehind\n")
     assert "| files | 200 | 50 | 50% |" in page
     assert "webdataset" not in page
+    assert "| files |  | 4.00: torch | won |\n\n<!-- won: end -->" in page
     whole = (tmp_path / "performance" / "report.md").read_text()
     assert "| datago_gpu | 200 (100 to 300) |" in whole
     assert "| torch | 50 (50 to 50) |  | 4.00 x |" in whole

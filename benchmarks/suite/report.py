@@ -18,6 +18,8 @@ __all__ = ["into_docs", "markdown", "summary"]
 DOCS = Path(__file__).parents[2] / "docs"
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 UNITS = {"images/s": "Images a second", "GB/s": "Payloads alone, GB a second", "s": "Seconds to the first batch"}
+LEVEL = 0.03
+"""What two medians may differ by, as a share, and still count as level: runs of one contestant differ by as much."""
 STEADY = {"images/s": "from the first batch on", "GB/s": "requests/s"}
 LAST = {"images/s": "CPU, us a sample", "s": "memory, MB"}
 
@@ -47,7 +49,7 @@ def into_docs(figures: Figures, plots: list[Path]) -> None:
     text = f"{before}{BEGIN}\n\n{summary(figures)}\n{END}{rest.split(END)[1]}"
     for part, made in figures.programs.items():
         text = _renewed(text, part, f"{_caption(figures, made['load'])}\n\n{made['text']}")
-    page.write_text(text)
+    page.write_text(_renewed(text, "won", "\n".join(_won(figures))))
 
 
 def _caption(figures: Figures, load: str) -> str:
@@ -95,6 +97,27 @@ def _cache(figures: Figures) -> Iterator[str]:
         yield ""
         header = ["Images a second with a cache", "without", "while it fills", "from the cache"]
         yield from table(header, ([each.title, *_row(each, [OURS.name, EMPTY, FULL])] for each in tables))
+
+
+def _won(figures: Figures) -> Iterator[str]:
+    """Ours beside the fastest peer, a line for each workload: won, level or lost."""
+    rows = []
+    for each in figures.tables.values():
+        peers = [name for name in each.runs if not name.startswith((OURS.name, "limit"))]
+        if OURS.name in each.runs and peers:
+            times = {name: _times(each, name) for name in peers}
+            nearest = min(times, key=times.__getitem__)
+            verdict = "level" if abs(times[nearest] - 1) <= LEVEL else "won" if times[nearest] > 1 else "**lost**"
+            datago = f"{times['datago']:.2f}" if "datago" in times else ""
+            rows.append([each.title, datago, f"{times[nearest]:.2f}: {nearest}", verdict])
+    if rows:
+        yield f"Of {figures.date}, from the tables above. Level: within {LEVEL:.0%}.\n"
+        yield from table(["workload", "datago_gpu, times datago", "times the fastest peer", ""], rows)
+
+
+def _times(found: Table, name: str) -> float:
+    """How many times as fast as a contestant ours is."""
+    return found.ratio(name, OURS.name) if found.unit == "s" else found.ratio(OURS.name, name)
 
 
 def _row(found: Table, names: list[str]) -> Iterator[str]:
@@ -159,7 +182,7 @@ def _cells(found: Table, name: str) -> Iterator[str]:
         yield number(found.steady(name)) if found.unit == "images/s" and first_s else ""
     ratio = 0.0
     if name != OURS.name and OURS.name in found.runs:
-        ratio = found.ratio(name, OURS.name) if found.unit == "s" else found.ratio(OURS.name, name)
+        ratio = _times(found, name)
     yield f"{ratio:.2f} x" if ratio else ""
     yield f"{first_s:.2f}" if first_s else ""
     last = found.median(name, "memory_mb" if found.unit == "s" else "cpu_us") if LAST.get(found.unit) else 0.0
