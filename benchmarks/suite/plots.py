@@ -18,7 +18,7 @@ __all__ = ["draw", "headline"]
 COLOURS = {"ours": "#1f6feb", "peer": "#8b949e"}
 STAGE_COLOURS = ("#1f6feb", "#f0c36d", "#d0d7de")
 WIDTH = 9.0
-GROUPS = ("shards", "dataroom", "payloads", "million")
+GROUPS = ("shards", "dataroom", "payloads", "million", "cache")
 """What the names of tables begin with that are drawn together; all others are of local files."""
 LIMIT_SHOWN = 1.5
 """Times the longest bar: a limit that is further away is left out."""
