@@ -26,8 +26,14 @@ LIMIT_SHOWN = 1.5
 HEADLINE = {"500px-224": "local JPEGs, 500 px to 224 px", "2.5mp-512": "local JPEGs, 2.5 megapixels to 512 px",
             "shards-near": "WebDataset shards over HTTP, 500 px to 224 px"}  # fmt: skip
 """Tables of the chart, and what it calls them."""
-CONTESTANTS = {OURS.name: OURS.name, "datago": "datago", "torch DataLoader + Pillow": "torch DataLoader",
-               "LitData, raw files": "LitData", "SPDL": "SPDL", "webdataset": "webdataset"}  # fmt: skip
+CONTESTANTS = {
+    OURS.name: OURS.name,
+    "datago": "datago",
+    "torch DataLoader + torchcodec": "torch + torchcodec",
+    "torch DataLoader + Pillow": "torch + Pillow",
+    "SPDL": "SPDL",
+    "webdataset": "webdataset",
+}
 """Contestants of the chart, and what it calls them."""
 
 
