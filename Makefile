@@ -27,7 +27,7 @@ help:
 	@echo "make format  rewrite the code in its style"
 	@echo "make docs    build the docs as a site, into site/: open site/index.html"
 	@echo "make bench [BENCH='--only local --runs 5']  compare with the peers on this machine: docs/performance.md"
-	@echo "make bench BENCH=--everything  all that docs/performance.md has, in one run of half an hour"
+	@echo "make bench BENCH=--everything  all that docs/performance.md has, in one run of more than half an hour"
 	@echo "make bench-peers  install the peers that need torch, in .venv-bench, for make bench to find"
 	@echo "make gpu-report [OUT=folder] [DEVICE=cuda]  check and measure the GPU path: docs/gpu/README.md"
 	@echo "make gpu-probe [RUN=python3]  what the GPU path leans on, asked with torch and cupy only"

@@ -16,7 +16,6 @@ import compileall
 import os
 import shutil
 import statistics
-import sys
 import time
 from argparse import Namespace
 from collections.abc import Iterator
@@ -73,7 +72,8 @@ class Suite:
         except NotHere as reason:
             figures.notes.append(f"Skipped: {part}, as {reason}.")
         except (RuntimeError, OSError) as problem:
-            figures.notes.append(f"Failed: {part}, as {str(problem)[-300:]}.")
+            words = str(problem).replace("\n", "; ")[-300:]
+            figures.notes.append(f"Failed: {part}, as {words}.")
             whole = False
         else:
             figures.took_s[part] = time.perf_counter() - clock
@@ -312,7 +312,7 @@ COMPARED = (
 )
 PARTS = (*COMPARED, *PROGRAMS)
 EVERYTHING = {"scale": 0.6, "distances": ("20ms", "100ms-loss")}
-"""What makes a run of all parts take about half an hour on two cores."""
+"""Defaults of a run of all parts, which make it shorter."""
 
 DISTANCES = tuple(each.name for each in workloads.DISTANCES)
 
@@ -324,7 +324,7 @@ def _first_cores(count: int) -> str:
 def main() -> None:
     options = parser(__doc__ or "")
     options.add_argument("--only", nargs="+", choices=PARTS, default=COMPARED, help="parts to measure")
-    options.add_argument("--everything", action="store_true", help="all parts, each a bit shorter: half an hour")
+    options.add_argument("--everything", action="store_true", help="all parts, each a bit shorter")
     options.add_argument("--scale", type=float, default=1.0, help="share of the pictures, for a quick look")
     options.add_argument("--distances", nargs="*", default=DISTANCES, choices=DISTANCES, help="of shards, beside none")
     options.add_argument("--who", nargs="+", help="contestants to measure (ours, datago, ...); others keep theirs")
@@ -335,7 +335,8 @@ def main() -> None:
                          help="an interpreter for a peer (torch, spdl, ...) or for all; may be repeated")  # fmt: skip
     options.add_argument("--docs", action="store_true", help="renew docs/performance.md and what lies beside it")
     options.add_argument("--clean", action="store_true", help="remove the pictures when done")
-    options.set_defaults(**EVERYTHING if "--everything" in sys.argv else {})
+    if options.parse_args().everything:
+        options.set_defaults(**EVERYTHING)
     args = options.parse_args()
     print(machine())
     compileall.compile_dir(PACKAGE, quiet=1)  # as pip does for the peers

@@ -39,7 +39,7 @@ def main() -> None:
     warm(root)
     with dataroom(root) as source:
         spec = {"kind": "dataroom", "count": args.count, "size": 224, "batch": 1, "root": str(root), **source}
-        waits = [start(peer, spec, number) for number in range(1, args.starts + 1)]
+        waits = [start(peer, spec, which) for which in range(1, args.starts + 1)]
     print(f"\n{verdict(args.peer, waits, args.limit)}")
     if args.json:
         args.json.write_text(json.dumps({"machine": machine(), "peer": args.peer, "longest_wait_s": waits}))

@@ -18,6 +18,7 @@ from datago_gpu.decoders.select import choose
 from datago_gpu.errors import ConfigError
 from datago_gpu.torch.first_pass import FirstPass
 from datago_gpu.torch.lightning_rules import (
+    is_endless,
     lightning_package,
     refuse_limit,
     refuse_package,
@@ -69,8 +70,7 @@ class DataModule(LightningDataModule):  # type: ignore[misc]  # Lightning need n
         on_change: str = "refuse",
     ) -> None:
         super().__init__()
-        self._device, self._backend = device, backend
-        self._made, self._all = list[LoaderDataset](), list[LoaderDataset]()
+        self._device, self._backend, self._made = device, backend, list[LoaderDataset]()
         make = partial(self._dataset, device=device, backend=backend, transform=transform, on_change=on_change)
         self.train = None if train is None else make(train)
         """The LoaderDataset of the training, for `train.stats()`."""
@@ -95,8 +95,9 @@ class DataModule(LightningDataModule):  # type: ignore[misc]  # Lightning need n
         Raises ConfigError if the Trainer has another number of processes than the data is shared out among.
         """
         if self.trainer is not None:
-            for each in self._all:
-                refuse_other_world_size(each.config, self.trainer.world_size)
+            others = [each.config for found in self._others.values() for each in _listed(found)]
+            for config in others if self.train is None else [self.train.config, *others]:
+                refuse_other_world_size(config, self.trainer.world_size)
         if self._device == "auto" and self.trainer is not None:
             root = self.trainer.strategy.root_device
             is_gpu = root.type == "cuda" and choose("auto", self._backend).device_id is not None
@@ -140,9 +141,7 @@ class DataModule(LightningDataModule):  # type: ignore[misc]  # Lightning need n
     def _dataset(self, given: Any, **settings: Any) -> LoaderDataset:
         if not isinstance(given, LoaderDataset):
             self._made.append(LoaderDataset(given, **settings))
-            self._all.append(self._made[-1])
             return self._made[-1]
-        self._all.append(given)
         if given.taken_ahead:
             raise ConfigError(
                 f"taken_ahead is {given.taken_ahead}, but a DataModule finds out what the Trainer has taken ahead: "
@@ -157,7 +156,7 @@ class DataModule(LightningDataModule):  # type: ignore[misc]  # Lightning need n
         if name not in self._others:
             raise ConfigError(f"the DataModule has no data for this: DataModule({name}=config)")
         found = self._others[name]
-        for each in found if isinstance(found, list) else [found]:
+        for each in _listed(found):
             refuse_limit(self.trainer, name, each.source_dataset)
         return found
 
@@ -287,10 +286,14 @@ class TrainBatches:
 
     def _is_endless(self) -> bool:
         """Returns whether all epochs share one stream. With `overfit_batches`, each of them has its first batches."""
-        config, trainer = self._dataset.config, self._module.trainer
+        trainer = self._module.trainer
         is_overfit = trainer is not None and trainer.overfit_batches
-        return config.epochs is None and config.limit is None and not is_overfit
+        return is_endless(self._dataset.config) and not is_overfit
 
 
 def _each(make: Callable[[Any], FirstPass], given: Any) -> FirstPass | list[FirstPass]:
     return [make(one) for one in given] if isinstance(given, list | tuple) else make(given)
+
+
+def _listed(found: FirstPass | list[FirstPass]) -> list[FirstPass]:
+    return found if isinstance(found, list) else [found]

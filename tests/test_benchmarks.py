@@ -23,6 +23,7 @@ from benchmarks.suite.peers import Stalled
 from benchmarks.suite.programs import PROGRAMS, Program
 
 ROOT = Path(__file__).parent.parent
+BEGIN, END = report.marks("measured")
 NGINX = bool(shutil.which("nginx") or Path("/usr/sbin/nginx").exists())
 PLOTS = ("throughput-local.png", "throughput-dataroom.png", "first-batch-local.png", "stages.png", "speed.svg")
 needs_nginx = pytest.mark.skipif(not NGINX, reason="nginx is not installed")
@@ -113,7 +114,7 @@ def test_the_page_of_figures_gets_the_medians_and_the_report_lies_beside_it(
 ) -> None:
     monkeypatch.setattr(report, "DOCS", tmp_path)
     won = "<!-- won: begin -->\nold\n<!-- won: end -->"
-    (tmp_path / "performance.md").write_text(f"before\n{report.BEGIN}\nold\n{report.END}\n{won}\nbehind\n")
+    (tmp_path / "performance.md").write_text(f"before\n{BEGIN}\nold\n{END}\n{won}\nbehind\n")
     (tmp_path / "plot.png").write_bytes(b"a plot")
     (tmp_path / "speed.svg").write_bytes(b"a chart")
     runs = {"datago_gpu": [300, 100, 200], "torch": [50], "limit: RAM": [400]}
@@ -137,7 +138,7 @@ def test_the_page_of_figures_gets_the_medians_and_the_report_lies_beside_it(
     assert (tmp_path / "performance" / "plot.png").read_bytes() == b"a plot"
 
 
-@pytest.mark.parametrize("mark", [report.BEGIN, report.END])
+@pytest.mark.parametrize("mark", [BEGIN, END])
 def test_the_page_of_figures_has_its_marks(mark: str) -> None:
     assert (report.DOCS / "performance.md").read_text().count(mark) == 1
 
@@ -179,7 +180,7 @@ def test_a_run_has_benchmarks_of_their_own_and_a_cache_as_its_parts(
 
 def test_a_page_of_figures_gets_the_tables_between_their_marks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report, "DOCS", tmp_path)
-    marks = f"{report.BEGIN}\n{report.END}\n<!-- views: begin -->\nold\n<!-- views: end -->\nbehind\n"
+    marks = f"{BEGIN}\n{END}\n<!-- views: begin -->\nold\n<!-- views: end -->\nbehind\n"
     (tmp_path / "performance.md").write_text(marks)
     programs = {part: {"title": part, "text": f"| {part} |", "load": "1.0"} for part in ("views", "crops")}
     report.into_docs(Figures(tmp_path / "figures.json", programs=programs), [])

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-__all__ = ["LIMITS", "OURS", "PEERS", "PROGRAMS", "STALL_S", "VARIANTS", "Peer", "Stalled", "find", "run"]
+__all__ = ["LIMITS", "OURS", "PEERS", "PROGRAMS", "STALL_S", "VARIANTS", "Peer", "Stalled", "find", "printed", "run"]
 
 PROGRAMS = Path(__file__).parent.parent / "peers"
 BENCH_VENV = Path(__file__).parent.parent.parent / ".venv-bench" / "bin" / "python"
@@ -87,7 +87,7 @@ def find(peer: Peer, pythons: dict[str, str]) -> Peer:
 
 @cache
 def _described(python: str, program: str) -> dict[str, Any]:
-    return _answer([python, str(PROGRAMS / f"{program}_peer.py"), "--describe"])
+    return _answer(printed([python, str(PROGRAMS / f"{program}_peer.py"), "--describe"]))
 
 
 def run(peer: Peer, spec: dict[str, Any], within: tuple[str, ...] = (), timeout_s: float = TIMEOUT_S) -> dict[str, Any]:
@@ -95,19 +95,34 @@ def run(peer: Peer, spec: dict[str, Any], within: tuple[str, ...] = (), timeout_
     own, more = peer.options, spec.get("options", {})
     options = {**own, **more, "source": {**own.get("source", {}), **more.get("source", {})}}
     program, whole = PROGRAMS / f"{peer.program}_peer.py", {"stall_s": peer.stall_s, **spec, "options": options}
-    return _answer([*within, peer.python, str(program), json.dumps(whole)], peer.environment, timeout_s)
+    return _answer(printed([*within, peer.python, str(program), json.dumps(whole)], peer.environment, timeout_s))
 
 
-def _answer(command: list[str], more: dict[str, str] | None = None, timeout_s: float = TIMEOUT_S) -> dict[str, Any]:
+def _answer(text: str) -> dict[str, Any]:
+    answer: dict[str, Any] = json.loads(text.splitlines()[-1])
+    return answer
+
+
+def printed(
+    command: list[str],
+    more: dict[str, str] | None = None,
+    timeout_s: float = TIMEOUT_S,
+    folder: Path | None = None,
+) -> str:
+    """Runs a program, with more environment variables, in a folder or here, and returns what it printed.
+
+    Raises Stalled, and RuntimeError with its last words.
+    """
     ranked = ("RANK", "WORLD_SIZE")
     environment = {name: value for name, value in os.environ.items() if name not in ranked} | (more or {})
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, env=environment, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=timeout_s, env=environment, cwd=folder, check=False
+        )
     except subprocess.TimeoutExpired:
         raise RuntimeError(f"not done after {timeout_s:.0f} s") from None
     if done.returncode and done.stderr.startswith("Timeout ("):  # faulthandler's first word
         raise Stalled(done.stderr)
     if done.returncode:
         raise RuntimeError("\n".join(done.stderr.strip().splitlines()[-4:]))
-    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return answer
+    return done.stdout

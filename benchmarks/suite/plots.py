@@ -10,6 +10,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+from benchmarks.common import number
 from benchmarks.suite.figures import Figures, Table
 from benchmarks.suite.peers import OURS
 
@@ -123,7 +124,7 @@ def _bars(tables: list[Table], key: str, meaning: str) -> Any:
         errors = [[v - min(s) for v, s in zip(values, spread, strict=True)],
                   [max(s) - v for v, s in zip(values, spread, strict=True)]]  # fmt: skip
         bars = axis.barh(names, values, xerr=errors, color=[_colour(name) for name in names], ecolor="#57606a")
-        axis.bar_label(bars, [f" {v:,.0f}" if v >= 100 else f" {v:.3g}" for v in values], fontsize=9, padding=6)
+        axis.bar_label(bars, [f" {number(v)}" for v in values], fontsize=9, padding=6)
         axis.margins(x=0.14)
         limit = "" if key else _limit(axis, table, max(values))
         title = f"{table.title} ({'s' if key else table.unit}){limit}"

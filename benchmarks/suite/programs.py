@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+
+from benchmarks.suite.peers import printed
 
 __all__ = ["PROGRAMS", "Program", "output"]
 
@@ -59,11 +60,4 @@ PROGRAMS = {
 def output(program: Program, runs: int, scale: float, material: Path, python: str = "") -> str:
     """Runs a program and returns the Markdown it prints behind the line of the machine. Raises RuntimeError."""
     command = [sys.executable, "-m", f"benchmarks.{program.module}", *program.options(runs, scale, material, python)]
-    folder = Path(__file__).parents[2]
-    try:
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
-    except subprocess.TimeoutExpired:
-        raise RuntimeError(f"not done after {TIMEOUT_S} s") from None
-    if done.returncode:
-        raise RuntimeError("; ".join(done.stderr.strip().splitlines()[-4:]))
-    return done.stdout.partition("\n")[2].strip()
+    return printed(command, timeout_s=TIMEOUT_S, folder=Path(__file__).parents[2]).partition("\n")[2].strip()

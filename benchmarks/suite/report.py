@@ -13,10 +13,9 @@ from benchmarks.suite.figures import Figures, Table
 from benchmarks.suite.idle import PAUSE_S
 from benchmarks.suite.peers import OURS
 
-__all__ = ["into_docs", "markdown", "summary"]
+__all__ = ["into_docs", "markdown", "marks", "summary"]
 
 DOCS = Path(__file__).parents[2] / "docs"
-BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 UNITS = {"images/s": "Images a second", "GB/s": "Payloads alone, GB a second", "s": "Seconds to the first batch"}
 LEVEL = 0.03
 """What two medians may differ by, as a share, and still count as level: runs of one contestant differ by as much."""
@@ -45,8 +44,7 @@ def into_docs(figures: Figures, plots: list[Path]) -> None:
         shutil.copy(plot, DOCS / "pictures" if plot.suffix == ".svg" else folder)
     pictures = "".join(f"\n![{plot.stem}]({plot.name})\n" for plot in plots if plot.suffix != ".svg")
     (folder / "report.md").write_text(f"# Everything that `make bench` measured\n\n{markdown(figures)}{pictures}")
-    before, rest = page.read_text().split(BEGIN)
-    text = f"{before}{BEGIN}\n\n{summary(figures)}\n{END}{rest.split(END)[1]}"
+    text = _between(page.read_text(), "measured", summary(figures))
     for part, made in figures.programs.items():
         text = _renewed(text, part, f"{_caption(figures, made['load'])}\n\n{made['text']}")
     page.write_text(_renewed(text, "won", "\n".join(_won(figures))))
@@ -60,11 +58,19 @@ def _caption(figures: Figures, load: str) -> str:
 
 def _renewed(page: str, part: str, text: str) -> str:
     """Puts the table of a part between its marks, where the page has them and there is a table."""
-    begin, end = f"<!-- {part}: begin -->", f"<!-- {part}: end -->"
-    if begin not in page or not text:
-        return page
+    return _between(page, part, text) if text and marks(part)[0] in page else page
+
+
+def _between(page: str, part: str, text: str) -> str:
+    """Puts the text between the marks of a part. Raises ValueError if the page has no such marks."""
+    begin, end = marks(part)
     before, rest = page.split(begin)
     return f"{before}{begin}\n\n{text.strip()}\n\n{end}{rest.split(end)[1]}"
+
+
+def marks(part: str) -> tuple[str, str]:
+    """Returns the comments between which docs/performance.md has a part of the report."""
+    return f"<!-- {part}: begin -->", f"<!-- {part}: end -->"
 
 
 def _head(figures: Figures) -> Iterator[str]:

@@ -233,12 +233,13 @@ def has_root(path: Path, found: pa.Schema, schema: pa.Schema) -> bool:
 
 def _differences(before: bytes, after: bytes) -> str:
     """Says which settings of a source differ, as `captions was '', is 'txt'`; all of them if it is of another type."""
+    whole = f"was {before.decode('utf-8', 'replace')}, is {after.decode()}"
     try:
         was, now = msgspec.json.decode(before), msgspec.json.decode(after)
         old, new = was["source_config"], now["source_config"]
+        if was["source_type"] != now["source_type"]:
+            return whole
     except (msgspec.DecodeError, LookupError, TypeError):
-        was, now, old, new = {}, {}, {}, {}
-    if not was or was["source_type"] != now["source_type"]:
-        return f"was {before.decode('utf-8', 'replace')}, is {after.decode()}"
+        return whole
     names = [name for name in sorted(old | new) if old.get(name) != new.get(name)]
     return "; ".join(f"{name} was {old.get(name)!r}, is {new.get(name)!r}" for name in names)

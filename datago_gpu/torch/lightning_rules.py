@@ -10,7 +10,7 @@ from datago_gpu.config import LoaderConfig
 from datago_gpu.errors import ConfigError
 from datago_gpu.torch.loader_dataset import LoaderDataset
 
-__all__ = ["lightning_package", "refuse_limit", "refuse_package", "refuse_uneven_ranks"]
+__all__ = ["is_endless", "lightning_package", "refuse_limit", "refuse_package", "refuse_uneven_ranks"]
 
 _NEW, _OLD = "lightning.pytorch", "pytorch_lightning"
 """Both packages have the same classes, but neither takes those of the other one."""
@@ -21,6 +21,11 @@ def lightning_package() -> str:
     if _NEW in sys.modules or (_OLD not in sys.modules and find_spec("lightning")):
         return _NEW
     return _OLD
+
+
+def is_endless(config: LoaderConfig) -> bool:
+    """Returns whether the data has no end."""
+    return config.epochs is None and config.limit is None
 
 
 def refuse_package(trainer: Any, own: str) -> None:
@@ -57,7 +62,6 @@ def refuse_limit(trainer: Any, stage: str, dataset: LoaderDataset) -> None:
     is_overfit = trainer.overfit_batches and stage in ("train", "val")
     name = "overfit_batches" if is_overfit else f"limit_{stage}_batches"
     limit = getattr(trainer, f"limit_{stage}_batches")
-    is_endless = dataset.config.epochs is None and dataset.config.limit is None
     if isinstance(limit, int):
         return
     if limit != 1.0 and not _has_length(dataset):
@@ -65,7 +69,7 @@ def refuse_limit(trainer: Any, stage: str, dataset: LoaderDataset) -> None:
             f"{name} is {limit}, a share of a length that is not known: give a whole number of batches; or a table "
             "with lockstep set to true, which has a length"
         )
-    if is_endless and (stage != "train" or is_overfit):
+    if is_endless(dataset.config) and (stage != "train" or is_overfit):
         raise ConfigError(
             f"the data for {stage} has no end, since epochs is None: leave epochs out of its config, or set {name} to "
             "a whole number of batches"

@@ -80,9 +80,7 @@ def page() -> str:
     """Returns the text of docs/licences.md."""
     head = "| for | licence | packages |\n| --- | --- | --- |\n"
     lines = [f"| {extra} | {licence} | {', '.join(names)} |" for (extra, licence), names in rows().items()]
-    return (
-        _HEAD + head + "\n".join(lines) + "\n\n**Read next:** [Machines](machines.md), and [Containers](docker.md).\n"
-    )
+    return _HEAD + head + "\n".join(lines) + _TAIL
 
 
 def rows() -> dict[tuple[str, str], list[str]]:
